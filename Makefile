@@ -1,0 +1,76 @@
+# One word per chore, the same by hand and in CI.
+#   PYTHON=python3.13 make test       chooses the interpreter; each has an environment of its own under .venv/
+#   make test ARGS='-k schedule -x'   hands arguments to pytest
+#   make test-all PYTHON_FT=PATH      names the free-threaded interpreter, if it is not python3.13t on PATH
+
+PYTHON ?= python3
+PYTHON_FT ?= python3.13t
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
+RUN := $(VENV)/bin/python
+
+.PHONY: help demo test test-all suite bench lint clean
+
+help:
+	@echo "make demo | test | test-all | bench | lint | clean"
+
+demo: $(VENV)/.has-demo
+	$(RUN) examples/digits.py
+
+test: lint suite
+
+suite: $(VENV)/.has-test
+	$(RUN) -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.has-test
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/.has-bench
+	$(RUN) -m benchmarks $(ARGS)
+
+# An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
+test-all: lint
+	@passed=; failed=; missing=; \
+	for version in 3.10 3.11 3.12 3.13 3.13t; do \
+	    case $$version in *t) named=$(PYTHON_FT);; *) named=;; esac; \
+	    found=; \
+	    for python in $$named python$$version "$$HOME"/.pyenv/versions/$$version*/bin/python$$version \
+	            "$$HOME"/.cache/python$$version/bin/python$$version; do \
+	        is=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2] + sys.abiflags)' 2>/dev/null) || continue; \
+	        if [ "$$is" = "$$version" ]; then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then missing="$$missing $$version"; continue; fi; \
+	    echo "== $$version: $$found"; \
+	    if $(MAKE) --no-print-directory suite PYTHON="$$found"; then passed="$$passed $$version"; \
+	    else failed="$$failed $$version"; fi; \
+	done; \
+	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
+	[ -z "$$failed" ] && [ -n "$$passed" ]
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Wheels of an older release before the sources of a newer one: some projects have left Python 3.10 or 3.13t behind.
+$(VENV)/.has-%: pyproject.toml $(VENV)/.made
+	@echo "installing shoal[$*] into $(VENV)"
+	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[$*]'
+	@touch $@
+
+# Debian's bare python3 has venv but not ensurepip; its pip can put a pip into an environment that has none.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "shoal needs Python 3.10 or later, and $(PYTHON) is not that; try PYTHON=python3.12 make ..." >&2; exit 1; }
+	@if $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then $(PYTHON) -m venv --clear $(VENV); \
+	elif $(PYTHON) -c 'import venv, pip' 2>/dev/null; then \
+	    $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --python $(RUN) install --quiet pip; \
+	else \
+	    echo "$(PYTHON) can make no virtual environment: it lacks venv or ensurepip." >&2; \
+	    echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; \
+	fi
+	@touch $@

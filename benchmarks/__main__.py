@@ -1,0 +1,129 @@
+"""Run the benchmarks: ``python -m benchmarks [ROW ...] [--quick] [--runs N] [--json PATH] [--list]``.
+
+    for each row:  round 1: shoal, joblib, others, floors;  round 2: shoal, joblib, ...;  ...
+                      │       each a fresh process, ``python -m benchmarks._one ROW CONTENDER``
+                      └→ median over the rounds → one line of the table
+
+Contenders alternate, so that a machine that slows down for a while does so for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ._registry import Row
+from ._report import Figures, machine, table
+from .contenders import POOLS
+from .rows import ROWS
+
+HERE = Path(__file__).resolve().parent
+POOL_ROUNDS = 2  # the other pools are there for comparison only; nothing is asked against them
+TIMEOUT = 180.0  # seconds; joblib's slowest measurement takes half a minute
+
+
+def main() -> int:
+    options = parse()
+    if options.list:
+        width = max(map(len, ROWS))
+        print("\n".join(f"{row.name:{width}}  {row.title}" for row in ROWS.values()))
+        return 0
+    facts, start = machine(), time.perf_counter()
+    figures = [run(ROWS[name], options.runs, quick=options.quick) for name in options.rows or ROWS]
+    clear_line()
+    print(table(figures))
+    print(f"\n{time.perf_counter() - start:.0f} seconds; medians over fresh processes; two workers")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": facts, "rows": {each.row.name: each.as_json() for each in figures}}
+    options.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"written to {options.json}")
+    return 1 if any(each.failures for each in figures) else 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time shoal, joblib and others")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="names of rows (all of them if none is given)")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows and end")
+    parser.add_argument("--quick", action="store_true", help="one round of shoal, joblib and the floors")
+    parser.add_argument("--runs", type=int, metavar="N", help="rounds of every row, instead of its own number")
+    parser.add_argument("--json", type=Path, metavar="PATH", default=HERE / "results" / "latest.json")
+    options = parser.parse_args()
+    if unknown := [name for name in options.rows if name not in ROWS]:
+        parser.error(f"no such row: {', '.join(unknown)}; --list prints the names of all")
+    if options.runs is not None and options.runs < 1:
+        parser.error("--runs must be at least 1")
+    return options
+
+
+def run(row: Row, runs: int | None, *, quick: bool) -> Figures:
+    """All rounds of a row."""
+    figures = Figures(row)
+    rounds = runs or (1 if quick else row.rounds)
+    for number in range(rounds):
+        for contender in (*row.contenders, *row.floors):
+            skipped = contender in POOLS and (quick or number >= POOL_ROUNDS)
+            if skipped or contender in figures.failures or number >= row.at_most.get(contender, rounds):
+                continue
+            progress(f"{row.name}: round {number + 1} of {rounds}, {contender}")
+            try:
+                measured = measure(row.name, contender)
+            except RuntimeError as error:
+                figures.failures[contender] = str(error)
+                continue
+            figures.values.setdefault(contender, []).append(measured["value"])
+            if measured["note"]:
+                figures.notes[contender] = measured["note"]
+    return figures
+
+
+def measure(name: str, contender: str) -> dict[str, Any]:
+    """One measurement in a fresh process; RuntimeError with the last line of its stderr if it fails."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"{__package__}._one", name, contender],
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"no end after {TIMEOUT:g} seconds") from None
+    finally:
+        if process.returncode is None:
+            end_session(process)
+    if process.returncode != 0:
+        lines = errors.strip().splitlines() or [""]
+        raise RuntimeError(f"exit code {process.returncode}: {lines[-1]}")
+    measured: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return measured
+
+
+def end_session(process: subprocess.Popen[str]) -> None:
+    """End a measurement, and by SIGTERM its workers; resource trackers ignore that, and clean up."""
+    process.kill()
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+
+
+def progress(text: str) -> None:
+    if sys.stderr.isatty():
+        clear_line()
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def clear_line() -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

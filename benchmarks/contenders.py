@@ -1,0 +1,83 @@
+"""The contenders behind one face: `open_pool(name)` gives a function that maps over two warm workers.
+
+Each is used as its manual says, with its default chunks; `concurrent.futures`, whose default is one call per
+message, gets the chunks that `multiprocessing.Pool.map` chooses. shoal and joblib make a new `Parallel` each
+time, as users do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+WORKERS = 2
+LIBRARIES = ("shoal", "joblib")
+POOLS = ("multiprocessing", "futures", "mpire")
+EVERYONE = (*LIBRARIES, *POOLS)
+
+Function = Callable[[Any], Any]
+Map = Callable[[Function, Sequence[Any]], list[Any]]
+Unordered = Callable[[Function, Sequence[Any]], Iterable[Any]]
+
+
+@contextmanager
+def open_pool(contender: str, *, threads: bool = False) -> Iterator[Map]:
+    """Two workers of `contender`, processes unless `threads`; closed on leaving."""
+    if contender in LIBRARIES:
+        library = import_module(contender)
+        settings: dict[str, Any] = {"backend": "threading"} if threads else {}
+        yield lambda f, xs: library.Parallel(n_jobs=WORKERS, **settings)(library.delayed(f)(x) for x in xs)
+    elif contender == "multiprocessing":
+        with _multiprocessing(threads) as pool:
+            yield pool.map
+    elif contender == "futures":
+        with _futures(threads) as executor:
+            yield lambda f, xs: list(executor.map(f, xs, chunksize=chunk(xs)))
+    else:
+        with _mpire(threads) as pool:
+            yield lambda f, xs: pool.map(f, xs, concatenate_numpy_output=False)
+
+
+@contextmanager
+def open_unordered(contender: str) -> Iterator[Unordered]:
+    """As `open_pool`, results in the order in which they come."""
+    if contender in LIBRARIES:
+        library = import_module(contender)
+        yield lambda f, xs: library.Parallel(n_jobs=WORKERS, return_as="generator_unordered")(
+            library.delayed(f)(x) for x in xs
+        )
+    elif contender == "multiprocessing":
+        with _multiprocessing() as pool:
+            yield lambda f, xs: pool.imap_unordered(f, xs, chunksize=chunk(xs))
+    elif contender == "futures":
+        from concurrent.futures import as_completed
+
+        with _futures() as executor:
+            yield lambda f, xs: (done.result() for done in as_completed([executor.submit(f, x) for x in xs]))
+    else:
+        with _mpire() as pool:
+            yield pool.imap_unordered
+
+
+def chunk(xs: Sequence[Any]) -> int:
+    """Calls per message, by the rule of `multiprocessing.Pool.map`: four messages per worker."""
+    return -(-len(xs) // (4 * WORKERS))
+
+
+def _multiprocessing(threads: bool = False) -> Any:
+    from multiprocessing.pool import Pool, ThreadPool
+
+    return (ThreadPool if threads else Pool)(WORKERS)
+
+
+def _futures(threads: bool = False) -> Any:
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+    return (ThreadPoolExecutor if threads else ProcessPoolExecutor)(WORKERS)
+
+
+def _mpire(threads: bool = False) -> Any:
+    settings: dict[str, Any] = {"start_method": "threading"} if threads else {}
+    return import_module("mpire").WorkerPool(WORKERS, keep_alive=True, **settings)

@@ -1,0 +1,97 @@
+"""Rows in which the calls do next to nothing, or work of known length: what is left is the library."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from benchmarks import floors, workloads
+from benchmarks._registry import Asked, Measured, faster, row, timed
+from benchmarks.contenders import EVERYONE, LIBRARIES, WORKERS, open_pool, open_unordered
+
+
+def map_range(contender: str, function: Callable[[Any], Any], count: int, repeat: int, threads: bool = False) -> float:
+    numbers = range(count)
+    with open_pool(contender, threads=threads) as run:
+        assert run(function, numbers) == list(numbers)
+        return timed(lambda: run(function, numbers), repeat)
+
+
+def ready_made(count: int, repeat: int) -> float:
+    batches = floors.ready_made(workloads.nothing, count)
+    with floors.loky_slots() as slots:
+        return timed(lambda: slots.run(workloads.run_pickled, batches), repeat)
+
+
+@row("warm pool, 2 no-op calls", EVERYONE, faster(12), floors=("loky",))
+def warm_two(contender: str) -> Measured:
+    if contender == "loky":
+        return ready_made(2, 50)
+    return map_range(contender, workloads.nothing, 2, 50)
+
+
+@row("1,000 no-op calls", EVERYONE, faster(5), floors=("loky",))
+def calls_1000(contender: str) -> Measured:
+    if contender == "loky":
+        return ready_made(1_000, 30)
+    return map_range(contender, workloads.nothing, 1_000, 30)
+
+
+@row("1,000 no-op calls of __main__", EVERYONE, faster(5))
+def calls_1000_main(contender: str) -> Measured:
+    return map_range(contender, sys.modules["__main__"].nothing, 1_000, 30)
+
+
+@row("1,000, generator_unordered", EVERYONE, faster(4), floors=("loky",))
+def unordered_1000(contender: str) -> Measured:
+    if contender == "loky":
+        return ready_made(1_000, 30)
+    numbers = range(1_000)
+    with open_unordered(contender) as run:
+        assert sorted(run(workloads.nothing, numbers)) == list(numbers)
+        return timed(lambda: [None for _ in run(workloads.nothing, numbers)], 20)
+
+
+@row("100,000 no-op calls", EVERYONE, faster(3), floors=("loky", "generator"))
+def calls_100000(contender: str) -> Measured:
+    if contender == "loky":
+        return ready_made(100_000, 5)
+    if contender == "generator":
+        delayed = import_module("shoal").delayed
+        return timed(lambda: [None for _ in (delayed(workloads.nothing)(i) for i in range(100_000))], 5)
+    return map_range(contender, workloads.nothing, 100_000, 5)
+
+
+@row("100,000 no-op calls of __main__", EVERYONE, faster(3))
+def calls_100000_main(contender: str) -> Measured:
+    return map_range(contender, sys.modules["__main__"].nothing, 100_000, 5)
+
+
+@row("2,000 no-op calls on threads", EVERYONE, faster(25), floors=("pull",))
+def threads_2000(contender: str) -> Measured:
+    if contender == "pull":
+        numbers = range(2_000)
+        return timed(lambda: floors.pull_on_threads((workloads.nothing, (i,), {}) for i in numbers), 15)
+    return map_range(contender, workloads.nothing, 2_000, 15, threads=True)
+
+
+@row("20,000 calls, n_jobs=1", LIBRARIES, Asked("shoal", "loop", most=4), floors=("loop",))
+def inline_20000(contender: str) -> Measured:
+    library = import_module("shoal" if contender == "loop" else contender)
+    calls = [library.delayed(workloads.nothing)(i) for i in range(20_000)]
+    if contender == "loop":
+        return timed(lambda: [function(*args, **kwargs) for function, args, kwargs in calls], 15)
+    return timed(lambda: library.Parallel(n_jobs=1)(calls), 15)
+
+
+@row("400 calls of 0.5, 1, 2 or 20 ms", EVERYONE, Asked("shoal", most=1.03), unit="x ideal", rounds=3)
+def mixed_400(contender: str) -> Measured:
+    seconds = [0.0005, 0.001, 0.002, 0.02] * 100
+    random.Random(0).shuffle(seconds)
+    with open_pool(contender) as run:
+        run(workloads.busy, [0.001] * 20)
+        elapsed = timed(lambda: run(workloads.busy, seconds), 2, warm_up=False)
+    return elapsed * WORKERS / sum(seconds)

@@ -1,0 +1,52 @@
+"""Rows on what is held: memory, descriptors, threads, processes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks import workloads
+from benchmarks._registry import Asked, Measured, row
+from benchmarks.contenders import LIBRARIES, open_pool, open_unordered
+
+
+@row("a million calls from a generator", LIBRARIES, Asked("shoal", most=100), unit="MB", rounds=1)
+def million_memory(contender: str) -> Measured:
+    """Peak resident memory of the parent above what it was before the run."""
+    with open_unordered(contender) as run:
+        list(run(workloads.nothing, range(100)))
+        start = _status("VmRSS")
+        count = sum(1 for _ in run(workloads.nothing, range(1_000_000)))
+        assert count == 1_000_000
+        return (_status("VmHWM") - start) / 1e3
+
+
+@row("200 runs in a row", LIBRARIES, Asked("shoal", most=0), unit="more at the end", rounds=1)
+def runs_200(contender: str) -> Measured:
+    """How many descriptors, threads and processes more there are after 200 runs than after the first few."""
+    import numpy as np
+
+    this, array = import_module("psutil").Process(), np.zeros(250_000)
+
+    def held() -> list[int]:
+        return [this.num_fds(), this.num_threads(), len(this.children(recursive=True))]
+
+    with open_pool(contender) as run, open_unordered(contender) as run_unordered:
+        for index in range(210):
+            if index == 10:
+                start = held()
+            if index % 2:
+                list(run_unordered(workloads.nothing, range(20)))
+            else:
+                run(workloads.plus_one, [array] * 4)
+        end = held()
+    pairs = list(zip(start, end, strict=True))
+    kinds = ("descriptors", "threads", "processes")
+    note = ", ".join(f"{pair[0]} -> {pair[1]} {kind}" for pair, kind in zip(pairs, kinds, strict=True))
+    return float(sum(max(0, after - before) for before, after in pairs)), note
+
+
+def _status(name: str) -> float:
+    """A figure of /proc/self/status in kB: VmRSS now, VmHWM at its peak."""
+    with Path("/proc/self/status").open() as lines:
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

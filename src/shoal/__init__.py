@@ -1,0 +1,91 @@
+"""shoal runs calls in parallel and keeps their results: a drop-in for joblib.
+
+>>> from shoal import Parallel, delayed
+>>> Parallel(n_jobs=1)(delayed(pow)(x, 2) for x in range(4))
+[0, 1, 4, 9]
+
+The public names are loaded when they are first used; importing shoal imports nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# As joblib does: Intel's OpenMP must not spin up its threads in a forked child.
+os.environ.setdefault("KMP_INIT_AT_FORK", "FALSE")
+
+if TYPE_CHECKING:
+    from shoal._cpus import cpu_count
+    from shoal.backends import Backend, Slot, WorkerSpec, register_parallel_backend
+    from shoal.errors import (
+        CallPicklingError,
+        CallUnpicklingError,
+        FallbackWarning,
+        NoSpaceError,
+        RemoteTraceback,
+        RunTimeout,
+        UnusedResultsWarning,
+        WorkerDied,
+    )
+    from shoal.parallel._by_value import wrap_non_picklable_objects
+    from shoal.parallel._delayed import delayed, shared
+    from shoal.parallel._parallel import Parallel
+    from shoal.parallel._settings import effective_n_jobs, parallel_backend, parallel_config
+
+_HOMES = {
+    "shoal._cpus": ("cpu_count",),
+    "shoal.backends": ("Backend", "Slot", "WorkerSpec", "register_parallel_backend"),
+    "shoal.errors": (
+        "CallPicklingError",
+        "CallUnpicklingError",
+        "FallbackWarning",
+        "NoSpaceError",
+        "RemoteTraceback",
+        "RunTimeout",
+        "UnusedResultsWarning",
+        "WorkerDied",
+    ),
+    "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
+    "shoal.parallel._delayed": ("delayed", "shared"),
+    "shoal.parallel._parallel": ("Parallel",),
+    "shoal.parallel._settings": ("effective_n_jobs", "parallel_backend", "parallel_config"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Backend",
+    "CallPicklingError",
+    "CallUnpicklingError",
+    "FallbackWarning",
+    "NoSpaceError",
+    "Parallel",
+    "RemoteTraceback",
+    "RunTimeout",
+    "Slot",
+    "UnusedResultsWarning",
+    "WorkerDied",
+    "WorkerSpec",
+    "cpu_count",
+    "delayed",
+    "effective_n_jobs",
+    "parallel_backend",
+    "parallel_config",
+    "register_parallel_backend",
+    "shared",
+    "wrap_non_picklable_objects",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,303 @@
+"""How many CPUs there are to use, and how many threads BLAS and OpenMP may start on them."""
+
+# `from shoal import Parallel` comes by here, and pathlib is slow to import.
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+
+TYPE_CHECKING = False  # typing's own costs an import; type checkers know this name too
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from typing import Any
+
+# WaitForMultipleObjects waits for 64 handles at most, of which an executor keeps some: python/cpython#71090.
+_MOST_ON_WINDOWS = 61
+
+_NO_LIMIT = sys.maxsize
+
+_CORE_COMMANDS = {
+    "darwin": ("sysctl", "-n", "hw.physicalcpu"),
+    "freebsd": ("sysctl", "-n", "kern.smp.cores"),
+    "win32": (
+        *("powershell.exe", "-NoProfile", "-NonInteractive", "-Command"),
+        "(Get-CimInstance -ClassName Win32_Processor).NumberOfCores",
+    ),
+}
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+def cpu_count(only_physical_cores: bool = False) -> int:
+    """Count the CPUs that this process may use.
+
+    The smallest of: the CPUs of the machine, those in the affinity mask of the process, the CPU
+    quota of its control groups (rounded up), and the environment variable ``LOKY_MAX_CPU_COUNT``.
+    The affinity mask and the variable are read at each call, quotas once per process.
+
+    Parameters
+    ----------
+    only_physical_cores : bool, default False
+        Count a core that runs several hardware threads once. A quota or ``LOKY_MAX_CPU_COUNT``
+        below the CPUs of the machine is still taken as it is. Where cores cannot be told apart,
+        a UserWarning says so once, unless ``LOKY_MAX_CPU_COUNT`` is set, and CPUs are counted.
+
+    Returns
+    -------
+    int
+        At least 1; on Windows at most 61.
+
+    Raises
+    ------
+    ValueError
+        If ``LOKY_MAX_CPU_COUNT`` is not an integer.
+    """
+    machine = os.cpu_count() or 1
+    if sys.platform == "win32":
+        machine = min(machine, _MOST_ON_WINDOWS)
+    usable = _affinity()
+    available = machine if usable is None else min(machine, len(usable))
+    allowed = min(_cgroup_limit(), _user_limit())
+    if only_physical_cores and allowed >= machine:
+        if cores := _physical_cores(usable):
+            allowed = cores
+        elif "LOKY_MAX_CPU_COUNT" not in os.environ:
+            _warn_cores_unknown()
+    return max(min(available, allowed), 1)
+
+
+def _affinity() -> Collection[int] | None:
+    """The CPUs that this process may run on; None where the system has no such mask."""
+    mask: Collection[int] | None = None
+    if hasattr(os, "sched_getaffinity"):
+        mask = os.sched_getaffinity(0)
+    elif hasattr(process := _psutil_process(), "cpu_affinity"):
+        mask = process.cpu_affinity()
+    return mask
+
+
+@functools.cache  # a failed import is not cheap
+def _psutil_process() -> Any:
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return psutil.Process()
+
+
+def _user_limit() -> int:
+    text = os.environ.get("LOKY_MAX_CPU_COUNT")
+    if text is None:
+        return _NO_LIMIT
+    try:
+        return int(text)
+    except ValueError:
+        message = f"the environment variable LOKY_MAX_CPU_COUNT must be an integer, not {text!r}"
+        raise ValueError(message) from None
+
+
+@functools.cache
+def _cgroup_limit(root: str = "") -> int:
+    """The tightest CPU quota on the way from this process's control groups up to their roots."""
+    unified = legacy = "/"
+    for line in _read(f"{root}/proc/self/cgroup").splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        # A group outside of our cgroup namespace shows as /../..: only the mount itself can be seen then.
+        if path.startswith("/.."):
+            continue
+        if not controllers:
+            unified = path
+        elif "cpu" in controllers.split(","):
+            legacy = path
+
+    quotas = [_read(f"{folder}/cpu.max") for folder in _upwards(f"{root}/sys/fs/cgroup", unified)]
+    quotas += [
+        _read(f"{folder}/cpu.cfs_quota_us") + " " + _read(f"{folder}/cpu.cfs_period_us")
+        for folder in _upwards(f"{root}/sys/fs/cgroup/cpu", legacy)
+    ]
+    limit = _NO_LIMIT
+    for quota in quotas:
+        match quota.split():
+            case [share, period] if share.isdigit() and period.isdigit():  # neither "max" nor -1
+                if int(share) and int(period):
+                    limit = min(limit, -(-int(share) // int(period)))
+    return limit
+
+
+def _upwards(mount: str, path: str) -> Iterator[str]:
+    while path.strip("/"):
+        yield mount + path
+        path = os.path.dirname(path)
+    yield mount
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _physical_cores(usable: Collection[int] | None) -> int:
+    """The cores that the CPUs in `usable` belong to; 0 if the system does not tell."""
+    if sys.platform == "linux":
+        cores = _linux_cores()
+        count = len({cores[cpu] for cpu in cores if usable is None or cpu in usable})
+    else:
+        count = _cores_told_by_a_command()
+    return count
+
+
+@functools.cache
+def _linux_cores(root: str = "") -> dict[int, str]:
+    """For each CPU, a string that names its core; empty if the system does not tell."""
+    cores = {}
+    folder = f"{root}/sys/devices/system/cpu"
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        siblings = _read(f"{folder}/{name}/topology/thread_siblings_list")
+        if siblings and name[3:].isdigit():
+            cores[int(name[3:])] = siblings
+    if cores:
+        return cores
+    # Sandboxes such as gVisor have no topology in /sys.
+    for section in _read(f"{root}/proc/cpuinfo").split("\n\n"):
+        rows = (line.partition(":") for line in section.splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in rows}
+        if "core id" in fields and fields.get("processor", "").isdigit():
+            cores[int(fields["processor"])] = f"{fields.get('physical id')}/{fields['core id']}"
+    return cores
+
+
+@functools.cache  # a command that fails is slow too
+def _cores_told_by_a_command() -> int:
+    import subprocess
+
+    try:
+        command = next(c for platform, c in _CORE_COMMANDS.items() if sys.platform.startswith(platform))
+        no_window = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+        told = subprocess.run(command, capture_output=True, text=True, check=True, creationflags=no_window)
+        return sum(map(int, told.stdout.split()))  # Windows has one line a socket
+    except (StopIteration, OSError, subprocess.SubprocessError, ValueError):
+        return 0
+
+
+@functools.cache
+def _warn_cores_unknown() -> None:
+    import warnings
+
+    warnings.warn(
+        "this system does not tell its physical cores, so its CPUs are counted instead; "
+        "set the environment variable LOKY_MAX_CPU_COUNT to the number to use, and this is not said",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
+    """Environment variables that cap the BLAS and OpenMP threads of each of `n_workers` processes.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        Threads for each worker. None shares the CPUs out evenly, at least one each, and keeps the
+        variables that this process has been given itself.
+    n_workers : int
+        Processes that run side by side.
+    """
+    share = str(max(cpu_count() // n_workers, 1))
+    if n_threads is None:
+        limits = {name: os.environ.get(name, share) for name in _THREAD_VARIABLES}
+    else:
+        limits = dict.fromkeys(_THREAD_VARIABLES, str(n_threads))
+    if "ENABLE_IPC" not in os.environ:
+        limits["ENABLE_IPC"] = "1"  # schedulers of TBB in several processes then share the CPUs
+    return limits
+
+
+class BlasCap:
+    """Cap the BLAS threads of this process while the ``with`` block runs.
+
+    Caps may overlap, in one thread or in several: the smallest one holds, and the limits found by
+    the first come back when the last is gone. A limit is never raised above what it was.
+    A library that is loaded inside the block is met by the next cap that begins. A BLAS built on
+    OpenMP has a limit for each thread: there, the thread that enters is capped. Thread-safe.
+
+    Parameters
+    ----------
+    limit : int
+        Threads that one BLAS call may use, at least 1.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        _blas.add(self._limit)
+
+    def __exit__(self, *exc_info: object) -> None:
+        _blas.remove(self._limit)
+
+
+class _Blas:
+    """The caps in force and the limits before them; the one owner of this process's BLAS limits."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._caps: list[int] = []
+        self._originals: dict[str, int] = {}  # by path of the library; only those that were lowered
+        self._libraries: list[Any] = []
+        self._modules_seen = 0
+
+    def add(self, limit: int) -> None:
+        with self.lock:
+            self._find_libraries()
+            self._caps.append(limit)
+            self._apply()
+
+    def remove(self, limit: int) -> None:
+        with self.lock:
+            self._caps.remove(limit)
+            self._apply()
+
+    def _apply(self) -> None:
+        cap = min(self._caps, default=_NO_LIMIT)
+        for library in self._libraries:
+            now = library.get_num_threads()
+            original = self._originals.get(library.filepath, now)
+            if original is None:  # the library does not tell
+                continue
+            wanted = min(original, cap)
+            if wanted != now:
+                self._originals[library.filepath] = original
+                library.set_num_threads(wanted)
+        if not self._caps:
+            self._originals.clear()
+
+    def _find_libraries(self) -> None:
+        # A library comes with an extension module, and a scan costs 50 times what the rest here does.
+        modules = len(sys.modules)
+        if modules == self._modules_seen or sys.modules.keys().isdisjoint(("numpy", "torch")):
+            return
+        from threadpoolctl import ThreadpoolController
+
+        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._modules_seen = modules
+
+
+_blas = _Blas()
+
+if hasattr(os, "register_at_fork"):
+    # A thread that is not in the child may have held the lock.
+    os.register_at_fork(after_in_child=lambda: setattr(_blas, "lock", threading.Lock()))

@@ -1,0 +1,185 @@
+"""Pickles for the way between processes: the C pickler, cloudpickle for what it cannot do, and a hook per class.
+
+::
+
+    dumps(obj, reduce) ──> the stream, and the large buffers left out of it (pickle protocol 5)
+        every object that is no plain builtin ──> reduce(obj): a reduction of ours, or NotImplemented
+                                                  └─> cloudpickle: functions and classes that no import finds
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import pickle
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+Reduce = Callable[[Any], Any]
+
+# Below this, a copy through the pipe costs less than a place of its own in shared memory.
+OUT_OF_BAND_BYTES = 16 * 1024
+
+
+class _Picklers:
+    """The pickler classes, made on first use: cloudpickle takes 30 ms to import from a cold disk."""
+
+    made: ClassVar[dict[str, type[pickle.Pickler]]] = {}
+
+    @classmethod
+    def current(cls) -> type[pickle.Pickler]:
+        """Return the pickler that ``LOKY_PICKLER`` names (a module with a ``Pickler``), cloudpickle's by default."""
+        name = os.environ.get("LOKY_PICKLER", "").strip() or "cloudpickle"
+        if name not in cls.made:
+            cls.made[name] = cls._make(importlib.import_module(name).Pickler)
+        return cls.made[name]
+
+    @staticmethod
+    def _make(base: type[pickle.Pickler]) -> type[pickle.Pickler]:
+        inherited: Any = getattr(base, "reducer_override", lambda _pickler, _obj: NotImplemented)
+
+        class Pickler(base):  # type: ignore[misc, valid-type]
+            reduce: Reduce
+            by_value: Reduce
+
+            def reducer_override(self, obj: Any) -> Any:
+                reduced = self.reduce(obj)
+                if reduced is not NotImplemented:
+                    return reduced
+                reduced = inherited(self, obj)
+                if reduced is not NotImplemented and isinstance(obj, (types.FunctionType, type)):
+                    instead = self.by_value(obj)
+                    return reduced if instead is NotImplemented else instead
+                return reduced
+
+        return Pickler
+
+
+def as_usual(_obj: Any) -> Any:
+    """Be the hook that leaves every object to the pickler."""
+    return NotImplemented
+
+
+def dumps(
+    obj: Any, reduce: Reduce = as_usual, by_value: Reduce = as_usual, out_of_band: int = OUT_OF_BAND_BYTES
+) -> tuple[bytes, list[memoryview]]:
+    """Pickle `obj`.
+
+    Parameters
+    ----------
+    obj
+        What to pickle.
+    reduce
+        Called with each object that is no plain builtin; returns a reduction, as ``__reduce__`` does, or
+        ``NotImplemented`` for the usual way.
+    by_value
+        Called likewise with each function or class that would travel by value, since no import finds it.
+    out_of_band
+        Contiguous buffers of at least so many bytes are left out of the stream and returned beside it, uncopied.
+
+    Returns
+    -------
+    The stream, and the buffers that :func:`loads` needs with it, as flat views of bytes.
+    """
+    buffers: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < out_of_band:
+            return True
+        buffers.append(view)
+        return False
+
+    file = io.BytesIO()
+    pickler: Any = _Picklers.current()(file, protocol=5, buffer_callback=keep_in_band)
+    pickler.reduce, pickler.by_value = reduce, by_value
+    pickler.dump(obj)
+    return file.getvalue(), buffers
+
+
+loads = pickle.loads
+
+
+def culprit(obj: Any, name: str, reduce: Reduce = as_usual) -> tuple[str, str]:
+    """Find the innermost part of `obj` that cannot be pickled.
+
+    Parameters
+    ----------
+    obj
+        An object that :func:`dumps` refused.
+    name
+        What to call it: the root of the path.
+    reduce
+        The hook that was used.
+
+    Returns
+    -------
+    The path to the part, as one would write it in Python, and what the pickler says of it.
+    """
+    reason, seen = _refusal(obj, reduce), {id(obj)}
+    while True:
+        for child, step in _children(obj):
+            if id(child) not in seen:
+                seen.add(id(child))
+                refused = _refusal(child, reduce)
+                if refused is not None:
+                    obj, name, reason = child, name + step, refused
+                    break
+        else:
+            return name, reason or "it could be pickled when it was tried again"
+
+
+def _refusal(obj: Any, reduce: Reduce) -> str | None:
+    try:
+        dumps(obj, reduce)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _children(obj: Any) -> Iterator[tuple[Any, str]]:
+    """Yield the parts of an object, each with the step that leads to it."""
+    if isinstance(obj, Mapping):
+        for key, value in list(obj.items()):
+            yield value, f"[{key!r:.60}]"
+        for key in list(obj):
+            yield key, f"'s key {key!r:.60}"
+    elif isinstance(obj, (list, tuple)):
+        for place, value in enumerate(obj):
+            yield value, f"[{place}]"
+    elif isinstance(obj, (set, frozenset)):
+        for value in list(obj):
+            yield value, f"'s element {value!r:.60}"
+    if isinstance(obj, BaseException):
+        yield obj.args, ".args"
+    closure = getattr(obj, "__closure__", None)
+    if isinstance(closure, tuple):
+        code_names = obj.__code__.co_freevars
+        for variable, cell in zip(code_names, closure, strict=False):
+            try:
+                yield cell.cell_contents, f"'s variable {variable}"
+            except ValueError:  # a cell that is not filled yet
+                continue
+        for variable in obj.__code__.co_names:
+            if variable in obj.__globals__:
+                yield obj.__globals__[variable], f"'s global {variable}"
+    state = _state(obj)
+    if isinstance(state, Mapping):
+        for attribute, value in list(state.items()):
+            yield value, f".{attribute}"
+
+
+def _state(obj: Any) -> Any:
+    """Return what the pickler would store of an instance, by attribute, where that can be told."""
+    if isinstance(obj, type):
+        return None
+    try:
+        reduced = obj.__reduce_ex__(4)
+    except Exception:
+        return getattr(obj, "__dict__", None)
+    state = reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else None
+    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):  # attributes in slots
+        return {**(state[0] or {}), **state[1]}
+    return state if isinstance(state, Mapping) else getattr(obj, "__dict__", None)

@@ -1,0 +1,100 @@
+"""Where calls run: the names of backends, and what stands behind them, loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from typing import Any
+
+from shoal.backends.base import Backend, Factory, Slot, WorkerSpec
+from shoal.errors import FallbackWarning
+
+__all__ = ["Backend", "Slot", "WorkerSpec", "create", "default_name", "names", "register_parallel_backend"]
+
+
+class _Lazy:
+    """The factory of a backend of ours, imported when it is first called."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __call__(self, **options: Any) -> Backend:
+        factory: Factory = getattr(importlib.import_module(self.module), self.name)
+        return factory(**options)
+
+
+_factories: dict[str, Factory] = {
+    "loky": _Lazy("shoal.backends._processes", "LokyBackend"),
+    "multiprocessing": _Lazy("shoal.backends._multiprocessing", "MultiprocessingBackend"),
+    "sequential": _Lazy("shoal.backends._inline", "SequentialBackend"),
+    "threading": _Lazy("shoal.backends._threads", "ThreadingBackend"),
+}
+_NEED_PROCESSES = ("loky", "multiprocessing")
+_registered_default: str | None = None
+
+
+def has_processes() -> bool:
+    """Tell whether worker processes can be used here: not if ``JOBLIB_MULTIPROCESSING=0`` forbids them."""
+    return os.environ.get("JOBLIB_MULTIPROCESSING", "1").strip() != "0" and sys.platform not in ("emscripten", "wasi")
+
+
+def default_name() -> str:
+    """Return the name of the backend that is used where none is asked for.
+
+    Threads where the interpreter runs without a global lock or where there can be no processes, else loky.
+    """
+    if _registered_default is not None:
+        return _registered_default
+    asked = os.environ.get("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND")
+    if asked:
+        return asked
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return "loky" if gil and has_processes() else "threading"
+
+
+def names() -> list[str]:
+    """Return the names of all registered backends, sorted."""
+    return sorted(_factories)
+
+
+def create(name: str, **options: Any) -> Backend:
+    """Return a new backend of that name.
+
+    Raises
+    ------
+    ValueError
+        If no backend has that name.
+    """
+    if name in _NEED_PROCESSES and not has_processes():
+        warnings.warn(
+            f"the backend {name!r} needs worker processes, which are not available here; threads are used instead",
+            FallbackWarning,
+            stacklevel=3,
+        )
+        name, options = "threading", {}
+    try:
+        factory = _factories[name]
+    except (KeyError, TypeError):
+        raise ValueError(f"Invalid backend: {name}, expected one of {names()}") from None
+    return factory(**options)
+
+
+def register_parallel_backend(name: str, factory: Factory, make_default: bool = False) -> None:
+    """Make a backend known by a name.
+
+    Parameters
+    ----------
+    name
+        What ``Parallel(backend=...)`` and ``parallel_config`` will take.
+    factory
+        Called with the keywords given to ``parallel_config`` whenever the backend is asked for; returns a
+        :class:`~shoal.backends.Backend`. A class of backends is one.
+    make_default
+        Whether it is used from now on where no backend is asked for.
+    """
+    global _registered_default
+    _factories[name] = factory
+    if make_default:
+        _registered_default = name

@@ -1,0 +1,79 @@
+"""What a worker process does before its first call, and how it takes an interrupt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+_failed: BaseException | None = None
+
+
+def initialize(parent: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    """Prepare this worker process.
+
+    Parameters
+    ----------
+    parent
+        The process id of the parent.
+    initializer, initargs
+        What the user wants called first. What it raises is raised instead of the worker's calls, so that a run fails
+        with that error and not with a dead worker.
+    """
+    global _failed
+    _die_with(parent)
+    signal.signal(signal.SIGINT, on_interrupt)
+    if initializer is not None:
+        try:
+            initializer(*initargs)
+        except BaseException as error:  # kept for run(), which raises it where the caller sees it
+            _failed = error
+
+
+def run(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Run what was submitted to this worker."""
+    if _failed is not None:
+        raise _failed
+    return fn(*args)
+
+
+def ready() -> None:
+    """Do nothing: that it was done shows that the worker is up."""
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that ends, also while compiled code runs here.
+
+    The signal comes when the *thread* that started this process ends; the pool starts its workers in one that lasts.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
+
+
+class interruptible:
+    """While it is entered, Ctrl-C interrupts the call that runs; between calls it must not, or idle workers would die.
+
+    The handler is a Python function, so that programs which a call starts do not inherit it.
+    """
+
+    active = False
+
+    def __enter__(self) -> None:
+        interruptible.active = True
+
+    def __exit__(self, *_: object) -> None:
+        interruptible.active = False
+
+
+def on_interrupt(_signal: int, _frame: object) -> None:
+    """Handle SIGINT in a worker."""
+    if interruptible.active:
+        raise KeyboardInterrupt

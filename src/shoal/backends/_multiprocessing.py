@@ -1,0 +1,99 @@
+"""The multiprocessing backend: worker processes by a start method of the standard library, fork by default."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from typing import Any
+
+from shoal.backends import _bootstrap
+from shoal.backends._pool import pool
+from shoal.backends._processes import _or_one
+from shoal.backends.base import Backend, Slot, WorkerSpec
+
+_numbers = itertools.count()
+
+
+class ProcessMaker:
+    """Starts workers as executors of one process, of the standard library's."""
+
+    idle_seconds: float | None = None
+
+    def __init__(
+        self,
+        context: Any,
+        environment: dict[str, str],
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        max_batches: int | None,
+    ) -> None:
+        self._context = context
+        self._environment = environment
+        self._initializer = initializer
+        self._initargs = initargs
+        self.max_batches = max_batches
+        # Workers are not shared: a forked one knows the program as it was when its run began.
+        self.key: Hashable = ("multiprocessing", next(_numbers))
+
+    def start(self) -> Executor:
+        """Start a worker process."""
+        executor = ProcessPoolExecutor(
+            1,
+            mp_context=self._context,
+            initializer=_begin,
+            initargs=(self._environment, os.getpid(), self._initializer, self._initargs),
+        )
+        with warnings.catch_warnings():
+            # Python 3.12 warns of every fork of a process that has threads, which each that has workers is.
+            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            executor.submit(_bootstrap.ready)
+        return executor
+
+    def stop(self, executor: Executor, kill: bool) -> None:
+        """End a worker process, or kill it."""
+        if kill:
+            for process in list((executor._processes or {}).values()):  # type: ignore[attr-defined]
+                process.kill()
+        executor.shutdown(wait=False, cancel_futures=kill)
+
+
+def _begin(environment: dict[str, str], parent: int, *user: Any) -> None:
+    os.environ.update(environment)
+    _bootstrap.initialize(parent, *user)
+
+
+class MultiprocessingBackend(Backend):
+    """Runs the calls in worker processes of the standard library's, started for each run and ended with it."""
+
+    name = "multiprocessing"
+    options = frozenset({"initializer", "initargs", "maxtasksperchild", "context"})
+    supports_return_generator = False
+
+    def workers(self, n_jobs: int | None, depth: int = 0) -> int:
+        """Return how many workers `n_jobs` means; 1, with a warning, where no children are allowed."""
+        return _or_one(super().workers(n_jobs, depth), depth, "Multiprocessing-backed")
+
+    def open(self, spec: WorkerSpec) -> list[Slot]:
+        """Return slots of one worker process each."""
+        options = {**self.given_options, **spec.options}
+        context = options.get("context") or multiprocessing.get_context(os.environ.get("JOBLIB_START_METHOD") or None)
+        maker = ProcessMaker(
+            context,
+            dict(spec.environment),
+            options.get("initializer"),
+            tuple(options.get("initargs") or ()),
+            options.get("maxtasksperchild"),
+        )
+        return pool().open(maker, spec.n_workers)
+
+    def close(self, slots: list[Slot]) -> None:
+        """End the workers."""
+        pool().close(slots, end=True)
+
+    def abort(self, slot: Slot) -> Slot:
+        """Kill the worker if this run's batches are on it; the slot that is returned has a new one."""
+        return pool().abort(slot)

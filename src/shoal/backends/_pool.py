@@ -1,0 +1,336 @@
+"""Worker processes, kept warm and shared by all runs of this process.
+
+::
+
+    run A ── Turn ──┐                 ┌── executor of one worker process (loky's, or the standard library's)
+                    ├── Worker 0 ─────┤      the batches in it are of one run at a time
+    run B ── Turn ──┘   queue         └── replaced when it dies, is killed or has served its time
+    run A ── Turn ───── Worker 1 ...
+
+    Pool: the workers by what they were started with; one thread that starts them and ends those that are idle
+
+A worker dies alone, can be killed alone, and what it held is known. Since it runs batches of one run at a time,
+giving one run up harms no other. Workers are started from one thread that lasts, because the kernel ties their lives
+to it (see _bootstrap).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from shoal.backends import _bootstrap
+from shoal.backends.base import Slot
+
+#: A worker that was started with other options than the last run's goes after so many idle seconds.
+BESIDE_SECONDS = 2.0
+
+
+class Maker(Protocol):
+    """How workers of one kind are started and stopped."""
+
+    #: Workers whose makers have equal keys are interchangeable.
+    key: Hashable
+    #: The seconds after which an idle worker goes; None: never.
+    idle_seconds: float | None
+    #: The batches after which a worker is replaced; None: never.
+    max_batches: int | None
+
+    def start(self) -> Executor:
+        """Start a worker process; return its executor once the process exists."""
+
+    def stop(self, executor: Executor, kill: bool) -> None:
+        """End a worker process; without waiting for it."""
+
+
+class _Item(NamedTuple):
+    """Something submitted to a worker."""
+
+    turn: Turn
+    future: Future[Any]
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+class Worker:
+    """One worker process and the queue before it.
+
+    Notes
+    -----
+    Its lock guards all of its state; it is not held while anything of a user's runs.
+    """
+
+    def __init__(self, pool: Pool, maker: Maker) -> None:
+        self.maker = maker
+        self.users = 0
+        self.idle_since = time.monotonic()
+        self._pool = pool
+        self._lock = threading.RLock()  # a future that is done at once calls back under it
+        self._executor: Executor | None = None
+        self._process: Any = None
+        self._starting = False
+        self._waiting: deque[_Item] = deque()
+        self._running: list[_Item] = []
+        self._served = 0
+
+    def submit(self, item: _Item) -> None:
+        """Queue an item; it runs when the run that owns it has its turn."""
+        with self._lock:
+            self._waiting.append(item)
+            self._pump()
+
+    def abort(self, turn: Turn) -> None:
+        """Take back what `turn` has queued, and kill the process if it runs something of it."""
+        with self._lock:
+            for item in [item for item in self._waiting if item.turn is turn]:
+                self._waiting.remove(item)
+                item.future.cancel()
+            if any(item.turn is turn for item in self._running):
+                self._discard(kill=True)
+                self._pump()
+
+    def start(self) -> None:
+        """Start the process; called in the pool's thread."""
+        with self._lock:
+            if self._executor is not None or not self._starting:
+                return
+        try:
+            executor = self.maker.start()
+        except BaseException as error:  # it is raised where the results are awaited
+            with self._lock:
+                self._starting = False
+                waiting, self._waiting = self._waiting, deque()
+            for item in waiting:
+                if item.future.set_running_or_notify_cancel():
+                    item.future.set_exception(error)
+            return
+        # Taken now, since it is gone from there when it has died; this is the one way to its exit code.
+        process = next(iter(executor._processes.values()), None)  # type: ignore[attr-defined]
+        with self._lock:
+            self._executor, self._process, self._starting, self._served = executor, process, False, 0
+            self._pump()
+
+    def end(self, now: bool = False) -> None:
+        """End the process once what was submitted has run; with `now`, kill it if something runs."""
+        with self._lock:
+            self._discard(kill=now and bool(self._running))
+
+    def warm(self) -> None:
+        """See to it that the process is there or on its way."""
+        with self._lock:
+            if self._executor is None and not self._starting:
+                self._starting = True
+                self._pool.ask(self.start)
+
+    def _pump(self) -> None:
+        """Submit what may run now: the items at the head that belong to the run whose turn it is."""
+        while self._waiting and (not self._running or self._running[0].turn is self._waiting[0].turn):
+            if not self._running and self.maker.max_batches is not None and self._served >= self.maker.max_batches:
+                self._discard(kill=False)
+            if self._executor is None:
+                self.warm()
+                return
+            item = self._waiting[0]
+            try:
+                done = self._executor.submit(_bootstrap.run, item.fn, item.args)
+            except BrokenExecutor:
+                # It died while it was idle. What runs on it, if anything, is told by its own futures.
+                self._discard(kill=False)
+                continue
+            self._waiting.popleft()
+            if not item.future.set_running_or_notify_cancel():
+                continue
+            self._running.append(item)
+            self._served += 1
+            done.add_done_callback(partial(self._done, item, self._executor))
+
+    def _done(self, item: _Item, executor: Executor, done: Future[Any]) -> None:
+        """Pass on what came of an item; called in a thread of the executor's."""
+        error = CancelledError() if done.cancelled() else done.exception()
+        if isinstance(error, BrokenExecutor):
+            error.exit_code = self._exit_code()  # type: ignore[attr-defined]
+        with self._lock:
+            if executor is self._executor:
+                self._running.remove(item)
+                if isinstance(error, BrokenExecutor):
+                    self._discard(kill=False)
+                self._pump()
+        if error is None:
+            item.future.set_result(done.result())
+        else:
+            item.future.set_exception(error)
+
+    def _discard(self, kill: bool) -> None:
+        executor, self._executor = self._executor, None
+        self._running = []
+        if executor is not None:
+            self.maker.stop(executor, kill)
+
+    def _exit_code(self) -> int | None:
+        if self._process is None:
+            return None
+        self._process.join(1)  # it is dead; the system may take a moment to say how
+        code: int | None = self._process.exitcode
+        return code
+
+
+class Turn(Executor):
+    """One run's way to a worker that it may share with others."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Submit a call to the worker; it runs after what is there, when it is this run's turn."""
+        if self._closed:
+            raise RuntimeError("cannot submit to a slot that was closed")
+        if kwargs:
+            raise TypeError("a slot of processes takes positional arguments only")
+        future: Future[Any] = Future()
+        self.worker.submit(_Item(self, future, fn, args))
+        return future
+
+    def close(self) -> None:
+        """Give the worker back."""
+        self._closed = True
+
+    def abort(self) -> None:
+        """Stop what this run has on the worker."""
+        self._closed = True
+        self.worker.abort(self)
+
+
+class Pool:
+    """The worker processes of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._workers: dict[Hashable, list[Worker]] = {}
+        self._latest: Hashable = None
+        self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def open(self, maker: Maker, n_workers: int) -> list[Slot]:
+        """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot start worker processes while the interpreter shuts down")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
+                self._thread.start()
+            workers = self._workers.setdefault(maker.key, [])
+            workers += [Worker(self, maker) for _ in range(n_workers - len(workers))]
+            chosen = sorted(workers, key=lambda worker: worker.users)[:n_workers]
+            for worker in chosen:
+                worker.users += 1
+            if maker.key != self._latest:
+                self._latest = maker.key
+                self.ask(_nothing)  # what is idle beside goes sooner from now on
+        for worker in chosen:
+            worker.warm()
+        return [Slot(Turn(worker)) for worker in chosen]
+
+    def close(self, slots: list[Slot], end: bool = False) -> None:
+        """Take slots back; with `end`, end their workers too."""
+        turns = [slot.executor for slot in slots]
+        with self._lock:
+            for turn in turns:
+                assert isinstance(turn, Turn)
+                turn.close()
+                turn.worker.users -= 1
+                turn.worker.idle_since = time.monotonic()
+                if end:
+                    self._workers[turn.worker.maker.key].remove(turn.worker)
+                    turn.worker.end()
+
+    def abort(self, slot: Slot) -> Slot:
+        """Stop what a slot's run has on its worker; return a new slot there."""
+        assert isinstance(slot.executor, Turn)
+        slot.executor.abort()
+        if not self._closed:
+            slot.executor.worker.warm()
+        return Slot(Turn(slot.executor.worker))
+
+    def ask(self, request: Callable[[], None]) -> None:
+        """Have the pool's thread do something."""
+        self._requests.put(request)
+
+    def shut_down(self) -> None:
+        """End all workers: nothing that still runs will be waited for."""
+        with self._lock:
+            self._closed = True
+            workers = [worker for group in self._workers.values() for worker in group]
+            self._workers.clear()
+        for worker in workers:
+            worker.end(now=True)
+
+    def _serve(self) -> None:
+        """Be the pool's thread: start workers when asked, end those that have been idle for long."""
+        registered = False
+        while True:
+            try:
+                request = self._requests.get(timeout=self._reap())
+            except queue.Empty:
+                continue
+            request()
+            if not registered:
+                # After loky and concurrent.futures have registered their own at the first start, so that this is
+                # called before them; they would wait for what still runs.
+                threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
+                registered = True
+
+    def _reap(self) -> float | None:
+        """End the workers that have been idle for too long; return the seconds until the next may have been."""
+        now = time.monotonic()
+        next_look: float | None = None
+        with self._lock:
+            for key, workers in self._workers.items():
+                for worker in list(workers):
+                    limit = worker.maker.idle_seconds if key == self._latest else BESIDE_SECONDS
+                    if limit is None:
+                        continue
+                    left = limit if worker.users else worker.idle_since + limit - now
+                    if left <= 0:
+                        workers.remove(worker)
+                        worker.end()
+                    else:
+                        next_look = left if next_look is None else min(next_look, left)
+            for key in [key for key, workers in self._workers.items() if not workers]:
+                del self._workers[key]
+        return next_look
+
+
+def _nothing() -> None:
+    """Wake the pool's thread."""
+
+
+_pool = Pool()
+_inherited: list[Pool] = []
+
+
+def pool() -> Pool:
+    """Return the pool of this process."""
+    return _pool
+
+
+def _after_fork() -> None:
+    """Start anew in a forked child: the workers are the parent's.
+
+    The parent's pool is kept, unused, since its executors would wake the parent's threads if they were collected.
+    """
+    global _pool
+    _inherited.append(_pool)
+    _pool = Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,128 @@
+"""The loky backend: worker processes that need no ``__main__`` guard, kept warm between runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor
+from typing import Any
+
+from shoal.backends import _bootstrap
+from shoal.backends._pool import pool
+from shoal.backends.base import Backend, Slot, WorkerSpec, in_main_thread
+from shoal.errors import FallbackWarning, import_loky
+
+#: The seconds after which an idle worker goes, as in joblib.
+IDLE_SECONDS = 300.0
+
+
+class LokyMaker:
+    """Starts workers as loky executors of one process."""
+
+    max_batches: int | None = None
+
+    def __init__(
+        self,
+        environment: dict[str, str],
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        idle_seconds: float | None,
+    ) -> None:
+        self._environment = environment
+        self._initializer = initializer
+        self._initargs = initargs
+        self.idle_seconds = idle_seconds
+        self.key: Hashable = (
+            "loky",
+            tuple(sorted(environment.items())),
+            *map(_identity, (initializer, *initargs)),
+            idle_seconds,
+        )
+
+    def start(self) -> Executor:
+        """Start a worker process."""
+        executor: Executor = import_loky().ProcessPoolExecutor(
+            1,
+            context=_context(),
+            initializer=_bootstrap.initialize,
+            initargs=(os.getpid(), self._initializer, self._initargs),
+            env=self._environment,
+        )
+        executor.submit(_bootstrap.ready)
+        return executor
+
+    def stop(self, executor: Executor, kill: bool) -> None:
+        """End a worker process, or kill it with all that it has started."""
+        executor.shutdown(wait=False, kill_workers=kill)  # type: ignore[call-arg]
+
+
+def _identity(obj: Any) -> Hashable:
+    """Return what tells whether an option is the same: its value where it has one, else which object it is."""
+    try:
+        hash(obj)
+    except TypeError:
+        return id(obj)
+    return obj  # type: ignore[no-any-return]
+
+
+def _context() -> Any:
+    """Return loky's context, told explicitly: joblib's own loky may stand under that name in multiprocessing."""
+    import_loky()
+    from loky.backend.context import LokyContext
+
+    return LokyContext()
+
+
+class LokyBackend(Backend):
+    """Runs the calls in worker processes, started by loky; the default.
+
+    The workers are shared by all runs of this process and stay for `idle_worker_timeout` seconds.
+    """
+
+    name = "loky"
+    options = frozenset({"initializer", "initargs", "idle_worker_timeout", "context"})
+    supports_inner_max_num_threads = True
+
+    def workers(self, n_jobs: int | None, depth: int = 0) -> int:
+        """Return how many workers `n_jobs` means; 1, with a warning, where the system allows no children."""
+        return _or_one(super().workers(n_jobs, depth), depth, "Loky-backed")
+
+    def open(self, spec: WorkerSpec) -> list[Slot]:
+        """Return slots of one worker process each."""
+        options = {**self.given_options, **spec.options}
+        idle_seconds = options.get("idle_worker_timeout")
+        # loky restarts a worker that has grown by 300 MB, which many calls do that leak nothing.
+        environment = {"LOKY_MAX_MEMORY_LEAK_SIZE": str(sys.maxsize), **spec.environment}
+        maker = LokyMaker(
+            environment,
+            options.get("initializer"),
+            tuple(options.get("initargs") or ()),
+            IDLE_SECONDS if idle_seconds is None else float(idle_seconds),
+        )
+        return pool().open(maker, spec.n_workers)
+
+    def close(self, slots: list[Slot]) -> None:
+        """Give the workers back; they stay warm."""
+        pool().close(slots)
+
+    def abort(self, slot: Slot) -> Slot:
+        """Kill the worker if this run's batches are on it; the slot that is returned has a new one."""
+        return pool().abort(slot)
+
+
+def _or_one(n_workers: int, depth: int, what: str) -> int:
+    """Return `n_workers`, or 1 with a warning where this process cannot have worker processes of its own."""
+    if n_workers == 1:
+        return 1
+    process = sys.modules.get("multiprocessing.process")
+    reason = None
+    if process is not None and process.current_process().daemon:
+        reason = "called in a multiprocessing daemon process"
+    elif depth and not in_main_thread():
+        reason = "nested below threads"
+    if reason is None:
+        return n_workers
+    warnings.warn(f"{what} parallel loops cannot be {reason}, setting n_jobs=1", FallbackWarning, stacklevel=6)
+    return 1

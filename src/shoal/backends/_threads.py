@@ -1,0 +1,105 @@
+"""The threading backend: threads of this process."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+from shoal.backends.base import Backend, Slot, WorkerSpec
+
+T = TypeVar("T")
+_Item = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class DaemonThreads(Executor):
+    """Threads that never hold up the interpreter's exit.
+
+    ``ThreadPoolExecutor`` joins its threads at exit, so that one call that never returns would keep the process for
+    ever after its run was given up.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._n_threads = n_threads
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Have a thread run the call; a thread is started as long as there are fewer than `n_threads`."""
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._items.put((future, fn, args, kwargs))
+            if len(self._threads) < self._n_threads:
+                thread = threading.Thread(target=_work, args=(self._items,), name="shoal-worker", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end once nothing is left to do."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                if cancel_futures:
+                    self._cancel_all()
+                for _ in self._threads:
+                    self._items.put(None)
+        if wait:
+            for thread in self._threads:
+                if thread is not threading.current_thread():
+                    thread.join()
+
+    def _cancel_all(self) -> None:
+        while True:
+            try:
+                item = self._items.get_nowait()
+            except queue.Empty:
+                return
+            if item is not None:
+                item[0].cancel()
+
+
+def _work(items: queue.SimpleQueue[_Item | None]) -> None:
+    while True:
+        item = items.get()
+        if item is None:
+            return
+        future, fn, args, kwargs = item
+        if future.set_running_or_notify_cancel():
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:  # the future carries it to whoever waits
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+                del result
+        # What ran must not live on in a thread that waits.
+        del item, future, fn, args, kwargs
+
+
+class ThreadingBackend(Backend):
+    """Runs the calls in threads of this process: arguments are shared, nothing is pickled."""
+
+    name = "threading"
+    in_process = True
+    ships_bytes = False
+
+    def open(self, spec: WorkerSpec) -> list[Slot]:
+        """Return one slot of as many threads as workers are wanted; they start when they are needed."""
+        return [Slot(DaemonThreads(spec.n_workers), spec.n_workers)]
+
+    def close(self, slots: list[Slot]) -> None:
+        """Wait for the threads to end."""
+        for slot in slots:
+            slot.executor.shutdown(wait=True)
+
+    def abort(self, slot: Slot) -> Slot:
+        """Leave the threads to themselves, since none can be stopped; return new ones."""
+        slot.executor.shutdown(wait=False, cancel_futures=True)
+        return Slot(DaemonThreads(slot.width), slot.width)

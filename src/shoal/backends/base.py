@@ -1,0 +1,141 @@
+"""The contract of a backend: it opens slots, and a slot runs batches.
+
+::
+
+    Backend.open(spec) ──> [Slot(executor, width), ...]      executor: a concurrent.futures.Executor
+                                                             width: the batches that it runs at a time
+    run: slot.executor.submit(...) ──> future ──> its callback wakes the run
+    run ends well ──> Backend.close(slots)    run is given up ──> Backend.abort(slot), for each that is still busy
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from shoal._cpus import cpu_count
+
+
+class Slot(NamedTuple):
+    """A place where batches run.
+
+    Attributes
+    ----------
+    executor
+        Takes the batches; they run in the order in which they were submitted.
+    width
+        The number of batches that it runs at a time.
+    """
+
+    executor: Executor
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a run asks of its workers.
+
+    Attributes
+    ----------
+    n_workers
+        The number of batches that are to run at a time.
+    environment
+        Variables that are set before a worker process starts.
+    options
+        What the backend's own keywords were given as.
+    """
+
+    n_workers: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Backend(ABC):
+    """Where calls run. Subclasses pass :class:`shoal.testing.BackendTests`.
+
+    Parameters
+    ----------
+    inner_max_num_threads
+        The threads that BLAS and OpenMP may use in each worker; by default the CPUs are shared out evenly.
+    **options
+        Values for the keywords in :attr:`options`; those given to ``Parallel`` go before them.
+
+    Notes
+    -----
+    An instance holds no state of a run, so that any number of runs in any threads may use it.
+    """
+
+    #: The name under which the backend is registered.
+    name: ClassVar[str]
+    #: Whether arguments are shared with the caller; else they are copied.
+    in_process: ClassVar[bool] = False
+    #: Whether shoal encodes the calls into bytes; else the backend ships objects by itself.
+    ships_bytes: ClassVar[bool] = True
+    #: The keywords that :meth:`open` understands in ``spec.options``; None: any.
+    options: ClassVar[frozenset[str] | None] = frozenset()
+    #: The `n_jobs` that is taken where none is given.
+    default_n_jobs: ClassVar[int] = 1
+    #: Whether the threads inside a worker can be limited.
+    supports_inner_max_num_threads: ClassVar[bool] = False
+    #: Whether results can be handed out while others are computed.
+    supports_return_generator: ClassVar[bool] = True
+    #: Whether a run can be given up after ``timeout=``.
+    supports_timeout: ClassVar[bool] = True
+
+    def __init__(self, inner_max_num_threads: int | None = None, **options: Any) -> None:
+        if inner_max_num_threads is not None and not self.supports_inner_max_num_threads:
+            raise AssertionError(f"{type(self).__name__} does not accept setting the inner_max_num_threads argument.")
+        self.inner_max_num_threads = inner_max_num_threads
+        self.given_options = options
+
+    def workers(self, n_jobs: int | None, depth: int = 0) -> int:
+        """Return how many workers `n_jobs` means.
+
+        Parameters
+        ----------
+        n_jobs
+            A positive number of workers; -1 for one per CPU, -2 for one less, and so on; None for the default.
+        depth
+            How deep the run is nested in others; 0 outside.
+
+        Raises
+        ------
+        ValueError
+            If `n_jobs` is 0.
+        """
+        if n_jobs is None:
+            n_jobs = self.default_n_jobs
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning; use a positive number, or -1 for all CPUs")
+        return n_jobs if n_jobs > 0 else max(cpu_count() + 1 + n_jobs, 1)
+
+    @abstractmethod
+    def open(self, spec: WorkerSpec) -> list[Slot]:
+        """Return slots whose widths add up to ``spec.n_workers``."""
+
+    @abstractmethod
+    def close(self, slots: list[Slot]) -> None:
+        """Take back slots on which nothing runs."""
+
+    @abstractmethod
+    def abort(self, slot: Slot) -> Slot:
+        """Stop what `slot` runs now, by force if need be; return the slot that takes its place."""
+
+    def nested(self, depth: int) -> str:
+        """Return the name of the backend for calls that a call at `depth` makes in turn."""
+        return "threading" if depth == 0 else "sequential"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+Factory = Callable[..., Backend]
+
+
+def in_main_thread() -> bool:
+    """Tell whether this is the thread that started the interpreter."""
+    return threading.current_thread() is threading.main_thread()

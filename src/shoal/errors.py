@@ -1,0 +1,248 @@
+"""Every exception and warning of shoal.
+
+::
+
+    PicklingError, TypeError ── CallPicklingError     an argument, function, result or exception cannot be pickled
+    UnpicklingError ─────────── CallUnpicklingError   a worker cannot rebuild a call, or the caller a result
+    OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
+    Exception ───────────────── RemoteTraceback       the cause of a task's exception: its traceback in the worker
+    multiprocessing.TimeoutError, TimeoutError
+      └──────────────────────── RunTimeout            ``Parallel(timeout=)`` has run out
+    BrokenProcessPool, loky's TerminatedWorkerError
+      └──────────────────────── WorkerDied            a worker process ended while it held calls
+    UserWarning ─────────────── UnusedResultsWarning  a generator of results was dropped before its end
+                └────────────── FallbackWarning       a run falls back to fewer workers or to another backend
+
+``RunTimeout`` and ``WorkerDied`` are built on first use: the modules of their parents take longer to import than
+all of shoal's front end.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal as _signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "CallPicklingError",
+    "CallUnpicklingError",
+    "FallbackWarning",
+    "NoSpaceError",
+    "RemoteTraceback",
+    "RunTimeout",
+    "UnusedResultsWarning",
+    "WorkerDied",
+]
+
+
+class CallPicklingError(pickle.PicklingError, TypeError):
+    """Something that has to travel between processes cannot be pickled.
+
+    It is a ``TypeError`` as well, since that is what ``pickle`` raises for most such objects.
+
+    Parameters
+    ----------
+    what
+        What was to be pickled, with its call: ``"the result of call 3, f(...)"``.
+    path
+        Where in it the culprit sits: ``"args[0]['model'].callback"``.
+    reason
+        What the pickler said of the culprit.
+    """
+
+    def __init__(self, what: str, path: str, reason: str) -> None:
+        super().__init__(what, path, reason)
+        self.what, self.path, self.reason = what, path, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} cannot be sent between processes: {self.path} cannot be pickled ({self.reason}). "
+            "Leave it out, build it inside the call, or use backend='threading', which pickles nothing."
+        )
+
+
+class CallUnpicklingError(pickle.UnpicklingError):
+    """Something that arrived from another process cannot be rebuilt there.
+
+    Parameters
+    ----------
+    what
+        What was to be rebuilt: ``"the calls 3 to 5"``.
+    where
+        The process that tried.
+    reason
+        The error that its pickle raised.
+    """
+
+    def __init__(self, what: str, where: str, reason: str) -> None:
+        super().__init__(what, where, reason)
+        self.what, self.where, self.reason = what, where, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} cannot be unpickled in {self.where}: {self.reason}. "
+            "Every module and class that it refers to must be importable there."
+        )
+
+
+class NoSpaceError(OSError):
+    """There is no room left for an array that workers were to share.
+
+    Parameters
+    ----------
+    nbytes
+        The bytes that were wanted.
+    places
+        Where they were wanted, in the order of the attempts.
+    reason
+        What the system said at the last place.
+    """
+
+    def __init__(self, nbytes: int, places: tuple[str, ...], reason: str) -> None:
+        super().__init__(nbytes, places, reason)
+        self.nbytes, self.places, self.reason = nbytes, places, reason
+
+    def __str__(self) -> str:
+        return (
+            f"no room for {self.nbytes} bytes that the workers share, neither in {' nor in '.join(self.places)} "
+            f"({self.reason}). Free some space, or name a folder with room by temp_folder= or JOBLIB_TEMP_FOLDER."
+        )
+
+
+class RemoteTraceback(Exception):
+    """The traceback of a task's exception, as text from the worker; it is the exception's ``__cause__``.
+
+    Parameters
+    ----------
+    call
+        Which call it was: ``"call 3, f(...)"``.
+    text
+        The traceback as the worker printed it.
+    """
+
+    def __init__(self, call: str, text: str) -> None:
+        super().__init__(call, text)
+        self.call, self.text = call, text
+
+    def __str__(self) -> str:
+        return f'\n\nin {self.call}:\n"""\n{self.text}"""'
+
+
+class UnusedResultsWarning(UserWarning):
+    """A generator of results was dropped before its end: work was done for nothing, or cancelled."""
+
+
+class FallbackWarning(UserWarning):
+    """The backend cannot do here what was asked for, and something lesser is done."""
+
+
+def signal_in_words(exit_code: int | None) -> str:
+    """Say what a process's exit code means: ``-9`` is "killed by SIGKILL", with the likely reason."""
+    if exit_code is None:
+        return "ended for a reason that the system did not report"
+    if exit_code >= 0:
+        return f"exited with code {exit_code}"
+    try:
+        name = _signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    hints = {"SIGKILL": ": the system may have been out of memory", "SIGSEGV": ": a crash in compiled code"}
+    return f"was killed by {name}{hints.get(name, '')}"
+
+
+if TYPE_CHECKING:
+    import multiprocessing
+    from concurrent.futures.process import BrokenProcessPool
+
+    class RunTimeout(multiprocessing.TimeoutError, TimeoutError):
+        def __init__(self, seconds: float, awaited: str) -> None: ...
+
+    class WorkerDied(BrokenProcessPool):
+        exit_code: int | None
+        calls: str
+
+        def __init__(self, calls: str, exit_code: int | None) -> None: ...
+
+
+def _build_run_timeout() -> type[BaseException]:
+    from multiprocessing.context import TimeoutError as ProcessTimeout
+
+    class RunTimeout(ProcessTimeout, TimeoutError):
+        """``Parallel(timeout=)`` has run out: the result that was due did not come in time.
+
+        Parameters
+        ----------
+        seconds
+            The limit.
+        awaited
+            What was waited for.
+        """
+
+        __module__ = __name__
+
+        def __init__(self, seconds: float, awaited: str) -> None:
+            super().__init__(seconds, awaited)
+            self.seconds, self.awaited = seconds, awaited
+
+        def __str__(self) -> str:
+            return f"{self.awaited} did not come within timeout={self.seconds} seconds; the run was given up"
+
+    RunTimeout.__qualname__ = "RunTimeout"
+    return RunTimeout
+
+
+def import_loky() -> Any:
+    """Import ``loky.process_executor``, and leave no trace of it in ``multiprocessing``.
+
+    Importing loky enters its contexts into ``multiprocessing`` under the names "loky" and "loky_init_main". joblib
+    carries a loky of its own: were its contexts replaced, its workers would report to the wrong resource tracker.
+    """
+    loaded = sys.modules.get("loky.process_executor")
+    if loaded is not None:
+        return loaded
+    import multiprocessing.context as contexts
+
+    registry: dict[str, Any] = contexts._concrete_contexts  # type: ignore[attr-defined]
+    before: dict[str, Any] = {name: registry[name] for name in ("loky", "loky_init_main") if name in registry}
+    import loky.process_executor
+
+    registry.update(before)
+    return loky.process_executor
+
+
+def _build_worker_died() -> type[BaseException]:
+    terminated_worker: type[BaseException] = import_loky().TerminatedWorkerError
+
+    class WorkerDied(terminated_worker):  # type: ignore[misc, valid-type]
+        """A worker process ended while it held calls: it crashed, was killed, or called ``os._exit``.
+
+        Parameters
+        ----------
+        calls
+            The calls that are lost, with their function: ``"call 3, f(...)"``.
+        exit_code
+            The exit code of the process, negative for a signal; None if the system did not tell.
+        """
+
+        __module__ = __name__
+
+        def __init__(self, calls: str, exit_code: int | None) -> None:
+            super().__init__(calls, exit_code)
+            self.calls, self.exit_code = calls, exit_code
+
+        def __str__(self) -> str:
+            return f"a worker process {signal_in_words(self.exit_code)}; it held {self.calls}"
+
+    WorkerDied.__qualname__ = "WorkerDied"
+    return WorkerDied
+
+
+_LATE = {"RunTimeout": _build_run_timeout, "WorkerDied": _build_worker_died}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # setdefault is atomic: of two threads that build the class at once, both get the same one.
+    return globals().setdefault(name, _LATE[name]())

@@ -1,0 +1,1 @@
+"""What happened in a run: the events, and the listeners that show them."""

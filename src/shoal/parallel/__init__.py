@@ -1,0 +1,1 @@
+"""Running calls: the front end, and the way of a batch to a worker and back."""

@@ -1,0 +1,64 @@
+"""``wrap_non_picklable_objects``: an object that pickles by cloudpickle, whoever pickles it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class _ByValue:
+    def __init__(self, obj: Any, keep_wrapper: bool) -> None:
+        self._obj = obj
+        self._keep_wrapper = keep_wrapper
+
+    def __reduce__(self) -> Any:
+        import cloudpickle
+
+        return _rebuild, (cloudpickle.dumps(self._obj), self._keep_wrapper)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_obj", "_keep_wrapper"):  # not there yet while it is being rebuilt
+            raise AttributeError(name)
+        return getattr(self._obj, name)
+
+
+class _CallableByValue(_ByValue):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._obj(*args, **kwargs)
+
+
+def _rebuild(data: bytes, keep_wrapper: bool) -> Any:
+    import pickle
+
+    obj = pickle.loads(data)
+    return wrap_non_picklable_objects(obj) if keep_wrapper else obj
+
+
+def wrap_non_picklable_objects(obj: Any, keep_wrapper: bool = True) -> Any:
+    """Wrap an object such that any pickler can pickle it, by way of cloudpickle.
+
+    Parameters
+    ----------
+    obj
+        Any object that cloudpickle can pickle: a lambda, a function or a class of ``__main__``, an instance of one.
+    keep_wrapper
+        Whether it comes back wrapped, so that it can be pickled again; else the bare object comes back.
+
+    Returns
+    -------
+    An object with the attributes of `obj`, callable if `obj` is. For a class, a class whose instances are wrapped.
+    """
+    if isinstance(obj, type):
+        return _wrapped_class(obj, keep_wrapper)
+    return (_CallableByValue if callable(obj) else _ByValue)(obj, keep_wrapper)
+
+
+def _wrapped_class(cls: type, keep_wrapper: bool) -> type:
+    base = _CallableByValue if any("__call__" in vars(ancestor) for ancestor in cls.__mro__) else _ByValue
+
+    class Wrapped(base):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(cls(*args, **kwargs), keep_wrapper)
+
+    Wrapped.__name__ = Wrapped.__qualname__ = cls.__name__
+    Wrapped.__doc__ = cls.__doc__
+    return Wrapped

@@ -1,0 +1,120 @@
+"""``delayed(f)(x)`` is the call f(x), not made yet; ``shared(x)`` is an argument that each worker receives once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def _call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call:
+    return function, args, kwargs
+
+
+class _Delayed(functools.partial):  # type: ignore[type-arg]
+    """What ``delayed(f)`` returns. A partial is called in C, and looks its names up in f only when it is asked."""
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return self.args[0]  # type: ignore[no-any-return]
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.args[0].__doc__  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in {"__name__", "__qualname__", "__annotations__"}:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.args[0], name)
+
+
+def delayed(function: Callable[..., Any]) -> Callable[..., Call]:
+    """Capture a call of `function` without making it.
+
+    Parameters
+    ----------
+    function
+        Any callable.
+
+    Returns
+    -------
+    A callable: ``delayed(f)(*args, **kwargs)`` is the tuple ``(f, args, kwargs)``, which is what
+    :class:`~shoal.Parallel` takes. It answers ``__wrapped__``, ``__name__`` and ``__doc__`` as `function` does.
+
+    Examples
+    --------
+    >>> from shoal import delayed
+    >>> delayed(max)(1, 2, key=abs)
+    (<built-in function max>, (1, 2), {'key': <built-in function abs>})
+    """
+    return _Delayed(_call, function)
+
+
+class Shared:
+    """An argument that each worker receives and decodes once per run; see :func:`shared`."""
+
+    __slots__ = ("value",)
+
+    #: Whether any exists: inline and on threads the arguments are looked through only then.
+    in_use = False
+
+    def __init__(self, value: Any) -> None:
+        Shared.in_use = True
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"shared({self.value!r})"
+
+
+def shared(value: Any) -> Any:
+    """Mark an argument as one that all calls of a run share.
+
+    Worker processes receive it once per run, however many calls and batches name it, and decode it once; the calls
+    of a worker then share one object. In other backends the calls get `value` itself. It is recognised as an argument
+    of a call, by position or by keyword, and to processes also inside another object.
+
+    Parameters
+    ----------
+    value
+        Any object; it must not be changed while the run goes on.
+
+    Returns
+    -------
+    A marker that stands for `value` in the arguments of delayed calls.
+
+    Examples
+    --------
+    >>> from shoal import Parallel, delayed, shared
+    >>> table = shared({"a": 1, "b": 2})
+    >>> Parallel(n_jobs=1)(delayed(dict.get)(table, key) for key in "ab")
+    [1, 2]
+    """
+    return Shared(value)
+
+
+def plain(call: Call) -> Call:
+    """Return `call` with the values of its shared arguments in their places."""
+    function, args, kwargs = call
+    return (
+        function,
+        tuple(arg.value if type(arg) is Shared else arg for arg in args),
+        {name: arg.value if type(arg) is Shared else arg for name, arg in kwargs.items()},
+    )
+
+
+def describe(function: Any) -> str:
+    """Name a function for a message."""
+    wrapped = getattr(function, "__wrapped__", None) or getattr(function, "func", None) or function
+    name = getattr(wrapped, "__qualname__", None) or type(wrapped).__qualname__
+    module = getattr(wrapped, "__module__", None)
+    return f"{module}.{name}" if module not in (None, "builtins", "__main__") else str(name)
+
+
+def not_a_call(item: Any, index: int) -> TypeError:
+    """Return the error for an item of the input that is no delayed call."""
+    return TypeError(
+        f"item {index} of the input is no delayed call but {item!r:.80} ({type(item).__name__}). "
+        "Write Parallel(...)(delayed(function)(argument) for argument in arguments)."
+    )

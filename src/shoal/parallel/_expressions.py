@@ -1,0 +1,88 @@
+"""The arithmetic of ``pre_dispatch="2 * n_jobs"``, without running what is written there."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+
+TYPE_CHECKING = False  # typing's own costs an import; type checkers know this name too
+if TYPE_CHECKING:
+    import ast
+
+_LONGEST = 30  # with n_jobs written as a number
+_LARGEST = 1_000_000
+
+
+@functools.lru_cache
+def evaluate(expression: str, n_jobs: int) -> int:
+    """Compute an expression in `n_jobs`, and drop the fraction of the result.
+
+    Parameters
+    ----------
+    expression : str
+        Numbers, the name ``n_jobs``, ``+ - * / // % **`` and parentheses.
+    n_jobs : int
+        What ``n_jobs`` stands for.
+
+    Raises
+    ------
+    ValueError
+        If something else is written there, it is longer than 30 characters with ``n_jobs`` written
+        as a number, or a value in it is undefined or larger than a million.
+    """
+    import ast
+
+    try:
+        if len(expression.replace("n_jobs", str(n_jobs))) > _LONGEST:
+            raise ValueError("it is too long")
+        return int(_value(ast.parse(expression.strip(), "pre_dispatch", "eval").body, n_jobs))
+    except (ArithmeticError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"pre_dispatch={expression!r} cannot be computed: {error}. Allowed are numbers, n_jobs, "
+            f"+ - * / // % ** and parentheses, in at most {_LONGEST} characters and with no value "
+            f"above {_LARGEST}, for example '2 * n_jobs'"
+        ) from error
+
+
+def _value(node: ast.expr, n_jobs: int) -> float:
+    import ast
+
+    value: float
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            pass
+        case ast.Name(id="n_jobs"):
+            value = n_jobs
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = -_value(operand, n_jobs)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            value = _value(operand, n_jobs)
+        case ast.BinOp(left=left, op=symbol, right=right) if type(symbol).__name__ in _OPERATORS:
+            value = _OPERATORS[type(symbol).__name__](_value(left, n_jobs), _value(right, n_jobs))
+        case _:
+            raise ValueError(f"{ast.unparse(node)!r} is not arithmetic")
+    if abs(value) > _LARGEST:
+        raise ValueError("a value is too large")
+    return value
+
+
+def _power(base: float, exponent: float) -> float:
+    # By logarithms first: 999999**999999 takes seconds. What is near the limit is compared after.
+    if base and exponent * math.log(abs(base)) > math.log(_LARGEST) + 1:
+        raise ValueError("a value is too large")
+    power: float | complex = base**exponent
+    if isinstance(power, complex):
+        raise ValueError("a negative number has no such power")
+    return power
+
+
+_OPERATORS = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mult": operator.mul,
+    "Div": operator.truediv,
+    "FloorDiv": operator.floordiv,
+    "Mod": operator.mod,
+    "Pow": _power,
+}

@@ -1,0 +1,363 @@
+"""``Parallel``: what the arguments mean, the run that they ask for, and the shape of its results."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from shoal._cpus import BlasCap, cpu_count, thread_limits
+from shoal._files import parse_size
+from shoal.backends import Backend, Slot, WorkerSpec
+from shoal.observe._printer import Printer
+from shoal.observe._progress import progress_listener
+from shoal.observe.events import BatchCompleted, BatchDispatched, Event, InputExhausted, RunFinished, RunStarted
+from shoal.parallel._delayed import Call, Shared, not_a_call, plain
+from shoal.parallel._expressions import evaluate
+from shoal.parallel._policies import auto_batch_size
+from shoal.parallel._run import BatchRun, Emit, PullRun, Run, stream
+from shoal.parallel._schedule import Schedule
+from shoal.parallel._settings import DEFAULTS, Default, nested_settings, resolve
+from shoal.parallel._sharing import Workspace
+from shoal.parallel._transport import Transport
+
+_RETURNS = ("list", "generator", "generator_unordered")
+_MMAP_MODES = (None, "r", "r+", "w+", "c")
+
+
+class Parallel:
+    """Run calls side by side and return their results.
+
+    Parameters
+    ----------
+    n_jobs : int, optional
+        The number of workers: -1 for one per CPU, -2 for all CPUs but one, and so on; 1 runs the calls in a plain
+        loop; None is what the context sets, and 1 outside of any. Other numbers are cut to an integer.
+    backend : str, Backend or multiprocessing context, optional
+        Where the calls run: "loky" (worker processes, the default), "threading", "multiprocessing", "sequential", a
+        registered name, an instance, or a context of :mod:`multiprocessing`. On an interpreter without a global lock
+        the default is "threading".
+    return_as : {"list", "generator", "generator_unordered"}
+        A list of the results in the order of the calls; or a generator of them, in that order or as they come. The
+        calls begin at once in any case; dropping or closing the generator cancels those that have not ended.
+    verbose : int
+        0 is silent; the higher, the more lines report the progress, on stderr; from 50 on, on stdout.
+    timeout : float, optional
+        The seconds that the next result may take, while it is waited for. Ignored where there is one worker.
+    pre_dispatch : int or str
+        The number of batches that may be on their way at a time: a number, "all", or arithmetic over ``n_jobs``. The
+        input is read no further ahead than they need, and one round more once a first result is there.
+    batch_size : int or "auto"
+        The calls that travel together to a worker process; "auto" follows what they cost.
+    temp_folder : str, optional
+        A folder for arrays that workers map. By default the environment variable ``JOBLIB_TEMP_FOLDER`` says where,
+        else they are in shared memory.
+    max_nbytes : int or str, optional
+        Arrays of more bytes ("1M") are written once and mapped by the worker processes; None: none is.
+    mmap_mode : {"c", "r", "r+", "w+", None}
+        How they are mapped: copy-on-write by default, so that a call may write into its arguments, unseen by the
+        caller and by other workers; "r" read-only; "r+" and "w+" shared among workers; None: not at all.
+    prefer : {"processes", "threads"}, optional
+        Which backend to take where none is named.
+    require : {"sharedmem"}, optional
+        Take a backend on which arguments are shared with the caller.
+    progress : bool or callable
+        True shows a progress bar; a callable is called as ``progress(done, total)``, with None for an unknown total.
+    **options
+        Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
+        multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`.
+
+    Raises
+    ------
+    ValueError
+        If an argument cannot be used, or arguments contradict each other.
+    TypeError
+        If an option is not known to the backend.
+
+    Notes
+    -----
+    Thread-safe in that any number of threads may each use a Parallel of their own; one Parallel does one run at a
+    time, and a second one raises RuntimeError.
+
+    As a context manager, a Parallel keeps its workers between calls. Workers of loky stay warm in any case.
+
+    Examples
+    --------
+    >>> from shoal import Parallel, delayed
+    >>> Parallel(n_jobs=2, backend="threading")(delayed(pow)(x, 2) for x in range(5))
+    [0, 1, 4, 9, 16]
+    """
+
+    def __init__(
+        self,
+        n_jobs: Any = DEFAULTS["n_jobs"],
+        backend: Any = DEFAULTS["backend"],
+        return_as: str = "list",
+        verbose: Any = DEFAULTS["verbose"],
+        timeout: float | None = None,
+        pre_dispatch: int | str = "2 * n_jobs",
+        batch_size: int | str = "auto",
+        temp_folder: Any = DEFAULTS["temp_folder"],
+        max_nbytes: Any = DEFAULTS["max_nbytes"],
+        mmap_mode: Any = DEFAULTS["mmap_mode"],
+        prefer: Any = DEFAULTS["prefer"],
+        require: Any = DEFAULTS["require"],
+        *,
+        progress: Any = DEFAULTS["progress"],
+        **options: Any,
+    ) -> None:
+        if return_as not in _RETURNS:
+            raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
+        if batch_size != "auto" and not (_is_integer(batch_size) and int(batch_size) > 0):
+            raise ValueError(f"batch_size must be 'auto' or a positive integer, got: {batch_size!r}")
+        chosen, settings = resolve(
+            backend,
+            n_jobs=DEFAULTS["n_jobs"] if n_jobs is None else _integer(n_jobs),
+            verbose=verbose,
+            temp_folder=temp_folder,
+            max_nbytes=max_nbytes,
+            mmap_mode=mmap_mode,
+            prefer=prefer,
+            require=require,
+            progress=progress,
+        )
+        if settings.mmap_mode not in _MMAP_MODES:
+            raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
+        if return_as != "list" and not chosen.supports_return_generator:
+            raise ValueError(f"Backend {chosen} does not support return_as={return_as!r}; loky and threading do")
+        named = backend is not None and not isinstance(backend, Default)
+        _check_options(options, chosen if named else None)
+        self.n_jobs = int(settings.n_jobs)  # type: ignore[arg-type]
+        self.verbose = settings.verbose
+        self.timeout = timeout
+        self.pre_dispatch = pre_dispatch
+        self.batch_size = batch_size
+        self.return_as = return_as
+        self._backend = chosen
+        self._settings = settings
+        self._max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
+        self._options = options
+        self._lock = threading.Lock()
+        self._running = False
+        self._kept: list[Slot] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(n_jobs={self.n_jobs})"
+
+    def __enter__(self) -> Parallel:
+        self._kept = []
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        slots, self._kept = self._kept, None
+        if slots and not self._running:  # a generator that still runs takes its slots with it
+            self._backend.close(slots)
+
+    def __call__(self, iterable: Iterable[Call]) -> Any:
+        """Run the calls.
+
+        Parameters
+        ----------
+        iterable
+            The calls, made by :func:`~shoal.delayed`.
+
+        Returns
+        -------
+        The results: a list, or a generator, as `return_as` says.
+
+        Raises
+        ------
+        Exception
+            What a call, or the iterable, raises; its ``__cause__`` shows the traceback in a worker process.
+        RuntimeError
+            If a run of this Parallel is still going on.
+        """
+        with self._lock:
+            if self._running:
+                raise RuntimeError(
+                    "This Parallel instance is already running ! Take all results of the run before, or close its "
+                    "generator, before the next; or use another Parallel."
+                )
+            self._running = True
+        generates = self.return_as != "list"
+        try:
+            n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
+            total = len(iterable) if isinstance(iterable, Sized) else None
+            if n_workers == 1:
+                emit = self._listen(n_workers, total)
+                if generates:
+                    results = self._one_by_one(iterable, emit)
+                    next(results)
+                    return results
+                return _loop(iterable) if emit is None else list(_told(iterable, emit))
+            run = self._run(iterable, n_workers, total)
+            if generates:
+                return stream(run, self.timeout, self._ended)
+            values: list[Any] = []
+            for due in run.results():
+                values.extend(due)
+            return values
+        except BaseException:
+            generates = False  # there is no generator that would end the run
+            raise
+        finally:
+            if not generates:
+                self._ended()
+
+    def _one_by_one(self, iterable: Iterable[Call], emit: Emit | None) -> Iterator[Any]:
+        """Be the generator of results where there is one worker; the first value is to be thrown away."""
+        try:
+            yield None
+            yield from _told(iterable, emit or _unheard)
+        finally:
+            self._ended()
+
+    def _ended(self) -> None:
+        self._running = False
+
+    def _run(self, iterable: Iterable[Call], n_workers: int, total: int | None) -> Run:
+        """Make the run; nothing of it is under way yet."""
+        backend, settings = self._backend, self._settings
+        bound = self._bound(n_workers)
+        emit = self._listen(n_workers, total)
+        schedule = Schedule(
+            iterable,
+            slots=n_workers,
+            size=auto_batch_size if self.batch_size == "auto" else int(self.batch_size),
+            pre_dispatch=bound,
+            total=total,
+            ordered=self.return_as != "generator_unordered",
+        )
+        timeout = self.timeout if self.return_as == "list" and backend.supports_timeout else None
+        nested = backend.nested(settings.depth), settings.depth + 1
+        with ExitStack() as opened:
+            if backend.in_process and n_workers > 1:
+                opened.enter_context(BlasCap(max(cpu_count() // n_workers, 1)))
+            slots = self._open(n_workers)
+            opened.callback(self._close, slots)
+            common = backend, slots, schedule, emit, timeout
+            if backend.in_process:
+                at_once = emit is not None or self.timeout is not None or self.return_as != "list"
+                threads = n_workers if bound is None else min(n_workers, bound)
+                return PullRun(partial(nested_settings, *nested), at_once, threads, *common, opened.pop_all().close)
+            workspace = Workspace(self._max_nbytes, settings.mmap_mode, settings.temp_folder)
+            transport = Transport(workspace, nested, 2 * n_workers)
+            return BatchRun(transport, *common, opened.pop_all().close)
+
+    def _bound(self, n_workers: int) -> int | None:
+        """Return the number of batches that may be in flight; None for no bound."""
+        pre_dispatch = self.pre_dispatch
+        if pre_dispatch == "all":
+            return None
+        bound = evaluate(pre_dispatch, n_workers) if isinstance(pre_dispatch, str) else int(pre_dispatch)
+        if bound < 1:
+            raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
+        return bound
+
+    def _open(self, n_workers: int) -> list[Slot]:
+        if self._kept:
+            return self._kept
+        inner = self._backend.inner_max_num_threads
+        environment = {} if self._backend.in_process else thread_limits(inner, n_workers)
+        slots = self._backend.open(WorkerSpec(n_workers, environment, self._options))
+        if self._kept is not None:
+            self._kept = slots
+        return slots
+
+    def _close(self, slots: list[Slot]) -> None:
+        if self._kept is not slots:
+            self._backend.close(slots)
+
+    def _listen(self, n_workers: int, total: int | None) -> Emit | None:
+        """Return what takes the events of a run, or None where nobody listens."""
+        listeners: list[Callable[[Event], None]] = []
+        if self.verbose:
+            ahead = 0 if self.pre_dispatch == "all" else self._bound(n_workers) or 0
+            listeners.append(Printer(self.verbose, repr(self), ahead))
+        progress = progress_listener(self._settings.progress, repr(self))
+        if progress is not None:
+            listeners.append(progress)
+        if not listeners:
+            return None
+
+        def emit(event: Event) -> None:
+            for listener in listeners:
+                listener(event)
+
+        emit(RunStarted(n_workers, type(self._backend).__name__, total))
+        return emit
+
+
+def _loop(iterable: Iterable[Call]) -> list[Any]:
+    """Run the calls one after the other: a plain loop, and a plain traceback."""
+    results: list[Any] = []
+    for call in iterable:
+        try:
+            function, args, kwargs = plain(call) if Shared.in_use else call
+        except (TypeError, ValueError):
+            raise not_a_call(call, len(results)) from None
+        results.append(function(*args, **kwargs))
+    return results
+
+
+def _told(iterable: Iterable[Call], emit: Emit) -> Iterator[Any]:
+    """Run the calls one after the other, telling of each; yield the results."""
+    error: BaseException | None = None
+    done = 0
+    try:
+        for call in iterable:
+            try:
+                function, args, kwargs = plain(call)
+            except (TypeError, ValueError):
+                raise not_a_call(call, done) from None
+            emit(BatchDispatched(1))
+            value = function(*args, **kwargs)
+            done += 1
+            emit(BatchCompleted(1, 0.0))
+            yield value
+            del value
+        emit(InputExhausted(done))
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        emit(RunFinished(error))
+
+
+def _unheard(_event: Event) -> None:
+    """Take an event to which nobody listens."""
+
+
+def _integer(n_jobs: Any) -> Any:
+    if isinstance(n_jobs, Default):
+        return n_jobs
+    try:
+        return int(n_jobs)
+    except (ValueError, OverflowError):
+        raise ValueError(f"n_jobs could not be converted to int: {n_jobs!r}") from None
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _check_options(options: dict[str, Any], backend: Backend | None) -> None:
+    """Refuse what no backend would understand; a backend that was not chosen by name may ignore others' options."""
+    if not options or (backend is not None and backend.options is None):
+        return
+    known = {"initializer", "initargs", "idle_worker_timeout", "maxtasksperchild", "context"}
+    if backend is not None and backend.options is not None:
+        known = set(backend.options)
+    for name in options:
+        if name not in known:
+            own = [*DEFAULTS, "return_as", "timeout", "pre_dispatch", "batch_size", *known]
+            import difflib
+
+            nearest = difflib.get_close_matches(name, own, 1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            where = "any backend" if backend is None else f"the backend {backend.name!r}"
+            raise TypeError(
+                f"Parallel() got an unexpected keyword argument {name!r}: neither it nor {where} takes it{hint}"
+            )

@@ -1,0 +1,73 @@
+"""Policies of a run: how many calls travel together. Small callables over what was measured."""
+
+from __future__ import annotations
+
+#: The work that one batch should hold. The way of a batch costs about 0.5 ms, so that it is lost in it, and two
+#: workers still finish within 20 ms of each other.
+BATCH_SECONDS = 0.02
+#: No batch is cut below this at the end of a run, unless a worker would get nothing.
+LEAST_BATCH_SECONDS = 0.002
+#: The bytes of one batch, both ways: enough for the speed of a memcpy, little beside the memory of a machine.
+BATCH_BYTES = 32 * 2**20
+#: A batch may be so many times larger than the one that was measured.
+LEAP, STEP = 64, 8
+#: What is remembered of the batches before, each time a new one is measured.
+MEMORY = 0.75
+
+
+class Pace:
+    """What the calls of a run have cost so far; newer batches weigh more.
+
+    Attributes
+    ----------
+    calls
+        The number of calls that were measured, faded.
+    seconds
+        The seconds that they took in the workers, faded.
+    nbytes
+        The bytes that they sent and returned, faded.
+    last
+        The size of the largest batch that was measured.
+    """
+
+    __slots__ = ("calls", "last", "nbytes", "seconds")
+
+    def __init__(self) -> None:
+        self.calls = 0.0
+        self.seconds = 0.0
+        self.nbytes = 0.0
+        self.last = 0
+
+    @property
+    def seconds_per_call(self) -> float:
+        """The mean time of a call, in seconds."""
+        return self.seconds / self.calls if self.calls else 0.0
+
+    def add(self, calls: int, seconds: float, nbytes: int) -> None:
+        """Take in what a batch has cost."""
+        self.calls = self.calls * MEMORY + calls
+        self.seconds = self.seconds * MEMORY + seconds
+        self.nbytes = self.nbytes * MEMORY + nbytes
+        self.last = max(self.last, calls)
+
+    def share(self, left: int, slots: int) -> int:
+        """Return the calls of one of the last batches, `left` calls being left for so many slots.
+
+        Half of an even share, so that the rest can even out what the calls differ in; but no less than
+        :data:`LEAST_BATCH_SECONDS` of work, and never more than an even share.
+        """
+        least = int(LEAST_BATCH_SECONDS / self.seconds_per_call) if self.seconds else 0
+        return max(1, min(max(-(-left // (2 * slots)), least), -(-left // slots)))
+
+
+def auto_batch_size(pace: Pace) -> int:
+    """Return the calls of a batch that holds :data:`BATCH_SECONDS` of work within :data:`BATCH_BYTES`.
+
+    The size grows by leaps, not by doubling: calls of a microsecond reach batches of thousands in three rounds. Where
+    the leap would be into work that can be felt, it is shorter, since the calls measured may not be like the next.
+    """
+    wanted = BATCH_SECONDS / max(pace.seconds_per_call, 1e-7)
+    if pace.nbytes:
+        wanted = min(wanted, BATCH_BYTES * pace.calls / pace.nbytes)
+    leap = pace.last * LEAP
+    return max(1, int(leap if wanted >= leap else min(wanted, pace.last * STEP)))

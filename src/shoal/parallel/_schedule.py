@@ -1,0 +1,219 @@
+"""Which calls run next, and which results are due. Pure: no thread, no clock, no lock, nothing of a backend.
+
+::
+
+    the caller's iterator ──pull──> ahead ──next_batch──> in flight ──completed──> held ──> due, in order
+                            │        (calls read,          (batches                (results that wait for
+                            │         not given out)        that run)               an earlier batch)
+                            └─ bounded by pre_dispatch
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from shoal.parallel._delayed import Call
+from shoal.parallel._policies import Pace
+
+#: A second batch is queued behind a running one only where the wait for the next would show.
+QUEUE_AHEAD_SECONDS = 0.05
+QUEUE_AHEAD_AT_THE_END_SECONDS = 0.001
+
+
+class Batch:
+    """Calls that travel together: ``calls[0]`` is the `start`-th of the run."""
+
+    __slots__ = ("calls", "start")
+
+    def __init__(self, start: int, calls: Sequence[Call]) -> None:
+        self.start, self.calls = start, calls
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def __repr__(self) -> str:
+        return f"Batch({self.start}, {len(self.calls)} calls)"
+
+
+class Schedule:
+    """The calls of one run, from the caller's iterator to the results that are due.
+
+    Parameters
+    ----------
+    calls
+        The caller's calls; they are pulled no earlier than `pre_dispatch` allows.
+    slots
+        The number of batches that can run at a time.
+    size
+        The calls per batch: a number, or a policy that takes a :class:`~shoal.parallel._policies.Pace`.
+    pre_dispatch
+        The number of batches that may be in flight at a time; None for no bound, all calls being read at once.
+    total
+        The number of calls, if it is known.
+    ordered
+        Whether results are due in the order of their calls, or as they come.
+
+    Notes
+    -----
+    Not thread-safe: who shares a schedule between threads holds a lock.
+    """
+
+    def __init__(
+        self,
+        calls: Iterable[Call],
+        *,
+        slots: int,
+        size: int | Callable[[Pace], int] = 1,
+        pre_dispatch: int | None = None,
+        total: int | None = None,
+        ordered: bool = True,
+    ) -> None:
+        self._calls = iter(calls)
+        self._slots = slots
+        self._policy = None if isinstance(size, int) else size
+        self._total = total
+        self._ordered = ordered
+        self._bound = pre_dispatch
+        self._ahead: deque[Call] = deque()
+        self._held: dict[int, Sequence[Any]] = {}
+        self._due = 0
+        self.size = size if isinstance(size, int) else 1
+        self.pace = Pace()
+        self.in_flight = 0
+        self.exhausted = False
+        self.dispatched = 0
+        self.completed_calls = 0
+        if pre_dispatch is None:
+            self._pull(None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every call has been read, given out and completed."""
+        return self.exhausted and not self._ahead and not self.in_flight
+
+    @property
+    def read(self) -> int:
+        """The number of calls that were read from the caller's iterator."""
+        return self.dispatched + len(self._ahead)
+
+    def next_batch(self, busy: bool = False) -> Batch | None:
+        """Return the next batch for a slot, or None if there is none to give now.
+
+        Parameters
+        ----------
+        busy
+            Whether the slot already runs a batch, behind which this one would wait.
+
+        Raises
+        ------
+        Exception
+            Whatever the caller's iterator raises.
+        """
+        if self._bound is not None and self.in_flight >= self._bound:
+            return None
+        if busy and not self._worth_queueing(self.size):
+            return None
+        size = self._fair_size()
+        calls = [self._ahead.popleft() for _ in range(min(size, len(self._ahead)))]
+        if not calls:
+            return None
+        if busy and self.exhausted and not self._worth_queueing(len(calls)):
+            self._ahead.extendleft(reversed(calls))
+            return None
+        batch = Batch(self.dispatched, calls)
+        self.dispatched += len(calls)
+        self.in_flight += 1
+        return batch
+
+    def completed(
+        self, batch: Batch, values: Sequence[Any], elapsed: float = 0.0, nbytes: int = 0
+    ) -> list[Sequence[Any]]:
+        """Take the results of a batch; return the sequences of results that are now due.
+
+        Parameters
+        ----------
+        batch
+            What was given out.
+        values
+            One result for each of its calls.
+        elapsed
+            The seconds that the calls took where they ran.
+        nbytes
+            The bytes that travelled, both ways.
+        """
+        self.in_flight -= 1
+        self.completed_calls += len(batch)
+        self.pace.add(len(batch), elapsed, nbytes)
+        if self._policy is not None:
+            self.size = self._policy(self.pace)
+        return self._settle(batch.start, values)
+
+    def take(self) -> tuple[int, Call] | None:
+        """Return the next call and its index, or None if there is none: what a pull loop uses, one call at a time."""
+        if self._ahead:
+            call = self._ahead.popleft()
+        else:
+            try:
+                call = next(self._calls)
+            except StopIteration:
+                self.exhausted = True
+                return None
+        index = self.dispatched
+        self.dispatched = index + 1
+        return index, call
+
+    def settle(self, index: int, value: Any) -> list[Sequence[Any]]:
+        """Take the result of a call that was taken; return the sequences of results that are now due."""
+        self.completed_calls += 1
+        return self._settle(index, (value,))
+
+    def _settle(self, start: int, values: Sequence[Any]) -> list[Sequence[Any]]:
+        if not self._ordered:
+            return [values]
+        if start != self._due:
+            self._held[start] = values
+            return []
+        due = [values]
+        self._due += len(values)
+        while self._held and self._due in self._held:
+            due.append(self._held.pop(self._due))
+            self._due += len(due[-1])
+        return due
+
+    @property
+    def due(self) -> int:
+        """The index of the call whose result is awaited, where results are ordered."""
+        return self._due
+
+    def _worth_queueing(self, size: int) -> bool:
+        if not self.pace.calls:
+            return False
+        limit = QUEUE_AHEAD_AT_THE_END_SECONDS if self.exhausted else QUEUE_AHEAD_SECONDS
+        return size * self.pace.seconds_per_call < limit
+
+    def _fair_size(self) -> int:
+        """Return the size of the next batch: smaller towards the end, so that the slots finish together."""
+        size = self.size
+        if self._policy is None:
+            self._pull(size)
+            return size
+        # One round is read ahead, so that the end is seen before the last batches are given out; not before a first
+        # result is there, since until then nobody knows how far one may read.
+        self._pull(size * self._slots if self.pace.calls else size)
+        left = len(self._ahead)
+        if not self.exhausted:
+            if self._total is None:
+                return size
+            left = max(self._total - self.dispatched, left)
+        return min(size, self.pace.share(left, self._slots))
+
+    def _pull(self, wanted: int | None) -> None:
+        if self.exhausted or (wanted is not None and len(self._ahead) >= wanted):
+            return
+        missing = None if wanted is None else wanted - len(self._ahead)
+        before = len(self._ahead)
+        self._ahead.extend(islice(self._calls, missing))
+        self.exhausted = missing is None or len(self._ahead) - before < missing

@@ -1,0 +1,276 @@
+"""What a run takes from its surroundings: argument before context before default."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from shoal import backends
+from shoal.backends import Backend
+
+
+class Default:
+    """The value of an argument that was not given; it shows what stands in for it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"default({self.value!r})"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What runs take where they are not told otherwise.
+
+    Attributes
+    ----------
+    backend
+        The backend, or the name of one; None for the default.
+    depth
+        How deep the code that runs here is nested in runs: 0 outside, 1 in a worker.
+    n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
+        As for :class:`~shoal.Parallel`.
+    """
+
+    backend: Backend | str | None = None
+    n_jobs: int | None = None
+    verbose: int = 0
+    temp_folder: str | None = None
+    max_nbytes: int | float | str | None = "1M"
+    mmap_mode: str | None = "c"
+    prefer: str | None = None
+    require: str | None = None
+    progress: Any = False
+    depth: int = 0
+
+
+#: The default of each argument that a context can set.
+DEFAULTS = {field.name: Default(field.default) for field in fields(Settings)}
+
+_current: ContextVar[Settings] = ContextVar("shoal settings", default=Settings())  # noqa: B039 it is frozen
+
+
+def given(**arguments: Any) -> dict[str, Any]:
+    """Return the arguments that were given."""
+    return {name: value for name, value in arguments.items() if not isinstance(value, Default)}
+
+
+def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
+    """Return the backend and the settings of a run.
+
+    Parameters
+    ----------
+    backend
+        What ``Parallel(backend=)`` was given, or a :class:`Default`.
+    **arguments
+        Its other arguments; those that are a :class:`Default` are taken from the context.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend, or the settings contradict each other.
+    """
+    context = _current.get()
+    settings = replace(context, **given(**arguments))
+    _check(settings)
+    chosen, settings = _choose(context.backend, settings, isinstance(arguments.get("n_jobs"), int))
+    if backend is not None and not isinstance(backend, Default):
+        chosen = _named(backend)
+        settings = replace(settings, n_jobs=replace(context, **given(**arguments)).n_jobs)
+    if settings.n_jobs is None:
+        settings = replace(settings, n_jobs=chosen.default_n_jobs)
+    if arguments.get("require") == "sharedmem" and not chosen.in_process:
+        raise ValueError(f"Backend {chosen} does not support shared memory, which require='sharedmem' asks for")
+    return chosen, settings
+
+
+def _check(settings: Settings) -> None:
+    if settings.prefer not in ("processes", "threads", None):
+        raise ValueError(
+            f"prefer={settings.prefer!r} is not a valid backend hint, expected 'processes', 'threads' or None"
+        )
+    if settings.require not in ("sharedmem", None):
+        raise ValueError(f"require={settings.require!r} is not a valid constraint, expected 'sharedmem' or None")
+    if settings.prefer == "processes" and settings.require == "sharedmem":
+        raise ValueError("prefer='processes' and require='sharedmem' are inconsistent settings: processes share none")
+
+
+def _choose(active: Backend | str | None, settings: Settings, explicit_n_jobs: bool) -> tuple[Backend, Settings]:
+    """Return the backend of the context, or the one that `prefer` and `require` put in its place."""
+    backend = _named(active if active is not None else backends.default_name())
+    threads = (settings.require == "sharedmem" and not backend.in_process) or (
+        active is None and settings.prefer == "threads" and not backend.in_process
+    )
+    if threads:
+        if settings.verbose >= 10 and active is not None:
+            print(  # noqa: T201 as joblib does
+                f"Using ThreadingBackend as shoal backend instead of {type(backend).__name__} as the latter does not "
+                "provide shared memory semantics."
+            )
+        # An n_jobs of the context was meant for another kind of worker.
+        return backends.create("threading"), settings if explicit_n_jobs else replace(settings, n_jobs=1)
+    if active is None and settings.prefer == "processes" and backend.in_process and backends.has_processes():
+        return backends.create("loky"), settings
+    return backend, settings
+
+
+def _named(backend: Any) -> Backend:
+    if isinstance(backend, Backend):
+        return backend
+    if hasattr(backend, "Pool") and hasattr(backend, "Lock"):
+        return backends.create("multiprocessing", context=backend)
+    return backends.create(backend)
+
+
+class parallel_config:
+    """Set what ``Parallel`` takes where it is not told otherwise: within a ``with`` block, or from now on.
+
+    The settings belong to the current context (:mod:`contextvars`): to this thread, or to this asyncio task. Blocks
+    nest; an inner one changes what it names and leaves the rest.
+
+    Parameters
+    ----------
+    backend
+        The name of a backend or an instance of one.
+    n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
+        As for :class:`~shoal.Parallel`, where an argument goes before these.
+    inner_max_num_threads : int or None
+        The threads that BLAS and OpenMP may use in each worker process. Needs `backend`.
+    **backend_params
+        Options of the backend. They need `backend` by its name.
+
+    Raises
+    ------
+    ValueError
+        If the backend is unknown, or `backend_params` are given without its name.
+
+    Examples
+    --------
+    >>> from shoal import Parallel, delayed, parallel_config
+    >>> with parallel_config(backend="threading", n_jobs=2):
+    ...     Parallel()(delayed(abs)(x) for x in [-1, 2])
+    [1, 2]
+    """
+
+    def __init__(
+        self,
+        backend: Any = DEFAULTS["backend"],
+        *,
+        n_jobs: Any = DEFAULTS["n_jobs"],
+        verbose: Any = DEFAULTS["verbose"],
+        temp_folder: Any = DEFAULTS["temp_folder"],
+        max_nbytes: Any = DEFAULTS["max_nbytes"],
+        mmap_mode: Any = DEFAULTS["mmap_mode"],
+        prefer: Any = DEFAULTS["prefer"],
+        require: Any = DEFAULTS["require"],
+        progress: Any = DEFAULTS["progress"],
+        inner_max_num_threads: int | None = None,
+        **backend_params: Any,
+    ) -> None:
+        self._before = _current.get()
+        self.settings = replace(
+            self._before,
+            **given(
+                backend=_configured(backend, inner_max_num_threads, backend_params),
+                n_jobs=n_jobs,
+                verbose=verbose,
+                temp_folder=temp_folder,
+                max_nbytes=max_nbytes,
+                mmap_mode=mmap_mode,
+                prefer=prefer,
+                require=require,
+                progress=progress,
+            ),
+        )
+        _current.set(self.settings)
+
+    def __enter__(self) -> Any:
+        return self.settings
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.unregister()
+
+    def unregister(self) -> None:
+        """Go back to the settings from before."""
+        _current.set(self._before)
+
+
+class parallel_backend(parallel_config):
+    """The older form of :class:`parallel_config`: `n_jobs` is -1 unless given.
+
+    Parameters
+    ----------
+    backend
+        The name of a backend or an instance of one.
+    n_jobs : int
+        The number of workers.
+    inner_max_num_threads, **backend_params
+        As for :class:`parallel_config`.
+    """
+
+    def __init__(
+        self, backend: Any, n_jobs: int = -1, inner_max_num_threads: int | None = None, **backend_params: Any
+    ) -> None:
+        super().__init__(backend, n_jobs=n_jobs, inner_max_num_threads=inner_max_num_threads, **backend_params)
+
+    def __enter__(self) -> tuple[Backend | str | None, int | None]:
+        return self.settings.backend, self.settings.n_jobs
+
+
+def _configured(backend: Any, inner_max_num_threads: int | None, backend_params: dict[str, Any]) -> Any:
+    if isinstance(backend, Default) or backend is None:
+        if inner_max_num_threads is not None or backend_params:
+            raise ValueError(
+                "inner_max_num_threads and other constructor parameters backend_params are only supported when "
+                "backend is not None."
+            )
+        return backend
+    if isinstance(backend, str):
+        if inner_max_num_threads is not None:
+            backend_params["inner_max_num_threads"] = inner_max_num_threads
+        return backends.create(backend, **backend_params)
+    if backend_params:
+        raise ValueError("Constructor parameters backend_params are only supported when backend is a string.")
+    backend = _named(backend)
+    if inner_max_num_threads is not None:
+        if not backend.supports_inner_max_num_threads:
+            raise AssertionError(f"{type(backend).__name__} does not accept setting inner_max_num_threads.")
+        backend.inner_max_num_threads = inner_max_num_threads
+    return backend
+
+
+@contextmanager
+def nested_settings(backend: str, depth: int) -> Iterator[None]:
+    """Run the block under the settings of a call: those of a program, but for the backend and the depth."""
+    token = _current.set(_nested(backend, depth))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@functools.lru_cache(64)
+def _nested(backend: str, depth: int) -> Settings:
+    return Settings(backend=backend, depth=depth)
+
+
+def effective_n_jobs(n_jobs: int | None = -1) -> int:
+    """Return how many workers ``Parallel(n_jobs=n_jobs)`` would use here.
+
+    Parameters
+    ----------
+    n_jobs
+        As for :class:`~shoal.Parallel`; None is what the context sets, or else the backend's default.
+
+    Raises
+    ------
+    ValueError
+        If it is 0.
+    """
+    backend, settings = resolve(n_jobs=DEFAULTS["n_jobs"] if n_jobs is None else n_jobs)
+    return backend.workers(settings.n_jobs, settings.depth)

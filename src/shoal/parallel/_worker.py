@@ -1,0 +1,193 @@
+"""What runs inside a worker process: decode a batch, run its calls, encode what came of them.
+
+Everything here is called by the parent through :mod:`shoal.parallel._transport`; a worker runs one batch at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from shoal._pickling import culprit, dumps, loads
+from shoal.backends._bootstrap import interruptible
+from shoal.errors import CallPicklingError, CallUnpicklingError
+from shoal.parallel._delayed import Call, describe
+from shoal.parallel._segments import attach, layout, write
+from shoal.parallel._settings import nested_settings
+from shoal.parallel._sharing import backing_memmap, by_reference, is_array, is_ours
+
+#: Results' buffers of at least so many bytes come back through shared memory, each in its own; smaller ones through
+#: the pipe, so that keeping one of them keeps nothing else.
+RESULT_BYTES = 256 * 1024
+
+
+class Encoded(NamedTuple):
+    """A pickled object: its stream, and where its large buffers are."""
+
+    stream: bytes
+    path: str | None = None
+    places: tuple[tuple[int, int], ...] = ()
+
+    def decode(self) -> Any:
+        """Rebuild the object; its buffers are mapped privately."""
+        if self.path is None:
+            return loads(self.stream)
+        memory = attach(self.path)
+        return loads(self.stream, buffers=[memory[start : start + nbytes] for start, nbytes in self.places])
+
+
+class Parcel(NamedTuple):
+    """A batch on its way to a worker."""
+
+    run: str
+    start: int
+    calls: Encoded
+    objects: dict[int, Encoded]  # what this worker does not have yet, by key
+    outlets: tuple[str, ...]  # segments of the parent's for results
+    nested: tuple[str, int]  # the backend, and the depth, of runs that the calls make
+
+
+class Outcome(NamedTuple):
+    """What came of a batch, on its way back."""
+
+    elapsed: float  # seconds that the calls took
+    stream: bytes
+    places: tuple[tuple[int, int, int], ...] = ()  # outlet, offset and bytes of each buffer
+    failed: int | None = None  # the index, in the batch, of the call that raised; the stream is then its exception
+    remote: str = ""  # the traceback
+
+
+_objects: dict[str, dict[int, Encoded]] = {}
+_decoded: dict[str, dict[int, Any]] = {}
+
+
+def fetch(run: str, key: int) -> Any:
+    """Return an object that was sent once for a whole run."""
+    known = _decoded.setdefault(run, {})
+    if key not in known:
+        known[key] = _objects[run].pop(key).decode()
+    return known[key]
+
+
+def forget(run: str) -> None:
+    """Drop what was sent for a run that has ended."""
+    _objects.pop(run, None)
+    _decoded.pop(run, None)
+
+
+def run_batch(parcel: Parcel) -> Outcome:
+    """Run the calls of a batch. Whatever they raise comes back as an outcome."""
+    if parcel.objects:
+        _objects.setdefault(parcel.run, {}).update(parcel.objects)
+    began = time.perf_counter()
+    try:
+        functions, arguments, keywords = parcel.calls.decode()
+    except Exception as error:
+        what = f"the calls from number {parcel.start} on"
+        failure = CallUnpicklingError(what, "a worker", f"{type(error).__name__}: {error}")
+        return _failure(failure, error, 0, began)
+    values: list[Any] = []
+    with nested_settings(*parcel.nested), interruptible():
+        try:
+            began = time.perf_counter()
+            for function, args, kwargs in rows(functions, arguments, keywords):
+                values.append(function(*args, **kwargs))
+            elapsed = time.perf_counter() - began
+        except BaseException as error:
+            return _failure(error, error, len(values), began)
+    del arguments, keywords
+    try:
+        stream, buffers = dumps(values, reduce_result, out_of_band=RESULT_BYTES if parcel.outlets else 2**63)
+    except Exception as error:
+        return _unpicklable(values, error, parcel.start, functions, began)
+    return Outcome(elapsed, stream, _deliver(buffers, parcel.outlets))
+
+
+def rows(functions: Any, arguments: Any, keywords: Any) -> Iterator[Call]:
+    """Turn the columns of a batch back into its calls."""
+    many = functions if type(functions) is tuple else itertools.repeat(functions)
+    return zip(many, arguments, itertools.repeat({}) if keywords is None else keywords)  # noqa: B905 some are endless
+
+
+def reduce_result(obj: Any) -> Any:
+    """Return the reduction of a user's memmap to its file, of one of ours to its bytes."""
+    if is_array(obj):
+        root = backing_memmap(obj)
+        if root is not None and not is_ours(root):
+            return by_reference(obj)
+        if isinstance(obj, sys.modules["numpy"].memmap):
+            return obj.view(sys.modules["numpy"].ndarray).__reduce_ex__(5)
+    return NotImplemented
+
+
+def _deliver(buffers: list[memoryview], outlets: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
+    """Write buffers into the parent's segments, one each; those that are too many share the last."""
+    places: list[tuple[int, int, int]] = []
+    end = 0
+    for number, view in enumerate(buffers):
+        outlet = min(number, len(outlets) - 1)
+        (offset,), end = layout([view], end if number > outlet else 0)
+        fd = os.open(outlets[outlet], os.O_RDWR | os.O_CLOEXEC)
+        try:
+            write(fd, view, offset)
+        finally:
+            os.close(fd)
+        places.append((outlet, offset, view.nbytes))
+    return tuple(places)
+
+
+def _failure(error: BaseException, shown: BaseException, index: int, began: float) -> Outcome:
+    """Encode an exception such that the parent can rebuild it."""
+    import traceback
+
+    elapsed = time.perf_counter() - began
+    frames = shown.__traceback__
+    text = "".join(traceback.format_exception(type(shown), shown, frames and (frames.tb_next or frames)))
+    error.__traceback__ = None
+    for attempt in (error, _Rebuilt(error)):
+        try:
+            stream, _ = dumps(attempt, out_of_band=2**63)
+            loads(stream)
+        except Exception as refusal:
+            reason = refusal
+        else:
+            return Outcome(elapsed, stream, failed=index, remote=text)
+    path, why = culprit(error, "exception")
+    summary = f"{type(error).__name__}({str(error)!r:.200})"
+    stream, _ = dumps(CallPicklingError(f"{summary}, raised by a call,", path, why or str(reason)))
+    return Outcome(elapsed, stream, failed=index, remote=text)
+
+
+class _Rebuilt:
+    """An exception that its own constructor could not rebuild: made without it, from its arguments and attributes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return rebuild, (type(self.error), self.error.args, vars(self.error))
+
+
+def rebuild(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    """Make an exception without calling its constructor."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+def _unpicklable(values: list[Any], error: Exception, start: int, functions: Any, began: float) -> Outcome:
+    """Say which result cannot be pickled, and which part of it."""
+    for index, value in enumerate(values):
+        try:
+            dumps(value, reduce_result)
+        except Exception:
+            path, reason = culprit(value, "result", reduce_result)
+            function = functions[index] if type(functions) is tuple else functions
+            failure = CallPicklingError(f"the result of call {start + index}, {describe(function)}(...),", path, reason)
+            return _failure(failure, error, index, began)
+    return _failure(error, error, 0, began)

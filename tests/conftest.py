@@ -1,0 +1,43 @@
+"""What every test may ask for, and what none may be touched by."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Protocol
+
+import pytest
+from hypothesis import settings
+
+# A developer's shell must not decide what the suite sees; workers inherit this environment.
+for _name in list(os.environ):
+    if _name.startswith(("JOBLIB_", "LOKY_", "SHOAL_")) or _name.endswith("_NUM_THREADS"):
+        del os.environ[_name]
+
+# Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
+settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("shoal")
+
+
+class FreshPython(Protocol):
+    def __call__(self, source: str, *options: str) -> str: ...
+
+
+@pytest.fixture
+def fresh_python() -> FreshPython:
+    """Run `source` in an interpreter of its own, where warnings are errors; gives what it printed to stdout.
+
+    The test fails if the interpreter does, or if it says anything on stderr.
+    """
+
+    def run(source: str, *options: str) -> str:
+        command = [sys.executable, "-W", "error", *options, "-c", textwrap.dedent(source)]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return run

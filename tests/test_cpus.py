@@ -1,0 +1,519 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal import _cpus
+from shoal._cpus import BlasCap, cpu_count, thread_limits
+
+NO_LIMIT = sys.maxsize
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="about /proc and affinity masks")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOKY_MAX_CPU_COUNT", "ENABLE_IPC", *_cpus._THREAD_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Make this process believe in a machine; no cores means that they cannot be found."""
+
+    def fake(cpus: int, mask: int | None = None, quota: int = NO_LIMIT, threads_per_core: int | None = 1) -> None:
+        cores = {cpu: str(cpu // threads_per_core) for cpu in range(cpus)} if threads_per_core else {}
+        monkeypatch.setattr(sys, "platform", "linux")
+        monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+        usable = None if mask is None else set(range(mask))
+        monkeypatch.setattr(_cpus, "_affinity", lambda: usable)
+        monkeypatch.setattr(_cpus, "_cgroup_limit", lambda: quota)
+        monkeypatch.setattr(_cpus, "_linux_cores", lambda: cores)
+
+    _cpus._warn_cores_unknown.cache_clear()
+    yield fake
+    _cpus._warn_cores_unknown.cache_clear()
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(1, 300) | st.none(),
+    st.integers(1, 300),
+    st.integers(-2, 300) | st.none(),
+)
+def test_the_tightest_limit_wins(cpus: int, mask: int | None, quota: int, variable: int | None) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: cpus)
+        patch.setattr(_cpus, "_affinity", lambda: mask and range(mask))
+        patch.setattr(_cpus, "_cgroup_limit", lambda: quota)
+        if variable is not None:
+            patch.setenv("LOKY_MAX_CPU_COUNT", str(variable))
+        limits = [limit for limit in (cpus, mask, quota, variable) if limit is not None]
+        assert cpu_count() == max(min(limits), 1)
+
+
+def test_unknown_number_of_cpus_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cpu_count() == cpu_count(only_physical_cores=True) == 1
+
+
+def test_variable_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]) -> None:
+    fake_machine(8)
+    counts = [cpu_count()]
+    for text in ("3", " 2 ", "0", "100"):
+        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", text)
+        counts.append(cpu_count())
+    assert counts == [8, 3, 2, 1, 8]
+
+
+@pytest.mark.parametrize("text", ["", "two", "1.5", "1,5"])
+def test_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", text)
+    with pytest.raises(ValueError, match=f"LOKY_MAX_CPU_COUNT must be an integer, not {text!r}"):
+        cpu_count()
+
+
+def test_windows_cannot_use_more_than_61(monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]) -> None:
+    fake_machine(128)
+    assert cpu_count() == 128
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(_cpus, "_cores_told_by_a_command", lambda: 96)
+    assert cpu_count() == cpu_count(only_physical_cores=True) == 61
+
+
+def test_affinity_comes_from_psutil_where_os_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Process:
+        def cpu_affinity(self) -> list[int]:
+            return [0, 1, 2]
+
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for process, mask in ((Process(), [0, 1, 2]), (object(), None), (None, None)):
+        monkeypatch.setattr(_cpus, "_psutil_process", lambda process=process: process)
+        assert _cpus._affinity() == mask
+
+
+# Physical cores
+
+
+def test_hardware_threads_of_a_core_count_once(fake_machine: Callable[..., None]) -> None:
+    fake_machine(8, threads_per_core=2)
+    assert (cpu_count(), cpu_count(only_physical_cores=True)) == (8, 4)
+    fake_machine(8, mask=3, threads_per_core=2)
+    assert (cpu_count(), cpu_count(only_physical_cores=True)) == (3, 2)
+
+
+def test_a_limit_of_the_user_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]
+) -> None:
+    fake_machine(8, quota=6, threads_per_core=2)
+    assert cpu_count(only_physical_cores=True) == 6
+    fake_machine(8, threads_per_core=2)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "5")
+    assert cpu_count(only_physical_cores=True) == 5
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "8")
+    assert cpu_count(only_physical_cores=True) == 4
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_unknown_cores_are_said_once(fake_machine: Callable[..., None], recwarn: pytest.WarningsRecorder) -> None:
+    fake_machine(8, mask=7, threads_per_core=None)
+    assert [cpu_count(only_physical_cores=True) for _ in range(3)] == [7, 7, 7]
+    warning = recwarn.pop(UserWarning)
+    assert "LOKY_MAX_CPU_COUNT" in str(warning.message)
+    assert warning.filename == __file__
+    assert not recwarn.list
+
+
+def test_the_variable_silences_the_warning(monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]) -> None:
+    fake_machine(8, threads_per_core=None)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "8")
+    assert cpu_count(only_physical_cores=True) == 8
+
+
+def plant(root: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(root)
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Callable[[dict[str, str]], dict[int, str]]:
+    return lambda files: _cpus._linux_cores(plant(tmp_path, files))
+
+
+def test_cores_are_told_by_sysfs(topology: Callable[[dict[str, str]], dict[int, str]]) -> None:
+    cpu = "sys/devices/system/cpu"
+    siblings = {0: "0,4", 1: "1,5", 4: "0,4", 5: "1,5"}
+    files = {f"{cpu}/cpu{n}/topology/thread_siblings_list": f"{text}\n" for n, text in siblings.items()}
+    cores = topology({**files, f"{cpu}/cpufreq/x": "", f"{cpu}/cpu9/online": "0", f"{cpu}/online": "0-5"})
+    assert cores.keys() == siblings.keys()
+    assert cores[0] == cores[4] != cores[1] == cores[5]
+
+
+def test_cores_are_told_by_cpuinfo(topology: Callable[[dict[str, str]], dict[int, str]]) -> None:
+    section = "processor\t: {}\nmodel name\t: x: y\nphysical id\t: {}\ncore id\t\t: {}\n"
+    places = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0), (0, 1)]
+    text = "\n".join(section.format(n, *place) for n, place in enumerate(places))
+    cores = topology({"proc/cpuinfo": text})
+    assert len(cores) == 6
+    assert len(set(cores.values())) == 4
+    assert cores[0] == cores[4]
+
+
+@pytest.mark.parametrize("cpuinfo", [{}, {"proc/cpuinfo": "processor\t: 0\nBogoMIPS\t: 50\n\nHardware\t: x\n"}])
+def test_cores_that_nothing_tells(
+    topology: Callable[[dict[str, str]], dict[int, str]], cpuinfo: dict[str, str]
+) -> None:
+    assert topology(cpuinfo) == {}
+
+
+@pytest.mark.parametrize(
+    ("platform", "program", "output", "cores"),
+    [
+        ("darwin", "sysctl", "8\n", 8),
+        ("freebsd14", "sysctl", "4\n", 4),
+        ("win32", "powershell.exe", "16\r\n16\r\n", 32),
+        ("darwin", "sysctl", "", 0),
+        ("darwin", "sysctl", "unknown oid", 0),
+        ("sunos5", "sysctl", "8\n", 0),
+    ],
+)
+def test_cores_told_by_a_command(
+    monkeypatch: pytest.MonkeyPatch, platform: str, program: str, output: str, cores: int
+) -> None:
+    def run(command: tuple[str, ...], **options: Any) -> subprocess.CompletedProcess[str]:
+        assert command[0] == program
+        return subprocess.CompletedProcess(command, 0, stdout=output)
+
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert _cpus._cores_told_by_a_command.__wrapped__() == cores
+
+
+def test_cores_when_the_command_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(_cpus, "_CORE_COMMANDS", {"darwin": ("/nonexistent/sysctl",)})
+    assert _cpus._cores_told_by_a_command.__wrapped__() == 0
+    monkeypatch.setattr(_cpus, "_CORE_COMMANDS", {"darwin": (sys.executable, "-c", "exit('no')")})
+    assert _cpus._cores_told_by_a_command.__wrapped__() == 0
+
+
+# Control groups
+
+
+@pytest.fixture
+def limit(tmp_path: Path) -> Callable[[dict[str, str]], int]:
+    return lambda files: _cpus._cgroup_limit(plant(tmp_path, files))
+
+
+@given(st.integers(1, 10**7), st.integers(1, 10**6))
+def test_quota_is_rounded_up(share: int, period: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_cpus, "_read", lambda path: f"{share} {period}\n" if path.endswith("cpu.max") else "")
+        assert _cpus._cgroup_limit.__wrapped__("anywhere") == math.ceil(share / period)
+
+
+V2 = "sys/fs/cgroup"
+V1 = "sys/fs/cgroup/cpu"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, NO_LIMIT),
+        ({f"{V2}/cpu.max": "max 100000\n"}, NO_LIMIT),
+        ({f"{V2}/cpu.max": "50000 100000\n"}, 1),
+        ({f"{V2}/cpu.max": "250000 100000\n"}, 3),
+        ({f"{V2}/cpu.max": "garbage"}, NO_LIMIT),
+        ({f"{V2}/cpu.max": "100000 0"}, NO_LIMIT),
+        ({f"{V1}/cpu.cfs_quota_us": "-1\n", f"{V1}/cpu.cfs_period_us": "100000\n"}, NO_LIMIT),
+        ({f"{V1}/cpu.cfs_quota_us": "150000\n", f"{V1}/cpu.cfs_period_us": "100000\n"}, 2),
+        ({f"{V1}/cpu.cfs_quota_us": "150000\n"}, NO_LIMIT),
+    ],
+)
+def test_quota_of_the_root_group(limit: Callable[[dict[str, str]], int], files: dict[str, str], expected: int) -> None:
+    assert limit(files) == expected
+
+
+@pytest.mark.parametrize("tightest", ["", "/a.slice", "/a.slice/b.service", "/a.slice/b.service/c:d"])
+def test_the_tightest_ancestor_wins(limit: Callable[[dict[str, str]], int], tightest: str) -> None:
+    files = {f"{V2}{group}/cpu.max": "900000 100000" for group in ("/a.slice", "/a.slice/b.service")}
+    files |= {f"{V2}{tightest}/cpu.max": "200000 100000", f"{V2}/z.slice/cpu.max": "100000 100000"}
+    files["proc/self/cgroup"] = "0::/a.slice/b.service/c:d\n"
+    assert limit(files) == 2
+
+
+@pytest.mark.parametrize("text", ["", "0::", "0", "::", "0::x\n\n"])
+def test_strange_list_of_groups(limit: Callable[[dict[str, str]], int], text: str) -> None:
+    assert limit({"proc/self/cgroup": text, f"{V2}/cpu.max": "400000 100000"}) == 4
+
+
+def test_nested_group_of_version_1(limit: Callable[[dict[str, str]], int]) -> None:
+    group = f"{V1}/docker/0123"
+    files = {"proc/self/cgroup": "5:cpuset:/other\n4:cpu,cpuacct:/docker/0123\n1:name=systemd:/x\n0::/\n"}
+    files |= {f"{group}/cpu.cfs_quota_us": "300000", f"{group}/cpu.cfs_period_us": "100000"}
+    files |= {f"{V1}/cpu.cfs_quota_us": "-1", f"{V1}/cpu.cfs_period_us": "100000"}
+    assert limit(files) == 3
+
+
+@pytest.mark.parametrize("path", ["/docker/0123", "/../../init.scope", "/"])
+def test_group_that_is_mounted_as_the_root(limit: Callable[[dict[str, str]], int], path: str) -> None:
+    files = {f"{V2}/cpu.max": "400000 100000", "sys/init.scope/cpu.max": "100000 100000"}
+    assert limit({"proc/self/cgroup": f"0::{path}\n", **files}) == 4
+
+
+# In processes of their own
+
+PROGRAM = """
+import json, os, sys
+if sys.argv[1] == "shoal":
+    from shoal._cpus import cpu_count, thread_limits
+else:
+    from joblib import cpu_count
+    from joblib._parallel_backends import LokyBackend
+    def thread_limits(n_threads, n_workers):
+        return LokyBackend(inner_max_num_threads=n_threads)._prepare_worker_env(n_workers)
+if sys.argv[2]:
+    os.sched_setaffinity(0, {int(sys.argv[2])})
+counts = [cpu_count(), cpu_count(only_physical_cores=True)]
+print(json.dumps([counts, [thread_limits(n, m) for n in (None, 1, 3) for m in (1, 2, 100)]]))
+"""
+
+
+def run_program(library: str, one_cpu: bool, environment: dict[str, str]) -> Any:
+    cpu = str(min(os.sched_getaffinity(0))) if one_cpu else ""
+    told = subprocess.run(
+        [sys.executable, "-c", PROGRAM, library, cpu],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(told.stdout)
+
+
+@LINUX
+@pytest.mark.parametrize("one_cpu", [False, True])
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"LOKY_MAX_CPU_COUNT": "1"}, {"OMP_NUM_THREADS": "7", "MKL_NUM_THREADS": "", "ENABLE_IPC": "0"}],
+)
+def test_joblib_counts_the_same(one_cpu: bool, environment: dict[str, str]) -> None:
+    ours = run_program("shoal", one_cpu, environment)
+    assert ours == run_program("joblib", one_cpu, environment)
+    if one_cpu or "LOKY_MAX_CPU_COUNT" in environment:
+        assert ours[0] == [1, 1]
+
+
+def test_importing_it_imports_next_to_nothing() -> None:
+    code = "import sys; start = set(sys.modules); import shoal._cpus; print(*set(sys.modules) - start)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {
+        "ctypes",
+        "subprocess",
+        "multiprocessing",
+        "numpy",
+        "threadpoolctl",
+        "psutil",
+        "typing",
+        "re",
+        "warnings",
+    }
+    assert not heavy & set(told.stdout.split())
+    assert "shoal._cpus" in told.stdout
+
+
+# Threads in workers
+
+
+def test_variables_of_the_parent_are_kept(monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]) -> None:
+    fake_machine(8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setenv("ENABLE_IPC", "0")
+    limits = thread_limits(None, 2)
+    assert limits.pop("OMP_NUM_THREADS") == "5"
+    assert set(limits.values()) == {"4"}
+    assert set(thread_limits(3, 2).values()) == {"3"}
+    assert "ENABLE_IPC" not in limits
+
+
+def test_each_worker_has_a_thread(fake_machine: Callable[..., None]) -> None:
+    fake_machine(2)
+    limits = thread_limits(None, 5)
+    assert limits.keys() == {*_cpus._THREAD_VARIABLES, "ENABLE_IPC"}
+    assert set(limits.values()) == {"1"}
+
+
+# BLAS caps
+
+
+class Library:
+    """Stands for a BLAS; counts how often it was told something."""
+
+    def __init__(self, threads: int | None, filepath: str = "blas") -> None:
+        self.threads, self.filepath, self.told = threads, filepath, 0
+
+    def get_num_threads(self) -> int | None:
+        return self.threads
+
+    def set_num_threads(self, threads: int) -> None:
+        self.threads, self.told = threads, self.told + 1
+
+
+@pytest.fixture
+def blas(monkeypatch: pytest.MonkeyPatch) -> _cpus._Blas:
+    """An owner of its own, which sees the libraries that a test puts into it."""
+    owner = _cpus._Blas()
+    monkeypatch.setattr(owner, "_find_libraries", lambda: None)
+    monkeypatch.setattr(_cpus, "_blas", owner)
+    return owner
+
+
+def test_smallest_cap_holds_whatever_the_order(blas: _cpus._Blas) -> None:
+    library = Library(8)
+    blas._libraries = [library]
+    first, second, third = BlasCap(4), BlasCap(2), BlasCap(6)
+    seen = []
+    for step in (
+        first.__enter__,
+        second.__enter__,
+        third.__enter__,
+        second.__exit__,
+        first.__exit__,
+        third.__exit__,
+    ):
+        step()
+        seen.append(library.threads)
+    assert seen == [4, 2, 2, 4, 6, 8]
+
+
+def test_a_low_limit_is_left_alone(blas: _cpus._Blas) -> None:
+    library, silent = Library(1), Library(None, "silent")
+    blas._libraries = [library, silent]
+    with BlasCap(1), BlasCap(4):
+        assert library.threads == 1
+    assert library.told == silent.told == 0
+
+
+def test_a_limit_set_between_caps_is_the_one_that_comes_back(blas: _cpus._Blas) -> None:
+    library = Library(8)
+    blas._libraries = [library]
+    with BlasCap(2):
+        pass
+    library.threads = 6
+    with BlasCap(2):
+        assert library.threads == 2
+    assert library.threads == 6
+
+
+def test_a_library_that_is_met_later(blas: _cpus._Blas) -> None:
+    early, late = Library(8), Library(6, "late")
+    blas._libraries = [early]
+    with BlasCap(2):
+        blas._libraries = [early, late]
+        with BlasCap(3):
+            assert (early.threads, late.threads) == (2, 2)
+    assert (early.threads, late.threads) == (8, 6)
+
+
+def test_an_error_ends_the_cap(blas: _cpus._Blas) -> None:
+    library = Library(8)
+    blas._libraries = [library]
+    with pytest.raises(KeyError), BlasCap(2):
+        raise KeyError
+    assert library.threads == 8
+
+
+def test_caps_of_many_threads(blas: _cpus._Blas) -> None:
+    overlaps = []
+
+    class Slow(Library):
+        busy = False
+
+        def set_num_threads(self, threads: int) -> None:
+            overlaps.extend([threads] * self.busy)
+            self.busy = True
+            time.sleep(1e-6)  # so that another thread may come between
+            super().set_num_threads(threads)
+            self.busy = False
+
+    library = Slow(16)
+    blas._libraries = [library]
+    above: list[int | None] = []
+    start = threading.Barrier(8)
+
+    def work(limit: int) -> None:
+        cap = BlasCap(limit)
+        start.wait()
+        for _ in range(100):
+            with cap:
+                time.sleep(1e-6)
+                seen = library.threads
+                if seen is None or seen > limit:
+                    above.append(seen)
+
+    threads = [threading.Thread(target=work, args=(n + 1,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert above == overlaps == []
+    assert library.threads == 16
+
+
+REAL = """
+import sys
+from shoal._cpus import BlasCap
+with BlasCap(1):
+    assert "threadpoolctl" not in sys.modules
+import numpy
+import threadpoolctl
+def threads():
+    blas = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+    return [library.num_threads for library in blas]
+threadpoolctl.threadpool_limits(3, user_api="blas")
+before = threads()
+with BlasCap(2):
+    with BlasCap(1):
+        inner = threads()
+    outer = threads()
+print(before, inner, outer, threads())
+"""
+
+
+def test_real_blas() -> None:
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "4"}
+    told = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=True, env=environment)
+    if told.stdout.startswith("[] "):
+        pytest.skip("numpy has no BLAS that threadpoolctl knows")
+    assert told.stdout == "[3] [1] [2] [3]\n"
+
+
+FORKED = """
+import os
+from shoal import _cpus
+with _cpus._blas.lock:
+    pid = os.fork()
+    if pid == 0:
+        with _cpus.BlasCap(1):
+            os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_is_not_stuck() -> None:
+    told = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=20)
+    assert told.stdout == "7\n"

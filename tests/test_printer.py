@@ -1,0 +1,186 @@
+"""Printer: the lines of ``verbose=``, beside those of joblib."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from shoal.observe import events
+from shoal.observe._printer import Printer
+from shoal.observe.events import (
+    BatchCompleted,
+    BatchDispatched,
+    BatchSizeChanged,
+    Event,
+    InputExhausted,
+    RunFinished,
+    RunStarted,
+)
+
+# Runs joblib over a grid and prints, for each run, the settings, the events that joblib's counters
+# amount to each time that it considers printing, and what it printed.
+JOBLIB_RUNS = """
+import contextlib, io, itertools, json, threading, time
+import joblib
+
+class Calls:
+    def __init__(self, calls):
+        self.calls, self.ended = calls, threading.Event()
+    def __iter__(self):
+        yield from self.calls
+        self.ended.set()
+
+class SizedCalls(Calls):
+    def __len__(self):
+        return len(self.calls)
+
+class Parallel(joblib.Parallel):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.events, self.batches, self.done, self.exhausted = [], 0, 0, False
+    def print_progress(self):
+        self.events += [["BatchDispatched", [1]]] * (self.n_dispatched_batches - self.batches)
+        self.batches = self.n_dispatched_batches
+        if self._original_iterator is None and not self.exhausted:
+            self.exhausted = True
+            self.events.append(["InputExhausted", [self.n_dispatched_tasks]])
+        if self.n_completed_tasks > self.done:
+            self.events.append(["BatchCompleted", [self.n_completed_tasks - self.done, 0.0]])
+            self.done = self.n_completed_tasks
+        super().print_progress()
+
+def run(verbose, n_jobs, sized, pre_dispatch, n_calls):
+    parallel = Parallel(n_jobs, "threading", verbose=verbose, batch_size=1, pre_dispatch=pre_dispatch)
+    def call():
+        # Without this wait, joblib may count a run as finished while it is being started.
+        if pre_dispatch == "all":
+            calls.ended.wait(10)
+        while not (parallel._iterating or parallel._original_iterator is None):
+            time.sleep(0.0001)
+    calls = (SizedCalls if sized else Calls)([joblib.delayed(call)()] * n_calls)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        parallel(calls)
+    started = ["RunStarted", [n_jobs, "ThreadingBackend", n_calls if sized else None]]
+    amount = getattr(parallel, "_pre_dispatch_amount", 0)
+    events = [started, *parallel.events, ["RunFinished", [None]]]
+    return [[verbose, n_jobs, sized, pre_dispatch, n_calls], amount, events, out.getvalue(), err.getvalue()]
+
+verbosities, sizes = [1, 5, 10, 11, 50, 100], [0, 1, 7, 120]
+print(json.dumps(
+    [run(*settings) for settings in itertools.product(verbosities, [1], [True, False], ["2*n_jobs"], sizes)]
+    + [run(*settings) for settings in itertools.product(
+        verbosities, [2], [True, False], [1, "2*n_jobs", "all"], sizes
+    )]
+))
+"""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def masked(text: str) -> list[str]:
+    return re.sub(r" *\d+\.\d(s|min)", " TIME", text).splitlines()
+
+
+def feed(printer: Printer, *sequence: Event) -> None:
+    for event in sequence:
+        printer(event)
+
+
+def test_lines_are_those_of_joblib(capsys: pytest.CaptureFixture[str]) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", JOBLIB_RUNS], check=True, capture_output=True, text=True, timeout=100
+    )
+    runs = json.loads(process.stdout)
+    assert len(runs) == 192
+    for settings, pre_dispatch, recorded, out, err in runs:
+        verbose, n_jobs, _, _, n_calls = settings
+        printer = Printer(verbose, f"Parallel(n_jobs={n_jobs})", pre_dispatch, clock=Clock())
+        feed(printer, *(getattr(events, name)(*fields) for name, fields in recorded))
+
+        expected = [masked(out), masked(err)]
+        if not any(line.endswith("finished") for line in (out + err).splitlines()):
+            assert n_calls < 2 or pre_dispatch == 1, settings
+            width = len(str(n_calls)) if settings[2] and n_calls else 3
+            expected[verbose < 50].append(
+                f"[Parallel(n_jobs={n_jobs})]: Done {n_calls:{width}d} out of {n_calls:{width}d} "
+                "| elapsed: TIME finished"
+            )
+        assert [masked(text) for text in capsys.readouterr()] == expected, settings
+
+
+def test_times_come_from_the_clock() -> None:
+    clock, lines = Clock(), []
+    printer = Printer(11, "Parallel(n_jobs=-1)", 4, clock=clock, write=lines.append)
+    feed(printer, RunStarted(2, "LokyBackend", None), BatchDispatched(20))
+    clock.now += 9.96
+    feed(printer, BatchCompleted(10, 1.0), InputExhausted(40))
+    clock.now += 50.04
+    feed(printer, BatchCompleted(10, 1.0))
+    clock.now += 15
+    feed(printer, BatchCompleted(10, 1.0), BatchCompleted(10, 1.0), RunFinished(None))
+    assert lines == [
+        "[Parallel(n_jobs=-1)]: Using backend LokyBackend with 2 concurrent workers.\n",
+        "[Parallel(n_jobs=-1)]: Done  10 tasks      | elapsed:   10.0s\n",
+        "[Parallel(n_jobs=-1)]: Done  40 out of  40 | elapsed:  1.2min finished\n",
+    ]
+
+
+def test_remaining_time_once_all_calls_are_known() -> None:
+    clock, lines = Clock(), []
+    printer = Printer(100, "P", 0, clock=clock, write=lines.append)
+    feed(printer, RunStarted(2, "LokyBackend", None), InputExhausted(40))
+    clock.now += 90
+    feed(printer, BatchCompleted(30, 1.0))
+    assert lines[1:] == ["[P]: Done  30 out of  40 | elapsed:  1.5min remaining:   30.0s\n"]
+
+
+@pytest.mark.parametrize("verbose", [9, 10])
+def test_batch_sizes_from_verbosity_10(verbose: int) -> None:
+    lines: list[str] = []
+    printer = Printer(verbose, "P", 4, clock=Clock(), write=lines.append)
+    feed(printer, RunStarted(2, "LokyBackend", 1000), BatchDispatched(1), BatchCompleted(1, 0.00123456))
+    del lines[:]
+    feed(printer, BatchSizeChanged(64), BatchDispatched(64), BatchSizeChanged(32))
+    assert lines == [
+        "[P]: Batch computation too fast (0.00123s.) Setting batch_size=64.\n",
+        "[P]: Batch computation too slow (0.00123s.) Setting batch_size=32.\n",
+    ] * (verbose >= 10)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_failed_run_prints_no_end(n_jobs: int) -> None:
+    lines: list[str] = []
+    printer = Printer(100, "P", 4, clock=Clock(), write=lines.append)
+    feed(
+        printer,
+        RunStarted(n_jobs, "X", 3),
+        BatchDispatched(1),
+        BatchCompleted(1, 0.0),
+        RunFinished(KeyError()),
+    )
+    assert [line for line in lines if "Using" not in line] == ["[P]: Done 1 out of 3 | elapsed:    0.0s\n"]
+
+
+@pytest.mark.parametrize("verbose", [0, -1])
+def test_silent_without_verbosity(verbose: int) -> None:
+    lines: list[str] = []
+    printer = Printer(verbose, "P", 4, write=lines.append)
+    feed(printer, RunStarted(2, "X", 1), BatchSizeChanged(2), BatchCompleted(1, 0.0), RunFinished(None))
+    assert lines == []
+
+
+@pytest.mark.parametrize(("verbose", "name"), [(49, "stderr"), (50, "stdout")])
+def test_without_a_stream_nothing_is_printed(verbose: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, name, None)
+    feed(Printer(verbose, "P", 4), RunStarted(2, "X", 1), BatchCompleted(1, 0.0), RunFinished(None))
