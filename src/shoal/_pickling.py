@@ -116,7 +116,7 @@ def culprit(obj: Any, name: str, reduce: Reduce = as_usual) -> tuple[str, str]:
 
     Returns
     -------
-    The path to the part, as one would write it in Python, and what the pickler says of it.
+    The path to the part, as one would write it in Python, and what the pickler says of it: "" if it can be pickled now.
     """
     reason, seen = _refusal(obj, reduce), {id(obj)}
     while True:
@@ -128,7 +128,7 @@ def culprit(obj: Any, name: str, reduce: Reduce = as_usual) -> tuple[str, str]:
                     obj, name, reason = child, name + step, refused
                     break
         else:
-            return name, reason or "it could be pickled when it was tried again"
+            return name, reason or ""
 
 
 def _refusal(obj: Any, reduce: Reduce) -> str | None:

@@ -20,7 +20,6 @@ all of shoal's front end.
 from __future__ import annotations
 
 import pickle
-import signal as _signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -143,8 +142,10 @@ def signal_in_words(exit_code: int | None) -> str:
         return "ended for a reason that the system did not report"
     if exit_code >= 0:
         return f"exited with code {exit_code}"
+    import signal
+
     try:
-        name = _signal.Signals(-exit_code).name
+        name = signal.Signals(-exit_code).name
     except ValueError:
         name = f"signal {-exit_code}"
     hints = {"SIGKILL": ": the system may have been out of memory", "SIGSEGV": ": a crash in compiled code"}

@@ -103,6 +103,7 @@ class Worker:
                 return
         try:
             executor = self.maker.start()
+            self._pool.end_first(type(self.maker))
         except BaseException as error:  # it is raised where the results are awaited
             with self._lock:
                 self._starting = False
@@ -132,8 +133,12 @@ class Worker:
     def _pump(self) -> None:
         """Submit what may run now: the items at the head that belong to the run whose turn it is."""
         while self._waiting and (not self._running or self._running[0].turn is self._waiting[0].turn):
-            if not self._running and self.maker.max_batches is not None and self._served >= self.maker.max_batches:
+            if self.maker.max_batches is not None and self._served >= self.maker.max_batches:
+                if self._running:
+                    return
                 self._discard(kill=False)
+            if not self._running and self._process is not None and not self._process.is_alive():
+                self._discard(kill=False)  # it died while it was idle, and its executor may not know yet
             if self._executor is None:
                 self.warm()
                 return
@@ -149,13 +154,13 @@ class Worker:
                 continue
             self._running.append(item)
             self._served += 1
-            done.add_done_callback(partial(self._done, item, self._executor))
+            done.add_done_callback(partial(self._done, item, self._executor, self._process))
 
-    def _done(self, item: _Item, executor: Executor, done: Future[Any]) -> None:
+    def _done(self, item: _Item, executor: Executor, process: Any, done: Future[Any]) -> None:
         """Pass on what came of an item; called in a thread of the executor's."""
         error = CancelledError() if done.cancelled() else done.exception()
         if isinstance(error, BrokenExecutor):
-            error.exit_code = self._exit_code()  # type: ignore[attr-defined]
+            error.exit_code = _exit_code(process)  # type: ignore[attr-defined]
         with self._lock:
             if executor is self._executor:
                 self._running.remove(item)
@@ -169,16 +174,18 @@ class Worker:
 
     def _discard(self, kill: bool) -> None:
         executor, self._executor = self._executor, None
+        self._process = None
         self._running = []
         if executor is not None:
             self.maker.stop(executor, kill)
 
-    def _exit_code(self) -> int | None:
-        if self._process is None:
-            return None
-        self._process.join(1)  # it is dead; the system may take a moment to say how
-        code: int | None = self._process.exitcode
-        return code
+
+def _exit_code(process: Any) -> int | None:
+    if process is None:
+        return None
+    process.join(1)  # it is dead; the system may take a moment to say how
+    code: int | None = process.exitcode
+    return code
 
 
 class Turn(Executor):
@@ -215,6 +222,7 @@ class Pool:
         self._lock = threading.Lock()
         self._workers: dict[Hashable, list[Worker]] = {}
         self._latest: Hashable = None
+        self._kinds: set[type] = set()
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -264,8 +272,20 @@ class Pool:
         """Have the pool's thread do something."""
         self._requests.put(request)
 
+    def end_first(self, kind: type) -> None:
+        """See to it that workers of a kind are ended at exit; called in the pool's thread when one was started.
+
+        The library that starts them has registered by now what it does at exit, which is to wait for what still runs;
+        what is registered later is called earlier.
+        """
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
+
     def shut_down(self) -> None:
         """End all workers: nothing that still runs will be waited for."""
+        if self is not _pool:
+            return  # a forked child must not touch the workers of its parent
         with self._lock:
             self._closed = True
             workers = [worker for group in self._workers.values() for worker in group]
@@ -275,18 +295,12 @@ class Pool:
 
     def _serve(self) -> None:
         """Be the pool's thread: start workers when asked, end those that have been idle for long."""
-        registered = False
         while True:
             try:
                 request = self._requests.get(timeout=self._reap())
             except queue.Empty:
                 continue
             request()
-            if not registered:
-                # After loky and concurrent.futures have registered their own at the first start, so that this is
-                # called before them; they would wait for what still runs.
-                threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
-                registered = True
 
     def _reap(self) -> float | None:
         """End the workers that have been idle for too long; return the seconds until the next may have been."""

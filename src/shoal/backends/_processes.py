@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from shoal.backends import _bootstrap
@@ -43,14 +45,15 @@ class LokyMaker:
 
     def start(self) -> Executor:
         """Start a worker process."""
+        context = _context_class()()
         executor: Executor = import_loky().ProcessPoolExecutor(
             1,
-            context=_context(),
+            context=context,
             initializer=_bootstrap.initialize,
             initargs=(os.getpid(), self._initializer, self._initargs),
             env=self._environment,
         )
-        executor.submit(_bootstrap.ready)
+        executor.submit(_bootstrap.ready).add_done_callback(partial(_take_names_away, context.locks))
         return executor
 
     def stop(self, executor: Executor, kill: bool) -> None:
@@ -67,12 +70,42 @@ def _identity(obj: Any) -> Hashable:
     return obj  # type: ignore[no-any-return]
 
 
-def _context() -> Any:
-    """Return loky's context, told explicitly: joblib's own loky may stand under that name in multiprocessing."""
+@functools.cache
+def _context_class() -> Any:
+    """Return loky's context, such that it keeps the locks that it makes.
+
+    It is passed to loky explicitly: in multiprocessing, joblib's own loky may stand under that name.
+    """
     import_loky()
     from loky.backend.context import LokyContext
 
-    return LokyContext()
+    class Context(LokyContext):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.locks: list[Any] = []
+
+        def Lock(self) -> Any:  # noqa: N802 its name in multiprocessing
+            self.locks.append(super().Lock())
+            return self.locks[-1]
+
+        def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: N802
+            self.locks.append(super().BoundedSemaphore(value))
+            return self.locks[-1]
+
+    return Context
+
+
+def _take_names_away(locks: list[Any], _ready: object) -> None:
+    """Unlink the names of locks that the worker has opened, so that nothing is left should this process be killed.
+
+    That is what their finalizers do, early. Otherwise loky's resource tracker does it, and complains on stderr.
+    """
+    from multiprocessing import util
+
+    held = {id(lock) for lock in locks}
+    registry: dict[Any, Any] = util._finalizer_registry  # type: ignore[attr-defined]
+    for finalizer in list(registry.values()):
+        if id(finalizer._weakref and finalizer._weakref()) in held:
+            finalizer()
 
 
 class LokyBackend(Backend):

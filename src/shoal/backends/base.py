@@ -13,11 +13,13 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shoal._cpus import cpu_count
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 
 class Slot(NamedTuple):
@@ -35,8 +37,7 @@ class Slot(NamedTuple):
     width: int = 1
 
 
-@dataclass(frozen=True)
-class WorkerSpec:
+class WorkerSpec(NamedTuple):
     """What a run asks of its workers.
 
     Attributes
@@ -50,8 +51,8 @@ class WorkerSpec:
     """
 
     n_workers: int
-    environment: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = MappingProxyType({})
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 class Backend(ABC):

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-def _call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call:
-    return function, args, kwargs
+class _Delayed:
+    """What ``delayed(f)`` returns; it answers for f, asking it only when it is asked."""
 
+    __slots__ = ("__wrapped__",)
 
-class _Delayed(functools.partial):  # type: ignore[type-arg]
-    """What ``delayed(f)`` returns. A partial is called in C, and looks its names up in f only when it is asked."""
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__wrapped__ = function
 
-    @property
-    def __wrapped__(self) -> Callable[..., Any]:
-        return self.args[0]  # type: ignore[no-any-return]
+    def __call__(self, *args: Any, **kwargs: Any) -> Call:
+        return self.__wrapped__, args, kwargs
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
-        return self.args[0].__doc__  # type: ignore[no-any-return]
+        return self.__wrapped__.__doc__
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name not in {"__name__", "__qualname__", "__annotations__"}:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.args[0], name)
+        if name == "__wrapped__":  # not there yet while it is being unpickled
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __reduce__(self) -> Any:
+        return delayed, (self.__wrapped__,)
 
 
 def delayed(function: Callable[..., Any]) -> Callable[..., Call]:
@@ -49,7 +51,22 @@ def delayed(function: Callable[..., Any]) -> Callable[..., Call]:
     >>> delayed(max)(1, 2, key=abs)
     (<built-in function max>, (1, 2), {'key': <built-in function abs>})
     """
-    return _Delayed(_call, function)
+    global _latest
+    latest = _latest  # read once: another thread may put its own there
+    if latest is not None and latest.__wrapped__ is function:
+        return latest
+    _latest = latest = _Delayed(function)
+    return latest
+
+
+#: What ``delayed`` has made last: a generator of calls mostly asks for the same again.
+_latest: _Delayed | None = None
+
+
+def forget_latest() -> None:
+    """Let go of the last function that was delayed; called when a run ends."""
+    global _latest
+    _latest = None
 
 
 class Shared:

@@ -1,27 +1,23 @@
-"""``Parallel``: what the arguments mean, the run that they ask for, and the shape of its results."""
+"""``Parallel``: what the arguments mean, the run that they ask for, and the shape of its results.
+
+What only a run needs is imported with the first run, so that importing ``Parallel`` takes little more than Python.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import ExitStack
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any
 
-from shoal._cpus import BlasCap, cpu_count, thread_limits
+from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
-from shoal.observe._printer import Printer
-from shoal.observe._progress import progress_listener
-from shoal.observe.events import BatchCompleted, BatchDispatched, Event, InputExhausted, RunFinished, RunStarted
-from shoal.parallel._delayed import Call, Shared, not_a_call, plain
+from shoal.parallel._delayed import Call, Shared, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
-from shoal.parallel._policies import auto_batch_size
-from shoal.parallel._run import BatchRun, Emit, PullRun, Run, stream
-from shoal.parallel._schedule import Schedule
-from shoal.parallel._settings import DEFAULTS, Default, nested_settings, resolve
-from shoal.parallel._sharing import Workspace
-from shoal.parallel._transport import Transport
+from shoal.parallel._settings import DEFAULTS, Default, resolve
+
+if TYPE_CHECKING:
+    from shoal.parallel._run import Emit, Run
 
 _RETURNS = ("list", "generator", "generator_unordered")
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
@@ -48,7 +44,7 @@ class Parallel:
         The seconds that the next result may take, while it is waited for. Ignored where there is one worker.
     pre_dispatch : int or str
         The number of batches that may be on their way at a time: a number, "all", or arithmetic over ``n_jobs``. The
-        input is read no further ahead than they need, and one round more once a first result is there.
+        input is read no further ahead than they need, and two rounds more once a first result is there.
     batch_size : int or "auto"
         The calls that travel together to a worker process; "auto" follows what they cost.
     temp_folder : str, optional
@@ -187,14 +183,14 @@ class Parallel:
             total = len(iterable) if isinstance(iterable, Sized) else None
             if n_workers == 1:
                 emit = self._listen(n_workers, total)
-                if generates:
-                    results = self._one_by_one(iterable, emit)
-                    next(results)
-                    return results
-                return _loop(iterable) if emit is None else list(_told(iterable, emit))
+                if not generates and emit is None:
+                    return _loop(iterable)
+                results = self._one_by_one(iterable, emit)
+                next(results)
+                return results if generates else list(results)
             run = self._run(iterable, n_workers, total)
             if generates:
-                return stream(run, self.timeout, self._ended)
+                return run.stream(self.timeout, self._ended)
             values: list[Any] = []
             for due in run.results():
                 values.extend(due)
@@ -208,43 +204,37 @@ class Parallel:
 
     def _one_by_one(self, iterable: Iterable[Call], emit: Emit | None) -> Iterator[Any]:
         """Be the generator of results where there is one worker; the first value is to be thrown away."""
+        from shoal.parallel._launch import one_by_one
+
         try:
             yield None
-            yield from _told(iterable, emit or _unheard)
+            yield from one_by_one(iterable, emit)
         finally:
             self._ended()
 
     def _ended(self) -> None:
         self._running = False
+        forget_latest()
 
     def _run(self, iterable: Iterable[Call], n_workers: int, total: int | None) -> Run:
         """Make the run; nothing of it is under way yet."""
-        backend, settings = self._backend, self._settings
-        bound = self._bound(n_workers)
-        emit = self._listen(n_workers, total)
-        schedule = Schedule(
+        from shoal.parallel._launch import make_run
+
+        return make_run(
             iterable,
-            slots=n_workers,
-            size=auto_batch_size if self.batch_size == "auto" else int(self.batch_size),
-            pre_dispatch=bound,
+            backend=self._backend,
+            settings=self._settings,
+            n_workers=n_workers,
             total=total,
-            ordered=self.return_as != "generator_unordered",
+            batch_size=self.batch_size,
+            bound=self._bound(n_workers),
+            return_as=self.return_as,
+            timeout=self.timeout,
+            max_nbytes=self._max_nbytes,
+            emit=self._listen(n_workers, total),
+            open_slots=self._open,
+            close_slots=self._close,
         )
-        timeout = self.timeout if self.return_as == "list" and backend.supports_timeout else None
-        nested = backend.nested(settings.depth), settings.depth + 1
-        with ExitStack() as opened:
-            if backend.in_process and n_workers > 1:
-                opened.enter_context(BlasCap(max(cpu_count() // n_workers, 1)))
-            slots = self._open(n_workers)
-            opened.callback(self._close, slots)
-            common = backend, slots, schedule, emit, timeout
-            if backend.in_process:
-                at_once = emit is not None or self.timeout is not None or self.return_as != "list"
-                threads = n_workers if bound is None else min(n_workers, bound)
-                return PullRun(partial(nested_settings, *nested), at_once, threads, *common, opened.pop_all().close)
-            workspace = Workspace(self._max_nbytes, settings.mmap_mode, settings.temp_folder)
-            transport = Transport(workspace, nested, 2 * n_workers)
-            return BatchRun(transport, *common, opened.pop_all().close)
 
     def _bound(self, n_workers: int) -> int | None:
         """Return the number of batches that may be in flight; None for no bound."""
@@ -272,22 +262,13 @@ class Parallel:
 
     def _listen(self, n_workers: int, total: int | None) -> Emit | None:
         """Return what takes the events of a run, or None where nobody listens."""
-        listeners: list[Callable[[Event], None]] = []
-        if self.verbose:
-            ahead = 0 if self.pre_dispatch == "all" else self._bound(n_workers) or 0
-            listeners.append(Printer(self.verbose, repr(self), ahead))
-        progress = progress_listener(self._settings.progress, repr(self))
-        if progress is not None:
-            listeners.append(progress)
-        if not listeners:
+        progress = self._settings.progress
+        if not self.verbose and progress is False:
             return None
+        from shoal.parallel._launch import listen
 
-        def emit(event: Event) -> None:
-            for listener in listeners:
-                listener(event)
-
-        emit(RunStarted(n_workers, type(self._backend).__name__, total))
-        return emit
+        ahead = self._bound(n_workers) or 0
+        return listen(self.verbose, progress, repr(self), ahead, n_workers, type(self._backend).__name__, total)
 
 
 def _loop(iterable: Iterable[Call]) -> list[Any]:
@@ -300,34 +281,6 @@ def _loop(iterable: Iterable[Call]) -> list[Any]:
             raise not_a_call(call, len(results)) from None
         results.append(function(*args, **kwargs))
     return results
-
-
-def _told(iterable: Iterable[Call], emit: Emit) -> Iterator[Any]:
-    """Run the calls one after the other, telling of each; yield the results."""
-    error: BaseException | None = None
-    done = 0
-    try:
-        for call in iterable:
-            try:
-                function, args, kwargs = plain(call)
-            except (TypeError, ValueError):
-                raise not_a_call(call, done) from None
-            emit(BatchDispatched(1))
-            value = function(*args, **kwargs)
-            done += 1
-            emit(BatchCompleted(1, 0.0))
-            yield value
-            del value
-        emit(InputExhausted(done))
-    except BaseException as caught:
-        error = caught
-        raise
-    finally:
-        emit(RunFinished(error))
-
-
-def _unheard(_event: Event) -> None:
-    """Take an event to which nobody listens."""
 
 
 def _integer(n_jobs: Any) -> Any:

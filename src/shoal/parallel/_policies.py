@@ -5,8 +5,8 @@ from __future__ import annotations
 #: The work that one batch should hold. The way of a batch costs about 0.5 ms, so that it is lost in it, and two
 #: workers still finish within 20 ms of each other.
 BATCH_SECONDS = 0.02
-#: No batch is cut below this at the end of a run, unless a worker would get nothing.
-LEAST_BATCH_SECONDS = 0.002
+#: No batch is cut below this at the end of a run: its way would take longer than what could be evened out.
+LEAST_BATCH_SECONDS = 0.0005
 #: The bytes of one batch, both ways: enough for the speed of a memcpy, little beside the memory of a machine.
 BATCH_BYTES = 32 * 2**20
 #: A batch may be so many times larger than the one that was measured.
@@ -54,10 +54,10 @@ class Pace:
         """Return the calls of one of the last batches, `left` calls being left for so many slots.
 
         Half of an even share, so that the rest can even out what the calls differ in; but no less than
-        :data:`LEAST_BATCH_SECONDS` of work, and never more than an even share.
+        :data:`LEAST_BATCH_SECONDS` of work.
         """
-        least = int(LEAST_BATCH_SECONDS / self.seconds_per_call) if self.seconds else 0
-        return max(1, min(max(-(-left // (2 * slots)), least), -(-left // slots)))
+        least = int(LEAST_BATCH_SECONDS / self.seconds_per_call) if self.seconds else 1
+        return max(-(-left // (2 * slots)), least, 1)
 
 
 def auto_batch_size(pace: Pace) -> int:

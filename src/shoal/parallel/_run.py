@@ -10,7 +10,7 @@
 
     PullRun: each thread takes calls from the Schedule by itself, under one lock, until there are none.
 
-`results()` is the loop. A list is made by running it in the caller's thread; for a generator, `stream` runs it in a
+`results()` is the loop. A list is made by running it in the caller's thread; for a generator, `stream()` runs it in a
 thread of its own. Whatever ends it (the last result, an exception, a generator that is dropped) goes through its
 ``finally``: there is no other way out.
 """
@@ -40,8 +40,9 @@ from shoal.observe.events import (
     InputExhausted,
     RunFinished,
 )
+from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe, not_a_call, plain
-from shoal.parallel._schedule import Batch, Schedule
+from shoal.parallel._schedule import Schedule
 from shoal.parallel._transport import CallFailed, Shipment, Transport
 
 Emit = Callable[[Event], None]
@@ -129,6 +130,20 @@ class Run(ABC):
         finally:
             self._end(error)
 
+    def stream(self, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
+        """Run the loop in a thread of its own, from now on; return the generator of the results.
+
+        Parameters
+        ----------
+        timeout
+            The seconds that the consumer waits for the next result.
+        ended
+            Called when the generator has ended or was dropped.
+        """
+        results = _stream(self, timeout, ended)
+        next(results)  # enter its try block: from here on, dropping the generator ends the run
+        return results
+
     def too_late(self, timeout: float) -> BaseException:
         """Return the error for a result that did not come in time."""
         return errors.RunTimeout(timeout, f"the result of call {self.schedule.due}")
@@ -176,11 +191,11 @@ class BatchRun(Run):
     def _busy(self) -> list[int]:
         return [index for index, batches in enumerate(self._in_flight) if batches]
 
-    def _feed(self, index: int, one: bool = False) -> None:
-        """Send batches to a slot: as many as it runs at a time, and one more to follow where that is worth it."""
+    def _feed(self, index: int, one: bool = False, ahead: int = 1) -> None:
+        """Send batches to a slot: as many as it runs at a time, and `ahead` more where that is worth it."""
         executor, width = self._slots[index]
         batches = self._in_flight[index]
-        while len(batches) <= width:
+        while len(batches) < width + ahead:
             batch = self.schedule.next_batch(busy=len(batches) >= width)
             self._tell_exhausted()
             if batch is None:
@@ -213,9 +228,11 @@ class BatchRun(Run):
             self._emit(BatchCompleted(len(batch), outcome.elapsed))
             if self.schedule.size != before:
                 self._emit(BatchSizeChanged(self.schedule.size))
-        # The slot first, then the others: the end of the input may have left them with nothing.
-        for fed in (index, *(other for other in range(len(self._slots)) if other != index)):
-            self._feed(fed)
+        self._feed(index)
+        # The end of the input may have left others with nothing. A batch is queued only behind this slot's, though:
+        # what another one runs may take for ever, and its time is not in the pace yet.
+        for other in range(len(self._slots)):
+            self._feed(other, ahead=0)
         return due
 
     def _arrived(self, index: int, batch: Batch, shipment: Shipment, future: Future[Any]) -> None:
@@ -321,23 +338,6 @@ class PullRun(Run):
             put(error)
 
 
-def stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
-    """Run the loop of `run` in a thread of its own; return the generator of its results.
-
-    Parameters
-    ----------
-    run
-        The run; it has not begun.
-    timeout
-        The seconds that the consumer waits for the next result.
-    ended
-        Called when the generator has ended or was dropped.
-    """
-    results = _stream(run, timeout, ended)
-    next(results)  # enter its try block: from here on, dropping the generator ends the run
-    return results
-
-
 def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
     outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     loop = run.results()
@@ -394,7 +394,7 @@ def _warn_unused(schedule: Schedule, consumed: int) -> None:
 
 
 def _name(batch: Batch) -> str:
-    function = describe(batch.calls[0][0])
+    function = describe(batch.function(0))
     if len(batch) == 1:
         return f"call {batch.start}, {function}(...)"
     return f"the calls {batch.start} to {batch.start + len(batch) - 1}, {function}(...)"

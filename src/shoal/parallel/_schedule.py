@@ -10,32 +10,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
+from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call
 from shoal.parallel._policies import Pace
 
 #: A second batch is queued behind a running one only where the wait for the next would show.
 QUEUE_AHEAD_SECONDS = 0.05
 QUEUE_AHEAD_AT_THE_END_SECONDS = 0.001
-
-
-class Batch:
-    """Calls that travel together: ``calls[0]`` is the `start`-th of the run."""
-
-    __slots__ = ("calls", "start")
-
-    def __init__(self, start: int, calls: Sequence[Call]) -> None:
-        self.start, self.calls = start, calls
-
-    def __len__(self) -> int:
-        return len(self.calls)
-
-    def __repr__(self) -> str:
-        return f"Batch({self.start}, {len(self.calls)} calls)"
 
 
 class Schedule:
@@ -71,13 +55,16 @@ class Schedule:
         total: int | None = None,
         ordered: bool = True,
     ) -> None:
+        if pre_dispatch is None:
+            calls = list(calls)
+            total = len(calls)
         self._calls = iter(calls)
         self._slots = slots
         self._policy = None if isinstance(size, int) else size
         self._total = total
         self._ordered = ordered
         self._bound = pre_dispatch
-        self._ahead: deque[Call] = deque()
+        self._ahead = Batch(0)
         self._held: dict[int, Sequence[Any]] = {}
         self._due = 0
         self.size = size if isinstance(size, int) else 1
@@ -86,8 +73,6 @@ class Schedule:
         self.exhausted = False
         self.dispatched = 0
         self.completed_calls = 0
-        if pre_dispatch is None:
-            self._pull(None)
 
     @property
     def finished(self) -> bool:
@@ -116,15 +101,11 @@ class Schedule:
             return None
         if busy and not self._worth_queueing(self.size):
             return None
-        size = self._fair_size()
-        calls = [self._ahead.popleft() for _ in range(min(size, len(self._ahead)))]
-        if not calls:
+        size = min(self._fair_size(), len(self._ahead))
+        if not size or (busy and not self._worth_queueing(size)):
             return None
-        if busy and self.exhausted and not self._worth_queueing(len(calls)):
-            self._ahead.extendleft(reversed(calls))
-            return None
-        batch = Batch(self.dispatched, calls)
-        self.dispatched += len(calls)
+        batch = self._ahead.split(size)
+        self.dispatched += size
         self.in_flight += 1
         return batch
 
@@ -153,14 +134,11 @@ class Schedule:
 
     def take(self) -> tuple[int, Call] | None:
         """Return the next call and its index, or None if there is none: what a pull loop uses, one call at a time."""
-        if self._ahead:
-            call = self._ahead.popleft()
-        else:
-            try:
-                call = next(self._calls)
-            except StopIteration:
-                self.exhausted = True
-                return None
+        try:
+            call = next(self._calls)
+        except StopIteration:
+            self.exhausted = True
+            return None
         index = self.dispatched
         self.dispatched = index + 1
         return index, call
@@ -188,32 +166,34 @@ class Schedule:
         """The index of the call whose result is awaited, where results are ordered."""
         return self._due
 
+    @property
+    def _left(self) -> int | None:
+        """The number of calls that were not given out yet; None as long as nobody knows."""
+        if self.exhausted:
+            return len(self._ahead)
+        return None if self._total is None else max(self._total - self.dispatched, len(self._ahead))
+
     def _worth_queueing(self, size: int) -> bool:
+        """Tell whether the way of a batch of that size is long beside its work, so that one should wait on the spot."""
         if not self.pace.calls:
             return False
-        limit = QUEUE_AHEAD_AT_THE_END_SECONDS if self.exhausted else QUEUE_AHEAD_SECONDS
+        left = self._left
+        ending = left is not None and left <= size * self._slots
+        limit = QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS
         return size * self.pace.seconds_per_call < limit
 
     def _fair_size(self) -> int:
         """Return the size of the next batch: smaller towards the end, so that the slots finish together."""
-        size = self.size
-        if self._policy is None:
-            self._pull(size)
-            return size
-        # One round is read ahead, so that the end is seen before the last batches are given out; not before a first
-        # result is there, since until then nobody knows how far one may read.
-        self._pull(size * self._slots if self.pace.calls else size)
-        left = len(self._ahead)
-        if not self.exhausted:
-            if self._total is None:
-                return size
-            left = max(self._total - self.dispatched, left)
-        return min(size, self.pace.share(left, self._slots))
+        # Where the number of calls is not known, two rounds are read ahead, so that the end is seen when shares begin
+        # to shrink; not before a first result is there, since until then one may read no further.
+        look_ahead = self._policy is not None and self._total is None and self.pace.calls
+        self._pull(2 * self.size * self._slots if look_ahead else self.size)
+        left = self._left
+        if self._policy is None or left is None:
+            return self.size
+        return min(self.size, self.pace.share(left, self._slots))
 
-    def _pull(self, wanted: int | None) -> None:
-        if self.exhausted or (wanted is not None and len(self._ahead) >= wanted):
-            return
-        missing = None if wanted is None else wanted - len(self._ahead)
-        before = len(self._ahead)
-        self._ahead.extend(islice(self._calls, missing))
-        self.exhausted = missing is None or len(self._ahead) - before < missing
+    def _pull(self, wanted: int) -> None:
+        missing = wanted - len(self._ahead)
+        if missing > 0 and not self.exhausted:
+            self.exhausted = not self._ahead.pull(self._calls, missing)

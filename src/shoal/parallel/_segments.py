@@ -106,6 +106,20 @@ class Segment:
                 os.unlink(self._name)
 
 
+#: Empty segments that any run may use; appending and popping are atomic.
+_spare: list[Segment] = []
+SPARE = 8
+
+
+def _after_fork() -> None:
+    while _spare:  # they are the parent's, and it would write into the same memory
+        _spare.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class Places:
     """Where the segments of one run go: memory without a name first, else files in a folder.
 
@@ -123,7 +137,19 @@ class Places:
 
     def empty(self) -> Segment:
         """Return a segment with nothing in it."""
+        if self._places[0] is None:
+            try:
+                return _spare.pop()
+            except IndexError:
+                pass
         return Segment(self._places[0])
+
+    def take_back(self, segment: Segment) -> None:
+        """Take back a segment into which nobody has written: making one costs more than a small batch."""
+        if self._places[0] is None and len(_spare) < SPARE:
+            _spare.append(segment)
+        else:
+            segment.close()
 
     def store(self, views: Sequence[memoryview]) -> tuple[Segment, list[int]]:
         """Write flat views of bytes into one new segment; return it, and the offset of each.

@@ -6,8 +6,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal import backends
 from shoal.backends import Backend
@@ -23,8 +22,7 @@ class Default:
         return f"default({self.value!r})"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What runs take where they are not told otherwise.
 
     Attributes
@@ -50,7 +48,7 @@ class Settings:
 
 
 #: The default of each argument that a context can set.
-DEFAULTS = {field.name: Default(field.default) for field in fields(Settings)}
+DEFAULTS = {name: Default(value) for name, value in Settings._field_defaults.items()}
 
 _current: ContextVar[Settings] = ContextVar("shoal settings", default=Settings())  # noqa: B039 it is frozen
 
@@ -76,14 +74,14 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
         If there is no such backend, or the settings contradict each other.
     """
     context = _current.get()
-    settings = replace(context, **given(**arguments))
+    settings = context._replace(**given(**arguments))
     _check(settings)
     chosen, settings = _choose(context.backend, settings, isinstance(arguments.get("n_jobs"), int))
     if backend is not None and not isinstance(backend, Default):
         chosen = _named(backend)
-        settings = replace(settings, n_jobs=replace(context, **given(**arguments)).n_jobs)
+        settings = settings._replace(n_jobs=context._replace(**given(**arguments)).n_jobs)
     if settings.n_jobs is None:
-        settings = replace(settings, n_jobs=chosen.default_n_jobs)
+        settings = settings._replace(n_jobs=chosen.default_n_jobs)
     if arguments.get("require") == "sharedmem" and not chosen.in_process:
         raise ValueError(f"Backend {chosen} does not support shared memory, which require='sharedmem' asks for")
     return chosen, settings
@@ -113,7 +111,7 @@ def _choose(active: Backend | str | None, settings: Settings, explicit_n_jobs: b
                 "provide shared memory semantics."
             )
         # An n_jobs of the context was meant for another kind of worker.
-        return backends.create("threading"), settings if explicit_n_jobs else replace(settings, n_jobs=1)
+        return backends.create("threading"), settings if explicit_n_jobs else settings._replace(n_jobs=1)
     if active is None and settings.prefer == "processes" and backend.in_process and backends.has_processes():
         return backends.create("loky"), settings
     return backend, settings
@@ -173,8 +171,7 @@ class parallel_config:
         **backend_params: Any,
     ) -> None:
         self._before = _current.get()
-        self.settings = replace(
-            self._before,
+        self.settings = self._before._replace(
             **given(
                 backend=_configured(backend, inner_max_num_threads, backend_params),
                 n_jobs=n_jobs,

@@ -157,6 +157,10 @@ class Workspace:
         """Return an empty segment, for a worker to write results into."""
         return self._places.empty()
 
+    def take_back(self, outlet: Segment) -> None:
+        """Take back an outlet into which nothing was written."""
+        self._places.take_back(outlet)
+
     def lease(self) -> list[_Placed]:
         """Keep the arrays that were reduced since the last lease until it is released."""
         leased = list(self._in_use)

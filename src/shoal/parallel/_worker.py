@@ -5,17 +5,16 @@ Everything here is called by the parent through :mod:`shoal.parallel._transport`
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from shoal._pickling import culprit, dumps, loads
 from shoal.backends._bootstrap import interruptible
 from shoal.errors import CallPicklingError, CallUnpicklingError
-from shoal.parallel._delayed import Call, describe
+from shoal.parallel._batch import rows
+from shoal.parallel._delayed import describe
 from shoal.parallel._segments import attach, layout, write
 from shoal.parallel._settings import nested_settings
 from shoal.parallel._sharing import backing_memmap, by_reference, is_array, is_ours
@@ -107,12 +106,6 @@ def run_batch(parcel: Parcel) -> Outcome:
     return Outcome(elapsed, stream, _deliver(buffers, parcel.outlets))
 
 
-def rows(functions: Any, arguments: Any, keywords: Any) -> Iterator[Call]:
-    """Turn the columns of a batch back into its calls."""
-    many = functions if type(functions) is tuple else itertools.repeat(functions)
-    return zip(many, arguments, itertools.repeat({}) if keywords is None else keywords)  # noqa: B905 some are endless
-
-
 def reduce_result(obj: Any) -> Any:
     """Return the reduction of a user's memmap to its file, of one of ours to its bytes."""
     if is_array(obj):
@@ -153,12 +146,12 @@ def _failure(error: BaseException, shown: BaseException, index: int, began: floa
             stream, _ = dumps(attempt, out_of_band=2**63)
             loads(stream)
         except Exception as refusal:
-            reason = refusal
+            reason = f"{type(refusal).__name__}: {refusal}"
         else:
             return Outcome(elapsed, stream, failed=index, remote=text)
     path, why = culprit(error, "exception")
-    summary = f"{type(error).__name__}({str(error)!r:.200})"
-    stream, _ = dumps(CallPicklingError(f"{summary}, raised by a call,", path, why or str(reason)))
+    summary = traceback.format_exception_only(type(error), error)[0].strip()[:200]
+    stream, _ = dumps(CallPicklingError(f"{summary}, raised by a call,", path, why or reason))
     return Outcome(elapsed, stream, failed=index, remote=text)
 
 
@@ -169,14 +162,18 @@ class _Rebuilt:
         self.error = error
 
     def __reduce__(self) -> Any:
-        return rebuild, (type(self.error), self.error.args, vars(self.error))
+        cls = type(self.error)
+        builtin: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+        return rebuild, (builtin, cls, *builtin.__reduce__(self.error)[1:])
 
 
-def rebuild(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
-    """Make an exception without calling its constructor."""
+def rebuild(
+    builtin: Any, cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any] | None = None
+) -> BaseException:
+    """Make an exception without calling its constructor, but that of the builtin exception from which it derives."""
     error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(attributes)
+    builtin.__init__(error, *args)
+    error.__setstate__(state)
     return error
 
 
@@ -187,7 +184,7 @@ def _unpicklable(values: list[Any], error: Exception, start: int, functions: Any
             dumps(value, reduce_result)
         except Exception:
             path, reason = culprit(value, "result", reduce_result)
-            function = functions[index] if type(functions) is tuple else functions
+            function = functions[index] if type(functions) is list else functions
             failure = CallPicklingError(f"the result of call {start + index}, {describe(function)}(...),", path, reason)
             return _failure(failure, error, index, began)
     return _failure(error, error, 0, began)
