@@ -18,6 +18,7 @@ help:
 	@echo "make demo | test | test-all | bench | lint | clean"
 
 demo: $(VENV)/.has-demo
+	@$(RUN) -m compileall -q src
 	$(RUN) examples/digits.py
 
 test: lint suite
@@ -30,6 +31,7 @@ lint: $(VENV)/.has-test
 	$(RUN) -m mypy
 
 bench: $(VENV)/.has-bench
+	@$(RUN) -m compileall -q src benchmarks
 	$(RUN) -m benchmarks $(ARGS)
 
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import os
@@ -152,12 +153,17 @@ def _children(obj: Any) -> Iterator[tuple[Any, str]]:
     elif isinstance(obj, (set, frozenset)):
         for value in list(obj):
             yield value, f"'s element {value!r:.60}"
+    attributes: tuple[str, ...] = ()
     if isinstance(obj, BaseException):
-        yield obj.args, ".args"
-    closure = getattr(obj, "__closure__", None)
-    if isinstance(closure, tuple):
-        code_names = obj.__code__.co_freevars
-        for variable, cell in zip(code_names, closure, strict=False):
+        attributes = ("args",)
+    elif isinstance(obj, types.MethodType):
+        attributes = ("__self__",)
+    elif isinstance(obj, functools.partial):
+        attributes = ("func", "args", "keywords")
+    for attribute in attributes:
+        yield getattr(obj, attribute), f".{attribute}"
+    if isinstance(obj, types.FunctionType):
+        for variable, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
             try:
                 yield cell.cell_contents, f"'s variable {variable}"
             except ValueError:  # a cell that is not filled yet

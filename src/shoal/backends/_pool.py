@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, Protocol
 from shoal.backends import _bootstrap
 from shoal.backends.base import Slot
 
+_AT_EXIT = "cannot run anything in worker processes while the interpreter shuts down"
 #: A worker that was started with other options than the last run's goes after so many idle seconds.
 BESIDE_SECONDS = 2.0
 
@@ -102,15 +103,11 @@ class Worker:
             if self._executor is not None or not self._starting:
                 return
         try:
+            self._pool.check()
             executor = self.maker.start()
             self._pool.end_first(type(self.maker))
         except BaseException as error:  # it is raised where the results are awaited
-            with self._lock:
-                self._starting = False
-                waiting, self._waiting = self._waiting, deque()
-            for item in waiting:
-                if item.future.set_running_or_notify_cancel():
-                    item.future.set_exception(error)
+            self._refuse(error)
             return
         # Taken now, since it is gone from there when it has died; this is the one way to its exit code.
         process = next(iter(executor._processes.values()), None)  # type: ignore[attr-defined]
@@ -119,9 +116,20 @@ class Worker:
             self._pump()
 
     def end(self, now: bool = False) -> None:
-        """End the process once what was submitted has run; with `now`, kill it if something runs."""
+        """End the process once what was submitted has run; with `now`, kill it if something runs or it is not up."""
         with self._lock:
-            self._discard(kill=now and bool(self._running))
+            self._discard(kill=now and bool(self._running or not self._served))
+        if now:
+            self._refuse(RuntimeError(_AT_EXIT))
+
+    def _refuse(self, error: BaseException) -> None:
+        """Fail what waits."""
+        with self._lock:
+            self._starting = False
+            waiting, self._waiting = self._waiting, deque()
+        for item in waiting:
+            if item.future.set_running_or_notify_cancel():
+                item.future.set_exception(error)
 
     def warm(self) -> None:
         """See to it that the process is there or on its way."""
@@ -230,9 +238,9 @@ class Pool:
     def open(self, maker: Maker, n_workers: int) -> list[Slot]:
         """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack."""
         with self._lock:
-            if self._closed:
-                raise RuntimeError("cannot start worker processes while the interpreter shuts down")
+            self.check()
             if self._thread is None:
+                threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
                 self._thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
                 self._thread.start()
             workers = self._workers.setdefault(maker.key, [])
@@ -272,11 +280,16 @@ class Pool:
         """Have the pool's thread do something."""
         self._requests.put(request)
 
-    def end_first(self, kind: type) -> None:
-        """See to it that workers of a kind are ended at exit; called in the pool's thread when one was started.
+    def check(self) -> None:
+        """Raise RuntimeError if no worker can be started any more."""
+        if self._closed:
+            raise RuntimeError(_AT_EXIT)
 
-        The library that starts them has registered by now what it does at exit, which is to wait for what still runs;
-        what is registered later is called earlier.
+    def end_first(self, kind: type) -> None:
+        """See to it that the pool ends its workers, at exit, before the library that starts them waits for them.
+
+        Called in the pool's thread, when a first worker of a kind was started: by now, that library has registered
+        what it does at exit; what is registered later is called earlier.
         """
         if kind not in self._kinds:
             self._kinds.add(kind)
@@ -288,6 +301,10 @@ class Pool:
             return  # a forked child must not touch the workers of its parent
         with self._lock:
             self._closed = True
+        nothing_starts = threading.Event()
+        self.ask(nothing_starts.set)
+        nothing_starts.wait()
+        with self._lock:
             workers = [worker for group in self._workers.values() for worker in group]
             self._workers.clear()
         for worker in workers:

@@ -45,15 +45,21 @@ class LokyMaker:
 
     def start(self) -> Executor:
         """Start a worker process."""
-        context = _context_class()()
-        executor: Executor = import_loky().ProcessPoolExecutor(
+        loky, context = import_loky(), _context_class()()
+        executor: Executor = loky.ProcessPoolExecutor(
             1,
             context=context,
             initializer=_bootstrap.initialize,
             initargs=(os.getpid(), self._initializer, self._initargs),
             env=self._environment,
         )
-        executor.submit(_bootstrap.ready).add_done_callback(partial(_take_names_away, context.locks))
+        try:
+            executor.submit(_bootstrap.ready).add_done_callback(partial(_take_names_away, context.locks))
+        except BaseException:  # the interpreter shuts down: loky can register nothing for its exit any more
+            self.stop(executor, kill=True)
+            raise
+        # Else loky registers what it does at exit anew for each executor (up to 3.7 at least), and after the pool.
+        loky.process_pool_executor_at_exit = True
         return executor
 
     def stop(self, executor: Executor, kill: bool) -> None:

@@ -16,7 +16,7 @@ class _Delayed:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__wrapped__ = function
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Call:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Call:
         return self.__wrapped__, args, kwargs
 
     @property

@@ -17,7 +17,8 @@ from shoal.parallel._expressions import evaluate
 from shoal.parallel._settings import DEFAULTS, Default, resolve
 
 if TYPE_CHECKING:
-    from shoal.parallel._run import Emit, Run
+    from shoal.observe._teller import Teller
+    from shoal.parallel._run import Run
 
 _RETURNS = ("list", "generator", "generator_unordered")
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
@@ -182,10 +183,10 @@ class Parallel:
             n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
             total = len(iterable) if isinstance(iterable, Sized) else None
             if n_workers == 1:
-                emit = self._listen(n_workers, total)
-                if not generates and emit is None:
+                tell = self._listen(n_workers, total)
+                if not generates and tell is None:
                     return _loop(iterable)
-                results = self._one_by_one(iterable, emit)
+                results = self._one_by_one(iterable, tell)
                 next(results)
                 return results if generates else list(results)
             run = self._run(iterable, n_workers, total)
@@ -202,38 +203,60 @@ class Parallel:
             if not generates:
                 self._ended()
 
-    def _one_by_one(self, iterable: Iterable[Call], emit: Emit | None) -> Iterator[Any]:
+    def _one_by_one(self, calls: Iterable[Call], tell: Teller | None) -> Iterator[Any]:
         """Be the generator of results where there is one worker; the first value is to be thrown away."""
-        from shoal.parallel._launch import one_by_one
-
+        error: BaseException | None = None
+        done = 0
         try:
             yield None
-            yield from one_by_one(iterable, emit)
+            for call in calls:
+                try:
+                    function, args, kwargs = plain(call)
+                except (TypeError, ValueError):
+                    raise not_a_call(call, done) from None
+                if tell is not None:
+                    tell.dispatched(1)
+                value = function(*args, **kwargs)
+                done += 1
+                if tell is not None:
+                    tell.completed(1, 0.0, 1)
+                yield value
+                del value
+            if tell is not None:
+                tell.exhausted(done)
+        except BaseException as caught:
+            error = caught
+            raise
         finally:
             self._ended()
+            if tell is not None:
+                tell.finished(error)
 
     def _ended(self) -> None:
         self._running = False
         forget_latest()
 
     def _run(self, iterable: Iterable[Call], n_workers: int, total: int | None) -> Run:
-        """Make the run; nothing of it is under way yet."""
+        """Make the run; none of its calls is under way yet."""
+        bound = self._bound(n_workers)
+        # Before anything else, so that new worker processes start up while the rest is imported.
+        slots = self._open(n_workers)
         from shoal.parallel._launch import make_run
 
         return make_run(
             iterable,
             backend=self._backend,
             settings=self._settings,
+            slots=slots,
+            close_slots=self._close,
             n_workers=n_workers,
             total=total,
             batch_size=self.batch_size,
-            bound=self._bound(n_workers),
+            bound=bound,
             return_as=self.return_as,
             timeout=self.timeout,
             max_nbytes=self._max_nbytes,
-            emit=self._listen(n_workers, total),
-            open_slots=self._open,
-            close_slots=self._close,
+            tell=self._listen(n_workers, total),
         )
 
     def _bound(self, n_workers: int) -> int | None:
@@ -241,7 +264,12 @@ class Parallel:
         pre_dispatch = self.pre_dispatch
         if pre_dispatch == "all":
             return None
-        bound = evaluate(pre_dispatch, n_workers) if isinstance(pre_dispatch, str) else int(pre_dispatch)
+        try:
+            bound = evaluate(pre_dispatch, n_workers) if isinstance(pre_dispatch, str) else int(pre_dispatch)
+        except TypeError:
+            raise TypeError(
+                f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r}"
+            ) from None
         if bound < 1:
             raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
         return bound
@@ -260,21 +288,21 @@ class Parallel:
         if self._kept is not slots:
             self._backend.close(slots)
 
-    def _listen(self, n_workers: int, total: int | None) -> Emit | None:
-        """Return what takes the events of a run, or None where nobody listens."""
+    def _listen(self, n_workers: int, total: int | None) -> Teller | None:
+        """Return what tells of a run, and has told that it began; None where nobody listens."""
         progress = self._settings.progress
         if not self.verbose and progress is False:
             return None
-        from shoal.parallel._launch import listen
+        from shoal.observe._teller import RunStarted, make_teller
 
-        ahead = self._bound(n_workers) or 0
-        return listen(self.verbose, progress, repr(self), ahead, n_workers, type(self._backend).__name__, total)
+        started = RunStarted(n_workers, type(self._backend).__name__, total)
+        return make_teller(self.verbose, progress, repr(self), self._bound(n_workers) or 0, started)
 
 
-def _loop(iterable: Iterable[Call]) -> list[Any]:
+def _loop(calls: Iterable[Call]) -> list[Any]:
     """Run the calls one after the other: a plain loop, and a plain traceback."""
     results: list[Any] = []
-    for call in iterable:
+    for call in calls:
         try:
             function, args, kwargs = plain(call) if Shared.in_use else call
         except (TypeError, ValueError):

@@ -7,12 +7,14 @@ from __future__ import annotations
 BATCH_SECONDS = 0.02
 #: No batch is cut below this at the end of a run: its way would take longer than what could be evened out.
 LEAST_BATCH_SECONDS = 0.0005
+#: Calls are taken to last no less, in seconds: clocks may say that they take no time at all.
+SHORTEST = 1e-7
 #: The bytes of one batch, both ways: enough for the speed of a memcpy, little beside the memory of a machine.
 BATCH_BYTES = 32 * 2**20
 #: A batch may be so many times larger than the one that was measured.
 LEAP, STEP = 64, 8
 #: What is remembered of the batches before, each time a new one is measured.
-MEMORY = 0.75
+MEMORY = 0.95
 
 
 class Pace:
@@ -56,7 +58,7 @@ class Pace:
         Half of an even share, so that the rest can even out what the calls differ in; but no less than
         :data:`LEAST_BATCH_SECONDS` of work.
         """
-        least = int(LEAST_BATCH_SECONDS / self.seconds_per_call) if self.seconds else 1
+        least = int(LEAST_BATCH_SECONDS / max(self.seconds_per_call, SHORTEST)) if self.seconds else 1
         return max(-(-left // (2 * slots)), least, 1)
 
 
@@ -66,7 +68,7 @@ def auto_batch_size(pace: Pace) -> int:
     The size grows by leaps, not by doubling: calls of a microsecond reach batches of thousands in three rounds. Where
     the leap would be into work that can be felt, it is shorter, since the calls measured may not be like the next.
     """
-    wanted = BATCH_SECONDS / max(pace.seconds_per_call, 1e-7)
+    wanted = BATCH_SECONDS / max(pace.seconds_per_call, SHORTEST)
     if pace.nbytes:
         wanted = min(wanted, BATCH_BYTES * pace.calls / pace.nbytes)
     leap = pace.last * LEAP

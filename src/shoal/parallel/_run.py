@@ -27,25 +27,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal.backends import Backend, Slot
 from shoal.errors import UnusedResultsWarning
-from shoal.observe.events import (
-    BatchCompleted,
-    BatchDispatched,
-    BatchSizeChanged,
-    Event,
-    InputExhausted,
-    RunFinished,
-)
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe, not_a_call, plain
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._transport import CallFailed, Shipment, Transport
 
-Emit = Callable[[Event], None]
+if TYPE_CHECKING:
+    from shoal.observe._teller import Teller
+
 Due = list[Sequence[Any]]
 
 
@@ -62,8 +56,8 @@ class Run(ABC):
         Where the calls run. Slots that are aborted are replaced in the list.
     schedule
         Which calls run next, and which results are due.
-    emit
-        Takes events; None if nobody listens.
+    tell
+        Takes what happens; None if nobody listens.
     timeout
         The seconds that a due result may take; None for no limit.
     release
@@ -75,7 +69,7 @@ class Run(ABC):
         backend: Backend,
         slots: list[Slot],
         schedule: Schedule,
-        emit: Emit | None,
+        tell: Teller | None,
         timeout: float | None,
         release: Callable[[], None],
     ) -> None:
@@ -83,10 +77,9 @@ class Run(ABC):
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._backend = backend
         self._slots = slots
-        self._emit = emit
+        self._tell = tell
         self._timeout = timeout
         self._release = release
-        self._told_exhausted = False
 
     @abstractmethod
     def start(self) -> None:
@@ -157,16 +150,11 @@ class Run(ABC):
                 self._clean()
                 self._release()
             finally:
-                if self._emit is not None:
-                    self._emit(RunFinished(GeneratorExit() if isinstance(error, Cancelled) else error))
+                if self._tell is not None:
+                    self._tell.finished(GeneratorExit() if isinstance(error, Cancelled) else error)
 
     def _clean(self) -> None:  # noqa: B027 most runs hold nothing
         """Let go of what the run holds beside its slots."""
-
-    def _tell_exhausted(self) -> None:
-        if self._emit is not None and self.schedule.exhausted and not self._told_exhausted:
-            self._told_exhausted = True
-            self._emit(InputExhausted(self.schedule.read))
 
 
 class BatchRun(Run):
@@ -197,13 +185,14 @@ class BatchRun(Run):
         batches = self._in_flight[index]
         while len(batches) < width + ahead:
             batch = self.schedule.next_batch(busy=len(batches) >= width)
-            self._tell_exhausted()
+            if self._tell is not None and self.schedule.exhausted:
+                self._tell.exhausted(self.schedule.read)
             if batch is None:
                 return
             future, shipment = self._transport.send(batch, executor)
             batches.append((batch, shipment))
-            if self._emit is not None:
-                self._emit(BatchDispatched(len(batch)))
+            if self._tell is not None:
+                self._tell.dispatched(len(batch))
             future.add_done_callback(partial(self._arrived, index, batch, shipment))
             if one:
                 return
@@ -222,12 +211,9 @@ class BatchRun(Run):
             raise failed.error from failed.error.__cause__
         finally:
             self._drop(index, batch, shipment)
-        before = self.schedule.size
         due = self.schedule.completed(batch, values, outcome.elapsed, shipment.nbytes)
-        if self._emit is not None:
-            self._emit(BatchCompleted(len(batch), outcome.elapsed))
-            if self.schedule.size != before:
-                self._emit(BatchSizeChanged(self.schedule.size))
+        if self._tell is not None:
+            self._tell.completed(len(batch), outcome.elapsed, self.schedule.size)
         self._feed(index)
         # The end of the input may have left others with nothing. A batch is queued only behind this slot's, though:
         # what another one runs may take for ever, and its time is not in the pace yet.
@@ -299,10 +285,11 @@ class PullRun(Run):
         due: Due = []
         for index, value in done:
             due += self.schedule.settle(index, value)
-        if self._emit is not None:
-            self._tell_exhausted()
-            self._emit(BatchDispatched(len(done)))
-            self._emit(BatchCompleted(len(done), elapsed))
+        if self._tell is not None:
+            if self.schedule.exhausted:
+                self._tell.exhausted(self.schedule.read)
+            self._tell.dispatched(len(done))
+            self._tell.completed(len(done), elapsed, self.schedule.size)
         return due
 
     def _pull(self) -> None:

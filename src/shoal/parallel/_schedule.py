@@ -20,6 +20,8 @@ from shoal.parallel._policies import Pace
 #: A second batch is queued behind a running one only where the wait for the next would show.
 QUEUE_AHEAD_SECONDS = 0.05
 QUEUE_AHEAD_AT_THE_END_SECONDS = 0.001
+#: How many batches per slot are read ahead where the number of calls is not known, so that the end is seen in time.
+READ_AHEAD = 2
 
 
 class Schedule:
@@ -178,7 +180,7 @@ class Schedule:
         if not self.pace.calls:
             return False
         left = self._left
-        ending = left is not None and left <= size * self._slots
+        ending = left is not None and left <= size * self._slots * READ_AHEAD
         limit = QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS
         return size * self.pace.seconds_per_call < limit
 

@@ -12,8 +12,8 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import contextlib
+import threading
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -30,7 +30,9 @@ ONCE = 64
 #: Segments offered to a batch for its results, once results are known to need them, and at most so many at a time.
 OUTLETS, OUTLETS_IN_ALL = 32, 256
 
-_runs = itertools.count()
+#: What runs have sent to workers in bytes, above which workers are told at once that a run has ended, and not with
+#: their next batch.
+FORGET_AT_ONCE = 2**20
 
 
 class Shipment:
@@ -72,6 +74,35 @@ class CallFailed(Exception):
         self.index, self.error = index, error
 
 
+class _Live:
+    """The numbers of the runs that go on in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = 0
+        self._numbers: set[int] = set()
+
+    def begin(self) -> int:
+        """Return the number of a run that begins."""
+        with self._lock:
+            self._next += 1
+            self._numbers.add(self._next)
+            return self._next
+
+    def end(self, number: int) -> None:
+        """Take note that a run has ended."""
+        with self._lock:
+            self._numbers.discard(number)
+
+    def now(self) -> tuple[tuple[int, ...], int]:
+        """Return the runs that go on, and the number from which on this says nothing."""
+        with self._lock:
+            return tuple(self._numbers), self._next + 1
+
+
+_live = _Live()
+
+
 class Transport:
     """Encodes the batches of one run and decodes what comes back.
 
@@ -92,12 +123,13 @@ class Transport:
     def __init__(self, workspace: Workspace, nested: tuple[str, int], in_flight: int) -> None:
         self._workspace = workspace
         self._nested = nested
-        self._run = f"{os.getpid()}-{next(_runs)}"
+        self._run = _live.begin()
         self._keys: dict[int, tuple[int, Any, frozenset[int]]] = {}  # by id: key, the object itself, what it needs
         self._objects: dict[int, Encoded] = {}
         self._segments: list[Segment] = []
         self._needed: set[int] = set()
         self._known: dict[Executor, set[int]] = {}
+        self._weight = 0
         self._outlets = 1
         self._most_outlets = max(1, min(OUTLETS, OUTLETS_IN_ALL // in_flight))
 
@@ -132,7 +164,7 @@ class Transport:
         known = self._known.setdefault(executor, set())
         objects = {key: self._objects[key] for key in self._needed - known}
         paths = tuple(outlet.path for outlet in outlets)
-        parcel = Parcel(self._run, batch.start, calls, objects, paths, self._nested)
+        parcel = Parcel(self._run, *_live.now(), batch.start, calls, objects, paths, self._nested)
         try:
             future = executor.submit(run_batch, parcel)
         except BaseException:
@@ -169,12 +201,11 @@ class Transport:
 
     def close(self) -> None:
         """End the run: workers drop what was sent for it, and its arrays are freed."""
-        for executor, known in self._known.items():
-            if known:
-                try:
-                    executor.submit(forget, self._run)
-                except RuntimeError:
-                    continue  # it is gone, and what it knew is forgotten
+        _live.end(self._run)
+        if self._weight > FORGET_AT_ONCE:
+            for executor in self._known:
+                with contextlib.suppress(RuntimeError):  # it is gone, and what it knew with it
+                    executor.submit(forget, *_live.now())
         self._known.clear()
         for segment in self._segments:
             segment.close()
@@ -205,6 +236,7 @@ class Transport:
                 segment, places = self._workspace.stage(buffers)
                 self._segments.append(segment)
                 encoded = Encoded(stream, segment.path, tuple(places))
+            self._weight += len(stream) + sum(view.nbytes for view in buffers)
             key = len(self._keys)
             self._objects[key] = encoded
             self._keys[id(obj)] = key, obj, needs

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -42,7 +43,9 @@ class Encoded(NamedTuple):
 class Parcel(NamedTuple):
     """A batch on its way to a worker."""
 
-    run: str
+    run: int
+    live: tuple[int, ...]  # the runs that go on, of those with numbers below the next
+    horizon: int
     start: int
     calls: Encoded
     objects: dict[int, Encoded]  # what this worker does not have yet, by key
@@ -60,26 +63,33 @@ class Outcome(NamedTuple):
     remote: str = ""  # the traceback
 
 
-_objects: dict[str, dict[int, Encoded]] = {}
-_decoded: dict[str, dict[int, Any]] = {}
+_objects: dict[int, dict[int, Encoded]] = {}
+_decoded: dict[int, dict[int, Any]] = {}
+#: A backend's workers may be threads of one process. Reentrant, since an object that was sent may hold others.
+_decoding = threading.RLock()
 
 
-def fetch(run: str, key: int) -> Any:
+def fetch(run: int, key: int) -> Any:
     """Return an object that was sent once for a whole run."""
     known = _decoded.setdefault(run, {})
     if key not in known:
-        known[key] = _objects[run].pop(key).decode()
+        with _decoding:
+            if key not in known:
+                known[key] = _objects[run].pop(key).decode()
     return known[key]
 
 
-def forget(run: str) -> None:
-    """Drop what was sent for a run that has ended."""
-    _objects.pop(run, None)
-    _decoded.pop(run, None)
+def forget(live: tuple[int, ...], horizon: int) -> None:
+    """Drop what was sent for runs that have ended: those below `horizon` that are not `live`."""
+    for sent in (_objects, _decoded):
+        for run in list(sent):
+            if run < horizon and run not in live:
+                sent.pop(run, None)
 
 
 def run_batch(parcel: Parcel) -> Outcome:
     """Run the calls of a batch. Whatever they raise comes back as an outcome."""
+    forget(parcel.live, parcel.horizon)
     if parcel.objects:
         _objects.setdefault(parcel.run, {}).update(parcel.objects)
     began = time.perf_counter()
