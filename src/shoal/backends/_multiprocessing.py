@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any
@@ -16,6 +18,20 @@ from shoal.backends._processes import _or_one
 from shoal.backends.base import Backend, Slot, WorkerSpec
 
 _numbers = itertools.count()
+_ending: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def _wait_for_ending() -> None:
+    """Wait, at exit, for what manages the workers that were ended.
+
+    It closes a pipe, into which the standard library writes at exit: an error on stderr, in 3.10 and 3.11, if that
+    comes at the same time (fixed by CPython's gh-109917).
+    """
+    for thread in list(_ending):
+        thread.join()
+
+
+threading._register_atexit(_wait_for_ending)  # type: ignore[attr-defined]
 
 
 class ProcessMaker:
@@ -55,6 +71,7 @@ class ProcessMaker:
 
     def stop(self, executor: Executor, kill: bool) -> None:
         """End a worker process, or kill it."""
+        _ending.add(executor._executor_manager_thread)  # type: ignore[attr-defined]
         if kill:
             for process in list((executor._processes or {}).values()):  # type: ignore[attr-defined]
                 process.kill()
@@ -63,6 +80,8 @@ class ProcessMaker:
 
 def _begin(environment: dict[str, str], parent: int, *user: Any) -> None:
     os.environ.update(environment)
+    # As a Pool's worker: it may start no processes, which multiprocessing would wait for when it ends.
+    multiprocessing.current_process().daemon = True
     _bootstrap.initialize(parent, *user)
 
 
@@ -88,7 +107,13 @@ class MultiprocessingBackend(Backend):
             tuple(options.get("initargs") or ()),
             options.get("maxtasksperchild"),
         )
-        return pool().open(maker, spec.n_workers)
+        slots = pool().open(maker, spec.n_workers)
+        # Wait for the pool's thread to have started them: a fork while this thread imports something would leave the
+        # child with an import lock that nobody releases.
+        started = threading.Event()
+        pool().ask(started.set)
+        started.wait()
+        return slots
 
     def close(self, slots: list[Slot]) -> None:
         """End the workers."""

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Hashable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any
 
@@ -100,11 +100,13 @@ def _context_class() -> Any:
     return Context
 
 
-def _take_names_away(locks: list[Any], _ready: object) -> None:
+def _take_names_away(locks: list[Any], ready: Future[None]) -> None:
     """Unlink the names of locks that the worker has opened, so that nothing is left should this process be killed.
 
     That is what their finalizers do, early. Otherwise loky's resource tracker does it, and complains on stderr.
     """
+    if ready.cancelled() or ready.exception() is not None:
+        return  # it is about to be killed, and complains itself if it still looks for them
     from multiprocessing import util
 
     held = {id(lock) for lock in locks}

@@ -11,6 +11,8 @@ LEAST_BATCH_SECONDS = 0.0005
 SHORTEST = 1e-7
 #: The bytes of one batch, both ways: enough for the speed of a memcpy, little beside the memory of a machine.
 BATCH_BYTES = 32 * 2**20
+#: The calls of one batch: with so many the way is lost in the work already, and more would only take memory.
+BATCH_CALLS = 2**14
 #: A batch may be so many times larger than the one that was measured.
 LEAP, STEP = 64, 8
 #: What is remembered of the batches before, each time a new one is measured.
@@ -68,7 +70,7 @@ def auto_batch_size(pace: Pace) -> int:
     The size grows by leaps, not by doubling: calls of a microsecond reach batches of thousands in three rounds. Where
     the leap would be into work that can be felt, it is shorter, since the calls measured may not be like the next.
     """
-    wanted = BATCH_SECONDS / max(pace.seconds_per_call, SHORTEST)
+    wanted = min(BATCH_CALLS, BATCH_SECONDS / max(pace.seconds_per_call, SHORTEST))
     if pace.nbytes:
         wanted = min(wanted, BATCH_BYTES * pace.calls / pace.nbytes)
     leap = pace.last * LEAP

@@ -13,6 +13,7 @@ Every segment is made and closed by the parent, so that a worker may die at any 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import mmap
@@ -23,11 +24,16 @@ from typing import Any
 
 from shoal.errors import NoSpaceError, import_loky
 
-ALIGNMENT = mmap.PAGESIZE
+ALIGNMENT = mmap.ALLOCATIONGRANULARITY
+
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # the one is not on Windows, the other only there
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE}
 #: A write of less than this is made without a look at how much memory is free.
 _SMALL = 64 * 2**20
+
+#: No system writes 2 GB or more at once.
+_MOST_AT_ONCE = 2**30
 
 _numbers = itertools.count()
 
@@ -95,7 +101,7 @@ class Segment:
             self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         else:
             self.path = self._name = f"{folder.path()}/segment-{next(_numbers)}"
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o600)
 
     def close(self) -> None:
         """Give it up: its memory is freed once nobody maps it."""
@@ -103,7 +109,10 @@ class Segment:
             os.close(self.fd)
             self.fd = -1
             if self._name is not None:
-                os.unlink(self._name)
+                with contextlib.suppress(
+                    OSError
+                ):  # Windows keeps a file as long as it is mapped; its folder goes later
+                    os.unlink(self._name)
 
 
 #: Empty segments that any run may use; appending and popping are atomic.
@@ -199,13 +208,14 @@ def layout(views: Sequence[memoryview], start: int = 0) -> tuple[list[int], int]
 def write(fd: int, view: memoryview, offset: int) -> None:
     """Write all of `view`. A write into full shared memory is an error; a store into its mapping would be a signal."""
     done = 0
+    os.lseek(fd, offset, os.SEEK_SET)
     while done < view.nbytes:
-        done += os.pwrite(fd, view[done:], offset + done)
+        done += os.write(fd, view[done : done + _MOST_AT_ONCE])
 
 
 def attach(path: str) -> memoryview:
     """Map the segment at `path` privately: it may be written to, unseen by all others."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | _CLOEXEC)
     try:
         return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_COPY))
     finally:
@@ -223,14 +233,16 @@ def mapped(fd: int, offset: int, nbytes: int) -> memoryview:
             return _Mapping(fd, offset, nbytes).view()
         except OSError:
             pass
-    copy = bytearray(nbytes)
-    filled = 0
-    while filled < nbytes:
-        got = os.preadv(fd, [memoryview(copy)[filled:]], offset + filled)
-        if not got:
-            raise EOFError(f"a shared segment ends {nbytes - filled} bytes early")
-        filled += got
-    return memoryview(copy)
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        file.seek(offset)
+        copy = memoryview(bytearray(nbytes))
+        filled = 0
+        while filled < nbytes:
+            got = file.readinto(copy[filled:])
+            if not got:
+                raise EOFError(f"a shared segment ends {nbytes - filled} bytes early")
+            filled += got
+    return copy
 
 
 class _Mapping:

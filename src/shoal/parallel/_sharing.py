@@ -22,6 +22,8 @@ from shoal.parallel._segments import Places, Segment
 
 #: Arrays that no batch in flight needs are kept for the next, so many at most: each costs a descriptor.
 KEPT = 16
+#: So many arrays are placed at a time; what is more travels with its batch.
+PLACED = 256
 
 
 def is_array(obj: Any) -> bool:
@@ -144,6 +146,8 @@ class Workspace:
             return NotImplemented
         placed = self._placed.get(id(array))
         if placed is None or placed.array() is not array:
+            if len(self._all) >= PLACED:
+                return NotImplemented
             placed = self._place(array)
         self._in_use.add(placed)
         return placed.reduced

@@ -13,6 +13,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import threading
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -23,11 +25,11 @@ from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe
 from shoal.parallel._segments import Segment, mapped
 from shoal.parallel._sharing import Workspace, is_array
-from shoal.parallel._worker import Encoded, Outcome, Parcel, fetch, forget, run_batch
+from shoal.parallel._worker import Encoded, Outcome, Parcel, RunId, fetch, forget, run_batch
 
 #: Objects that are sent once per worker, so many at most per run: a run may make a new function for each call.
 ONCE = 64
-#: Segments offered to a batch for its results, once results are known to need them, and at most so many at a time.
+#: Segments offered to a batch for its results, at most, and to all batches in flight.
 OUTLETS, OUTLETS_IN_ALL = 32, 256
 
 #: What runs have sent to workers in bytes, above which workers are told at once that a run has ended, and not with
@@ -75,29 +77,30 @@ class CallFailed(Exception):
 
 
 class _Live:
-    """The numbers of the runs that go on in this process."""
+    """The runs that go on in this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._next = 0
-        self._numbers: set[int] = set()
+        self._latest = 0
+        self._runs: set[RunId] = set()
 
-    def begin(self) -> int:
-        """Return the number of a run that begins."""
+    def begin(self) -> RunId:
+        """Return the identity of a run that begins."""
         with self._lock:
-            self._next += 1
-            self._numbers.add(self._next)
-            return self._next
+            self._latest += 1
+            run = os.getpid(), self._latest
+            self._runs.add(run)
+            return run
 
-    def end(self, number: int) -> None:
+    def end(self, run: RunId) -> None:
         """Take note that a run has ended."""
         with self._lock:
-            self._numbers.discard(number)
+            self._runs.discard(run)
 
-    def now(self) -> tuple[tuple[int, ...], int]:
-        """Return the runs that go on, and the number from which on this says nothing."""
+    def now(self) -> tuple[tuple[RunId, ...], RunId]:
+        """Return the runs that go on, and the horizon, from which on this says nothing."""
         with self._lock:
-            return tuple(self._numbers), self._next + 1
+            return tuple(self._runs), (os.getpid(), self._latest + 1)
 
 
 _live = _Live()
@@ -130,7 +133,7 @@ class Transport:
         self._needed: set[int] = set()
         self._known: dict[Executor, set[int]] = {}
         self._weight = 0
-        self._outlets = 1
+        self._outlets_per_call = 0.0
         self._most_outlets = max(1, min(OUTLETS, OUTLETS_IN_ALL // in_flight))
 
     def send(self, batch: Batch, executor: Executor) -> tuple[Future[Outcome], Shipment]:
@@ -155,11 +158,13 @@ class Transport:
             if buffers:
                 segment, places = self._workspace.stage(buffers)
                 calls = Encoded(stream, segment.path, tuple(places))
-            outlets = [self._workspace.outlet() for _ in range(self._outlets)]
-        finally:
-            shipment = Shipment(self._workspace, leased, segment, outlets)
-            if len(outlets) < self._outlets:
-                shipment.close()
+            wanted = math.ceil(self._outlets_per_call * len(batch))
+            for _ in range(max(1, min(wanted, self._most_outlets))):
+                outlets.append(self._workspace.outlet())
+        except BaseException:
+            Shipment(self._workspace, leased, segment, outlets).close()
+            raise
+        shipment = Shipment(self._workspace, leased, segment, outlets)
         shipment.nbytes = len(stream) + sum(view.nbytes for view in buffers)
         known = self._known.setdefault(executor, set())
         objects = {key: self._objects[key] for key in self._needed - known}
@@ -184,8 +189,7 @@ class Transport:
             If a result cannot be rebuilt here.
         """
         buffers = [mapped(shipment.outlets[outlet].fd, offset, nbytes) for outlet, offset, nbytes in outcome.places]
-        if buffers:
-            self._outlets = self._most_outlets
+        self._outlets_per_call = max(self._outlets_per_call, len(buffers) / len(batch))
         shipment.received({outlet for outlet, _, _ in outcome.places})
         shipment.nbytes += len(outcome.stream) + sum(view.nbytes for view in buffers)
         try:

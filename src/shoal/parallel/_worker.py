@@ -25,6 +25,10 @@ from shoal.parallel._sharing import backing_memmap, by_reference, is_array, is_o
 RESULT_BYTES = 256 * 1024
 
 
+#: A run: the process id of its parent, and its number there.
+RunId = tuple[int, int]
+
+
 class Encoded(NamedTuple):
     """A pickled object: its stream, and where its large buffers are."""
 
@@ -43,9 +47,9 @@ class Encoded(NamedTuple):
 class Parcel(NamedTuple):
     """A batch on its way to a worker."""
 
-    run: int
-    live: tuple[int, ...]  # the runs that go on, of those with numbers below the next
-    horizon: int
+    run: RunId
+    live: tuple[RunId, ...]  # the runs of the parent's that go on, of those below the horizon
+    horizon: RunId
     start: int
     calls: Encoded
     objects: dict[int, Encoded]  # what this worker does not have yet, by key
@@ -63,13 +67,13 @@ class Outcome(NamedTuple):
     remote: str = ""  # the traceback
 
 
-_objects: dict[int, dict[int, Encoded]] = {}
-_decoded: dict[int, dict[int, Any]] = {}
+_objects: dict[RunId, dict[int, Encoded]] = {}
+_decoded: dict[RunId, dict[int, Any]] = {}
 #: A backend's workers may be threads of one process. Reentrant, since an object that was sent may hold others.
 _decoding = threading.RLock()
 
 
-def fetch(run: int, key: int) -> Any:
+def fetch(run: RunId, key: int) -> Any:
     """Return an object that was sent once for a whole run."""
     known = _decoded.setdefault(run, {})
     if key not in known:
@@ -79,11 +83,11 @@ def fetch(run: int, key: int) -> Any:
     return known[key]
 
 
-def forget(live: tuple[int, ...], horizon: int) -> None:
-    """Drop what was sent for runs that have ended: those below `horizon` that are not `live`."""
+def forget(live: tuple[RunId, ...], horizon: RunId) -> None:
+    """Drop what was sent for runs that have ended: those of a parent's below `horizon` that are not `live`."""
     for sent in (_objects, _decoded):
         for run in list(sent):
-            if run < horizon and run not in live:
+            if run[0] == horizon[0] and run < horizon and run not in live:
                 sent.pop(run, None)
 
 
@@ -134,7 +138,7 @@ def _deliver(buffers: list[memoryview], outlets: tuple[str, ...]) -> tuple[tuple
     for number, view in enumerate(buffers):
         outlet = min(number, len(outlets) - 1)
         (offset,), end = layout([view], end if number > outlet else 0)
-        fd = os.open(outlets[outlet], os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(outlets[outlet], os.O_RDWR | getattr(os, "O_BINARY", 0))
         try:
             write(fd, view, offset)
         finally:
