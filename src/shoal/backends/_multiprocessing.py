@@ -24,8 +24,8 @@ _ending: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 def _wait_for_ending() -> None:
     """Wait, at exit, for what manages the workers that were ended.
 
-    It closes a pipe, into which the standard library writes at exit: an error on stderr, in 3.10 and 3.11, if that
-    comes at the same time (fixed by CPython's gh-109917).
+    It closes a pipe into which the standard library writes at exit. Before CPython's gh-125451 (3.12.8, 3.13.1) that is
+    an error on stderr if both come at the same time.
     """
     for thread in list(_ending):
         thread.join()
@@ -94,7 +94,7 @@ class MultiprocessingBackend(Backend):
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
         """Return how many workers `n_jobs` means; 1, with a warning, where no children are allowed."""
-        return _or_one(super().workers(n_jobs, depth), depth, "Multiprocessing-backed")
+        return _or_one(super().workers(n_jobs, depth), depth, "Multiprocessing-backed", nests=False)
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
         """Return slots of one worker process each."""

@@ -153,7 +153,7 @@ class LokyBackend(Backend):
         return pool().abort(slot)
 
 
-def _or_one(n_workers: int, depth: int, what: str) -> int:
+def _or_one(n_workers: int, depth: int, what: str, nests: bool = True) -> int:
     """Return `n_workers`, or 1 with a warning where this process cannot have worker processes of its own."""
     if n_workers == 1:
         return 1
@@ -163,6 +163,8 @@ def _or_one(n_workers: int, depth: int, what: str) -> int:
         reason = "called in a multiprocessing daemon process"
     elif depth and not in_main_thread():
         reason = "nested below threads"
+    elif depth and not nests:
+        reason = "nested below worker processes"
     if reason is None:
         return n_workers
     warnings.warn(f"{what} parallel loops cannot be {reason}, setting n_jobs=1", FallbackWarning, stacklevel=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from shoal._cpus import BlasCap, cpu_count
 from shoal.backends import Backend, Slot
 from shoal.parallel._delayed import Call
+from shoal.parallel._objects import ObjectTransport
 from shoal.parallel._policies import auto_batch_size
 from shoal.parallel._run import BatchRun, PullRun, Run
 from shoal.parallel._schedule import Schedule
@@ -69,6 +71,11 @@ def make_run(
             threads = n_workers if bound is None else min(n_workers, bound)
             surroundings = partial(nested_settings, *nested)
             return PullRun(surroundings, at_once, threads, *common, opened.pop_all().close)
-        workspace = Workspace(max_nbytes, settings.mmap_mode, settings.temp_folder)
-        transport = Transport(workspace, nested, 2 * n_workers)
+        transport: Transport | ObjectTransport
+        if backend.ships_bytes:
+            temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
+            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder)
+            transport = Transport(workspace, nested, 2 * n_workers)
+        else:
+            transport = ObjectTransport(nested)
         return BatchRun(transport, *common, opened.pop_all().close)

@@ -182,6 +182,8 @@ class Parallel:
         try:
             n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
             total = len(iterable) if isinstance(iterable, Sized) else None
+            if self.timeout is not None and (n_workers == 1 or not self._backend.supports_timeout):
+                _warn_of_timeout(self.timeout)
             if n_workers == 1:
                 tell = self._listen(n_workers, total)
                 if not generates and tell is None:
@@ -309,6 +311,15 @@ def _loop(calls: Iterable[Call]) -> list[Any]:
             raise not_a_call(call, len(results)) from None
         results.append(function(*args, **kwargs))
     return results
+
+
+def _warn_of_timeout(timeout: float) -> None:
+    import warnings
+
+    from shoal.errors import FallbackWarning
+
+    message = f"timeout={timeout} is ignored: calls in the caller's own thread cannot be given up"
+    warnings.warn(message, FallbackWarning, stacklevel=3)
 
 
 def _integer(n_jobs: Any) -> Any:

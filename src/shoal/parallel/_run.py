@@ -34,6 +34,7 @@ from shoal.backends import Backend, Slot
 from shoal.errors import UnusedResultsWarning
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe, not_a_call, plain
+from shoal.parallel._objects import Nothing, ObjectTransport
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._transport import CallFailed, Shipment, Transport
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from shoal.observe._teller import Teller
 
 Due = list[Sequence[Any]]
+Held = Shipment | Nothing
 
 
 class Cancelled(BaseException):
@@ -160,10 +162,10 @@ class Run(ABC):
 class BatchRun(Run):
     """A run on slots that are sent batches."""
 
-    def __init__(self, transport: Transport, *args: Any) -> None:
+    def __init__(self, transport: Transport | ObjectTransport, *args: Any) -> None:
         super().__init__(*args)
-        self._transport = transport
-        self._in_flight: list[list[tuple[Batch, Shipment]]] = [[] for _ in self._slots]
+        self._transport: Any = transport
+        self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
 
     def start(self) -> None:
         """Send a first batch to each slot."""
@@ -197,7 +199,7 @@ class BatchRun(Run):
             if one:
                 return
 
-    def _take(self, message: tuple[int, Batch, Shipment, Future[Any]]) -> Due:
+    def _take(self, message: tuple[int, Batch, Held, Future[Any]]) -> Due:
         index, batch, shipment, future = message
         try:
             outcome = future.result()
@@ -221,10 +223,10 @@ class BatchRun(Run):
             self._feed(other, ahead=0)
         return due
 
-    def _arrived(self, index: int, batch: Batch, shipment: Shipment, future: Future[Any]) -> None:
+    def _arrived(self, index: int, batch: Batch, shipment: Held, future: Future[Any]) -> None:
         self.inbox.put((index, batch, shipment, future))
 
-    def _drop(self, index: int, batch: Batch, shipment: Shipment) -> None:
+    def _drop(self, index: int, batch: Batch, shipment: Held) -> None:
         shipment.close()
         self._in_flight[index].remove((batch, shipment))
 

@@ -115,6 +115,9 @@ class Segment:
                     os.unlink(self._name)
 
 
+#: Whether there is memory without a name, and a way for another process to open it.
+HAS_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+
 #: Empty segments that any run may use; appending and popping are atomic.
 _spare: list[Segment] = []
 SPARE = 8
@@ -135,27 +138,27 @@ class Places:
     Parameters
     ----------
     temp_folder
-        Where the segments are to be files; None for shared memory, with the system's temporary folder behind it.
+        Where the segments are to be files; None for what ``JOBLIB_TEMP_FOLDER`` says, else for shared memory, with the
+        system's temporary folder behind it.
     """
 
     def __init__(self, temp_folder: str | None) -> None:
-        last = Folder(None)
-        self._places: list[Folder | None] = [None, last] if temp_folder is None else [Folder(temp_folder), last]
-        if not hasattr(os, "memfd_create") or not os.path.isdir("/proc/self/fd"):
-            self._places = [place for place in self._places if place is not None]
+        memory: list[Folder | None] = [None] if HAS_MEMFD else []
+        first = memory if temp_folder is None else [Folder(temp_folder)]
+        self._places: list[Folder | None] = [*first, Folder(None)]
 
     def empty(self) -> Segment:
-        """Return a segment with nothing in it."""
-        if self._places[0] is None:
-            try:
-                return _spare.pop()
-            except IndexError:
-                pass
-        return Segment(self._places[0])
+        """Return a segment with nothing in it: memory, wherever `temp_folder` is, since it is read at once."""
+        if not HAS_MEMFD:
+            return Segment(self._places[0])
+        try:
+            return _spare.pop()
+        except IndexError:
+            return Segment(None)
 
     def take_back(self, segment: Segment) -> None:
         """Take back a segment into which nobody has written: making one costs more than a small batch."""
-        if self._places[0] is None and len(_spare) < SPARE:
+        if HAS_MEMFD and len(_spare) < SPARE:
             _spare.append(segment)
         else:
             segment.close()

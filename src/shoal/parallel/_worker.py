@@ -117,7 +117,10 @@ def run_batch(parcel: Parcel) -> Outcome:
         stream, buffers = dumps(values, reduce_result, out_of_band=RESULT_BYTES if parcel.outlets else 2**63)
     except Exception as error:
         return _unpicklable(values, error, parcel.start, functions, began)
-    return Outcome(elapsed, stream, _deliver(buffers, parcel.outlets))
+    try:
+        return Outcome(elapsed, stream, _deliver(buffers, parcel.outlets))
+    except OSError:  # there is no room for them: they go through the pipe
+        return Outcome(elapsed, dumps(values, reduce_result, out_of_band=2**63)[0])
 
 
 def reduce_result(obj: Any) -> Any:

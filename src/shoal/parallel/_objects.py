@@ -1,0 +1,59 @@
+"""The way of a batch to a backend that ships objects by itself, as clusters do."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor, Future
+from typing import Any, NamedTuple
+
+from shoal.parallel._batch import Batch
+from shoal.parallel._delayed import plain
+from shoal.parallel._settings import nested_settings
+
+
+class Done(NamedTuple):
+    """What came of a batch."""
+
+    elapsed: float  # seconds that the calls took
+    values: list[Any]
+
+
+class Nothing:
+    """What a batch in flight holds in the parent."""
+
+    nbytes = 0
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class ObjectTransport:
+    """Hands the calls of batches to executors as they are.
+
+    Parameters
+    ----------
+    nested
+        The name of the backend, and the depth, for runs that the calls make.
+    """
+
+    def __init__(self, nested: tuple[str, int]) -> None:
+        self._nested = nested
+
+    def send(self, batch: Batch, executor: Executor) -> tuple[Future[Done], Nothing]:
+        """Submit a batch; return the future of what comes of it. What a call raises, the future raises."""
+        return executor.submit(run_calls, self._nested, [plain(call) for call in batch]), Nothing()
+
+    def receive(self, _batch: Batch, outcome: Done, _held: Nothing) -> list[Any]:
+        """Return the results of a batch."""
+        return outcome.values
+
+    def close(self) -> None:
+        """End the run."""
+
+
+def run_calls(nested: tuple[str, int], calls: list[Any]) -> Done:
+    """Run calls, wherever the executor has brought them."""
+    with nested_settings(*nested):
+        began = time.perf_counter()
+        values = [function(*args, **kwargs) for function, args, kwargs in calls]
+        return Done(time.perf_counter() - began, values)
