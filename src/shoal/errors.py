@@ -50,6 +50,10 @@ class CallPicklingError(pickle.PicklingError, TypeError):
         What the pickler said of the culprit.
     """
 
+    what: str
+    path: str
+    reason: str
+
     def __init__(self, what: str, path: str, reason: str) -> None:
         super().__init__(what, path, reason)
         self.what, self.path, self.reason = what, path, reason
@@ -73,6 +77,10 @@ class CallUnpicklingError(pickle.UnpicklingError):
     reason
         The error that its pickle raised.
     """
+
+    what: str
+    where: str
+    reason: str
 
     def __init__(self, what: str, where: str, reason: str) -> None:
         super().__init__(what, where, reason)
@@ -98,6 +106,10 @@ class NoSpaceError(OSError):
         What the system said at the last place.
     """
 
+    nbytes: int
+    places: tuple[str, ...]
+    reason: str
+
     def __init__(self, nbytes: int, places: tuple[str, ...], reason: str) -> None:
         super().__init__(nbytes, places, reason)
         self.nbytes, self.places, self.reason = nbytes, places, reason
@@ -119,6 +131,9 @@ class RemoteTraceback(Exception):
     text
         The traceback as the worker printed it.
     """
+
+    call: str
+    text: str
 
     def __init__(self, call: str, text: str) -> None:
         super().__init__(call, text)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -292,14 +293,20 @@ class Pool:
         what it does at exit; what is registered later is called earlier.
         """
         if kind not in self._kinds:
+            from multiprocessing import util
+
             self._kinds.add(kind)
             threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
+            # A process that multiprocessing has started waits for its children before it comes to what is registered.
+            util.Finalize(None, self.shut_down, exitpriority=100)
 
     def shut_down(self) -> None:
         """End all workers: nothing that still runs will be waited for."""
         if self is not _pool:
             return  # a forked child must not touch the workers of its parent
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
         nothing_starts = threading.Event()
         self.ask(nothing_starts.set)
@@ -361,6 +368,9 @@ def _after_fork() -> None:
     global _pool
     _inherited.append(_pool)
     _pool = Pool()
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is not None:
+        process._children.clear()  # they are the parent's; multiprocessing would join them at exit, and fail
 
 
 if hasattr(os, "register_at_fork"):

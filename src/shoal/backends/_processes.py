@@ -112,7 +112,8 @@ def _take_names_away(locks: list[Any], ready: Future[None]) -> None:
     held = {id(lock) for lock in locks}
     registry: dict[Any, Any] = util._finalizer_registry  # type: ignore[attr-defined]
     for finalizer in list(registry.values()):
-        if id(finalizer._weakref and finalizer._weakref()) in held:
+        lock = getattr(finalizer, "_weakref", None)  # taken off it when it has run, in whichever thread
+        if lock is not None and id(lock()) in held:
             finalizer()
 
 

@@ -126,8 +126,8 @@ class Parallel:
             raise ValueError(f"Backend {chosen} does not support return_as={return_as!r}; loky and threading do")
         named = backend is not None and not isinstance(backend, Default)
         _check_options(options, chosen if named else None)
-        self.n_jobs = int(settings.n_jobs)  # type: ignore[arg-type]
-        self.verbose = settings.verbose
+        self.n_jobs: int = int(settings.n_jobs)  # type: ignore[arg-type]
+        self.verbose: int = settings.verbose
         self.timeout = timeout
         self.pre_dispatch = pre_dispatch
         self.batch_size = batch_size

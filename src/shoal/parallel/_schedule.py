@@ -19,7 +19,7 @@ from shoal.parallel._policies import Pace
 
 #: A second batch is queued behind a running one only where the wait for the next would show.
 QUEUE_AHEAD_SECONDS = 0.05
-QUEUE_AHEAD_AT_THE_END_SECONDS = 0.001
+QUEUE_AHEAD_AT_THE_END_SECONDS = 0.005
 #: How many batches per slot are read ahead where the number of calls is not known, so that the end is seen in time.
 READ_AHEAD = 2
 
@@ -101,7 +101,7 @@ class Schedule:
         """
         if self._bound is not None and self.in_flight >= self._bound:
             return None
-        if busy and not self._worth_queueing(self.size):
+        if busy and not self.pace.calls:
             return None
         size = min(self._fair_size(), len(self._ahead))
         if not size or (busy and not self._worth_queueing(size)):
@@ -177,8 +177,6 @@ class Schedule:
 
     def _worth_queueing(self, size: int) -> bool:
         """Tell whether the way of a batch of that size is long beside its work, so that one should wait on the spot."""
-        if not self.pace.calls:
-            return False
         left = self._left
         ending = left is not None and left <= size * self._slots * READ_AHEAD
         limit = QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS

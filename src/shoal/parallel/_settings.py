@@ -171,7 +171,7 @@ class parallel_config:
         **backend_params: Any,
     ) -> None:
         self._before = _current.get()
-        self.settings = self._before._replace(
+        self.settings: Settings = self._before._replace(
             **given(
                 backend=_configured(backend, inner_max_num_threads, backend_params),
                 n_jobs=n_jobs,

@@ -1,0 +1,207 @@
+"""The deliberate differences from joblib 1.6, by program: what joblib must give, and what shoal.
+
+Each belongs to a row of docs/differences.md, which is named by words of its first cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from shoal import cpu_count
+
+Outcome = dict[str, Any]
+
+
+class Difference(NamedTuple):
+    """What differs in one program."""
+
+    row: str
+    joblib: Outcome | None  # None: it depends on timing, or on what memory holds
+    shoal: Outcome | Callable[[Outcome], Outcome]  # a function makes it of joblib's
+
+
+def value(it: Any, *warnings: str) -> Outcome:
+    return {"value": it, "warnings": list(warnings)}
+
+
+def error(name: str) -> Outcome:
+    return {"error": name if "." in name else f"builtins.{name}", "warnings": []}
+
+
+def items(*values: Any) -> list[Any]:
+    return ["list", *values]
+
+
+def ends_with(*changed: Any) -> Callable[[Outcome], Outcome]:
+    """Return what gives joblib's outcome with other last items."""
+    return lambda outcome: {**outcome, "value": [*outcome["value"][: -len(changed)], *changed]}
+
+
+PARALLEL = ("threading", "loky", "multiprocessing")
+PROCESSES = ("loky", "multiprocessing")
+RETURNS = ("generator", "generator_unordered")
+BROKEN = error("concurrent.futures.process.BrokenProcessPool")
+UNPICKLING, PICKLING = error("_pickle.UnpicklingError"), error("_pickle.PicklingError")
+WARNED = "builtins.UserWarning"
+RAN = value(["tuple", "ThreadingBackend", 2, 0, None, items(0, 1, 2)])
+RAN_NOTHING = value(["tuple", "ThreadingBackend", 2, 0, None, items()])
+
+GRID = {
+    "closures(multiprocessing)": Difference("cannot send lambdas", error("AttributeError"), value(items(11, 10, 4))),
+    "wrapped_class()": Difference("loses `__call__`", error("TypeError"), value(7)),
+    "failing_initializer(loky)": Difference("an initializer that raises", BROKEN, error("ZeroDivisionError")),
+}
+
+_LARGE = items("numpy.ndarray", "float64", items(40, 100), items("c_contiguous"), "22966fb5d439")
+_PLAIN = ["tuple", True, None, True]
+PAYLOADS = {
+    "there_and_back(loky, large, mmap_mode=None)": Difference(
+        "`mmap_mode=None` breaks",
+        BROKEN,
+        value(["tuple", items(_LARGE, _PLAIN), _LARGE, items(_PLAIN), False]),
+    ),
+    "written(loky, None)": Difference(
+        "`mmap_mode=None` breaks", BROKEN, value(["tuple", items(14950.0, 14950.0), 0.0])
+    ),
+    "right(loky, reversed)": Difference("with other numbers", None, value(True)),
+    "options_after_error()": Difference(
+        "loses options of the pool", value(items("ndarray", "ndarray")), value(items("memmap", "memmap"))
+    ),
+}
+for backend in PROCESSES:
+    PAYLOADS |= {
+        f"by_default({backend})": Difference(
+            'read-only (`mmap_mode="r"`)', error("ValueError"), value(["tuple", items(0.0, 0.0), 0.0])
+        ),
+        f"written_private({backend})": Difference(
+            "maps the file anew", value(["tuple", items(14950.0, 14950.0), 0.0]), ends_with(items(200.0, 200.0), 0.0)
+        ),
+        f"subclass_is_mapped({backend})": Difference(
+            "sends a copy of each subclass", value(items(False, False)), value(items(True, True))
+        ),
+        f"right({backend}, transposed)": Difference("with other numbers", value(False), value(True)),
+    }
+
+FAILURES = {
+    "caught(sequential, stop iteration)": Difference(
+        "`StopIteration`",
+        value(
+            ["tuple", ["builtins.RuntimeError", ["tuple", "generator raised StopIteration"], {}], True, False, False]
+        ),
+        value(["tuple", ["builtins.StopIteration", ["tuple", 5], {}], True, False, True]),
+    ),
+    "caught(loky, constructor)": Difference(
+        "cannot rebuild",
+        BROKEN,
+        value(["tuple", ["__main__.Built", ["tuple", "name 7"], {"code": 7}], True, False, False]),
+    ),
+    "caught(loky, unpicklable)": Difference("cannot rebuild", BROKEN, PICKLING),
+    "cannot_be_rebuilt(loky, False)": Difference("cannot rebuild", BROKEN, UNPICKLING),
+    "cannot_be_rebuilt(loky, True)": Difference("cannot rebuild", BROKEN, UNPICKLING),
+    "unpicklable_result(multiprocessing)": Difference(
+        "`MaybeEncodingError`", error("multiprocessing.pool.MaybeEncodingError"), PICKLING
+    ),
+    "goes_on(loky, plain)": Difference(
+        "results of the failed one", None, value(items("ValueError", items(0, 1, 2), "ValueError", items(0, 1, 2)))
+    ),
+    "goes_on(loky, unpicklable)": Difference(
+        "results of the failed one", None, value(items("failed", items(0, 1, 2), "failed", items(0, 1, 2)))
+    ),
+}
+for kind in ("plain", "attributes", "group", "constructor", "interrupt", "system exit", "unpicklable"):
+    FAILURES[f"caught(threading, {kind})"] = Difference("`__cause__`", None, ends_with(True))
+for return_as in RETURNS:
+    FAILURES[f"caught(threading, plain, {return_as})"] = Difference("`__cause__`", None, ends_with(True))
+for backend in ("threading", "loky"):
+    FAILURES[f"entered_twice({backend}, 0.0)"] = Difference("may be called again", None, error("RuntimeError"))
+    for return_as in RETURNS:
+        FAILURES[f"dropped({backend}, {return_as}, 3)"] = Difference(
+            "results of the failed one", None, value(["tuple", 3, items(0, 1, 2)], WARNED)
+        )
+for program in (
+    *(f"from_iterator({backend}, 4)" for backend in PARALLEL),
+    *(f"from_iterator({backend}, 4, generator)" for backend in ("threading", "loky")),
+):
+    FAILURES[program] = Difference(
+        "reads `n_jobs` batches at once",
+        value(["tuple", ["tuple", "before 4"], items("0", "1", "2")]),
+        ends_with(items("0", "1", "2", "3")),
+    )
+
+SETTINGS = {
+    "made(n_jobs=inf)": Difference("`OverflowError`", error("OverflowError"), error("ValueError")),
+    "asyncio_tasks()": Difference(
+        "threading.local", value(["tuple", items(4, 4), 3]), value(["tuple", items(3, 4), 1])
+    ),
+    "exit_handlers()": Difference("`atexit`", value(2), value(0)),
+    "settings_inside(multiprocessing)": Difference("limits BLAS", value(["tuple", 1, 1, 0, None]), ends_with("1")),
+}
+for argument in ("batch_size=True", "mmap_mode='x'", "max_nbytes=-1", "max_nbytes='-1K'"):
+    SETTINGS[f"made(n_jobs=2, {argument})"] = Difference("takes `batch_size=True`", RAN, error("ValueError"))
+for argument in ("'2n_jobs'", "'True'"):
+    SETTINGS[f"made(n_jobs=2, pre_dispatch={argument})"] = Difference("takes `2n_jobs`", RAN, error("ValueError"))
+for argument in ("'+n_jobs'", "' n_jobs '"):
+    SETTINGS[f"made(n_jobs=2, pre_dispatch={argument})"] = Difference("takes `2n_jobs`", error("ValueError"), RAN)
+for argument in ("0", "'0'"):
+    SETTINGS[f"made(n_jobs=2, pre_dispatch={argument})"] = Difference("runs nothing", RAN_NOTHING, error("ValueError"))
+for program in ("made(n_jobs=2, bogus=1)", "made(initializer)"):
+    SETTINGS[program] = Difference("any keyword", RAN, error("TypeError"))
+
+
+def _limited(outcome: Outcome) -> Outcome:
+    """Return what each of two workers is told on two CPUs; what the user has set stays."""
+    told = {name: number or "1" for name, number in outcome["value"][1].items()}
+    return value(items(told, told))
+
+
+ENVIRONMENT = {"inside(multiprocessing)": Difference("limits BLAS", None, _limited)}
+
+_CPUS = min(cpu_count(), 2)  # LOKY_MAX_CPU_COUNT is 2
+_SERIAL = value(["tuple", "SequentialBackend", "this thread", 1, 1])
+_THREADS = ["tuple", "ThreadingBackend", "another thread", _CPUS, 3]
+
+
+def _warned(outcome: Outcome) -> Outcome:
+    return {**outcome, "warnings": [WARNED]}
+
+
+_UNSET = {
+    **dict.fromkeys(f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMBA", "NUMEXPR")),
+    "VECLIB_MAXIMUM_THREADS": None,
+    "ENABLE_IPC": None,
+    "KMP_INIT_AT_FORK": "FALSE",
+}
+_NO_PROCESSES = "`JOBLIB_MULTIPROCESSING=0`"
+WITHOUT_PROCESSES = {
+    "cpu_count()": Difference(_NO_PROCESSES, value(1), value(_CPUS)),
+    "inside_limited(3)": Difference(_NO_PROCESSES, error("AssertionError"), value(items(_UNSET, _UNSET), WARNED)),
+    "nested(2)": Difference(_NO_PROCESSES, None, _warned),
+}
+for backend in PROCESSES:
+    WITHOUT_PROCESSES |= {
+        f"inside({backend})": Difference(_NO_PROCESSES, None, _warned),
+        f"temp_folder({backend})": Difference(_NO_PROCESSES, None, _warned),
+    }
+for backend in PARALLEL:
+    threads = value(_THREADS, *([WARNED] if backend in PROCESSES else []))
+    for program in (f"default_backend(backend='{backend}')", f"by_config({backend})"):
+        WITHOUT_PROCESSES[program] = Difference(_NO_PROCESSES, _SERIAL, threads)
+for hint in ("", "prefer='threads'", "prefer='processes'", "require='sharedmem'"):
+    WITHOUT_PROCESSES[f"default_backend({hint})"] = Difference(_NO_PROCESSES, _SERIAL, value(_THREADS))
+
+PICKLER = {
+    "inside(multiprocessing)": Difference("limits BLAS", None, _limited),
+    **{
+        name: Difference("cannot rebuild", BROKEN, UNPICKLING)
+        for name in ("inside_limited(3)", "inside(loky)", "temp_folder(loky)", "nested(2)")
+    },
+    **{
+        name: Difference(
+            "`JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND`",
+            value(["tuple", "LokyBackend", "another process", _CPUS, 3]),
+            value(["tuple", "MultiprocessingBackend", "another process", _CPUS, 3]),
+        )
+        for name in ("default_backend()", "default_backend(prefer='processes')")
+    },
+}

@@ -1,0 +1,146 @@
+"""What the tests of faults, leaks, signals and threads share: gates between processes, children that are watched."""
+
+from __future__ import annotations
+
+import glob
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shoal import Parallel, delayed
+
+#: How long a test waits for what should come at once, in seconds; only a failing one waits so long.
+PATIENCE = 30.0
+
+_MARK = "TEST_SESSION_OF"
+
+
+def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """Wait until `condition` holds; return its last value, true or not."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return value
+
+
+def wait_for(gate: str | Path) -> None:
+    """Wait, in a call, until the test makes the file `gate`."""
+    assert until(lambda: os.path.exists(gate), 60), f"{gate} was never made"
+
+
+def worker_pids(n: int = 2) -> list[int]:
+    """Return the process ids of the first `n` workers of loky's pool, in the order of their slots."""
+    return Parallel(n_jobs=n, batch_size=1)(delayed(os.getpid)() for _ in range(n))
+
+
+def works(n: int = 2, **options: Any) -> bool:
+    """Tell whether a run with `options` gives what it should."""
+    return Parallel(n_jobs=n, **options)(delayed(pow)(i, 2) for i in range(20)) == [i * i for i in range(20)]
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process is there and not only waits to be reaped."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+class Child:
+    """A Python program in a session of its own, where warnings are errors; what it leaves behind can be told.
+
+    Parameters
+    ----------
+    source
+        The program. It finds `folder` in ``sys.argv[1]``, and ``shoal``, this module and what tests define.
+    folder
+        A folder for gates; its temporary files go into a folder below.
+    """
+
+    def __init__(self, source: str, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self._mark = uuid.uuid4().hex
+        self.temp = folder / f"tmp-{self._mark}"
+        self.temp.mkdir()
+        script = folder / f"program-{self._mark}.py"
+        script.write_text(textwrap.dedent(source))
+        paths = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        environment = {
+            **os.environ,
+            _MARK: self._mark,
+            "TMPDIR": str(self.temp),
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-W", "error", *options, str(script), str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        self.pid = self.process.pid
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill()
+        self.process.communicate()
+
+    def _kill(self) -> None:
+        for pid in {self.pid, *self.family()}:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                continue
+
+    def wait(self) -> tuple[int, str, str]:
+        """Return its exit code, and what it, and all that it has started, wrote to stdout and stderr."""
+        try:
+            out, err = self.process.communicate(timeout=40)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            time.sleep(0.5)
+            self._kill()
+            raise AssertionError("it does not end:\n" + "\n".join(self.process.communicate())) from None
+        return self.process.returncode, out, err
+
+    def family(self) -> list[int]:
+        """Return the processes that live, it and all that descend from it."""
+        mark, found = f"{_MARK}={self._mark}".encode(), []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    with open(f"/proc/{entry}/environ", "rb") as file:
+                        if mark in file.read().split(b"\0") and alive(int(entry)):
+                            found.append(int(entry))
+                except OSError:
+                    continue
+        return found
+
+    def remains(self) -> list[str]:
+        """Return what is left of it: processes, shared memory and semaphores, temporary files."""
+        left = []
+        for pid in self.family():
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    left.append(f"process {pid}: {file.read()!r}")
+            except OSError:
+                continue
+        names = glob.glob(f"/dev/shm/*-{self.pid}-*") + [str(path) for path in self.temp.rglob("*")]
+        return left + names
+
+    def leaves_nothing(self) -> list[str]:
+        """Wait, ten seconds at most, until nothing is left; return what is."""
+        until(lambda: not self.remains(), 10)
+        return self.remains()

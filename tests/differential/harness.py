@@ -1,0 +1,136 @@
+"""Runs the programs of a script under the library that the environment names, and prints what came of each.
+
+A program is a function of no arguments. What came of it, as JSON: the value that it returned or the error that it
+raised, and the warnings it gave. Types are written as their whole line of ancestors, so that the reader can tell
+which handlers would catch them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+lib = importlib.import_module(os.environ["DIFFERENTIAL_LIBRARY"])
+Parallel, delayed = lib.Parallel, lib.delayed
+
+BACKENDS = ("sequential", "threading", "loky", "multiprocessing")
+PROCESSES = ("loky", "multiprocessing")
+PARALLEL = ("threading", *PROCESSES)
+
+_programs: dict[str, Callable[[], Any]] = {}
+
+
+def program(function: Callable[..., Any], *args: Any, name: str = "", **kwargs: Any) -> None:
+    """Enter a call as a program; it is named after its function and arguments."""
+    values = [*map(str, args), *(f"{key}={value!r}" for key, value in kwargs.items())]
+    name = name or f"{function.__name__}({', '.join(values)})"
+    assert name not in _programs, name
+    _programs[name] = lambda: function(*args, **kwargs)
+
+
+def main() -> None:
+    """Run the programs, in the order in which they were entered."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DIFFERENTIAL_FOLDER"] = folder
+        for name, run in _programs.items():
+            if os.path.exists(_notes()):
+                os.unlink(_notes())
+            print(json.dumps([name, outcome(run)]), flush=True)
+
+
+def outcome(run: Callable[[], Any]) -> dict[str, Any]:
+    """Return what came of a program."""
+    told: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # Python 3.12 warns of a fork beside threads; joblib lets it through, and in which program is a matter of luck.
+        warnings.filterwarnings("ignore", r"This process \(pid=\d+\) is multi-threaded", DeprecationWarning)
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            told["value"] = describe(run())
+        except BaseException as error:
+            told["error"] = ancestry(type(error))
+    told["warnings"] = sorted({tuple(ancestry(warning.category)) for warning in caught})
+    return told
+
+
+def ancestry(cls: type) -> list[str]:
+    """Name a class and its ancestors."""
+    return [f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__ if base is not object]
+
+
+def describe(value: Any) -> Any:
+    """Return something for JSON that tells the type and the value of an object."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    cls = f"{type(value).__module__}.{type(value).__qualname__}"
+    if type(value) in (list, tuple):
+        return [type(value).__name__, *map(describe, value)]
+    if type(value) is dict:
+        return {str(key): describe(item) for key, item in value.items()}
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray):
+        return [cls, *_array(value)]
+    if numpy is not None and isinstance(value, numpy.generic):
+        return [cls, repr(value)]
+    if hasattr(value, "to_dict"):  # pandas
+        return [cls, str(value.to_dict()), str(getattr(value, "dtypes", None))]
+    if hasattr(value, "tocoo"):  # scipy
+        return [cls, *_array(value.toarray())]
+    if isinstance(value, BaseException):
+        return [cls, describe(value.args), describe(vars(value))]
+    return [cls, describe(vars(value))] if hasattr(value, "__dict__") else [cls]
+
+
+def _array(array: Any) -> list[Any]:
+    layout = [name for name in ("c_contiguous", "f_contiguous") if getattr(array.flags, name)]
+    items = repr(array.tolist()) if array.dtype.hasobject else array.tobytes().hex()
+    return [str(array.dtype), list(array.shape), layout, hashlib.sha256(items.encode()).hexdigest()[:12]]
+
+
+def here() -> tuple[int, int]:
+    """Name the process and the thread that run this."""
+    return os.getpid(), threading.get_ident()
+
+
+def relation(there: tuple[int, int]) -> str:
+    """Say how the place `there` lies to this one."""
+    if there[0] != os.getpid():
+        return "another process"
+    return "this thread" if there == here() else "another thread"
+
+
+def note(item: Any) -> Any:
+    """Record, for `noted`, that a call has run; in any process."""
+    with open(_notes(), "a", encoding="utf-8") as file:
+        file.write(f"{item}\n")
+    return item
+
+
+def noted() -> list[str]:
+    """Return what the calls of this program have recorded, sorted."""
+    try:
+        with open(_notes(), encoding="utf-8") as file:
+            return sorted(file.read().split())
+    except FileNotFoundError:
+        return []
+
+
+def _notes() -> str:
+    return os.path.join(os.environ["DIFFERENTIAL_FOLDER"], "notes")
+
+
+def numbers(count: int, fails_at: int | None = None) -> Iterator[Any]:
+    """Yield delayed calls of `note`; the iterator raises before the call `fails_at`."""
+    for number in range(count):
+        if number == fails_at:
+            raise KeyError(f"before {number}")
+        yield delayed(note)(number)

@@ -1,0 +1,210 @@
+"""The backends of shoal and one from outside keep the contract; and what their names stand for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from shoal import (
+    Backend,
+    FallbackWarning,
+    Parallel,
+    Slot,
+    WorkerSpec,
+    backends,
+    delayed,
+    parallel_config,
+    register_parallel_backend,
+)
+from shoal.testing import BackendTests
+
+
+class TestSequential(BackendTests):
+    backend = "sequential"
+
+
+class TestThreading(BackendTests):
+    backend = "threading"
+
+
+class TestLoky(BackendTests):
+    backend = "loky"
+
+
+class TestMultiprocessing(BackendTests):
+    backend = "multiprocessing"
+
+
+class BytesToThreads(Backend):
+    """A backend from outside: calls travel as bytes, as if to processes, but to threads."""
+
+    name = "bytes-to-threads"
+    options = frozenset({"prefix"})
+
+    def open(self, spec: WorkerSpec) -> list[Slot]:
+        return [Slot(self._executor({**self.given_options, **spec.options})) for _ in range(spec.n_workers)]
+
+    def close(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            slot.executor.shutdown()
+
+    def abort(self, slot: Slot) -> Slot:
+        slot.executor.shutdown(wait=False, cancel_futures=True)
+        return Slot(self._executor({}))
+
+    def _executor(self, options: dict[str, Any]) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix=options.get("prefix", "bytes"))
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the backend from outside; what a test registers is forgotten after it."""
+    monkeypatch.setattr(backends, "_factories", dict(backends._factories))
+    monkeypatch.setattr(backends, "_registered_default", None)
+    register_parallel_backend("bytes-to-threads", BytesToThreads)
+
+
+class TestBytesToThreads(BackendTests):
+    backend = "bytes-to-threads"
+
+
+def current_pid(*_: Any) -> int:
+    return os.getpid()
+
+
+def current_thread() -> str:
+    return threading.current_thread().name
+
+
+def start_method() -> str:
+    return type(multiprocessing.current_process()).__name__.removesuffix("Process").lower()
+
+
+def set_flag(name: str, value: str) -> None:
+    os.environ[name] = value
+
+
+def fail() -> None:
+    raise LookupError("no licence found")
+
+
+def test_an_unknown_name_is_answered_with_those_known() -> None:
+    with pytest.raises(ValueError, match="lokky") as caught:
+        Parallel(n_jobs=2, backend="lokky")
+    assert all(name in str(caught.value) for name in ("loky", "threading", "multiprocessing", "sequential"))
+    with pytest.raises(ValueError, match="3"):
+        Parallel(n_jobs=2, backend=3)
+
+
+def test_registered_names_are_used_where_asked_for() -> None:
+    run = Parallel(n_jobs=2, backend="bytes-to-threads", prefix="mine")
+    assert {name.rpartition("_")[0] for name in run([delayed(current_thread)()] * 4)} == {"mine"}
+    register_parallel_backend("again", lambda **options: BytesToThreads(prefix="factory", **options))
+    names = Parallel(n_jobs=2, backend="again")([delayed(current_thread)()] * 2)
+    assert {name.rpartition("_")[0] for name in names} == {"factory"}
+
+
+def test_a_backend_can_be_made_the_default() -> None:
+    before = type(Parallel()._backend)
+    register_parallel_backend("ours", BytesToThreads)
+    assert type(Parallel()._backend) is before
+    register_parallel_backend("ours", BytesToThreads, make_default=True)
+    assert type(Parallel()._backend) is BytesToThreads
+    assert type(Parallel(backend="threading")._backend).__name__ == "ThreadingBackend"
+
+
+def test_the_default_can_be_set_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND", "multiprocessing")
+    assert type(Parallel()._backend).__name__ == "MultiprocessingBackend"
+
+
+def test_threads_where_processes_are_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLIB_MULTIPROCESSING", "0")
+    assert Parallel(n_jobs=2)([delayed(current_pid)()] * 2) == [os.getpid()] * 2
+    for backend in ("loky", "multiprocessing"):
+        with pytest.warns(FallbackWarning, match=f"'{backend}' needs worker processes"):
+            run = Parallel(n_jobs=2, backend=backend)
+        assert run([delayed(current_pid)()] * 2) == [os.getpid()] * 2
+
+
+def test_no_process_is_started_where_they_are_forbidden(fresh_python: Callable[..., str]) -> None:
+    printed = fresh_python(
+        """
+        import os
+        os.environ["JOBLIB_MULTIPROCESSING"] = " 0 "
+        import sys
+        from shoal import Parallel, delayed
+        print(Parallel(n_jobs=2)(delayed(abs)(-n) for n in range(3)), "loky" in sys.modules)
+        """
+    )
+    assert printed == "[0, 1, 2] False\n"
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_an_initializer_runs_in_each_worker(backend: str) -> None:
+    run = Parallel(n_jobs=2, backend=backend, initializer=set_flag, initargs=("SHOAL_FLAG", backend))
+    assert set(run(delayed(os.getenv)("SHOAL_FLAG") for _ in range(10))) == {backend}
+    assert "SHOAL_FLAG" not in os.environ
+    plain = Parallel(n_jobs=2, backend=backend)
+    assert set(plain(delayed(os.getenv)("SHOAL_FLAG") for _ in range(10))) == {None}
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_what_an_initializer_raises_is_raised(backend: str) -> None:
+    with pytest.raises(LookupError, match="no licence found"):
+        Parallel(n_jobs=2, backend=backend, initializer=fail)([delayed(abs)(1)] * 2)
+
+
+def test_options_may_come_with_the_context() -> None:
+    with parallel_config("loky", initializer=set_flag, initargs=("SHOAL_FLAG", "context")):
+        assert set(Parallel(n_jobs=2)(delayed(os.getenv)("SHOAL_FLAG") for _ in range(4))) == {"context"}
+
+
+def test_workers_serve_no_more_than_they_should() -> None:
+    run = Parallel(n_jobs=2, backend="multiprocessing", maxtasksperchild=1, batch_size=1)
+    assert len(set(run(delayed(current_pid)() for _ in range(5)))) == 5
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_start_method_of_multiprocessing(method: str) -> None:
+    context = multiprocessing.get_context(method)
+    run = Parallel(n_jobs=2, backend=context)
+    assert type(run._backend).__name__ == "MultiprocessingBackend"
+    assert os.getpid() not in run(delayed(current_pid)() for _ in range(4))
+    run = Parallel(n_jobs=2, backend="multiprocessing", context=context)
+    assert run([delayed(start_method)()]) == [method]
+
+
+def test_workers_of_loky_stay_warm() -> None:
+    def workers() -> set[int]:
+        return set(Parallel(n_jobs=2, backend="loky", idle_worker_timeout=50)(delayed(current_pid)(n) for n in "ab"))
+
+    assert workers() | workers() | workers() == workers()
+
+
+def test_an_option_that_the_backend_does_not_know() -> None:
+    with pytest.raises(TypeError, match=r"'loky'.*did you mean 'idle_worker_timeout'"):
+        Parallel(n_jobs=2, backend="loky", idle_worker_time=3)
+    with pytest.raises(TypeError, match=r"'maxtasksperchild'.*'threading'"):
+        Parallel(n_jobs=2, backend="threading", maxtasksperchild=3)
+
+
+def test_runs_below_runs_call_their_own_functions() -> None:
+    def outer(number: int) -> Any:
+        shift = 10
+
+        def inner(number: int) -> int:
+            return number + shift
+
+        if number < 0:
+            return "the function of the run above"
+        context = multiprocessing.get_context("fork")  # what the worker has received is in the forked one too
+        return Parallel(n_jobs=2, backend=context)(delayed(inner)(-x) for x in (1, 2))
+
+    assert Parallel(n_jobs=2, backend="loky")([delayed(outer)(1)]) == [[9, 8]]

@@ -1,0 +1,155 @@
+"""Calls, made by ``delayed``, and arguments marked by ``shared``."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import inspect
+import pickle
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from shoal import Parallel, delayed, shared
+
+
+def area(width: int, height: int = 1) -> int:
+    """Return the area of a rectangle."""
+    return width * height
+
+
+area.unit = "m2"  # type: ignore[attr-defined]
+
+
+class Scale:
+    """Multiplies by a number."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, number: int) -> int:
+        return self.factor * number
+
+    def apply(self, number: int) -> int:
+        """Multiply."""
+        return self.factor * number
+
+
+def test_a_call_is_a_tuple() -> None:
+    assert delayed(area)(2, height=3) == (area, (2,), {"height": 3})
+    assert delayed(area)() == (area, (), {})
+    call = delayed(area)(2)
+    assert type(call) is tuple
+    assert call[0] is area
+
+
+def test_any_keyword_can_be_given() -> None:
+    keywords = {"self": 1, "function": 2, "args": 3, "cls": 4}
+    assert delayed(dict)(**keywords) == (dict, (), keywords)
+    assert Parallel(n_jobs=1)([delayed(dict)(**keywords)]) == [keywords]
+
+
+def test_it_answers_for_the_function() -> None:
+    made: Any = delayed(area)
+    assert made.__wrapped__ is area
+    assert made.__name__ == "area"
+    assert made.__qualname__ == "area"
+    assert made.__doc__ == "Return the area of a rectangle."
+    assert made.__annotations__ == area.__annotations__
+    assert made.unit == "m2"
+    assert inspect.unwrap(made) is area
+    assert inspect.signature(made) == inspect.signature(area)
+    assert callable(made)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "doc"),
+    [
+        (len, "len", len.__doc__),
+        (Scale, "Scale", "Multiplies by a number."),
+        (Scale(3).apply, "apply", "Multiply."),
+        (str.upper, "upper", str.upper.__doc__),
+        (lambda: None, "<lambda>", None),
+    ],
+)
+def test_it_answers_for_any_callable(function: Any, name: str, doc: str | None) -> None:
+    made: Any = delayed(function)
+    assert (made.__name__, made.__doc__) == (name, doc)
+
+
+@pytest.mark.parametrize("function", [functools.partial(area, 2), Scale(3)])
+def test_what_the_callable_does_not_have_is_missing(function: Any) -> None:
+    made: Any = delayed(function)
+    assert made.__doc__ == function.__doc__
+    assert not hasattr(made, "__name__")
+    with pytest.raises(AttributeError, match="colour"):
+        _ = made.colour
+    assert Parallel(n_jobs=1)([made(3)]) == [function(3)]
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_it_can_be_pickled(protocol: int) -> None:
+    for function in (area, len, Scale):
+        again = pickle.loads(pickle.dumps(delayed(function), protocol))
+        assert again(2) == (function, (2,), {})
+        assert again.__wrapped__ is function
+
+
+def test_functions_may_take_turns() -> None:
+    first, second = delayed(area), delayed(len)
+    calls = [first(1), second("a"), delayed(area)(2), delayed(len)("b")]
+    assert calls == [(area, (1,), {}), (len, ("a",), {}), (area, (2,), {}), (len, ("b",), {})]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_nothing_of_a_run_stays(n_jobs: int) -> None:
+    function = Scale(3)
+    reference = weakref.ref(function)
+    assert Parallel(n_jobs=n_jobs, backend="threading")(delayed(function)(n) for n in range(3)) == [0, 3, 6]
+    del function
+    gc.collect()
+    assert reference() is None
+
+
+def test_shared_says_what_it_marks() -> None:
+    assert repr(shared([1, 2])) == "shared([1, 2])"
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("backend", ["threading", "loky", "multiprocessing"])
+def test_shared_arguments_arrive_bare(backend: str, n_jobs: int) -> None:
+    table = shared({"width": 2, "height": 3})
+    run = Parallel(n_jobs=n_jobs, backend=backend)
+    assert run([delayed(dict.get)(table, "width"), delayed(sorted)(table)]) == [2, ["height", "width"]]
+    assert run([delayed(area)(shared(4), height=shared(5))] * 3) == [20] * 3
+
+
+@pytest.mark.parametrize(
+    ("item", "shown"), [(7, "7 (int)"), (area, "<function area"), (None, "None (NoneType)"), ((area, (1,)), "(tuple)")]
+)
+@pytest.mark.parametrize(
+    ("backend", "n_jobs"),
+    [("sequential", 1), ("threading", 2), ("loky", 2), ("multiprocessing", 2)],
+)
+def test_what_is_no_call_is_told_so(backend: str, n_jobs: int, item: Any, shown: str) -> None:
+    def items() -> Iterator[Any]:
+        yield delayed(area)(1)
+        yield delayed(area)(2)
+        yield item
+
+    run = Parallel(n_jobs=n_jobs, backend=backend)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="item 2 of the input is no delayed call but ") as caught:
+            run(items())
+        assert shown in str(caught.value)
+        assert "Parallel(...)(delayed(function)(argument) for argument in arguments)" in str(caught.value)
+        assert run([delayed(area)(3)]) == [3]
+
+
+def test_what_is_no_call_is_told_so_where_somebody_listens() -> None:
+    with pytest.raises(TypeError, match="item 0 of the input"):
+        Parallel(n_jobs=1, verbose=1)([area(1)])
+    with pytest.raises(TypeError, match="item 0 of the input"):
+        list(Parallel(n_jobs=1, return_as="generator")([area(1)]))

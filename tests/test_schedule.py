@@ -1,0 +1,311 @@
+"""The schedule by itself: no call is lost or run twice, bounds are kept, and workers finish together."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from shoal.parallel._batch import Batch
+from shoal.parallel._delayed import Call
+from shoal.parallel._policies import auto_batch_size
+from shoal.parallel._schedule import Schedule
+
+#: Seconds from the parent to a worker and back.
+ROUND_TRIP = 0.0004
+
+
+class Refused(Exception):
+    pass
+
+
+def call(number: int) -> Call:
+    """Return a call like no other; runs of them have one function, and some have keywords."""
+    return (pow, divmod)[number // 5 % 2], (number,), {"mod": number} if number % 11 == 10 else {}
+
+
+class Calls:
+    """The calls of the numbers below `n`; the iterator raises instead of giving the one at `bad`."""
+
+    def __init__(self, n: int, bad: int | None = None) -> None:
+        self.n, self.bad = n, bad
+        self.given = 0
+        self.raised = False
+
+    def __iter__(self) -> Iterator[Any]:
+        for number in range(self.n):
+            if number == self.bad:
+                self.raised = True
+                raise Refused
+            self.given += 1
+            yield call(number)
+
+
+def numbers(batch: Batch) -> list[int]:
+    """Return the numbers of the calls in a batch, which must be as they were given."""
+    calls = list(batch)
+    found = [args[0] for _, args, _ in calls]
+    assert calls == [call(number) for number in found]
+    return found
+
+
+def flat(due: Sequence[Sequence[Any]]) -> list[Any]:
+    return [value for values in due for value in values]
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Any order of asking for batches and completing them, for any schedule."""
+
+    @initialize(
+        n=st.integers(0, 60),
+        slots=st.integers(1, 4),
+        size=st.one_of(st.integers(1, 9), st.just(auto_batch_size)),
+        pre_dispatch=st.one_of(st.none(), st.integers(1, 9)),
+        known=st.booleans(),
+        ordered=st.booleans(),
+        bad=st.one_of(st.none(), st.integers(0, 60)),
+    )
+    def begin(
+        self, n: int, slots: int, size: Any, pre_dispatch: int | None, known: bool, ordered: bool, bad: int | None
+    ) -> None:
+        if bad is not None and (bad >= n or pre_dispatch is None):  # a constructor that raises gives nothing
+            bad = None
+        self.calls = Calls(n, bad)
+        self.schedule = Schedule(
+            self.calls,
+            slots=slots,
+            size=size,
+            pre_dispatch=pre_dispatch,
+            total=n if known else None,
+            ordered=ordered,
+        )
+        self.available = n if bad is None else bad
+        self.slots, self.pre_dispatch, self.ordered, self.fixed = slots, pre_dispatch, ordered, isinstance(size, int)
+        self.largest = self.schedule.size
+        self.in_flight: list[Batch] = []
+        self.dispatched: list[Any] = []
+        self.results: list[Any] = []
+        self.measured = False
+
+    def ask(self, busy: bool) -> Batch | None:
+        raised = self.calls.raised
+        try:
+            batch = self.schedule.next_batch(busy)
+        except Refused:
+            assert not raised, "the iterator is asked again after it has raised"
+            return self.ask(busy)
+        if batch is not None:
+            assert len(batch) == len(numbers(batch)) > 0
+            assert batch.start == len(self.dispatched)
+            assert not self.fixed or len(batch) <= self.schedule.size
+            self.dispatched += numbers(batch)
+            self.in_flight.append(batch)
+        return batch
+
+    def answer(self, batch: Batch, seconds: float, nbytes: int) -> None:
+        self.in_flight.remove(batch)
+        values = [-number for number in numbers(batch)]
+        due = self.schedule.completed(batch, values, seconds, nbytes)
+        assert self.ordered or flat(due) == values
+        self.results += flat(due)
+        self.measured = True
+        self.largest = max(self.largest, self.schedule.size)
+
+    @rule(busy=st.booleans())
+    def next_batch(self, busy: bool) -> None:
+        batch = self.ask(busy)
+        room = self.pre_dispatch is None or len(self.in_flight) < self.pre_dispatch
+        if batch is None and not busy and room:
+            assert len(self.dispatched) == self.available, "a slot that could run a batch was given none"
+        assert not (busy and batch and not self.measured), "a batch was queued before any time was known"
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), seconds=st.floats(0, 10), nbytes=st.integers(0, 2**30))
+    def complete(self, data: st.DataObject, seconds: float, nbytes: int) -> None:
+        self.answer(data.draw(st.sampled_from(self.in_flight)), seconds, nbytes)
+
+    @invariant()
+    def bounds_are_kept(self) -> None:
+        schedule = self.schedule
+        assert schedule.in_flight == len(self.in_flight) <= (self.pre_dispatch or self.calls.n)
+        assert schedule.dispatched == len(self.dispatched)
+        assert schedule.completed_calls == len(self.dispatched) - sum(map(len, self.in_flight))
+        assert schedule.read == self.calls.given or self.pre_dispatch is None
+        ahead = self.calls.given - len(self.dispatched)
+        if self.pre_dispatch is not None:
+            assert ahead <= self.largest * (1 if self.fixed else 2 * self.slots)
+            assert self.measured or not ahead, "calls are read ahead before a first result is there"
+
+    @invariant()
+    def results_are_as_the_calls(self) -> None:
+        assert self.dispatched == list(range(len(self.dispatched)))
+        if self.ordered:
+            assert self.results == [-number for number in range(len(self.results))]
+            assert self.schedule.due == len(self.results)
+        assert len(set(self.results)) == len(self.results)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "schedule"):
+            return
+        while self.in_flight or self.ask(busy=False):
+            self.answer(self.in_flight[-1], 0.001, 0)
+        assert sorted(self.results, reverse=True) == [-number for number in range(self.available)]
+        assert self.schedule.finished
+
+
+TestInterleavings = Interleavings.TestCase
+
+
+def test_all_calls_are_read_at_once_without_a_bound() -> None:
+    calls = Calls(100)
+    schedule = Schedule(calls, slots=2, pre_dispatch=None)
+    assert calls.given == 100
+    assert not schedule.finished
+
+
+@given(n=st.integers(1, 30), data=st.data())
+def test_calls_before_the_one_that_fails_are_given(n: int, data: st.DataObject) -> None:
+    bad = data.draw(st.integers(0, n - 1))
+    schedule = Schedule(Calls(n, bad), slots=2, size=data.draw(st.integers(1, 9)), pre_dispatch=100)
+    given: list[Any] = []
+    with pytest.raises(Refused):  # noqa: PT012 some batches may be given before it
+        while True:
+            batch = schedule.next_batch()
+            assert batch is not None
+            given += numbers(batch)
+    assert schedule.read == bad
+    while batch := schedule.next_batch():
+        given += numbers(batch)
+    assert given == list(range(bad))
+
+
+@given(n=st.integers(0, 30), ordered=st.booleans(), pre_dispatch=st.sampled_from([None, 4]), data=st.data())
+def test_calls_that_are_taken_one_by_one(n: int, ordered: bool, pre_dispatch: int | None, data: st.DataObject) -> None:
+    calls = Calls(n)
+    schedule = Schedule(calls, slots=2, pre_dispatch=pre_dispatch, ordered=ordered)
+    taken: list[int] = []
+    results: list[int] = []
+    for index in range(n):
+        assert schedule.take() == (index, call(index))
+        assert pre_dispatch is None or calls.given == index + 1
+        taken.append(index)
+        while taken and data.draw(st.booleans()):
+            settled = taken.pop(data.draw(st.integers(0, len(taken) - 1)))
+            results += flat(schedule.settle(settled, -settled))
+            assert ordered or results[-1] == -settled
+    assert schedule.take() is None
+    assert schedule.exhausted
+    while taken:
+        settled = taken.pop()
+        results += flat(schedule.settle(settled, -settled))
+    assert (results if ordered else sorted(results, reverse=True)) == [-number for number in range(n)]
+    assert schedule.completed_calls == n
+
+
+class Simulation:
+    """Workers that take `seconds` for each call, fed as a run feeds its slots; the clock is a number.
+
+    A worker runs its batches one after the other; to it and back, a batch takes half a round trip each.
+    """
+
+    def __init__(self, seconds: Sequence[float], slots: int, known: bool = True, **options: Any) -> None:
+        self.schedule = Schedule(
+            ((abs, (duration,), {}) for duration in seconds),
+            slots=slots,
+            total=len(seconds) if known else None,
+            **{"size": auto_batch_size, "pre_dispatch": 2 * slots, **options},
+        )
+        self.slots = slots
+        self.sizes: list[int] = []
+        self.now = 0.0
+        self._free = [0.0] * slots  # when each worker has run what it was sent
+        self._queues: list[deque[Batch]] = [deque() for _ in range(slots)]
+        self._arrivals: list[tuple[float, int, float]] = []
+
+    def run(self) -> float:
+        """Return the time at which the last result is there."""
+        for slot in range(self.slots):
+            self._feed(slot, at_most=1)
+        while self._arrivals:
+            self.now, slot, elapsed = heapq.heappop(self._arrivals)
+            batch = self._queues[slot].popleft()
+            self.schedule.completed(batch, [None] * len(batch), elapsed)
+            self._feed(slot, at_most=2)
+            for other in range(self.slots):
+                self._feed(other, at_most=1)
+        assert self.schedule.finished
+        return self.now
+
+    def _feed(self, slot: int, at_most: int) -> None:
+        queue = self._queues[slot]
+        while len(queue) < at_most:
+            batch = self.schedule.next_batch(busy=bool(queue))
+            if batch is None:
+                return
+            queue.append(batch)
+            self.sizes.append(len(batch))
+            elapsed = sum(seconds for _, (seconds,), _ in batch)
+            self._free[slot] = max(self._free[slot], self.now + ROUND_TRIP / 2) + elapsed
+            heapq.heappush(self._arrivals, (self._free[slot] + ROUND_TRIP / 2, slot, elapsed))
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("seed", range(12))
+def test_workers_finish_together(seed: int, known: bool) -> None:
+    seconds = [0.0005, 0.001, 0.002, 0.02] * 100
+    random.Random(seed).shuffle(seconds)
+    assert Simulation(seconds, slots=2, known=known).run() <= 1.03 * sum(seconds) / 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("slots", [2, 4, 16])
+def test_equal_calls_cost_little_more_than_themselves(slots: int, known: bool) -> None:
+    seconds = [0.004] * 250 * slots
+    assert Simulation(seconds, slots, known).run() <= 1.03 * 1.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slots"), [([0.001] * 100, 2), ([0.0002] * 1000, 4), ([0.005] * 41, 4)], ids=["100", "1000", "41"]
+)
+def test_last_batches_shrink(seconds: list[float], slots: int) -> None:
+    # One more batch of full size at the end would be 15 to 30 %.
+    for known in (True, False):
+        assert Simulation(seconds, slots, known).run() <= 1.12 * sum(seconds) / slots
+
+
+def test_tiny_calls_reach_large_batches_in_few_rounds() -> None:
+    simulation = Simulation([1e-6] * 100_000, slots=2)
+    simulation.run()
+    assert max(simulation.sizes) >= 10_000
+    before = list(itertools.takewhile(lambda size: size < 1000, simulation.sizes))
+    assert len(before) <= 2 * 4  # two rounds of leaps, and what was queued meanwhile
+    assert len(simulation.sizes) <= 40
+
+
+def test_a_few_tiny_calls_are_no_round_trip_each() -> None:
+    simulation = Simulation([1e-6] * 1000, slots=2)
+    assert simulation.run() <= 10 * ROUND_TRIP
+
+
+def test_slow_calls_travel_alone() -> None:
+    simulation = Simulation([0.5] * 40, slots=2)
+    assert simulation.run() <= 10 * 1.01
+    assert set(simulation.sizes) == {1}
+
+
+def test_a_long_call_at_first_holds_nothing_up() -> None:
+    simulation = Simulation([1.0] + [0.001] * 900, slots=2)
+    assert simulation.run() <= 1.03
+
+
+def test_every_worker_gets_something_at_the_end() -> None:
+    for slots, calls in [(2, 2), (4, 5), (8, 8), (8, 20)]:
+        assert Simulation([0.1] * calls, slots).run() <= 0.1 * -(-calls // slots) + 5 * ROUND_TRIP
