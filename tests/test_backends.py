@@ -18,7 +18,9 @@ from shoal import (
     Slot,
     WorkerSpec,
     backends,
+    cpu_count,
     delayed,
+    effective_n_jobs,
     parallel_config,
     register_parallel_backend,
 )
@@ -124,8 +126,9 @@ def test_the_default_can_be_set_from_outside(monkeypatch: pytest.MonkeyPatch) ->
     assert type(Parallel()._backend).__name__ == "MultiprocessingBackend"
 
 
-def test_threads_where_processes_are_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_worker_where_processes_are_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBLIB_MULTIPROCESSING", "0")
+    assert effective_n_jobs(2) == effective_n_jobs(-1) == cpu_count() == 1
     assert Parallel(n_jobs=2)([delayed(current_pid)()] * 2) == [os.getpid()] * 2
     for backend in ("loky", "multiprocessing"):
         with pytest.warns(FallbackWarning, match=f"'{backend}' needs worker processes"):

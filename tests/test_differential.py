@@ -60,6 +60,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(("script", "variables", "differences"), RUNS)
 def test_programs_do_the_same(
     script: str, variables: dict[str, str], differences: dict[str, Difference], tmp_path: Path
@@ -76,6 +77,8 @@ def test_programs_do_the_same(
                 unexpected[program] = {"joblib": expected, "expected of it": difference.joblib}
                 continue
             expected = difference.shoal(expected) if callable(difference.shoal) else difference.shoal
+            if callable(difference.shoal) and expected == normal(theirs):
+                unexpected[program] = {"no difference": expected}
         if not fits(ours, expected):
             unexpected[program] = {"shoal": ours, "expected": expected}
     assert not unexpected, json.dumps(unexpected, indent=1)
@@ -92,7 +95,7 @@ def both(script: str, variables: dict[str, str]) -> list[dict[str, Outcome]]:
     """Run a script under each library, at the same time; return the outcomes of its programs."""
     running = [start(script, library, variables) for library in ("joblib", "shoal")]
     try:
-        told = [process.communicate(timeout=90)[0] for process in running]
+        told = [process.communicate(timeout=110)[0] for process in running]
     finally:
         for process in running:
             if process.poll() is None:

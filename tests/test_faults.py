@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loky.process_executor import TerminatedWorkerError
+from loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
 from _faults_util import Child, alive, until, wait_for, worker_pids, works
 from shoal import Parallel, delayed
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback, UnusedResultsWarning, WorkerDied
+from shoal.parallel._transport import Transport
 
 GENERATORS = ["generator", "generator_unordered"]
 RETURNS = ["list", *GENERATORS]
@@ -99,6 +100,26 @@ def test_all_of_the_calls_that_a_dead_worker_held_are_named(backend: str) -> Non
     calls = [delayed(abs)(0), delayed(abs)(1), delayed(die)("SIGKILL"), delayed(abs)(3)]
     with pytest.raises(WorkerDied, match=r"the calls 0 to 3, abs\(\.\.\.\)"):
         Parallel(n_jobs=2, batch_size=4, backend=backend)(calls)
+    assert works(backend=backend)
+
+
+def die_while_writing() -> str:
+    """Return a result that goes through the pipe, and die when a part of it is there."""
+
+    def watch() -> None:
+        while b"pipe_write" not in Path(f"/proc/self/task/{os.getpid()}/wchan").read_bytes():
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return "x" * 200_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_death_in_the_middle_of_a_result(backend: str) -> None:
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        run([delayed(die_while_writing)()], backend=backend)
     assert works(backend=backend)
 
 
@@ -284,6 +305,32 @@ def test_a_failure_in_a_generator_does_not_wait_for_slow_siblings(tmp_path: Path
         list(results)
     assert not gate.exists()
     gate.touch()
+
+
+def begin(folder: Path) -> None:
+    (folder / f"pid-{os.getpid()}").touch()
+    wait_for(folder / "gate")
+
+
+@pytest.mark.parametrize("where", [(Transport, "send"), (ProcessPoolExecutor, "submit")])
+def test_interrupt_while_a_batch_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
+    """It comes when the call runs already, and before that was noted: its worker must not stay busy."""
+    worker_pids(2)
+    owner, name = where
+    original = getattr(owner, name)
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        original(self, *args)
+        assert until(lambda: list(tmp_path.glob("pid-*")))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run([delayed(begin)(tmp_path)])
+    (pid,) = (int(path.name[4:]) for path in tmp_path.glob("pid-*"))
+    assert until(lambda: not alive(pid))
+    assert works()
 
 
 # ---- what cannot travel

@@ -48,8 +48,7 @@ def begun(child: Child, n: int) -> bool:
     return bool(until(lambda: len(list(child.folder.glob("began-*"))) >= n))
 
 
-@pytest.mark.parametrize("to_group", [True, False])
-@pytest.mark.parametrize("how", ["sleep", "python", "regex"])
+@pytest.mark.parametrize(("how", "to_group"), [("sleep", True), ("sleep", False), ("python", False), ("regex", True)])
 @pytest.mark.parametrize("form", ["list", "generator", "multiprocessing"])
 def test_interrupt(tmp_path: Path, form: str, how: str, to_group: bool) -> None:
     """Ctrl-C (to the group) and SIGINT (to the program alone) give control back, and the pool is as new."""
@@ -150,13 +149,18 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
-@pytest.mark.parametrize("how", ["idle", "sleep", "sum", "regex"])
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+@pytest.mark.parametrize(
+    ("backend", "how"),
+    [
+        *[("loky", how) for how in ("idle", "sleep", "sum", "regex")],
+        ("multiprocessing", "idle"),
+        ("multiprocessing", "regex"),
+    ],
+)
 def test_end_of_the_parent(tmp_path: Path, backend: str, how: str, name: str) -> None:
     """No worker, no tracker, no shared memory and no folder ten seconds later."""
     source = f"""{PRELUDE}
 import numpy
-from shoal.parallel import _segments
 
 array = numpy.ones(2_000_000)
 how = {how!r}
@@ -191,8 +195,7 @@ Parallel(temp_folder=str(folder / "shared"), **options)(delayed(hold)(array, ind
         assert until(lambda: not list((tmp_path / "shared").iterdir()), 10)
 
 
-def test_interrupt_of_the_suite_itself_is_not_needed() -> None:
-    """The pool of this process is as good as that of any child."""
+def test_interrupts_sent_to_idle_workers_alone() -> None:
     before = worker_pids(2)
     for pid in before:
         os.kill(pid, signal.SIGINT)

@@ -39,12 +39,18 @@ _THREAD_VARIABLES = (
 )
 
 
+def is_serial() -> bool:
+    """Tell whether the environment asks for no parallelism at all: ``JOBLIB_MULTIPROCESSING=0``."""
+    return os.environ.get("JOBLIB_MULTIPROCESSING", "1").strip() == "0"
+
+
 def cpu_count(only_physical_cores: bool = False) -> int:
     """Count the CPUs that this process may use.
 
     The smallest of: the CPUs of the machine, those in the affinity mask of the process, the CPU
     quota of its control groups (rounded up), and the environment variable ``LOKY_MAX_CPU_COUNT``.
-    The affinity mask and the variable are read at each call, quotas once per process.
+    The affinity mask and the variable are read at each call, quotas once per process. With
+    ``JOBLIB_MULTIPROCESSING=0`` it is 1.
 
     Parameters
     ----------
@@ -63,6 +69,8 @@ def cpu_count(only_physical_cores: bool = False) -> int:
     ValueError
         If ``LOKY_MAX_CPU_COUNT`` is not an integer.
     """
+    if is_serial():
+        return 1
     machine = os.cpu_count() or 1
     if sys.platform == "win32":
         machine = min(machine, _MOST_ON_WINDOWS)

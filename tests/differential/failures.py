@@ -222,9 +222,10 @@ def all_taken(backend: str) -> Any:
 def entered_twice(backend: str, seconds: float) -> Any:
     """A second run while the first goes on, or when its calls have ended but not all of its results were taken."""
     parallel = Parallel(n_jobs=2, backend=backend, return_as="generator")
+    list(parallel([delayed(abs)(1)] * 2))  # the workers are up
     results = parallel(delayed(time.sleep)(seconds) for i in range(6))
     try:
-        time.sleep(0.3 - seconds)
+        time.sleep(0.1 if seconds else 1.5)  # not long enough for any to end, or enough for all
         next(results)
         return list(parallel(delayed(abs)(i) for i in range(3)))
     finally:

@@ -127,7 +127,6 @@ def exit_handlers() -> Any:
     return counts[2] - counts[1]
 
 
-program(asyncio_tasks)
 program(exit_handlers)
 for prefer in (None, "threads", "processes"):
     for require in (None, "sharedmem"):
@@ -156,6 +155,8 @@ for name, layers in LAYERS.items():
 program(context, LOKY, require="sharedmem", name="context(loky) require")
 program(context, LOKY, require="sharedmem", n_jobs=2, name="context(loky) require and n_jobs")
 program(context, LOKY, prefer="threads", name="context(loky) prefer")
+program(context, LOKY, backend="threading", require="sharedmem", name="context(loky) backend and require")
+program(context, {"backend": None, "n_jobs": 2}, name="context(None)")
 program(context, THREADS, backend="loky", name="context(threads) backend")
 for backend in BACKENDS:
     program(by_parallel_backend, backend)
@@ -208,6 +209,8 @@ for backend in BACKENDS:
     for inner in PARALLEL:
         program(nested_explicitly, backend, inner)
 program(nested_explicitly, "loky", "loky", 1)
+
+program(asyncio_tasks)  # the last one, since it leaves joblib's settings changed
 
 if __name__ == "__main__":
     main()

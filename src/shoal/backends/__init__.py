@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import Any
 
+from shoal._cpus import is_serial
 from shoal.backends.base import Backend, Factory, Slot, WorkerSpec
 from shoal.errors import FallbackWarning
 
@@ -37,7 +38,7 @@ _registered_default: str | None = None
 
 def has_processes() -> bool:
     """Tell whether worker processes can be used here: not if ``JOBLIB_MULTIPROCESSING=0`` forbids them."""
-    return os.environ.get("JOBLIB_MULTIPROCESSING", "1").strip() != "0" and sys.platform not in ("emscripten", "wasi")
+    return not is_serial() and sys.platform not in ("emscripten", "wasi")
 
 
 def default_name() -> str:

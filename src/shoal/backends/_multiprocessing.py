@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any
@@ -18,20 +17,6 @@ from shoal.backends._processes import _or_one
 from shoal.backends.base import Backend, Slot, WorkerSpec
 
 _numbers = itertools.count()
-_ending: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-
-
-def _wait_for_ending() -> None:
-    """Wait, at exit, for what manages the workers that were ended.
-
-    It closes a pipe into which the standard library writes at exit. Before CPython's gh-125451 (3.12.8, 3.13.1) that is
-    an error on stderr if both come at the same time.
-    """
-    for thread in list(_ending):
-        thread.join()
-
-
-threading._register_atexit(_wait_for_ending)  # type: ignore[attr-defined]
 
 
 class ProcessMaker:
@@ -71,7 +56,6 @@ class ProcessMaker:
 
     def stop(self, executor: Executor, kill: bool) -> None:
         """End a worker process, or kill it."""
-        _ending.add(executor._executor_manager_thread)  # type: ignore[attr-defined]
         if kill:
             for process in list((executor._processes or {}).values()):  # type: ignore[attr-defined]
                 process.kill()

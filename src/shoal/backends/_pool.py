@@ -21,6 +21,7 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
@@ -30,6 +31,8 @@ from typing import Any, NamedTuple, Protocol
 from shoal.backends import _bootstrap
 from shoal.backends.base import Slot
 
+#: At exit, a worker that has not ended after so many seconds is killed: a call may have left a pool of its own there.
+EXIT_SECONDS = 3.0
 _AT_EXIT = "cannot run anything in worker processes while the interpreter shuts down"
 #: A worker that was started with other options than the last run's goes after so many idle seconds.
 BESIDE_SECONDS = 2.0
@@ -103,11 +106,17 @@ class Worker:
         with self._lock:
             if self._executor is not None or not self._starting:
                 return
+        executor = None
         try:
             self._pool.check()
             executor = self.maker.start()
             self._pool.end_first(type(self.maker))
+            # This process only reads from it. Were it kept open here, a worker that dies while it writes a result would
+            # leave the executor waiting for the rest for ever.
+            executor._result_queue._writer.close()  # type: ignore[attr-defined]
         except BaseException as error:  # it is raised where the results are awaited
+            if executor is not None:
+                self.maker.stop(executor, kill=True)
             self._refuse(error)
             return
         # Taken now, since it is gone from there when it has died; this is the one way to its exit code.
@@ -119,6 +128,7 @@ class Worker:
     def end(self, now: bool = False) -> None:
         """End the process once what was submitted has run; with `now`, kill it if something runs or it is not up."""
         with self._lock:
+            self._starting = False
             self._discard(kill=now and bool(self._running or not self._served))
         if now:
             self._refuse(RuntimeError(_AT_EXIT))
@@ -152,6 +162,7 @@ class Worker:
                 self.warm()
                 return
             item = self._waiting[0]
+            self._running.append(item)  # before it runs, since an interrupt may come at any time
             try:
                 done = self._executor.submit(_bootstrap.run, item.fn, item.args)
             except BrokenExecutor:
@@ -159,11 +170,11 @@ class Worker:
                 self._discard(kill=False)
                 continue
             self._waiting.popleft()
-            if not item.future.set_running_or_notify_cancel():
-                continue
-            self._running.append(item)
             self._served += 1
-            done.add_done_callback(partial(self._done, item, self._executor, self._process))
+            if item.future.set_running_or_notify_cancel():
+                done.add_done_callback(partial(self._done, item, self._executor, self._process))
+            else:
+                self._running.remove(item)
 
     def _done(self, item: _Item, executor: Executor, process: Any, done: Future[Any]) -> None:
         """Pass on what came of an item; called in a thread of the executor's."""
@@ -183,9 +194,10 @@ class Worker:
 
     def _discard(self, kill: bool) -> None:
         executor, self._executor = self._executor, None
-        self._process = None
+        process, self._process = self._process, None
         self._running = []
         if executor is not None:
+            self._pool.ending[executor._executor_manager_thread] = process  # type: ignore[attr-defined]
             self.maker.stop(executor, kill)
 
 
@@ -232,6 +244,8 @@ class Pool:
         self._workers: dict[Hashable, list[Worker]] = {}
         self._latest: Hashable = None
         self._kinds: set[type] = set()
+        # The managers of executors that end, and their processes.
+        self.ending: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -316,6 +330,16 @@ class Pool:
             self._workers.clear()
         for worker in workers:
             worker.end(now=True)
+        # They close pipes into which the standard library writes at exit, which before CPython's gh-125451 (3.12.8,
+        # 3.13.1) is an error on stderr if both come at the same time; and queues that multiprocessing closes at exit.
+        deadline = time.monotonic() + EXIT_SECONDS
+        for manager, process in list(self.ending.items()):
+            manager.join(max(deadline - time.monotonic(), 0))
+            if manager.is_alive():
+                from loky.backend.utils import kill_process_tree
+
+                kill_process_tree(process)
+                manager.join()
 
     def _serve(self) -> None:
         """Be the pool's thread: start workers when asked, end those that have been idle for long."""

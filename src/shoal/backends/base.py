@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from shoal._cpus import cpu_count
+from shoal._cpus import cpu_count, is_serial
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -99,7 +99,8 @@ class Backend(ABC):
         Parameters
         ----------
         n_jobs
-            A positive number of workers; -1 for one per CPU, -2 for one less, and so on; None for the default.
+            A positive number of workers; -1 for one per CPU, -2 for one less, and so on; None for the default. With
+            ``JOBLIB_MULTIPROCESSING=0`` in the environment it is 1 in any case.
         depth
             How deep the run is nested in others; 0 outside.
 
@@ -112,6 +113,8 @@ class Backend(ABC):
             n_jobs = self.default_n_jobs
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning; use a positive number, or -1 for all CPUs")
+        if is_serial():
+            return 1
         return n_jobs if n_jobs > 0 else max(cpu_count() + 1 + n_jobs, 1)
 
     @abstractmethod

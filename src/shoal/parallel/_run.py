@@ -133,11 +133,15 @@ class Run(ABC):
         timeout
             The seconds that the consumer waits for the next result.
         ended
-            Called when the generator has ended or was dropped.
+            Called when the run has ended and its consumer comes for another result, or ends the generator.
         """
         results = _stream(self, timeout, ended)
         next(results)  # enter its try block: from here on, dropping the generator ends the run
         return results
+
+    def abandon(self, error: BaseException) -> None:
+        """End a run whose loop never began."""
+        self._end(error)
 
     def too_late(self, timeout: float) -> BaseException:
         """Return the error for a result that did not come in time."""
@@ -166,6 +170,7 @@ class BatchRun(Run):
         super().__init__(*args)
         self._transport: Any = transport
         self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
+        self._sending: int | None = None
 
     def start(self) -> None:
         """Send a first batch to each slot."""
@@ -179,7 +184,7 @@ class BatchRun(Run):
         return self.schedule.finished
 
     def _busy(self) -> list[int]:
-        return [index for index, batches in enumerate(self._in_flight) if batches]
+        return [index for index, batches in enumerate(self._in_flight) if batches or index == self._sending]
 
     def _feed(self, index: int, one: bool = False, ahead: int = 1) -> None:
         """Send batches to a slot: as many as it runs at a time, and `ahead` more where that is worth it."""
@@ -191,8 +196,10 @@ class BatchRun(Run):
                 self._tell.exhausted(self.schedule.read)
             if batch is None:
                 return
+            self._sending = index  # an interrupt may come when the batch is on its way and not noted yet
             future, shipment = self._transport.send(batch, executor)
             batches.append((batch, shipment))
+            self._sending = None
             if self._tell is not None:
                 self._tell.dispatched(len(batch))
             future.add_done_callback(partial(self._arrived, index, batch, shipment))
@@ -330,20 +337,29 @@ class PullRun(Run):
 def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
     outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     loop = run.results()
+    over = threading.Event()
 
     def pump() -> None:
+        last: BaseException | None = None
         try:
             for values in loop:
                 outbox.put(values)
-            outbox.put(None)
         except BaseException as error:  # it is raised where the results are awaited
-            outbox.put(error)
+            last = error
+        over.set()
+        outbox.put(last)
 
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(pump,), name="shoal-run", daemon=True)
-    consumed = 0
     try:
         thread.start()
+    except BaseException as error:
+        run.abandon(error)
+        ended()
+        raise
+    consumed = 0
+    freed = False
+    try:
         yield None
         while True:
             try:
@@ -357,6 +373,9 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
                 raise values
             for value in values:
                 consumed += 1
+                if over.is_set() and not freed:
+                    freed = True
+                    ended()
                 yield value
             del values
     except GeneratorExit:
@@ -366,7 +385,8 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
         run.inbox.put(Cancelled())
         if thread is not threading.current_thread():  # the collector may drop the generator anywhere
             thread.join()
-        ended()
+        if not freed:
+            ended()
 
 
 def _warn_unused(schedule: Schedule, consumed: int) -> None:

@@ -28,7 +28,17 @@ ALIGNMENT = mmap.ALLOCATIONGRANULARITY
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # the one is not on Windows, the other only there
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE}
+_NO_ROOM = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOMEM,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EMFILE,
+    errno.ENOSYS,
+    errno.EPERM,
+}
 #: A write of less than this is made without a look at how much memory is free.
 _SMALL = 64 * 2**20
 
@@ -138,8 +148,7 @@ class Places:
     Parameters
     ----------
     temp_folder
-        Where the segments are to be files; None for what ``JOBLIB_TEMP_FOLDER`` says, else for shared memory, with the
-        system's temporary folder behind it.
+        Where the segments are to be files; None for shared memory, with the system's temporary folder behind it.
     """
 
     def __init__(self, temp_folder: str | None) -> None:

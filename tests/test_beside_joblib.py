@@ -1,0 +1,78 @@
+"""The real joblib in the same process: neither disturbs the other, whichever is imported first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from _faults_util import Child
+
+ORDERS = {
+    "joblib first": """
+import sklearn.ensemble, joblib
+joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(i) for i in range(4))
+import shoal
+""",
+    "shoal first": """
+import shoal
+shoal.Parallel(n_jobs=2)(shoal.delayed(abs)(i) for i in range(4))
+import joblib
+""",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_runs_of_both_take_turns(tmp_path: Path, order: str) -> None:
+    """With arrays of 100 MB; multiprocessing's contexts stay joblib's, and nothing is said on stderr."""
+    source = f"""
+import warnings
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+{ORDERS[order]}
+import multiprocessing.context as contexts
+import numpy, os
+from joblib.externals.loky.backend.context import LokyContext as Joblibs
+
+def total(array, i):
+    return float(array[i]), os.getpid()
+
+def grow(i):
+    return numpy.full(2_000_000, float(i))
+
+registered = {{name: type(context) for name, context in contexts._concrete_contexts.items()}}
+assert registered["loky"] is Joblibs
+array = numpy.arange(12_500_000, dtype=float)
+pids = {{}}
+for turn in range(2):
+    for library in (shoal, joblib):
+        pairs = library.Parallel(n_jobs=2)(library.delayed(total)(array, i) for i in range(5))
+        assert [value for value, _ in pairs] == list(range(5))
+        pids.setdefault(library, set()).update(pid for _, pid in pairs)
+        grown = library.Parallel(n_jobs=2)(library.delayed(grow)(i) for i in range(3))
+        assert all((result == i).all() for i, result in enumerate(grown))
+assert not pids[shoal] & pids[joblib]
+assert {{name: type(context) for name, context in contexts._concrete_contexts.items()}} == registered
+print("ok", flush=True)
+"""
+    with Child(source, tmp_path) as child:
+        assert child.wait() == (0, "ok\n", "")
+        assert child.leaves_nothing() == []
+
+
+@pytest.mark.parametrize("outer", ["shoal", "joblib"])
+def test_one_inside_the_other(tmp_path: Path, outer: str) -> None:
+    inner = {"shoal": "joblib", "joblib": "shoal"}[outer]
+    source = f"""
+import joblib, shoal
+def rows(n):
+    return {inner}.Parallel(n_jobs=2)({inner}.delayed(pow)(i, 2) for i in range(n))
+assert {outer}.Parallel(n_jobs=2)({outer}.delayed(rows)(n) for n in range(5)) == [
+    [i * i for i in range(n)] for n in range(5)
+]
+print("ok", flush=True)
+"""
+    with Child(source, tmp_path) as child:
+        code, out, _ = child.wait()
+        # A worker of joblib's that still starts when its parent ends complains, also without shoal (joblib 1.6.0).
+        assert (code, out[:3]) == (0, "ok\n")
+        assert child.leaves_nothing() == []
