@@ -592,14 +592,16 @@ def test_with_goes_on_clean_after_an_error(return_as: str, backend: str) -> None
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 @pytest.mark.parametrize("return_as", GENERATORS)
-def test_with_goes_on_clean_after_a_dropped_generator(return_as: str, backend: str) -> None:
+def test_with_goes_on_clean_after_a_dropped_generator(tmp_path: Path, return_as: str, backend: str) -> None:
+    gate = tmp_path / "gate"
     with Parallel(n_jobs=2, backend=backend, return_as=return_as) as parallel:
-        results = parallel(delayed(abs)(-i) for i in range(1000))
-        next(results)
+        results = parallel([delayed(abs)(-1), *[delayed(wait_for)(gate) for _ in range(3)]])
+        assert next(results) == 1
         with pytest.raises(RuntimeError, match="already running"):
             parallel([])
         with pytest.warns(UnusedResultsWarning):
             results.close()
+        gate.touch()
         assert sorted(parallel(delayed(abs)(-i) for i in range(50))) == list(range(50))
 
 

@@ -25,7 +25,7 @@ from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe
 from shoal.parallel._segments import Segment, mapped
 from shoal.parallel._sharing import Workspace, is_array
-from shoal.parallel._worker import Encoded, Outcome, Parcel, RunId, fetch, forget, run_batch
+from shoal.parallel._worker import LONG_STREAM, Encoded, Outcome, Parcel, RunId, fetch, forget, run_batch
 
 #: Objects that are sent once per worker, so many at most per run: a run may make a new function for each call.
 ONCE = 64
@@ -152,12 +152,10 @@ class Transport:
         except Exception as error:
             raise self._explain(batch, error) from error
         leased = self._workspace.lease()
-        segment, calls = None, Encoded(stream)
+        segment: Segment | None = None
         outlets: list[Segment] = []
         try:
-            if buffers:
-                segment, places = self._workspace.stage(buffers)
-                calls = Encoded(stream, segment.path, tuple(places))
+            calls, segment = self._encoded(stream, buffers)
             wanted = math.ceil(self._outlets_per_call * len(batch))
             with contextlib.suppress(OSError):  # without outlets, results come through the pipe
                 for _ in range(max(1, min(wanted, self._most_outlets))):
@@ -192,9 +190,10 @@ class Transport:
         buffers = [mapped(shipment.outlets[outlet].fd, offset, nbytes) for outlet, offset, nbytes in outcome.places]
         self._outlets_per_call = max(self._outlets_per_call, len(buffers) / len(batch))
         shipment.received({outlet for outlet, _, _ in outcome.places})
-        shipment.nbytes += len(outcome.stream) + sum(view.nbytes for view in buffers)
+        stream = buffers.pop(0) if outcome.stream is None else memoryview(outcome.stream)
+        shipment.nbytes += stream.nbytes + sum(view.nbytes for view in buffers)
         try:
-            values = loads(outcome.stream, buffers=buffers)
+            values = loads(stream, buffers=buffers)
         except Exception as error:
             what = f"a result of the calls {batch.start} to {batch.start + len(batch) - 1}"
             raise CallUnpicklingError(what, "the calling process", f"{type(error).__name__}: {error}") from error
@@ -236,11 +235,9 @@ class Transport:
                 needs = frozenset(self._needed)
             finally:
                 self._needed = outer
-            encoded = Encoded(stream)
-            if buffers:
-                segment, places = self._workspace.stage(buffers)
+            encoded, segment = self._encoded(stream, buffers)
+            if segment is not None:
                 self._segments.append(segment)
-                encoded = Encoded(stream, segment.path, tuple(places))
             self._weight += len(stream) + sum(view.nbytes for view in buffers)
             key = len(self._keys)
             self._objects[key] = encoded
@@ -248,6 +245,14 @@ class Transport:
         key, _, needs = self._keys[id(obj)]
         self._needed |= needs | {key}
         return fetch, (self._run, key)
+
+    def _encoded(self, stream: bytes, buffers: list[memoryview]) -> tuple[Encoded, Segment | None]:
+        """Put what is large of a pickle into a segment; return what is sent, and the segment."""
+        long = len(stream) >= LONG_STREAM
+        if not buffers and not long:
+            return Encoded(stream), None
+        segment, places = self._workspace.stage([memoryview(stream), *buffers] if long else buffers)
+        return Encoded(None if long else stream, segment.path, tuple(places)), segment
 
     def _explain(self, batch: Batch, error: Exception) -> Exception:
         """Return the error that names the call and the part of it that cannot be pickled."""
