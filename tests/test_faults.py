@@ -20,6 +20,7 @@ from loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 from _faults_util import Child, alive, until, wait_for, worker_pids, works
 from shoal import Parallel, delayed
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback, UnusedResultsWarning, WorkerDied
+from shoal.parallel import _worker
 from shoal.parallel._transport import Transport
 
 GENERATORS = ["generator", "generator_unordered"]
@@ -112,6 +113,7 @@ def die_while_writing() -> str:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+    _worker.LONG_STREAM = 2**63  # else it would go through shared memory
     return "x" * 200_000_000
 
 
