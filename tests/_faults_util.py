@@ -79,6 +79,7 @@ class Child:
             "TMPDIR": str(self.temp),
             "PYTHONPATH": os.pathsep.join(paths),
         }
+        self._before = set(glob.glob("/dev/shm/*"))  # a process of the same id may have been killed here
         self.process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", "-W", "error", *options, str(script), str(folder)],
             stdin=subprocess.DEVNULL,
@@ -137,8 +138,8 @@ class Child:
                     left.append(f"process {pid}: {file.read()!r}")
             except OSError:
                 continue
-        names = glob.glob(f"/dev/shm/*-{self.pid}-*") + [str(path) for path in self.temp.rglob("*")]
-        return left + names
+        shared = [name for name in glob.glob(f"/dev/shm/*-{self.pid}-*") if name not in self._before]
+        return left + shared + [str(path) for path in self.temp.rglob("*")]
 
     def leaves_nothing(self) -> list[str]:
         """Wait, ten seconds at most, until nothing is left; return what is."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +213,20 @@ def test_runs_below_runs_call_their_own_functions() -> None:
         return Parallel(n_jobs=2, backend=context)(delayed(inner)(-x) for x in (1, 2))
 
     assert Parallel(n_jobs=2, backend="loky")([delayed(outer)(1)]) == [[9, 8]]
+
+
+def note(folder: str, number: int, seconds: float) -> int:
+    """Leave a mark, and take a while."""
+    with open(f"{folder}/{number}", "a") as file:
+        file.write(".")
+    time.sleep(seconds)
+    return number
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
+def test_a_batch_that_takes_long_is_cut_short(tmp_path: Path, return_as: str) -> None:
+    """The calls that are given back run once, like all others, and their results are in their places."""
+    calls = (delayed(note)(str(tmp_path), number, 0.03 if 100 < number < 110 else 0) for number in range(200))
+    numbers = list(Parallel(n_jobs=2, backend="loky", return_as=return_as)(calls))
+    assert (sorted(numbers) if return_as == "generator_unordered" else numbers) == list(range(200))
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {str(number): "." for number in range(200)}

@@ -7,10 +7,12 @@ import os
 import pickle
 import resource
 import signal
+import struct
 import sys
 import threading
 import weakref
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 from _faults_util import Child, alive, until, wait_for, worker_pids, works
 from shoal import Parallel, delayed
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback, UnusedResultsWarning, WorkerDied
-from shoal.parallel import _worker
 from shoal.parallel._transport import Transport
 
 GENERATORS = ["generator", "generator_unordered"]
@@ -104,20 +105,16 @@ def test_all_of_the_calls_that_a_dead_worker_held_are_named(backend: str) -> Non
     assert works(backend=backend)
 
 
-def die_while_writing() -> str:
-    """Return a result that goes through the pipe, and die when a part of it is there."""
+def die_while_writing() -> None:
+    """Let this worker die when a part of its next message is in the pipe."""
 
-    def watch() -> None:
-        while b"pipe_write" not in Path(f"/proc/self/task/{os.getpid()}/wchan").read_bytes():
-            pass
+    def send_bytes(connection: Any, message: bytes) -> None:
+        os.write(connection.fileno(), struct.pack("!i", len(message)) + bytes(message[:20]))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, daemon=True).start()
-    _worker.LONG_STREAM = 2**63  # else it would go through shared memory
-    return "x" * 200_000_000
+    Connection._send_bytes = send_bytes  # type: ignore[attr-defined, method-assign]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_death_in_the_middle_of_a_result(backend: str) -> None:
     with pytest.raises(WorkerDied, match="SIGKILL"):

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call
-from shoal.parallel._policies import auto_batch_size
+from shoal.parallel._policies import CUT_SECONDS, auto_batch_size
 from shoal.parallel._schedule import Schedule
 
 #: Seconds from the parent to a worker and back.
@@ -91,6 +91,7 @@ class Interleavings(RuleBasedStateMachine):
         self.slots, self.pre_dispatch, self.ordered, self.fixed = slots, pre_dispatch, ordered, isinstance(size, int)
         self.largest = self.schedule.size
         self.in_flight: list[Batch] = []
+        self.given_back: list[int] = []
         self.dispatched: list[Any] = []
         self.results: list[Any] = []
         self.measured = False
@@ -104,15 +105,21 @@ class Interleavings(RuleBasedStateMachine):
             return self.ask(busy)
         if batch is not None:
             assert len(batch) == len(numbers(batch)) > 0
-            assert batch.start == len(self.dispatched)
             assert not self.fixed or len(batch) <= self.schedule.size
-            self.dispatched += numbers(batch)
+            if batch.start < len(self.dispatched):
+                for number in numbers(batch):
+                    self.given_back.remove(number)
+            else:
+                assert batch.start == len(self.dispatched)
+                assert not self.given_back, "what was given back goes first"
+                self.dispatched += numbers(batch)
             self.in_flight.append(batch)
         return batch
 
-    def answer(self, batch: Batch, seconds: float, nbytes: int) -> None:
+    def answer(self, batch: Batch, seconds: float, nbytes: int, begun: int | None = None) -> None:
         self.in_flight.remove(batch)
-        values = [-number for number in numbers(batch)]
+        values = [-number for number in numbers(batch)[:begun]]
+        self.given_back += numbers(batch)[len(values) :]
         due = self.schedule.completed(batch, values, seconds, nbytes)
         assert self.ordered or flat(due) == values
         self.results += flat(due)
@@ -125,6 +132,7 @@ class Interleavings(RuleBasedStateMachine):
         room = self.pre_dispatch is None or len(self.in_flight) < self.pre_dispatch
         if batch is None and not busy and room:
             assert len(self.dispatched) == self.available, "a slot that could run a batch was given none"
+            assert not self.given_back
         assert not (busy and batch and not self.measured), "a batch was queued before any time was known"
 
     @precondition(lambda self: self.in_flight)
@@ -132,12 +140,19 @@ class Interleavings(RuleBasedStateMachine):
     def complete(self, data: st.DataObject, seconds: float, nbytes: int) -> None:
         self.answer(data.draw(st.sampled_from(self.in_flight)), seconds, nbytes)
 
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), seconds=st.floats(0, 10))
+    def cut_short(self, data: st.DataObject, seconds: float) -> None:
+        """A worker has begun some of the calls of a batch, and gives the others back."""
+        batch = data.draw(st.sampled_from(self.in_flight))
+        self.answer(batch, seconds, 0, data.draw(st.integers(1, len(batch))))
+
     @invariant()
     def bounds_are_kept(self) -> None:
         schedule = self.schedule
         assert schedule.in_flight == len(self.in_flight) <= (self.pre_dispatch or self.calls.n)
         assert schedule.dispatched == len(self.dispatched)
-        assert schedule.completed_calls == len(self.dispatched) - sum(map(len, self.in_flight))
+        assert schedule.completed_calls == (len(self.dispatched) - sum(map(len, self.in_flight)) - len(self.given_back))
         assert schedule.read == self.calls.given or self.pre_dispatch is None
         ahead = self.calls.given - len(self.dispatched)
         if self.pre_dispatch is not None:
@@ -228,16 +243,16 @@ class Simulation:
         self.now = 0.0
         self._free = [0.0] * slots  # when each worker has run what it was sent
         self._queues: list[deque[Batch]] = [deque() for _ in range(slots)]
-        self._arrivals: list[tuple[float, int, float]] = []
+        self._arrivals: list[tuple[float, int, float, int]] = []
 
     def run(self) -> float:
         """Return the time at which the last result is there."""
         for slot in range(self.slots):
             self._feed(slot, at_most=1)
         while self._arrivals:
-            self.now, slot, elapsed = heapq.heappop(self._arrivals)
+            self.now, slot, elapsed, begun = heapq.heappop(self._arrivals)
             batch = self._queues[slot].popleft()
-            self.schedule.completed(batch, [None] * len(batch), elapsed)
+            self.schedule.completed(batch, [None] * begun, elapsed)
             self._feed(slot, at_most=2)
             for other in range(self.slots):
                 self._feed(other, at_most=1)
@@ -252,9 +267,13 @@ class Simulation:
                 return
             queue.append(batch)
             self.sizes.append(len(batch))
-            elapsed = sum(seconds for _, (seconds,), _ in batch)
+            elapsed, begun = 0.0, 0
+            for _, (seconds,), _ in batch:
+                elapsed, begun = elapsed + seconds, begun + 1
+                if elapsed > CUT_SECONDS:
+                    break
             self._free[slot] = max(self._free[slot], self.now + ROUND_TRIP / 2) + elapsed
-            heapq.heappush(self._arrivals, (self._free[slot] + ROUND_TRIP / 2, slot, elapsed))
+            heapq.heappush(self._arrivals, (self._free[slot] + ROUND_TRIP / 2, slot, elapsed, begun))
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -309,3 +328,10 @@ def test_a_long_call_at_first_holds_nothing_up() -> None:
 def test_every_worker_gets_something_at_the_end() -> None:
     for slots, calls in [(2, 2), (4, 5), (8, 8), (8, 20)]:
         assert Simulation([0.1] * calls, slots).run() <= 0.1 * -(-calls // slots) + 5 * ROUND_TRIP
+
+
+def test_calls_unlike_those_before_hold_nothing_up() -> None:
+    for times in ([1e-6] * 4 + [0.02] * 100, [number * 1e-4 for number in range(150)], [1e-4] * 500 + [0.1] * 20):
+        for known in (True, False):
+            simulation = Simulation(times, slots=2, known=known)
+            assert simulation.run() <= max(sum(times) / 2 * 1.03, sum(times) / 2 + 0.06)

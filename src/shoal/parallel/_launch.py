@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from shoal._cpus import BlasCap, cpu_count
 from shoal.backends import Backend, Slot
 from shoal.parallel._delayed import Call
 from shoal.parallel._objects import ObjectTransport
-from shoal.parallel._policies import auto_batch_size
+from shoal.parallel._policies import CUT_SECONDS, auto_batch_size
 from shoal.parallel._run import BatchRun, PullRun, Run
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings, nested_settings
@@ -75,7 +76,8 @@ def make_run(
         if backend.ships_bytes:
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder)
-            transport = Transport(workspace, nested, 2 * n_workers)
+            seconds = CUT_SECONDS if batch_size == "auto" else math.inf
+            transport = Transport(workspace, nested, 2 * n_workers, seconds)
         else:
             transport = ObjectTransport(nested)
         return BatchRun(transport, *common, opened.pop_all().close)

@@ -222,7 +222,7 @@ class BatchRun(Run):
             self._drop(index, batch, shipment)
         due = self.schedule.completed(batch, values, outcome.elapsed, shipment.nbytes)
         if self._tell is not None:
-            self._tell.completed(len(batch), outcome.elapsed, self.schedule.size)
+            self._tell.completed(len(values), outcome.elapsed, self.schedule.size)
         self._feed(index)
         # The end of the input may have left others with nothing. A batch is queued only behind this slot's, though:
         # what another one runs may take for ever, and its time is not in the pace yet.

@@ -3,14 +3,16 @@
 ::
 
     the caller's iterator ──pull──> ahead ──next_batch──> in flight ──completed──> held ──> due, in order
-                            │        (calls read,          (batches                (results that wait for
-                            │         not given out)        that run)               an earlier batch)
-                            └─ bounded by pre_dispatch
+                            │        (calls read,   ^      (batches       │        (results that wait for
+                            │         not given     │       that run)     │         an earlier batch)
+                            │         out)          └──── given back <────┘
+                            └─ bounded by pre_dispatch    (calls of a batch that was cut short)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from shoal.parallel._batch import Batch
@@ -67,6 +69,8 @@ class Schedule:
         self._ordered = ordered
         self._bound = pre_dispatch
         self._ahead = Batch(0)
+        self._given_back: list[Batch] = []
+        self._even: int | None = None
         self._held: dict[int, Sequence[Any]] = {}
         self._due = 0
         self.size = size if isinstance(size, int) else 1
@@ -79,7 +83,7 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether every call has been read, given out and completed."""
-        return self.exhausted and not self._ahead and not self.in_flight
+        return self.exhausted and not self._ahead and not self._given_back and not self.in_flight
 
     @property
     def read(self) -> int:
@@ -103,11 +107,16 @@ class Schedule:
             return None
         if busy and not self.pace.calls:
             return None
-        size = min(self._fair_size(), len(self._ahead))
+        size = self._fair_size()
+        source = min(self._given_back, key=attrgetter("start"), default=self._ahead)
+        size = min(size, len(source))
         if not size or (busy and not self._worth_queueing(size)):
             return None
-        batch = self._ahead.split(size)
-        self.dispatched += size
+        batch = source.split(size)
+        if source is self._ahead:
+            self.dispatched += size
+        elif not source:
+            self._given_back.remove(source)
         self.in_flight += 1
         return batch
 
@@ -121,18 +130,22 @@ class Schedule:
         batch
             What was given out.
         values
-            One result for each of its calls.
+            The results of its calls; if there are fewer, the other calls were not begun, and are to be given out again.
         elapsed
             The seconds that the calls took where they ran.
         nbytes
             The bytes that travelled, both ways.
         """
+        start = batch.start
+        if len(values) < len(batch):
+            batch.split(len(values))
+            self._given_back.append(batch)
         self.in_flight -= 1
-        self.completed_calls += len(batch)
-        self.pace.add(len(batch), elapsed, nbytes)
+        self.completed_calls += len(values)
+        self.pace.add(len(values), elapsed, nbytes)
         if self._policy is not None:
             self.size = self._policy(self.pace)
-        return self._settle(batch.start, values)
+        return self._settle(start, values)
 
     def take(self) -> tuple[int, Call] | None:
         """Return the next call and its index, or None if there is none: what a pull loop uses, one call at a time."""
@@ -171,9 +184,10 @@ class Schedule:
     @property
     def _left(self) -> int | None:
         """The number of calls that were not given out yet; None as long as nobody knows."""
+        given_back = sum(map(len, self._given_back))
         if self.exhausted:
-            return len(self._ahead)
-        return None if self._total is None else max(self._total - self.dispatched, len(self._ahead))
+            return len(self._ahead) + given_back
+        return None if self._total is None else max(self._total - self.dispatched, len(self._ahead)) + given_back
 
     def _worth_queueing(self, size: int) -> bool:
         """Tell whether the way of a batch of that size is long beside its work, so that one should wait on the spot."""
@@ -191,7 +205,9 @@ class Schedule:
         left = self._left
         if self._policy is None or left is None:
             return self.size
-        return min(self.size, self.pace.share(left, self._slots))
+        if self._even is None and self.pace.calls:
+            self._even = max(-(-left // self._slots), 1)
+        return min(self.size, self.pace.share(left, self._slots), self._even or 1)
 
     def _pull(self, wanted: int) -> None:
         missing = wanted - len(self._ahead)

@@ -117,15 +117,18 @@ class Transport:
         The name of the backend, and the depth, for runs that the calls make.
     in_flight
         The number of batches that may be in flight at a time.
+    seconds
+        After which a worker begins no further call of a batch, and gives the rest back.
 
     Notes
     -----
     Not thread-safe: it belongs to the thread that owns the run.
     """
 
-    def __init__(self, workspace: Workspace, nested: tuple[str, int], in_flight: int) -> None:
+    def __init__(self, workspace: Workspace, nested: tuple[str, int], in_flight: int, seconds: float) -> None:
         self._workspace = workspace
         self._nested = nested
+        self._seconds = seconds
         self._run = _live.begin()
         self._keys: dict[int, tuple[int, Any, frozenset[int]]] = {}  # by id: key, the object itself, what it needs
         self._objects: dict[int, Encoded] = {}
@@ -168,7 +171,7 @@ class Transport:
         known = self._known.setdefault(executor, set())
         objects = {key: self._objects[key] for key in self._needed - known}
         paths = tuple(outlet.path for outlet in outlets)
-        parcel = Parcel(self._run, *_live.now(), batch.start, calls, objects, paths, self._nested)
+        parcel = Parcel(self._run, *_live.now(), batch.start, self._seconds, calls, objects, paths, self._nested)
         try:
             future = executor.submit(run_batch, parcel)
         except BaseException:
@@ -178,7 +181,7 @@ class Transport:
         return future, shipment
 
     def receive(self, batch: Batch, outcome: Outcome, shipment: Shipment) -> list[Any]:
-        """Return the results of a batch.
+        """Return the results of a batch, or of the calls of it that were begun.
 
         Raises
         ------
@@ -188,7 +191,6 @@ class Transport:
             If a result cannot be rebuilt here.
         """
         buffers = [mapped(shipment.outlets[outlet].fd, offset, nbytes) for outlet, offset, nbytes in outcome.places]
-        self._outlets_per_call = max(self._outlets_per_call, len(buffers) / len(batch))
         shipment.received({outlet for outlet, _, _ in outcome.places})
         stream = buffers.pop(0) if outcome.stream is None else memoryview(outcome.stream)
         shipment.nbytes += stream.nbytes + sum(view.nbytes for view in buffers)
@@ -198,6 +200,7 @@ class Transport:
             what = f"a result of the calls {batch.start} to {batch.start + len(batch) - 1}"
             raise CallUnpicklingError(what, "the calling process", f"{type(error).__name__}: {error}") from error
         if outcome.failed is None:
+            self._outlets_per_call = max(self._outlets_per_call, len(outcome.places) / len(values))
             return values  # type: ignore[no-any-return]
         call = f"call {batch.start + outcome.failed}, {describe(batch.function(outcome.failed))}(...)"
         values.__cause__ = RemoteTraceback(call, outcome.remote)

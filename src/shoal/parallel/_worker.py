@@ -55,6 +55,7 @@ class Parcel(NamedTuple):
     live: tuple[RunId, ...]  # the runs of the parent's that go on, of those below the horizon
     horizon: RunId
     start: int
+    seconds: float  # after which no call is begun
     calls: Encoded
     objects: dict[int, Encoded]  # what this worker does not have yet, by key
     outlets: tuple[str, ...]  # segments of the parent's for results
@@ -111,8 +112,11 @@ def run_batch(parcel: Parcel) -> Outcome:
     with nested_settings(*parcel.nested), interruptible():
         try:
             began = time.perf_counter()
+            until = began + parcel.seconds
             for function, args, kwargs in rows(functions, arguments, keywords):
                 values.append(function(*args, **kwargs))
+                if time.perf_counter() > until:
+                    break
             elapsed = time.perf_counter() - began
         except BaseException as error:
             return _failure(error, error, len(values), began)
