@@ -64,16 +64,19 @@ class Slotted:
 
 def table(n: int) -> Any:
     import pandas
+
     return pandas.DataFrame({"x": np.arange(n, dtype=float), "y": np.arange(n), "z": ["text"] * n})
 
 
 def sparse(n: int) -> Any:
     import scipy.sparse as scipy
+
     return scipy.random_array((n, n // 2), density=0.05, rng=np.random.default_rng(0), format="csr")
 
 
 def estimator(n: int) -> Any:
     import sklearn.linear_model as linear
+
     x = np.random.default_rng(0).normal(size=(n // 100 + 5, 3))
     model = linear.LinearRegression().fit(x, x @ [1.0, 2.0, 3.0])
     model.extra_ = np.arange(n, dtype=float)
