@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,10 @@ from hypothesis import settings
 for _name in list(os.environ):
     if _name.startswith(("JOBLIB_", "LOKY_", "SHOAL_")) or _name.endswith("_NUM_THREADS"):
         del os.environ[_name]
+
+# A shell starts what it runs in the background with interrupts ignored, and the programs that tests start inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
 settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)

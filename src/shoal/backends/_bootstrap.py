@@ -26,7 +26,8 @@ def initialize(parent: int, initializer: Callable[..., object] | None, initargs:
     """
     global _failed
     _die_with(parent)
-    signal.signal(signal.SIGINT, on_interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the parent may have been told to do
+        signal.signal(signal.SIGINT, on_interrupt)
     if initializer is not None:
         try:
             initializer(*initargs)
