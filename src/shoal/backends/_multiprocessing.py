@@ -12,7 +12,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any
 
 from shoal.backends import _bootstrap
-from shoal.backends._pool import pool
+from shoal.backends._pool import begin, pool
 from shoal.backends._processes import _or_one
 from shoal.backends.base import Backend, Slot, WorkerSpec
 
@@ -51,7 +51,7 @@ class ProcessMaker:
         with warnings.catch_warnings():
             # Python 3.12 warns of every fork of a process that has threads, which each that has workers is.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            executor.submit(_bootstrap.ready)
+            begin(executor)
         return executor
 
     def stop(self, executor: Executor, kill: bool) -> None:

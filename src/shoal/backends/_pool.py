@@ -55,6 +55,20 @@ class Maker(Protocol):
         """End a worker process; without waiting for it."""
 
 
+def begin(executor: Executor) -> Future[None]:
+    """Have a new executor start its process; return the future that is done when that is up.
+
+    At exit, since Python 3.12, the thread that would manage the process cannot be started any more: it is ended here.
+    """
+    try:
+        return executor.submit(_bootstrap.ready)
+    except BaseException:
+        for process in list(executor._processes.values()):  # type: ignore[attr-defined]
+            process.terminate()
+            process.join()
+        raise
+
+
 class _Item(NamedTuple):
     """Something submitted to a worker."""
 
@@ -167,7 +181,7 @@ class Worker:
                 done = self._executor.submit(_bootstrap.run, item.fn, item.args)
             except BrokenExecutor:
                 # It died while it was idle. What runs on it, if anything, is told by its own futures.
-                self._discard(kill=False)
+                self._forget()
                 continue
             self._waiting.popleft()
             self._served += 1
@@ -181,11 +195,18 @@ class Worker:
         error = CancelledError() if done.cancelled() else done.exception()
         if isinstance(error, BrokenExecutor):
             error.exit_code = _exit_code(process)  # type: ignore[attr-defined]
+        if isinstance(error, (BrokenExecutor, CancelledError)):
+            # The standard library's executor holds, since 3.12.1, a lock over this that its submit takes under ours.
+            self._pool.ask(partial(self._settle, item, executor, done, error))
+        else:
+            self._settle(item, executor, done, error)
+
+    def _settle(self, item: _Item, executor: Executor, done: Future[Any], error: BaseException | None) -> None:
         with self._lock:
             if executor is self._executor:
                 self._running.remove(item)
                 if isinstance(error, BrokenExecutor):
-                    self._discard(kill=False)
+                    self._forget()
                 self._pump()
         if error is None:
             item.future.set_result(done.result())
@@ -193,12 +214,18 @@ class Worker:
             item.future.set_exception(error)
 
     def _discard(self, kill: bool) -> None:
+        executor = self._forget()
+        if executor is not None:
+            self.maker.stop(executor, kill)
+
+    def _forget(self) -> Executor | None:
+        """Have no process; return the executor of the one there was. One that is broken ends by itself."""
         executor, self._executor = self._executor, None
         process, self._process = self._process, None
         self._running = []
         if executor is not None:
             self._pool.ending[executor._executor_manager_thread] = process  # type: ignore[attr-defined]
-            self.maker.stop(executor, kill)
+        return executor
 
 
 def _exit_code(process: Any) -> int | None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from shoal.backends import _bootstrap
-from shoal.backends._pool import pool
+from shoal.backends._pool import begin, pool
 from shoal.backends.base import Backend, Slot, WorkerSpec, in_main_thread
 from shoal.errors import FallbackWarning, import_loky
 
@@ -54,7 +54,7 @@ class LokyMaker:
             env=self._environment,
         )
         try:
-            executor.submit(_bootstrap.ready).add_done_callback(partial(_take_names_away, context.locks))
+            begin(executor).add_done_callback(partial(_take_names_away, context.locks))
         except BaseException:  # the interpreter shuts down: loky can register nothing for its exit any more
             self.stop(executor, kill=True)
             raise
