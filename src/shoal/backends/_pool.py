@@ -287,7 +287,9 @@ class Pool:
                 self._thread.start()
             workers = self._workers.setdefault(maker.key, [])
             workers += [Worker(self, maker) for _ in range(n_workers - len(workers))]
-            chosen = sorted(workers, key=lambda worker: worker.users)[:n_workers]
+            # Those that more demanding runs have left idle stay out: no more run than the largest run in use asks for.
+            in_use = max((number for number, worker in enumerate(workers, 1) if worker.users), default=0)
+            chosen = sorted(workers[: max(n_workers, in_use)], key=lambda worker: worker.users)[:n_workers]
             for worker in chosen:
                 worker.users += 1
             if maker.key != self._latest:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextvars
 import queue
+import sys
 import threading
 import time
 import warnings
@@ -383,7 +384,8 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
         raise
     finally:
         run.inbox.put(Cancelled())
-        if thread is not threading.current_thread():  # the collector may drop the generator anywhere
+        # The collector may drop the generator anywhere: also in that thread, and when the interpreter has stopped it.
+        if thread is not threading.current_thread() and not sys.is_finalizing():
             thread.join()
         if not freed:
             ended()
