@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 #: The work that one batch should hold. The way of a batch costs about 0.5 ms, so that it is lost in it, and two
-#: workers still finish within 20 ms of each other.
-BATCH_SECONDS = 0.02
+#: workers still finish together, since the last batches are smaller.
+BATCH_SECONDS = 0.035
 #: No batch is cut below this at the end of a run: its way would take longer than what could be evened out.
 LEAST_BATCH_SECONDS = 0.0005
 #: Calls are taken to last no less, in seconds: clocks may say that they take no time at all.
