@@ -339,6 +339,8 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
     outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     loop = run.results()
     over = threading.Event()
+    # Held here, since at the end of the interpreter this module's names may be gone before the generator is.
+    current_thread, is_finalizing = threading.current_thread, sys.is_finalizing
 
     def pump() -> None:
         last: BaseException | None = None
@@ -380,15 +382,16 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
                 yield value
             del values
     except GeneratorExit:
-        _warn_unused(run.schedule, consumed)
+        if not is_finalizing():
+            _warn_unused(run.schedule, consumed)
         raise
     finally:
-        run.inbox.put(Cancelled())
-        # The collector may drop the generator anywhere: also in that thread, and when the interpreter has stopped it.
-        if thread is not threading.current_thread() and not sys.is_finalizing():
-            thread.join()
-        if not freed:
-            ended()
+        if not is_finalizing():  # else the workers are ended already, and the thread has stopped where it was
+            run.inbox.put(Cancelled())
+            if thread is not current_thread():  # the collector may drop the generator anywhere
+                thread.join()
+            if not freed:
+                ended()
 
 
 def _warn_unused(schedule: Schedule, consumed: int) -> None:

@@ -280,7 +280,9 @@ class _Mapping:
 
     def __del__(self) -> None:
         if getattr(self, "_address", None) is not None:
-            _Mapping._libc.munmap(self._address, self._nbytes)
+            self._libc.munmap(
+                self._address, self._nbytes
+            )  # the class by way of the object: at exit its name may be gone
 
     @classmethod
     def _load(cls) -> Any:
