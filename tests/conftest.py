@@ -17,6 +17,10 @@ for _name in list(os.environ):
     if _name.startswith(("JOBLIB_", "LOKY_", "SHOAL_")) or _name.endswith("_NUM_THREADS"):
         del os.environ[_name]
 
+# Without a global lock threads are the default; a test that does not name a backend is about loky all the same.
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    os.environ["JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND"] = "loky"
+
 # A shell starts what it runs in the background with interrupts ignored, and the programs that tests start inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
