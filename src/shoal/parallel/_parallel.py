@@ -6,12 +6,14 @@ What only a run needs is imported with the first run, so that importing ``Parall
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
+from shoal.errors import FallbackWarning
 from shoal.parallel._delayed import Call, Shared, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
 from shoal.parallel._settings import DEFAULTS, Default, resolve
@@ -314,10 +316,6 @@ def _loop(calls: Iterable[Call]) -> list[Any]:
 
 
 def _warn_of_timeout(timeout: float) -> None:
-    import warnings
-
-    from shoal.errors import FallbackWarning
-
     message = f"timeout={timeout} is ignored: calls in the caller's own thread cannot be given up"
     warnings.warn(message, FallbackWarning, stacklevel=3)
 
