@@ -130,6 +130,7 @@ def test_the_default_can_be_set_from_outside(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_one_worker_where_processes_are_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBLIB_MULTIPROCESSING", "0")
+    monkeypatch.delenv("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND", raising=False)
     assert effective_n_jobs(2) == effective_n_jobs(-1) == cpu_count() == 1
     assert Parallel(n_jobs=2)([delayed(current_pid)()] * 2) == [os.getpid()] * 2
     for backend in ("loky", "multiprocessing"):
@@ -143,6 +144,7 @@ def test_no_process_is_started_where_they_are_forbidden(fresh_python: Callable[.
         """
         import os
         os.environ["JOBLIB_MULTIPROCESSING"] = " 0 "
+        os.environ.pop("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND", None)
         import sys
         from shoal import Parallel, delayed
         print(Parallel(n_jobs=2)(delayed(abs)(-n) for n in range(3)), "loky" in sys.modules)

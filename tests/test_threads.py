@@ -213,6 +213,29 @@ def test_fork_of_a_process_with_workers(tmp_path: Path, backend: str, how: str, 
         assert child.leaves_nothing() == []
 
 
+def test_forked_workers_leave_the_parents_executors_alone(tmp_path: Path) -> None:
+    """At its end, a forked worker would wake the parent's managers, whose locks it may have inherited as held."""
+    source = """
+        import concurrent.futures.process, os, sys, threading
+        from pathlib import Path
+        from shoal import Parallel, delayed
+
+        class Wakeup:
+            def wakeup(self):
+                (Path(sys.argv[1]) / str(os.getpid())).touch()
+
+        manager = threading.Thread()
+        concurrent.futures.process._threads_wakeups[manager] = Wakeup()
+        calls = [delayed(os.getpid)() for _ in range(4)]
+        pids = Parallel(n_jobs=2, backend="multiprocessing", maxtasksperchild=1, batch_size=1)(calls)
+        del concurrent.futures.process._threads_wakeups[manager]
+        print(len(set(pids)), flush=True)
+    """
+    with Child(source, tmp_path) as child:
+        assert child.wait() == (0, "4\n", "")
+    assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
+
+
 def in_daemon(backend: str, queue: Any) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

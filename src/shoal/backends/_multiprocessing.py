@@ -104,5 +104,5 @@ class MultiprocessingBackend(Backend):
         pool().close(slots, end=True)
 
     def abort(self, slot: Slot) -> Slot:
-        """Kill the worker if this run's batches are on it; the slot that is returned has a new one."""
+        """Kill the worker if this run's batches are on it; the slot that is returned starts a new one when used."""
         return pool().abort(slot)

@@ -134,10 +134,16 @@ class Worker:
             self._refuse(error)
             return
         # Taken now, since it is gone from there when it has died; this is the one way to its exit code.
-        process = next(iter(executor._processes.values()), None)  # type: ignore[attr-defined]
+        self._started(executor, next(iter(executor._processes.values()), None))  # type: ignore[attr-defined]
+
+    def _started(self, executor: Executor, process: Any) -> None:
         with self._lock:
-            self._executor, self._process, self._starting, self._served = executor, process, False, 0
-            self._pump()
+            wanted, self._starting = self._starting, False
+            self._executor, self._process, self._served = executor, process, 0
+            if wanted:
+                self._pump()
+            else:  # it was ended while it started
+                self._discard(kill=True)
 
     def end(self, now: bool = False) -> None:
         """End the process once what was submitted has run; with `now`, kill it if something runs or it is not up."""
@@ -312,11 +318,11 @@ class Pool:
                     self._workers[turn.worker.maker.key].remove(turn.worker)
                     turn.worker.end()
 
-    def abort(self, slot: Slot) -> Slot:
-        """Stop what a slot's run has on its worker; return a new slot there."""
+    def abort(self, slot: Slot, warm: bool = False) -> Slot:
+        """Stop what a slot's run has on its worker; return a new slot there, with `warm` one that starts at once."""
         assert isinstance(slot.executor, Turn)
         slot.executor.abort()
-        if not self._closed:
+        if warm and not self._closed:
             slot.executor.worker.warm()
         return Slot(Turn(slot.executor.worker))
 
@@ -417,13 +423,20 @@ def _after_fork() -> None:
     """Start anew in a forked child: the workers are the parent's.
 
     The parent's pool is kept, unused, since its executors would wake the parent's threads if they were collected.
+    What the libraries below would do at exit with the parent's children fails or, with a lock that was held at the
+    fork, waits for ever.
     """
     global _pool
     _inherited.append(_pool)
     _pool = Pool()
-    process: Any = sys.modules.get("multiprocessing.process")
-    if process is not None:
-        process._children.clear()  # they are the parent's; multiprocessing would join them at exit, and fail
+    module: Any
+    for name in ("concurrent.futures.process", "loky.process_executor"):
+        if module := sys.modules.get(name):
+            module._threads_wakeups.clear()
+    if module := sys.modules.get("multiprocessing.process"):
+        module._children.clear()
+    if module := sys.modules.get("multiprocessing.resource_tracker"):
+        module._resource_tracker._pid = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -151,7 +151,7 @@ class LokyBackend(Backend):
 
     def abort(self, slot: Slot) -> Slot:
         """Kill the worker if this run's batches are on it; the slot that is returned has a new one."""
-        return pool().abort(slot)
+        return pool().abort(slot, warm=True)
 
 
 def _or_one(n_workers: int, depth: int, what: str, nests: bool = True) -> int:
