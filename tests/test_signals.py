@@ -98,8 +98,8 @@ def test_idle_workers_outlive_an_interrupt(tmp_path: Path) -> None:
     """Those between runs, and those that have nothing to do in the run that is interrupted."""
     source = f"""{PRELUDE}
 before = worker_pids(3)
-(folder / "began-idle").touch()
 try:
+    (folder / "began-idle").touch()
     time.sleep(1000)
 except KeyboardInterrupt:
     assert worker_pids(3) == before
@@ -113,7 +113,7 @@ except KeyboardInterrupt:
     with Child(source, tmp_path) as child:
         assert begun(child, 1)
         os.killpg(child.pid, signal.SIGINT)
-        assert begun(child, 3)
+        assert begun(child, 3), child.wait()
         os.killpg(child.pid, signal.SIGINT)
         assert child.wait() == (0, "ok\n", "")
         assert child.leaves_nothing() == []

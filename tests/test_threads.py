@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 import warnings
@@ -60,7 +61,20 @@ def calls_made(folder: Path, run: int) -> list[int]:
     return sorted(map(int, (folder / f"run-{run}").read_text().split()))
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "loky",
+        "threading",
+        pytest.param(
+            "multiprocessing",
+            marks=pytest.mark.skipif(
+                not getattr(sys, "_is_gil_enabled", lambda: True)(),
+                reason="without the GIL, a fork may copy a lock that another thread holds inside the interpreter",
+            ),
+        ),
+    ],
+)
 def test_many_threads_at_once(tmp_path: Path, backend: str) -> None:
     """Lists and generators with different n_jobs, some of which fail: each other run makes each call exactly once."""
     n_calls = 60

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import threading
 import warnings
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -70,7 +69,13 @@ def _begin(environment: dict[str, str], parent: int, *user: Any) -> None:
 
 
 class MultiprocessingBackend(Backend):
-    """Runs the calls in worker processes of the standard library's, started for each run and ended with it."""
+    """Runs the calls in worker processes of the standard library's, started for each run and ended with it.
+
+    Notes
+    -----
+    On a free-threaded interpreter a fork may copy a lock that another thread holds inside the interpreter, and the
+    worker then waits for ever (CPython 3.13). A program that has threads uses a context of "spawn" there, or loky.
+    """
 
     name = "multiprocessing"
     options = frozenset({"initializer", "initargs", "maxtasksperchild", "context"})
@@ -94,9 +99,7 @@ class MultiprocessingBackend(Backend):
         slots = pool().open(maker, spec.n_workers)
         # Wait for the pool's thread to have started them: a fork while this thread imports something would leave the
         # child with an import lock that nobody releases.
-        started = threading.Event()
-        pool().ask(started.set)
-        started.wait()
+        pool().catch_up()
         return slots
 
     def close(self, slots: list[Slot]) -> None:

@@ -357,9 +357,7 @@ class Pool:
             if self._closed:
                 return
             self._closed = True
-        nothing_starts = threading.Event()
-        self.ask(nothing_starts.set)
-        nothing_starts.wait()
+        self.catch_up()  # from here on, nothing starts
         with self._lock:
             workers = [worker for group in self._workers.values() for worker in group]
             self._workers.clear()
@@ -375,6 +373,13 @@ class Pool:
 
                 kill_process_tree(process)
                 manager.join()
+        self.catch_up()  # with what comes of their ends
+
+    def catch_up(self) -> None:
+        """Wait until the pool's thread has done all that it was asked for."""
+        done = threading.Event()
+        self.ask(done.set)
+        done.wait()
 
     def _serve(self) -> None:
         """Be the pool's thread: start workers when asked, end those that have been idle for long."""

@@ -54,10 +54,16 @@ class LokyMaker:
             env=self._environment,
         )
         try:
-            begin(executor).add_done_callback(partial(_take_names_away, context.locks))
+            # The executor's thread would start it with its first task, and print a traceback where the interpreter
+            # shuts down in between.
+            executor._call_queue._start_thread()  # type: ignore[attr-defined]
+            up = begin(executor)
         except BaseException:  # the interpreter shuts down: loky can register nothing for its exit any more
             self.stop(executor, kill=True)
+            _take_names_away(context.locks)
             raise
+        process = next(iter(executor._processes.values()), None)  # type: ignore[attr-defined]
+        up.add_done_callback(partial(_up_or_gone, process, context.locks))
         # Else loky registers what it does at exit anew for each executor (up to 3.7 at least), and after the pool.
         loky.process_pool_executor_at_exit = True
         return executor
@@ -100,13 +106,26 @@ def _context_class() -> Any:
     return Context
 
 
-def _take_names_away(locks: list[Any], ready: Future[None]) -> None:
-    """Unlink the names of locks that the worker has opened, so that nothing is left should this process be killed.
+def _up_or_gone(process: Any, locks: list[Any], up: Future[None]) -> None:
+    """Take the names of a worker's locks away once it has opened them, or will not any more."""
+    if not up.cancelled() and up.exception() is None:
+        _take_names_away(locks)
+    else:
+        pool().ask(partial(_gone, process, locks))
 
-    That is what their finalizers do, early. Otherwise loky's resource tracker does it, and complains on stderr.
+
+def _gone(process: Any, locks: list[Any]) -> None:
+    if process is not None:
+        process.join(1)  # it is being killed; until then it would complain of names that it does not find
+    _take_names_away(locks)
+
+
+def _take_names_away(locks: list[Any]) -> None:
+    """Unlink the names of locks, so that nothing is left should this process be killed.
+
+    That is what their finalizers do. If this process is killed before, loky's resource tracker does it, and complains
+    on stderr; so it does if the collector comes to them in a thread that stops half-way because the program ends.
     """
-    if ready.cancelled() or ready.exception() is not None:
-        return  # it is about to be killed, and complains itself if it still looks for them
     from multiprocessing import util
 
     held = {id(lock) for lock in locks}
