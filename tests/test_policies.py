@@ -37,7 +37,7 @@ def pace(*batches: tuple[int, float, int]) -> Pace:
         ([(1, BATCH_SECONDS / 4, 0)], 4),
         ([(1, BATCH_SECONDS, 0)], 1),
         ([(1, 3600.0, 0)], 1),
-        ([(1, 1e-6, 0), (64, 64e-6, 0)], 64 * LEAP),
+        ([(1, 1e-6, 0), (16, 16e-6, 0)], 16 * LEAP),
         ([(1024, BATCH_SECONDS / 2, 0)], 2048),
         ([(1000, 10 * BATCH_SECONDS, 0)], 100),  # they have become slower
         ([(10, 1e-5, BATCH_BYTES)], 10),  # heavy arguments or results

@@ -14,7 +14,7 @@ BATCH_BYTES = 32 * 2**20
 #: The calls of one batch: with so many the way is lost in the work already, and more would only take memory.
 BATCH_CALLS = 2**14
 #: A batch may be so many times larger than the one that was measured.
-LEAP, STEP = 256, 8
+LEAP, STEP = 512, 8
 #: A worker gives back the calls of a batch that it has not begun after so many seconds: they were not like those that
 #: were measured, and others may have nothing to do.
 CUT_SECONDS = 0.05
