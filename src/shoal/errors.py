@@ -6,12 +6,16 @@
     UnpicklingError ─────────── CallUnpicklingError   a worker cannot rebuild a call, or the caller a result
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
     Exception ───────────────── RemoteTraceback       the cause of a task's exception: its traceback in the worker
-    multiprocessing.TimeoutError, TimeoutError
+    TimeoutError ────────────── TaskTimeout           a call has run longer than ``Parallel(task_timeout=)``
+multiprocessing.TimeoutError, TimeoutError
       └──────────────────────── RunTimeout            ``Parallel(timeout=)`` has run out
     BrokenProcessPool, loky's TerminatedWorkerError
       └──────────────────────── WorkerDied            a worker process ended while it held calls
     UserWarning ─────────────── UnusedResultsWarning  a generator of results was dropped before its end
                 └────────────── FallbackWarning       a run falls back to fewer workers or to another backend
+
+An exception that a call has raised, or that tells of its end, carries ``call``, a :class:`FailedCall`; one that ends a
+run that returns a list carries ``results``, a dictionary of those that were ready, by the index of their calls.
 
 ``RunTimeout`` and ``WorkerDied`` are built on first use: the modules of their parents take longer to import than
 all of shoal's front end.
@@ -19,6 +23,7 @@ all of shoal's front end.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import sys
 from typing import TYPE_CHECKING, Any
@@ -26,10 +31,12 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     "CallPicklingError",
     "CallUnpicklingError",
+    "FailedCall",
     "FallbackWarning",
     "NoSpaceError",
     "RemoteTraceback",
     "RunTimeout",
+    "TaskTimeout",
     "UnusedResultsWarning",
     "WorkerDied",
 ]
@@ -143,12 +150,65 @@ class RemoteTraceback(Exception):
         return f'\n\nin {self.call}:\n"""\n{self.text}"""'
 
 
+class FailedCall:
+    """Which call it was that failed.
+
+    Attributes
+    ----------
+    index
+        Its place in the input, from 0.
+    function
+        The name of its function, with the module.
+    arguments
+        What its arguments look like, cut to some 200 characters.
+    """
+
+    __slots__ = ("arguments", "function", "index")
+
+    def __init__(self, index: int, function: str, arguments: str) -> None:
+        self.index, self.function, self.arguments = index, function, arguments
+
+    def __repr__(self) -> str:
+        return f"FailedCall({self.index}, {self.function!r}, {self.arguments!r})"
+
+    def __str__(self) -> str:
+        return f"call {self.index}, {self.function}({self.arguments})"
+
+
+class TaskTimeout(TimeoutError):
+    """A call has run longer than ``Parallel(task_timeout=)`` allows; its worker process was killed.
+
+    Parameters
+    ----------
+    call
+        Which call it was.
+    seconds
+        The limit.
+    """
+
+    call: FailedCall | str
+    seconds: float
+
+    def __init__(self, call: FailedCall | str, seconds: float) -> None:
+        super().__init__(call, seconds)
+        self.call, self.seconds = call, seconds
+
+    def __str__(self) -> str:
+        return f"{self.call} ran for longer than task_timeout={self.seconds} seconds"
+
+
 class UnusedResultsWarning(UserWarning):
     """A generator of results was dropped before its end: work was done for nothing, or cancelled."""
 
 
 class FallbackWarning(UserWarning):
     """The backend cannot do here what was asked for, and something lesser is done."""
+
+
+def attach(error: BaseException, name: str, value: Any) -> None:
+    """Give an exception an attribute, if it takes any."""
+    with contextlib.suppress(AttributeError):
+        setattr(error, name, value)
 
 
 def signal_in_words(exit_code: int | None) -> str:
@@ -176,9 +236,9 @@ if TYPE_CHECKING:
 
     class WorkerDied(BrokenProcessPool):
         exit_code: int | None
-        calls: str
+        call: FailedCall | str
 
-        def __init__(self, calls: str, exit_code: int | None) -> None: ...
+        def __init__(self, call: FailedCall | str, exit_code: int | None) -> None: ...
 
 
 def _build_run_timeout() -> type[BaseException]:
@@ -231,24 +291,24 @@ def _build_worker_died() -> type[BaseException]:
     terminated_worker: type[BaseException] = import_loky().TerminatedWorkerError
 
     class WorkerDied(terminated_worker):  # type: ignore[misc, valid-type]
-        """A worker process ended while it held calls: it crashed, was killed, or called ``os._exit``.
+        """A worker process ended while it ran a call: it crashed, was killed, or called ``os._exit``.
 
         Parameters
         ----------
-        calls
-            The calls that are lost, with their function: ``"call 3, f(...)"``.
+        call
+            The call that it ran.
         exit_code
             The exit code of the process, negative for a signal; None if the system did not tell.
         """
 
         __module__ = __name__
 
-        def __init__(self, calls: str, exit_code: int | None) -> None:
-            super().__init__(calls, exit_code)
-            self.calls, self.exit_code = calls, exit_code
+        def __init__(self, call: FailedCall | str, exit_code: int | None) -> None:
+            super().__init__(call, exit_code)
+            self.call, self.exit_code = call, exit_code
 
         def __str__(self) -> str:
-            return f"a worker process {signal_in_words(self.exit_code)}; it held {self.calls}"
+            return f"a worker process {signal_in_words(self.exit_code)}; it ran {self.call}"
 
     WorkerDied.__qualname__ = "WorkerDied"
     return WorkerDied

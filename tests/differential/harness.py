@@ -86,7 +86,8 @@ def describe(value: Any) -> Any:
     if hasattr(value, "tocoo"):  # scipy
         return [cls, *_array(value.toarray())]
     if isinstance(value, BaseException):
-        return [cls, describe(value.args), describe(vars(value))]
+        attributes = {name: item for name, item in vars(value).items() if name not in ("call", "results")}
+        return [cls, describe(value.args), describe(attributes)]
     return [cls, describe(vars(value))] if hasattr(value, "__dict__") else [cls]
 
 

@@ -11,6 +11,7 @@ from shoal.observe.events import (
     BatchCompleted,
     BatchDispatched,
     BatchSizeChanged,
+    CallFailed,
     Event,
     InputExhausted,
     Listener,
@@ -46,6 +47,10 @@ class Teller:
         if next_size != self._size:
             self._size = next_size
             self._tell(BatchSizeChanged(next_size))
+
+    def failed(self, index: int, error: BaseException, retry_in: float | None) -> None:
+        """A call has failed; it runs again in so many seconds, or not at all."""
+        self._tell(CallFailed(index, error, retry_in))
 
     def exhausted(self, total: int) -> None:
         """The caller's iterator has ended; told once, however often it is seen."""

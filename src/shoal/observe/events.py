@@ -90,6 +90,25 @@ class BatchSizeChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CallFailed:
+    """A call has raised, was lost with its worker, or ran for too long.
+
+    Attributes
+    ----------
+    index : int
+        Place of the call in the input.
+    error : BaseException
+        What it raised, or what tells of its end.
+    retry_in : float or None
+        Seconds until it runs again; None if it does not.
+    """
+
+    index: int
+    error: BaseException
+    retry_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """A run is over.
 
@@ -103,6 +122,6 @@ class RunFinished:
     error: BaseException | None
 
 
-Event = RunStarted | BatchDispatched | BatchCompleted | InputExhausted | BatchSizeChanged | RunFinished
+Event = RunStarted | BatchDispatched | BatchCompleted | InputExhausted | BatchSizeChanged | CallFailed | RunFinished
 
 Listener = Callable[[Event], None]

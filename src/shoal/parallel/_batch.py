@@ -42,6 +42,13 @@ class Batch:
         self.args: list[tuple[Any, ...]] = []
         self.kwargs: list[dict[str, Any]] | None = None
 
+    @classmethod
+    def of(cls, index: int, call: Call) -> Batch:
+        """Return the batch of one call."""
+        batch = cls(index)
+        batch.pull(iter((call,)), 1)
+        return batch
+
     def __len__(self) -> int:
         return len(self.args)
 

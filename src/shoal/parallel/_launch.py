@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from shoal import errors
 from shoal._cpus import BlasCap, cpu_count
 from shoal.backends import Backend, Slot
 from shoal.parallel._delayed import Call
+from shoal.parallel._faults import Faults
 from shoal.parallel._objects import ObjectTransport
 from shoal.parallel._policies import CUT_SECONDS, auto_batch_size
 from shoal.parallel._run import BatchRun, PullRun, Run
@@ -37,6 +40,7 @@ def make_run(
     bound: int | None,
     return_as: str,
     timeout: float | None,
+    faults: Faults,
     max_nbytes: int | None,
     tell: Teller | None,
 ) -> Run:
@@ -48,7 +52,7 @@ def make_run(
         Where it runs, and what takes them back.
     bound
         The number of batches that may be in flight; None for no bound.
-    calls, backend, settings, n_workers, total, batch_size, return_as, timeout, max_nbytes, tell
+    calls, backend, settings, n_workers, total, batch_size, return_as, timeout, faults, max_nbytes, tell
         As for :class:`~shoal.Parallel`, :class:`Schedule` and :class:`Run`.
     """
     with ExitStack() as opened:
@@ -66,9 +70,16 @@ def make_run(
         nested = backend.nested(settings.depth), settings.depth + 1
         # The consumer of a generator counts the time by itself: only while it waits.
         limit = timeout if return_as == "list" and backend.supports_timeout else None
-        common = backend, slots, schedule, tell, limit
+        task_timeout = settings.task_timeout
+        noted = backend.ships_bytes and all(slot.width == 1 for slot in slots)
+        if task_timeout is not None and not (noted or backend.in_process):
+            message = f"task_timeout={task_timeout} is ignored: the workers of {backend} do not tell what they run"
+            warnings.warn(message, errors.FallbackWarning, stacklevel=4)
+            task_timeout = None
+        common = backend, slots, schedule, tell, limit, faults, task_timeout
         if backend.in_process:
-            at_once = tell is not None or timeout is not None or return_as != "list"
+            plainly = tell is None and timeout is None and task_timeout is None and not faults.lenient
+            at_once = return_as != "list" or not plainly
             threads = n_workers if bound is None else min(n_workers, bound)
             surroundings = partial(nested_settings, *nested)
             return PullRun(surroundings, at_once, threads, *common, opened.pop_all().close)
@@ -77,7 +88,7 @@ def make_run(
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder)
             seconds = CUT_SECONDS if batch_size == "auto" else math.inf
-            transport = Transport(workspace, nested, 2 * n_workers, seconds)
+            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted)
         else:
             transport = ObjectTransport(nested)
         return BatchRun(transport, *common, opened.pop_all().close)

@@ -12,10 +12,11 @@ from shoal.parallel._settings import nested_settings
 
 
 class Done(NamedTuple):
-    """What came of a batch."""
+    """What came of a batch: the results of its first calls, and the exception of the next."""
 
     elapsed: float  # seconds that the calls took
     values: list[Any]
+    error: BaseException | None
 
 
 class Nothing:
@@ -40,12 +41,18 @@ class ObjectTransport:
         self._nested = nested
 
     def send(self, batch: Batch, executor: Executor) -> tuple[Future[Done], Nothing]:
-        """Submit a batch; return the future of what comes of it. What a call raises, the future raises."""
+        """Submit a batch; return the future of what comes of it."""
         return executor.submit(run_calls, self._nested, [plain(call) for call in batch]), Nothing()
 
-    def receive(self, _batch: Batch, outcome: Done, _held: Nothing) -> list[Any]:
-        """Return the results of a batch."""
-        return outcome.values
+    def receive(self, _batch: Batch, outcome: Done, _held: Nothing) -> tuple[list[Any], BaseException | None, bool]:
+        """Return the results of the calls of a batch that have ended, and the exception of the one that has failed."""
+        return outcome.values, outcome.error, False
+
+    def running(self, _executor: Executor) -> None:
+        """Return what an executor's worker runs: nobody knows."""
+
+    def forget(self, _executor: Executor) -> None:
+        """Take note that an executor has another worker."""
 
     def close(self) -> None:
         """End the run."""
@@ -55,5 +62,11 @@ def run_calls(nested: tuple[str, int], calls: list[Any]) -> Done:
     """Run calls, wherever the executor has brought them."""
     with nested_settings(*nested):
         began = time.perf_counter()
-        values = [function(*args, **kwargs) for function, args, kwargs in calls]
-        return Done(time.perf_counter() - began, values)
+        values: list[Any] = []
+        error: BaseException | None = None
+        try:
+            for function, args, kwargs in calls:
+                values.append(function(*args, **kwargs))
+        except BaseException as raised:
+            error = raised
+        return Done(time.perf_counter() - began, values, error)

@@ -6,6 +6,7 @@ What only a run needs is imported with the first run, so that importing ``Parall
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
-from shoal.errors import FallbackWarning
+from shoal.errors import FallbackWarning, attach
 from shoal.parallel._delayed import Call, Shared, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
-from shoal.parallel._settings import DEFAULTS, Default, resolve
+from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -64,6 +65,21 @@ class Parallel:
         Take a backend on which arguments are shared with the caller.
     progress : bool or callable
         True shows a progress bar; a callable is called as ``progress(done, total)``, with None for an unknown total.
+    retries : int or callable
+        How often a call is run again after it has failed; or a callable that takes the number of attempts so far and
+        tells whether to stop, such as tenacity's ``stop_after_delay(60)``.
+    retry_on : exception type, tuple of them, or callable
+        The failures after which it is: by default any :class:`Exception`, :class:`~shoal.errors.WorkerDied` and
+        :class:`~shoal.errors.TaskTimeout` among them. A callable takes the exception.
+    retry_wait : float or callable
+        The seconds before it is; or a callable that takes the number of attempts so far, such as tenacity's
+        ``wait_exponential()``. The worker is free meanwhile.
+    on_error : {"raise", "return"}
+        A failure that stands ends the run and is raised; or its exception is the result of its call.
+    task_timeout : float, optional
+        The seconds that a single call may run, from its start in the worker. That worker is killed, and the call fails
+        with :class:`~shoal.errors.TaskTimeout`. A thread cannot be killed: it is left to end by itself. Ignored where
+        there is one worker.
     **options
         Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
         multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`.
@@ -79,6 +95,13 @@ class Parallel:
     -----
     Thread-safe in that any number of threads may each use a Parallel of their own; one Parallel does one run at a
     time, and a second one raises RuntimeError.
+
+    If a worker process dies, the call that it ran fails with :class:`~shoal.errors.WorkerDied`. The other calls of its
+    batches whose results had not arrived, begun or not, are run again for nothing: each call runs at least once, and
+    with ``batch_size=1`` exactly once.
+
+    An exception that ends the run carries ``call``, which says what failed, and, unless results come from a generator,
+    ``results``, a dictionary of those that were ready, by the index of their calls.
 
     As a context manager, a Parallel keeps its workers between calls. Workers of loky stay warm in any case.
 
@@ -105,6 +128,11 @@ class Parallel:
         require: Any = DEFAULTS["require"],
         *,
         progress: Any = DEFAULTS["progress"],
+        retries: Any = DEFAULTS["retries"],
+        retry_on: Any = DEFAULTS["retry_on"],
+        retry_wait: Any = DEFAULTS["retry_wait"],
+        on_error: Any = DEFAULTS["on_error"],
+        task_timeout: Any = DEFAULTS["task_timeout"],
         **options: Any,
     ) -> None:
         if return_as not in _RETURNS:
@@ -121,6 +149,11 @@ class Parallel:
             prefer=prefer,
             require=require,
             progress=progress,
+            retries=retries,
+            retry_on=retry_on,
+            retry_wait=retry_wait,
+            on_error=on_error,
+            task_timeout=task_timeout,
         )
         if settings.mmap_mode not in _MMAP_MODES:
             raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
@@ -140,6 +173,8 @@ class Parallel:
         self._options = options
         self._lock = threading.Lock()
         self._running = False
+        self._run: Run | None = None
+        self._stopped = False
         self._kept: list[Slot] | None = None
 
     def __repr__(self) -> str:
@@ -180,25 +215,34 @@ class Parallel:
                     "generator, before the next; or use another Parallel."
                 )
             self._running = True
+            self._stopped = False
         generates = self.return_as != "list"
         try:
             n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
             total = len(iterable) if isinstance(iterable, Sized) else None
             if self.timeout is not None and (n_workers == 1 or not self._backend.supports_timeout):
-                _warn_of_timeout(self.timeout)
+                _warn_of_timeout("timeout", self.timeout)
+            if self._settings.task_timeout is not None and n_workers == 1:
+                _warn_of_timeout("task_timeout", self._settings.task_timeout)
             if n_workers == 1:
                 tell = self._listen(n_workers, total)
-                if not generates and tell is None:
-                    return _loop(iterable)
+                if not generates and tell is None and not may_go_on(self._settings):
+                    return self._loop(iterable)
                 results = self._one_by_one(iterable, tell)
                 next(results)
-                return results if generates else list(results)
-            run = self._run(iterable, n_workers, total)
+                return results if generates else _collected(results)
+            run = self._run = self._make_run(iterable, n_workers, total)
+            if self._stopped:
+                run.stop()
             if generates:
                 return run.stream(self.timeout, self._ended)
             values: list[Any] = []
-            for due in run.results():
-                values.extend(due)
+            try:
+                for due in run.results():
+                    values.extend(due)
+            except BaseException as error:
+                run.attach(values, error)
+                raise
             return values
         except BaseException:
             generates = False  # there is no generator that would end the run
@@ -209,6 +253,9 @@ class Parallel:
 
     def _one_by_one(self, calls: Iterable[Call], tell: Teller | None) -> Iterator[Any]:
         """Be the generator of results where there is one worker; the first value is to be thrown away."""
+        from shoal.parallel._faults import Faults
+
+        faults = Faults(self._settings, tell)
         error: BaseException | None = None
         done = 0
         try:
@@ -218,9 +265,20 @@ class Parallel:
                     function, args, kwargs = plain(call)
                 except (TypeError, ValueError):
                     raise not_a_call(call, done) from None
+                if self._stopped:
+                    return
                 if tell is not None:
                     tell.dispatched(1)
-                value = function(*args, **kwargs)
+                while True:
+                    try:
+                        value = function(*args, **kwargs)
+                        break
+                    except Exception as raised:
+                        wait = faults.judge(done, (function, args, kwargs), raised)
+                        if wait is None:
+                            value = raised
+                            break
+                        time.sleep(wait)
                 done += 1
                 if tell is not None:
                     tell.completed(1, 0.0, 1)
@@ -236,17 +294,49 @@ class Parallel:
             if tell is not None:
                 tell.finished(error)
 
+    def _loop(self, calls: Iterable[Call]) -> list[Any]:
+        """Run the calls one after the other: a plain loop, and a plain traceback."""
+        results: list[Any] = []
+        try:
+            for call in calls:
+                try:
+                    function, args, kwargs = plain(call) if Shared.in_use else call
+                except (TypeError, ValueError):
+                    raise not_a_call(call, len(results)) from None
+                if self._stopped:
+                    break
+                results.append(function(*args, **kwargs))
+        except BaseException as error:
+            attach(error, "results", dict(enumerate(results)))
+            raise
+        return results
+
+    def stop(self) -> None:
+        """End the run that goes on, if there is one, with the results that are there.
+
+        Calls that have not begun never begin, those that run are given up. A list then holds the results that were
+        ready, in the order of their calls; a generator ends after them. It may be called in any thread, also in a
+        callable for `progress`: "we have enough".
+        """
+        self._stopped = True
+        run = self._run
+        if run is not None:
+            run.stop()
+
     def _ended(self) -> None:
+        self._run = None
         self._running = False
         forget_latest()
 
-    def _run(self, iterable: Iterable[Call], n_workers: int, total: int | None) -> Run:
+    def _make_run(self, iterable: Iterable[Call], n_workers: int, total: int | None) -> Run:
         """Make the run; none of its calls is under way yet."""
         bound = self._bound(n_workers)
         # Before anything else, so that new worker processes start up while the rest is imported.
         slots = self._open(n_workers)
+        from shoal.parallel._faults import Faults
         from shoal.parallel._launch import make_run
 
+        tell = self._listen(n_workers, total)
         return make_run(
             iterable,
             backend=self._backend,
@@ -259,8 +349,9 @@ class Parallel:
             bound=bound,
             return_as=self.return_as,
             timeout=self.timeout,
+            faults=Faults(self._settings, tell),
             max_nbytes=self._max_nbytes,
-            tell=self._listen(n_workers, total),
+            tell=tell,
         )
 
     def _bound(self, n_workers: int) -> int | None:
@@ -303,20 +394,19 @@ class Parallel:
         return make_teller(self.verbose, progress, repr(self), self._bound(n_workers) or 0, started)
 
 
-def _loop(calls: Iterable[Call]) -> list[Any]:
-    """Run the calls one after the other: a plain loop, and a plain traceback."""
-    results: list[Any] = []
-    for call in calls:
-        try:
-            function, args, kwargs = plain(call) if Shared.in_use else call
-        except (TypeError, ValueError):
-            raise not_a_call(call, len(results)) from None
-        results.append(function(*args, **kwargs))
-    return results
+def _collected(results: Iterable[Any]) -> list[Any]:
+    """Return a list of results; what ends them early takes those that were there with it."""
+    values: list[Any] = []
+    try:
+        values.extend(results)
+    except BaseException as error:
+        attach(error, "results", dict(enumerate(values)))
+        raise
+    return values
 
 
-def _warn_of_timeout(timeout: float) -> None:
-    message = f"timeout={timeout} is ignored: calls in the caller's own thread cannot be given up"
+def _warn_of_timeout(name: str, seconds: float) -> None:
+    message = f"{name}={seconds} is ignored: calls in the caller's own thread cannot be given up"
     warnings.warn(message, FallbackWarning, stacklevel=3)
 
 

@@ -5,8 +5,10 @@
               next_batch                send                        add_done_callback
     Schedule ───────────> BatchRun ────────────> a slot's executor ───────────────────┐
         ^                     ^  (Transport)                                          │
-        │ completed           │ get                                                   │ put
+        │ completed, lost     │ get                                                   │ put
         └──── due results ────┴──────────────────────────── inbox <───────────────────┘
+                              │ a call has failed
+                              └───────────> Faults: again (now, or in so many seconds), its exception stands, or the end
 
     PullRun: each thread takes calls from the Schedule by itself, under one lock, until there are none.
 
@@ -18,6 +20,8 @@ thread of its own. Whatever ends it (the last result, an exception, a generator 
 from __future__ import annotations
 
 import contextvars
+import heapq
+import math
 import queue
 import sys
 import threading
@@ -25,19 +29,21 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal.backends import Backend, Slot
-from shoal.errors import UnusedResultsWarning
+from shoal.errors import FallbackWarning, TaskTimeout, UnusedResultsWarning
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Shared, describe, not_a_call, plain
+from shoal.parallel._delayed import Call, Shared, not_a_call, plain
+from shoal.parallel._faults import Faults, named
 from shoal.parallel._objects import Nothing, ObjectTransport
 from shoal.parallel._schedule import Schedule
-from shoal.parallel._transport import CallFailed, Shipment, Transport
+from shoal.parallel._transport import Shipment, Transport
+from shoal.parallel._worker import Missing
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -48,6 +54,10 @@ Held = Shipment | Nothing
 
 class Cancelled(BaseException):
     """The run was given up by whoever waited for it; inside shoal only."""
+
+
+class _Stop:
+    """What is put into the inbox to end a run with the results that are there."""
 
 
 class Run(ABC):
@@ -63,6 +73,10 @@ class Run(ABC):
         Takes what happens; None if nobody listens.
     timeout
         The seconds that a due result may take; None for no limit.
+    faults
+        What is to be done about calls that fail.
+    task_timeout
+        The seconds that a call may run; None for no limit.
     release
         Called when nothing of the run is left on its slots.
     """
@@ -74,9 +88,15 @@ class Run(ABC):
         schedule: Schedule,
         tell: Teller | None,
         timeout: float | None,
+        faults: Faults,
+        task_timeout: float | None,
         release: Callable[[], None],
     ) -> None:
         self.schedule = schedule
+        self._faults = faults
+        self._task_timeout = task_timeout
+        self._look_at = math.inf if task_timeout is None else 0.0  # when a call may have run for too long
+        self._later: list[tuple[float, int, Batch]] = []  # calls that wait to run again: when, index, the call
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._backend = backend
         self._slots = slots
@@ -109,10 +129,16 @@ class Run(ABC):
             deadline = None if self._timeout is None else time.monotonic() + self._timeout
             while not self.finished:
                 try:
-                    message = self.inbox.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0))
+                    message = self.inbox.get(timeout=self._patience(deadline))
                 except queue.Empty:
-                    assert self._timeout is not None
-                    raise self.too_late(self._timeout) from None
+                    if deadline is not None and time.monotonic() >= deadline:
+                        assert self._timeout is not None
+                        raise self.too_late(self._timeout) from None
+                    yield from self._tick()
+                    continue
+                if isinstance(message, _Stop):
+                    yield from self._ready()
+                    break
                 if isinstance(message, BaseException):
                     raise message
                 due = self._take(message)
@@ -139,6 +165,67 @@ class Run(ABC):
         results = _stream(self, timeout, ended)
         next(results)  # enter its try block: from here on, dropping the generator ends the run
         return results
+
+    def stop(self) -> None:
+        """End the run with the results that are there; from any thread, also from a listener."""
+        self.inbox.put(_Stop())
+
+    def attach(self, values: list[Any], error: BaseException) -> None:
+        """Give an exception that ended the run the results that are there, `values` and those that were not due."""
+        results = dict(enumerate(values)) if self.schedule.ordered else {}
+        for start, held in self.schedule.held.items():
+            results.update(enumerate(held, start))
+        errors.attach(error, "results", results)
+
+    def _patience(self, deadline: float | None) -> float | None:
+        """Return the seconds until something is to be done in any case; None if nothing is."""
+        then = min(
+            self._look_at, self._later[0][0] if self._later else math.inf, math.inf if deadline is None else deadline
+        )
+        return None if then == math.inf else max(then - time.monotonic(), 0)
+
+    def _tick(self) -> Due:
+        """Do what is to be done by now; return the results that are now due."""
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            self.schedule.resting -= 1
+            self.schedule.give_back(heapq.heappop(self._later)[2])
+        due = self._look(now) if self._look_at <= now else []
+        self._go_on()
+        return due
+
+    @abstractmethod
+    def _look(self, now: float) -> Due:
+        """Give up the calls that have run for too long; say when to look again."""
+
+    @abstractmethod
+    def _go_on(self) -> None:
+        """Have those who are idle run what was given back."""
+
+    def _ready(self) -> Due:
+        """Return the results that are there and not due."""
+        return self.schedule.ready()
+
+    def _failed(self, call: Batch, error: BaseException) -> Due:
+        """Do what is to be done about a call that has failed; return the results that are now due.
+
+        Raises
+        ------
+        BaseException
+            `error`, if it ends the run.
+        """
+        (item,) = call
+        wait = self._faults.judge(call.start, plain(item), error)
+        if wait is None:
+            if self._tell is not None:
+                self._tell.completed(1, 0.0, self.schedule.size)
+            return self.schedule.settle(call.start, error)
+        if wait:
+            self.schedule.resting += 1
+            heapq.heappush(self._later, (time.monotonic() + wait, call.start, call))
+        else:
+            self.schedule.give_back(call)
+        return []
 
     def abandon(self, error: BaseException) -> None:
         """End a run whose loop never began."""
@@ -203,36 +290,98 @@ class BatchRun(Run):
             self._sending = None
             if self._tell is not None:
                 self._tell.dispatched(len(batch))
-            future.add_done_callback(partial(self._arrived, index, batch, shipment))
+            future.add_done_callback(partial(self._arrived, index, batch, shipment, executor))
             if one:
                 return
 
-    def _take(self, message: tuple[int, Batch, Held, Future[Any]]) -> Due:
-        index, batch, shipment, future = message
+    def _arrived(self, index: int, batch: Batch, shipment: Held, executor: Executor, future: Future[Any]) -> None:
+        # A worker that replaces a dead one will write over what that has noted.
+        broken = not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
+        running = self._transport.running(executor) if broken else None
+        self.inbox.put((index, batch, shipment, running, future))
+
+    def _take(self, message: tuple[int, Batch, Held, tuple[int | None, float] | None, Future[Any]]) -> Due:
+        index, batch, shipment, running, future = message
+        if (batch, shipment) not in self._in_flight[index]:  # it was given up meanwhile
+            return []
         try:
             outcome = future.result()
-        except BrokenExecutor as broken:
-            held = " and ".join(_name(lost) for lost, _ in self._in_flight[index])
-            self._drop(index, batch, shipment)
-            raise errors.WorkerDied(held, getattr(broken, "exit_code", None)) from broken
-        try:
-            values = self._transport.receive(batch, outcome, shipment)
-        except CallFailed as failed:
-            raise failed.error from failed.error.__cause__
-        finally:
-            self._drop(index, batch, shipment)
-        due = self.schedule.completed(batch, values, outcome.elapsed, shipment.nbytes)
-        if self._tell is not None:
-            self._tell.completed(len(values), outcome.elapsed, self.schedule.size)
+        except (BrokenExecutor, Missing, CancelledError) as lost:
+            due = self._lost(index, batch, shipment, running, lost)
+        else:
+            due = self._received(index, batch, shipment, outcome)
         self._feed(index)
-        # The end of the input may have left others with nothing. A batch is queued only behind this slot's, though:
-        # what another one runs may take for ever, and its time is not in the pace yet.
-        for other in range(len(self._slots)):
-            self._feed(other, ahead=0)
+        self._go_on()
         return due
 
-    def _arrived(self, index: int, batch: Batch, shipment: Held, future: Future[Any]) -> None:
-        self.inbox.put((index, batch, shipment, future))
+    def _received(self, index: int, batch: Batch, shipment: Held, outcome: Any) -> Due:
+        try:
+            values, error, whole = self._transport.receive(batch, outcome, shipment)
+        finally:
+            self._drop(index, batch, shipment)
+        done = batch if error is None else batch.split(len(values))
+        due = self.schedule.completed(done, values, outcome.elapsed, shipment.nbytes)
+        if self._tell is not None and values:
+            self._tell.completed(len(values), outcome.elapsed, self.schedule.size)
+        if error is not None:
+            if whole and not self._faults.lenient:
+                raise error
+            call = self.schedule.isolate(batch, None if whole else 0)
+            if call is not None:
+                due += self._failed(call, error)
+        return due
+
+    def _lost(
+        self, index: int, batch: Batch, shipment: Held, running: tuple[int | None, float] | None, lost: BaseException
+    ) -> Due:
+        """Take note that a batch has died with its worker, or was on its way to one that had died before."""
+        self._drop(index, batch, shipment)
+        self._transport.forget(self._slots[index].executor)
+        if isinstance(lost, BrokenExecutor):
+            # If another batch's call ran, this one is not to blame.
+            at = None if running is None or running[0] is None else running[0] - batch.start
+            call = self.schedule.lost(batch, at if at is None or 0 <= at < len(batch) else -1)
+        else:
+            call = self.schedule.lost(batch, -1)
+        if call is None:
+            return []
+        (item,) = call
+        error = errors.WorkerDied(named(call.start, plain(item)), getattr(lost, "exit_code", None))
+        error.__cause__ = lost
+        return self._failed(call, error)
+
+    def _look(self, now: float) -> Due:
+        due: Due = []
+        limit = self._task_timeout
+        assert limit is not None
+        self._look_at = now + limit
+        for index in self._busy():
+            executor = self._slots[index].executor
+            running = self._transport.running(executor)
+            if running is None or running[0] is None:  # it is on its way
+                continue
+            # The workers' clock and this one may count from different moments.
+            left = limit - (time.perf_counter() - running[1])
+            if left > 0:
+                self._look_at = min(self._look_at, now + left)
+                continue
+            self._slots[index] = self._backend.abort(self._slots[index])
+            self._transport.forget(executor)
+            for batch, shipment in list(self._in_flight[index]):
+                self._drop(index, batch, shipment)
+                at = running[0] - batch.start
+                call = self.schedule.lost(batch, at if 0 <= at < len(batch) else -1)
+                if call is not None:
+                    (item,) = call
+                    due += self._failed(call, TaskTimeout(named(call.start, plain(item)), limit))
+        return due
+
+    def _go_on(self) -> None:
+        # The end of the input, or of a worker, may have left others with nothing. A batch is queued only behind that
+        # of the slot that has just answered, though: what another one runs may take for ever, and its time is not in
+        # the pace yet.
+        for index in range(len(self._slots)):
+            self._feed(index, ahead=0)
 
     def _drop(self, index: int, batch: Batch, shipment: Held) -> None:
         shipment.close()
@@ -267,50 +416,117 @@ class PullRun(Run):
         self._surroundings = surroundings
         self._at_once = at_once
         self._n_threads = n_threads
-        self._running = 0
+        self._pulls: set[_Pull] = set()
         self._lock = threading.Lock()
         self._stopped = False
+        self._warned = False
 
     def start(self) -> None:
         """Let the threads begin."""
         for slot in self._slots:
-            for _ in range(min(slot.width, self._n_threads - self._running)):
-                self._running += 1
-                slot.executor.submit(self._pull)
+            for _ in range(min(slot.width, self._n_threads - len(self._pulls))):
+                self._begin(slot)
+
+    def _begin(self, slot: Slot) -> None:
+        pull = _Pull(self._at_once)
+        self._pulls.add(pull)
+        slot.executor.submit(self._pull, pull)
 
     @property
     def finished(self) -> bool:
-        """Whether all threads have found nothing left to do."""
-        return not self._running
+        """Whether all threads have found nothing left to do, and no call waits to run again."""
+        return not self._pulls and not self.schedule.resting
 
     def _busy(self) -> list[int]:
         self._stopped = True
-        return list(range(len(self._slots))) if self._running else []
+        return list(range(len(self._slots))) if self._pulls else []
 
-    def _take(self, message: tuple[list[tuple[int, Any]], float] | None) -> Due:
-        if message is None:
-            self._running -= 1
+    def _take(self, message: tuple[_Pull, Any]) -> Due:
+        pull, said = message
+        if pull not in self._pulls:  # it was given up
             return []
-        done, elapsed = message
         due: Due = []
-        for index, value in done:
-            due += self.schedule.settle(index, value)
-        if self._tell is not None:
-            if self.schedule.exhausted:
-                self._tell.exhausted(self.schedule.read)
-            self._tell.dispatched(len(done))
-            self._tell.completed(len(done), elapsed, self.schedule.size)
+        if said is None:
+            self._pulls.discard(pull)
+            self._go_on()
+        elif isinstance(said, _Failed):
+            due = self._failed(said.call, said.error)
+        else:
+            done, elapsed = said
+            for index, value in done:
+                due += self.schedule.settle(index, value)
+            if self._tell is not None:
+                if self.schedule.exhausted:
+                    self._tell.exhausted(self.schedule.read)
+                self._tell.dispatched(len(done))
+                self._tell.completed(len(done), elapsed, self.schedule.size)
         return due
 
-    def _pull(self) -> None:
+    def _ready(self) -> Due:
+        self._stopped = True
+        due: Due = []
+        for pull in self._pulls:
+            for index, value in list(pull.done):
+                due += self.schedule.settle(index, value)
+        return due + super()._ready()
+
+    def attach(self, values: list[Any], error: BaseException) -> None:
+        """Give an exception that ended the run the results that are there."""
+        for pull in self._pulls:
+            for index, value in list(pull.done):
+                self.schedule.held[index] = (value,)
+        super().attach(values, error)
+
+    def _go_on(self) -> None:
+        # The threads that are left take what was given back, if there are any.
+        while self.schedule.gave_back and len(self._pulls) < self._n_threads and not self._stopped:
+            self._begin(self._slots[0])
+            if len(self._pulls) >= self.schedule.gave_back:
+                break
+
+    def _look(self, now: float) -> Due:
+        due: Due = []
+        limit = self._task_timeout
+        assert limit is not None
+        self._look_at = now + limit
+        for pull in list(self._pulls):
+            running = pull.running
+            if running is None:
+                continue
+            index, call, since = running
+            left = since + limit - now
+            if left > 0:
+                self._look_at = min(self._look_at, now + left)
+                continue
+            with self._lock:
+                if pull.running is not running:  # it has just ended
+                    continue
+                pull.given_up = True
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{named(index, call)} ran for longer than task_timeout={limit} seconds. A thread cannot be "
+                    "stopped: this one is left to end by itself",
+                    FallbackWarning,
+                    stacklevel=5,
+                )
+            self._pulls.discard(pull)
+            # The old threads go on; they are of an executor that has as many as it may.
+            self._slots[0] = self._backend.abort(self._slots[0])
+            due += self._failed(Batch.of(index, call), TaskTimeout(named(index, call), limit))
+            self._begin(self._slots[0])
+        return due
+
+    def _pull(self, pull: _Pull) -> None:
         """Be the loop of one thread."""
-        done: list[tuple[int, Any]] = []
+        done = pull.done
         take, lock, at_once, put = self.schedule.take, self._lock, self._at_once, self.inbox.put
+        careful = self._faults.lenient or self._task_timeout is not None
         try:
             with self._surroundings():
                 while True:
                     with lock:  # also held over the caller's iterator, which is not ours to call twice at a time
-                        taken = None if self._stopped else take()
+                        taken = None if self._stopped or pull.given_up else take()
                     if taken is None:
                         break
                     index, call = taken
@@ -319,20 +535,50 @@ class PullRun(Run):
                         function, args, kwargs = plain(call) if Shared.in_use else call
                     except (TypeError, ValueError):
                         raise not_a_call(call, index) from None
-                    del call
-                    if at_once:
-                        began = time.perf_counter()
+                    if careful:
+                        pull.running = index, call, time.monotonic()
+                    began = time.perf_counter() if at_once else 0.0
+                    try:
                         value = function(*args, **kwargs)
-                        put(([(index, value)], time.perf_counter() - began))
+                    except Exception as error:
+                        pull.running = None
+                        if error.__traceback__ is not None:
+                            error.__traceback__ = error.__traceback__.tb_next
+                        if not careful:
+                            self._stopped = True
+                        put((pull, _Failed(Batch.of(index, call), error)))
+                        del error
+                        continue
+                    finally:
+                        del call
+                    pull.running = None
+                    if at_once:
+                        put((pull, ([(index, value)], time.perf_counter() - began)))
                         del value
                     else:
-                        done.append((index, function(*args, **kwargs)))
+                        done.append((index, value))
             if done:
-                put((done, 0.0))
-            put(None)
+                put((pull, (done, 0.0)))
+            put((pull, None))
         except BaseException as error:  # it is raised where the results are awaited
             self._stopped = True
             put(error)
+
+
+class _Pull:
+    """One thread of a run, as the run sees it."""
+
+    def __init__(self, at_once: bool) -> None:
+        self.done: list[tuple[int, Any]] = []
+        self.running: tuple[int, Call, float] | None = None
+        self.given_up = False
+
+
+class _Failed:
+    """A call that has raised in a thread."""
+
+    def __init__(self, call: Batch, error: BaseException) -> None:
+        self.call, self.error = call, error
 
 
 def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
@@ -405,10 +651,3 @@ def _warn_unused(schedule: Schedule, consumed: int) -> None:
     if parts:
         parts.append("Give the generator fewer tasks, or take all of its results.")
         warnings.warn(" ".join(parts), UnusedResultsWarning, stacklevel=3)
-
-
-def _name(batch: Batch) -> str:
-    function = describe(batch.function(0))
-    if len(batch) == 1:
-        return f"call {batch.start}, {function}(...)"
-    return f"the calls {batch.start} to {batch.start + len(batch) - 1}, {function}(...)"

@@ -6,7 +6,7 @@
                             │        (calls read,   ^      (batches       │        (results that wait for
                             │         not given     │       that run)     │         an earlier batch)
                             │         out)          └──── given back <────┘
-                            └─ bounded by pre_dispatch    (calls of a batch that was cut short)
+                            └─ bounded by pre_dispatch    (calls of a batch that was cut short or lost)
 """
 
 from __future__ import annotations
@@ -66,16 +66,18 @@ class Schedule:
         self._slots = slots
         self._policy = None if isinstance(size, int) else size
         self._total = total
-        self._ordered = ordered
+        self.ordered = ordered
         self._bound = pre_dispatch
         self._ahead = Batch(0)
         self._given_back: list[Batch] = []
         self._even: int | None = None
-        self._held: dict[int, Sequence[Any]] = {}
+        self.held: dict[int, Sequence[Any]] = {}
         self._due = 0
         self.size = size if isinstance(size, int) else 1
         self.pace = Pace()
         self.in_flight = 0
+        #: The number of calls that are kept elsewhere, to be given back later.
+        self.resting = 0
         self.exhausted = False
         self.dispatched = 0
         self.completed_calls = 0
@@ -83,7 +85,12 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether every call has been read, given out and completed."""
-        return self.exhausted and not self._ahead and not self._given_back and not self.in_flight
+        return not (self._ahead or self._given_back or self.in_flight or self.resting) and self.exhausted
+
+    @property
+    def gave_back(self) -> int:
+        """The number of batches that are to be given out again."""
+        return len(self._given_back)
 
     @property
     def read(self) -> int:
@@ -139,7 +146,7 @@ class Schedule:
         start = batch.start
         if len(values) < len(batch):
             batch.split(len(values))
-            self._given_back.append(batch)
+            self.give_back(batch)
         self.in_flight -= 1
         self.completed_calls += len(values)
         self.pace.add(len(values), elapsed, nbytes)
@@ -147,8 +154,47 @@ class Schedule:
             self.size = self._policy(self.pace)
         return self._settle(start, values)
 
+    def lost(self, batch: Batch, at: int | None) -> Batch | None:
+        """Take note that a batch is in flight no more; return the one call that is to blame, the others run again.
+
+        Parameters
+        ----------
+        batch
+            What was given out, or what is left of it.
+        at
+            The place in the batch of the call that is to blame, -1 if none is, None if nobody knows: then each half of
+            the batch runs again by itself, which leads to the call if there is one.
+        """
+        self.in_flight -= 1
+        return self.isolate(batch, at)
+
+    def isolate(self, batch: Batch, at: int | None) -> Batch | None:
+        """Do as :meth:`lost`, for what is left of a batch that was completed."""
+        call = None
+        if at is None and len(batch) > 1:
+            self.give_back(batch.split(len(batch) // 2))
+        elif at != -1:
+            self.give_back(batch.split(at or 0))
+            call = batch.split(1)
+        self.give_back(batch)
+        return call
+
+    def give_back(self, batch: Batch) -> None:
+        """Take back calls that are to be given out again, before those that were never given out."""
+        if len(batch):
+            self._given_back.append(batch)
+
+    def ready(self) -> list[Sequence[Any]]:
+        """Return all results that still wait for earlier ones, in order: those will not come any more."""
+        held = [values for _, values in sorted(self.held.items())]
+        self.held.clear()
+        return held
+
     def take(self) -> tuple[int, Call] | None:
         """Return the next call and its index, or None if there is none: what a pull loop uses, one call at a time."""
+        if self._given_back:
+            (call,) = batch = self._given_back.pop()
+            return batch.start, call
         try:
             call = next(self._calls)
         except StopIteration:
@@ -164,15 +210,17 @@ class Schedule:
         return self._settle(index, (value,))
 
     def _settle(self, start: int, values: Sequence[Any]) -> list[Sequence[Any]]:
-        if not self._ordered:
+        if not values:
+            return []
+        if not self.ordered:
             return [values]
         if start != self._due:
-            self._held[start] = values
+            self.held[start] = values
             return []
         due = [values]
         self._due += len(values)
-        while self._held and self._due in self._held:
-            due.append(self._held.pop(self._due))
+        while self.held and self._due in self.held:
+            due.append(self.held.pop(self._due))
             self._due += len(due[-1])
         return due
 

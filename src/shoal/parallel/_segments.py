@@ -104,10 +104,10 @@ class Segment:
 
     __slots__ = ("_name", "fd", "path")
 
-    def __init__(self, folder: Folder | None) -> None:
+    def __init__(self, folder: Folder | None, name: str = "shoal") -> None:
         self._name: str | None = None
         if folder is None:
-            self.fd = os.memfd_create("shoal", os.MFD_CLOEXEC)
+            self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
             self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         else:
             self.path = self._name = f"{folder.path()}/segment-{next(_numbers)}"

@@ -33,6 +33,8 @@ class Settings(NamedTuple):
         How deep the code that runs here is nested in runs: 0 outside, 1 in a worker.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
         As for :class:`~shoal.Parallel`.
+    retries, retry_on, retry_wait, on_error, task_timeout
+        As for :class:`~shoal.Parallel`.
     """
 
     backend: Backend | str | None = None
@@ -44,6 +46,11 @@ class Settings(NamedTuple):
     prefer: str | None = None
     require: str | None = None
     progress: Any = False
+    retries: Any = 0
+    retry_on: Any = Exception
+    retry_wait: Any = 0.0
+    on_error: str = "raise"
+    task_timeout: float | None = None
     depth: int = 0
 
 
@@ -96,6 +103,38 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"require={settings.require!r} is not a valid constraint, expected 'sharedmem' or None")
     if settings.prefer == "processes" and settings.require == "sharedmem":
         raise ValueError("prefer='processes' and require='sharedmem' are inconsistent settings: processes share none")
+    _check_faults(settings)
+
+
+def _check_faults(settings: Settings) -> None:
+    retries, retry_on, retry_wait = settings.retries, settings.retry_on, settings.retry_wait
+    on_error, task_timeout = settings.on_error, settings.task_timeout
+    if on_error not in ("raise", "return"):
+        raise ValueError(f"on_error must be 'raise' or 'return', got: {on_error!r}")
+    if not callable(retries) and not (_is_number(retries, int) and retries >= 0):
+        raise ValueError(
+            f"retries must be a number of attempts after the first, 0 or more, or a callable that tells whether to "
+            f"stop, got: {retries!r}"
+        )
+    if not callable(retry_wait) and not (_is_number(retry_wait, (int, float)) and 0 <= retry_wait < float("inf")):
+        raise ValueError(f"retry_wait must be seconds, 0 or more, or a callable that returns them, got: {retry_wait!r}")
+    types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    if all(isinstance(kind, type) for kind in types):
+        if not all(issubclass(kind, BaseException) for kind in types):
+            raise TypeError(f"retry_on must name types of exceptions, or be a predicate of one, got: {retry_on!r}")
+    elif not callable(retry_on):
+        raise TypeError(f"retry_on must name types of exceptions, or be a predicate of one, got: {retry_on!r}")
+    if task_timeout is not None and not (_is_number(task_timeout, (int, float)) and task_timeout > 0):
+        raise ValueError(f"task_timeout must be a positive number of seconds, or None, got: {task_timeout!r}")
+
+
+def _is_number(value: Any, kinds: Any) -> bool:
+    return not isinstance(value, bool) and (isinstance(value, kinds) or hasattr(value, "__index__"))
+
+
+def may_go_on(settings: Settings) -> bool:
+    """Tell whether a run may outlive the failure of a call."""
+    return settings.on_error == "return" or settings.retries != 0
 
 
 def _choose(active: Backend | str | None, settings: Settings, explicit_n_jobs: bool) -> tuple[Backend, Settings]:
@@ -135,7 +174,8 @@ class parallel_config:
     ----------
     backend
         The name of a backend or an instance of one.
-    n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
+    n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress, retries, retry_on, retry_wait, \
+    on_error, task_timeout
         As for :class:`~shoal.Parallel`, where an argument goes before these.
     inner_max_num_threads : int or None
         The threads that BLAS and OpenMP may use in each worker process. Needs `backend`.
@@ -167,6 +207,11 @@ class parallel_config:
         prefer: Any = DEFAULTS["prefer"],
         require: Any = DEFAULTS["require"],
         progress: Any = DEFAULTS["progress"],
+        retries: Any = DEFAULTS["retries"],
+        retry_on: Any = DEFAULTS["retry_on"],
+        retry_wait: Any = DEFAULTS["retry_wait"],
+        on_error: Any = DEFAULTS["on_error"],
+        task_timeout: Any = DEFAULTS["task_timeout"],
         inner_max_num_threads: int | None = None,
         **backend_params: Any,
     ) -> None:
@@ -182,6 +227,11 @@ class parallel_config:
                 prefer=prefer,
                 require=require,
                 progress=progress,
+                retries=retries,
+                retry_on=retry_on,
+                retry_wait=retry_wait,
+                on_error=on_error,
+                task_timeout=task_timeout,
             ),
         )
         _current.set(self.settings)

@@ -23,6 +23,7 @@ from shoal._pickling import culprit, dumps, loads
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe
+from shoal.parallel._notes import Cell, notes
 from shoal.parallel._segments import Segment, mapped
 from shoal.parallel._sharing import Workspace, is_array
 from shoal.parallel._worker import LONG_STREAM, Encoded, Outcome, Parcel, RunId, fetch, forget, run_batch
@@ -68,14 +69,6 @@ class Shipment:
         self._segment, self.outlets = None, []
 
 
-class CallFailed(Exception):
-    """A call of a batch has raised; inside shoal only."""
-
-    def __init__(self, index: int, error: BaseException) -> None:
-        super().__init__(index, error)
-        self.index, self.error = index, error
-
-
 class _Live:
     """The runs that go on in this process."""
 
@@ -119,14 +112,19 @@ class Transport:
         The number of batches that may be in flight at a time.
     seconds
         After which a worker begins no further call of a batch, and gives the rest back.
+    noted
+        Whether each executor has one worker, which can note what it runs.
 
     Notes
     -----
     Not thread-safe: it belongs to the thread that owns the run.
     """
 
-    def __init__(self, workspace: Workspace, nested: tuple[str, int], in_flight: int, seconds: float) -> None:
+    def __init__(
+        self, workspace: Workspace, nested: tuple[str, int], in_flight: int, seconds: float, noted: bool
+    ) -> None:
         self._workspace = workspace
+        self._noted = noted
         self._nested = nested
         self._seconds = seconds
         self._run = _live.begin()
@@ -135,6 +133,7 @@ class Transport:
         self._segments: list[Segment] = []
         self._needed: set[int] = set()
         self._known: dict[Executor, set[int]] = {}
+        self._cells: dict[Executor, Cell | None] = {}
         self._weight = 0
         self._outlets_per_call = 0.0
         self._most_outlets = max(1, min(OUTLETS, OUTLETS_IN_ALL // in_flight))
@@ -169,9 +168,22 @@ class Transport:
         shipment = Shipment(self._workspace, leased, segment, outlets)
         shipment.nbytes = len(stream) + sum(view.nbytes for view in buffers)
         known = self._known.setdefault(executor, set())
+        if executor not in self._cells:
+            self._cells[executor] = notes.lease() if self._noted else None
+        cell = self._cells[executor]
         objects = {key: self._objects[key] for key in self._needed - known}
         paths = tuple(outlet.path for outlet in outlets)
-        parcel = Parcel(self._run, *_live.now(), batch.start, self._seconds, calls, objects, paths, self._nested)
+        parcel = Parcel(
+            self._run,
+            *_live.now(),
+            batch.start,
+            self._seconds,
+            calls,
+            objects,
+            paths,
+            self._nested,
+            None if cell is None else cell.place,
+        )
         try:
             future = executor.submit(run_batch, parcel)
         except BaseException:
@@ -180,31 +192,54 @@ class Transport:
         known.update(objects)
         return future, shipment
 
-    def receive(self, batch: Batch, outcome: Outcome, shipment: Shipment) -> list[Any]:
-        """Return the results of a batch, or of the calls of it that were begun.
+    def running(self, executor: Executor) -> tuple[int | None, float] | None:
+        """Return the index of the call that an executor's worker runs, None if it runs none, and since when.
 
-        Raises
-        ------
-        CallFailed
-            If a call of it has raised.
-        CallUnpicklingError
-            If a result cannot be rebuilt here.
+        The time is that of ``time.perf_counter()``. Where workers do not tell, the answer is None.
+        """
+        cell = self._cells.get(executor)
+        return None if cell is None else cell.read()
+
+    def forget(self, executor: Executor) -> None:
+        """Take note that an executor has, or will have, another worker, to which nothing was sent yet."""
+        self._known.pop(executor, None)
+        cell = self._cells.get(executor)
+        if cell is not None:
+            cell.clear()
+
+    def receive(
+        self, batch: Batch, outcome: Outcome, shipment: Shipment
+    ) -> tuple[list[Any], BaseException | None, bool]:
+        """Return the results of the calls of a batch that have ended, and the exception of the one that has failed.
+
+        The third value tells whether nobody knows which call that is.
         """
         buffers = [mapped(shipment.outlets[outlet].fd, offset, nbytes) for outlet, offset, nbytes in outcome.places]
         shipment.received({outlet for outlet, _, _ in outcome.places})
         stream = buffers.pop(0) if outcome.stream is None else memoryview(outcome.stream)
         shipment.nbytes += stream.nbytes + sum(view.nbytes for view in buffers)
         try:
-            values = loads(stream, buffers=buffers)
+            values: list[Any] = loads(stream, buffers=buffers)
         except Exception as error:
             what = f"a result of the calls {batch.start} to {batch.start + len(batch) - 1}"
-            raise CallUnpicklingError(what, "the calling process", f"{type(error).__name__}: {error}") from error
-        if outcome.failed is None:
+            refusal = CallUnpicklingError(what, "the calling process", f"{type(error).__name__}: {error}")
+            refusal.__cause__ = error
+            return [], refusal, True
+        if values:
             self._outlets_per_call = max(self._outlets_per_call, len(outcome.places) / len(values))
-            return values  # type: ignore[no-any-return]
-        call = f"call {batch.start + outcome.failed}, {describe(batch.function(outcome.failed))}(...)"
-        values.__cause__ = RemoteTraceback(call, outcome.remote)
-        raise CallFailed(batch.start + outcome.failed, values)
+        failure = outcome.failure
+        if failure is None:
+            return values, None, False
+        failed = len(values)
+        call = f"call {batch.start + failed}, {describe(batch.function(failed))}(...)"
+        try:
+            raised: BaseException = loads(failure.stream)
+        except Exception as error:
+            raised = CallUnpicklingError(
+                f"the exception of {call}", "the calling process", f"{type(error).__name__}: {error}"
+            )
+        raised.__cause__ = RemoteTraceback(call, failure.remote)
+        return values, raised, failure.whole
 
     def close(self) -> None:
         """End the run: workers drop what was sent for it, and its arrays are freed."""
@@ -214,6 +249,10 @@ class Transport:
                 with contextlib.suppress(RuntimeError):  # it is gone, and what it knew with it
                     executor.submit(forget, *_live.now())
         self._known.clear()
+        for cell in self._cells.values():
+            if cell is not None:
+                notes.give_back(cell)
+        self._cells.clear()
         for segment in self._segments:
             segment.close()
         self._segments.clear()

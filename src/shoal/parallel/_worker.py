@@ -16,6 +16,7 @@ from shoal.backends._bootstrap import interruptible
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
+from shoal.parallel._notes import Note
 from shoal.parallel._segments import attach, layout, write
 from shoal.parallel._settings import nested_settings
 from shoal.parallel._sharing import backing_memmap, by_reference, is_array, is_ours
@@ -60,16 +61,28 @@ class Parcel(NamedTuple):
     objects: dict[int, Encoded]  # what this worker does not have yet, by key
     outlets: tuple[str, ...]  # segments of the parent's for results
     nested: tuple[str, int]  # the backend, and the depth, of runs that the calls make
+    cell: tuple[str, int] | None  # where to note which call runs
+
+
+class Failure(NamedTuple):
+    """An exception on its way back."""
+
+    stream: bytes  # the exception
+    remote: str  # its traceback
+    whole: bool = False  # whether it says nothing about which call of the batch is to blame
 
 
 class Outcome(NamedTuple):
-    """What came of a batch, on its way back."""
+    """What came of a batch, on its way back: the results of its first calls, and the exception of the next."""
 
     elapsed: float  # seconds that the calls took
-    stream: bytes | None  # None: it is the first of the buffers
+    stream: bytes | None  # of the results; None: it is the first of the buffers
     places: tuple[tuple[int, int, int], ...] = ()  # outlet, offset and bytes of each buffer
-    failed: int | None = None  # the index, in the batch, of the call that raised; the stream is then its exception
-    remote: str = ""  # the traceback
+    failure: Failure | None = None
+
+
+class Missing(Exception):
+    """This worker was not sent an object that a batch needs: its predecessor was, and has died."""
 
 
 _objects: dict[RunId, dict[int, Encoded]] = {}
@@ -84,7 +97,11 @@ def fetch(run: RunId, key: int) -> Any:
     if key not in known:
         with _decoding:
             if key not in known:
-                known[key] = _objects[run].pop(key).decode()
+                try:
+                    encoded = _objects[run].pop(key)
+                except KeyError:
+                    raise Missing(key) from None
+                known[key] = encoded.decode()
     return known[key]
 
 
@@ -97,42 +114,65 @@ def forget(live: tuple[RunId, ...], horizon: RunId) -> None:
 
 
 def run_batch(parcel: Parcel) -> Outcome:
-    """Run the calls of a batch. Whatever they raise comes back as an outcome."""
+    """Run the calls of a batch. Whatever they raise comes back as an outcome.
+
+    Raises
+    ------
+    Missing
+        If the batch needs objects that another worker was sent.
+    """
+    note = Note(parcel.cell)
+    note.between()
     forget(parcel.live, parcel.horizon)
     if parcel.objects:
         _objects.setdefault(parcel.run, {}).update(parcel.objects)
     began = time.perf_counter()
     try:
         functions, arguments, keywords = parcel.calls.decode()
+    except Missing:
+        raise
     except Exception as error:
         what = f"the calls from number {parcel.start} on"
-        failure = CallUnpicklingError(what, "a worker", f"{type(error).__name__}: {error}")
-        return _failure(failure, error, 0, began)
+        refusal = CallUnpicklingError(what, "a worker", f"{type(error).__name__}: {error}")
+        failure = _failure(refusal, error, whole=True)
+        return Outcome(time.perf_counter() - began, dumps([])[0], failure=failure)
     values: list[Any] = []
+    raised: Failure | None = None
+    doubles, place = note.cell()
     with nested_settings(*parcel.nested), interruptible():
         try:
-            began = time.perf_counter()
+            now = began = time.perf_counter()
             until = began + parcel.seconds
-            for function, args, kwargs in rows(functions, arguments, keywords):
+            for index, (function, args, kwargs) in enumerate(rows(functions, arguments, keywords), parcel.start):
+                doubles[place + 1] = now
+                doubles[place] = index
                 values.append(function(*args, **kwargs))
-                if time.perf_counter() > until:
+                now = time.perf_counter()
+                if now > until:
                     break
-            elapsed = time.perf_counter() - began
         except BaseException as error:
-            return _failure(error, error, len(values), began)
+            raised = _failure(error, error)
+    elapsed = time.perf_counter() - began
+    note.between()
     del arguments, keywords
+    return _encoded(values, elapsed, raised, functions, parcel)
+
+
+def _encoded(values: list[Any], elapsed: float, failure: Failure | None, functions: Any, parcel: Parcel) -> Outcome:
+    """Encode the results of a batch, or those before the first that cannot be pickled."""
     try:
         stream, buffers = dumps(values, reduce_result, out_of_band=RESULT_BYTES if parcel.outlets else 2**63)
     except Exception as error:
-        return _unpicklable(values, error, parcel.start, functions, began)
+        index, failure = _unpicklable(values, error, parcel.start, functions)
+        return _encoded(values[:index], elapsed, failure, functions, parcel)
     long = len(stream) >= LONG_STREAM and bool(parcel.outlets)
     if not buffers and not long:
-        return Outcome(elapsed, stream)
+        return Outcome(elapsed, stream, failure=failure)
     try:
         places = _deliver([memoryview(stream), *buffers] if long else buffers, parcel.outlets)
-        return Outcome(elapsed, None if long else stream, places)
+        return Outcome(elapsed, None if long else stream, places, failure)
     except OSError:  # there is no room for them: they go through the pipe
-        return Outcome(elapsed, dumps(values, reduce_result, out_of_band=2**63)[0])
+        return Outcome(elapsed, dumps(values, reduce_result, out_of_band=2**63)[0], failure=failure)
 
 
 def reduce_result(obj: Any) -> Any:
@@ -162,11 +202,10 @@ def _deliver(buffers: list[memoryview], outlets: tuple[str, ...]) -> tuple[tuple
     return tuple(places)
 
 
-def _failure(error: BaseException, shown: BaseException, index: int, began: float) -> Outcome:
+def _failure(error: BaseException, shown: BaseException, whole: bool = False) -> Failure:
     """Encode an exception such that the parent can rebuild it."""
     import traceback
 
-    elapsed = time.perf_counter() - began
     frames = shown.__traceback__
     text = "".join(traceback.format_exception(type(shown), shown, frames and (frames.tb_next or frames)))
     error.__traceback__ = None
@@ -177,11 +216,11 @@ def _failure(error: BaseException, shown: BaseException, index: int, began: floa
         except Exception as refusal:
             reason = f"{type(refusal).__name__}: {refusal}"
         else:
-            return Outcome(elapsed, stream, failed=index, remote=text)
+            return Failure(stream, text, whole)
     path, why = culprit(error, "exception")
     summary = traceback.format_exception_only(type(error), error)[0].strip()[:200]
     stream, _ = dumps(CallPicklingError(f"{summary}, raised by a call,", path, why or reason))
-    return Outcome(elapsed, stream, failed=index, remote=text)
+    return Failure(stream, text, whole)
 
 
 class _Rebuilt:
@@ -206,14 +245,14 @@ def rebuild(
     return error
 
 
-def _unpicklable(values: list[Any], error: Exception, start: int, functions: Any, began: float) -> Outcome:
-    """Say which result cannot be pickled, and which part of it."""
+def _unpicklable(values: list[Any], error: Exception, start: int, functions: Any) -> tuple[int, Failure]:
+    """Return the index of the result that cannot be pickled, and what says so and which part of it."""
     for index, value in enumerate(values):
         try:
             dumps(value, reduce_result)
         except Exception:
             path, reason = culprit(value, "result", reduce_result)
             function = functions[index] if type(functions) is list else functions
-            failure = CallPicklingError(f"the result of call {start + index}, {describe(function)}(...),", path, reason)
-            return _failure(failure, error, index, began)
-    return _failure(error, error, 0, began)
+            refusal = CallPicklingError(f"the result of call {start + index}, {describe(function)}(...),", path, reason)
+            return index, _failure(refusal, error)
+    return 0, _failure(error, error)

@@ -1,0 +1,121 @@
+"""What is to be done about a call that has failed: run it again, let its exception stand, or give up the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from shoal.errors import FailedCall, attach
+from shoal.parallel._delayed import Call, describe
+from shoal.parallel._settings import Settings, may_go_on
+
+if TYPE_CHECKING:
+    from shoal.observe._teller import Teller
+
+
+class Attempt(int):
+    """The number of attempts at a call so far, all of which have failed.
+
+    It is what a callable for ``retries=`` or ``retry_wait=`` receives: a number, with the attributes of
+    tenacity's ``RetryCallState`` that its stop and wait objects read.
+
+    Attributes
+    ----------
+    attempt_number
+        The number itself.
+    outcome
+        A future that holds the exception of the last attempt.
+    seconds_since_start
+        The seconds since the first failure of the call.
+    idle_for
+        The seconds that were waited between attempts so far.
+    upcoming_sleep
+        The seconds that will be waited before the next one; 0 until they are known.
+    """
+
+    attempt_number: int
+    outcome: Future[Any]
+    seconds_since_start: float
+    idle_for: float
+    upcoming_sleep: float
+
+
+class Faults:
+    """The policy of one run for calls that fail, and the failures so far.
+
+    Parameters
+    ----------
+    settings
+        What the run was told of retries and errors. Callables there take an :class:`Attempt`.
+    tell
+        Takes what happens; None if nobody listens.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to the thread that owns the run.
+    """
+
+    def __init__(self, settings: Settings, tell: Teller | None) -> None:
+        self._retries: int | Callable[[Attempt], bool] = settings.retries
+        self._retry_on: Any = settings.retry_on
+        self._retry_wait: float | Callable[[Attempt], float] = settings.retry_wait
+        self._returns = settings.on_error == "return"
+        self._tell = tell
+        self._failures: dict[int, tuple[int, float, float]] = {}  # attempts, when it failed first, seconds waited
+        #: Whether the run may outlive a failure.
+        self.lenient = may_go_on(settings)
+
+    def judge(self, index: int, call: Call, error: BaseException) -> float | None:
+        """Return the seconds until the call runs again; None if its exception is its result.
+
+        Raises
+        ------
+        BaseException
+            `error`, if it ends the run.
+        """
+        attach(error, "call", named(index, call))
+        wait = self._wait(index, error) if isinstance(error, Exception) else None
+        if self._tell is not None:
+            self._tell.failed(index, error, wait)
+        if wait is not None:
+            return wait
+        if self._returns and isinstance(error, Exception):
+            self._failures.pop(index, None)
+            return None
+        raise error
+
+    def _wait(self, index: int, error: Exception) -> float | None:
+        if not self._retries:
+            return None
+        retry_on = self._retry_on
+        typed = isinstance(retry_on, (type, tuple))
+        if not (isinstance(error, retry_on) if typed else retry_on(error)):
+            return None
+        now = time.monotonic()
+        number, first, waited = self._failures.get(index, (0, now, 0.0))
+        number += 1
+        if not callable(self._retries) and number > self._retries:
+            return None
+        attempt = Attempt(number)
+        attempt.attempt_number, attempt.seconds_since_start = number, now - first
+        attempt.idle_for, attempt.upcoming_sleep = waited, 0.0
+        attempt.outcome = Future()
+        attempt.outcome.set_exception(error)
+        wait = float(self._retry_wait(attempt) if callable(self._retry_wait) else self._retry_wait)
+        attempt.upcoming_sleep = wait
+        if callable(self._retries) and self._retries(attempt):
+            return None
+        self._failures[index] = number, first, waited + wait
+        return max(wait, 0.0)
+
+
+def named(index: int, call: Call) -> FailedCall:
+    """Describe a call for a message, its arguments cut to what can be read."""
+    import reprlib
+
+    function, args, kwargs = call
+    shown = [*map(reprlib.repr, args), *(f"{name}={reprlib.repr(value)}" for name, value in kwargs.items())]
+    arguments = ", ".join(shown)
+    return FailedCall(index, describe(function), arguments if len(arguments) <= 200 else arguments[:197] + "...")
