@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from shoal import errors
 from shoal._cpus import BlasCap, cpu_count
 from shoal.backends import Backend, Slot
+from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
 from shoal.parallel._objects import ObjectTransport
 from shoal.parallel._policies import CUT_SECONDS, auto_batch_size
-from shoal.parallel._run import BatchRun, PullRun, Run
+from shoal.parallel._pull_run import PullRun
+from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings, nested_settings
 from shoal.parallel._sharing import Workspace

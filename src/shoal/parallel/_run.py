@@ -2,19 +2,14 @@
 
 ::
 
-              next_batch                send                        add_done_callback
-    Schedule ───────────> BatchRun ────────────> a slot's executor ───────────────────┐
-        ^                     ^  (Transport)                                          │
-        │ completed, lost     │ get                                                   │ put
-        └──── due results ────┴──────────────────────────── inbox <───────────────────┘
-                              │ a call has failed
-                              └───────────> Faults: again (now, or in so many seconds), its exception stands, or the end
-
-    PullRun: each thread takes calls from the Schedule by itself, under one lock, until there are none.
+    Schedule <──── Run ────> slots of a backend     BatchRun: sends them batches
+       ^            ^ inbox          │              PullRun: their threads take calls by themselves
+       │            └────────────────┘
+       └ completed, given back, settled <── Faults: what is to be done about a call that has failed
 
 `results()` is the loop. A list is made by running it in the caller's thread; for a generator, `stream()` runs it in a
-thread of its own. Whatever ends it (the last result, an exception, a generator that is dropped) goes through its
-``finally``: there is no other way out.
+thread of its own. Whatever ends it (the last result, an exception, a generator that is dropped, `stop()`) goes through
+its ``finally``: there is no other way out.
 """
 
 from __future__ import annotations
@@ -29,27 +24,20 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from contextlib import AbstractContextManager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal.backends import Backend, Slot
-from shoal.errors import FallbackWarning, TaskTimeout, UnusedResultsWarning
+from shoal.errors import UnusedResultsWarning
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Call, Shared, not_a_call, plain
-from shoal.parallel._faults import Faults, named
-from shoal.parallel._objects import Nothing, ObjectTransport
+from shoal.parallel._delayed import plain
+from shoal.parallel._faults import Faults
 from shoal.parallel._schedule import Schedule
-from shoal.parallel._transport import Shipment, Transport
-from shoal.parallel._worker import Missing
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
 
 Due = list[Sequence[Any]]
-Held = Shipment | Nothing
 
 
 class Cancelled(BaseException):
@@ -249,336 +237,6 @@ class Run(ABC):
 
     def _clean(self) -> None:  # noqa: B027 most runs hold nothing
         """Let go of what the run holds beside its slots."""
-
-
-class BatchRun(Run):
-    """A run on slots that are sent batches."""
-
-    def __init__(self, transport: Transport | ObjectTransport, *args: Any) -> None:
-        super().__init__(*args)
-        self._transport: Any = transport
-        self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
-        self._sending: int | None = None
-
-    def start(self) -> None:
-        """Send a first batch to each slot."""
-        for _ in range(max(slot.width for slot in self._slots)):
-            for index in range(len(self._slots)):
-                self._feed(index, one=True)
-
-    @property
-    def finished(self) -> bool:
-        """Whether all results are there."""
-        return self.schedule.finished
-
-    def _busy(self) -> list[int]:
-        return [index for index, batches in enumerate(self._in_flight) if batches or index == self._sending]
-
-    def _feed(self, index: int, one: bool = False, ahead: int = 1) -> None:
-        """Send batches to a slot: as many as it runs at a time, and `ahead` more where that is worth it."""
-        executor, width = self._slots[index]
-        batches = self._in_flight[index]
-        while len(batches) < width + ahead:
-            batch = self.schedule.next_batch(busy=len(batches) >= width)
-            if self._tell is not None and self.schedule.exhausted:
-                self._tell.exhausted(self.schedule.read)
-            if batch is None:
-                return
-            self._sending = index  # an interrupt may come when the batch is on its way and not noted yet
-            future, shipment = self._transport.send(batch, executor)
-            batches.append((batch, shipment))
-            self._sending = None
-            if self._tell is not None:
-                self._tell.dispatched(len(batch))
-            future.add_done_callback(partial(self._arrived, index, batch, shipment, executor))
-            if one:
-                return
-
-    def _arrived(self, index: int, batch: Batch, shipment: Held, executor: Executor, future: Future[Any]) -> None:
-        # A worker that replaces a dead one will write over what that has noted.
-        broken = not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
-        running = self._transport.running(executor) if broken else None
-        self.inbox.put((index, batch, shipment, running, future))
-
-    def _take(self, message: tuple[int, Batch, Held, tuple[int | None, float] | None, Future[Any]]) -> Due:
-        index, batch, shipment, running, future = message
-        if (batch, shipment) not in self._in_flight[index]:  # it was given up meanwhile
-            return []
-        try:
-            outcome = future.result()
-        except (BrokenExecutor, Missing, CancelledError) as lost:
-            due = self._lost(index, batch, shipment, running, lost)
-        else:
-            due = self._received(index, batch, shipment, outcome)
-        self._feed(index)
-        self._go_on()
-        return due
-
-    def _received(self, index: int, batch: Batch, shipment: Held, outcome: Any) -> Due:
-        try:
-            values, error, whole = self._transport.receive(batch, outcome, shipment)
-        finally:
-            self._drop(index, batch, shipment)
-        done = batch if error is None else batch.split(len(values))
-        due = self.schedule.completed(done, values, outcome.elapsed, shipment.nbytes)
-        if self._tell is not None and values:
-            self._tell.completed(len(values), outcome.elapsed, self.schedule.size)
-        if error is not None:
-            if whole and not self._faults.lenient:
-                raise error
-            call = self.schedule.isolate(batch, None if whole else 0)
-            if call is not None:
-                due += self._failed(call, error)
-        return due
-
-    def _lost(
-        self, index: int, batch: Batch, shipment: Held, running: tuple[int | None, float] | None, lost: BaseException
-    ) -> Due:
-        """Take note that a batch has died with its worker, or was on its way to one that had died before."""
-        self._drop(index, batch, shipment)
-        self._transport.forget(self._slots[index].executor)
-        if isinstance(lost, BrokenExecutor):
-            # If another batch's call ran, this one is not to blame.
-            at = None if running is None or running[0] is None else running[0] - batch.start
-            call = self.schedule.lost(batch, at if at is None or 0 <= at < len(batch) else -1)
-        else:
-            call = self.schedule.lost(batch, -1)
-        if call is None:
-            return []
-        (item,) = call
-        error = errors.WorkerDied(named(call.start, plain(item)), getattr(lost, "exit_code", None))
-        error.__cause__ = lost
-        return self._failed(call, error)
-
-    def _look(self, now: float) -> Due:
-        due: Due = []
-        limit = self._task_timeout
-        assert limit is not None
-        self._look_at = now + limit
-        for index in self._busy():
-            executor = self._slots[index].executor
-            running = self._transport.running(executor)
-            if running is None or running[0] is None:  # it is on its way
-                continue
-            # The workers' clock and this one may count from different moments.
-            left = limit - (time.perf_counter() - running[1])
-            if left > 0:
-                self._look_at = min(self._look_at, now + left)
-                continue
-            self._slots[index] = self._backend.abort(self._slots[index])
-            self._transport.forget(executor)
-            for batch, shipment in list(self._in_flight[index]):
-                self._drop(index, batch, shipment)
-                at = running[0] - batch.start
-                call = self.schedule.lost(batch, at if 0 <= at < len(batch) else -1)
-                if call is not None:
-                    (item,) = call
-                    due += self._failed(call, TaskTimeout(named(call.start, plain(item)), limit))
-        return due
-
-    def _go_on(self) -> None:
-        # The end of the input, or of a worker, may have left others with nothing. A batch is queued only behind that
-        # of the slot that has just answered, though: what another one runs may take for ever, and its time is not in
-        # the pace yet.
-        for index in range(len(self._slots)):
-            self._feed(index, ahead=0)
-
-    def _drop(self, index: int, batch: Batch, shipment: Held) -> None:
-        shipment.close()
-        self._in_flight[index].remove((batch, shipment))
-
-    def _clean(self) -> None:
-        for batches in self._in_flight:
-            for _, shipment in batches:
-                shipment.close()
-        self._transport.close()
-
-
-class PullRun(Run):
-    """A run on threads of this process: each takes calls, one at a time, until there are none.
-
-    Parameters
-    ----------
-    surroundings
-        Makes the context that each thread enters.
-    at_once
-        Whether each result is told when it is there, and not only when a thread has nothing left to do.
-    """
-
-    def __init__(
-        self,
-        surroundings: Callable[[], AbstractContextManager[None]],
-        at_once: bool,
-        n_threads: int,
-        *args: Any,
-    ) -> None:
-        super().__init__(*args)
-        self._surroundings = surroundings
-        self._at_once = at_once
-        self._n_threads = n_threads
-        self._pulls: set[_Pull] = set()
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._warned = False
-
-    def start(self) -> None:
-        """Let the threads begin."""
-        for slot in self._slots:
-            for _ in range(min(slot.width, self._n_threads - len(self._pulls))):
-                self._begin(slot)
-
-    def _begin(self, slot: Slot) -> None:
-        pull = _Pull(self._at_once)
-        self._pulls.add(pull)
-        slot.executor.submit(self._pull, pull)
-
-    @property
-    def finished(self) -> bool:
-        """Whether all threads have found nothing left to do, and no call waits to run again."""
-        return not self._pulls and not self.schedule.resting
-
-    def _busy(self) -> list[int]:
-        self._stopped = True
-        return list(range(len(self._slots))) if self._pulls else []
-
-    def _take(self, message: tuple[_Pull, Any]) -> Due:
-        pull, said = message
-        if pull not in self._pulls:  # it was given up
-            return []
-        due: Due = []
-        if said is None:
-            self._pulls.discard(pull)
-            self._go_on()
-        elif isinstance(said, _Failed):
-            due = self._failed(said.call, said.error)
-        else:
-            done, elapsed = said
-            for index, value in done:
-                due += self.schedule.settle(index, value)
-            if self._tell is not None:
-                if self.schedule.exhausted:
-                    self._tell.exhausted(self.schedule.read)
-                self._tell.dispatched(len(done))
-                self._tell.completed(len(done), elapsed, self.schedule.size)
-        return due
-
-    def _ready(self) -> Due:
-        self._stopped = True
-        due: Due = []
-        for pull in self._pulls:
-            for index, value in list(pull.done):
-                due += self.schedule.settle(index, value)
-        return due + super()._ready()
-
-    def attach(self, values: list[Any], error: BaseException) -> None:
-        """Give an exception that ended the run the results that are there."""
-        for pull in self._pulls:
-            for index, value in list(pull.done):
-                self.schedule.held[index] = (value,)
-        super().attach(values, error)
-
-    def _go_on(self) -> None:
-        # The threads that are left take what was given back, if there are any.
-        while self.schedule.gave_back and len(self._pulls) < self._n_threads and not self._stopped:
-            self._begin(self._slots[0])
-            if len(self._pulls) >= self.schedule.gave_back:
-                break
-
-    def _look(self, now: float) -> Due:
-        due: Due = []
-        limit = self._task_timeout
-        assert limit is not None
-        self._look_at = now + limit
-        for pull in list(self._pulls):
-            running = pull.running
-            if running is None:
-                continue
-            index, call, since = running
-            left = since + limit - now
-            if left > 0:
-                self._look_at = min(self._look_at, now + left)
-                continue
-            with self._lock:
-                if pull.running is not running:  # it has just ended
-                    continue
-                pull.given_up = True
-            if not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"{named(index, call)} ran for longer than task_timeout={limit} seconds. A thread cannot be "
-                    "stopped: this one is left to end by itself",
-                    FallbackWarning,
-                    stacklevel=5,
-                )
-            self._pulls.discard(pull)
-            # The old threads go on; they are of an executor that has as many as it may.
-            self._slots[0] = self._backend.abort(self._slots[0])
-            due += self._failed(Batch.of(index, call), TaskTimeout(named(index, call), limit))
-            self._begin(self._slots[0])
-        return due
-
-    def _pull(self, pull: _Pull) -> None:
-        """Be the loop of one thread."""
-        done = pull.done
-        take, lock, at_once, put = self.schedule.take, self._lock, self._at_once, self.inbox.put
-        careful = self._faults.lenient or self._task_timeout is not None
-        try:
-            with self._surroundings():
-                while True:
-                    with lock:  # also held over the caller's iterator, which is not ours to call twice at a time
-                        taken = None if self._stopped or pull.given_up else take()
-                    if taken is None:
-                        break
-                    index, call = taken
-                    del taken
-                    try:
-                        function, args, kwargs = plain(call) if Shared.in_use else call
-                    except (TypeError, ValueError):
-                        raise not_a_call(call, index) from None
-                    if careful:
-                        pull.running = index, call, time.monotonic()
-                    began = time.perf_counter() if at_once else 0.0
-                    try:
-                        value = function(*args, **kwargs)
-                    except Exception as error:
-                        pull.running = None
-                        if error.__traceback__ is not None:
-                            error.__traceback__ = error.__traceback__.tb_next
-                        if not careful:
-                            self._stopped = True
-                        put((pull, _Failed(Batch.of(index, call), error)))
-                        del error
-                        continue
-                    finally:
-                        del call
-                    pull.running = None
-                    if at_once:
-                        put((pull, ([(index, value)], time.perf_counter() - began)))
-                        del value
-                    else:
-                        done.append((index, value))
-            if done:
-                put((pull, (done, 0.0)))
-            put((pull, None))
-        except BaseException as error:  # it is raised where the results are awaited
-            self._stopped = True
-            put(error)
-
-
-class _Pull:
-    """One thread of a run, as the run sees it."""
-
-    def __init__(self, at_once: bool) -> None:
-        self.done: list[tuple[int, Any]] = []
-        self.running: tuple[int, Call, float] | None = None
-        self.given_up = False
-
-
-class _Failed:
-    """A call that has raised in a thread."""
-
-    def __init__(self, call: Batch, error: BaseException) -> None:
-        self.call, self.error = call, error
 
 
 def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:

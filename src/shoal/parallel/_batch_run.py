@@ -1,0 +1,172 @@
+"""A run on slots that are sent batches: processes, and clusters.
+
+::
+
+              next_batch                send                        add_done_callback
+    Schedule ───────────> BatchRun ────────────> a slot's executor ───────────────────┐
+        ^                     ^  (Transport)                                          │
+        │ completed, lost     │ get                                                   │ put
+        └──── due results ────┴──────────────────────────── inbox <───────────────────┘
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from functools import partial
+from typing import Any
+
+from shoal import errors
+from shoal.errors import TaskTimeout
+from shoal.parallel._batch import Batch
+from shoal.parallel._delayed import plain
+from shoal.parallel._faults import named
+from shoal.parallel._objects import Nothing, ObjectTransport
+from shoal.parallel._run import Due, Run
+from shoal.parallel._transport import Shipment, Transport
+from shoal.parallel._worker import Missing
+
+Held = Shipment | Nothing
+
+
+class BatchRun(Run):
+    """A run on slots that are sent batches."""
+
+    def __init__(self, transport: Transport | ObjectTransport, *args: Any) -> None:
+        super().__init__(*args)
+        self._transport: Any = transport
+        self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
+        self._sending: int | None = None
+
+    def start(self) -> None:
+        """Send a first batch to each slot."""
+        for _ in range(max(slot.width for slot in self._slots)):
+            for index in range(len(self._slots)):
+                self._feed(index, one=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all results are there."""
+        return self.schedule.finished
+
+    def _busy(self) -> list[int]:
+        return [index for index, batches in enumerate(self._in_flight) if batches or index == self._sending]
+
+    def _feed(self, index: int, one: bool = False, ahead: int = 1) -> None:
+        """Send batches to a slot: as many as it runs at a time, and `ahead` more where that is worth it."""
+        executor, width = self._slots[index]
+        batches = self._in_flight[index]
+        while len(batches) < width + ahead:
+            batch = self.schedule.next_batch(busy=len(batches) >= width)
+            if self._tell is not None and self.schedule.exhausted:
+                self._tell.exhausted(self.schedule.read)
+            if batch is None:
+                return
+            self._sending = index  # an interrupt may come when the batch is on its way and not noted yet
+            future, shipment = self._transport.send(batch, executor)
+            batches.append((batch, shipment))
+            self._sending = None
+            if self._tell is not None:
+                self._tell.dispatched(len(batch))
+            future.add_done_callback(partial(self._arrived, index, batch, shipment, executor))
+            if one:
+                return
+
+    def _arrived(self, index: int, batch: Batch, shipment: Held, executor: Executor, future: Future[Any]) -> None:
+        # A worker that replaces a dead one will write over what that has noted.
+        broken = not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
+        running = self._transport.running(executor) if broken else None
+        self.inbox.put((index, batch, shipment, running, future))
+
+    def _take(self, message: tuple[int, Batch, Held, tuple[int | None, float] | None, Future[Any]]) -> Due:
+        index, batch, shipment, running, future = message
+        if (batch, shipment) not in self._in_flight[index]:  # it was given up meanwhile
+            return []
+        try:
+            outcome = future.result()
+        except (BrokenExecutor, Missing, CancelledError) as lost:
+            due = self._lost(index, batch, shipment, running, lost)
+        else:
+            due = self._received(index, batch, shipment, outcome)
+        self._feed(index)
+        self._go_on()
+        return due
+
+    def _received(self, index: int, batch: Batch, shipment: Held, outcome: Any) -> Due:
+        try:
+            values, error, whole = self._transport.receive(batch, outcome, shipment)
+        finally:
+            self._drop(index, batch, shipment)
+        done = batch if error is None else batch.split(len(values))
+        due = self.schedule.completed(done, values, outcome.elapsed, shipment.nbytes)
+        if self._tell is not None and values:
+            self._tell.completed(len(values), outcome.elapsed, self.schedule.size)
+        if error is not None:
+            if whole and not self._faults.lenient:
+                raise error
+            call = self.schedule.isolate(batch, None if whole else 0)
+            if call is not None:
+                due += self._failed(call, error)
+        return due
+
+    def _lost(
+        self, index: int, batch: Batch, shipment: Held, running: tuple[int | None, float] | None, lost: BaseException
+    ) -> Due:
+        """Take note that a batch has died with its worker, or was on its way to one that had died before."""
+        self._drop(index, batch, shipment)
+        self._transport.forget(self._slots[index].executor)
+        if isinstance(lost, BrokenExecutor):
+            # If another batch's call ran, this one is not to blame.
+            at = None if running is None or running[0] is None else running[0] - batch.start
+            call = self.schedule.lost(batch, at if at is None or 0 <= at < len(batch) else -1)
+        else:
+            call = self.schedule.lost(batch, -1)
+        if call is None:
+            return []
+        (item,) = call
+        error = errors.WorkerDied(named(call.start, plain(item)), getattr(lost, "exit_code", None))
+        error.__cause__ = lost
+        return self._failed(call, error)
+
+    def _look(self, now: float) -> Due:
+        due: Due = []
+        limit = self._task_timeout
+        assert limit is not None
+        self._look_at = now + limit
+        for index in self._busy():
+            executor = self._slots[index].executor
+            running = self._transport.running(executor)
+            if running is None or running[0] is None:  # it is on its way
+                continue
+            # The workers' clock and this one may count from different moments.
+            left = limit - (time.perf_counter() - running[1])
+            if left > 0:
+                self._look_at = min(self._look_at, now + left)
+                continue
+            self._slots[index] = self._backend.abort(self._slots[index])
+            self._transport.forget(executor)
+            for batch, shipment in list(self._in_flight[index]):
+                self._drop(index, batch, shipment)
+                at = running[0] - batch.start
+                call = self.schedule.lost(batch, at if 0 <= at < len(batch) else -1)
+                if call is not None:
+                    (item,) = call
+                    due += self._failed(call, TaskTimeout(named(call.start, plain(item)), limit))
+        return due
+
+    def _go_on(self) -> None:
+        # The end of the input, or of a worker, may have left others with nothing. A batch is queued only behind that
+        # of the slot that has just answered, though: what another one runs may take for ever, and its time is not in
+        # the pace yet.
+        for index in range(len(self._slots)):
+            self._feed(index, ahead=0)
+
+    def _drop(self, index: int, batch: Batch, shipment: Held) -> None:
+        shipment.close()
+        self._in_flight[index].remove((batch, shipment))
+
+    def _clean(self) -> None:
+        for batches in self._in_flight:
+            for _, shipment in batches:
+                shipment.close()
+        self._transport.close()

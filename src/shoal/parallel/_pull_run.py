@@ -1,0 +1,204 @@
+"""A run on threads of this process: each takes calls from the Schedule, one at a time, until there are none."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from shoal.backends import Slot
+from shoal.errors import FallbackWarning, TaskTimeout
+from shoal.parallel._batch import Batch
+from shoal.parallel._delayed import Call, Shared, not_a_call, plain
+from shoal.parallel._faults import named
+from shoal.parallel._run import Due, Run
+
+
+class PullRun(Run):
+    """A run on threads of this process: each takes calls, one at a time, until there are none.
+
+    Parameters
+    ----------
+    surroundings
+        Makes the context that each thread enters.
+    at_once
+        Whether each result is told when it is there, and not only when a thread has nothing left to do.
+    """
+
+    def __init__(
+        self,
+        surroundings: Callable[[], AbstractContextManager[None]],
+        at_once: bool,
+        n_threads: int,
+        *args: Any,
+    ) -> None:
+        super().__init__(*args)
+        self._surroundings = surroundings
+        self._at_once = at_once
+        self._n_threads = n_threads
+        self._pulls: set[_Pull] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._warned = False
+
+    def start(self) -> None:
+        """Let the threads begin."""
+        for slot in self._slots:
+            for _ in range(min(slot.width, self._n_threads - len(self._pulls))):
+                self._begin(slot)
+
+    def _begin(self, slot: Slot) -> None:
+        pull = _Pull(self._at_once)
+        self._pulls.add(pull)
+        slot.executor.submit(self._pull, pull)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all threads have found nothing left to do, and no call waits to run again."""
+        return not self._pulls and not self.schedule.resting
+
+    def _busy(self) -> list[int]:
+        self._stopped = True
+        return list(range(len(self._slots))) if self._pulls else []
+
+    def _take(self, message: tuple[_Pull, Any]) -> Due:
+        pull, said = message
+        if pull not in self._pulls:  # it was given up
+            return []
+        due: Due = []
+        if said is None:
+            self._pulls.discard(pull)
+            self._go_on()
+        elif isinstance(said, _Failed):
+            due = self._failed(said.call, said.error)
+        else:
+            done, elapsed = said
+            for index, value in done:
+                due += self.schedule.settle(index, value)
+            if self._tell is not None:
+                if self.schedule.exhausted:
+                    self._tell.exhausted(self.schedule.read)
+                self._tell.dispatched(len(done))
+                self._tell.completed(len(done), elapsed, self.schedule.size)
+        return due
+
+    def _ready(self) -> Due:
+        self._stopped = True
+        due: Due = []
+        for pull in self._pulls:
+            for index, value in list(pull.done):
+                due += self.schedule.settle(index, value)
+        return due + super()._ready()
+
+    def attach(self, values: list[Any], error: BaseException) -> None:
+        """Give an exception that ended the run the results that are there."""
+        for pull in self._pulls:
+            for index, value in list(pull.done):
+                self.schedule.held[index] = (value,)
+        super().attach(values, error)
+
+    def _go_on(self) -> None:
+        # The threads that are left take what was given back, if there are any.
+        while self.schedule.gave_back and len(self._pulls) < self._n_threads and not self._stopped:
+            self._begin(self._slots[0])
+            if len(self._pulls) >= self.schedule.gave_back:
+                break
+
+    def _look(self, now: float) -> Due:
+        due: Due = []
+        limit = self._task_timeout
+        assert limit is not None
+        self._look_at = now + limit
+        for pull in list(self._pulls):
+            running = pull.running
+            if running is None:
+                continue
+            index, call, since = running
+            left = since + limit - now
+            if left > 0:
+                self._look_at = min(self._look_at, now + left)
+                continue
+            with self._lock:
+                if pull.running is not running:  # it has just ended
+                    continue
+                pull.given_up = True
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{named(index, call)} ran for longer than task_timeout={limit} seconds. A thread cannot be "
+                    "stopped: this one is left to end by itself",
+                    FallbackWarning,
+                    stacklevel=5,
+                )
+            self._pulls.discard(pull)
+            # The old threads go on; they are of an executor that has as many as it may.
+            self._slots[0] = self._backend.abort(self._slots[0])
+            due += self._failed(Batch.of(index, call), TaskTimeout(named(index, call), limit))
+            self._begin(self._slots[0])
+        return due
+
+    def _pull(self, pull: _Pull) -> None:
+        """Be the loop of one thread."""
+        done = pull.done
+        take, lock, at_once, put = self.schedule.take, self._lock, self._at_once, self.inbox.put
+        careful = self._faults.lenient or self._task_timeout is not None
+        try:
+            with self._surroundings():
+                while True:
+                    with lock:  # also held over the caller's iterator, which is not ours to call twice at a time
+                        taken = None if self._stopped or pull.given_up else take()
+                    if taken is None:
+                        break
+                    index, call = taken
+                    del taken
+                    try:
+                        function, args, kwargs = plain(call) if Shared.in_use else call
+                    except (TypeError, ValueError):
+                        raise not_a_call(call, index) from None
+                    if careful:
+                        pull.running = index, call, time.monotonic()
+                    began = time.perf_counter() if at_once else 0.0
+                    try:
+                        value = function(*args, **kwargs)
+                    except Exception as error:
+                        pull.running = None
+                        if error.__traceback__ is not None:
+                            error.__traceback__ = error.__traceback__.tb_next
+                        if not careful:
+                            self._stopped = True
+                        put((pull, _Failed(Batch.of(index, call), error)))
+                        del error
+                        continue
+                    finally:
+                        del call
+                    pull.running = None
+                    if at_once:
+                        put((pull, ([(index, value)], time.perf_counter() - began)))
+                        del value
+                    else:
+                        done.append((index, value))
+            if done:
+                put((pull, (done, 0.0)))
+            put((pull, None))
+        except BaseException as error:  # it is raised where the results are awaited
+            self._stopped = True
+            put(error)
+
+
+class _Pull:
+    """One thread of a run, as the run sees it."""
+
+    def __init__(self, at_once: bool) -> None:
+        self.done: list[tuple[int, Any]] = []
+        self.running: tuple[int, Call, float] | None = None
+        self.given_up = False
+
+
+class _Failed:
+    """A call that has raised in a thread."""
+
+    def __init__(self, call: Batch, error: BaseException) -> None:
+        self.call, self.error = call, error
