@@ -62,7 +62,7 @@ def flat(due: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Any order of asking for batches and completing them, for any schedule."""
+    """Any order of asking for batches, completing them, failures and deaths, for any schedule."""
 
     @initialize(
         n=st.integers(0, 60),
@@ -92,6 +92,7 @@ class Interleavings(RuleBasedStateMachine):
         self.largest = self.schedule.size
         self.in_flight: list[Batch] = []
         self.given_back: list[int] = []
+        self.resting: list[Batch] = []
         self.dispatched: list[Any] = []
         self.results: list[Any] = []
         self.measured = False
@@ -147,12 +148,71 @@ class Interleavings(RuleBasedStateMachine):
         batch = data.draw(st.sampled_from(self.in_flight))
         self.answer(batch, seconds, 0, data.draw(st.integers(1, len(batch))))
 
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), seconds=st.floats(0, 10))
+    def fail(self, data: st.DataObject, seconds: float) -> None:
+        """A call of a batch has raised: the results before it arrive, the calls after it were not begun."""
+        batch = data.draw(st.sampled_from(self.in_flight))
+        self.in_flight.remove(batch)
+        done = batch.split(data.draw(st.integers(0, len(batch) - 1)))
+        values = [-number for number in numbers(done)]
+        left = numbers(batch)
+        self.results += flat(self.schedule.completed(done, values, seconds, 0))
+        self.measured = self.measured or bool(values)
+        self.largest = max(self.largest, self.schedule.size)
+        call = self.schedule.isolate(batch, 0)
+        assert call is not None
+        self.given_back += left[1:]
+        self.judge(call, data)
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        """A worker has died while it ran one of the calls, another batch, or nobody knows what."""
+        batch = data.draw(st.sampled_from(self.in_flight))
+        self.in_flight.remove(batch)
+        held = numbers(batch)
+        at = data.draw(st.one_of(st.none(), st.integers(-1, len(held) - 1)))
+        call = self.schedule.lost(batch, at)
+        if at == -1 or (at is None and len(held) > 1):
+            assert call is None
+            self.given_back += held
+            return
+        assert call is not None
+        assert numbers(call) == [held[at or 0]]
+        self.given_back += [number for number in held if number != held[at or 0]]
+        self.judge(call, data)
+
+    def judge(self, call: Batch, data: st.DataObject) -> None:
+        (number,) = numbers(call)
+        fate = data.draw(st.sampled_from(["again", "later", "stands"]))
+        if fate == "again":
+            self.given_back.append(number)
+            self.schedule.give_back(call)
+        elif fate == "later":
+            self.schedule.resting += 1
+            self.resting.append(call)
+        else:
+            self.results += flat(self.schedule.settle(call.start, -number))
+
+    @precondition(lambda self: self.resting)
+    @rule()
+    def wake(self) -> None:
+        """A call that waited for another attempt may run again."""
+        call = self.resting.pop()
+        self.given_back += numbers(call)
+        self.schedule.resting -= 1
+        self.schedule.give_back(call)
+
     @invariant()
     def bounds_are_kept(self) -> None:
         schedule = self.schedule
         assert schedule.in_flight == len(self.in_flight) <= (self.pre_dispatch or self.calls.n)
         assert schedule.dispatched == len(self.dispatched)
-        assert schedule.completed_calls == (len(self.dispatched) - sum(map(len, self.in_flight)) - len(self.given_back))
+        assert schedule.completed_calls == (
+            len(self.dispatched) - sum(map(len, self.in_flight)) - len(self.given_back) - len(self.resting)
+        )
+        assert not (self.resting and schedule.finished)
         assert schedule.read == self.calls.given or self.pre_dispatch is None
         ahead = self.calls.given - len(self.dispatched)
         if self.pre_dispatch is not None:
@@ -170,6 +230,8 @@ class Interleavings(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "schedule"):
             return
+        while self.resting:
+            self.wake()
         while self.in_flight or self.ask(busy=False):
             self.answer(self.in_flight[-1], 0.001, 0)
         assert sorted(self.results, reverse=True) == [-number for number in range(self.available)]

@@ -249,7 +249,8 @@ class Schedule:
         # Where the number of calls is not known, two rounds are read ahead, so that the end is seen when shares begin
         # to shrink; not before a first result is there, since until then one may read no further.
         look_ahead = self._policy is not None and self._total is None and self.pace.calls
-        self._pull(2 * self.size * self._slots if look_ahead else self.size)
+        if not self._given_back:
+            self._pull(2 * self.size * self._slots if look_ahead else self.size)
         left = self._left
         if self._policy is None or left is None:
             return self.size
