@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,21 @@ def test_task_timeout_is_retried(tmp_path: Path, backend: str) -> None:
         results = run(calls(tmp_path, 10, {3: 1, 8: 1}, "sleep"))
     assert results == [index * index for index in range(10)]
     assert works(backend=backend)
+
+
+@pytest.mark.parametrize("n_stuck", [2, 5])
+@pytest.mark.parametrize("backend", [*PROCESSES, "threading"])
+def test_all_workers_are_stuck_at_once(tmp_path: Path, backend: str, n_stuck: int) -> None:
+    failing = dict.fromkeys(range(n_stuck), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        run = Parallel(n_jobs=2, backend=backend, task_timeout=0.3, retries=1, batch_size=1)
+        assert run(calls(tmp_path, 12, failing, "sleep")) == [index * index for index in range(12)]
+    with warnings.catch_warnings(), Parallel(n_jobs=2, backend=backend, task_timeout=0.3, on_error="return") as kept:
+        warnings.simplefilter("ignore", FallbackWarning)
+        for _ in range(2):
+            results = kept(delayed(time.sleep)(seconds) for seconds in [1000, 1000, 0, 0])
+            assert [type(result) for result in results] == [TaskTimeout, TaskTimeout, type(None), type(None)]
 
 
 def test_task_timeout_counts_each_call() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from shoal.backends import Slot
+from shoal.backends import WorkerSpec
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Shared, not_a_call, plain
@@ -40,20 +40,27 @@ class PullRun(Run):
         self._at_once = at_once
         self._n_threads = n_threads
         self._pulls: set[_Pull] = set()
+        self._load = [0] * len(self._slots)  # how many threads of each slot run, or are stuck
         self._lock = threading.Lock()
         self._stopped = False
         self._warned = False
 
     def start(self) -> None:
         """Let the threads begin."""
-        for slot in self._slots:
-            for _ in range(min(slot.width, self._n_threads - len(self._pulls))):
-                self._begin(slot)
+        for _ in range(min(sum(slot.width for slot in self._slots), self._n_threads)):
+            self._begin()
 
-    def _begin(self, slot: Slot) -> None:
-        pull = _Pull(self._at_once)
+    def _begin(self) -> None:
+        """Have a thread begin that is free; where calls are stuck, there may be none, and it is a new one."""
+        index = next((index for index, slot in enumerate(self._slots) if self._load[index] < slot.width), None)
+        if index is None:
+            index = len(self._slots)
+            self._slots += self._backend.open(WorkerSpec(1))
+            self._load.append(0)
+        self._load[index] += 1
+        pull = _Pull(index)
         self._pulls.add(pull)
-        slot.executor.submit(self._pull, pull)
+        self._slots[index].executor.submit(self._pull, pull)
 
     @property
     def finished(self) -> bool:
@@ -62,7 +69,7 @@ class PullRun(Run):
 
     def _busy(self) -> list[int]:
         self._stopped = True
-        return list(range(len(self._slots))) if self._pulls else []
+        return [index for index, load in enumerate(self._load) if load]
 
     def _take(self, message: tuple[_Pull, Any]) -> Due:
         pull, said = message
@@ -71,6 +78,7 @@ class PullRun(Run):
         due: Due = []
         if said is None:
             self._pulls.discard(pull)
+            self._load[pull.slot] -= 1
             self._go_on()
         elif isinstance(said, _Failed):
             due = self._failed(said.call, said.error)
@@ -103,7 +111,7 @@ class PullRun(Run):
     def _go_on(self) -> None:
         # The threads that are left take what was given back, if there are any.
         while self.schedule.gave_back and len(self._pulls) < self._n_threads and not self._stopped:
-            self._begin(self._slots[0])
+            self._begin()
             if len(self._pulls) >= self.schedule.gave_back:
                 break
 
@@ -134,10 +142,8 @@ class PullRun(Run):
                     stacklevel=5,
                 )
             self._pulls.discard(pull)
-            # The old threads go on; they are of an executor that has as many as it may.
-            self._slots[0] = self._backend.abort(self._slots[0])
             due += self._failed(Batch.of(index, call), TaskTimeout(named(index, call), limit))
-            self._begin(self._slots[0])
+            self._begin()
         return due
 
     def _pull(self, pull: _Pull) -> None:
@@ -191,7 +197,8 @@ class PullRun(Run):
 class _Pull:
     """One thread of a run, as the run sees it."""
 
-    def __init__(self, at_once: bool) -> None:
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
         self.done: list[tuple[int, Any]] = []
         self.running: tuple[int, Call, float] | None = None
         self.given_up = False
