@@ -98,7 +98,7 @@ def test_an_exception_carries_what_the_others_computed(tmp_path: Path, backend: 
     with pytest.raises(LookupError) as caught:
         Parallel(n_jobs=jobs(backend), backend=backend, batch_size=1)(calls(tmp_path, 30, {20: 1}))
     results = caught.value.results  # type: ignore[attr-defined]
-    assert len(set(range(15)) - results.keys()) <= 1  # one may still have been running
+    assert len(set(range(15)) - results.keys()) <= 3  # one may have been running, with others behind it
     assert all(value == index * index for index, value in results.items())
     if backend != "sequential":
         assert caught.value.call.index == 20  # type: ignore[attr-defined]

@@ -164,6 +164,9 @@ class FailedCall:
     """
 
     __slots__ = ("arguments", "function", "index")
+    index: int
+    function: str
+    arguments: str
 
     def __init__(self, index: int, function: str, arguments: str) -> None:
         self.index, self.function, self.arguments = index, function, arguments
