@@ -7,10 +7,10 @@
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
     Exception ───────────────── RemoteTraceback       the cause of a task's exception: its traceback in the worker
     TimeoutError ────────────── TaskTimeout           a call has run longer than ``Parallel(task_timeout=)``
-multiprocessing.TimeoutError, TimeoutError
+    multiprocessing.TimeoutError, TimeoutError
       └──────────────────────── RunTimeout            ``Parallel(timeout=)`` has run out
     BrokenProcessPool, loky's TerminatedWorkerError
-      └──────────────────────── WorkerDied            a worker process ended while it held calls
+      └──────────────────────── WorkerDied            a worker process ended while it ran a call
     UserWarning ─────────────── UnusedResultsWarning  a generator of results was dropped before its end
                 └────────────── FallbackWarning       a run falls back to fewer workers or to another backend
 
