@@ -389,6 +389,7 @@ class Pool:
             except queue.Empty:
                 continue
             request()
+            del request  # it may hold what is left of a dead worker
 
     def _reap(self) -> float | None:
         """End the workers that have been idle for too long; return the seconds until the next may have been."""
