@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shoal.parallel._policies import (
     BATCH_BYTES,
     BATCH_SECONDS,
+    COLD_SECONDS,
     LEAP,
     LEAST_BATCH_SECONDS,
     STEP,
@@ -31,14 +32,14 @@ def pace(*batches: tuple[int, float, int]) -> Pace:
 @pytest.mark.parametrize(
     ("batches", "size"),
     [
-        ([(1, 1e-6, 0)], LEAP),  # no work to speak of: a leap
+        ([(1, COLD_SECONDS, 0)], LEAP),  # no work to speak of: a leap
         ([(1, 0.0, 0)], LEAP),
         ([(1, BATCH_SECONDS / 20, 0)], STEP),  # work that can be felt: a step
         ([(1, BATCH_SECONDS / 4, 0)], 4),
         ([(1, BATCH_SECONDS, 0)], 1),
         ([(1, 3600.0, 0)], 1),
         ([(1, 1e-6, 0), (16, 16e-6, 0)], 16 * LEAP),
-        ([(1024, BATCH_SECONDS / 2, 0)], 2048),
+        ([(1024, BATCH_SECONDS / 2 + COLD_SECONDS, 0)], 2048),
         ([(1000, 10 * BATCH_SECONDS, 0)], 100),  # they have become slower
         ([(10, 1e-5, BATCH_BYTES)], 10),  # heavy arguments or results
         ([(1, 1e-6, 2 * BATCH_BYTES)], 1),
@@ -78,13 +79,14 @@ def test_a_share_is_half_of_an_even_one_or_too_short_to_cut(
         (0.1, 4, 2, 1),
         (0.1, 1, 2, 1),
         (0.1, 0, 2, 1),
-        (1e-6, 1000, 2, 500),  # a millisecond in all is not cut further
+        (0.9e-6, 1000, 2, 555),  # a millisecond in all is not cut further
         (1e-6, 100_000, 2, 25_000),
         (1e-3, 6, 2, 2),
+        (0.0, 1000, 2, 5000),  # no work to speak of
     ],
 )
 def test_shares(seconds_per_call: float, left: int, slots: int, share: int) -> None:
-    assert pace((1, seconds_per_call, 0)).share(left, slots) == share
+    assert pace((1, seconds_per_call + COLD_SECONDS, 0)).share(left, slots) == share
 
 
 def test_newer_batches_weigh_more() -> None:

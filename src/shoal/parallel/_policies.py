@@ -7,6 +7,9 @@ from __future__ import annotations
 BATCH_SECONDS = 0.035
 #: No batch is cut below this at the end of a run: its way would take longer than what could be evened out.
 LEAST_BATCH_SECONDS = 0.0005
+#: What the first call of a batch takes beyond its own time, in seconds, since a worker's caches are cold when it comes
+#: from waiting: measured with calls that do nothing.
+COLD_SECONDS = 10e-6
 #: Calls are taken to last no less, in seconds: clocks may say that they take no time at all.
 SHORTEST = 1e-7
 #: The bytes of one batch, both ways: enough for the speed of a memcpy, little beside the memory of a machine.
@@ -53,7 +56,7 @@ class Pace:
     def add(self, calls: int, seconds: float, nbytes: int) -> None:
         """Take in what a batch has cost."""
         self.calls = self.calls * MEMORY + calls
-        self.seconds = self.seconds * MEMORY + seconds
+        self.seconds = self.seconds * MEMORY + max(seconds - COLD_SECONDS, 0.0)
         self.nbytes = self.nbytes * MEMORY + nbytes
         self.last = max(self.last, calls)
 
@@ -63,7 +66,7 @@ class Pace:
         Half of an even share, so that the rest can even out what the calls differ in; but no less than
         :data:`LEAST_BATCH_SECONDS` of work.
         """
-        least = int(LEAST_BATCH_SECONDS / max(self.seconds_per_call, SHORTEST)) if self.seconds else 1
+        least = int(LEAST_BATCH_SECONDS / max(self.seconds_per_call, SHORTEST)) if self.calls else 1
         return max(-(-left // (2 * slots)), least, 1)
 
 
