@@ -72,9 +72,18 @@ class Interleavings(RuleBasedStateMachine):
         known=st.booleans(),
         ordered=st.booleans(),
         bad=st.one_of(st.none(), st.integers(0, 60)),
+        max_pending=st.one_of(st.none(), st.integers(1, 12), st.just(lambda _pace, size: 2 * size)),
     )
     def begin(
-        self, n: int, slots: int, size: Any, pre_dispatch: int | None, known: bool, ordered: bool, bad: int | None
+        self,
+        n: int,
+        slots: int,
+        size: Any,
+        pre_dispatch: int | None,
+        known: bool,
+        ordered: bool,
+        bad: int | None,
+        max_pending: Any,
     ) -> None:
         if bad is not None and (bad >= n or pre_dispatch is None):  # a constructor that raises gives nothing
             bad = None
@@ -86,7 +95,9 @@ class Interleavings(RuleBasedStateMachine):
             pre_dispatch=pre_dispatch,
             total=n if known else None,
             ordered=ordered,
+            max_pending=max_pending,
         )
+        self.max_pending = max_pending
         self.available = n if bad is None else bad
         self.slots, self.pre_dispatch, self.ordered, self.fixed = slots, pre_dispatch, ordered, isinstance(size, int)
         self.largest = self.schedule.size
@@ -100,7 +111,7 @@ class Interleavings(RuleBasedStateMachine):
     def ask(self, busy: bool) -> Batch | None:
         raised = self.calls.raised
         try:
-            batch = self.schedule.next_batch(busy)
+            batch = self.schedule.next_batch(busy, self.schedule.room)
         except Refused:
             assert not raised, "the iterator is asked again after it has raised"
             return self.ask(busy)
@@ -131,6 +142,7 @@ class Interleavings(RuleBasedStateMachine):
     def next_batch(self, busy: bool) -> None:
         batch = self.ask(busy)
         room = self.pre_dispatch is None or len(self.in_flight) < self.pre_dispatch
+        room = room and (self.schedule.room > 0 or self.schedule.gave_back > 0)
         if batch is None and not busy and room:
             assert len(self.dispatched) == self.available, "a slot that could run a batch was given none"
             assert not self.given_back
@@ -195,6 +207,12 @@ class Interleavings(RuleBasedStateMachine):
         else:
             self.results += flat(self.schedule.settle(call.start, -number))
 
+    @precondition(lambda self: self.schedule.taken < len(self.results))
+    @rule(data=st.data())
+    def take_results(self, data: st.DataObject) -> None:
+        """The consumer takes some of the results that are due."""
+        self.schedule.taken += data.draw(st.integers(1, len(self.results) - self.schedule.taken))
+
     @precondition(lambda self: self.resting)
     @rule()
     def wake(self) -> None:
@@ -213,6 +231,11 @@ class Interleavings(RuleBasedStateMachine):
             len(self.dispatched) - sum(map(len, self.in_flight)) - len(self.given_back) - len(self.resting)
         )
         assert not (self.resting and schedule.finished)
+        if isinstance(self.max_pending, int):
+            behind = sum(map(len, schedule.held.values()))
+            assert len(self.dispatched) - schedule.taken - behind <= self.max_pending
+        if schedule.taken == len(self.results) and not (self.in_flight or self.resting or self.given_back):
+            assert schedule.room > 0, "nothing would ever make room"
         assert schedule.read == self.calls.given or self.pre_dispatch is None
         ahead = self.calls.given - len(self.dispatched)
         if self.pre_dispatch is not None:
@@ -232,7 +255,10 @@ class Interleavings(RuleBasedStateMachine):
             return
         while self.resting:
             self.wake()
-        while self.in_flight or self.ask(busy=False):
+        while True:
+            self.schedule.taken = len(self.results)
+            if not (self.in_flight or self.ask(busy=False)):
+                break
             self.answer(self.in_flight[-1], 0.001, 0)
         assert sorted(self.results, reverse=True) == [-number for number in range(self.available)]
         assert self.schedule.finished

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
@@ -37,6 +38,8 @@ class BatchRun(Run):
         self._transport: Any = transport
         self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
         self._sending: int | None = None
+        self._full = False  # whether calls wait until results are taken
+        self._room = threading.Lock()  # over that, and the schedule's count of results taken
 
     def start(self) -> None:
         """Send a first batch to each slot."""
@@ -57,7 +60,10 @@ class BatchRun(Run):
         executor, width = self._slots[index]
         batches = self._in_flight[index]
         while len(batches) < width + ahead:
-            batch = self.schedule.next_batch(busy=len(batches) >= width)
+            with self._room:
+                room = self.schedule.room
+                self._full = room <= 0
+            batch = self.schedule.next_batch(len(batches) >= width, room)
             if self._tell is not None and self.schedule.exhausted:
                 self._tell.exhausted(self.schedule.read)
             if batch is None:
@@ -98,7 +104,8 @@ class BatchRun(Run):
         finally:
             self._drop(index, batch, shipment)
         done = batch if error is None else batch.split(len(values))
-        due = self.schedule.completed(done, values, outcome.elapsed, shipment.nbytes)
+        nbytes = shipment.nbytes + shipment.returned
+        due = self.schedule.completed(done, values, outcome.elapsed, nbytes, shipment.returned)
         if self._tell is not None and values:
             self._tell.completed(len(values), outcome.elapsed, self.schedule.size)
         if error is not None:
@@ -153,6 +160,16 @@ class BatchRun(Run):
                     (item,) = call
                     due += self._failed(call, TaskTimeout(named(call.start, plain(item)), limit))
         return due
+
+    def took(self, number: int) -> None:
+        """Take note that results were taken; wake the loop if it waits for that."""
+        with self._room:
+            self.schedule.taken += number
+            wake = self._full and self.schedule.room > 0
+            if wake:
+                self._full = False
+        if wake:
+            self.inbox.put(None)
 
     def _go_on(self) -> None:
         # The end of the input, or of a worker, may have left others with nothing. A batch is queued only behind that

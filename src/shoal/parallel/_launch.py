@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal._cpus import BlasCap, cpu_count
@@ -17,7 +17,7 @@ from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
 from shoal.parallel._objects import ObjectTransport
-from shoal.parallel._policies import CUT_SECONDS, auto_batch_size
+from shoal.parallel._policies import CUT_SECONDS, auto_batch_size, auto_max_pending
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
@@ -61,6 +61,9 @@ def make_run(
         opened.callback(close_slots, slots)
         if backend.in_process:
             opened.enter_context(BlasCap(max(cpu_count() // n_workers, 1)))
+        pending: Any = None
+        if return_as != "list":
+            pending = settings.max_pending or partial(auto_max_pending, n_workers)
         schedule = Schedule(
             calls,
             slots=n_workers,
@@ -68,6 +71,7 @@ def make_run(
             pre_dispatch=bound,
             total=total,
             ordered=return_as != "generator_unordered",
+            max_pending=pending,
         )
         nested = backend.nested(settings.depth), settings.depth + 1
         # The consumer of a generator counts the time by itself: only while it waits.

@@ -22,7 +22,7 @@ class Done(NamedTuple):
 class Nothing:
     """What a batch in flight holds in the parent."""
 
-    nbytes = 0
+    nbytes = returned = 0
 
     def close(self) -> None:
         """Let go of it."""

@@ -80,6 +80,10 @@ class Parallel:
         The seconds that a single call may run, from its start in the worker. That worker is killed, and the call fails
         with :class:`~shoal.errors.TaskTimeout`. A thread cannot be killed: it is left to end by itself. Ignored where
         there is one worker.
+    max_pending : int, optional
+        Where results come from a generator, the number that may be under way or wait to be taken: calls begin no
+        sooner, so that a slow consumer bounds memory. Results behind one that is not there yet do not count. By
+        default four batches per worker, within 64 MB of results.
     **options
         Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
         multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`.
@@ -133,6 +137,7 @@ class Parallel:
         retry_wait: Any = DEFAULTS["retry_wait"],
         on_error: Any = DEFAULTS["on_error"],
         task_timeout: Any = DEFAULTS["task_timeout"],
+        max_pending: Any = DEFAULTS["max_pending"],
         **options: Any,
     ) -> None:
         if return_as not in _RETURNS:
@@ -154,6 +159,7 @@ class Parallel:
             retry_wait=retry_wait,
             on_error=on_error,
             task_timeout=task_timeout,
+            max_pending=max_pending,
         )
         if settings.mmap_mode not in _MMAP_MODES:
             raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")

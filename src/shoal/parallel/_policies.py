@@ -1,4 +1,7 @@
-"""Policies of a run: how many calls travel together. Small callables over what was measured."""
+"""Policies of a run: how many calls travel together, and how many go ahead of who takes their results.
+
+Small callables over what was measured.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ LEAP, STEP = 512, 8
 #: A worker gives back the calls of a batch that it has not begun after so many seconds: they were not like those that
 #: were measured, and others may have nothing to do.
 CUT_SECONDS = 0.05
+#: What may be on its way to who takes a generator's results: of each worker, two batches that run or are queued and two
+#: that have come back; of results, so many bytes, or two per worker if those are more.
+PENDING_BATCHES, PENDING_BYTES = 4, 64 * 2**20
 #: What is remembered of the batches before, each time a new one is measured.
 MEMORY = 0.95
 
@@ -36,16 +42,19 @@ class Pace:
         The seconds that they took in the workers, faded.
     nbytes
         The bytes that they sent and returned, faded.
+    returned
+        The bytes that they returned, faded.
     last
         The size of the largest batch that was measured.
     """
 
-    __slots__ = ("calls", "last", "nbytes", "seconds")
+    __slots__ = ("calls", "last", "nbytes", "returned", "seconds")
 
     def __init__(self) -> None:
         self.calls = 0.0
         self.seconds = 0.0
         self.nbytes = 0.0
+        self.returned = 0.0
         self.last = 0
 
     @property
@@ -53,11 +62,12 @@ class Pace:
         """The mean time of a call, in seconds."""
         return self.seconds / self.calls if self.calls else 0.0
 
-    def add(self, calls: int, seconds: float, nbytes: int) -> None:
+    def add(self, calls: int, seconds: float, nbytes: int, returned: int = 0) -> None:
         """Take in what a batch has cost."""
         self.calls = self.calls * MEMORY + calls
         self.seconds = self.seconds * MEMORY + max(seconds - COLD_SECONDS, 0.0)
         self.nbytes = self.nbytes * MEMORY + nbytes
+        self.returned = self.returned * MEMORY + returned
         self.last = max(self.last, calls)
 
     def share(self, left: int, slots: int) -> int:
@@ -81,3 +91,15 @@ def auto_batch_size(pace: Pace) -> int:
         wanted = min(wanted, BATCH_BYTES * pace.calls / pace.nbytes)
     leap = pace.last * LEAP
     return max(1, int(leap if wanted >= leap else min(wanted, pace.last * STEP)))
+
+
+def auto_max_pending(slots: int, pace: Pace, size: int) -> int:
+    """Return the calls of a generator's run that may be on their way, or wait to be taken.
+
+    That is :data:`PENDING_BATCHES` of `size` per slot, within :data:`PENDING_BYTES`: small calls keep their large
+    batches, and a slow consumer bounds the memory.
+    """
+    most = PENDING_BATCHES * slots * size
+    if pace.returned:
+        most = min(most, int(PENDING_BYTES * pace.calls / pace.returned))
+    return max(most, 2 * slots)

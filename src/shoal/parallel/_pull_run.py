@@ -43,6 +43,7 @@ class PullRun(Run):
         self._load = [0] * len(self._slots)  # how many threads of each slot run, or are stuck
         self._lock = threading.Lock()
         self._stopped = False
+        self._roomy = threading.Event()  # set when results were taken, or there is nothing more to wait for
         self._warned = False
 
     def start(self) -> None:
@@ -67,8 +68,18 @@ class PullRun(Run):
         """Whether all threads have found nothing left to do, and no call waits to run again."""
         return not self._pulls and not self.schedule.resting
 
-    def _busy(self) -> list[int]:
+    def took(self, number: int) -> None:
+        """Take note that results were taken; wake the threads that wait for that."""
+        self.schedule.taken += number
+        self._roomy.set()
+
+    def _halt(self) -> None:
+        """Have no thread take another call."""
         self._stopped = True
+        self._roomy.set()
+
+    def _busy(self) -> list[int]:
+        self._halt()
         return [index for index, load in enumerate(self._load) if load]
 
     def _take(self, message: tuple[_Pull, Any]) -> Due:
@@ -84,17 +95,20 @@ class PullRun(Run):
             due = self._failed(said.call, said.error)
         else:
             done, elapsed = said
+            if self._at_once:
+                self.schedule.measure(len(done), elapsed)
             for index, value in done:
                 due += self.schedule.settle(index, value)
+            self._roomy.set()  # a result that waits behind another leaves room
             if self._tell is not None:
                 if self.schedule.exhausted:
                     self._tell.exhausted(self.schedule.read)
                 self._tell.dispatched(len(done))
-                self._tell.completed(len(done), elapsed, self.schedule.size)
+                self._tell.completed(len(done), elapsed, 1)
         return due
 
     def _ready(self) -> Due:
-        self._stopped = True
+        self._halt()
         due: Due = []
         for pull in self._pulls:
             for index, value in list(pull.done):
@@ -110,6 +124,8 @@ class PullRun(Run):
 
     def _go_on(self) -> None:
         # The threads that are left take what was given back, if there are any.
+        if self.schedule.gave_back:
+            self._roomy.set()
         while self.schedule.gave_back and len(self._pulls) < self._n_threads and not self._stopped:
             self._begin()
             if len(self._pulls) >= self.schedule.gave_back:
@@ -146,16 +162,29 @@ class PullRun(Run):
             self._begin()
         return due
 
+    def _next(self, pull: _Pull) -> tuple[int, Call] | None:
+        """Return the next call and its index, None if there is none; wait until there is room for its result."""
+        schedule = self.schedule
+        while True:
+            with self._lock:  # also held over the caller's iterator, which is not ours to call twice at a time
+                if self._stopped or pull.given_up:
+                    return None
+                if not schedule.bounded or schedule.gave_back or schedule.room > 0:
+                    return schedule.take()
+                self._roomy.clear()
+                if schedule.room > 0 or self._stopped:  # as of just now
+                    continue
+            self._roomy.wait()
+
     def _pull(self, pull: _Pull) -> None:
         """Be the loop of one thread."""
         done = pull.done
-        take, lock, at_once, put = self.schedule.take, self._lock, self._at_once, self.inbox.put
+        at_once, put = self._at_once, self.inbox.put
         careful = self._faults.lenient or self._task_timeout is not None
         try:
             with self._surroundings():
                 while True:
-                    with lock:  # also held over the caller's iterator, which is not ours to call twice at a time
-                        taken = None if self._stopped or pull.given_up else take()
+                    taken = self._next(pull)
                     if taken is None:
                         break
                     index, call = taken
@@ -174,7 +203,7 @@ class PullRun(Run):
                         if error.__traceback__ is not None:
                             error.__traceback__ = error.__traceback__.tb_next
                         if not careful:
-                            self._stopped = True
+                            self._halt()
                         put((pull, _Failed(Batch.of(index, call), error)))
                         del error
                         continue
@@ -190,7 +219,7 @@ class PullRun(Run):
                 put((pull, (done, 0.0)))
             put((pull, None))
         except BaseException as error:  # it is raised where the results are awaited
-            self._stopped = True
+            self._halt()
             put(error)
 
 

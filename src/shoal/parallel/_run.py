@@ -124,6 +124,9 @@ class Run(ABC):
                         raise self.too_late(self._timeout) from None
                     yield from self._tick()
                     continue
+                if message is None:  # there is room for more
+                    yield from self._tick()
+                    continue
                 if isinstance(message, _Stop):
                     yield from self._ready()
                     break
@@ -153,6 +156,10 @@ class Run(ABC):
         results = _stream(self, timeout, ended)
         next(results)  # enter its try block: from here on, dropping the generator ends the run
         return results
+
+    @abstractmethod
+    def took(self, number: int) -> None:
+        """Take note that so many due results were taken; called by whoever takes the results of a generator."""
 
     def stop(self) -> None:
         """End the run with the results that are there; from any thread, also from a listener."""
@@ -278,8 +285,11 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
                 return
             if isinstance(values, BaseException):
                 raise values
+            end = consumed + len(values)
             for value in values:
                 consumed += 1
+                if consumed == end:
+                    run.took(len(values))
                 if over.is_set() and not freed:
                     freed = True
                     ended()

@@ -7,10 +7,12 @@
                             │         not given     │       that run)     │         an earlier batch)
                             │         out)          └──── given back <────┘
                             └─ bounded by pre_dispatch    (calls of a batch that was cut short or lost)
+                               and max_pending
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -43,6 +45,10 @@ class Schedule:
         The number of calls, if it is known.
     ordered
         Whether results are due in the order of their calls, or as they come.
+    max_pending
+        The calls that may be under way, or done and due and not taken: a number, or a policy that takes a
+        :class:`~shoal.parallel._policies.Pace` and the size of batches; None for no bound. What waits behind an
+        unfinished call does not count.
 
     Notes
     -----
@@ -58,6 +64,7 @@ class Schedule:
         pre_dispatch: int | None = None,
         total: int | None = None,
         ordered: bool = True,
+        max_pending: int | Callable[[Pace, int], int] | None = None,
     ) -> None:
         if pre_dispatch is None:
             calls = list(calls)
@@ -68,16 +75,24 @@ class Schedule:
         self._total = total
         self.ordered = ordered
         self._bound = pre_dispatch
+        self._pending_policy = None if isinstance(max_pending, int) else max_pending
+        # So that a small bound still leaves work for all slots.
+        self._largest = max(max_pending // (2 * slots), 1) if isinstance(max_pending, int) else sys.maxsize
         self._ahead = Batch(0)
         self._given_back: list[Batch] = []
         self._even: int | None = None
         self.held: dict[int, Sequence[Any]] = {}
         self._due = 0
-        self.size = size if isinstance(size, int) else 1
+        self.size = min(size, self._largest) if isinstance(size, int) else 1
         self.pace = Pace()
+        self._max_pending = max_pending if isinstance(max_pending, int) else None
+        if self._pending_policy is not None:
+            self._max_pending = self._pending_policy(self.pace, self.size)
         self.in_flight = 0
         #: The number of calls that are kept elsewhere, to be given back later.
         self.resting = 0
+        #: The number of due results that were taken.
+        self.taken = 0
         self.exhausted = False
         self.dispatched = 0
         self.completed_calls = 0
@@ -97,13 +112,28 @@ class Schedule:
         """The number of calls that were read from the caller's iterator."""
         return self.dispatched + len(self._ahead)
 
-    def next_batch(self, busy: bool = False) -> Batch | None:
+    @property
+    def bounded(self) -> bool:
+        """Whether calls wait until results are taken."""
+        return self._max_pending is not None
+
+    @property
+    def room(self) -> int:
+        """How many calls may be given out for the first time before more results are taken."""
+        if self._max_pending is None:
+            return sys.maxsize
+        due = self._due if self.ordered else self.completed_calls
+        return self._max_pending - (self.dispatched - self.completed_calls) - (due - self.taken)
+
+    def next_batch(self, busy: bool = False, room: int = sys.maxsize) -> Batch | None:
         """Return the next batch for a slot, or None if there is none to give now.
 
         Parameters
         ----------
         busy
             Whether the slot already runs a batch, behind which this one would wait.
+        room
+            What :attr:`room` was; results may have been taken since.
 
         Raises
         ------
@@ -114,9 +144,13 @@ class Schedule:
             return None
         if busy and not self.pace.calls:
             return None
+        if room <= 0 and not self._given_back:
+            return None
         size = self._fair_size()
         source = min(self._given_back, key=attrgetter("start"), default=self._ahead)
         size = min(size, len(source))
+        if source is self._ahead:
+            size = min(size, room)
         if not size or (busy and not self._worth_queueing(size)):
             return None
         batch = source.split(size)
@@ -128,7 +162,7 @@ class Schedule:
         return batch
 
     def completed(
-        self, batch: Batch, values: Sequence[Any], elapsed: float = 0.0, nbytes: int = 0
+        self, batch: Batch, values: Sequence[Any], elapsed: float = 0.0, nbytes: int = 0, returned: int = 0
     ) -> list[Sequence[Any]]:
         """Take the results of a batch; return the sequences of results that are now due.
 
@@ -140,8 +174,8 @@ class Schedule:
             The results of its calls; if there are fewer, the other calls were not begun, and are to be given out again.
         elapsed
             The seconds that the calls took where they ran.
-        nbytes
-            The bytes that travelled, both ways.
+        nbytes, returned
+            The bytes that travelled, both ways, and back.
         """
         start = batch.start
         if len(values) < len(batch):
@@ -149,10 +183,16 @@ class Schedule:
             self.give_back(batch)
         self.in_flight -= 1
         self.completed_calls += len(values)
-        self.pace.add(len(values), elapsed, nbytes)
-        if self._policy is not None:
-            self.size = self._policy(self.pace)
+        self.measure(len(values), elapsed, nbytes, returned)
         return self._settle(start, values)
+
+    def measure(self, calls: int, elapsed: float, nbytes: int = 0, returned: int = 0) -> None:
+        """Take in what calls have cost: the seconds, and the bytes that travelled, both ways, and back."""
+        self.pace.add(calls, elapsed, nbytes, returned)
+        if self._policy is not None:
+            self.size = min(self._policy(self.pace), self._largest)
+        if self._pending_policy is not None:
+            self._max_pending = self._pending_policy(self.pace, self.size)
 
     def lost(self, batch: Batch, at: int | None) -> Batch | None:
         """Take note that a batch is in flight no more; return the one call that is to blame, the others run again.

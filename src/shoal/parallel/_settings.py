@@ -33,7 +33,7 @@ class Settings(NamedTuple):
         How deep the code that runs here is nested in runs: 0 outside, 1 in a worker.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
         As for :class:`~shoal.Parallel`.
-    retries, retry_on, retry_wait, on_error, task_timeout
+    retries, retry_on, retry_wait, on_error, task_timeout, max_pending
         As for :class:`~shoal.Parallel`.
     """
 
@@ -51,6 +51,7 @@ class Settings(NamedTuple):
     retry_wait: Any = 0.0
     on_error: str = "raise"
     task_timeout: float | None = None
+    max_pending: int | None = None
     depth: int = 0
 
 
@@ -126,6 +127,9 @@ def _check_faults(settings: Settings) -> None:
         raise TypeError(f"retry_on must name types of exceptions, or be a predicate of one, got: {retry_on!r}")
     if task_timeout is not None and not (_is_number(task_timeout, (int, float)) and task_timeout > 0):
         raise ValueError(f"task_timeout must be a positive number of seconds, or None, got: {task_timeout!r}")
+    max_pending = settings.max_pending
+    if max_pending is not None and not (_is_number(max_pending, int) and max_pending > 0):
+        raise ValueError(f"max_pending must be a positive number of results, or None, got: {max_pending!r}")
 
 
 def _is_number(value: Any, kinds: Any) -> bool:
@@ -175,7 +179,7 @@ class parallel_config:
     backend
         The name of a backend or an instance of one.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress, retries, retry_on, retry_wait, \
-    on_error, task_timeout
+    on_error, task_timeout, max_pending
         As for :class:`~shoal.Parallel`, where an argument goes before these.
     inner_max_num_threads : int or None
         The threads that BLAS and OpenMP may use in each worker process. Needs `backend`.
@@ -212,6 +216,7 @@ class parallel_config:
         retry_wait: Any = DEFAULTS["retry_wait"],
         on_error: Any = DEFAULTS["on_error"],
         task_timeout: Any = DEFAULTS["task_timeout"],
+        max_pending: Any = DEFAULTS["max_pending"],
         inner_max_num_threads: int | None = None,
         **backend_params: Any,
     ) -> None:
@@ -232,6 +237,7 @@ class parallel_config:
                 retry_wait=retry_wait,
                 on_error=on_error,
                 task_timeout=task_timeout,
+                max_pending=max_pending,
             ),
         )
         _current.set(self.settings)

@@ -41,7 +41,7 @@ FORGET_AT_ONCE = 2**20
 class Shipment:
     """What a batch in flight holds in the parent."""
 
-    __slots__ = ("_leased", "_segment", "_workspace", "nbytes", "outlets")
+    __slots__ = ("_leased", "_segment", "_workspace", "nbytes", "outlets", "returned")
 
     def __init__(
         self, workspace: Workspace, leased: list[Any], segment: Segment | None, outlets: list[Segment]
@@ -49,6 +49,7 @@ class Shipment:
         self._workspace, self._leased, self._segment = workspace, leased, segment
         self.outlets = outlets
         self.nbytes = 0
+        self.returned = 0
 
     def received(self, used: set[int]) -> None:
         """Let go of the outlets: the batch has ended, and wrote into those that are `used`."""
@@ -217,7 +218,7 @@ class Transport:
         buffers = [mapped(shipment.outlets[outlet].fd, offset, nbytes) for outlet, offset, nbytes in outcome.places]
         shipment.received({outlet for outlet, _, _ in outcome.places})
         stream = buffers.pop(0) if outcome.stream is None else memoryview(outcome.stream)
-        shipment.nbytes += stream.nbytes + sum(view.nbytes for view in buffers)
+        shipment.returned = stream.nbytes + sum(view.nbytes for view in buffers)
         try:
             values: list[Any] = loads(stream, buffers=buffers)
         except Exception as error:
