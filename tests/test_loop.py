@@ -298,7 +298,7 @@ def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
     with ExitStack() as patched:
         for module in ("_run", "_batch_run", "_faults"):
             patched.enter_context(mock.patch(f"shoal.parallel.{module}.time", world))
-        run = BatchRun(world, FakeBackend(world), slots, schedule, None, timeout, faults, limit, release)
+        run = BatchRun(world, FakeBackend(world), slots, schedule, None, timeout, faults, limit, None, release)
         run.inbox = world
         world.run = run
         try:

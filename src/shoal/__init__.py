@@ -24,16 +24,19 @@ if TYPE_CHECKING:
     from shoal.errors import (
         CallPicklingError,
         CallUnpicklingError,
+        FailedCall,
         FallbackWarning,
         NoSpaceError,
         RemoteTraceback,
         RunTimeout,
+        TaskTimeout,
         UnusedResultsWarning,
         WorkerDied,
     )
     from shoal.parallel._by_value import wrap_non_picklable_objects
     from shoal.parallel._delayed import delayed, shared
     from shoal.parallel._parallel import Parallel
+    from shoal.parallel._resume import ResultCache
     from shoal.parallel._settings import effective_n_jobs, parallel_backend, parallel_config
 
 _HOMES = {
@@ -42,16 +45,19 @@ _HOMES = {
     "shoal.errors": (
         "CallPicklingError",
         "CallUnpicklingError",
+        "FailedCall",
         "FallbackWarning",
         "NoSpaceError",
         "RemoteTraceback",
         "RunTimeout",
+        "TaskTimeout",
         "UnusedResultsWarning",
         "WorkerDied",
     ),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
     "shoal.parallel._delayed": ("delayed", "shared"),
     "shoal.parallel._parallel": ("Parallel",),
+    "shoal.parallel._resume": ("ResultCache",),
     "shoal.parallel._settings": ("effective_n_jobs", "parallel_backend", "parallel_config"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -60,12 +66,15 @@ __all__ = [
     "Backend",
     "CallPicklingError",
     "CallUnpicklingError",
+    "FailedCall",
     "FallbackWarning",
     "NoSpaceError",
     "Parallel",
     "RemoteTraceback",
+    "ResultCache",
     "RunTimeout",
     "Slot",
+    "TaskTimeout",
     "UnusedResultsWarning",
     "WorkerDied",
     "WorkerSpec",

@@ -162,12 +162,13 @@ class Worker:
             if item.future.set_running_or_notify_cancel():
                 item.future.set_exception(error)
 
-    def warm(self) -> None:
-        """See to it that the process is there or on its way."""
+    def warm(self) -> bool:
+        """See to it that the process is there or on its way; return whether it is on its way."""
         with self._lock:
             if self._executor is None and not self._starting:
                 self._starting = True
                 self._pool.ask(self.start)
+            return self._starting
 
     def _pump(self) -> None:
         """Submit what may run now: the items at the head that belong to the run whose turn it is."""
@@ -301,9 +302,16 @@ class Pool:
             if maker.key != self._latest:
                 self._latest = maker.key
                 self.ask(_nothing)  # what is idle beside goes sooner from now on
-        for worker in chosen:
-            worker.warm()
-        return [Slot(Turn(worker)) for worker in chosen]
+        slots = [Slot(Turn(worker)) for worker in chosen]
+        try:
+            coming = [worker.warm() for worker in chosen]
+            if any(coming):
+                # Whoever encodes a large object meanwhile holds the interpreter's lock, and the start of workers up.
+                self.catch_up()
+        except BaseException:
+            self.close(slots)
+            raise
+        return slots
 
     def close(self, slots: list[Slot], end: bool = False) -> None:
         """Take slots back; with `end`, end their workers too."""

@@ -23,6 +23,7 @@ from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
 from shoal.parallel._faults import named
 from shoal.parallel._objects import Nothing, ObjectTransport
+from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
 from shoal.parallel._transport import Shipment, Transport
 from shoal.parallel._worker import Missing
@@ -104,6 +105,9 @@ class BatchRun(Run):
         finally:
             self._drop(index, batch, shipment)
         done = batch if error is None else batch.split(len(values))
+        if self._memory is not None:
+            for done_call, value in zip(done, values, strict=False):  # the last may not be done: it was cut short
+                keep(self._memory, done_call, value)
         nbytes = shipment.nbytes + shipment.returned
         due = self.schedule.completed(done, values, outcome.elapsed, nbytes, shipment.returned)
         if self._tell is not None and values:

@@ -27,6 +27,7 @@ from shoal.parallel._transport import Transport
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
+    from shoal.parallel._resume import ResultCache
 
 
 def make_run(
@@ -44,6 +45,7 @@ def make_run(
     timeout: float | None,
     faults: Faults,
     max_nbytes: int | None,
+    memory: ResultCache | None,
     tell: Teller | None,
 ) -> Run:
     """Make a run, and see to it that its slots are given back when it ends, or if it cannot be made.
@@ -54,7 +56,7 @@ def make_run(
         Where it runs, and what takes them back.
     bound
         The number of batches that may be in flight; None for no bound.
-    calls, backend, settings, n_workers, total, batch_size, return_as, timeout, faults, max_nbytes, tell
+    calls, backend, settings, n_workers, total, batch_size, return_as, timeout, faults, max_nbytes, memory, tell
         As for :class:`~shoal.Parallel`, :class:`Schedule` and :class:`Run`.
     """
     with ExitStack() as opened:
@@ -82,7 +84,7 @@ def make_run(
             message = f"task_timeout={task_timeout} is ignored: the workers of {backend} do not tell what they run"
             warnings.warn(message, errors.FallbackWarning, stacklevel=4)
             task_timeout = None
-        common = backend, slots, schedule, tell, limit, faults, task_timeout
+        common = backend, slots, schedule, tell, limit, faults, task_timeout, memory
         if backend.in_process:
             plainly = tell is None and timeout is None and task_timeout is None and not faults.lenient
             at_once = return_as != "list" or not plainly

@@ -21,6 +21,7 @@ from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
+    from shoal.parallel._resume import ResultCache
     from shoal.parallel._run import Run
 
 _RETURNS = ("list", "generator", "generator_unordered")
@@ -84,6 +85,9 @@ class Parallel:
         Where results come from a generator, the number that may be under way or wait to be taken: calls begin no
         sooner, so that a slow consumer bounds memory. Results behind one that is not there yet do not count. By
         default four batches per worker, within 64 MB of results.
+    memory : ResultCache, optional
+        Where results are kept, by two methods, ``get(call, default)`` and ``put(call, value)``: calls whose results it
+        has are not run again, and their results stand at their places.
     **options
         Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
         multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`.
@@ -138,12 +142,15 @@ class Parallel:
         on_error: Any = DEFAULTS["on_error"],
         task_timeout: Any = DEFAULTS["task_timeout"],
         max_pending: Any = DEFAULTS["max_pending"],
+        memory: ResultCache | None = None,
         **options: Any,
     ) -> None:
         if return_as not in _RETURNS:
             raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
         if batch_size != "auto" and not (_is_integer(batch_size) and int(batch_size) > 0):
             raise ValueError(f"batch_size must be 'auto' or a positive integer, got: {batch_size!r}")
+        if memory is not None and not (hasattr(memory, "get") and hasattr(memory, "put")):
+            raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
         chosen, settings = resolve(
             backend,
             n_jobs=DEFAULTS["n_jobs"] if n_jobs is None else _integer(n_jobs),
@@ -173,6 +180,7 @@ class Parallel:
         self.pre_dispatch = pre_dispatch
         self.batch_size = batch_size
         self.return_as = return_as
+        self.memory = memory
         self._backend = chosen
         self._settings = settings
         self._max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
@@ -230,9 +238,13 @@ class Parallel:
                 _warn_of_timeout("timeout", self.timeout)
             if self._settings.task_timeout is not None and n_workers == 1:
                 _warn_of_timeout("task_timeout", self._settings.task_timeout)
+            if self.memory is not None:
+                from shoal.parallel._resume import looked_up
+
+                iterable = looked_up(iterable, self.memory)
             if n_workers == 1:
                 tell = self._listen(n_workers, total)
-                if not generates and tell is None and not may_go_on(self._settings):
+                if not generates and tell is None and self.memory is None and not may_go_on(self._settings):
                     return self._loop(iterable)
                 results = self._one_by_one(iterable, tell)
                 next(results)
@@ -260,6 +272,7 @@ class Parallel:
     def _one_by_one(self, calls: Iterable[Call], tell: Teller | None) -> Iterator[Any]:
         """Be the generator of results where there is one worker; the first value is to be thrown away."""
         from shoal.parallel._faults import Faults
+        from shoal.parallel._resume import keep
 
         faults = Faults(self._settings, tell)
         error: BaseException | None = None
@@ -278,13 +291,15 @@ class Parallel:
                 while True:
                     try:
                         value = function(*args, **kwargs)
-                        break
                     except Exception as raised:
                         wait = faults.judge(done, (function, args, kwargs), raised)
                         if wait is None:
                             value = raised
                             break
                         time.sleep(wait)
+                    else:
+                        keep(self.memory, call, value)
+                        break
                 done += 1
                 if tell is not None:
                     tell.completed(1, 0.0, 1)
@@ -357,6 +372,7 @@ class Parallel:
             timeout=self.timeout,
             faults=Faults(self._settings, tell),
             max_nbytes=self._max_nbytes,
+            memory=self.memory,
             tell=tell,
         )
 
@@ -438,7 +454,7 @@ def _check_options(options: dict[str, Any], backend: Backend | None) -> None:
         known = set(backend.options)
     for name in options:
         if name not in known:
-            own = [*DEFAULTS, "return_as", "timeout", "pre_dispatch", "batch_size", *known]
+            own = [*DEFAULTS, "memory", "return_as", "timeout", "pre_dispatch", "batch_size", *known]
             import difflib
 
             nearest = difflib.get_close_matches(name, own, 1)

@@ -14,6 +14,7 @@ from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Shared, not_a_call, plain
 from shoal.parallel._faults import named
+from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
 
 
@@ -205,11 +206,12 @@ class PullRun(Run):
                         if not careful:
                             self._halt()
                         put((pull, _Failed(Batch.of(index, call), error)))
-                        del error
+                        del error, call
                         continue
-                    finally:
-                        del call
                     pull.running = None
+                    if self._memory is not None and not pull.given_up:
+                        keep(self._memory, call, value)
+                    del call
                     if at_once:
                         put((pull, ([(index, value)], time.perf_counter() - began)))
                         del value

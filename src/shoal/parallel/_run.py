@@ -36,6 +36,7 @@ from shoal.parallel._schedule import Schedule
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
+    from shoal.parallel._resume import ResultCache
 
 Due = list[Sequence[Any]]
 
@@ -65,6 +66,8 @@ class Run(ABC):
         What is to be done about calls that fail.
     task_timeout
         The seconds that a call may run; None for no limit.
+    memory
+        Where results are kept; None for nowhere.
     release
         Called when nothing of the run is left on its slots.
     """
@@ -78,12 +81,14 @@ class Run(ABC):
         timeout: float | None,
         faults: Faults,
         task_timeout: float | None,
+        memory: ResultCache | None,
         release: Callable[[], None],
     ) -> None:
         self.schedule = schedule
         self._faults = faults
         self._task_timeout = task_timeout
         self._look_at = math.inf if task_timeout is None else 0.0  # when a call may have run for too long
+        self._memory = memory
         self._later: list[tuple[float, int, Batch]] = []  # calls that wait to run again: when, index, the call
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._backend = backend
