@@ -14,7 +14,6 @@ from benchmarks import workloads
 from benchmarks._registry import Asked, Measured, row, timed
 from benchmarks.contenders import WORKERS
 
-
 CALM = Asked("shoal", "calm", most=1.4)
 
 
