@@ -84,6 +84,14 @@ class Parallel:
         Where results come from a generator, the number that may be under way or wait to be taken: calls begin no
         sooner, so that a slow consumer bounds memory. Results behind one that is not there yet do not count. By
         default four batches per worker, within 64 MB of results.
+    max_tasks_per_worker : int, optional
+        The calls after which a worker process is replaced by a new one: where calls leak what nothing gives back. All
+        calls that the process has run count, also those of earlier runs.
+    max_worker_memory : int or str, optional
+        The memory ("2G") above which a worker process is replaced, between calls and without losing any. It is sampled
+        ten times a second; one that is over the limit by half in the middle of a call is killed, and the call fails
+        with :class:`~shoal.errors.WorkerDied`. What counts is the resident memory that is not shared: neither
+        arrays that shoal maps into workers, nor libraries; but of a worker that was forked, what its parent held then.
     **options
         Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
         multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`.
@@ -138,6 +146,8 @@ class Parallel:
         on_error: Any = DEFAULTS["on_error"],
         task_timeout: Any = DEFAULTS["task_timeout"],
         max_pending: Any = DEFAULTS["max_pending"],
+        max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
+        max_worker_memory: Any = DEFAULTS["max_worker_memory"],
         **options: Any,
     ) -> None:
         if return_as not in _RETURNS:
@@ -160,6 +170,8 @@ class Parallel:
             on_error=on_error,
             task_timeout=task_timeout,
             max_pending=max_pending,
+            max_tasks_per_worker=max_tasks_per_worker,
+            max_worker_memory=max_worker_memory,
         )
         if settings.mmap_mode not in _MMAP_MODES:
             raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
@@ -227,10 +239,11 @@ class Parallel:
             n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
             total = len(iterable) if isinstance(iterable, Sized) else None
             if self.timeout is not None and (n_workers == 1 or not self._backend.supports_timeout):
-                _warn_of_timeout("timeout", self.timeout)
-            if self._settings.task_timeout is not None and n_workers == 1:
-                _warn_of_timeout("task_timeout", self._settings.task_timeout)
+                _warn_ignored("timeout", self.timeout)
             if n_workers == 1:
+                for name in ("task_timeout", "max_tasks_per_worker", "max_worker_memory"):
+                    if getattr(self._settings, name) is not None:
+                        _warn_ignored(name, getattr(self._settings, name))
                 tell = self._listen(n_workers, total)
                 if not generates and tell is None and not may_go_on(self._settings):
                     return self._loop(iterable)
@@ -411,8 +424,8 @@ def _collected(results: Iterable[Any]) -> list[Any]:
     return values
 
 
-def _warn_of_timeout(name: str, seconds: float) -> None:
-    message = f"{name}={seconds} is ignored: calls in the caller's own thread cannot be given up"
+def _warn_ignored(name: str, value: Any) -> None:
+    message = f"{name}={value!r} is ignored: the caller's own thread is neither given up nor replaced"
     warnings.warn(message, FallbackWarning, stacklevel=3)
 
 
