@@ -16,8 +16,9 @@ from typing import Any
 import numpy
 import pytest
 
-from _faults_util import Child, alive, until, wait_for, worker_pids, works
+from _faults_util import PATIENCE, Child, alive, until, wait_for, worker_pids, works
 from shoal import Parallel, delayed, parallel_config, shared
+from shoal.backends import WorkerSpec, create
 from shoal.errors import FallbackWarning, WorkerDied
 from shoal.parallel._limits import held
 
@@ -89,12 +90,6 @@ def test_a_replaced_worker_gets_what_it_needs(tmp_path: Path) -> None:
     places(tmp_path, 12)
 
 
-def wait_and_tell(gate: Path, began: Path) -> int:
-    began.touch()
-    wait_for(gate)
-    return os.getpid()
-
-
 def test_a_run_that_shares_the_workers_is_not_disturbed(tmp_path: Path) -> None:
     """While one run has its workers replaced call by call, each call of the other runs exactly once, and to its end."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
@@ -116,27 +111,19 @@ def test_a_run_that_shares_the_workers_is_not_disturbed(tmp_path: Path) -> None:
     assert max(Counter(places(ours, 12)).values()) == 1
 
 
-def test_a_call_of_another_run_ends_before_its_worker_goes(tmp_path: Path) -> None:
-    """The batch that has its turn when the limit is reached is of a run without limits, and is left to end."""
-    gate = tmp_path / "gate"
-    got: list[int] = []
-
-    def other() -> None:
-        got.extend(Parallel(n_jobs=2, batch_size=1)(delayed(wait_and_tell)(gate, tmp_path / f"{i}") for i in range(2)))
-
-    pids = worker_pids()
-    thread = threading.Thread(target=other)
-    thread.start()
-    assert until(lambda: all((tmp_path / f"{i}").exists() for i in range(2)))
-    results = Parallel(n_jobs=2, batch_size=1, max_tasks_per_worker=1, return_as="generator")(
-        delayed(note)(tmp_path, index) for index in range(4)
-    )
-    assert all(map(alive, pids))
-    gate.touch()
-    assert list(results) == list(range(4))
-    thread.join(60)
-    assert sorted(got) == sorted(pids)
-    assert not set(places(tmp_path, 4)) & set(pids)
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_a_worker_that_is_to_go_can_still_be_killed(tmp_path: Path, backend: str) -> None:
+    opened = create(backend)
+    slots = opened.open(WorkerSpec(1))
+    try:
+        pid = slots[0].executor.submit(os.getpid).result(PATIENCE)
+        stuck = slots[0].executor.submit(wait_for, tmp_path / "gate")
+        assert opened.retire(slots[0], pid)
+        slots[0] = opened.abort(slots[0])
+        assert stuck.exception(PATIENCE) is not None
+        assert slots[0].executor.submit(os.getpid).result(PATIENCE) != pid
+    finally:
+        opened.close(slots)
 
 
 @needs_proc
