@@ -15,13 +15,14 @@ from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.errors import FallbackWarning, attach
-from shoal.parallel._delayed import Call, Shared, forget_latest, not_a_call, plain
+from shoal.parallel._delayed import Call, StandIn, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
 from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel._run import Run
+    from shoal.parallel._seeds import Seeds
 
 _RETURNS = ("list", "generator", "generator_unordered")
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
@@ -92,6 +93,12 @@ class Parallel:
         ten times a second; one that is over the limit by half in the middle of a call is killed, and the call fails
         with :class:`~shoal.errors.WorkerDied`. What counts is the resident memory that is not shared: neither
         arrays that shoal maps into workers, nor libraries; but of a worker that was forked, what its parent held then.
+    seed : int, sequence of int or numpy.random.SeedSequence, optional
+        Gives each call, as its argument `rng`, a :class:`numpy.random.Generator` of its own, seeded by the child of
+        that index that :meth:`numpy.random.SeedSequence.spawn` would make: the same whatever runs the calls, in
+        whichever batches, also if a call runs again. A call that passes an `rng` keeps it; a function that cannot
+        take one raises TypeError when its first call is read. Each run of this Parallel has the same generators; a
+        SeedSequence that is given is not changed, and may be given again.
     **options
         Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
         multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`.
@@ -148,6 +155,7 @@ class Parallel:
         max_pending: Any = DEFAULTS["max_pending"],
         max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
         max_worker_memory: Any = DEFAULTS["max_worker_memory"],
+        seed: Any = None,
         **options: Any,
     ) -> None:
         if return_as not in _RETURNS:
@@ -187,6 +195,11 @@ class Parallel:
         self.return_as = return_as
         self._backend = chosen
         self._settings = settings
+        self._seeds: Seeds | None = None
+        if seed is not None:
+            from shoal.parallel._seeds import Seeds
+
+            self._seeds = Seeds(seed)
         self._max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
         self._options = options
         self._lock = threading.Lock()
@@ -238,6 +251,8 @@ class Parallel:
         try:
             n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
             total = len(iterable) if isinstance(iterable, Sized) else None
+            if self._seeds is not None:
+                iterable = self._seeds.over(iterable)
             if self.timeout is not None and (n_workers == 1 or not self._backend.supports_timeout):
                 _warn_ignored("timeout", self.timeout)
             if n_workers == 1:
@@ -280,15 +295,15 @@ class Parallel:
         try:
             yield None
             for call in calls:
-                try:
-                    function, args, kwargs = plain(call)
-                except (TypeError, ValueError):
-                    raise not_a_call(call, done) from None
                 if self._stopped:
                     return
                 if tell is not None:
                     tell.dispatched(1)
                 while True:
+                    try:
+                        function, args, kwargs = plain(call)  # anew for each attempt
+                    except (TypeError, ValueError):
+                        raise not_a_call(call, done) from None
                     try:
                         value = function(*args, **kwargs)
                         break
@@ -319,7 +334,7 @@ class Parallel:
         try:
             for call in calls:
                 try:
-                    function, args, kwargs = plain(call) if Shared.in_use else call
+                    function, args, kwargs = plain(call) if StandIn.in_use else call
                 except (TypeError, ValueError):
                     raise not_a_call(call, len(results)) from None
                 if self._stopped:
@@ -451,7 +466,7 @@ def _check_options(options: dict[str, Any], backend: Backend | None) -> None:
         known = set(backend.options)
     for name in options:
         if name not in known:
-            own = [*DEFAULTS, "return_as", "timeout", "pre_dispatch", "batch_size", *known]
+            own = [*DEFAULTS, "return_as", "seed", "timeout", "pre_dispatch", "batch_size", *known]
             import difflib
 
             nearest = difflib.get_close_matches(name, own, 1)
