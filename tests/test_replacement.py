@@ -20,7 +20,8 @@ from _faults_util import PATIENCE, Child, alive, until, wait_for, worker_pids, w
 from shoal import Parallel, delayed, parallel_config, shared
 from shoal.backends import WorkerSpec, create
 from shoal.errors import FallbackWarning, WorkerDied
-from shoal.parallel._limits import held
+from shoal.parallel import _launch
+from shoal.parallel._limits import _held_elsewhere, held
 
 PROCESSES = ["loky", "multiprocessing"]
 MB = 2**20
@@ -281,6 +282,22 @@ def test_where_there_are_no_processes_limits_are_ignored_aloud(
     assert warning.category is FallbackWarning
     assert str(warning.message).startswith(f"{name}={value!r} is ignored: ")
     assert warning.filename == __file__.replace("test_replacement", "_faults_util")
+
+
+def test_where_nobody_knows_what_processes_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_launch, "held", lambda _pid: None)
+    with pytest.warns(FallbackWarning, match=r"max_worker_memory='2G' is ignored: this system does not tell") as caught:
+        pids = Parallel(n_jobs=2, max_worker_memory="2G", max_tasks_per_worker=1)(delayed(os.getpid)() for _ in "abc")
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert len(set(pids)) == 3
+
+
+@needs_proc
+def test_what_a_process_holds_as_psutil_tells_it() -> None:
+    assert _held_elsewhere("self") == pytest.approx(held("self"), rel=0.1)
+    assert _held_elsewhere(os.getppid()) == pytest.approx(held(os.getppid()), rel=0.1)
+    assert held(2**30) is _held_elsewhere(2**30) is None
 
 
 @pytest.fixture(autouse=True)
