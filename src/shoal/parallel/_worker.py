@@ -137,6 +137,7 @@ def run_batch(parcel: Parcel) -> Outcome:
 
 
 def _run(parcel: Parcel) -> Outcome:
+    """Run the calls of a batch, as many as this worker may still run."""
     note = Note(parcel.cell)
     note.between()
     forget(parcel.live, parcel.horizon)
