@@ -37,6 +37,7 @@ class Answer(NamedTuple):
     error: BaseException | None = None
     whole: bool = False
     elapsed: float = 0.0
+    retiring: int | None = None
 
 
 class Shipment:
@@ -158,8 +159,8 @@ class World:
         self.shipments.append(Shipment())
         return executor.take(numbers), self.shipments[-1]
 
-    def running(self, executor: Worker) -> tuple[int | None, float]:
-        return executor.noted
+    def running(self, executor: Worker) -> tuple[int | None, float, int]:
+        return (*executor.noted, 0)
 
     def forget(self, executor: Worker) -> None:
         executor.noted = (None, self.now)
@@ -298,7 +299,7 @@ def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
     with ExitStack() as patched:
         for module in ("_run", "_batch_run", "_faults"):
             patched.enter_context(mock.patch(f"shoal.parallel.{module}.time", world))
-        run = BatchRun(world, FakeBackend(world), slots, schedule, None, timeout, faults, limit, None, release)
+        run = BatchRun(world, None, FakeBackend(world), slots, schedule, None, timeout, faults, limit, None, release)
         run.inbox = world
         world.run = run
         try:

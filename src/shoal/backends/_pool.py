@@ -98,6 +98,7 @@ class Worker:
         self._waiting: deque[_Item] = deque()
         self._running: list[_Item] = []
         self._served = 0
+        self._retiring = False
 
     def submit(self, item: _Item) -> None:
         """Queue an item; it runs when the run that owns it has its turn."""
@@ -114,6 +115,15 @@ class Worker:
             if any(item.turn is turn for item in self._running):
                 self._discard(kill=True)
                 self._pump()
+
+    def retire(self, pid: int) -> bool:
+        """Replace the process `pid` once what was submitted to it has run; return whether it was still there."""
+        with self._lock:
+            if self._retiring or self._process is None or self._process.pid != pid:
+                return False
+            self._retiring = True
+            self._pump()
+            return True
 
     def start(self) -> None:
         """Start the process; called in the pool's thread."""
@@ -139,7 +149,7 @@ class Worker:
     def _started(self, executor: Executor, process: Any) -> None:
         with self._lock:
             wanted, self._starting = self._starting, False
-            self._executor, self._process, self._served = executor, process, 0
+            self._executor, self._process = executor, process
             if wanted:
                 self._pump()
             else:  # it was ended while it started
@@ -172,11 +182,13 @@ class Worker:
 
     def _pump(self) -> None:
         """Submit what may run now: the items at the head that belong to the run whose turn it is."""
-        while self._waiting and (not self._running or self._running[0].turn is self._waiting[0].turn):
-            if self.maker.max_batches is not None and self._served >= self.maker.max_batches:
-                if self._running:
-                    return
+        while True:
+            if self._spent and not self._running:
                 self._discard(kill=False)
+            if not self._waiting or self._spent:
+                return
+            if self._running and self._running[0].turn is not self._waiting[0].turn:
+                return
             if not self._running and self._process is not None and not self._process.is_alive():
                 self._discard(kill=False)  # it died while it was idle, and its executor may not know yet
             if self._executor is None:
@@ -196,6 +208,11 @@ class Worker:
                 done.add_done_callback(partial(self._done, item, self._executor, self._process))
             else:
                 self._running.remove(item)
+
+    @property
+    def _spent(self) -> bool:
+        """Whether the process has served its time: nothing more is submitted to it."""
+        return self._retiring or (self.maker.max_batches is not None and self._served >= self.maker.max_batches)
 
     def _done(self, item: _Item, executor: Executor, process: Any, done: Future[Any]) -> None:
         """Pass on what came of an item; called in a thread of the executor's."""
@@ -230,6 +247,7 @@ class Worker:
         executor, self._executor = self._executor, None
         process, self._process = self._process, None
         self._running = []
+        self._served, self._retiring = 0, False
         if executor is not None:
             self._pool.ending[executor._executor_manager_thread] = process  # type: ignore[attr-defined]
         return executor
@@ -333,6 +351,11 @@ class Pool:
         if warm and not self._closed:
             slot.executor.worker.warm()
         return Slot(Turn(slot.executor.worker))
+
+    def retire(self, slot: Slot, pid: int) -> bool:
+        """Replace the worker process `pid` of a slot once what was submitted to it has run."""
+        assert isinstance(slot.executor, Turn)
+        return slot.executor.worker.retire(pid)
 
     def ask(self, request: Callable[[], None]) -> None:
         """Have the pool's thread do something."""

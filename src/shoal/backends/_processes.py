@@ -145,6 +145,7 @@ class LokyBackend(Backend):
     name = "loky"
     options = frozenset({"initializer", "initargs", "idle_worker_timeout", "context"})
     supports_inner_max_num_threads = True
+    replaces_workers = True
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
         """Return how many workers `n_jobs` means; 1, with a warning, where the system allows no children."""
@@ -171,6 +172,10 @@ class LokyBackend(Backend):
     def abort(self, slot: Slot) -> Slot:
         """Kill the worker if this run's batches are on it; the slot that is returned has a new one."""
         return pool().abort(slot, warm=True)
+
+    def retire(self, slot: Slot, pid: int) -> bool:
+        """Replace the worker process `pid` once what was submitted to it has run."""
+        return pool().retire(slot, pid)
 
 
 def _or_one(n_workers: int, depth: int, what: str, nests: bool = True) -> int:

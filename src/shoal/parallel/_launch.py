@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal._cpus import BlasCap, cpu_count
+from shoal._files import parse_size
 from shoal.backends import Backend, Slot
 from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
+from shoal.parallel._limits import Limits, held
 from shoal.parallel._objects import ObjectTransport
-from shoal.parallel._policies import CUT_SECONDS, auto_batch_size, auto_max_pending
+from shoal.parallel._policies import CUT_SECONDS, Pace, auto_batch_size, auto_max_pending
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
@@ -66,10 +68,14 @@ def make_run(
         pending: Any = None
         if return_as != "list":
             pending = settings.max_pending or partial(auto_max_pending, n_workers)
+        limits = _limits(backend, settings)
+        size: Any = auto_batch_size if batch_size == "auto" else int(batch_size)
+        if limits is not None and limits.calls is not None:
+            size = min(size, limits.calls) if isinstance(size, int) else partial(_at_most, limits.calls)
         schedule = Schedule(
             calls,
             slots=n_workers,
-            size=auto_batch_size if batch_size == "auto" else int(batch_size),
+            size=size,
             pre_dispatch=bound,
             total=total,
             ordered=return_as != "generator_unordered",
@@ -96,7 +102,32 @@ def make_run(
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder)
             seconds = CUT_SECONDS if batch_size == "auto" else math.inf
-            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted)
+            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted, limits)
         else:
             transport = ObjectTransport(nested)
-        return BatchRun(transport, *common, opened.pop_all().close)
+        return BatchRun(transport, limits, *common, opened.pop_all().close)
+
+
+def _limits(backend: Backend, settings: Settings) -> Limits | None:
+    """Return when workers are replaced: None for never, with a warning if they should be and cannot."""
+    calls, memory = settings.max_tasks_per_worker, settings.max_worker_memory
+    ignored = {}
+    if not (backend.ships_bytes and backend.replaces_workers):
+        reason = f"the workers of {backend} are no processes that shoal can replace"
+        ignored = {"max_tasks_per_worker": calls, "max_worker_memory": memory}
+        calls = memory = None
+    elif memory is not None and held(os.getpid()) is None:
+        reason = "this system does not tell what processes hold, or only by way of psutil"
+        ignored = {"max_worker_memory": memory}
+        memory = None
+    for name, value in ignored.items():
+        if value is not None:
+            warnings.warn(f"{name}={value!r} is ignored: {reason}", errors.FallbackWarning, stacklevel=5)
+    if calls is None and memory is None:
+        return None
+    return Limits(calls, None if memory is None else parse_size(memory))
+
+
+def _at_most(calls: int, pace: Pace) -> int:
+    """Return the size of batches for workers that run no more than so many calls."""
+    return min(auto_batch_size(pace), calls)

@@ -15,7 +15,7 @@ from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.errors import FallbackWarning, attach
-from shoal.parallel._delayed import Call, Shared, forget_latest, not_a_call, plain
+from shoal.parallel._delayed import Call, StandIn, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
 from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel._resume import ResultCache
     from shoal.parallel._run import Run
+    from shoal.parallel._seeds import Seeds
 
 _RETURNS = ("list", "generator", "generator_unordered")
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
@@ -85,6 +86,20 @@ class Parallel:
         Where results come from a generator, the number that may be under way or wait to be taken: calls begin no
         sooner, so that a slow consumer bounds memory. Results behind one that is not there yet do not count. By
         default four batches per worker, within 64 MB of results.
+    max_tasks_per_worker : int, optional
+        The calls after which a worker process is replaced by a new one: where calls leak what nothing gives back. All
+        calls that the process has run count, also those of earlier runs.
+    max_worker_memory : int or str, optional
+        The memory ("2G") above which a worker process is replaced, between calls and without losing any. It is sampled
+        ten times a second; one that is over the limit by half in the middle of a call is killed, and the call fails
+        with :class:`~shoal.errors.WorkerDied`. What counts is the resident memory that is not shared: neither
+        arrays that shoal maps into workers, nor libraries; but of a worker that was forked, what its parent held then.
+    seed : int, sequence of int or numpy.random.SeedSequence, optional
+        Gives each call, as its argument `rng`, a :class:`numpy.random.Generator` of its own, seeded by the child of
+        that index that :meth:`numpy.random.SeedSequence.spawn` would make: the same whatever runs the calls, in
+        whichever batches, also if a call runs again. A call that passes an `rng` keeps it; a function that cannot
+        take one raises TypeError when its first call is read. Each run of this Parallel has the same generators; a
+        SeedSequence that is given is not changed, and may be given again.
     memory : ResultCache, optional
         Where results are kept, by two methods, ``get(call, default)`` and ``put(call, value)``: calls whose results it
         has are not run again, and their results stand at their places.
@@ -142,6 +157,9 @@ class Parallel:
         on_error: Any = DEFAULTS["on_error"],
         task_timeout: Any = DEFAULTS["task_timeout"],
         max_pending: Any = DEFAULTS["max_pending"],
+        max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
+        max_worker_memory: Any = DEFAULTS["max_worker_memory"],
+        seed: Any = None,
         memory: ResultCache | None = None,
         **options: Any,
     ) -> None:
@@ -167,6 +185,8 @@ class Parallel:
             on_error=on_error,
             task_timeout=task_timeout,
             max_pending=max_pending,
+            max_tasks_per_worker=max_tasks_per_worker,
+            max_worker_memory=max_worker_memory,
         )
         if settings.mmap_mode not in _MMAP_MODES:
             raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
@@ -183,6 +203,11 @@ class Parallel:
         self.memory = memory
         self._backend = chosen
         self._settings = settings
+        self._seeds: Seeds | None = None
+        if seed is not None:
+            from shoal.parallel._seeds import Seeds
+
+            self._seeds = Seeds(seed)
         self._max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
         self._options = options
         self._lock = threading.Lock()
@@ -234,15 +259,18 @@ class Parallel:
         try:
             n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
             total = len(iterable) if isinstance(iterable, Sized) else None
+            if self._seeds is not None:
+                iterable = self._seeds.over(iterable)
             if self.timeout is not None and (n_workers == 1 or not self._backend.supports_timeout):
-                _warn_of_timeout("timeout", self.timeout)
-            if self._settings.task_timeout is not None and n_workers == 1:
-                _warn_of_timeout("task_timeout", self._settings.task_timeout)
+                _warn_ignored("timeout", self.timeout)
             if self.memory is not None:
                 from shoal.parallel._resume import looked_up
 
                 iterable = looked_up(iterable, self.memory)
             if n_workers == 1:
+                for name in ("task_timeout", "max_tasks_per_worker", "max_worker_memory"):
+                    if getattr(self._settings, name) is not None:
+                        _warn_ignored(name, getattr(self._settings, name))
                 tell = self._listen(n_workers, total)
                 if not generates and tell is None and self.memory is None and not may_go_on(self._settings):
                     return self._loop(iterable)
@@ -280,15 +308,15 @@ class Parallel:
         try:
             yield None
             for call in calls:
-                try:
-                    function, args, kwargs = plain(call)
-                except (TypeError, ValueError):
-                    raise not_a_call(call, done) from None
                 if self._stopped:
                     return
                 if tell is not None:
                     tell.dispatched(1)
                 while True:
+                    try:
+                        function, args, kwargs = plain(call)  # anew for each attempt
+                    except (TypeError, ValueError):
+                        raise not_a_call(call, done) from None
                     try:
                         value = function(*args, **kwargs)
                     except Exception as raised:
@@ -321,7 +349,7 @@ class Parallel:
         try:
             for call in calls:
                 try:
-                    function, args, kwargs = plain(call) if Shared.in_use else call
+                    function, args, kwargs = plain(call) if StandIn.in_use else call
                 except (TypeError, ValueError):
                     raise not_a_call(call, len(results)) from None
                 if self._stopped:
@@ -427,8 +455,8 @@ def _collected(results: Iterable[Any]) -> list[Any]:
     return values
 
 
-def _warn_of_timeout(name: str, seconds: float) -> None:
-    message = f"{name}={seconds} is ignored: calls in the caller's own thread cannot be given up"
+def _warn_ignored(name: str, value: Any) -> None:
+    message = f"{name}={value!r} is ignored: the caller's own thread is neither given up nor replaced"
     warnings.warn(message, FallbackWarning, stacklevel=3)
 
 
@@ -454,7 +482,7 @@ def _check_options(options: dict[str, Any], backend: Backend | None) -> None:
         known = set(backend.options)
     for name in options:
         if name not in known:
-            own = [*DEFAULTS, "memory", "return_as", "timeout", "pre_dispatch", "batch_size", *known]
+            own = [*DEFAULTS, "memory", "return_as", "seed", "timeout", "pre_dispatch", "batch_size", *known]
             import difflib
 
             nearest = difflib.get_close_matches(name, own, 1)

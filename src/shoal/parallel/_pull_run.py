@@ -12,7 +12,7 @@ from typing import Any
 from shoal.backends import WorkerSpec
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Call, Shared, not_a_call, plain
+from shoal.parallel._delayed import Call, StandIn, not_a_call, plain
 from shoal.parallel._faults import named
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
@@ -191,7 +191,7 @@ class PullRun(Run):
                     index, call = taken
                     del taken
                     try:
-                        function, args, kwargs = plain(call) if Shared.in_use else call
+                        function, args, kwargs = plain(call) if StandIn.in_use else call
                     except (TypeError, ValueError):
                         raise not_a_call(call, index) from None
                     if careful:

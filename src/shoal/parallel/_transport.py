@@ -23,6 +23,7 @@ from shoal._pickling import culprit, dumps, loads
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe
+from shoal.parallel._limits import Limits
 from shoal.parallel._notes import Cell, notes
 from shoal.parallel._segments import Segment, mapped
 from shoal.parallel._sharing import Workspace, is_array
@@ -115,6 +116,8 @@ class Transport:
         After which a worker begins no further call of a batch, and gives the rest back.
     noted
         Whether each executor has one worker, which can note what it runs.
+    limits
+        When a worker asks to be replaced; None for no limit.
 
     Notes
     -----
@@ -122,12 +125,19 @@ class Transport:
     """
 
     def __init__(
-        self, workspace: Workspace, nested: tuple[str, int], in_flight: int, seconds: float, noted: bool
+        self,
+        workspace: Workspace,
+        nested: tuple[str, int],
+        in_flight: int,
+        seconds: float,
+        noted: bool,
+        limits: Limits | None,
     ) -> None:
         self._workspace = workspace
         self._noted = noted
         self._nested = nested
         self._seconds = seconds
+        self._limits = limits
         self._run = _live.begin()
         self._keys: dict[int, tuple[int, Any, frozenset[int]]] = {}  # by id: key, the object itself, what it needs
         self._objects: dict[int, Encoded] = {}
@@ -184,6 +194,7 @@ class Transport:
             paths,
             self._nested,
             None if cell is None else cell.place,
+            self._limits,
         )
         try:
             future = executor.submit(run_batch, parcel)
@@ -193,10 +204,11 @@ class Transport:
         known.update(objects)
         return future, shipment
 
-    def running(self, executor: Executor) -> tuple[int | None, float] | None:
-        """Return the index of the call that an executor's worker runs, None if it runs none, and since when.
+    def running(self, executor: Executor) -> tuple[int | None, float, int] | None:
+        """Return the index of the call that an executor's worker runs, None if it runs none, since when, and where.
 
-        The time is that of ``time.perf_counter()``. Where workers do not tell, the answer is None.
+        The time is that of ``time.perf_counter()``; where is the id of the process, if there are limits. Where workers
+        do not tell, the answer is None.
         """
         cell = self._cells.get(executor)
         return None if cell is None else cell.read()
