@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
+from shoal.backends.base import PLACEMENT, placed_by, plain_loop
 from shoal.errors import FallbackWarning, attach
 from shoal.parallel._delayed import Call, Shared, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
@@ -86,14 +87,28 @@ class Parallel:
         default four batches per worker, within 64 MB of results.
     **options
         Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
-        multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`.
+        multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`. Both take
+
+        `environment`: variables of the worker processes, a mapping of their names to their values, None for one that
+        is to be taken away; or a callable that takes a worker's index (:func:`~shoal.worker_index`) and returns such
+        a mapping, as in ``lambda index: {"CUDA_VISIBLE_DEVICES": str(index % 4)}``. They are set before the worker
+        imports anything; but a forked worker begins with what the program has imported, and while one is spawned, the
+        program's own environment has them too. They go before the limits that shoal sets for BLAS and OpenMP.
+
+        `affinity`: the CPUs on which the worker processes run. True shares out those that this process may use, at
+        least one each, in turn; a sequence has the number, or a set of numbers, of the CPUs of each worker, in turn;
+        a callable takes a worker's index and returns such. Ignored where the system ties no processes to CPUs.
+
+        Loky's workers are kept for runs whose options are equal: give the same callable, not a new one for each. It
+        is called in the program's process, in a thread of shoal's, once for each worker that starts. Where there is
+        one worker, both are ignored.
 
     Raises
     ------
     ValueError
         If an argument cannot be used, or arguments contradict each other.
     TypeError
-        If an option is not known to the backend.
+        If an option is not known to the backend, or is none that it could use.
 
     Notes
     -----
@@ -165,6 +180,7 @@ class Parallel:
             raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
         if return_as != "list" and not chosen.supports_return_generator:
             raise ValueError(f"Backend {chosen} does not support return_as={return_as!r}; loky and threading do")
+        chosen.check_placement(options)
         named = backend is not None and not isinstance(backend, Default)
         _check_options(options, chosen if named else None)
         self.n_jobs: int = int(settings.n_jobs)  # type: ignore[arg-type]
@@ -231,9 +247,11 @@ class Parallel:
             if self._settings.task_timeout is not None and n_workers == 1:
                 _warn_of_timeout("task_timeout", self._settings.task_timeout)
             if n_workers == 1:
+                _warn_of_placement({**self._backend.given_options, **self._options})
                 tell = self._listen(n_workers, total)
                 if not generates and tell is None and not may_go_on(self._settings):
-                    return self._loop(iterable)
+                    with plain_loop():
+                        return self._loop(iterable)
                 results = self._one_by_one(iterable, tell)
                 next(results)
                 return results if generates else _collected(results)
@@ -277,7 +295,8 @@ class Parallel:
                     tell.dispatched(1)
                 while True:
                     try:
-                        value = function(*args, **kwargs)
+                        with plain_loop():
+                            value = function(*args, **kwargs)
                         break
                     except Exception as raised:
                         wait = faults.judge(done, (function, args, kwargs), raised)
@@ -416,6 +435,12 @@ def _warn_of_timeout(name: str, seconds: float) -> None:
     warnings.warn(message, FallbackWarning, stacklevel=3)
 
 
+def _warn_of_placement(options: dict[str, Any]) -> None:
+    for name in placed_by(options):
+        message = f"{name} is ignored: with one worker, calls run in the caller's own process"
+        warnings.warn(message, FallbackWarning, stacklevel=3)
+
+
 def _integer(n_jobs: Any) -> Any:
     if isinstance(n_jobs, Default):
         return n_jobs
@@ -433,7 +458,7 @@ def _check_options(options: dict[str, Any], backend: Backend | None) -> None:
     """Refuse what no backend would understand; a backend that was not chosen by name may ignore others' options."""
     if not options or (backend is not None and backend.options is None):
         return
-    known = {"initializer", "initargs", "idle_worker_timeout", "maxtasksperchild", "context"}
+    known = {"initializer", "initargs", "idle_worker_timeout", "maxtasksperchild", "context", *PLACEMENT}
     if backend is not None and backend.options is not None:
         known = set(backend.options)
     for name in options:

@@ -25,6 +25,7 @@ from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe
 from shoal.parallel._notes import Cell, notes
 from shoal.parallel._segments import Segment, mapped
+from shoal.parallel._settings import Nested
 from shoal.parallel._sharing import Workspace, is_array
 from shoal.parallel._worker import LONG_STREAM, Encoded, Outcome, Parcel, RunId, fetch, forget, run_batch
 
@@ -108,7 +109,7 @@ class Transport:
     workspace
         The run's shared arrays.
     nested
-        The name of the backend, and the depth, for runs that the calls make.
+        What runs that the calls make are to know.
     in_flight
         The number of batches that may be in flight at a time.
     seconds
@@ -121,9 +122,7 @@ class Transport:
     Not thread-safe: it belongs to the thread that owns the run.
     """
 
-    def __init__(
-        self, workspace: Workspace, nested: tuple[str, int], in_flight: int, seconds: float, noted: bool
-    ) -> None:
+    def __init__(self, workspace: Workspace, nested: Nested, in_flight: int, seconds: float, noted: bool) -> None:
         self._workspace = workspace
         self._noted = noted
         self._nested = nested
