@@ -338,11 +338,11 @@ class _Blas:
 
     def _find_libraries(self) -> None:
         # A library comes with an extension module, and a scan costs 50 times what the rest here does.
-        modules = len(sys.modules)
-        if modules == self._modules_seen or sys.modules.keys().isdisjoint(("numpy", "torch")):
+        if len(sys.modules) == self._modules_seen or sys.modules.keys().isdisjoint(("numpy", "torch")):
             return
         from threadpoolctl import ThreadpoolController
 
+        modules = len(sys.modules)
         self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
         self._modules_seen = modules
 

@@ -63,19 +63,6 @@ def be_worker(index: int) -> None:
     _index_of_process = index
 
 
-class plain_loop:
-    """While it is entered, a call of a plain loop runs in this thread: index 0, unless it is in a worker already."""
-
-    __slots__ = ("_token",)
-
-    def __enter__(self) -> None:
-        self._token = index_of_call.set(0) if worker_index() is None else None
-
-    def __exit__(self, *_: object) -> None:
-        if self._token is not None:
-            index_of_call.reset(self._token)
-
-
 class Slot(NamedTuple):
     """A place where batches run.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
-from shoal.backends.base import PLACEMENT, placed_by, plain_loop
+from shoal.backends.base import PLACEMENT, index_of_call, placed_by, worker_index
 from shoal.errors import FallbackWarning, attach
 from shoal.parallel._delayed import Call, Shared, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
@@ -247,11 +247,11 @@ class Parallel:
             if self._settings.task_timeout is not None and n_workers == 1:
                 _warn_of_timeout("task_timeout", self._settings.task_timeout)
             if n_workers == 1:
-                _warn_of_placement({**self._backend.given_options, **self._options})
+                if self._options or self._backend.given_options:
+                    _warn_of_placement({**self._backend.given_options, **self._options})
                 tell = self._listen(n_workers, total)
                 if not generates and tell is None and not may_go_on(self._settings):
-                    with plain_loop():
-                        return self._loop(iterable)
+                    return self._loop(iterable)
                 results = self._one_by_one(iterable, tell)
                 next(results)
                 return results if generates else _collected(results)
@@ -281,6 +281,7 @@ class Parallel:
 
         faults = Faults(self._settings, tell)
         error: BaseException | None = None
+        inside = worker_index() or 0  # a plain loop is in the worker that it is in already
         done = 0
         try:
             yield None
@@ -294,9 +295,9 @@ class Parallel:
                 if tell is not None:
                     tell.dispatched(1)
                 while True:
+                    outside = index_of_call.set(inside)  # call by call: what is between is the consumer's
                     try:
-                        with plain_loop():
-                            value = function(*args, **kwargs)
+                        value = function(*args, **kwargs)
                         break
                     except Exception as raised:
                         wait = faults.judge(done, (function, args, kwargs), raised)
@@ -304,6 +305,8 @@ class Parallel:
                             value = raised
                             break
                         time.sleep(wait)
+                    finally:
+                        index_of_call.reset(outside)
                 done += 1
                 if tell is not None:
                     tell.completed(1, 0.0, 1)
@@ -322,6 +325,7 @@ class Parallel:
     def _loop(self, calls: Iterable[Call]) -> list[Any]:
         """Run the calls one after the other: a plain loop, and a plain traceback."""
         results: list[Any] = []
+        outside = index_of_call.set(worker_index() or 0)
         try:
             for call in calls:
                 try:
@@ -334,6 +338,8 @@ class Parallel:
         except BaseException as error:
             attach(error, "results", dict(enumerate(results)))
             raise
+        finally:
+            index_of_call.reset(outside)
         return results
 
     def stop(self) -> None:
