@@ -320,7 +320,7 @@ class _Blas:
             for library in self._libraries:
                 wanted = _number(os.environ.get(f"{library.internal_api.upper()}_NUM_THREADS"))
                 if wanted < (library.get_num_threads() or 0):
-                    library.set_num_threads(wanted)
+                    _set_threads(library, wanted)
 
     def _apply(self) -> None:
         cap = min(self._caps, default=_NO_LIMIT)
@@ -332,7 +332,7 @@ class _Blas:
             wanted = min(original, cap)
             if wanted != now:
                 self._originals[library.filepath] = original
-                library.set_num_threads(wanted)
+                _set_threads(library, wanted)
         if not self._caps:
             self._originals.clear()
 
@@ -345,6 +345,17 @@ class _Blas:
         modules = len(sys.modules)
         self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
         self._modules_seen = modules
+
+
+def _set_threads(library: Any, n_threads: int) -> None:
+    # From 3.8 on, threadpoolctl takes these from one thread only while that lives, and ignores all others: a cap would
+    # not hold, or never go. Here they are counted, and may come from any thread.
+    clear = getattr(library, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
+    library.set_num_threads(n_threads)
+    if clear is not None:
+        clear()
 
 
 _blas = _Blas()
