@@ -120,7 +120,7 @@ def _can_pin() -> bool:
     if hasattr(os, "sched_setaffinity"):
         return True
     message = "affinity is ignored: this system does not tie processes to CPUs"
-    warnings.warn(message, FallbackWarning, stacklevel=6)
+    warnings.warn(message, FallbackWarning, stacklevel=7)
     return False
 
 
