@@ -20,7 +20,7 @@ os.environ.setdefault("KMP_INIT_AT_FORK", "FALSE")
 
 if TYPE_CHECKING:
     from shoal._cpus import cpu_count
-    from shoal.backends import Backend, Slot, WorkerSpec, register_parallel_backend
+    from shoal.backends import Backend, Slot, WorkerSpec, register_parallel_backend, worker_index
     from shoal.errors import (
         CallPicklingError,
         CallUnpicklingError,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "shoal._cpus": ("cpu_count",),
-    "shoal.backends": ("Backend", "Slot", "WorkerSpec", "register_parallel_backend"),
+    "shoal.backends": ("Backend", "Slot", "WorkerSpec", "register_parallel_backend", "worker_index"),
     "shoal.errors": (
         "CallPicklingError",
         "CallUnpicklingError",
@@ -85,6 +85,7 @@ __all__ = [
     "parallel_config",
     "register_parallel_backend",
     "shared",
+    "worker_index",
     "wrap_non_picklable_objects",
 ]
 

@@ -1,4 +1,14 @@
-"""How many CPUs there are to use, and how many threads BLAS and OpenMP may start on them."""
+"""How many CPUs there are to use, and how many threads BLAS and OpenMP may start on them.
+
+::
+
+    cpu_count()                          what the system, its quotas and the user let this process have
+        │ cpu_budget()                   that, or a call's share of it, whichever is less
+        ├──> n_jobs=-1                   as many workers
+        └──> cpu_share(n) = budget // n  what each worker gets: BLAS threads, and the budget of its calls' own runs
+
+So threads times processes times BLAS threads stay within what the outermost run found: docs/cpu-budget.md.
+"""
 
 # `from shoal import Parallel` comes by here, and pathlib is slow to import.
 
@@ -8,6 +18,7 @@ import functools
 import os
 import sys
 import threading
+from contextvars import ContextVar
 
 TYPE_CHECKING = False  # typing's own costs an import; type checkers know this name too
 if TYPE_CHECKING:
@@ -18,6 +29,9 @@ if TYPE_CHECKING:
 _MOST_ON_WINDOWS = 61
 
 _NO_LIMIT = sys.maxsize
+
+#: The CPUs that were given to the call that runs here; set around calls by the run that they belong to.
+budget_of_call: ContextVar[int | None] = ContextVar("shoal CPU budget", default=None)
 
 _CORE_COMMANDS = {
     "darwin": ("sysctl", "-n", "hw.physicalcpu"),
@@ -83,6 +97,17 @@ def cpu_count(only_physical_cores: bool = False) -> int:
         elif "LOKY_MAX_CPU_COUNT" not in os.environ:
             _warn_cores_unknown()
     return max(min(available, allowed), 1)
+
+
+def cpu_budget() -> int:
+    """Return the CPUs for a run that starts here: those of the process; inside a call, no more than its share."""
+    share = budget_of_call.get()
+    return cpu_count() if share is None else min(share, cpu_count())
+
+
+def cpu_share(n_workers: int) -> int:
+    """Return the CPUs for each of `n_workers` workers of a run that starts here; at least 1."""
+    return max(cpu_budget() // n_workers, 1)
 
 
 def _affinity() -> Collection[int] | None:
@@ -220,18 +245,24 @@ def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
     ----------
     n_threads : int or None
         Threads for each worker. None shares the CPUs out evenly, at least one each, and keeps the
-        variables that this process has been given itself.
+        variables that this process has been given itself; inside a call only those that are lower.
     n_workers : int
         Processes that run side by side.
     """
-    share = str(max(cpu_count() // n_workers, 1))
-    if n_threads is None:
-        limits = {name: os.environ.get(name, share) for name in _THREAD_VARIABLES}
-    else:
+    share = cpu_share(n_workers)
+    if n_threads is not None:
         limits = dict.fromkeys(_THREAD_VARIABLES, str(n_threads))
+    elif budget_of_call.get() is None:
+        limits = {name: os.environ.get(name, str(share)) for name in _THREAD_VARIABLES}
+    else:  # this worker was given its own limits by the same variables
+        limits = {name: str(min(_number(os.environ.get(name)), share)) for name in _THREAD_VARIABLES}
     if "ENABLE_IPC" not in os.environ:
         limits["ENABLE_IPC"] = "1"  # schedulers of TBB in several processes then share the CPUs
     return limits
+
+
+def _number(variable: str | None) -> int:
+    return int(variable) if variable and variable.isdecimal() else _NO_LIMIT
 
 
 class BlasCap:
@@ -279,6 +310,18 @@ class _Blas:
             self._caps.remove(limit)
             self._apply()
 
+    def find(self) -> None:
+        with self.lock:
+            self._find_libraries()
+
+    def heed_variables(self) -> None:
+        with self.lock:
+            self._find_libraries()
+            for library in self._libraries:
+                wanted = _number(os.environ.get(f"{library.internal_api.upper()}_NUM_THREADS"))
+                if wanted < (library.get_num_threads() or 0):
+                    _set_threads(library, wanted)
+
     def _apply(self) -> None:
         cap = min(self._caps, default=_NO_LIMIT)
         for library in self._libraries:
@@ -289,22 +332,44 @@ class _Blas:
             wanted = min(original, cap)
             if wanted != now:
                 self._originals[library.filepath] = original
-                library.set_num_threads(wanted)
+                _set_threads(library, wanted)
         if not self._caps:
             self._originals.clear()
 
     def _find_libraries(self) -> None:
         # A library comes with an extension module, and a scan costs 50 times what the rest here does.
-        modules = len(sys.modules)
-        if modules == self._modules_seen or sys.modules.keys().isdisjoint(("numpy", "torch")):
+        if len(sys.modules) == self._modules_seen or sys.modules.keys().isdisjoint(("numpy", "torch")):
             return
         from threadpoolctl import ThreadpoolController
 
+        modules = len(sys.modules)
         self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
         self._modules_seen = modules
 
 
+def _set_threads(library: Any, n_threads: int) -> None:
+    # From 3.8 on, threadpoolctl takes these from one thread only while that lives, and ignores all others: a cap would
+    # not hold, or never go. Here they are counted, and may come from any thread.
+    clear = getattr(library, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
+    library.set_num_threads(n_threads)
+    if clear is not None:
+        clear()
+
+
 _blas = _Blas()
+
+
+def find_blas() -> None:
+    """Look for BLAS libraries now, so that a child that is forked need not."""
+    _blas.find()
+
+
+def heed_thread_variables() -> None:
+    """Lower the threads of each BLAS to its variable, in a process that had loaded it before that was set."""
+    _blas.heed_variables()
+
 
 if hasattr(os, "register_at_fork"):
     # A thread that is not in the child may have held the lock.

@@ -9,10 +9,19 @@ import warnings
 from typing import Any
 
 from shoal._cpus import is_serial
-from shoal.backends.base import Backend, Factory, Slot, WorkerSpec
+from shoal.backends.base import Backend, Factory, Slot, WorkerSpec, worker_index
 from shoal.errors import FallbackWarning
 
-__all__ = ["Backend", "Slot", "WorkerSpec", "create", "default_name", "names", "register_parallel_backend"]
+__all__ = [
+    "Backend",
+    "Slot",
+    "WorkerSpec",
+    "create",
+    "default_name",
+    "names",
+    "register_parallel_backend",
+    "worker_index",
+]
 
 
 class _Lazy:

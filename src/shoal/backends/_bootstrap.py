@@ -5,19 +5,67 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from shoal.backends.base import be_worker
 
 _PR_SET_PDEATHSIG = 1
 
 _failed: BaseException | None = None
 
 
-def initialize(parent: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+class Place:
+    """Which worker of its kind a process is, and what it is given for that.
+
+    Where it is unpickled, its variables are set: what is unpickled after it may import anything.
+
+    Parameters
+    ----------
+    index
+        The worker's index.
+    variables
+        Variables of its environment; None: there is none of that name.
+    cpus
+        The CPUs to run on; None: all.
+    """
+
+    def __init__(self, index: int, variables: dict[str, str | None], cpus: tuple[int, ...] | None) -> None:
+        self.index, self.variables, self.cpus = index, variables, cpus
+
+    def __reduce__(self) -> Any:
+        return _arrive, (self.index, self.variables, self.cpus)
+
+    def take(self) -> None:
+        """Make this process the worker that belongs here."""
+        set_variables(self.variables)
+        be_worker(self.index)
+        if self.cpus is not None:
+            os.sched_setaffinity(0, self.cpus)
+
+
+def _arrive(*given: Any) -> Place:
+    place = Place(*given)
+    set_variables(place.variables)
+    return place
+
+
+def set_variables(variables: Mapping[str, str | None]) -> None:
+    """Set variables of this process's environment; None takes one away."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def initialize(place: Place, parent: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
     """Prepare this worker process.
 
     Parameters
     ----------
+    place
+        Which worker it is.
     parent
         The process id of the parent.
     initializer, initargs
@@ -28,11 +76,12 @@ def initialize(parent: int, initializer: Callable[..., object] | None, initargs:
     _die_with(parent)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the parent may have been told to do
         signal.signal(signal.SIGINT, on_interrupt)
-    if initializer is not None:
-        try:
+    try:
+        place.take()
+        if initializer is not None:
             initializer(*initargs)
-        except BaseException as error:  # kept for run(), which raises it where the caller sees it
-            _failed = error
+    except BaseException as error:  # kept for run(), which raises it where the caller sees it
+        _failed = error
 
 
 def run(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -6,14 +6,17 @@ import itertools
 import multiprocessing
 import os
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
-from shoal.backends import _bootstrap
+from shoal._cpus import find_blas, heed_thread_variables
+from shoal.backends._bootstrap import Place, initialize, set_variables
+from shoal.backends._placement import Placement
 from shoal.backends._pool import begin, pool
 from shoal.backends._processes import _or_one
-from shoal.backends.base import Backend, Slot, WorkerSpec
+from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec
 
 _numbers = itertools.count()
 
@@ -27,27 +30,32 @@ class ProcessMaker:
         self,
         context: Any,
         environment: dict[str, str],
+        placement: Placement,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         max_batches: int | None,
     ) -> None:
         self._context = context
         self._environment = environment
+        self._placement = placement
         self._initializer = initializer
         self._initargs = initargs
         self.max_batches = max_batches
         # Workers are not shared: a forked one knows the program as it was when its run began.
         self.key: Hashable = ("multiprocessing", next(_numbers))
 
-    def start(self) -> Executor:
+    def start(self, index: int) -> Executor:
         """Start a worker process."""
+        place = self._placement.of(index)
         executor = ProcessPoolExecutor(
             1,
             mp_context=self._context,
             initializer=_begin,
-            initargs=(self._environment, os.getpid(), self._initializer, self._initargs),
+            initargs=(self._environment, place, os.getpid(), self._initializer, self._initargs),
         )
-        with warnings.catch_warnings():
+        # A worker that is spawned imports the program's main module before it is sent anything.
+        variables = place.variables if self._context.get_start_method() == "spawn" else {}
+        with warnings.catch_warnings(), _lent(variables):
             # Python 3.12 warns of every fork of a process that has threads, which each that has workers is.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             begin(executor)
@@ -61,11 +69,23 @@ class ProcessMaker:
         executor.shutdown(wait=False, cancel_futures=kill)
 
 
-def _begin(environment: dict[str, str], parent: int, *user: Any) -> None:
-    os.environ.update(environment)
+@contextmanager
+def _lent(variables: dict[str, str | None]) -> Iterator[None]:
+    """Have `variables` in the environment of this process, from which a child that is spawned takes its own."""
+    before = {name: os.environ.get(name) for name in variables}
+    set_variables(variables)
+    try:
+        yield
+    finally:
+        set_variables(before)
+
+
+def _begin(environment: dict[str, str], place: Place, parent: int, *user: Any) -> None:
+    set_variables({**environment, **place.variables})
+    heed_thread_variables()
     # As a Pool's worker: it may start no processes, which multiprocessing would wait for when it ends.
     multiprocessing.current_process().daemon = True
-    _bootstrap.initialize(parent, *user)
+    initialize(place, parent, *user)
 
 
 class MultiprocessingBackend(Backend):
@@ -78,7 +98,7 @@ class MultiprocessingBackend(Backend):
     """
 
     name = "multiprocessing"
-    options = frozenset({"initializer", "initargs", "maxtasksperchild", "context"})
+    options = frozenset({"initializer", "initargs", "maxtasksperchild", "context", *PLACEMENT})
     supports_return_generator = False
     replaces_workers = True
 
@@ -93,10 +113,12 @@ class MultiprocessingBackend(Backend):
         maker = ProcessMaker(
             context,
             dict(spec.environment),
+            Placement(spec, options),
             options.get("initializer"),
             tuple(options.get("initargs") or ()),
             options.get("maxtasksperchild"),
         )
+        find_blas()
         slots = pool().open(maker, spec.n_workers)
         # Wait for the pool's thread to have started them: a fork while this thread imports something would leave the
         # child with an import lock that nobody releases.

@@ -48,8 +48,8 @@ class Maker(Protocol):
     #: The batches after which a worker is replaced; None: never.
     max_batches: int | None
 
-    def start(self) -> Executor:
-        """Start a worker process; return its executor once the process exists."""
+    def start(self, index: int) -> Executor:
+        """Start the worker process of an index; return its executor once the process exists."""
 
     def stop(self, executor: Executor, kill: bool) -> None:
         """End a worker process; without waiting for it."""
@@ -86,8 +86,9 @@ class Worker:
     Its lock guards all of its state; it is not held while anything of a user's runs.
     """
 
-    def __init__(self, pool: Pool, maker: Maker) -> None:
+    def __init__(self, pool: Pool, maker: Maker, index: int) -> None:
         self.maker = maker
+        self.index = index  # among the workers of equal makers; its processes have it one after the other
         self.users = 0
         self.idle_since = time.monotonic()
         self._pool = pool
@@ -133,7 +134,7 @@ class Worker:
         executor = None
         try:
             self._pool.check()
-            executor = self.maker.start()
+            executor = self.maker.start(self.index)
             self._pool.end_first(type(self.maker))
             # This process only reads from it. Were it kept open here, a worker that dies while it writes a result would
             # leave the executor waiting for the rest for ever.
@@ -311,7 +312,10 @@ class Pool:
                 self._thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
                 self._thread.start()
             workers = self._workers.setdefault(maker.key, [])
-            workers += [Worker(self, maker) for _ in range(n_workers - len(workers))]
+            taken = {worker.index for worker in workers}
+            if missing := [index for index in range(n_workers) if index not in taken]:
+                workers += [Worker(self, maker, index) for index in missing]
+                workers.sort(key=lambda worker: worker.index)
             # Those that more demanding runs have left idle stay out: no more run than the largest run in use asks for.
             in_use = max((number for number, worker in enumerate(workers, 1) if worker.users), default=0)
             chosen = sorted(workers[: max(n_workers, in_use)], key=lambda worker: worker.users)[:n_workers]

@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any
 
 from shoal.backends import _bootstrap
+from shoal.backends._placement import Placement, identity
 from shoal.backends._pool import begin, pool
-from shoal.backends.base import Backend, Slot, WorkerSpec, in_main_thread
+from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread
 from shoal.errors import FallbackWarning, import_loky
 
 #: The seconds after which an idle worker goes, as in joblib.
@@ -28,30 +29,35 @@ class LokyMaker:
     def __init__(
         self,
         environment: dict[str, str],
+        placement: Placement,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         idle_seconds: float | None,
     ) -> None:
         self._environment = environment
+        self._placement = placement
         self._initializer = initializer
         self._initargs = initargs
         self.idle_seconds = idle_seconds
         self.key: Hashable = (
             "loky",
             tuple(sorted(environment.items())),
-            *map(_identity, (initializer, *initargs)),
+            placement.key,
+            *map(identity, (initializer, *initargs)),
             idle_seconds,
         )
 
-    def start(self) -> Executor:
+    def start(self, index: int) -> Executor:
         """Start a worker process."""
+        place = self._placement.of(index)
+        variables = {name: value for name, value in place.variables.items() if value is not None}
         loky, context = import_loky(), _context_class()()
         executor: Executor = loky.ProcessPoolExecutor(
             1,
             context=context,
             initializer=_bootstrap.initialize,
-            initargs=(os.getpid(), self._initializer, self._initargs),
-            env=self._environment,
+            initargs=(place, os.getpid(), self._initializer, self._initargs),
+            env={**self._environment, **variables},
         )
         try:
             # The executor's thread would start it with its first task, and print a traceback where the interpreter
@@ -71,15 +77,6 @@ class LokyMaker:
     def stop(self, executor: Executor, kill: bool) -> None:
         """End a worker process, or kill it with all that it has started."""
         executor.shutdown(wait=False, kill_workers=kill)  # type: ignore[call-arg]
-
-
-def _identity(obj: Any) -> Hashable:
-    """Return what tells whether an option is the same: its value where it has one, else which object it is."""
-    try:
-        hash(obj)
-    except TypeError:
-        return id(obj)
-    return obj  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -143,7 +140,7 @@ class LokyBackend(Backend):
     """
 
     name = "loky"
-    options = frozenset({"initializer", "initargs", "idle_worker_timeout", "context"})
+    options = frozenset({"initializer", "initargs", "idle_worker_timeout", "context", *PLACEMENT})
     supports_inner_max_num_threads = True
     replaces_workers = True
 
@@ -159,6 +156,7 @@ class LokyBackend(Backend):
         environment = {"LOKY_MAX_MEMORY_LEAK_SIZE": str(sys.maxsize), **spec.environment}
         maker = LokyMaker(
             environment,
+            Placement(spec, options),
             options.get("initializer"),
             tuple(options.get("initargs") or ()),
             IDLE_SECONDS if idle_seconds is None else float(idle_seconds),

@@ -13,13 +13,54 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from shoal._cpus import cpu_count, is_serial
+from shoal._cpus import cpu_budget, is_serial
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+
+#: The index of the worker in whose call this is, in threads and in the caller; processes have theirs below.
+index_of_call: ContextVar[int | None] = ContextVar("shoal worker index")
+_index_of_process: int | None = None
+
+
+def worker_index() -> int | None:
+    """Return the index of the worker that this call runs in.
+
+    The workers of a run have different ones. It is the same for all calls that a worker runs, and whatever replaces a
+    worker that has died has it too, so that it can stand for something of which each worker has its own: a GPU, a
+    port, a folder.
+
+    Returns
+    -------
+    int or None
+        In threads, 0 to ``n_jobs - 1``. In worker processes likewise, unless other runs go on at the same time: the
+        index is that of the process, and runs share the processes. In the plain loop of one worker, 0. Where runs are
+        nested it is the innermost worker's; a plain loop inside a call has the index of that call. None outside of
+        any call.
+
+    Notes
+    -----
+    Threads that a call starts by itself know it in worker processes only.
+
+    Examples
+    --------
+    >>> from shoal import Parallel, delayed, worker_index
+    >>> indices = Parallel(n_jobs=2, backend="threading")(delayed(worker_index)() for _ in range(9))
+    >>> set(indices) <= {0, 1}
+    True
+    """
+    return index_of_call.get(_index_of_process)
+
+
+def be_worker(index: int) -> None:
+    """Take note that this process is the worker of that index."""
+    global _index_of_process
+    _index_of_process = index
 
 
 class Slot(NamedTuple):
@@ -53,6 +94,16 @@ class WorkerSpec(NamedTuple):
     n_workers: int
     environment: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Any] = MappingProxyType({})
+
+
+#: What worker processes may be given by their index. Without it calls would run on another GPU, on other CPUs: it is
+#: never ignored in silence.
+PLACEMENT = ("environment", "affinity")
+
+
+def placed_by(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of those of `options` that place worker processes, and were given."""
+    return [name for name in PLACEMENT if options.get(name) is not None and options[name] is not False]
 
 
 class Backend(ABC):
@@ -92,8 +143,18 @@ class Backend(ABC):
     def __init__(self, inner_max_num_threads: int | None = None, **options: Any) -> None:
         if inner_max_num_threads is not None and not self.supports_inner_max_num_threads:
             raise AssertionError(f"{type(self).__name__} does not accept setting the inner_max_num_threads argument.")
+        self.check_placement(options)
         self.inner_max_num_threads = inner_max_num_threads
         self.given_options = options
+
+    def check_placement(self, options: Mapping[str, Any]) -> None:
+        """Raise TypeError if `options` place worker processes and this backend has none that it could place."""
+        for name in placed_by(options):
+            if self.options is not None and name not in self.options:
+                raise TypeError(
+                    f"{name} is for worker processes, and the backend {self.name!r} has none; use 'loky' or "
+                    f"'multiprocessing', or leave it out"
+                )
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
         """Return how many workers `n_jobs` means.
@@ -117,7 +178,7 @@ class Backend(ABC):
             raise ValueError("n_jobs == 0 in Parallel has no meaning; use a positive number, or -1 for all CPUs")
         if is_serial():
             return 1
-        return n_jobs if n_jobs > 0 else max(cpu_count() + 1 + n_jobs, 1)
+        return n_jobs if n_jobs > 0 else max(cpu_budget() + 1 + n_jobs, 1)
 
     @abstractmethod
     def open(self, spec: WorkerSpec) -> list[Slot]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
-from shoal._cpus import BlasCap, cpu_count
+from shoal._cpus import BlasCap, cpu_share
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot
 from shoal.parallel._batch_run import BatchRun
@@ -64,7 +64,7 @@ def make_run(
     with ExitStack() as opened:
         opened.callback(close_slots, slots)
         if backend.in_process:
-            opened.enter_context(BlasCap(max(cpu_count() // n_workers, 1)))
+            opened.enter_context(BlasCap(cpu_share(n_workers)))
         pending: Any = None
         if return_as != "list":
             pending = settings.max_pending or partial(auto_max_pending, n_workers)
@@ -81,7 +81,10 @@ def make_run(
             ordered=return_as != "generator_unordered",
             max_pending=pending,
         )
-        nested = backend.nested(settings.depth), settings.depth + 1
+        nested = backend.nested(settings.depth), settings.depth + 1, cpu_share(n_workers)
+        if timeout is not None and not backend.supports_timeout:
+            message = f"timeout={timeout} is ignored: {backend} cannot give up a run"
+            warnings.warn(message, errors.FallbackWarning, stacklevel=4)
         # The consumer of a generator counts the time by itself: only while it waits.
         limit = timeout if return_as == "list" and backend.supports_timeout else None
         task_timeout = settings.task_timeout

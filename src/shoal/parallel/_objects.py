@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
-from shoal.parallel._settings import nested_settings
+from shoal.parallel._settings import Nested, nested_settings
 
 
 class Done(NamedTuple):
@@ -35,10 +35,10 @@ class ObjectTransport:
     Parameters
     ----------
     nested
-        The name of the backend, and the depth, for runs that the calls make.
+        What runs that the calls make are to know.
     """
 
-    def __init__(self, nested: tuple[str, int]) -> None:
+    def __init__(self, nested: Nested) -> None:
         self._nested = nested
 
     def send(self, batch: Batch, executor: Executor) -> tuple[Future[Done], Nothing]:
@@ -59,7 +59,7 @@ class ObjectTransport:
         """End the run."""
 
 
-def run_calls(nested: tuple[str, int], calls: list[Any]) -> Done:
+def run_calls(nested: Nested, calls: list[Any]) -> Done:
     """Run calls, wherever the executor has brought them."""
     with nested_settings(*nested):
         began = time.perf_counter()

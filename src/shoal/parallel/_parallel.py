@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
+from shoal.backends.base import PLACEMENT, index_of_call, placed_by, worker_index
 from shoal.errors import FallbackWarning, attach
 from shoal.parallel._delayed import Call, StandIn, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
@@ -105,14 +106,28 @@ class Parallel:
         has are not run again, and their results stand at their places.
     **options
         Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
-        multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`.
+        multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`. Both take
+
+        `environment`: variables of the worker processes, a mapping of their names to their values, None for one that
+        is to be taken away; or a callable that takes a worker's index (:func:`~shoal.worker_index`) and returns such
+        a mapping, as in ``lambda index: {"CUDA_VISIBLE_DEVICES": str(index % 4)}``. They are set before the worker
+        imports anything; but a forked worker begins with what the program has imported, and while one is spawned, the
+        program's own environment has them too. They go before the limits that shoal sets for BLAS and OpenMP.
+
+        `affinity`: the CPUs on which the worker processes run. True shares out those that this process may use, at
+        least one each, in turn; a sequence has the number, or a set of numbers, of the CPUs of each worker, in turn;
+        a callable takes a worker's index and returns such. Ignored where the system ties no processes to CPUs.
+
+        Loky's workers are kept for runs whose options are equal: give the same callable, not a new one for each. It
+        is called in the program's process, in a thread of shoal's, once for each worker that starts. Where there is
+        one worker, both are ignored.
 
     Raises
     ------
     ValueError
         If an argument cannot be used, or arguments contradict each other.
     TypeError
-        If an option is not known to the backend.
+        If an option is not known to the backend, or is none that it could use.
 
     Notes
     -----
@@ -192,6 +207,7 @@ class Parallel:
             raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
         if return_as != "list" and not chosen.supports_return_generator:
             raise ValueError(f"Backend {chosen} does not support return_as={return_as!r}; loky and threading do")
+        chosen.check_placement(options)
         named = backend is not None and not isinstance(backend, Default)
         _check_options(options, chosen if named else None)
         self.n_jobs: int = int(settings.n_jobs)  # type: ignore[arg-type]
@@ -261,16 +277,12 @@ class Parallel:
             total = len(iterable) if isinstance(iterable, Sized) else None
             if self._seeds is not None:
                 iterable = self._seeds.over(iterable)
-            if self.timeout is not None and (n_workers == 1 or not self._backend.supports_timeout):
-                _warn_ignored("timeout", self.timeout)
             if self.memory is not None:
                 from shoal.parallel._resume import looked_up
 
                 iterable = looked_up(iterable, self.memory)
             if n_workers == 1:
-                for name in ("task_timeout", "max_tasks_per_worker", "max_worker_memory"):
-                    if getattr(self._settings, name) is not None:
-                        _warn_ignored(name, getattr(self._settings, name))
+                self._warn_of_ignored()
                 tell = self._listen(n_workers, total)
                 if not generates and tell is None and self.memory is None and not may_go_on(self._settings):
                     return self._loop(iterable)
@@ -297,6 +309,21 @@ class Parallel:
             if not generates:
                 self._ended()
 
+    def _warn_of_ignored(self) -> None:
+        """Warn of what is not done where there is one worker."""
+        settings, options = self._settings, {**self._backend.given_options, **self._options}
+        values = {
+            "timeout": self.timeout,
+            "task_timeout": settings.task_timeout,
+            "max_tasks_per_worker": settings.max_tasks_per_worker,
+            "max_worker_memory": settings.max_worker_memory,
+            **{name: options[name] for name in placed_by(options)},
+        }
+        for name, value in values.items():
+            if value is not None:
+                message = f"{name}={value!r} is ignored: with one worker, calls run in the caller's own thread"
+                warnings.warn(message, FallbackWarning, stacklevel=3)
+
     def _one_by_one(self, calls: Iterable[Call], tell: Teller | None) -> Iterator[Any]:
         """Be the generator of results where there is one worker; the first value is to be thrown away."""
         from shoal.parallel._faults import Faults
@@ -304,6 +331,7 @@ class Parallel:
 
         faults = Faults(self._settings, tell)
         error: BaseException | None = None
+        inside = worker_index() or 0  # a plain loop is in the worker that it is in already
         done = 0
         try:
             yield None
@@ -317,6 +345,7 @@ class Parallel:
                         function, args, kwargs = plain(call)  # anew for each attempt
                     except (TypeError, ValueError):
                         raise not_a_call(call, done) from None
+                    outside = index_of_call.set(inside)  # call by call: what is between is the consumer's
                     try:
                         value = function(*args, **kwargs)
                     except Exception as raised:
@@ -328,6 +357,8 @@ class Parallel:
                     else:
                         keep(self.memory, call, value)
                         break
+                    finally:
+                        index_of_call.reset(outside)
                 done += 1
                 if tell is not None:
                     tell.completed(1, 0.0, 1)
@@ -346,6 +377,7 @@ class Parallel:
     def _loop(self, calls: Iterable[Call]) -> list[Any]:
         """Run the calls one after the other: a plain loop, and a plain traceback."""
         results: list[Any] = []
+        outside = index_of_call.set(worker_index() or 0)
         try:
             for call in calls:
                 try:
@@ -358,6 +390,8 @@ class Parallel:
         except BaseException as error:
             attach(error, "results", dict(enumerate(results)))
             raise
+        finally:
+            index_of_call.reset(outside)
         return results
 
     def stop(self) -> None:
@@ -455,11 +489,6 @@ def _collected(results: Iterable[Any]) -> list[Any]:
     return values
 
 
-def _warn_ignored(name: str, value: Any) -> None:
-    message = f"{name}={value!r} is ignored: the caller's own thread is neither given up nor replaced"
-    warnings.warn(message, FallbackWarning, stacklevel=3)
-
-
 def _integer(n_jobs: Any) -> Any:
     if isinstance(n_jobs, Default):
         return n_jobs
@@ -477,7 +506,7 @@ def _check_options(options: dict[str, Any], backend: Backend | None) -> None:
     """Refuse what no backend would understand; a backend that was not chosen by name may ignore others' options."""
     if not options or (backend is not None and backend.options is None):
         return
-    known = {"initializer", "initargs", "idle_worker_timeout", "maxtasksperchild", "context"}
+    known = {"initializer", "initargs", "idle_worker_timeout", "maxtasksperchild", "context", *PLACEMENT}
     if backend is not None and backend.options is not None:
         known = set(backend.options)
     for name in options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 import warnings
@@ -24,14 +25,14 @@ class PullRun(Run):
     Parameters
     ----------
     surroundings
-        Makes the context that each thread enters.
+        Makes the context that each thread enters, from the thread's index.
     at_once
         Whether each result is told when it is there, and not only when a thread has nothing left to do.
     """
 
     def __init__(
         self,
-        surroundings: Callable[[], AbstractContextManager[None]],
+        surroundings: Callable[..., AbstractContextManager[None]],
         at_once: bool,
         n_threads: int,
         *args: Any,
@@ -41,6 +42,7 @@ class PullRun(Run):
         self._at_once = at_once
         self._n_threads = n_threads
         self._pulls: set[_Pull] = set()
+        self._free = list(range(n_threads))  # a heap: indices that no thread has
         self._load = [0] * len(self._slots)  # how many threads of each slot run, or are stuck
         self._lock = threading.Lock()
         self._stopped = False
@@ -60,7 +62,7 @@ class PullRun(Run):
             self._slots += self._backend.open(WorkerSpec(1))
             self._load.append(0)
         self._load[index] += 1
-        pull = _Pull(index)
+        pull = _Pull(index, heapq.heappop(self._free))
         self._pulls.add(pull)
         self._slots[index].executor.submit(self._pull, pull)
 
@@ -89,7 +91,7 @@ class PullRun(Run):
             return []
         due: Due = []
         if said is None:
-            self._pulls.discard(pull)
+            self._leave(pull)
             self._load[pull.slot] -= 1
             self._go_on()
         elif isinstance(said, _Failed):
@@ -132,6 +134,11 @@ class PullRun(Run):
             if len(self._pulls) >= self.schedule.gave_back:
                 break
 
+    def _leave(self, pull: _Pull) -> None:
+        """Take note that a thread takes no more calls: another may have its index."""
+        self._pulls.discard(pull)
+        heapq.heappush(self._free, pull.index)
+
     def _look(self, now: float) -> Due:
         due: Due = []
         limit = self._task_timeout
@@ -158,7 +165,7 @@ class PullRun(Run):
                     FallbackWarning,
                     stacklevel=5,
                 )
-            self._pulls.discard(pull)
+            self._leave(pull)
             due += self._failed(Batch.of(index, call), TaskTimeout(named(index, call), limit))
             self._begin()
         return due
@@ -183,7 +190,7 @@ class PullRun(Run):
         at_once, put = self._at_once, self.inbox.put
         careful = self._faults.lenient or self._task_timeout is not None
         try:
-            with self._surroundings():
+            with self._surroundings(pull.index):
                 while True:
                     taken = self._next(pull)
                     if taken is None:
@@ -228,8 +235,9 @@ class PullRun(Run):
 class _Pull:
     """One thread of a run, as the run sees it."""
 
-    def __init__(self, slot: int) -> None:
+    def __init__(self, slot: int, index: int) -> None:
         self.slot = slot
+        self.index = index
         self.done: list[tuple[int, Any]] = []
         self.running: tuple[int, Call, float] | None = None
         self.given_up = False

@@ -9,8 +9,10 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from shoal import backends
+from shoal._cpus import budget_of_call
 from shoal._files import parse_size
 from shoal.backends import Backend
+from shoal.backends.base import index_of_call
 
 
 class Default:
@@ -312,14 +314,31 @@ def _configured(backend: Any, inner_max_num_threads: int | None, backend_params:
     return backend
 
 
+#: What runs that a call makes are to know: the name of their backend, their depth, and the CPUs for them.
+Nested = tuple[str, int, int]
+
+
 @contextmanager
-def nested_settings(backend: str, depth: int) -> Iterator[None]:
-    """Run the block under the settings of a call: those of a program, but for the backend and the depth."""
-    token = _current.set(_nested(backend, depth))
+def nested_settings(backend: str, depth: int, cpus: int, index: int | None = None) -> Iterator[None]:
+    """Run the block under the settings of a call: those of a program, but for the backend, the depth and the CPUs.
+
+    Parameters
+    ----------
+    backend, depth, cpus
+        What is nested in it, as :data:`Nested`.
+    index
+        That of its worker, if the process that this is does not have it already.
+    """
+    settings = _current.set(_nested(backend, depth))
+    budget = budget_of_call.set(cpus)
+    place = None if index is None else index_of_call.set(index)
     try:
         yield
     finally:
-        _current.reset(token)
+        if place is not None:
+            index_of_call.reset(place)
+        budget_of_call.reset(budget)
+        _current.reset(settings)
 
 
 @functools.lru_cache(64)

@@ -26,6 +26,7 @@ from shoal.parallel._delayed import Shared, describe
 from shoal.parallel._limits import Limits
 from shoal.parallel._notes import Cell, notes
 from shoal.parallel._segments import Segment, mapped
+from shoal.parallel._settings import Nested
 from shoal.parallel._sharing import Workspace, is_array
 from shoal.parallel._worker import LONG_STREAM, Encoded, Outcome, Parcel, RunId, fetch, forget, run_batch
 
@@ -109,7 +110,7 @@ class Transport:
     workspace
         The run's shared arrays.
     nested
-        The name of the backend, and the depth, for runs that the calls make.
+        What runs that the calls make are to know.
     in_flight
         The number of batches that may be in flight at a time.
     seconds
@@ -127,7 +128,7 @@ class Transport:
     def __init__(
         self,
         workspace: Workspace,
-        nested: tuple[str, int],
+        nested: Nested,
         in_flight: int,
         seconds: float,
         noted: bool,

@@ -21,7 +21,7 @@ from shoal.parallel._delayed import describe
 from shoal.parallel._limits import LOOK_SECONDS, Limits, served
 from shoal.parallel._notes import Note
 from shoal.parallel._segments import attach, layout, write
-from shoal.parallel._settings import nested_settings
+from shoal.parallel._settings import Nested, nested_settings
 from shoal.parallel._sharing import backing_memmap, by_reference, is_array, is_ours
 
 #: Results' buffers of at least so many bytes come back through shared memory, each in its own; smaller ones through
@@ -63,7 +63,7 @@ class Parcel(NamedTuple):
     calls: Encoded
     objects: dict[int, Encoded]  # what this worker does not have yet, by key
     outlets: tuple[str, ...]  # segments of the parent's for results
-    nested: tuple[str, int]  # the backend, and the depth, of runs that the calls make
+    nested: Nested
     cell: tuple[str, int] | None  # where to note which call runs
     limits: Limits | None  # how long this worker serves
 
