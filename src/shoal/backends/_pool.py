@@ -89,6 +89,7 @@ class Worker:
     def __init__(self, pool: Pool, maker: Maker) -> None:
         self.maker = maker
         self.users = 0
+        self.own = False  # whether it has a user who shares it with nobody
         self.idle_since = time.monotonic()
         self._pool = pool
         self._lock = threading.RLock()  # a future that is done at once calls back under it
@@ -283,21 +284,28 @@ class Pool:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def open(self, maker: Maker, n_workers: int) -> list[Slot]:
-        """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack."""
+    def open(self, maker: Maker, n_workers: int, own: bool = False) -> list[Slot]:
+        """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack.
+
+        With `own`, they are workers that no run uses, and no other run uses them until they are given back.
+        """
         with self._lock:
             self.check()
             if self._thread is None:
                 threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
                 self._thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
                 self._thread.start()
-            workers = self._workers.setdefault(maker.key, [])
-            workers += [Worker(self, maker) for _ in range(n_workers - len(workers))]
+            group = self._workers.setdefault(maker.key, [])
+            workers = [worker for worker in group if not (worker.own or (own and worker.users))]
+            new = [Worker(self, maker) for _ in range(n_workers - len(workers))]
+            group += new
+            workers += new
             # Those that more demanding runs have left idle stay out: no more run than the largest run in use asks for.
             in_use = max((number for number, worker in enumerate(workers, 1) if worker.users), default=0)
             chosen = sorted(workers[: max(n_workers, in_use)], key=lambda worker: worker.users)[:n_workers]
             for worker in chosen:
                 worker.users += 1
+                worker.own = own
             if maker.key != self._latest:
                 self._latest = maker.key
                 self.ask(_nothing)  # what is idle beside goes sooner from now on
@@ -313,6 +321,7 @@ class Pool:
                 assert isinstance(turn, Turn)
                 turn.close()
                 turn.worker.users -= 1
+                turn.worker.own = False
                 turn.worker.idle_since = time.monotonic()
                 if end:
                     self._workers[turn.worker.maker.key].remove(turn.worker)

@@ -17,20 +17,25 @@ from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
 from shoal.parallel._objects import ObjectTransport
-from shoal.parallel._policies import CUT_SECONDS, auto_batch_size, auto_max_pending
+from shoal.parallel._policies import CUT_SECONDS, Pace, auto_batch_size, auto_max_pending
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings, nested_settings
-from shoal.parallel._sharing import Workspace
-from shoal.parallel._transport import Transport
+from shoal.parallel._sharing import KEPT, Workspace
+from shoal.parallel._transport import ONCE, Transport
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
 
 
+def size_policy(batch_size: int | str) -> int | Callable[[Pace], int]:
+    """Return what ``batch_size=`` means to a :class:`Schedule`."""
+    return auto_batch_size if batch_size == "auto" else int(batch_size)
+
+
 def make_run(
-    calls: Iterable[Call],
+    calls: Iterable[Call] | Schedule,
     *,
     backend: Backend,
     settings: Settings,
@@ -45,6 +50,7 @@ def make_run(
     faults: Faults,
     max_nbytes: int | None,
     tell: Teller | None,
+    remembers: bool = True,
 ) -> Run:
     """Make a run, and see to it that its slots are given back when it ends, or if it cannot be made.
 
@@ -54,6 +60,8 @@ def make_run(
         Where it runs, and what takes them back.
     bound
         The number of batches that may be in flight; None for no bound.
+    remembers
+        Whether functions and arrays are taken to be the same in a later batch, so that they need not be sent again.
     calls, backend, settings, n_workers, total, batch_size, return_as, timeout, faults, max_nbytes, tell
         As for :class:`~shoal.Parallel`, :class:`Schedule` and :class:`Run`.
     """
@@ -64,15 +72,18 @@ def make_run(
         pending: Any = None
         if return_as != "list":
             pending = settings.max_pending or partial(auto_max_pending, n_workers)
-        schedule = Schedule(
-            calls,
-            slots=n_workers,
-            size=auto_batch_size if batch_size == "auto" else int(batch_size),
-            pre_dispatch=bound,
-            total=total,
-            ordered=return_as != "generator_unordered",
-            max_pending=pending,
-        )
+        if isinstance(calls, Schedule):
+            schedule = calls
+        else:
+            schedule = Schedule(
+                calls,
+                slots=n_workers,
+                size=size_policy(batch_size),
+                pre_dispatch=bound,
+                total=total,
+                ordered=return_as != "generator_unordered",
+                max_pending=pending,
+            )
         nested = backend.nested(settings.depth), settings.depth + 1
         # The consumer of a generator counts the time by itself: only while it waits.
         limit = timeout if return_as == "list" and backend.supports_timeout else None
@@ -92,9 +103,9 @@ def make_run(
         transport: Transport | ObjectTransport
         if backend.ships_bytes:
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
-            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder)
+            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, KEPT if remembers else 0)
             seconds = CUT_SECONDS if batch_size == "auto" else math.inf
-            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted)
+            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted, ONCE if remembers else 0)
         else:
             transport = ObjectTransport(nested)
         return BatchRun(transport, *common, opened.pop_all().close)

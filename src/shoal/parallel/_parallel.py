@@ -375,12 +375,12 @@ class Parallel:
             raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
         return bound
 
-    def _open(self, n_workers: int) -> list[Slot]:
+    def _open(self, n_workers: int, own: bool = False) -> list[Slot]:
         if self._kept:
             return self._kept
         inner = self._backend.inner_max_num_threads
         environment = {} if self._backend.in_process else thread_limits(inner, n_workers)
-        slots = self._backend.open(WorkerSpec(n_workers, environment, self._options))
+        slots = self._backend.open(WorkerSpec(n_workers, environment, self._options, own))
         if self._kept is not None:
             self._kept = slots
         return slots

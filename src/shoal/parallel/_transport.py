@@ -124,6 +124,8 @@ class Transport:
         After which a worker begins no further call of a batch, and gives the rest back.
     noted
         Whether each executor has one worker, which can note what it runs.
+    once
+        The functions and classes by value that are sent once per worker, at most; others go with each batch.
 
     Notes
     -----
@@ -131,9 +133,16 @@ class Transport:
     """
 
     def __init__(
-        self, workspace: Workspace, nested: tuple[str, int], in_flight: int, seconds: float, noted: bool
+        self,
+        workspace: Workspace,
+        nested: tuple[str, int],
+        in_flight: int,
+        seconds: float,
+        noted: bool,
+        once: int = ONCE,
     ) -> None:
         self._workspace = workspace
+        self._most_once = once
         self._noted = noted
         self._nested = nested
         self._seconds = seconds
@@ -271,7 +280,7 @@ class Transport:
         return self._workspace.reduce(obj) if is_array(obj) else NotImplemented
 
     def _once(self, function: Any) -> Any:
-        if id(function) not in self._keys and len(self._keys) >= ONCE:
+        if id(function) not in self._keys and len(self._keys) >= self._most_once:
             return NotImplemented
         return self._send_once(function)
 
