@@ -307,7 +307,7 @@ def test_a_dropped_executor_does_what_it_has_and_ends(backend: str, gate: Path) 
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from shoal import executor
+from shoal import Parallel, delayed, executor
 from test_executor import gated, mark, square
 
 folder = Path(sys.argv[1])
@@ -324,10 +324,20 @@ if __name__ == "__main__":
         ("for x in range(20): workers.submit(mark, folder / 'marks')", 20),
         ("list(workers.map(square, range(9))); [workers.submit(mark, folder / 'marks') for x in range(50)]", 50),
         ("workers.submit(time.sleep, 0.5).add_done_callback(lambda _: mark(folder / 'marks'))", 1),
+        (
+            """
+    for other in ["loky", "multiprocessing", "threading"]:  # which have things to do at exit, too
+        Parallel(2, backend=other)(delayed(square)(x) for x in range(2))
+    for x in range(8):
+        workers.submit(time.sleep, 0.1)
+        workers.submit(mark, folder / "marks")
+""".strip(),
+            8,
+        ),
         ("workers.submit(square, 3).result()", 0),
         ("pass", 0),
     ],
-    ids=["at once", "warm", "callback", "idle", "unused"],
+    ids=["at once", "warm", "callback", "beside runs", "idle", "unused"],
 )
 def test_the_end_of_the_program_waits_for_what_was_submitted(
     tmp_path: Path, backend: str, body: str, marks: int

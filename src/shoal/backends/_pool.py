@@ -283,6 +283,8 @@ class Pool:
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        #: Called at exit before the workers are ended: what waits until they have done what they have.
+        self.before_end: list[Callable[[], None]] = []
 
     def open(self, maker: Maker, n_workers: int, own: bool = False) -> list[Slot]:
         """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack.
@@ -362,6 +364,8 @@ class Pool:
         """End all workers: nothing that still runs will be waited for."""
         if self is not _pool:
             return  # a forked child must not touch the workers of its parent
+        for wait in self.before_end:
+            wait()
         with self._lock:
             if self._closed:
                 return

@@ -16,7 +16,7 @@ import contextvars
 import copy
 import threading
 from collections.abc import AsyncGenerator, Iterable, Sequence, Sized
-from contextlib import aclosing, closing, suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from shoal import backends
@@ -30,23 +30,21 @@ if TYPE_CHECKING:
 async def collect(parallel: Parallel, calls: Iterable[Call]) -> list[Any]:
     """Return the results of a run in a list."""
     results: list[Any] = []
-    course = _Course(parallel, calls)
-    try:
-        async with aclosing(course.due(None)) as arriving:
-            async for values in arriving:
+    async with _Course(parallel, calls) as course:
+        try:
+            while (values := await course.due(None)) is not None:
                 results += values
-    except BaseException as error:
-        if course.run is not None:
-            course.run.attach(results, error)
-        raise
+        except BaseException as error:
+            if course.run is not None:
+                course.run.attach(results, error)
+            raise
     return results
 
 
 async def each(parallel: Parallel, calls: Iterable[Call]) -> AsyncGenerator[Any, None]:
     """Yield the results of a run."""
-    course = _Course(parallel, calls)
-    async with aclosing(course.due(parallel.timeout)) as arriving:
-        async for values in arriving:
+    async with _Course(parallel, calls) as course:
+        while (values := await course.due(parallel.timeout)) is not None:
             assert course.run is not None
             left = len(values)
             for value in values:
@@ -64,45 +62,56 @@ class _Over:
 
 
 class _Course:
-    """One run, as an event loop sees it."""
+    """One run, as an event loop sees it: it begins when this is entered, and has ended when it is left.
+
+    No asynchronous generator, since a loop that ends closes all of those at once, the inner with the outer.
+    """
 
     def __init__(self, parallel: Parallel, calls: Iterable[Call]) -> None:
         self._parallel = parallel
         self._calls = calls
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
+        self._over = False
         self.run: Run | None = None
 
-    async def due(self, timeout: float | None) -> AsyncGenerator[Sequence[Any], None]:
-        """Begin the run; yield sequences of results as they are due. However it is left, the run has ended then.
+    async def __aenter__(self) -> _Course:
+        self._begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._over:
+            self._parallel.stop()
+        while not self._over:
+            await self._next()
+
+    async def due(self, timeout: float | None) -> Sequence[Any] | None:
+        """Return the next sequence of results, None if there are no more.
 
         Parameters
         ----------
         timeout
-            The seconds that each sequence may take, while it is awaited.
+            The seconds that they may take.
         """
-        self._begin()
-        message: Any = None
-        try:
-            message = await self._arrived.get()
-            while not isinstance(message, _Over):
-                if isinstance(message, Run):
-                    self.run = message
-                else:
-                    yield message
-                message = None
-                try:
-                    message = await asyncio.wait_for(self._arrived.get(), timeout)
-                except asyncio.TimeoutError:  # before Python 3.11 another one than TimeoutError
-                    assert self.run is not None
-                    assert timeout is not None
-                    raise self.run.too_late(timeout) from None
-        finally:
-            if not isinstance(message, _Over):
-                self._parallel.stop()
-                while not isinstance(await self._arrived.get(), _Over):
-                    pass
+        if self.run is None:
+            message = await self._next()
+            if isinstance(message, Run):
+                self.run = message
+        if self.run is not None:
+            try:
+                message = await asyncio.wait_for(self._next(), timeout)
+            except asyncio.TimeoutError:  # before Python 3.11 another one than TimeoutError
+                assert timeout is not None
+                raise self.run.too_late(timeout) from None
+        if not isinstance(message, _Over):
+            return message  # type: ignore[no-any-return]
         if message.error is not None:
             raise message.error
+        return None
+
+    async def _next(self) -> Any:
+        message = await self._arrived.get()
+        self._over = isinstance(message, _Over)
+        return message
 
     def _begin(self) -> None:
         self._parallel._claim()

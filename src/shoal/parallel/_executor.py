@@ -232,6 +232,11 @@ class _Loop(threading.Thread):
             self.join()
             self._callbacks.shutdown(wait=True)
 
+    def forked(self) -> None:
+        """Be of no use in a forked child, where the thread is not; nothing there waits for it."""
+        self.submitted.forked()
+        self._callbacks = DaemonThreads(1)
+
     def call_back(self, fn: Callable[..., object], future: Future[Any]) -> None:
         """Call a done callback: not in this thread, since it may wait for what only this thread can bring."""
         if threading.current_thread() is self:
@@ -274,7 +279,7 @@ def _begin(parallel: Parallel) -> tuple[Run, Submitted, str]:
     )
     submitted.wake = partial(run.inbox.put, None)
     try:
-        _wait_at_exit(type(parallel._backend), any(isinstance(slot.executor, Turn) for slot in slots))
+        _wait_at_exit(any(isinstance(slot.executor, Turn) for slot in slots))
     except BaseException as error:
         run.abandon(error)
         raise
@@ -282,21 +287,19 @@ def _begin(parallel: Parallel) -> tuple[Run, Submitted, str]:
 
 
 _live: set[_Loop] = set()
-_waits: set[type] = set()
+_registered = False
 
 
-def _wait_at_exit(kind: type, pooled: bool) -> None:
-    """See to it that the program waits, before it ends the workers of a kind, until they have done what they have."""
+def _wait_at_exit(pooled: bool) -> None:
+    """See to it that the program, before it ends, waits until all that was submitted is done."""
+    global _registered
     if pooled:
-        # What is registered later is called earlier, and the pool registers its end when a worker has started.
-        pool().catch_up()
-    if kind not in _waits:
+        if _end_all not in pool().before_end:
+            pool().before_end.append(_end_all)
+        pool().catch_up()  # at exit no worker can be started any more
+    elif not _registered:
         threading._register_atexit(_end_all)  # type: ignore[attr-defined]
-        if pooled:
-            from multiprocessing import util
-
-            util.Finalize(None, _end_all, exitpriority=101)  # as the pool's, with 100
-        _waits.add(kind)
+        _registered = True
 
 
 def _end_all() -> None:
@@ -309,9 +312,8 @@ def _end_all() -> None:
 
 def _after_fork() -> None:
     for loop in _live:
-        loop.submitted.forked()
+        loop.forked()
     _live.clear()
-    _waits.clear()
 
 
 if hasattr(os, "register_at_fork"):
