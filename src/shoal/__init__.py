@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from shoal.parallel._by_value import wrap_non_picklable_objects
     from shoal.parallel._delayed import delayed, shared
+    from shoal.parallel._executor import executor
     from shoal.parallel._parallel import Parallel
     from shoal.parallel._resume import ResultCache
     from shoal.parallel._settings import effective_n_jobs, parallel_backend, parallel_config
@@ -56,6 +57,7 @@ _HOMES = {
     ),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
     "shoal.parallel._delayed": ("delayed", "shared"),
+    "shoal.parallel._executor": ("executor",),
     "shoal.parallel._parallel": ("Parallel",),
     "shoal.parallel._resume": ("ResultCache",),
     "shoal.parallel._settings": ("effective_n_jobs", "parallel_backend", "parallel_config"),
@@ -81,6 +83,7 @@ __all__ = [
     "cpu_count",
     "delayed",
     "effective_n_jobs",
+    "executor",
     "parallel_backend",
     "parallel_config",
     "register_parallel_backend",

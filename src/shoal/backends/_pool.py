@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from shoal.backends import _bootstrap
@@ -90,6 +91,7 @@ class Worker:
         self.maker = maker
         self.index = index  # among the workers of equal makers; its processes have it one after the other
         self.users = 0
+        self.own = False  # whether it has a user who shares it with nobody
         self.idle_since = time.monotonic()
         self._pool = pool
         self._lock = threading.RLock()  # a future that is done at once calls back under it
@@ -302,25 +304,32 @@ class Pool:
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        #: Called at exit before the workers are ended: what waits until they have done what they have.
+        self.before_end: list[Callable[[], None]] = []
 
-    def open(self, maker: Maker, n_workers: int) -> list[Slot]:
-        """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack."""
+    def open(self, maker: Maker, n_workers: int, own: bool = False) -> list[Slot]:
+        """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack.
+
+        With `own`, they are workers that no run uses, and no other run uses them until they are given back.
+        """
         with self._lock:
             self.check()
             if self._thread is None:
                 threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
                 self._thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
                 self._thread.start()
-            workers = self._workers.setdefault(maker.key, [])
+            group = self._workers.setdefault(maker.key, [])
+            workers = [worker for worker in group if not (worker.own or (own and worker.users))]
             taken = {worker.index for worker in workers}
-            if missing := [index for index in range(n_workers) if index not in taken]:
-                workers += [Worker(self, maker, index) for index in missing]
-                workers.sort(key=lambda worker: worker.index)
+            new = [Worker(self, maker, index) for index in range(n_workers) if index not in taken]
+            group += new
+            workers = sorted(workers + new, key=attrgetter("index"))
             # Those that more demanding runs have left idle stay out: no more run than the largest run in use asks for.
             in_use = max((number for number, worker in enumerate(workers, 1) if worker.users), default=0)
             chosen = sorted(workers[: max(n_workers, in_use)], key=lambda worker: worker.users)[:n_workers]
             for worker in chosen:
                 worker.users += 1
+                worker.own = own
             if maker.key != self._latest:
                 self._latest = maker.key
                 self.ask(_nothing)  # what is idle beside goes sooner from now on
@@ -342,11 +351,15 @@ class Pool:
             for turn in turns:
                 assert isinstance(turn, Turn)
                 turn.close()
-                turn.worker.users -= 1
-                turn.worker.idle_since = time.monotonic()
-                if end:
-                    self._workers[turn.worker.maker.key].remove(turn.worker)
-                    turn.worker.end()
+                worker = turn.worker
+                worker.users -= 1
+                worker.own = False
+                worker.idle_since = time.monotonic()
+                group = self._workers.get(worker.maker.key, [])
+                twice = [other.index for other in group].count(worker.index) > 1  # beside one that had an owner
+                if end or (twice and not worker.users):
+                    group.remove(worker)
+                    worker.end()
 
     def abort(self, slot: Slot, warm: bool = False) -> Slot:
         """Stop what a slot's run has on its worker; return a new slot there, with `warm` one that starts at once."""
@@ -388,6 +401,8 @@ class Pool:
         """End all workers: nothing that still runs will be waited for."""
         if self is not _pool:
             return  # a forked child must not touch the workers of its parent
+        for wait in self.before_end:
+            wait()
         with self._lock:
             if self._closed:
                 return

@@ -161,7 +161,7 @@ class LokyBackend(Backend):
             tuple(options.get("initargs") or ()),
             IDLE_SECONDS if idle_seconds is None else float(idle_seconds),
         )
-        return pool().open(maker, spec.n_workers)
+        return pool().open(maker, spec.n_workers, spec.own)
 
     def close(self, slots: list[Slot]) -> None:
         """Give the workers back; they stay warm."""

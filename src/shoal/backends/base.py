@@ -89,11 +89,14 @@ class WorkerSpec(NamedTuple):
         Variables that are set before a worker process starts.
     options
         What the backend's own keywords were given as.
+    own
+        Whether no other run may wait behind this one's calls: it lasts, and they may take for ever.
     """
 
     n_workers: int
     environment: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Any] = MappingProxyType({})
+    own: bool = False
 
 
 #: What worker processes may be given by their index. Without it calls would run on another GPU, on other CPUs: it is

@@ -29,7 +29,7 @@ from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
 from shoal.parallel._objects import Nothing, ObjectTransport
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
-from shoal.parallel._transport import Shipment, Transport
+from shoal.parallel._transport import Shipment, Transport, Unsendable
 from shoal.parallel._worker import Missing
 
 Held = Shipment | Nothing
@@ -112,6 +112,8 @@ class BatchRun(Run):
             outcome = future.result()
         except (BrokenExecutor, Missing, CancelledError) as lost:
             due = self._lost(index, batch, shipment, running, lost)
+        except Unsendable as refusal:
+            due = self._unsent(index, batch, shipment, refusal)
         else:
             due = self._received(index, batch, shipment, outcome)
         self._feed(index, ahead=self._ahead)
@@ -158,6 +160,14 @@ class BatchRun(Run):
         error = errors.WorkerDied(named(call.start, plain(item)), getattr(lost, "exit_code", None))
         error.__cause__ = lost
         return self._failed(call, error)
+
+    def _unsent(self, index: int, batch: Batch, shipment: Held, refusal: Unsendable) -> Due:
+        """Take note that a batch could not be encoded."""
+        self._drop(index, batch, shipment)
+        if refusal.at is None and not self._faults.lenient:
+            raise refusal.error
+        call = self.schedule.lost(batch, refusal.at)
+        return [] if call is None else self._failed(call, refusal.error)
 
     def _look(self, now: float) -> Due:
         due: Due = []

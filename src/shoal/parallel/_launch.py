@@ -24,16 +24,24 @@ from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings, nested_settings
-from shoal.parallel._sharing import Workspace
-from shoal.parallel._transport import Transport
+from shoal.parallel._sharing import KEPT, Workspace
+from shoal.parallel._transport import ONCE, Transport
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel._resume import ResultCache
 
 
+def size_policy(batch_size: int | str, settings: Settings) -> int | Callable[[Pace], int]:
+    """Return what ``batch_size=`` means to a :class:`Schedule`: no batch is longer than its worker serves."""
+    most = settings.max_tasks_per_worker
+    if batch_size != "auto":
+        return int(batch_size) if most is None else min(int(batch_size), most)
+    return auto_batch_size if most is None else lambda pace: min(auto_batch_size(pace), most)
+
+
 def make_run(
-    calls: Iterable[Call],
+    calls: Iterable[Call] | Schedule,
     *,
     backend: Backend,
     settings: Settings,
@@ -49,6 +57,7 @@ def make_run(
     max_nbytes: int | None,
     memory: ResultCache | None,
     tell: Teller | None,
+    remembers: bool = True,
 ) -> Run:
     """Make a run, and see to it that its slots are given back when it ends, or if it cannot be made.
 
@@ -58,6 +67,8 @@ def make_run(
         Where it runs, and what takes them back.
     bound
         The number of batches that may be in flight; None for no bound.
+    remembers
+        Whether functions and arrays are taken to be the same in a later batch, so that they need not be sent again.
     calls, backend, settings, n_workers, total, batch_size, return_as, timeout, faults, max_nbytes, memory, tell
         As for :class:`~shoal.Parallel`, :class:`Schedule` and :class:`Run`.
     """
@@ -68,19 +79,18 @@ def make_run(
         pending: Any = None
         if return_as != "list":
             pending = settings.max_pending or partial(auto_max_pending, n_workers)
-        limits = _limits(backend, settings)
-        size: Any = auto_batch_size if batch_size == "auto" else int(batch_size)
-        if limits is not None and limits.calls is not None:
-            size = min(size, limits.calls) if isinstance(size, int) else partial(_at_most, limits.calls)
-        schedule = Schedule(
-            calls,
-            slots=n_workers,
-            size=size,
-            pre_dispatch=bound,
-            total=total,
-            ordered=return_as != "generator_unordered",
-            max_pending=pending,
-        )
+        if isinstance(calls, Schedule):
+            schedule = calls
+        else:
+            schedule = Schedule(
+                calls,
+                slots=n_workers,
+                size=size_policy(batch_size, settings),
+                pre_dispatch=bound,
+                total=total,
+                ordered=return_as != "generator_unordered",
+                max_pending=pending,
+            )
         nested = backend.nested(settings.depth), settings.depth + 1, cpu_share(n_workers)
         if timeout is not None and not backend.supports_timeout:
             message = f"timeout={timeout} is ignored: {backend} cannot give up a run"
@@ -93,6 +103,7 @@ def make_run(
             message = f"task_timeout={task_timeout} is ignored: the workers of {backend} do not tell what they run"
             warnings.warn(message, errors.FallbackWarning, stacklevel=4)
             task_timeout = None
+        limits = _limits(backend, settings)
         common = backend, slots, schedule, tell, limit, faults, task_timeout, memory
         if backend.in_process:
             plainly = tell is None and timeout is None and task_timeout is None and not faults.lenient
@@ -103,9 +114,10 @@ def make_run(
         transport: Transport | ObjectTransport
         if backend.ships_bytes:
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
-            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder)
+            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, KEPT if remembers else 0)
             seconds = CUT_SECONDS if batch_size == "auto" else math.inf
-            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted, limits)
+            once = ONCE if remembers else 0
+            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
         else:
             transport = ObjectTransport(nested)
         return BatchRun(transport, limits, *common, opened.pop_all().close)
@@ -129,8 +141,3 @@ def _limits(backend: Backend, settings: Settings) -> Limits | None:
     if calls is None and memory is None:
         return None
     return Limits(calls, None if memory is None else parse_size(memory))
-
-
-def _at_most(calls: int, pace: Pace) -> int:
-    """Return the size of batches for workers that run no more than so many calls."""
-    return min(auto_batch_size(pace), calls)

@@ -263,14 +263,7 @@ class Parallel:
         RuntimeError
             If a run of this Parallel is still going on.
         """
-        with self._lock:
-            if self._running:
-                raise RuntimeError(
-                    "This Parallel instance is already running ! Take all results of the run before, or close its "
-                    "generator, before the next; or use another Parallel."
-                )
-            self._running = True
-            self._stopped = False
+        self._claim()
         generates = self.return_as != "list"
         try:
             n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
@@ -308,6 +301,52 @@ class Parallel:
         finally:
             if not generates:
                 self._ended()
+
+    def acall(self, iterable: Iterable[Call]) -> Any:
+        """Run the calls while an event loop of :mod:`asyncio` goes on.
+
+        Parameters
+        ----------
+        iterable
+            The calls, made by :func:`~shoal.delayed`. It is iterated in another thread.
+
+        Returns
+        -------
+        For a list a coroutine, ``results = await parallel.acall(calls)``; else an asynchronous generator,
+        ``async for result in parallel.acall(calls)``. The calls begin when it is first awaited. Cancelling the task
+        that awaits ends the run, as does leaving or closing the generator: workers are free again by then. Where there
+        is one worker, the calls run in a thread.
+
+        Raises
+        ------
+        Exception
+            When awaited, as for ``parallel(calls)``.
+        RuntimeError
+            When awaited, if a run of this Parallel is still going on.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from shoal import Parallel, delayed
+        >>> async def main():
+        ...     return await Parallel(n_jobs=2, backend="threading").acall(delayed(pow)(x, 2) for x in range(5))
+        >>> asyncio.run(main())
+        [0, 1, 4, 9, 16]
+        """
+        from shoal.parallel._async import collect, each
+
+        return collect(self, iterable) if self.return_as == "list" else each(self, iterable)
+
+    def _claim(self) -> None:
+        """Begin a run; there can be one at a time."""
+        with self._lock:
+            if self._running:
+                raise RuntimeError(
+                    "This Parallel instance is already running ! Take all results of the run before, or close its "
+                    "generator, before the next; or use another Parallel."
+                )
+            self._running = True
+            self._stopped = False
 
     def _warn_of_ignored(self) -> None:
         """Warn of what is not done where there is one worker."""
@@ -453,12 +492,12 @@ class Parallel:
             raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
         return bound
 
-    def _open(self, n_workers: int) -> list[Slot]:
+    def _open(self, n_workers: int, own: bool = False) -> list[Slot]:
         if self._kept:
             return self._kept
         inner = self._backend.inner_max_num_threads
         environment = {} if self._backend.in_process else thread_limits(inner, n_workers)
-        slots = self._backend.open(WorkerSpec(n_workers, environment, self._options))
+        slots = self._backend.open(WorkerSpec(n_workers, environment, self._options, own))
         if self._kept is not None:
             self._kept = slots
         return slots

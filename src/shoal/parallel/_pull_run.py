@@ -69,7 +69,7 @@ class PullRun(Run):
     @property
     def finished(self) -> bool:
         """Whether all threads have found nothing left to do, and no call waits to run again."""
-        return not self._pulls and not self.schedule.resting
+        return not self._pulls and self.schedule.finished
 
     def took(self, number: int) -> None:
         """Take note that results were taken; wake the threads that wait for that."""
@@ -81,8 +81,11 @@ class PullRun(Run):
         self._stopped = True
         self._roomy.set()
 
-    def _busy(self) -> list[int]:
+    def _end(self, error: BaseException | None) -> None:
         self._halt()
+        super()._end(error)
+
+    def _busy(self) -> list[int]:
         return [index for index, load in enumerate(self._load) if load]
 
     def _take(self, message: tuple[_Pull, Any]) -> Due:
@@ -129,10 +132,10 @@ class PullRun(Run):
         # The threads that are left take what was given back, if there are any.
         if self.schedule.gave_back:
             self._roomy.set()
-        while self.schedule.gave_back and len(self._pulls) < self._n_threads and not self._stopped:
-            self._begin()
-            if len(self._pulls) >= self.schedule.gave_back:
-                break
+        free = self._n_threads - len(self._pulls)
+        if free > 0 and not self._stopped:
+            for _ in range(min(self.schedule.waiting(), free)):
+                self._begin()
 
     def _leave(self, pull: _Pull) -> None:
         """Take note that a thread takes no more calls: another may have its index."""
@@ -206,7 +209,7 @@ class PullRun(Run):
                     began = time.perf_counter() if at_once else 0.0
                     try:
                         value = function(*args, **kwargs)
-                    except Exception as error:
+                    except BaseException as error:
                         pull.running = None
                         if error.__traceback__ is not None:
                             error.__traceback__ = error.__traceback__.tb_next

@@ -179,9 +179,8 @@ class Run(ABC):
 
     def _patience(self, deadline: float | None) -> float | None:
         """Return the seconds until something is to be done in any case; None if nothing is."""
-        then = min(
-            self._look_at, self._later[0][0] if self._later else math.inf, math.inf if deadline is None else deadline
-        )
+        look_at = self._look_at if self._look_at < math.inf and self._busy() else math.inf
+        then = min(look_at, self._later[0][0] if self._later else math.inf, math.inf if deadline is None else deadline)
         return None if then == math.inf else max(then - time.monotonic(), 0)
 
     def _tick(self) -> Due:
@@ -219,7 +218,7 @@ class Run(ABC):
         if wait is None:
             if self._tell is not None:
                 self._tell.completed(1, 0.0, self.schedule.size)
-            return self.schedule.settle(call.start, error)
+            return self.schedule.failed(call.start, error)
         if wait:
             self.schedule.resting += 1
             heapq.heappush(self._later, (time.monotonic() + wait, call.start, call))
