@@ -102,8 +102,7 @@ def test_an_exception_carries_what_the_others_computed(tmp_path: Path, backend: 
     results = caught.value.results  # type: ignore[attr-defined]
     assert len(set(range(15)) - results.keys()) <= 3  # one may have been running, with others behind it
     assert all(value == index * index for index, value in results.items())
-    if backend != "sequential":
-        assert caught.value.call.index == 20  # type: ignore[attr-defined]
+    assert caught.value.call.index == 20  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "exit"])

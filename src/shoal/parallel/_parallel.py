@@ -425,7 +425,13 @@ class Parallel:
                     raise not_a_call(call, len(results)) from None
                 if self._stopped:
                     break
-                results.append(function(*args, **kwargs))
+                try:
+                    results.append(function(*args, **kwargs))
+                except BaseException as error:
+                    from shoal.parallel._faults import named
+
+                    attach(error, "call", named(len(results), (function, args, kwargs)))
+                    raise
         except BaseException as error:
             attach(error, "results", dict(enumerate(results)))
             raise
