@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
@@ -157,7 +158,7 @@ class Executor(concurrent.futures.Executor):
         RuntimeError
             If the executor was shut down, or has ended (``concurrent.futures.BrokenExecutor``).
         """
-        future: Future[T] = _Future(self._loop.call_back)
+        future: Future[T] = _Future(self._loop)
         self._loop.submitted.submit(future, (fn, args, kwargs))
         return future
 
@@ -189,13 +190,14 @@ class Executor(concurrent.futures.Executor):
 class _Future(Future[T]):
     """A future whose callbacks do not hold up the executor's thread."""
 
-    def __init__(self, call_back: Callable[..., None]) -> None:
+    def __init__(self, loop: _Loop) -> None:
         super().__init__()
-        self._call_back = call_back
+        self._loop = loop
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Have ``fn(future)`` called when the future is done; at once if it is."""
-        super().add_done_callback(partial(self._call_back, fn))
+        self._loop.expect_callbacks()
+        super().add_done_callback(partial(self._loop.call_back, fn))
 
 
 class _EachByItself(Faults):
@@ -209,6 +211,7 @@ class _Loop(threading.Thread):
         super().__init__(name="shoal-executor", daemon=True)
         self.run_, self.submitted, self.backend = run, submitted, backend
         self._callbacks = DaemonThreads(1)
+        self._expects_callbacks = False
 
     def start(self) -> None:
         """Let the run begin."""
@@ -243,12 +246,23 @@ class _Loop(threading.Thread):
         self.submitted.forked()
         self._callbacks = DaemonThreads(1)
 
+    def expect_callbacks(self) -> None:
+        """See to it that there is a thread for callbacks: at exit none can be started any more (Python 3.12)."""
+        if not self._expects_callbacks:
+            self._expects_callbacks = True
+            with suppress(RuntimeError):  # the executor has ended
+                self._callbacks.submit(_nothing)
+
     def call_back(self, fn: Callable[..., object], future: Future[Any]) -> None:
         """Call a done callback: not in this thread, since it may wait for what only this thread can bring."""
         if threading.current_thread() is self:
             self._callbacks.submit(_call, fn, future)
         else:
             fn(future)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _call(fn: Callable[..., object], future: Future[Any]) -> None:
@@ -266,6 +280,10 @@ def _begin(parallel: Parallel) -> tuple[Run, Submitted, str]:
         parallel._backend = backends.create("threading")
     submitted = Submitted(n_workers, size_policy(parallel.batch_size, settings))
     slots = parallel._open(n_workers, own=True)
+    if parallel._backend.in_process:
+        for slot in slots:  # at exit no thread can be started any more (Python 3.12)
+            for _ in range(slot.width):
+                slot.executor.submit(_nothing)
     run = make_run(
         submitted,
         backend=parallel._backend,
