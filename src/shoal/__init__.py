@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RunTimeout,
         UnusedResultsWarning,
         WorkerDied,
+        WorkerStartError,
     )
     from shoal.parallel._by_value import wrap_non_picklable_objects
     from shoal.parallel._delayed import delayed, shared
@@ -48,6 +49,7 @@ _HOMES = {
         "RunTimeout",
         "UnusedResultsWarning",
         "WorkerDied",
+        "WorkerStartError",
     ),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
     "shoal.parallel._delayed": ("delayed", "shared"),
@@ -69,6 +71,7 @@ __all__ = [
     "UnusedResultsWarning",
     "WorkerDied",
     "WorkerSpec",
+    "WorkerStartError",
     "cpu_count",
     "delayed",
     "effective_n_jobs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any
 
 from shoal.backends import _bootstrap
+from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._pool import begin, pool
 from shoal.backends._processes import _or_one
 from shoal.backends.base import Backend, Slot, WorkerSpec
@@ -89,8 +91,10 @@ class MultiprocessingBackend(Backend):
         """Return slots of one worker process each."""
         options = {**self.given_options, **spec.options}
         context = options.get("context") or multiprocessing.get_context(os.environ.get("JOBLIB_START_METHOD") or None)
+        own: Any = copy.copy(context.get_context())
+        own.Lock, own.BoundedSemaphore = OwnLock, Unbounded
         maker = ProcessMaker(
-            context,
+            own,
             dict(spec.environment),
             options.get("initializer"),
             tuple(options.get("initargs") or ()),

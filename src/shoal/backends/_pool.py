@@ -16,6 +16,7 @@ to it (see _bootstrap).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -29,7 +30,8 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from shoal.backends import _bootstrap
-from shoal.backends.base import Slot
+from shoal.backends.base import Slot, start_thread
+from shoal.errors import cannot_start
 
 #: At exit, a worker that has not ended after so many seconds is killed: a call may have left a pool of its own there.
 EXIT_SECONDS = 3.0
@@ -55,18 +57,32 @@ class Maker(Protocol):
         """End a worker process; without waiting for it."""
 
 
-def begin(executor: Executor) -> Future[None]:
-    """Have a new executor start its process; return the future that is done when that is up.
+def begin(executor: Executor) -> None:
+    """Have a new executor start its process.
 
     At exit, since Python 3.12, the thread that would manage the process cannot be started any more: it is ended here.
     """
     try:
-        return executor.submit(_bootstrap.ready)
+        # Its manager would start this thread with the first task, and is lost if that fails.
+        executor._call_queue._start_thread()  # type: ignore[attr-defined]
+        executor.submit(_bootstrap.ready)
     except BaseException:
         for process in list(executor._processes.values()):  # type: ignore[attr-defined]
             process.terminate()
             process.join()
         raise
+
+
+def fill_standard_streams() -> None:
+    """Have descriptors 0 to 2 be something: a pipe of ours there would be a worker's standard stream.
+
+    The worker would write what a call prints among its results.
+    """
+    if os.name == "posix":
+        with contextlib.suppress(OSError):  # where none can be opened, no worker starts either, and says why
+            while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+                os.set_inheritable(fd, True)
+            os.close(fd)
 
 
 class _Item(NamedTuple):
@@ -131,7 +147,7 @@ class Worker:
         except BaseException as error:  # it is raised where the results are awaited
             if executor is not None:
                 self.maker.stop(executor, kill=True)
-            self._refuse(error)
+            self._refuse(cannot_start(error))
             return
         # Taken now, since it is gone from there when it has died; this is the one way to its exit code.
         self._started(executor, next(iter(executor._processes.values()), None))  # type: ignore[attr-defined]
@@ -166,6 +182,7 @@ class Worker:
         """See to it that the process is there or on its way."""
         with self._lock:
             if self._executor is None and not self._starting:
+                fill_standard_streams()
                 self._starting = True
                 self._pool.ask(self.start)
 
@@ -289,8 +306,9 @@ class Pool:
             self.check()
             if self._thread is None:
                 threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
-                self._thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
+                start_thread(thread)
+                self._thread = thread
             workers = self._workers.setdefault(maker.key, [])
             workers += [Worker(self, maker) for _ in range(n_workers - len(workers))]
             # Those that more demanding runs have left idle stay out: no more run than the largest run in use asks for.

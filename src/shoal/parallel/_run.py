@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal.backends import Backend, Slot
+from shoal.backends.base import start_thread
 from shoal.errors import UnusedResultsWarning
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
@@ -266,7 +267,7 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(pump,), name="shoal-run", daemon=True)
     try:
-        thread.start()
+        start_thread(thread)
     except BaseException as error:
         run.abandon(error)
         ended()
