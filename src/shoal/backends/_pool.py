@@ -57,19 +57,25 @@ class Maker(Protocol):
         """End a worker process; without waiting for it."""
 
 
-def begin(executor: Executor) -> None:
-    """Have a new executor start its process.
+def begin(executor: Any) -> None:
+    """Have a new executor start its process; where that fails, leave nothing of it.
 
     At exit, since Python 3.12, the thread that would manage the process cannot be started any more: it is ended here.
     """
     try:
         # Its manager would start this thread with the first task, and is lost if that fails.
-        executor._call_queue._start_thread()  # type: ignore[attr-defined]
+        executor._call_queue._start_thread()
         executor.submit(_bootstrap.ready)
     except BaseException:
-        for process in list(executor._processes.values()):  # type: ignore[attr-defined]
+        for process in list(executor._processes.values()):
             process.terminate()
             process.join()
+        manager = executor._executor_manager_thread
+        if manager is None or not manager.is_alive():
+            # The error holds them, as long as somebody holds the error.
+            executor._call_queue.close()
+            executor._result_queue.close()
+            executor._executor_manager_thread_wakeup.close()
         raise
 
 

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
@@ -38,6 +39,7 @@ class BatchRun(Run):
         self._transport: Any = transport
         self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
         self._sending: int | None = None
+        self._died_once: set[int] = set()
         self._full = False  # whether calls wait until results are taken
         self._room = threading.Lock()  # over that, and the schedule's count of results taken
 
@@ -122,7 +124,7 @@ class BatchRun(Run):
         """Take note that a batch has died with its worker, or was on its way to one that had died before."""
         self._drop(index, batch, shipment)
         self._transport.forget(self._slots[index].executor)
-        if isinstance(lost, BrokenExecutor):
+        if isinstance(lost, BrokenExecutor) and not self._died_idle(index, running):
             # If another batch's call ran, this one is not to blame.
             at = None if running is None or running[0] is None else running[0] - batch.start
             call = self.schedule.lost(batch, at if at is None or 0 <= at < len(batch) else -1)
@@ -134,6 +136,13 @@ class BatchRun(Run):
         error = errors.WorkerDied(named(call.start, plain(item)), getattr(lost, "exit_code", None))
         error.__cause__ = lost
         return self._failed(call, error)
+
+    def _died_idle(self, index: int, running: Any) -> bool:
+        """Tell whether a worker has died before it began with this run; once per slot, since some die as they start."""
+        if running is None or not math.isnan(running[1]) or index in self._died_once:
+            return False
+        self._died_once.add(index)
+        return True
 
     def _look(self, now: float) -> Due:
         due: Due = []
