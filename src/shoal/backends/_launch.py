@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import os
+import signal
 import sys
 from multiprocessing import util
 from multiprocessing.context import set_spawning_popen
@@ -58,5 +59,11 @@ def _popen_class() -> Any:
             util.Finalize(self, os.close, (sentinel,))
             with contextlib.suppress(BrokenPipeError), open(outlet, "wb") as file:  # its death is told by the sentinel
                 file.write(message.getbuffer())
+
+        def kill(self) -> None:
+            """Kill the process, as ``multiprocessing.Process.kill`` asks for and loky's own does not know."""
+            if self.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
 
     return Popen

@@ -6,6 +6,8 @@ import copy
 import itertools
 import multiprocessing
 import os
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -52,7 +54,11 @@ class ProcessMaker:
         with warnings.catch_warnings():
             # Python 3.12 warns of every fork of a process that has threads, which each that has workers is.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            begin(executor)
+            try:
+                begin(executor)
+            except OSError as error:
+                _close_pipes(error)
+                raise
         return executor
 
     def stop(self, executor: Executor, kill: bool) -> None:
@@ -61,6 +67,16 @@ class ProcessMaker:
             for process in list((executor._processes or {}).values()):  # type: ignore[attr-defined]
                 process.kill()
         executor.shutdown(wait=False, cancel_futures=kill)
+
+
+def _close_pipes(error: OSError) -> None:
+    """Close the pipes to a process that could not be forked, which the standard library (up to 3.13) leaves open."""
+    popen_fork: Any = sys.modules.get("multiprocessing.popen_fork")
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if popen_fork is not None and frame.f_code is popen_fork.Popen._launch.__code__:
+            for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
 
 
 def _begin(environment: dict[str, str], parent: int, *user: Any) -> None:

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from shoal.backends import _bootstrap
@@ -59,6 +60,8 @@ class LokyMaker:
         except BaseException:  # the interpreter shuts down: loky can register nothing for its exit any more
             self.stop(executor, kill=True)
             raise
+        manager = executor._executor_manager_thread  # type: ignore[attr-defined]
+        manager.kill_workers = partial(_kill_workers, manager.processes)
         # Else loky registers what it does at exit anew for each executor (up to 3.7 at least), and after the pool.
         loky.process_pool_executor_at_exit = True
         return executor
@@ -66,6 +69,22 @@ class LokyMaker:
     def stop(self, executor: Executor, kill: bool) -> None:
         """End a worker process, or kill it with all that it has started."""
         executor.shutdown(wait=False, kill_workers=kill)  # type: ignore[call-arg]
+
+
+def _kill_workers(processes: dict[int, Any], reason: str) -> None:
+    """Kill processes with all that they have started; where no descriptors are left to look for that, at least them.
+
+    loky's own (3.7) leaves them alive then.
+    """
+    from loky.backend.utils import kill_process_tree
+
+    while processes:
+        process = processes.popitem()[1]
+        try:
+            kill_process_tree(process)
+        except OSError:
+            process.kill()
+            process.join()
 
 
 def _identity(obj: Any) -> Hashable:
