@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -52,6 +54,46 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False
+
+
+def census() -> dict[str, int]:
+    """Count what this process has: descriptors, shared memory, threads, children, mappings, handlers for its exit."""
+    gc.collect()
+    with open("/proc/self/maps") as file:
+        maps = sum("memfd:shoal" in line for line in file)
+    children: set[str] = set()
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{task}/children") as file:
+                children.update(file.read().split())
+        except OSError:  # a thread that has just ended
+            continue
+    open_files = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            open_files.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:  # that of the listing itself
+            continue
+    segments = sum("memfd:shoal" in name for name in open_files)
+    return {
+        "descriptors": len(open_files) - segments,
+        "segments": max(segments, 8),  # so many may wait, empty, for the next run
+        "threads": threading.active_count(),
+        "children": sum(alive(int(child)) for child in children),
+        "maps": maps,
+        "handlers": len(threading._threading_atexits),  # type: ignore[attr-defined]
+    }
+
+
+def grown(before: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Wait until this process has no more than `before`; return what it has more of."""
+
+    def more() -> dict[str, tuple[int, int]]:
+        after = census()
+        return {key: (before[key], after[key]) for key in before if after[key] > before[key]}
+
+    until(lambda: not more(), 20)
+    return more()
 
 
 class Child:

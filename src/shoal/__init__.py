@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         TaskTimeout,
         UnusedResultsWarning,
         WorkerDied,
+        WorkerStartError,
     )
     from shoal.parallel._by_value import wrap_non_picklable_objects
     from shoal.parallel._delayed import delayed, shared
@@ -54,6 +55,7 @@ _HOMES = {
         "TaskTimeout",
         "UnusedResultsWarning",
         "WorkerDied",
+        "WorkerStartError",
     ),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
     "shoal.parallel._delayed": ("delayed", "shared"),
@@ -80,6 +82,7 @@ __all__ = [
     "UnusedResultsWarning",
     "WorkerDied",
     "WorkerSpec",
+    "WorkerStartError",
     "cpu_count",
     "delayed",
     "effective_n_jobs",

@@ -5,6 +5,7 @@
     PicklingError, TypeError ── CallPicklingError     an argument, function, result or exception cannot be pickled
     UnpicklingError ─────────── CallUnpicklingError   a worker cannot rebuild a call, or the caller a result
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
+        └────────────────────── WorkerStartError      the system refuses what a worker process or a thread takes
     Exception ───────────────── RemoteTraceback       the cause of a task's exception: its traceback in the worker
     TimeoutError ────────────── TaskTimeout           a call has run longer than ``Parallel(task_timeout=)``
     multiprocessing.TimeoutError, TimeoutError
@@ -24,6 +25,7 @@ all of shoal's front end.
 from __future__ import annotations
 
 import contextlib
+import errno
 import pickle
 import sys
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,7 @@ __all__ = [
     "TaskTimeout",
     "UnusedResultsWarning",
     "WorkerDied",
+    "WorkerStartError",
 ]
 
 
@@ -126,6 +129,50 @@ class NoSpaceError(OSError):
             f"no room for {self.nbytes} bytes that the workers share, neither in {' nor in '.join(self.places)} "
             f"({self.reason}). Free some space, or name a folder with room by temp_folder= or JOBLIB_TEMP_FOLDER."
         )
+
+
+class WorkerStartError(OSError):
+    """The system refuses what a worker process or a thread takes: a descriptor, a process, memory.
+
+    It may allow it later: the next run tries again.
+
+    Parameters
+    ----------
+    reason
+        What the system said.
+    advice
+        What can be done.
+    """
+
+    reason: str
+    advice: str
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(reason, advice)
+        self.reason, self.advice = reason, advice
+
+    def __str__(self) -> str:
+        return f"no worker can be started ({self.reason}). {self.advice}"
+
+
+def cannot_start(error: BaseException) -> BaseException:
+    """Return what is to be raised where a worker could not be started: `error`, unless it is the system's refusal."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        number = errno.EAGAIN
+    elif not isinstance(error, (OSError, MemoryError)):
+        return error
+    if number in (errno.EMFILE, errno.ENFILE):
+        advice = "Close files, raise the limit of open files (ulimit -n), or use fewer workers."
+    elif number == errno.EAGAIN:
+        advice = "Raise the limit of processes and threads (ulimit -u), or use fewer workers."
+    elif number == errno.ENOENT:
+        advice = "The working folder may have been removed: change to another by os.chdir()."
+    else:
+        advice = "Use fewer workers, or backend='threading'."
+    refusal = WorkerStartError(f"{type(error).__name__}: {error}", advice)
+    refusal.__cause__ = error
+    return refusal
 
 
 class RemoteTraceback(Exception):

@@ -11,6 +11,7 @@ from typing import Any
 from shoal.backends.base import be_worker
 
 _PR_SET_PDEATHSIG = 1
+_F_SETSIG = 10
 
 _failed: BaseException | None = None
 
@@ -104,8 +105,26 @@ def _die_with(parent: int) -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it ended before the call
+        if os.getppid() != parent and not _die_with_pipe(parent):  # it ended before the call
             os._exit(1)
+
+
+def _die_with_pipe(parent: int) -> bool:
+    """Have the kernel kill this process, a fork server's child, when nobody holds the other end of its parent's pipe.
+
+    Return whether that is open. The pipe has no data any more; a signal comes with the next thing that happens to it.
+    """
+    import fcntl
+    from multiprocessing import parent_process
+
+    program = parent_process()
+    if program is None or program.pid != parent:
+        return False
+    fd = program.sentinel
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    return program.is_alive()
 
 
 class interruptible:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import multiprocessing
 import os
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -13,6 +16,7 @@ from typing import Any
 
 from shoal._cpus import find_blas, heed_thread_variables
 from shoal.backends._bootstrap import Place, initialize, set_variables
+from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement
 from shoal.backends._pool import begin, pool
 from shoal.backends._processes import _or_one
@@ -58,7 +62,11 @@ class ProcessMaker:
         with warnings.catch_warnings(), _lent(variables):
             # Python 3.12 warns of every fork of a process that has threads, which each that has workers is.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            begin(executor)
+            try:
+                begin(executor)
+            except OSError as error:
+                _close_pipes(error)
+                raise
         return executor
 
     def stop(self, executor: Executor, kill: bool) -> None:
@@ -67,6 +75,16 @@ class ProcessMaker:
             for process in list((executor._processes or {}).values()):  # type: ignore[attr-defined]
                 process.kill()
         executor.shutdown(wait=False, cancel_futures=kill)
+
+
+def _close_pipes(error: OSError) -> None:
+    """Close the pipes to a process that could not be forked, which the standard library (up to 3.13) leaves open."""
+    popen_fork: Any = sys.modules.get("multiprocessing.popen_fork")
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if popen_fork is not None and frame.f_code is popen_fork.Popen._launch.__code__:
+            for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
 
 
 @contextmanager
@@ -110,8 +128,10 @@ class MultiprocessingBackend(Backend):
         """Return slots of one worker process each."""
         options = {**self.given_options, **spec.options}
         context = options.get("context") or multiprocessing.get_context(os.environ.get("JOBLIB_START_METHOD") or None)
+        own: Any = copy.copy(context.get_context())
+        own.Lock, own.BoundedSemaphore = OwnLock, Unbounded
         maker = ProcessMaker(
-            context,
+            own,
             dict(spec.environment),
             Placement(spec, options),
             options.get("initializer"),

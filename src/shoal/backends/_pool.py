@@ -16,6 +16,7 @@ to it (see _bootstrap).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -30,7 +31,8 @@ from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from shoal.backends import _bootstrap
-from shoal.backends.base import Slot
+from shoal.backends.base import Slot, start_thread
+from shoal.errors import cannot_start
 
 #: At exit, a worker that has not ended after so many seconds is killed: a call may have left a pool of its own there.
 EXIT_SECONDS = 3.0
@@ -56,18 +58,38 @@ class Maker(Protocol):
         """End a worker process; without waiting for it."""
 
 
-def begin(executor: Executor) -> Future[None]:
-    """Have a new executor start its process; return the future that is done when that is up.
+def begin(executor: Any) -> None:
+    """Have a new executor start its process; where that fails, leave nothing of it.
 
     At exit, since Python 3.12, the thread that would manage the process cannot be started any more: it is ended here.
     """
     try:
-        return executor.submit(_bootstrap.ready)
+        # Its manager would start this thread with the first task, and is lost if that fails.
+        executor._call_queue._start_thread()
+        executor.submit(_bootstrap.ready)
     except BaseException:
-        for process in list(executor._processes.values()):  # type: ignore[attr-defined]
+        for process in list(executor._processes.values()):
             process.terminate()
             process.join()
+        manager = executor._executor_manager_thread
+        if manager is None or not manager.is_alive():
+            # The error holds them, as long as somebody holds the error.
+            executor._call_queue.close()
+            executor._result_queue.close()
+            executor._executor_manager_thread_wakeup.close()
         raise
+
+
+def fill_standard_streams() -> None:
+    """Have descriptors 0 to 2 be something: a pipe of ours there would be a worker's standard stream.
+
+    The worker would write what a call prints among its results.
+    """
+    if os.name == "posix":
+        with contextlib.suppress(OSError):  # where none can be opened, no worker starts either, and says why
+            while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+                os.set_inheritable(fd, True)
+            os.close(fd)
 
 
 class _Item(NamedTuple):
@@ -144,7 +166,7 @@ class Worker:
         except BaseException as error:  # it is raised where the results are awaited
             if executor is not None:
                 self.maker.stop(executor, kill=True)
-            self._refuse(error)
+            self._refuse(cannot_start(error))
             return
         # Taken now, since it is gone from there when it has died; this is the one way to its exit code.
         self._started(executor, next(iter(executor._processes.values()), None))  # type: ignore[attr-defined]
@@ -179,6 +201,7 @@ class Worker:
         """See to it that the process is there or on its way; return whether it is on its way."""
         with self._lock:
             if self._executor is None and not self._starting:
+                fill_standard_streams()
                 self._starting = True
                 self._pool.ask(self.start)
             return self._starting
@@ -316,8 +339,9 @@ class Pool:
             self.check()
             if self._thread is None:
                 threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
-                self._thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
+                start_thread(thread)
+                self._thread = thread
             group = self._workers.setdefault(maker.key, [])
             workers = [worker for worker in group if not (worker.own or (own and worker.users))]
             taken = {worker.index for worker in workers}

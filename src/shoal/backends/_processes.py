@@ -7,11 +7,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Hashable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
 from shoal.backends import _bootstrap
+from shoal.backends._launch import launch
+from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement, identity
 from shoal.backends._pool import begin, pool
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread
@@ -51,25 +53,21 @@ class LokyMaker:
         """Start a worker process."""
         place = self._placement.of(index)
         variables = {name: value for name, value in place.variables.items() if value is not None}
-        loky, context = import_loky(), _context_class()()
+        loky = import_loky()
         executor: Executor = loky.ProcessPoolExecutor(
             1,
-            context=context,
+            context=_context_class()(),
             initializer=_bootstrap.initialize,
             initargs=(place, os.getpid(), self._initializer, self._initargs),
             env={**self._environment, **variables},
         )
         try:
-            # The executor's thread would start it with its first task, and print a traceback where the interpreter
-            # shuts down in between.
-            executor._call_queue._start_thread()  # type: ignore[attr-defined]
-            up = begin(executor)
+            begin(executor)
         except BaseException:  # the interpreter shuts down: loky can register nothing for its exit any more
             self.stop(executor, kill=True)
-            _take_names_away(context.locks)
             raise
-        process = next(iter(executor._processes.values()), None)  # type: ignore[attr-defined]
-        up.add_done_callback(partial(_up_or_gone, process, context.locks))
+        manager = executor._executor_manager_thread  # type: ignore[attr-defined]
+        manager.kill_workers = partial(_kill_workers, manager.processes)
         # Else loky registers what it does at exit anew for each executor (up to 3.7 at least), and after the pool.
         loky.process_pool_executor_at_exit = True
         return executor
@@ -79,9 +77,25 @@ class LokyMaker:
         executor.shutdown(wait=False, kill_workers=kill)  # type: ignore[call-arg]
 
 
+def _kill_workers(processes: dict[int, Any], reason: str) -> None:
+    """Kill processes with all that they have started; where no descriptors are left to look for that, at least them.
+
+    loky's own (3.7) leaves them alive then.
+    """
+    from loky.backend.utils import kill_process_tree
+
+    while processes:
+        process = processes.popitem()[1]
+        try:
+            kill_process_tree(process)
+        except OSError:
+            process.kill()
+            process.join()
+
+
 @functools.cache
 def _context_class() -> Any:
-    """Return loky's context, such that it keeps the locks that it makes.
+    """Return loky's context, with locks that need no semaphores, and our way of starting a process.
 
     It is passed to loky explicitly: in multiprocessing, joblib's own loky may stand under that name.
     """
@@ -89,48 +103,18 @@ def _context_class() -> Any:
     from loky.backend.context import LokyContext
 
     class Context(LokyContext):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.locks: list[Any] = []
+        Lock = OwnLock
+        BoundedSemaphore = Unbounded
 
-        def Lock(self) -> Any:  # noqa: N802 its name in multiprocessing
-            self.locks.append(super().Lock())
-            return self.locks[-1]
+        if sys.platform != "win32":
 
-        def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: N802
-            self.locks.append(super().BoundedSemaphore(value))
-            return self.locks[-1]
+            @staticmethod
+            def Process(**options: Any) -> Any:  # noqa: N802 its name in multiprocessing
+                process = LokyContext.Process(**options)
+                process._Popen = launch
+                return process
 
     return Context
-
-
-def _up_or_gone(process: Any, locks: list[Any], up: Future[None]) -> None:
-    """Take the names of a worker's locks away once it has opened them, or will not any more."""
-    if not up.cancelled() and up.exception() is None:
-        _take_names_away(locks)
-    else:
-        pool().ask(partial(_gone, process, locks))
-
-
-def _gone(process: Any, locks: list[Any]) -> None:
-    if process is not None:
-        process.join(1)  # it is being killed; until then it would complain of names that it does not find
-    _take_names_away(locks)
-
-
-def _take_names_away(locks: list[Any]) -> None:
-    """Unlink the names of locks, so that nothing is left should this process be killed.
-
-    That is what their finalizers do. If this process is killed before, loky's resource tracker does it, and complains
-    on stderr; so it does if the collector comes to them in a thread that stops half-way because the program ends.
-    """
-    from multiprocessing import util
-
-    held = {id(lock) for lock in locks}
-    registry: dict[Any, Any] = util._finalizer_registry  # type: ignore[attr-defined]
-    for finalizer in list(registry.values()):
-        lock = getattr(finalizer, "_weakref", None)  # taken off it when it has run, in whichever thread
-        if lock is not None and id(lock()) in held:
-            finalizer()
 
 
 class LokyBackend(Backend):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from shoal.backends.base import Backend, Slot, WorkerSpec
+from shoal.backends.base import Backend, Slot, WorkerSpec, start_thread
 
 T = TypeVar("T")
 _Item = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -34,11 +34,11 @@ class DaemonThreads(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._items.put((future, fn, args, kwargs))
             if len(self._threads) < self._n_threads:
                 thread = threading.Thread(target=_work, args=(self._items,), name="shoal-worker", daemon=True)
+                start_thread(thread)
                 self._threads.append(thread)
-                thread.start()
+            self._items.put((future, fn, args, kwargs))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

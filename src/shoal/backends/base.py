@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shoal._cpus import cpu_budget, is_serial
+from shoal.errors import cannot_start
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -225,3 +226,17 @@ Factory = Callable[..., Backend]
 def in_main_thread() -> bool:
     """Tell whether this is the thread that started the interpreter."""
     return threading.current_thread() is threading.main_thread()
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises
+    ------
+    WorkerStartError
+        If the system allows no more.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise cannot_start(error) from error

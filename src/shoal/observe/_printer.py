@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 from shoal.observe.events import (
     BatchCompleted,
@@ -47,7 +49,7 @@ class Printer:
         Gives the time in seconds, from any origin.
     write : callable, optional
         Takes each line, its end included. By default that of what is ``sys.stderr`` or ``sys.stdout`` at the
-        time; where this is None, as under ``pythonw``, nothing is printed.
+        time; where this is None, as under ``pythonw``, or closed, nothing is printed.
     """
 
     def __init__(
@@ -139,8 +141,13 @@ class Printer:
         if self._write is not None:
             self._write(line)
             return
-        stream = sys.stderr if self._verbose < 50 else sys.stdout
-        if stream is not None:
+        say(sys.stderr if self._verbose < 50 else sys.stdout, line)
+
+
+def say(stream: TextIO | None, line: str) -> None:
+    """Write a line to a standard stream, unless that is None or closed and nobody would read it."""
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
             stream.write(line)
 
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from shoal.observe._printer import say
 from shoal.observe.events import BatchCompleted, Event, InputExhausted, Listener, RunFinished, RunStarted
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -112,9 +113,8 @@ class _Lines:
 
     def _print(self, now: float) -> None:
         self._next_line = now + SECONDS_BETWEEN_LINES
-        if sys.stderr is not None:
-            calls = f"{self._done} calls" if self._total is None else f"{self._done}/{self._total} calls"
-            sys.stderr.write(f"{self._label}: {calls}, {now - self._started:.0f} s\n")
+        calls = f"{self._done} calls" if self._total is None else f"{self._done}/{self._total} calls"
+        say(sys.stderr, f"{self._label}: {calls}, {now - self._started:.0f} s\n")
 
 
 class _Bar:
@@ -150,7 +150,7 @@ class _Bar:
 
 def _bar_class() -> Any:
     """Choose the tqdm class for where the program runs; None where no bar can be drawn."""
-    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    on_terminal = not getattr(sys.stderr, "closed", sys.stderr is None) and sys.stderr.isatty()
     if "ipykernel.zmqshell" in sys.modules:
         with warnings.catch_warnings():
             # It warns that its choice is experimental, and that ipywidgets is missing, which we make up for.

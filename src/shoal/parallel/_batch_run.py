@@ -58,6 +58,7 @@ class BatchRun(Run):
             self._look_at = 0.0
         self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
         self._sending: int | None = None
+        self._died_once: set[int] = set()
         self._full = False  # whether calls wait until results are taken
         self._room = threading.Lock()  # over that, and the schedule's count of results taken
 
@@ -148,7 +149,7 @@ class BatchRun(Run):
         """Take note that a batch has died with its worker, or was on its way to one that had died before."""
         self._drop(index, batch, shipment)
         self._transport.forget(self._slots[index].executor)
-        if isinstance(lost, BrokenExecutor):
+        if isinstance(lost, BrokenExecutor) and not self._died_idle(index, running):
             # If another batch's call ran, this one is not to blame.
             at = None if running is None or running[0] is None else running[0] - batch.start
             call = self.schedule.lost(batch, at if at is None or 0 <= at < len(batch) else -1)
@@ -168,6 +169,13 @@ class BatchRun(Run):
             raise refusal.error
         call = self.schedule.lost(batch, refusal.at)
         return [] if call is None else self._failed(call, refusal.error)
+
+    def _died_idle(self, index: int, running: Any) -> bool:
+        """Tell whether a worker has died before it began with this run; once per slot, since some die as they start."""
+        if running is None or not math.isnan(running[1]) or index in self._died_once:
+            return False
+        self._died_once.add(index)
+        return True
 
     def _look(self, now: float) -> Due:
         due: Due = []

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import mmap
 import os
@@ -35,8 +36,9 @@ class Cell:
         self.clear()
 
     def clear(self) -> None:
-        """Note that nothing runs."""
-        self._doubles[_DOUBLES * self._number] = math.nan
+        """Note that nothing runs, and that nothing has begun: the time is no number."""
+        first = _DOUBLES * self._number
+        self._doubles[first] = self._doubles[first + 1] = math.nan
 
     def read(self) -> tuple[int | None, float, int]:
         """Return the index of the call that runs, None if none does, since when, and the process if it was noted.
@@ -60,6 +62,7 @@ class Notes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._doubles: Any = None
+        self._folder: Folder | None = None
         self._free: deque[int] = deque(range(_CELLS))
 
     def lease(self) -> Cell | None:
@@ -67,7 +70,10 @@ class Notes:
         with self._lock:
             if self._doubles is None:
                 try:
-                    self._segment = Segment(None if HAS_MEMFD else Folder(None), "notes")
+                    if not HAS_MEMFD:
+                        self._folder = Folder(None)
+                        atexit.register(self.close)
+                    self._segment = Segment(self._folder, "notes")
                     os.ftruncate(self._segment.fd, _CELLS * _SIZE)
                     self._doubles = memoryview(mmap.mmap(self._segment.fd, _CELLS * _SIZE)).cast("d")
                 except OSError:
@@ -78,6 +84,11 @@ class Notes:
         """Take a cell back. It is used again last: a worker that is being killed may still write into it."""
         with self._lock:
             self._free.append(cell.place[1])
+
+    def close(self) -> None:
+        """Remove the folder of the page, if it has one."""
+        if self._folder is not None:
+            self._folder.remove()
 
 
 notes = Notes()

@@ -5,6 +5,7 @@ What only a run needs is imported with the first run, so that importing ``Parall
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -231,17 +232,19 @@ class Parallel:
         self._run: Run | None = None
         self._stopped = False
         self._kept: list[Slot] | None = None
+        self._kept_in = 0  # the process
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n_jobs={self.n_jobs})"
 
     def __enter__(self) -> Parallel:
-        self._kept = []
+        self._kept, self._kept_in = [], os.getpid()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         slots, self._kept = self._kept, None
-        if slots and not self._running:  # a generator that still runs takes its slots with it
+        # A generator that still runs takes its slots with it; in a forked child they are the parent's.
+        if slots and not self._running and self._kept_in == os.getpid():
             self._backend.close(slots)
 
     def __call__(self, iterable: Iterable[Call]) -> Any:
@@ -500,7 +503,9 @@ class Parallel:
 
     def _open(self, n_workers: int, own: bool = False) -> list[Slot]:
         if self._kept:
-            return self._kept
+            if self._kept_in == os.getpid():
+                return self._kept
+            self._kept_in = os.getpid()
         inner = self._backend.inner_max_num_threads
         environment = {} if self._backend.in_process else thread_limits(inner, n_workers)
         slots = self._backend.open(WorkerSpec(n_workers, environment, self._options, own))

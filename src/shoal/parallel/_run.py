@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextvars
 import heapq
 import math
+import os
 import queue
 import sys
 import threading
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal.backends import Backend, Slot
+from shoal.backends.base import start_thread
 from shoal.errors import UnusedResultsWarning
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
@@ -255,7 +257,8 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
     loop = run.results()
     over = threading.Event()
     # Held here, since at the end of the interpreter this module's names may be gone before the generator is.
-    current_thread, is_finalizing = threading.current_thread, sys.is_finalizing
+    current_thread, is_finalizing, getpid = threading.current_thread, sys.is_finalizing, os.getpid
+    owner = getpid()
 
     def pump() -> None:
         last: BaseException | None = None
@@ -270,7 +273,7 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(pump,), name="shoal-run", daemon=True)
     try:
-        thread.start()
+        start_thread(thread)
     except BaseException as error:
         run.abandon(error)
         ended()
@@ -280,6 +283,10 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
     try:
         yield None
         while True:
+            if getpid() != owner:
+                raise RuntimeError(
+                    "these results belong to the parent of this process: a forked child has no part in its runs"
+                )
             try:
                 values = outbox.get(timeout=timeout)
             except queue.Empty:
@@ -300,7 +307,7 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
                 yield value
             del values
     except GeneratorExit:
-        if not is_finalizing():
+        if not is_finalizing() and getpid() == owner:
             _warn_unused(run.schedule, consumed)
         raise
     finally:

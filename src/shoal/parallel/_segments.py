@@ -36,6 +36,8 @@ _NO_ROOM = {
     errno.EROFS,
     errno.EACCES,
     errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOENT,
     errno.ENOSYS,
     errno.EPERM,
 }

@@ -110,6 +110,10 @@ class _Live:
 
 _live = _Live()
 
+if hasattr(os, "register_at_fork"):
+    # The runs are the parent's, and a thread of its may hold the lock.
+    os.register_at_fork(after_in_child=_live.__init__)  # type: ignore[misc]
+
 
 class Transport:
     """Encodes the batches of one run and decodes what comes back.

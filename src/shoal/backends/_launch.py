@@ -1,0 +1,69 @@
+"""Starting a process as loky does, without what fails in its own way of doing it (up to 3.7 at least).
+
+loky flushes ``sys.stdout``, which may be None or closed; and it leaves a pipe open where no process can be started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import signal
+import sys
+from multiprocessing import util
+from multiprocessing.context import set_spawning_popen
+from typing import Any
+
+
+def launch(process: Any) -> Any:
+    """Start a process of loky's; return what stands for it in ``multiprocessing``."""
+    return _popen_class()(process)
+
+
+@functools.cache
+def _popen_class() -> Any:
+    from loky.backend import popen_loky_posix, reduction, spawn
+    from loky.backend.fork_exec import fork_exec
+
+    class Popen(popen_loky_posix.Popen):  # type: ignore[misc]
+        def __init__(self, process: Any) -> None:
+            self.returncode = None
+            self._fds: list[int] = []
+            del process._Popen  # this function, which the child need not know
+            message = io.BytesIO()
+            set_spawning_popen(self)
+            try:
+                preparation = spawn.get_preparation_data(process.name, process.init_main_module)
+                reduction.dump(preparation, message)
+                reduction.dump(process, message)
+            finally:
+                set_spawning_popen(None)
+            with contextlib.ExitStack() as opened:
+                pipes = []
+                for _ in range(2):
+                    pipes.append(os.pipe())
+                    for fd in pipes[-1]:
+                        opened.callback(os.close, fd)
+                (sentinel, held), (told, outlet) = pipes
+                command = [sys.executable, "-m", popen_loky_posix.__name__]
+                command += ["--process-name", process.name, "--pipe", str(told)]
+                kept = [*self._fds, preparation["tracker_fd"], preparation["mp_tracker_fd"], held, told]
+                for fd in kept:
+                    os.set_inheritable(fd, True)
+                self.pid = fork_exec(command, kept, env=process.env)
+                opened.pop_all()
+            os.close(held)  # what the child keeps open until it ends
+            os.close(told)
+            self.sentinel = sentinel
+            util.Finalize(self, os.close, (sentinel,))
+            with contextlib.suppress(BrokenPipeError), open(outlet, "wb") as file:  # its death is told by the sentinel
+                file.write(message.getbuffer())
+
+        def kill(self) -> None:
+            """Kill the process, as ``multiprocessing.Process.kill`` asks for and loky's own does not know."""
+            if self.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+
+    return Popen
