@@ -118,9 +118,9 @@ def _die_with_pipe(parent: int) -> bool:
     from multiprocessing import parent_process
 
     program = parent_process()
-    if program is None or program.pid != parent:
+    fd = getattr(program, "sentinel", None)  # loky's have none
+    if fd is None or program.pid != parent:
         return False
-    fd = program.sentinel
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
