@@ -128,8 +128,9 @@ def test_a_worker_that_is_to_go_can_still_be_killed(tmp_path: Path, backend: str
 
 
 @needs_proc
-def test_sixty_replacements_leave_nothing(tmp_path: Path) -> None:
-    source = """
+@pytest.mark.parametrize(("backend", "n"), [("loky", 24), ("multiprocessing", 60)])
+def test_replacements_leave_nothing(tmp_path: Path, backend: str, n: int) -> None:
+    source = f"""
 import gc, os, sys, threading
 from _faults_util import until, works
 from shoal import Parallel, delayed
@@ -139,7 +140,7 @@ def census():
     gc.collect()
     children = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
+        with open(f"/proc/self/task/{{task}}/children") as file:
             children.update(file.read().split())
     return dict(
         descriptors=len(os.listdir("/proc/self/fd")),
@@ -150,15 +151,15 @@ def census():
 
 
 def one(n):
-    pids = Parallel(n_jobs=2, max_tasks_per_worker=1)(delayed(os.getpid)() for _ in range(n))
+    pids = Parallel(n_jobs=2, backend={backend!r}, max_tasks_per_worker=1)(delayed(os.getpid)() for _ in range(n))
     assert len(set(pids)) == n
 
 
-one(6)
-assert works()
+one(4)
+assert works(backend={backend!r})
 before = census()
-one(60)
-assert works()
+one({n})
+assert works(backend={backend!r})
 until(lambda: all(census()[key] <= before[key] for key in before), 20)
 after = census()
 assert all(after[key] <= before[key] for key in before), (before, after)
