@@ -23,6 +23,8 @@ import pytest
 from _faults_util import Child, alive, until, wait_for, works
 from shoal import CallPicklingError, RemoteTraceback, WorkerDied, executor, parallel_config, shared
 from shoal.errors import FallbackWarning, TaskTimeout
+from shoal.parallel._policies import auto_batch_size
+from shoal.parallel._submitted import Submitted
 
 PROCESSES = ["loky", "multiprocessing"]
 BACKENDS = [*PROCESSES, "threading"]
@@ -287,6 +289,105 @@ def test_what_was_submitted_is_not_kept(backend: str) -> None:
         # Without a global lock, an object is freed when the thread that made it runs again, or by the collector.
         gil = getattr(sys, "_is_gil_enabled", lambda: True)()
         assert until(lambda: (gil or gc.collect() >= 0) and result() is None and seen() is None)
+
+
+# Which calls travel together
+
+
+class Input:
+    """A schedule of two slots that knows calls as short as `pace` says, and the futures of what was submitted to it."""
+
+    def __init__(self, pace: int = 1000) -> None:
+        self.schedule = Submitted(2, auto_batch_size)
+        self.wakes = 0
+        self.schedule.wake = self.woken
+        if pace:
+            self.schedule.measure(pace, 0.0001)
+        self.futures: list[Future[Any]] = []
+
+    def woken(self) -> None:
+        self.wakes += 1
+
+    def submit(self, *functions: Any) -> None:
+        for function in functions:
+            self.futures.append(Future())
+            self.schedule.submit(self.futures[-1], (function, (len(self.futures) - 1,), {}))
+
+    def batch(self, busy: bool = False) -> list[int] | None:
+        """Return the numbers of the calls in the next batch."""
+        batch = self.schedule.next_batch(busy)
+        return None if batch is None else [args[0] for _, args, _ in batch]
+
+
+def test_calls_travel_together_if_many_wait() -> None:
+    calls = Input()
+    calls.submit(*[square] * 16)
+    batches = [calls.batch() for _ in range(8)]
+    assert batches[:3] == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert batches[-1] == [15]
+    assert calls.batch() is None
+    calls.submit(*[square] * 4)
+    assert [calls.batch() for _ in range(4)] == [[16], [17], [18], [19]]
+
+
+def test_calls_of_other_functions_travel_apart() -> None:
+    calls = Input()
+    thing = Calls()
+    calls.submit(*[square] * 3, *[thing.method for _ in range(3)], *[abs, square] * 10)
+    assert [calls.batch() for _ in range(3)] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+class Calls:
+    def method(self, x: int) -> int:
+        return x
+
+
+def test_no_call_waits_behind_another_while_a_slot_may_get_free() -> None:
+    calls = Input()
+    calls.submit(*[square] * 50)
+    assert calls.batch()
+    assert calls.batch(busy=True) is None
+
+
+def test_before_anything_is_known_calls_travel_alone() -> None:
+    calls = Input(pace=0)
+    calls.submit(*[square] * 50)
+    assert [calls.batch(), calls.batch()] == [[0], [1]]
+
+
+def test_cancelled_calls_are_left_out_of_batches() -> None:
+    calls = Input()
+    calls.submit(*[square] * 20)
+    for number in (1, 2, 4, *range(10, 20)):
+        assert calls.futures[number].cancel()
+    assert calls.batch() == [0, 3, 5, 6, 7]
+    assert not calls.futures[3].cancel()
+    assert [calls.batch(), calls.batch(), calls.batch()] == [[8, 9], None, None]
+    calls.schedule.close()
+    assert not calls.schedule.finished  # some are under way
+    assert calls.wakes == 1
+
+
+def test_the_run_is_woken_once_when_it_has_looked() -> None:
+    calls = Input()
+    calls.submit(square, square)
+    assert calls.wakes == 0  # it begins with a look
+    while calls.batch():
+        continue
+    calls.submit(square, square, square)
+    assert calls.wakes == 1
+    assert calls.batch() == [2]
+    calls.submit(square)
+    assert calls.wakes == 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_idle_executor_sleeps(backend: str) -> None:
+    with executor(2, backend=backend, task_timeout=0.05) as workers:
+        assert workers.submit(square, 3).result() == 9
+        time.sleep(0.2)
+        run = workers._loop.run_
+        assert run._patience(None) is None
 
 
 # What becomes of an executor that nobody shuts down
