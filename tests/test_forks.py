@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 PRELUDE = """
-import multiprocessing, os, signal, sys, threading, time, warnings
+import multiprocessing, os, signal, sys, tempfile, threading, time, warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from _faults_util import until, worker_pids, works
@@ -35,7 +35,8 @@ def run(backend):
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of forks
         right = all(works(2, backend=backend) for _ in range(2))
-        there = {pid for more in options for pid in Parallel(2, backend, **more)(delayed(os.getpid)() for _ in range(6))}
+        calls = [delayed(os.getpid)() for _ in range(6)]
+        there = {pid for more in options for pid in Parallel(2, backend, **more)(calls)}
     return right, os.getpid() not in there, sorted({f"{w.category.__name__}: {w.message}" for w in caught})
 
 
@@ -67,6 +68,7 @@ def child(backend, answers):
 
 if __name__ == "__main__":
     context, kind, backend = multiprocessing.get_context({method!r}), {kind!r}, {backend!r}
+    os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"  # the path of a fork server's socket must be short
     assert run(backend)[0] and run("loky")[0]  # there are workers when it forks
     if kind == "executor":
         with ProcessPoolExecutor(2, mp_context=context) as executor:
@@ -169,6 +171,8 @@ def test_forks_while_threads_run_calls(tmp_path: Path, backend: str) -> None:
 import faulthandler
 
 over = threading.Event()
+assert works(2, backend={backend!r})  # a fork while a thread imports would leave the child with the module's lock
+assert works(2) and works(2, backend="threading")
 
 
 def run_on(other):
@@ -186,10 +190,13 @@ for _ in range(5):
         assert works(2, backend={backend!r})
         faulthandler.cancel_dump_traceback_later()
         sys.exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
+    status = os.waitpid(pid, 0)[1]
+    if status:
+        break
 over.set()
 for thread in threads:
     thread.join()
+assert status == 0
 print("ok")
 """
     assert check(source, tmp_path) == "ok\n"
