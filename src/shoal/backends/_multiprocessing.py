@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes  # noqa: F401 a worker's first steps take it; see Backend.forks
 import itertools
 import multiprocessing
 import os
@@ -98,6 +99,7 @@ class MultiprocessingBackend(Backend):
     name = "multiprocessing"
     options = frozenset({"initializer", "initargs", "maxtasksperchild", "context"})
     supports_return_generator = False
+    forks = True
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
         """Return how many workers `n_jobs` means; 1, with a warning, where no children are allowed."""
