@@ -250,3 +250,17 @@ assert list(results) == [i * i for i in range(1, 20)]
 print("ok")
 """
     assert check(source, tmp_path) == "ok\n"
+
+
+def test_forked_workers_of_the_first_runs_of_several_threads(tmp_path: Path) -> None:
+    """A fork while another thread imports what a run needs would leave a worker with the module's lock."""
+    source = """
+threads = [threading.Thread(target=works, kwargs={"n": 2, "backend": "multiprocessing"}) for _ in range(6)]
+for thread in threads:
+    thread.start()
+assert works(2, backend="multiprocessing")
+for thread in threads:
+    thread.join()
+print("ok")
+"""
+    assert check(source, tmp_path) == "ok\n"
