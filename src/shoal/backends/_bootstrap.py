@@ -69,7 +69,7 @@ def _die_with_pipe(parent: int) -> bool:
     from multiprocessing import parent_process
 
     program = parent_process()
-    if program is None or program.pid != parent:
+    if program is None or program.pid != parent or program.sentinel is None:  # loky's has none
         return False
     fd = program.sentinel
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
