@@ -146,8 +146,8 @@ def one(i):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnusedResultsWarning)
             results.close()
-    elif i % 20 in (10, 16):
-        limit = dict(timeout=0.2) if i % 20 == 10 else dict(task_timeout=0.2)
+    elif i % 40 in (10, 30):
+        limit = dict(timeout=0.2) if i % 40 == 10 else dict(task_timeout=0.2)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FallbackWarning)  # threads cannot be stopped

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tenacity
 
-from _faults_util import works
+from _faults_util import wait_for, works
 from shoal import Parallel, delayed, parallel_config
 from shoal.errors import CallPicklingError, FallbackWarning, NoSpaceError, TaskTimeout, WorkerDied
 from shoal.parallel._sharing import Workspace
@@ -377,3 +377,19 @@ def test_settings_come_from_the_context(tmp_path: Path) -> None:
 def test_bad_arguments(option: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(option))):
         Parallel(n_jobs=2, **option)
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_timeout_of_unordered_results_counts_from_the_last(tmp_path: Path, backend: str) -> None:
+    """One call is stuck; those that come one by one keep the run alive, longer than `timeout` in all."""
+    calls = [delayed(time.sleep)(0.5) for _ in range(8)]
+    run = Parallel(n_jobs=2, backend=backend, return_as="generator_unordered", batch_size=1)
+    assert list(run(calls[:2])) == [None, None]  # the workers are up
+    run.timeout = 3.0
+    results = run([delayed(wait_for)(tmp_path / "gate"), *calls])
+    began = time.monotonic()
+    assert [next(results) for _ in calls] == [None] * 8
+    assert time.monotonic() - began > 3.0
+    with pytest.raises(TimeoutError, match=r"another result did not come within timeout=3\.0 seconds"):
+        next(results)
+    (tmp_path / "gate").touch()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
+import queue
 import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from _faults_util import Child, wait_for, worker_pids, works
-from shoal import Parallel, delayed
+from _faults_util import PATIENCE, Child, wait_for, worker_pids, works
+from shoal import Parallel, delayed, parallel_config
 from shoal.errors import FallbackWarning, WorkerDied
 
 N_THREADS = 8
@@ -284,3 +287,26 @@ def test_pool_is_shared_by_threads() -> None:
 
     assert in_threads(work) == [None] * N_THREADS
     assert set().union(*seen) <= before | {os.getpid()}
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_callers_of_all_kinds(backend: str) -> None:
+    """The threads of a pool, an asyncio loop's executor, and one beside a main thread that minds its own business."""
+
+    def work(run: int) -> list[int]:
+        with parallel_config(backend=backend, n_jobs=1 + run % 3):
+            results = Parallel(return_as=("list", "generator")[run % 2])(delayed(pow)(i, run) for i in range(30))
+            return list(results)
+
+    async def serve(executor: ThreadPoolExecutor | None) -> list[list[int]]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(executor, work, run) for run in range(8)))
+
+    expected = [[i**run for i in range(30)] for run in range(8)]
+    with ThreadPoolExecutor(8) as executor:
+        assert list(executor.map(work, range(8))) == expected
+        assert asyncio.run(serve(executor)) == expected
+    assert asyncio.run(serve(None)) == expected
+    answers: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answers.put(work(3)), daemon=True).start()  # as beside a GUI's loop
+    assert answers.get(timeout=PATIENCE) == expected[3]

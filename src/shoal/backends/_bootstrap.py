@@ -118,8 +118,8 @@ def _die_with_pipe(parent: int) -> bool:
     from multiprocessing import parent_process
 
     program = parent_process()
-    fd = getattr(program, "sentinel", None)  # loky's have none
-    if fd is None or program.pid != parent:
+    fd: int | None = getattr(program, "sentinel", None)  # loky's have none
+    if program is None or fd is None or program.pid != parent:
         return False
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)

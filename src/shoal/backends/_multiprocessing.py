@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes  # noqa: F401 a worker's first steps take it; see Backend.forks
 import itertools
 import multiprocessing
 import os
@@ -119,6 +120,7 @@ class MultiprocessingBackend(Backend):
     options = frozenset({"initializer", "initargs", "maxtasksperchild", "context", *PLACEMENT})
     supports_return_generator = False
     replaces_workers = True
+    forks = True
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
         """Return how many workers `n_jobs` means; 1, with a warning, where no children are allowed."""

@@ -139,6 +139,9 @@ class Backend(ABC):
     supports_inner_max_num_threads: ClassVar[bool] = False
     #: Whether results can be handed out while others are computed.
     supports_return_generator: ClassVar[bool] = True
+    #: Whether workers may be forked: what a run needs is imported before, since a fork copies the locks of the modules
+    #: that other threads are about to import.
+    forks: ClassVar[bool] = False
     #: Whether a run can be given up after ``timeout=``.
     supports_timeout: ClassVar[bool] = True
     #: Whether a worker process can be replaced by another: :meth:`retire`.

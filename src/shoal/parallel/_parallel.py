@@ -462,6 +462,11 @@ class Parallel:
     def _make_run(self, iterable: Iterable[Call], n_workers: int, total: int | None) -> Run:
         """Make the run; none of its calls is under way yet."""
         bound = self._bound(n_workers)
+        if self._backend.forks:
+            import shoal.parallel._launch  # noqa: F401
+            from shoal._pickling import dumps
+
+            dumps(None)  # imports cloudpickle
         # Before anything else, so that new worker processes start up while the rest is imported.
         slots = self._open(n_workers)
         from shoal.parallel._faults import Faults

@@ -234,7 +234,8 @@ class Run(ABC):
 
     def too_late(self, timeout: float) -> BaseException:
         """Return the error for a result that did not come in time."""
-        return errors.RunTimeout(timeout, f"the result of call {self.schedule.due}")
+        awaited = f"the result of call {self.schedule.due}" if self.schedule.ordered else "another result"
+        return errors.RunTimeout(timeout, awaited)
 
     def _end(self, error: BaseException | None) -> None:
         try:
