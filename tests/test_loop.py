@@ -19,6 +19,7 @@ from shoal.errors import RunTimeout, TaskTimeout, WorkerDied
 from shoal.parallel._batch import Batch
 from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._faults import Faults
+from shoal.parallel._notes import Running
 from shoal.parallel._policies import auto_batch_size
 from shoal.parallel._run import Cancelled
 from shoal.parallel._schedule import Schedule
@@ -58,7 +59,7 @@ class Worker(Executor):
         self.world = world
         self.batches: deque[tuple[Future[Any], list[int]]] = deque()
         self.done: list[int] = []
-        self.noted: tuple[int | None, float] = (None, 0.0)
+        self.noted = Running(None, None, 0.0, 0)
 
     def take(self, numbers: list[int]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -70,9 +71,9 @@ class Worker(Executor):
 
     def begin(self) -> None:
         """Note the call that comes next."""
-        self.noted = (None, self.world.now)
+        self.noted = Running(None, None, self.world.now, 0)
         if self.batches and len(self.done) < len(self.batches[0][1]):
-            self.noted = (self.batches[0][1][len(self.done)], self.world.now)
+            self.noted = self.noted._replace(call=self.batches[0][1][len(self.done)])
 
     def end_call(self) -> None:
         self.done.append(self.batches[0][1][len(self.done)])
@@ -88,10 +89,8 @@ class Worker(Executor):
         self.begin()
         future.set_result(Answer([-number for number in values], error, whole, 0.001 * len(values)))
 
-    def break_down(self, error: BaseException, known: bool) -> None:
+    def break_down(self, error: BaseException) -> None:
         """Die, with all that it holds."""
-        if not known:
-            self.noted = (None, self.world.now)
         batches = list(self.batches)
         self.batches.clear()
         self.done = []
@@ -115,7 +114,7 @@ class FakeBackend(Backend):
 
     def abort(self, slot: Slot) -> Slot:
         assert isinstance(slot.executor, Worker)
-        number, since = slot.executor.noted
+        number, since = slot.executor.noted.call, slot.executor.noted.since
         if self.world.limit is not None and slot.executor.batches and number is not None:
             self.world.failures[number] += self.world.now >= since + self.world.limit
         self.world.late.append(slot.executor)
@@ -159,11 +158,15 @@ class World:
         self.shipments.append(Shipment())
         return executor.take(numbers), self.shipments[-1]
 
-    def running(self, executor: Worker) -> tuple[int | None, float, int]:
-        return (*executor.noted, 0)
+    def running(self, executor: Worker) -> Running:
+        return executor.noted
 
     def forget(self, executor: Worker) -> None:
-        executor.noted = (None, self.now)
+        pass
+
+    def replaced(self, executor: Worker) -> Running:
+        running, executor.noted = executor.noted, Running(None, None, self.now, 0)
+        return running
 
     def receive(self, batch: Batch, outcome: Answer, shipment: Shipment) -> tuple[list[int], Any, bool]:
         assert not shipment.closed
@@ -202,9 +205,9 @@ class World:
     def check(self, timeout: float | None) -> None:
         if self.limit is not None and not self.messages:
             for worker in self.workers:
-                if worker.noted[0] is not None and worker.batches:
+                if worker.noted.call is not None and worker.batches:
                     assert timeout is not None, "nobody looks at a call that may run for too long"
-                    assert self.now + timeout <= worker.noted[1] + self.limit + 1e-6
+                    assert self.now + timeout <= worker.noted.since + self.limit + 1e-6
         schedule = self.run.schedule
         if not all(worker.batches for worker in self.workers) and not self.messages and self.ended_by is None:
             waiting = schedule.gave_back or (not schedule.exhausted and schedule.room > 0)
@@ -239,16 +242,15 @@ class World:
 
     def die(self, worker: Worker) -> None:
         if self.draw(st.integers(0, 4)) == 0:
-            worker.break_down(Missing(1), known=True)
+            worker.break_down(Missing(1))
             return
-        known = self.draw(st.booleans())
-        if worker not in self.late:
-            number = worker.noted[0]
-            if known and number is not None:
-                self.failures[number] += 1
-            else:  # nobody knows which it was, but where a batch is a single call
-                self.failures.update(numbers[0] for _, numbers in worker.batches if len(numbers) == 1)
-        worker.break_down(BrokenProcessPool("killed"), known)
+        running = self.draw(st.booleans())
+        _, numbers = worker.batches[0]
+        if not running:  # it rebuilds the arguments of a batch, or encodes the results
+            worker.noted = worker.noted._replace(call=None, batch=numbers[0])
+        if worker not in self.late and (running or len(numbers) == 1):
+            self.failures[worker.noted.call if running else numbers[0]] += 1
+        worker.break_down(BrokenProcessPool("killed"))
 
     def take_results(self) -> None:
         number = self.draw(st.integers(1, len(self.results) - self.taken))

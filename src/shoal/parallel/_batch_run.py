@@ -26,6 +26,7 @@ from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
 from shoal.parallel._faults import named
 from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
+from shoal.parallel._notes import Running
 from shoal.parallel._objects import Nothing, ObjectTransport
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
@@ -33,8 +34,6 @@ from shoal.parallel._transport import Shipment, Transport, Unsendable
 from shoal.parallel._worker import Missing
 
 Held = Shipment | Nothing
-#: The index of the call that a worker runs, None if it runs none; since when, and in which process.
-Running = tuple[int | None, float, int]
 
 
 class BatchRun(Run):
@@ -58,7 +57,8 @@ class BatchRun(Run):
             self._look_at = 0.0
         self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
         self._sending: int | None = None
-        self._died_once: set[int] = set()
+        self._deaths: list[tuple[BaseException | None, Running | None]] = [(None, None) for _ in self._slots]
+        self._died_idle: dict[int, BaseException] = {}  # by slot
         self._full = False  # whether calls wait until results are taken
         self._room = threading.Lock()  # over that, and the schedule's count of results taken
 
@@ -100,9 +100,13 @@ class BatchRun(Run):
                 return
 
     def _arrived(self, index: int, batch: Batch, shipment: Held, executor: Executor, future: Future[Any]) -> None:
-        # A worker that replaces a dead one will write over what that has noted.
-        broken = not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
-        running = self._transport.running(executor) if broken else None
+        running: Running | None = None
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, BrokenExecutor):
+            # Now, since the next worker will write over it; once, since all batches that a death breaks have one error.
+            if self._deaths[index][0] is not error:
+                self._deaths[index] = error, self._transport.replaced(executor)
+            running = self._deaths[index][1]
         self.inbox.put((index, batch, shipment, running, future))
 
     def _take(self, message: tuple[int, Batch, Held, Running | None, Future[Any]]) -> Due:
@@ -124,7 +128,7 @@ class BatchRun(Run):
     def _received(self, index: int, batch: Batch, shipment: Held, outcome: Any) -> Due:
         slot = self._slots[index]
         if outcome.retiring and self._backend.retire(slot, outcome.retiring):
-            self._transport.forget(slot.executor)
+            self._transport.replaced(slot.executor)
         try:
             values, error, whole = self._transport.receive(batch, outcome, shipment)
         finally:
@@ -148,13 +152,8 @@ class BatchRun(Run):
     def _lost(self, index: int, batch: Batch, shipment: Held, running: Running | None, lost: BaseException) -> Due:
         """Take note that a batch has died with its worker, or was on its way to one that had died before."""
         self._drop(index, batch, shipment)
-        self._transport.forget(self._slots[index].executor)
-        if isinstance(lost, BrokenExecutor) and not self._died_idle(index, running):
-            # If another batch's call ran, this one is not to blame.
-            at = None if running is None or running[0] is None else running[0] - batch.start
-            call = self.schedule.lost(batch, at if at is None or 0 <= at < len(batch) else -1)
-        else:
-            call = self.schedule.lost(batch, -1)
+        self._transport.forget(self._slots[index].executor)  # also where it was sent something before this was known
+        call = self.schedule.lost(batch, self._culprit(index, batch, running, lost))
         if call is None:
             return []
         (item,) = call
@@ -170,12 +169,18 @@ class BatchRun(Run):
         call = self.schedule.lost(batch, refusal.at)
         return [] if call is None else self._failed(call, refusal.error)
 
-    def _died_idle(self, index: int, running: Any) -> bool:
-        """Tell whether a worker has died before it began with this run; once per slot, since some die as they start."""
-        if running is None or not math.isnan(running[1]) or index in self._died_once:
-            return False
-        self._died_once.add(index)
-        return True
+    def _culprit(self, index: int, batch: Batch, running: Running | None, lost: BaseException) -> int | None:
+        """Return the place in a batch of the call that its worker has died of: -1 for none, None if nobody knows."""
+        if not isinstance(lost, BrokenExecutor):
+            return -1
+        if running is None:
+            return None
+        if running.call is not None:
+            return _place(batch, running.call)
+        if running.batch is not None:
+            return None if running.batch == batch.start else -1
+        # It had not begun with this run. Once per slot that is nobody's fault, but some die whenever they start.
+        return -1 if self._died_idle.setdefault(index, lost) is lost else None
 
     def _look(self, now: float) -> Due:
         due: Due = []
@@ -183,21 +188,21 @@ class BatchRun(Run):
         self._look_at = now + min(seconds or math.inf, math.inf if memory is None else SAMPLE_SECONDS)
         for index in self._busy():
             running = self._transport.running(self._slots[index].executor)
-            if running is None or running[0] is None:  # it is on its way
+            if running is None or running.call is None:  # it is on its way
                 continue
-            if memory is not None and (nbytes := held(running[2]) or 0) > KILL_FACTOR * memory:
+            if memory is not None and (nbytes := held(running.pid) or 0) > KILL_FACTOR * memory:
                 reason = (
                     f"it held {format_size(nbytes)} of memory, over max_worker_memory={format_size(memory)!r} by more "
                     "than half"
                 )
-                due += self._kill(index, running[0], partial(errors.WorkerDied, exit_code=None, reason=reason))
+                due += self._kill(index, running.call, partial(errors.WorkerDied, exit_code=None, reason=reason))
             elif seconds is not None:
                 # The workers' clock and this one may count from different moments.
-                left = seconds - (time.perf_counter() - running[1])
+                left = seconds - (time.perf_counter() - running.since)
                 if left > 0:
                     self._look_at = min(self._look_at, now + left)
                 else:
-                    due += self._kill(index, running[0], partial(TaskTimeout, seconds=seconds))
+                    due += self._kill(index, running.call, partial(TaskTimeout, seconds=seconds))
         return due
 
     def _kill(self, index: int, culprit: int, error: Callable[[FailedCall], BaseException]) -> Due:
@@ -205,11 +210,10 @@ class BatchRun(Run):
         due: Due = []
         executor = self._slots[index].executor
         self._slots[index] = self._backend.abort(self._slots[index])
-        self._transport.forget(executor)
+        self._transport.replaced(executor)
         for batch, shipment in list(self._in_flight[index]):
             self._drop(index, batch, shipment)
-            at = culprit - batch.start
-            call = self.schedule.lost(batch, at if 0 <= at < len(batch) else -1)
+            call = self.schedule.lost(batch, _place(batch, culprit))
             if call is not None:
                 (item,) = call
                 due += self._failed(call, error(named(call.start, plain(item))))
@@ -241,3 +245,8 @@ class BatchRun(Run):
             for _, shipment in batches:
                 shipment.close()
         self._transport.close()
+
+
+def _place(batch: Batch, index: int) -> int:
+    """Return the place of a call in a batch; -1 if it is in another one."""
+    return index - batch.start if batch.start <= index < batch.start + len(batch) else -1

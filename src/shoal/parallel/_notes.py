@@ -2,7 +2,8 @@
 
 ::
 
-    a page of the parent's:   | cell 0 | cell 1 | ...      a cell: the index of the call that runs, since when, where
+    a page of the parent's:   | cell 0 | cell 1 | ...      a cell: what the worker does, since when, where
+    what: the index of the call that runs; between calls -1 - start, for the batch that is decoded or answered from
     a slot of a run has a cell while the run goes on; its worker writes there before each call (some 100 ns), and
     its process id before each batch where it may have to be replaced
 """
@@ -16,13 +17,35 @@ import os
 import threading
 import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.parallel._segments import HAS_MEMFD, Folder, Segment
 
 _CELLS = 4096
 _DOUBLES = 3
 _SIZE = 8 * _DOUBLES
+
+
+class Running(NamedTuple):
+    """What a worker does.
+
+    Attributes
+    ----------
+    call
+        The index of the call that runs; None if none does.
+    batch
+        Where none does, the start of the batch whose arguments are rebuilt, or whose results are encoded; None if the
+        worker has done nothing yet.
+    since
+        Since when, by its ``time.perf_counter()``.
+    pid
+        Its process id, if there are limits.
+    """
+
+    call: int | None
+    batch: int | None
+    since: float
+    pid: int
 
 
 class Cell:
@@ -36,19 +59,15 @@ class Cell:
         self.clear()
 
     def clear(self) -> None:
-        """Note that nothing runs, and that nothing has begun: the time is no number."""
-        first = _DOUBLES * self._number
-        self._doubles[first] = self._doubles[first + 1] = math.nan
+        """Note that nothing has begun."""
+        self._doubles[_DOUBLES * self._number] = math.nan
 
-    def read(self) -> tuple[int | None, float, int]:
-        """Return the index of the call that runs, None if none does, since when, and the process if it was noted.
-
-        The time is that of ``time.perf_counter()``.
-        """
+    def read(self) -> Running:
+        """Return what the worker does, or did when it died."""
         first = _DOUBLES * self._number
-        index = self._doubles[first]  # first: the worker writes it last
-        since, pid = self._doubles[first + 1], self._doubles[first + 2]
-        return (int(index) if index >= 0 else None), since, int(pid)
+        what = self._doubles[first]  # first: the worker writes it last
+        since, pid = self._doubles[first + 1], int(self._doubles[first + 2])
+        return Running(int(what) if what >= 0 else None, -1 - int(what) if what < 0 else None, since, pid)
 
 
 class Notes:
@@ -129,10 +148,10 @@ class Note:
         """Return where to write: the sequence, and the place of the index in it; the time comes after."""
         return self._doubles, self._first
 
-    def between(self) -> None:
-        """Note that no call runs: arguments are rebuilt, or results encoded."""
+    def between(self, start: int) -> None:
+        """Note that no call runs: arguments of the batch from `start` on are rebuilt, or its results encoded."""
         self._doubles[self._first + 1] = time.perf_counter()
-        self._doubles[self._first] = math.nan
+        self._doubles[self._first] = -1 - start
 
 
 _pages: dict[str, Any] = {}

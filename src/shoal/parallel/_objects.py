@@ -53,7 +53,10 @@ class ObjectTransport:
         """Return what an executor's worker runs: nobody knows."""
 
     def forget(self, _executor: Executor) -> None:
-        """Take note that an executor has another worker."""
+        """Take note that a worker does not have what was sent there: it was sent nothing."""
+
+    def replaced(self, _executor: Executor) -> None:
+        """Return what an executor's last worker did at its end: nobody knows."""
 
     def close(self) -> None:
         """End the run."""

@@ -129,17 +129,14 @@ class Run(ABC):
                     if deadline is not None and time.monotonic() >= deadline:
                         assert self._timeout is not None
                         raise self.too_late(self._timeout) from None
-                    yield from self._tick()
-                    continue
-                if message is None:  # there is room for more
-                    yield from self._tick()
-                    continue
+                    message = None
                 if isinstance(message, _Stop):
                     yield from self._ready()
                     break
                 if isinstance(message, BaseException):
                     raise message
-                due = self._take(message)
+                # Without a message something is to be done by now, or there is room for more.
+                due = self._tick() if message is None else self._take(message)
                 if due and self._timeout is not None:
                     deadline = time.monotonic() + self._timeout
                 del message

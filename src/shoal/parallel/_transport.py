@@ -24,7 +24,7 @@ from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe
 from shoal.parallel._limits import Limits
-from shoal.parallel._notes import Cell, notes
+from shoal.parallel._notes import Cell, Running, notes
 from shoal.parallel._objects import Nothing
 from shoal.parallel._segments import Segment, mapped
 from shoal.parallel._settings import Nested
@@ -219,21 +219,26 @@ class Transport:
         known.update(objects)
         return future, shipment
 
-    def running(self, executor: Executor) -> tuple[int | None, float, int] | None:
-        """Return the index of the call that an executor's worker runs, None if it runs none, since when, and where.
-
-        The time is that of ``time.perf_counter()``; where is the id of the process, if there are limits. Where workers
-        do not tell, the answer is None.
-        """
+    def running(self, executor: Executor) -> Running | None:
+        """Return what an executor's worker does; None where workers do not tell."""
         cell = self._cells.get(executor)
         return None if cell is None else cell.read()
 
     def forget(self, executor: Executor) -> None:
-        """Take note that an executor has, or will have, another worker, to which nothing was sent yet."""
+        """Take note that an executor's worker does not have what was sent there."""
         self._known.pop(executor, None)
+
+    def replaced(self, executor: Executor) -> Running | None:
+        """Take note that an executor has, or will have, another worker; return what the last one did at its end.
+
+        To be called before that worker can run a batch; from any thread.
+        """
+        self.forget(executor)
+        running = self.running(executor)
         cell = self._cells.get(executor)
         if cell is not None:
             cell.clear()
+        return running
 
     def receive(
         self, batch: Batch, outcome: Outcome, shipment: Shipment

@@ -139,7 +139,7 @@ def run_batch(parcel: Parcel) -> Outcome:
 def _run(parcel: Parcel) -> Outcome:
     """Run the calls of a batch, as many as this worker may still run."""
     note = Note(parcel.cell)
-    note.between()
+    note.between(parcel.start)
     forget(parcel.live, parcel.horizon)
     if parcel.objects:
         _objects.setdefault(parcel.run, {}).update(parcel.objects)
@@ -179,7 +179,7 @@ def _run(parcel: Parcel) -> Outcome:
         except BaseException as error:
             raised = _failure(error, error)
     elapsed = time.perf_counter() - began
-    note.between()
+    note.between(parcel.start)
     served.calls += len(values) + (raised is not None)
     del arguments, keywords
     return _encoded(values, elapsed, raised, functions, parcel)
