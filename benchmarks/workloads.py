@@ -23,6 +23,11 @@ def busy(seconds: float) -> None:
         pass
 
 
+def slept(seconds: float, result: Any) -> Any:
+    time.sleep(seconds)
+    return result
+
+
 def item(array: Any, index: int) -> float:
     return float(array[index])
 

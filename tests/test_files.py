@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal._files import parse_size
+from shoal._files import format_size, parse_size
 
 FACTORS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
@@ -84,3 +84,15 @@ def test_what_is_no_size_is_refused(size: Any) -> None:
     with pytest.raises(ValueError, match="500M") as caught:
         parse_size(size)
     assert repr(size) in str(caught.value)
+
+
+@given(st.integers(0, 2**50))
+def test_sizes_that_were_written_are_read(nbytes: int) -> None:
+    assert parse_size(format_size(nbytes)) == pytest.approx(nbytes, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"), [(0, "0"), (1023, "1023"), (1536, "1.5K"), (2 * 2**30, "2G"), (5000 * 2**40, "5000T")]
+)
+def test_sizes_are_written_short(nbytes: int, text: str) -> None:
+    assert format_size(nbytes) == text

@@ -125,6 +125,9 @@ class Interleavings(RuleBasedStateMachine):
                 assert batch.start == len(self.dispatched)
                 assert not self.given_back, "what was given back goes first"
                 self.dispatched += numbers(batch)
+                if isinstance(self.max_pending, int):
+                    behind = sum(map(len, self.schedule.held.values()))
+                    assert len(self.dispatched) - self.schedule.taken - behind <= self.max_pending
             self.in_flight.append(batch)
         return batch
 
@@ -231,9 +234,6 @@ class Interleavings(RuleBasedStateMachine):
             len(self.dispatched) - sum(map(len, self.in_flight)) - len(self.given_back) - len(self.resting)
         )
         assert not (self.resting and schedule.finished)
-        if isinstance(self.max_pending, int):
-            behind = sum(map(len, schedule.held.values()))
-            assert len(self.dispatched) - schedule.taken - behind <= self.max_pending
         if schedule.taken == len(self.results) and not (self.in_flight or self.resting or self.given_back):
             assert schedule.room > 0, "nothing would ever make room"
         assert schedule.read == self.calls.given or self.pre_dispatch is None

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from _faults_util import alive, until, wait_for
-from shoal import FallbackWarning, Parallel, delayed, parallel_config, worker_index
+from shoal import FallbackWarning, Parallel, delayed, executor, parallel_config, worker_index
 from shoal.backends._placement import _shares
 
 PROCESSES = ["loky", "multiprocessing"]
@@ -52,6 +52,19 @@ def test_workers_of_a_run_count_from_0(tmp_path: Path, backend: str) -> None:
     for again in range(2):
         assert sorted(of_each(tmp_path / str(again), 3, worker_index, backend=backend)) == [0, 1, 2]
     assert worker_index() is None
+
+
+def test_an_executor_has_indices_of_its_own(tmp_path: Path) -> None:
+    from shoal.backends._pool import pool
+
+    assert sorted(of_each(tmp_path / "before", 3, worker_index)) == [0, 1, 2]
+    with executor(2, "loky") as own:
+        (tmp_path / "own").mkdir()
+        futures = [own.submit(together, tmp_path / "own", 2, worker_index) for _ in range(2)]
+        assert sorted(future.result() for future in futures) == [0, 1]
+        assert sorted(of_each(tmp_path / "beside", 3, worker_index)) == [0, 1, 2]
+    assert sorted(of_each(tmp_path / "after", 3, worker_index)) == [0, 1, 2]
+    assert sorted(worker.index for worker in pool()._workers[pool()._latest]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("options", [{}, {"return_as": "generator"}, {"on_error": "return"}])
@@ -156,7 +169,7 @@ def test_gaps_that_idle_workers_leave_are_filled(tmp_path: Path) -> None:
     gone.end()
     assert [worker.index for worker in workers] == [0, 2]
     assert sorted(of_each(tmp_path / "after", 2, worker_index)) == [0, 1]
-    assert [worker.index for worker in workers] == [0, 1, 2]
+    assert sorted(worker.index for worker in workers) == [0, 1, 2]
 
 
 # The environment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -15,7 +16,8 @@ import tenacity
 
 from _faults_util import works
 from shoal import Parallel, delayed, parallel_config
-from shoal.errors import FallbackWarning, TaskTimeout, WorkerDied
+from shoal.errors import CallPicklingError, FallbackWarning, NoSpaceError, TaskTimeout, WorkerDied
+from shoal.parallel._sharing import Workspace
 
 PROCESSES = ["loky", "multiprocessing"]
 BACKENDS = [*PROCESSES, "threading", "sequential"]
@@ -100,8 +102,7 @@ def test_an_exception_carries_what_the_others_computed(tmp_path: Path, backend: 
     results = caught.value.results  # type: ignore[attr-defined]
     assert len(set(range(15)) - results.keys()) <= 3  # one may have been running, with others behind it
     assert all(value == index * index for index, value in results.items())
-    if backend != "sequential":
-        assert caught.value.call.index == 20  # type: ignore[attr-defined]
+    assert caught.value.call.index == 20  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "exit"])
@@ -176,6 +177,40 @@ def hold_lock(index: int) -> Any:
     import threading
 
     return threading.Lock() if index == 3 else index
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize("backend", PROCESSES)
+def test_an_argument_that_cannot_be_sent_costs_one_call(backend: str, batch_size: int) -> None:
+    arguments = [*range(7), threading.Lock(), *range(8, 30), {"gate": threading.Lock()}, 31]
+    run = Parallel(n_jobs=2, backend=backend, batch_size=batch_size, on_error="return", retries=1)
+    results = run(delayed(ignore)(argument) for argument in arguments)
+    assert [index for index, result in enumerate(results) if result != 1] == [7, 30]
+    for index, path in [(7, "args[0]"), (30, "args[0]['gate']")]:
+        assert isinstance(results[index], CallPicklingError)
+        assert (results[index].path, results[index].call.index) == (path, index)
+
+
+def test_what_finds_no_room_is_sent_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows which call of a batch is to blame for that; one that is too large by itself fails alone."""
+    import numpy
+
+    stage = Workspace.stage
+
+    def narrow(self: Workspace, buffers: Any) -> Any:
+        nbytes = sum(view.nbytes for view in buffers)
+        if nbytes > 300_000:
+            raise NoSpaceError(nbytes, ("here",), "full")
+        return stage(self, buffers)
+
+    monkeypatch.setattr(Workspace, "stage", narrow)
+    arrays = [numpy.ones(400_000 if index == 5 else 100_000, numpy.uint8) for index in range(8)]
+    results = Parallel(n_jobs=2, batch_size=8, on_error="return")(delayed(ignore)(array) for array in arrays)
+    assert isinstance(results[5], NoSpaceError)
+    assert results[5].call.index == 5  # type: ignore[attr-defined]
+    assert results[:5] + results[6:] == [1] * 7
+    with pytest.raises(NoSpaceError):
+        Parallel(n_jobs=2, batch_size=8)(delayed(ignore)(array) for array in arrays)
 
 
 def test_a_worker_that_replaces_a_dead_one_is_sent_the_function_anew(tmp_path: Path) -> None:

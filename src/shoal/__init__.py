@@ -24,16 +24,20 @@ if TYPE_CHECKING:
     from shoal.errors import (
         CallPicklingError,
         CallUnpicklingError,
+        FailedCall,
         FallbackWarning,
         NoSpaceError,
         RemoteTraceback,
         RunTimeout,
+        TaskTimeout,
         UnusedResultsWarning,
         WorkerDied,
     )
     from shoal.parallel._by_value import wrap_non_picklable_objects
     from shoal.parallel._delayed import delayed, shared
+    from shoal.parallel._executor import executor
     from shoal.parallel._parallel import Parallel
+    from shoal.parallel._resume import ResultCache
     from shoal.parallel._settings import effective_n_jobs, parallel_backend, parallel_config
 
 _HOMES = {
@@ -42,16 +46,20 @@ _HOMES = {
     "shoal.errors": (
         "CallPicklingError",
         "CallUnpicklingError",
+        "FailedCall",
         "FallbackWarning",
         "NoSpaceError",
         "RemoteTraceback",
         "RunTimeout",
+        "TaskTimeout",
         "UnusedResultsWarning",
         "WorkerDied",
     ),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
     "shoal.parallel._delayed": ("delayed", "shared"),
+    "shoal.parallel._executor": ("executor",),
     "shoal.parallel._parallel": ("Parallel",),
+    "shoal.parallel._resume": ("ResultCache",),
     "shoal.parallel._settings": ("effective_n_jobs", "parallel_backend", "parallel_config"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -60,18 +68,22 @@ __all__ = [
     "Backend",
     "CallPicklingError",
     "CallUnpicklingError",
+    "FailedCall",
     "FallbackWarning",
     "NoSpaceError",
     "Parallel",
     "RemoteTraceback",
+    "ResultCache",
     "RunTimeout",
     "Slot",
+    "TaskTimeout",
     "UnusedResultsWarning",
     "WorkerDied",
     "WorkerSpec",
     "cpu_count",
     "delayed",
     "effective_n_jobs",
+    "executor",
     "parallel_backend",
     "parallel_config",
     "register_parallel_backend",

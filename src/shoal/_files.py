@@ -8,6 +8,16 @@ _UNITS = {"": 1, "B": 1}
 _UNITS |= {unit + end: 1024**n for n, unit in enumerate("KMGT", 1) for end in ("", "B", "IB")}
 
 
+def format_size(nbytes: int) -> str:
+    """Write bytes as :func:`parse_size` reads them: ``'1.5G'``."""
+    size, unit = float(nbytes), ""
+    for larger in "KMGT":
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.1f}".removesuffix(".0") + unit
+
+
 def parse_size(text: int | float | str) -> int:
     """Turn a size such as ``'1.5G'`` into bytes.
 

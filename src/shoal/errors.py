@@ -240,8 +240,9 @@ if TYPE_CHECKING:
     class WorkerDied(BrokenProcessPool):
         exit_code: int | None
         call: FailedCall | str
+        reason: str | None
 
-        def __init__(self, call: FailedCall | str, exit_code: int | None) -> None: ...
+        def __init__(self, call: FailedCall | str, exit_code: int | None, reason: str | None = None) -> None: ...
 
 
 def _build_run_timeout() -> type[BaseException]:
@@ -302,16 +303,19 @@ def _build_worker_died() -> type[BaseException]:
             The call that it ran.
         exit_code
             The exit code of the process, negative for a signal; None if the system did not tell.
+        reason
+            Why shoal has killed it; None if it has not.
         """
 
         __module__ = __name__
 
-        def __init__(self, call: FailedCall | str, exit_code: int | None) -> None:
-            super().__init__(call, exit_code)
-            self.call, self.exit_code = call, exit_code
+        def __init__(self, call: FailedCall | str, exit_code: int | None, reason: str | None = None) -> None:
+            super().__init__(call, exit_code, reason)
+            self.call, self.exit_code, self.reason = call, exit_code, reason
 
         def __str__(self) -> str:
-            return f"a worker process {signal_in_words(self.exit_code)}; it ran {self.call}"
+            end = signal_in_words(self.exit_code) if self.reason is None else f"was killed: {self.reason}"
+            return f"a worker process {end}; it ran {self.call}"
 
     WorkerDied.__qualname__ = "WorkerDied"
     return WorkerDied

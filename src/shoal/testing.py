@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import re
 import threading
 import time
@@ -30,7 +31,8 @@ class BackendTests:
     """What every backend has to do, asked directly and through :class:`~shoal.Parallel`.
 
     A subclass sets :attr:`backend`, or overrides :meth:`make_backend`; pytest finds it if its name begins with
-    "Test". What a backend declares not to support (`supports_timeout`, `supports_return_generator`) is not asked of it.
+    "Test". What a backend declares not to support (`supports_timeout`, `supports_return_generator`, `replaces_workers`)
+    is not asked of it.
 
     Attributes
     ----------
@@ -103,6 +105,25 @@ class BackendTests:
             slots[0] = backend.abort(slots[0])
             assert sum(slot.width for slot in slots) == n_workers
             assert slots[0].executor.submit(divmod, 17, 5).result(PATIENCE) == (3, 2)
+        finally:
+            gate.touch()
+            backend.close(slots)
+
+    def test_a_retired_worker_has_a_successor(self, gate: Path) -> None:
+        backend = self.make_backend()
+        if not backend.replaces_workers:
+            return
+        slots = backend.open(WorkerSpec(2))
+        try:
+            slot = slots[0]
+            pid = slot.executor.submit(os.getpid).result(PATIENCE)
+            submitted = slot.executor.submit(wait_for, gate)
+            assert backend.retire(slot, pid)
+            assert not backend.retire(slot, pid)
+            later = slot.executor.submit(os.getpid)
+            gate.touch()
+            assert submitted.result(PATIENCE)
+            assert later.result(PATIENCE) != pid
         finally:
             gate.touch()
             backend.close(slots)

@@ -100,6 +100,7 @@ class MultiprocessingBackend(Backend):
     name = "multiprocessing"
     options = frozenset({"initializer", "initargs", "maxtasksperchild", "context", *PLACEMENT})
     supports_return_generator = False
+    replaces_workers = True
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
         """Return how many workers `n_jobs` means; 1, with a warning, where no children are allowed."""
@@ -131,3 +132,7 @@ class MultiprocessingBackend(Backend):
     def abort(self, slot: Slot) -> Slot:
         """Kill the worker if this run's batches are on it; the slot that is returned starts a new one when used."""
         return pool().abort(slot)
+
+    def retire(self, slot: Slot, pid: int) -> bool:
+        """Replace the worker process `pid` once what was submitted to it has run."""
+        return pool().retire(slot, pid)

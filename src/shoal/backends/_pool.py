@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from shoal.backends import _bootstrap
@@ -90,6 +91,7 @@ class Worker:
         self.maker = maker
         self.index = index  # among the workers of equal makers; its processes have it one after the other
         self.users = 0
+        self.own = False  # whether it has a user who shares it with nobody
         self.idle_since = time.monotonic()
         self._pool = pool
         self._lock = threading.RLock()  # a future that is done at once calls back under it
@@ -99,6 +101,7 @@ class Worker:
         self._waiting: deque[_Item] = deque()
         self._running: list[_Item] = []
         self._served = 0
+        self._retiring = False
 
     def submit(self, item: _Item) -> None:
         """Queue an item; it runs when the run that owns it has its turn."""
@@ -115,6 +118,15 @@ class Worker:
             if any(item.turn is turn for item in self._running):
                 self._discard(kill=True)
                 self._pump()
+
+    def retire(self, pid: int) -> bool:
+        """Replace the process `pid` once what was submitted to it has run; return whether it was still there."""
+        with self._lock:
+            if self._retiring or self._process is None or self._process.pid != pid:
+                return False
+            self._retiring = True
+            self._pump()
+            return True
 
     def start(self) -> None:
         """Start the process; called in the pool's thread."""
@@ -140,7 +152,7 @@ class Worker:
     def _started(self, executor: Executor, process: Any) -> None:
         with self._lock:
             wanted, self._starting = self._starting, False
-            self._executor, self._process, self._served = executor, process, 0
+            self._executor, self._process = executor, process
             if wanted:
                 self._pump()
             else:  # it was ended while it started
@@ -163,20 +175,23 @@ class Worker:
             if item.future.set_running_or_notify_cancel():
                 item.future.set_exception(error)
 
-    def warm(self) -> None:
-        """See to it that the process is there or on its way."""
+    def warm(self) -> bool:
+        """See to it that the process is there or on its way; return whether it is on its way."""
         with self._lock:
             if self._executor is None and not self._starting:
                 self._starting = True
                 self._pool.ask(self.start)
+            return self._starting
 
     def _pump(self) -> None:
         """Submit what may run now: the items at the head that belong to the run whose turn it is."""
-        while self._waiting and (not self._running or self._running[0].turn is self._waiting[0].turn):
-            if self.maker.max_batches is not None and self._served >= self.maker.max_batches:
-                if self._running:
-                    return
+        while True:
+            if self._spent and not self._running:
                 self._discard(kill=False)
+            if not self._waiting or self._spent:
+                return
+            if self._running and self._running[0].turn is not self._waiting[0].turn:
+                return
             if not self._running and self._process is not None and not self._process.is_alive():
                 self._discard(kill=False)  # it died while it was idle, and its executor may not know yet
             if self._executor is None:
@@ -196,6 +211,11 @@ class Worker:
                 done.add_done_callback(partial(self._done, item, self._executor, self._process))
             else:
                 self._running.remove(item)
+
+    @property
+    def _spent(self) -> bool:
+        """Whether the process has served its time: nothing more is submitted to it."""
+        return self._retiring or (self.maker.max_batches is not None and self._served >= self.maker.max_batches)
 
     def _done(self, item: _Item, executor: Executor, process: Any, done: Future[Any]) -> None:
         """Pass on what came of an item; called in a thread of the executor's."""
@@ -230,6 +250,7 @@ class Worker:
         executor, self._executor = self._executor, None
         process, self._process = self._process, None
         self._running = []
+        self._served, self._retiring = 0, False
         if executor is not None:
             self._pool.ending[executor._executor_manager_thread] = process  # type: ignore[attr-defined]
         return executor
@@ -283,31 +304,45 @@ class Pool:
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        #: Called at exit before the workers are ended: what waits until they have done what they have.
+        self.before_end: list[Callable[[], None]] = []
 
-    def open(self, maker: Maker, n_workers: int) -> list[Slot]:
-        """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack."""
+    def open(self, maker: Maker, n_workers: int, own: bool = False) -> list[Slot]:
+        """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack.
+
+        With `own`, they are workers that no run uses, and no other run uses them until they are given back.
+        """
         with self._lock:
             self.check()
             if self._thread is None:
                 threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
                 self._thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
                 self._thread.start()
-            workers = self._workers.setdefault(maker.key, [])
+            group = self._workers.setdefault(maker.key, [])
+            workers = [worker for worker in group if not (worker.own or (own and worker.users))]
             taken = {worker.index for worker in workers}
-            if missing := [index for index in range(n_workers) if index not in taken]:
-                workers += [Worker(self, maker, index) for index in missing]
-                workers.sort(key=lambda worker: worker.index)
+            new = [Worker(self, maker, index) for index in range(n_workers) if index not in taken]
+            group += new
+            workers = sorted(workers + new, key=attrgetter("index"))
             # Those that more demanding runs have left idle stay out: no more run than the largest run in use asks for.
             in_use = max((number for number, worker in enumerate(workers, 1) if worker.users), default=0)
             chosen = sorted(workers[: max(n_workers, in_use)], key=lambda worker: worker.users)[:n_workers]
             for worker in chosen:
                 worker.users += 1
+                worker.own = own
             if maker.key != self._latest:
                 self._latest = maker.key
                 self.ask(_nothing)  # what is idle beside goes sooner from now on
-        for worker in chosen:
-            worker.warm()
-        return [Slot(Turn(worker)) for worker in chosen]
+        slots = [Slot(Turn(worker)) for worker in chosen]
+        try:
+            coming = [worker.warm() for worker in chosen]
+            if any(coming):
+                # Whoever encodes a large object meanwhile holds the interpreter's lock, and the start of workers up.
+                self.catch_up()
+        except BaseException:
+            self.close(slots)
+            raise
+        return slots
 
     def close(self, slots: list[Slot], end: bool = False) -> None:
         """Take slots back; with `end`, end their workers too."""
@@ -316,11 +351,15 @@ class Pool:
             for turn in turns:
                 assert isinstance(turn, Turn)
                 turn.close()
-                turn.worker.users -= 1
-                turn.worker.idle_since = time.monotonic()
-                if end:
-                    self._workers[turn.worker.maker.key].remove(turn.worker)
-                    turn.worker.end()
+                worker = turn.worker
+                worker.users -= 1
+                worker.own = False
+                worker.idle_since = time.monotonic()
+                group = self._workers.get(worker.maker.key, [])
+                twice = [other.index for other in group].count(worker.index) > 1  # beside one that had an owner
+                if end or (twice and not worker.users):
+                    group.remove(worker)
+                    worker.end()
 
     def abort(self, slot: Slot, warm: bool = False) -> Slot:
         """Stop what a slot's run has on its worker; return a new slot there, with `warm` one that starts at once."""
@@ -329,6 +368,11 @@ class Pool:
         if warm and not self._closed:
             slot.executor.worker.warm()
         return Slot(Turn(slot.executor.worker))
+
+    def retire(self, slot: Slot, pid: int) -> bool:
+        """Replace the worker process `pid` of a slot once what was submitted to it has run."""
+        assert isinstance(slot.executor, Turn)
+        return slot.executor.worker.retire(pid)
 
     def ask(self, request: Callable[[], None]) -> None:
         """Have the pool's thread do something."""
@@ -357,6 +401,8 @@ class Pool:
         """End all workers: nothing that still runs will be waited for."""
         if self is not _pool:
             return  # a forked child must not touch the workers of its parent
+        for wait in self.before_end:
+            wait()
         with self._lock:
             if self._closed:
                 return

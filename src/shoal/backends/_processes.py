@@ -142,6 +142,7 @@ class LokyBackend(Backend):
     name = "loky"
     options = frozenset({"initializer", "initargs", "idle_worker_timeout", "context", *PLACEMENT})
     supports_inner_max_num_threads = True
+    replaces_workers = True
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
         """Return how many workers `n_jobs` means; 1, with a warning, where the system allows no children."""
@@ -160,7 +161,7 @@ class LokyBackend(Backend):
             tuple(options.get("initargs") or ()),
             IDLE_SECONDS if idle_seconds is None else float(idle_seconds),
         )
-        return pool().open(maker, spec.n_workers)
+        return pool().open(maker, spec.n_workers, spec.own)
 
     def close(self, slots: list[Slot]) -> None:
         """Give the workers back; they stay warm."""
@@ -169,6 +170,10 @@ class LokyBackend(Backend):
     def abort(self, slot: Slot) -> Slot:
         """Kill the worker if this run's batches are on it; the slot that is returned has a new one."""
         return pool().abort(slot, warm=True)
+
+    def retire(self, slot: Slot, pid: int) -> bool:
+        """Replace the worker process `pid` once what was submitted to it has run."""
+        return pool().retire(slot, pid)
 
 
 def _or_one(n_workers: int, depth: int, what: str, nests: bool = True) -> int:

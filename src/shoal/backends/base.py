@@ -89,11 +89,14 @@ class WorkerSpec(NamedTuple):
         Variables that are set before a worker process starts.
     options
         What the backend's own keywords were given as.
+    own
+        Whether no other run may wait behind this one's calls: it lasts, and they may take for ever.
     """
 
     n_workers: int
     environment: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Any] = MappingProxyType({})
+    own: bool = False
 
 
 #: What worker processes may be given by their index. Without it calls would run on another GPU, on other CPUs: it is
@@ -137,6 +140,8 @@ class Backend(ABC):
     supports_return_generator: ClassVar[bool] = True
     #: Whether a run can be given up after ``timeout=``.
     supports_timeout: ClassVar[bool] = True
+    #: Whether a worker process can be replaced by another: :meth:`retire`.
+    replaces_workers: ClassVar[bool] = False
 
     def __init__(self, inner_max_num_threads: int | None = None, **options: Any) -> None:
         if inner_max_num_threads is not None and not self.supports_inner_max_num_threads:
@@ -189,6 +194,22 @@ class Backend(ABC):
     @abstractmethod
     def abort(self, slot: Slot) -> Slot:
         """Stop what `slot` runs now, by force if need be; return the slot that takes its place."""
+
+    def retire(self, slot: Slot, pid: int) -> bool:
+        """Have another process take the place of a slot's worker, once what was submitted to that has run.
+
+        Parameters
+        ----------
+        slot
+            It stays, and may be submitted to at once.
+        pid
+            The process that is to go.
+
+        Returns
+        -------
+        Whether it was still there; else nothing is done.
+        """
+        raise NotImplementedError(f"{self} has no worker processes that it can replace")
 
     def nested(self, depth: int) -> str:
         """Return the name of the backend for calls that a call at `depth` makes in turn."""

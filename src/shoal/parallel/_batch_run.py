@@ -11,31 +11,51 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
 from typing import Any
 
 from shoal import errors
-from shoal.errors import TaskTimeout
+from shoal._files import format_size
+from shoal.errors import FailedCall, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
 from shoal.parallel._faults import named
+from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
 from shoal.parallel._objects import Nothing, ObjectTransport
+from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
-from shoal.parallel._transport import Shipment, Transport
+from shoal.parallel._transport import Shipment, Transport, Unsendable
 from shoal.parallel._worker import Missing
 
 Held = Shipment | Nothing
+#: The index of the call that a worker runs, None if it runs none; since when, and in which process.
+Running = tuple[int | None, float, int]
 
 
 class BatchRun(Run):
-    """A run on slots that are sent batches."""
+    """A run on slots that are sent batches.
 
-    def __init__(self, transport: Transport | ObjectTransport, *args: Any) -> None:
+    Parameters
+    ----------
+    transport
+        Their way there and back.
+    limits
+        When workers are replaced; None for no limit.
+    """
+
+    def __init__(self, transport: Transport | ObjectTransport, limits: Limits | None, *args: Any) -> None:
         super().__init__(*args)
         self._transport: Any = transport
+        self._limits = limits or Limits(None, None)
+        # What waits behind the last calls of a worker would come back as it went.
+        self._ahead = 1 if self._limits.calls is None else 0
+        if self._limits.memory is not None:
+            self._look_at = 0.0
         self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
         self._sending: int | None = None
         self._full = False  # whether calls wait until results are taken
@@ -45,7 +65,7 @@ class BatchRun(Run):
         """Send a first batch to each slot."""
         for _ in range(max(slot.width for slot in self._slots)):
             for index in range(len(self._slots)):
-                self._feed(index, one=True)
+                self._feed(index, one=True, ahead=self._ahead)
 
     @property
     def finished(self) -> bool:
@@ -55,7 +75,7 @@ class BatchRun(Run):
     def _busy(self) -> list[int]:
         return [index for index, batches in enumerate(self._in_flight) if batches or index == self._sending]
 
-    def _feed(self, index: int, one: bool = False, ahead: int = 1) -> None:
+    def _feed(self, index: int, one: bool = False, ahead: int = 0) -> None:
         """Send batches to a slot: as many as it runs at a time, and `ahead` more where that is worth it."""
         executor, width = self._slots[index]
         batches = self._in_flight[index]
@@ -84,7 +104,7 @@ class BatchRun(Run):
         running = self._transport.running(executor) if broken else None
         self.inbox.put((index, batch, shipment, running, future))
 
-    def _take(self, message: tuple[int, Batch, Held, tuple[int | None, float] | None, Future[Any]]) -> Due:
+    def _take(self, message: tuple[int, Batch, Held, Running | None, Future[Any]]) -> Due:
         index, batch, shipment, running, future = message
         if (batch, shipment) not in self._in_flight[index]:  # it was given up meanwhile
             return []
@@ -92,18 +112,26 @@ class BatchRun(Run):
             outcome = future.result()
         except (BrokenExecutor, Missing, CancelledError) as lost:
             due = self._lost(index, batch, shipment, running, lost)
+        except Unsendable as refusal:
+            due = self._unsent(index, batch, shipment, refusal)
         else:
             due = self._received(index, batch, shipment, outcome)
-        self._feed(index)
+        self._feed(index, ahead=self._ahead)
         self._go_on()
         return due
 
     def _received(self, index: int, batch: Batch, shipment: Held, outcome: Any) -> Due:
+        slot = self._slots[index]
+        if outcome.retiring and self._backend.retire(slot, outcome.retiring):
+            self._transport.forget(slot.executor)
         try:
             values, error, whole = self._transport.receive(batch, outcome, shipment)
         finally:
             self._drop(index, batch, shipment)
         done = batch if error is None else batch.split(len(values))
+        if self._memory is not None:
+            for done_call, value in zip(done, values, strict=False):  # the last may not be done: it was cut short
+                keep(self._memory, done_call, value)
         nbytes = shipment.nbytes + shipment.returned
         due = self.schedule.completed(done, values, outcome.elapsed, nbytes, shipment.returned)
         if self._tell is not None and values:
@@ -116,9 +144,7 @@ class BatchRun(Run):
                 due += self._failed(call, error)
         return due
 
-    def _lost(
-        self, index: int, batch: Batch, shipment: Held, running: tuple[int | None, float] | None, lost: BaseException
-    ) -> Due:
+    def _lost(self, index: int, batch: Batch, shipment: Held, running: Running | None, lost: BaseException) -> Due:
         """Take note that a batch has died with its worker, or was on its way to one that had died before."""
         self._drop(index, batch, shipment)
         self._transport.forget(self._slots[index].executor)
@@ -135,30 +161,50 @@ class BatchRun(Run):
         error.__cause__ = lost
         return self._failed(call, error)
 
+    def _unsent(self, index: int, batch: Batch, shipment: Held, refusal: Unsendable) -> Due:
+        """Take note that a batch could not be encoded."""
+        self._drop(index, batch, shipment)
+        if refusal.at is None and not self._faults.lenient:
+            raise refusal.error
+        call = self.schedule.lost(batch, refusal.at)
+        return [] if call is None else self._failed(call, refusal.error)
+
     def _look(self, now: float) -> Due:
         due: Due = []
-        limit = self._task_timeout
-        assert limit is not None
-        self._look_at = now + limit
+        seconds, memory = self._task_timeout, self._limits.memory
+        self._look_at = now + min(seconds or math.inf, math.inf if memory is None else SAMPLE_SECONDS)
         for index in self._busy():
-            executor = self._slots[index].executor
-            running = self._transport.running(executor)
+            running = self._transport.running(self._slots[index].executor)
             if running is None or running[0] is None:  # it is on its way
                 continue
-            # The workers' clock and this one may count from different moments.
-            left = limit - (time.perf_counter() - running[1])
-            if left > 0:
-                self._look_at = min(self._look_at, now + left)
-                continue
-            self._slots[index] = self._backend.abort(self._slots[index])
-            self._transport.forget(executor)
-            for batch, shipment in list(self._in_flight[index]):
-                self._drop(index, batch, shipment)
-                at = running[0] - batch.start
-                call = self.schedule.lost(batch, at if 0 <= at < len(batch) else -1)
-                if call is not None:
-                    (item,) = call
-                    due += self._failed(call, TaskTimeout(named(call.start, plain(item)), limit))
+            if memory is not None and (nbytes := held(running[2]) or 0) > KILL_FACTOR * memory:
+                reason = (
+                    f"it held {format_size(nbytes)} of memory, over max_worker_memory={format_size(memory)!r} by more "
+                    "than half"
+                )
+                due += self._kill(index, running[0], partial(errors.WorkerDied, exit_code=None, reason=reason))
+            elif seconds is not None:
+                # The workers' clock and this one may count from different moments.
+                left = seconds - (time.perf_counter() - running[1])
+                if left > 0:
+                    self._look_at = min(self._look_at, now + left)
+                else:
+                    due += self._kill(index, running[0], partial(TaskTimeout, seconds=seconds))
+        return due
+
+    def _kill(self, index: int, culprit: int, error: Callable[[FailedCall], BaseException]) -> Due:
+        """End a slot's worker in the middle of a call, whose failure that is; what else it held runs again."""
+        due: Due = []
+        executor = self._slots[index].executor
+        self._slots[index] = self._backend.abort(self._slots[index])
+        self._transport.forget(executor)
+        for batch, shipment in list(self._in_flight[index]):
+            self._drop(index, batch, shipment)
+            at = culprit - batch.start
+            call = self.schedule.lost(batch, at if 0 <= at < len(batch) else -1)
+            if call is not None:
+                (item,) = call
+                due += self._failed(call, error(named(call.start, plain(item))))
         return due
 
     def took(self, number: int) -> None:
@@ -176,7 +222,7 @@ class BatchRun(Run):
         # of the slot that has just answered, though: what another one runs may take for ever, and its time is not in
         # the pace yet.
         for index in range(len(self._slots)):
-            self._feed(index, ahead=0)
+            self._feed(index)
 
     def _drop(self, index: int, batch: Batch, shipment: Held) -> None:
         shipment.close()

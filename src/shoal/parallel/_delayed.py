@@ -69,17 +69,31 @@ def forget_latest() -> None:
     _latest = None
 
 
-class Shared:
-    """An argument that each worker receives and decodes once per run; see :func:`shared`."""
+class StandIn:
+    """What stands for an argument, by position or by name, until the call is about to run."""
 
-    __slots__ = ("value",)
+    __slots__ = ()
 
     #: Whether any exists: inline and on threads the arguments are looked through only then.
     in_use = False
 
+    def resolve(self) -> Any:
+        """Return the argument."""
+        raise NotImplementedError
+
+
+class Shared(StandIn):
+    """An argument that each worker receives and decodes once per run; see :func:`shared`."""
+
+    __slots__ = ("value",)
+
     def __init__(self, value: Any) -> None:
-        Shared.in_use = True
+        StandIn.in_use = True
         self.value = value
+
+    def resolve(self) -> Any:
+        """Return the value."""
+        return self.value
 
     def __repr__(self) -> str:
         return f"shared({self.value!r})"
@@ -112,12 +126,12 @@ def shared(value: Any) -> Any:
 
 
 def plain(call: Call) -> Call:
-    """Return `call` with the values of its shared arguments in their places."""
+    """Return `call` with the arguments for which something stands in their places."""
     function, args, kwargs = call
     return (
         function,
-        tuple(arg.value if type(arg) is Shared else arg for arg in args),
-        {name: arg.value if type(arg) is Shared else arg for name, arg in kwargs.items()},
+        tuple(arg.resolve() if issubclass(type(arg), StandIn) else arg for arg in args),
+        {name: arg.resolve() if issubclass(type(arg), StandIn) else arg for name, arg in kwargs.items()},
     )
 
 

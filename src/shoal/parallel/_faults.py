@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal.errors import FailedCall, attach
 from shoal.parallel._delayed import Call, describe
@@ -45,6 +45,11 @@ class Attempt(int):
 class Faults:
     """The policy of one run for calls that fail, and the failures so far.
 
+    Attributes
+    ----------
+    kept
+        What may be the result of a call where exceptions are; what else is raised ends the run.
+
     Parameters
     ----------
     settings
@@ -56,6 +61,8 @@ class Faults:
     -----
     Not thread-safe: it belongs to the thread that owns the run.
     """
+
+    kept: ClassVar[type[BaseException]] = Exception
 
     def __init__(self, settings: Settings, tell: Teller | None) -> None:
         self._retries: int | Callable[[Attempt], bool] = settings.retries
@@ -81,7 +88,7 @@ class Faults:
             self._tell.failed(index, error, wait)
         if wait is not None:
             return wait
-        if self._returns and isinstance(error, Exception):
+        if self._returns and isinstance(error, self.kept):
             self._failures.pop(index, None)
             return None
         raise error

@@ -12,25 +12,36 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal._cpus import BlasCap, cpu_share
+from shoal._files import parse_size
 from shoal.backends import Backend, Slot
 from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
+from shoal.parallel._limits import Limits, held
 from shoal.parallel._objects import ObjectTransport
-from shoal.parallel._policies import CUT_SECONDS, auto_batch_size, auto_max_pending
+from shoal.parallel._policies import CUT_SECONDS, Pace, auto_batch_size, auto_max_pending
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings, nested_settings
-from shoal.parallel._sharing import Workspace
-from shoal.parallel._transport import Transport
+from shoal.parallel._sharing import KEPT, Workspace
+from shoal.parallel._transport import ONCE, Transport
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
+    from shoal.parallel._resume import ResultCache
+
+
+def size_policy(batch_size: int | str, settings: Settings) -> int | Callable[[Pace], int]:
+    """Return what ``batch_size=`` means to a :class:`Schedule`: no batch is longer than its worker serves."""
+    most = settings.max_tasks_per_worker
+    if batch_size != "auto":
+        return int(batch_size) if most is None else min(int(batch_size), most)
+    return auto_batch_size if most is None else lambda pace: min(auto_batch_size(pace), most)
 
 
 def make_run(
-    calls: Iterable[Call],
+    calls: Iterable[Call] | Schedule,
     *,
     backend: Backend,
     settings: Settings,
@@ -44,7 +55,9 @@ def make_run(
     timeout: float | None,
     faults: Faults,
     max_nbytes: int | None,
+    memory: ResultCache | None,
     tell: Teller | None,
+    remembers: bool = True,
 ) -> Run:
     """Make a run, and see to it that its slots are given back when it ends, or if it cannot be made.
 
@@ -54,7 +67,9 @@ def make_run(
         Where it runs, and what takes them back.
     bound
         The number of batches that may be in flight; None for no bound.
-    calls, backend, settings, n_workers, total, batch_size, return_as, timeout, faults, max_nbytes, tell
+    remembers
+        Whether functions and arrays are taken to be the same in a later batch, so that they need not be sent again.
+    calls, backend, settings, n_workers, total, batch_size, return_as, timeout, faults, max_nbytes, memory, tell
         As for :class:`~shoal.Parallel`, :class:`Schedule` and :class:`Run`.
     """
     with ExitStack() as opened:
@@ -64,16 +79,22 @@ def make_run(
         pending: Any = None
         if return_as != "list":
             pending = settings.max_pending or partial(auto_max_pending, n_workers)
-        schedule = Schedule(
-            calls,
-            slots=n_workers,
-            size=auto_batch_size if batch_size == "auto" else int(batch_size),
-            pre_dispatch=bound,
-            total=total,
-            ordered=return_as != "generator_unordered",
-            max_pending=pending,
-        )
+        if isinstance(calls, Schedule):
+            schedule = calls
+        else:
+            schedule = Schedule(
+                calls,
+                slots=n_workers,
+                size=size_policy(batch_size, settings),
+                pre_dispatch=bound,
+                total=total,
+                ordered=return_as != "generator_unordered",
+                max_pending=pending,
+            )
         nested = backend.nested(settings.depth), settings.depth + 1, cpu_share(n_workers)
+        if timeout is not None and not backend.supports_timeout:
+            message = f"timeout={timeout} is ignored: {backend} cannot give up a run"
+            warnings.warn(message, errors.FallbackWarning, stacklevel=4)
         # The consumer of a generator counts the time by itself: only while it waits.
         limit = timeout if return_as == "list" and backend.supports_timeout else None
         task_timeout = settings.task_timeout
@@ -82,7 +103,8 @@ def make_run(
             message = f"task_timeout={task_timeout} is ignored: the workers of {backend} do not tell what they run"
             warnings.warn(message, errors.FallbackWarning, stacklevel=4)
             task_timeout = None
-        common = backend, slots, schedule, tell, limit, faults, task_timeout
+        limits = _limits(backend, settings)
+        common = backend, slots, schedule, tell, limit, faults, task_timeout, memory
         if backend.in_process:
             plainly = tell is None and timeout is None and task_timeout is None and not faults.lenient
             at_once = return_as != "list" or not plainly
@@ -92,9 +114,30 @@ def make_run(
         transport: Transport | ObjectTransport
         if backend.ships_bytes:
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
-            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder)
+            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, KEPT if remembers else 0)
             seconds = CUT_SECONDS if batch_size == "auto" else math.inf
-            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted)
+            once = ONCE if remembers else 0
+            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
         else:
             transport = ObjectTransport(nested)
-        return BatchRun(transport, *common, opened.pop_all().close)
+        return BatchRun(transport, limits, *common, opened.pop_all().close)
+
+
+def _limits(backend: Backend, settings: Settings) -> Limits | None:
+    """Return when workers are replaced: None for never, with a warning if they should be and cannot."""
+    calls, memory = settings.max_tasks_per_worker, settings.max_worker_memory
+    ignored = {}
+    if not (backend.ships_bytes and backend.replaces_workers):
+        reason = f"the workers of {backend} are no processes that shoal can replace"
+        ignored = {"max_tasks_per_worker": calls, "max_worker_memory": memory}
+        calls = memory = None
+    elif memory is not None and held(os.getpid()) is None:
+        reason = "this system does not tell what processes hold, or only by way of psutil"
+        ignored = {"max_worker_memory": memory}
+        memory = None
+    for name, value in ignored.items():
+        if value is not None:
+            warnings.warn(f"{name}={value!r} is ignored: {reason}", errors.FallbackWarning, stacklevel=5)
+    if calls is None and memory is None:
+        return None
+    return Limits(calls, None if memory is None else parse_size(memory))

@@ -2,8 +2,9 @@
 
 ::
 
-    a page of the parent's:   | cell 0 | cell 1 | ...      a cell: the index of the call that runs, and since when
-    a slot of a run has a cell while the run goes on; its worker writes there before each call (some 100 ns)
+    a page of the parent's:   | cell 0 | cell 1 | ...      a cell: the index of the call that runs, since when, where
+    a slot of a run has a cell while the run goes on; its worker writes there before each call (some 100 ns), and
+    its process id before each batch where it may have to be replaced
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 from shoal.parallel._segments import HAS_MEMFD, Folder, Segment
 
 _CELLS = 4096
-_SIZE = 16
+_DOUBLES = 3
+_SIZE = 8 * _DOUBLES
 
 
 class Cell:
@@ -34,13 +36,17 @@ class Cell:
 
     def clear(self) -> None:
         """Note that nothing runs."""
-        self._doubles[2 * self._number] = math.nan
+        self._doubles[_DOUBLES * self._number] = math.nan
 
-    def read(self) -> tuple[int | None, float]:
-        """Return the index of the call that runs, None if none does, and since when (``time.perf_counter()``)."""
-        index = self._doubles[2 * self._number]  # first: the worker writes it last
-        since = self._doubles[2 * self._number + 1]
-        return (int(index) if index >= 0 else None), since
+    def read(self) -> tuple[int | None, float, int]:
+        """Return the index of the call that runs, None if none does, since when, and the process if it was noted.
+
+        The time is that of ``time.perf_counter()``.
+        """
+        first = _DOUBLES * self._number
+        index = self._doubles[first]  # first: the worker writes it last
+        since, pid = self._doubles[first + 1], self._doubles[first + 2]
+        return (int(index) if index >= 0 else None), since, int(pid)
 
 
 class Notes:
@@ -95,14 +101,18 @@ class Note:
     """
 
     def __init__(self, place: tuple[str, int] | None) -> None:
-        self._doubles: Any = [0.0, 0.0]
+        self._doubles: Any = [0.0] * _DOUBLES
         self._first = 0
         if place is not None:
             try:
                 self._doubles = _attached(place[0])
-                self._first = 2 * place[1]
+                self._first = _DOUBLES * place[1]
             except OSError:  # on another machine, as it were: nobody reads
                 pass
+
+    def sign(self) -> None:
+        """Note which process this is."""
+        self._doubles[self._first + 2] = os.getpid()
 
     def cell(self) -> tuple[Any, int]:
         """Return where to write: the sequence, and the place of the index in it; the time comes after."""

@@ -17,6 +17,7 @@ class Done(NamedTuple):
     elapsed: float  # seconds that the calls took
     values: list[Any]
     error: BaseException | None
+    retiring: None = None  # workers that are not ours are not replaced
 
 
 class Nothing:

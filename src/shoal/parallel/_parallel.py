@@ -16,13 +16,15 @@ from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.backends.base import PLACEMENT, index_of_call, placed_by, worker_index
 from shoal.errors import FallbackWarning, attach
-from shoal.parallel._delayed import Call, Shared, forget_latest, not_a_call, plain
+from shoal.parallel._delayed import Call, StandIn, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
 from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
+    from shoal.parallel._resume import ResultCache
     from shoal.parallel._run import Run
+    from shoal.parallel._seeds import Seeds
 
 _RETURNS = ("list", "generator", "generator_unordered")
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
@@ -85,6 +87,23 @@ class Parallel:
         Where results come from a generator, the number that may be under way or wait to be taken: calls begin no
         sooner, so that a slow consumer bounds memory. Results behind one that is not there yet do not count. By
         default four batches per worker, within 64 MB of results.
+    max_tasks_per_worker : int, optional
+        The calls after which a worker process is replaced by a new one: where calls leak what nothing gives back. All
+        calls that the process has run count, also those of earlier runs.
+    max_worker_memory : int or str, optional
+        The memory ("2G") above which a worker process is replaced, between calls and without losing any. It is sampled
+        ten times a second; one that is over the limit by half in the middle of a call is killed, and the call fails
+        with :class:`~shoal.errors.WorkerDied`. What counts is the resident memory that is not shared: neither
+        arrays that shoal maps into workers, nor libraries; but of a worker that was forked, what its parent held then.
+    seed : int, sequence of int or numpy.random.SeedSequence, optional
+        Gives each call, as its argument `rng`, a :class:`numpy.random.Generator` of its own, seeded by the child of
+        that index that :meth:`numpy.random.SeedSequence.spawn` would make: the same whatever runs the calls, in
+        whichever batches, also if a call runs again. A call that passes an `rng` keeps it; a function that cannot
+        take one raises TypeError when its first call is read. Each run of this Parallel has the same generators; a
+        SeedSequence that is given is not changed, and may be given again.
+    memory : ResultCache, optional
+        Where results are kept, by two methods, ``get(call, default)`` and ``put(call, value)``: calls whose results it
+        has are not run again, and their results stand at their places.
     **options
         Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
         multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`. Both take
@@ -153,12 +172,18 @@ class Parallel:
         on_error: Any = DEFAULTS["on_error"],
         task_timeout: Any = DEFAULTS["task_timeout"],
         max_pending: Any = DEFAULTS["max_pending"],
+        max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
+        max_worker_memory: Any = DEFAULTS["max_worker_memory"],
+        seed: Any = None,
+        memory: ResultCache | None = None,
         **options: Any,
     ) -> None:
         if return_as not in _RETURNS:
             raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
         if batch_size != "auto" and not (_is_integer(batch_size) and int(batch_size) > 0):
             raise ValueError(f"batch_size must be 'auto' or a positive integer, got: {batch_size!r}")
+        if memory is not None and not (hasattr(memory, "get") and hasattr(memory, "put")):
+            raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
         chosen, settings = resolve(
             backend,
             n_jobs=DEFAULTS["n_jobs"] if n_jobs is None else _integer(n_jobs),
@@ -175,6 +200,8 @@ class Parallel:
             on_error=on_error,
             task_timeout=task_timeout,
             max_pending=max_pending,
+            max_tasks_per_worker=max_tasks_per_worker,
+            max_worker_memory=max_worker_memory,
         )
         if settings.mmap_mode not in _MMAP_MODES:
             raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
@@ -189,8 +216,14 @@ class Parallel:
         self.pre_dispatch = pre_dispatch
         self.batch_size = batch_size
         self.return_as = return_as
+        self.memory = memory
         self._backend = chosen
         self._settings = settings
+        self._seeds: Seeds | None = None
+        if seed is not None:
+            from shoal.parallel._seeds import Seeds
+
+            self._seeds = Seeds(seed)
         self._max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
         self._options = options
         self._lock = threading.Lock()
@@ -230,27 +263,21 @@ class Parallel:
         RuntimeError
             If a run of this Parallel is still going on.
         """
-        with self._lock:
-            if self._running:
-                raise RuntimeError(
-                    "This Parallel instance is already running ! Take all results of the run before, or close its "
-                    "generator, before the next; or use another Parallel."
-                )
-            self._running = True
-            self._stopped = False
+        self._claim()
         generates = self.return_as != "list"
         try:
             n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
             total = len(iterable) if isinstance(iterable, Sized) else None
-            if self.timeout is not None and (n_workers == 1 or not self._backend.supports_timeout):
-                _warn_of_timeout("timeout", self.timeout)
-            if self._settings.task_timeout is not None and n_workers == 1:
-                _warn_of_timeout("task_timeout", self._settings.task_timeout)
+            if self._seeds is not None:
+                iterable = self._seeds.over(iterable)
+            if self.memory is not None:
+                from shoal.parallel._resume import looked_up
+
+                iterable = looked_up(iterable, self.memory)
             if n_workers == 1:
-                if self._options or self._backend.given_options:
-                    _warn_of_placement({**self._backend.given_options, **self._options})
+                self._warn_of_ignored()
                 tell = self._listen(n_workers, total)
-                if not generates and tell is None and not may_go_on(self._settings):
+                if not generates and tell is None and self.memory is None and not may_go_on(self._settings):
                     return self._loop(iterable)
                 results = self._one_by_one(iterable, tell)
                 next(results)
@@ -275,9 +302,71 @@ class Parallel:
             if not generates:
                 self._ended()
 
+    def acall(self, iterable: Iterable[Call]) -> Any:
+        """Run the calls while an event loop of :mod:`asyncio` goes on.
+
+        Parameters
+        ----------
+        iterable
+            The calls, made by :func:`~shoal.delayed`. It is iterated in another thread.
+
+        Returns
+        -------
+        For a list a coroutine, ``results = await parallel.acall(calls)``; else an asynchronous generator,
+        ``async for result in parallel.acall(calls)``. The calls begin when it is first awaited. Cancelling the task
+        that awaits ends the run, as does leaving or closing the generator: workers are free again by then. Where there
+        is one worker, the calls run in a thread.
+
+        Raises
+        ------
+        Exception
+            When awaited, as for ``parallel(calls)``.
+        RuntimeError
+            When awaited, if a run of this Parallel is still going on.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from shoal import Parallel, delayed
+        >>> async def main():
+        ...     return await Parallel(n_jobs=2, backend="threading").acall(delayed(pow)(x, 2) for x in range(5))
+        >>> asyncio.run(main())
+        [0, 1, 4, 9, 16]
+        """
+        from shoal.parallel._async import collect, each
+
+        return collect(self, iterable) if self.return_as == "list" else each(self, iterable)
+
+    def _claim(self) -> None:
+        """Begin a run; there can be one at a time."""
+        with self._lock:
+            if self._running:
+                raise RuntimeError(
+                    "This Parallel instance is already running ! Take all results of the run before, or close its "
+                    "generator, before the next; or use another Parallel."
+                )
+            self._running = True
+            self._stopped = False
+
+    def _warn_of_ignored(self) -> None:
+        """Warn of what is not done where there is one worker."""
+        settings, options = self._settings, {**self._backend.given_options, **self._options}
+        values = {
+            "timeout": self.timeout,
+            "task_timeout": settings.task_timeout,
+            "max_tasks_per_worker": settings.max_tasks_per_worker,
+            "max_worker_memory": settings.max_worker_memory,
+            **{name: options[name] for name in placed_by(options)},
+        }
+        for name, value in values.items():
+            if value is not None:
+                message = f"{name}={value!r} is ignored: with one worker, calls run in the caller's own thread"
+                warnings.warn(message, FallbackWarning, stacklevel=3)
+
     def _one_by_one(self, calls: Iterable[Call], tell: Teller | None) -> Iterator[Any]:
         """Be the generator of results where there is one worker; the first value is to be thrown away."""
         from shoal.parallel._faults import Faults
+        from shoal.parallel._resume import keep
 
         faults = Faults(self._settings, tell)
         error: BaseException | None = None
@@ -286,25 +375,27 @@ class Parallel:
         try:
             yield None
             for call in calls:
-                try:
-                    function, args, kwargs = plain(call)
-                except (TypeError, ValueError):
-                    raise not_a_call(call, done) from None
                 if self._stopped:
                     return
                 if tell is not None:
                     tell.dispatched(1)
                 while True:
+                    try:
+                        function, args, kwargs = plain(call)  # anew for each attempt
+                    except (TypeError, ValueError):
+                        raise not_a_call(call, done) from None
                     outside = index_of_call.set(inside)  # call by call: what is between is the consumer's
                     try:
                         value = function(*args, **kwargs)
-                        break
                     except Exception as raised:
                         wait = faults.judge(done, (function, args, kwargs), raised)
                         if wait is None:
                             value = raised
                             break
                         time.sleep(wait)
+                    else:
+                        keep(self.memory, call, value)
+                        break
                     finally:
                         index_of_call.reset(outside)
                 done += 1
@@ -329,12 +420,18 @@ class Parallel:
         try:
             for call in calls:
                 try:
-                    function, args, kwargs = plain(call) if Shared.in_use else call
+                    function, args, kwargs = plain(call) if StandIn.in_use else call
                 except (TypeError, ValueError):
                     raise not_a_call(call, len(results)) from None
                 if self._stopped:
                     break
-                results.append(function(*args, **kwargs))
+                try:
+                    results.append(function(*args, **kwargs))
+                except BaseException as error:
+                    from shoal.parallel._faults import named
+
+                    attach(error, "call", named(len(results), (function, args, kwargs)))
+                    raise
         except BaseException as error:
             attach(error, "results", dict(enumerate(results)))
             raise
@@ -382,6 +479,7 @@ class Parallel:
             timeout=self.timeout,
             faults=Faults(self._settings, tell),
             max_nbytes=self._max_nbytes,
+            memory=self.memory,
             tell=tell,
         )
 
@@ -400,12 +498,12 @@ class Parallel:
             raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
         return bound
 
-    def _open(self, n_workers: int) -> list[Slot]:
+    def _open(self, n_workers: int, own: bool = False) -> list[Slot]:
         if self._kept:
             return self._kept
         inner = self._backend.inner_max_num_threads
         environment = {} if self._backend.in_process else thread_limits(inner, n_workers)
-        slots = self._backend.open(WorkerSpec(n_workers, environment, self._options))
+        slots = self._backend.open(WorkerSpec(n_workers, environment, self._options, own))
         if self._kept is not None:
             self._kept = slots
         return slots
@@ -436,17 +534,6 @@ def _collected(results: Iterable[Any]) -> list[Any]:
     return values
 
 
-def _warn_of_timeout(name: str, seconds: float) -> None:
-    message = f"{name}={seconds} is ignored: calls in the caller's own thread cannot be given up"
-    warnings.warn(message, FallbackWarning, stacklevel=3)
-
-
-def _warn_of_placement(options: dict[str, Any]) -> None:
-    for name in placed_by(options):
-        message = f"{name} is ignored: with one worker, calls run in the caller's own process"
-        warnings.warn(message, FallbackWarning, stacklevel=3)
-
-
 def _integer(n_jobs: Any) -> Any:
     if isinstance(n_jobs, Default):
         return n_jobs
@@ -469,7 +556,7 @@ def _check_options(options: dict[str, Any], backend: Backend | None) -> None:
         known = set(backend.options)
     for name in options:
         if name not in known:
-            own = [*DEFAULTS, "return_as", "timeout", "pre_dispatch", "batch_size", *known]
+            own = [*DEFAULTS, "memory", "return_as", "seed", "timeout", "pre_dispatch", "batch_size", *known]
             import difflib
 
             nearest = difflib.get_close_matches(name, own, 1)

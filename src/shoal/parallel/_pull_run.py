@@ -13,8 +13,9 @@ from typing import Any
 from shoal.backends import WorkerSpec
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Call, Shared, not_a_call, plain
+from shoal.parallel._delayed import Call, StandIn, not_a_call, plain
 from shoal.parallel._faults import named
+from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
 
 
@@ -68,7 +69,7 @@ class PullRun(Run):
     @property
     def finished(self) -> bool:
         """Whether all threads have found nothing left to do, and no call waits to run again."""
-        return not self._pulls and not self.schedule.resting
+        return not self._pulls and self.schedule.finished
 
     def took(self, number: int) -> None:
         """Take note that results were taken; wake the threads that wait for that."""
@@ -80,8 +81,11 @@ class PullRun(Run):
         self._stopped = True
         self._roomy.set()
 
-    def _busy(self) -> list[int]:
+    def _end(self, error: BaseException | None) -> None:
         self._halt()
+        super()._end(error)
+
+    def _busy(self) -> list[int]:
         return [index for index, load in enumerate(self._load) if load]
 
     def _take(self, message: tuple[_Pull, Any]) -> Due:
@@ -128,10 +132,10 @@ class PullRun(Run):
         # The threads that are left take what was given back, if there are any.
         if self.schedule.gave_back:
             self._roomy.set()
-        while self.schedule.gave_back and len(self._pulls) < self._n_threads and not self._stopped:
-            self._begin()
-            if len(self._pulls) >= self.schedule.gave_back:
-                break
+        free = self._n_threads - len(self._pulls)
+        if free > 0 and not self._stopped:
+            for _ in range(min(self.schedule.waiting(), free)):
+                self._begin()
 
     def _leave(self, pull: _Pull) -> None:
         """Take note that a thread takes no more calls: another may have its index."""
@@ -197,7 +201,7 @@ class PullRun(Run):
                     index, call = taken
                     del taken
                     try:
-                        function, args, kwargs = plain(call) if Shared.in_use else call
+                        function, args, kwargs = plain(call) if StandIn.in_use else call
                     except (TypeError, ValueError):
                         raise not_a_call(call, index) from None
                     if careful:
@@ -205,18 +209,19 @@ class PullRun(Run):
                     began = time.perf_counter() if at_once else 0.0
                     try:
                         value = function(*args, **kwargs)
-                    except Exception as error:
+                    except BaseException as error:
                         pull.running = None
                         if error.__traceback__ is not None:
                             error.__traceback__ = error.__traceback__.tb_next
                         if not careful:
                             self._halt()
                         put((pull, _Failed(Batch.of(index, call), error)))
-                        del error
+                        del error, call
                         continue
-                    finally:
-                        del call
                     pull.running = None
+                    if self._memory is not None and not pull.given_up:
+                        keep(self._memory, call, value)
+                    del call
                     if at_once:
                         put((pull, ([(index, value)], time.perf_counter() - began)))
                         del value

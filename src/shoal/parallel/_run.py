@@ -36,6 +36,7 @@ from shoal.parallel._schedule import Schedule
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
+    from shoal.parallel._resume import ResultCache
 
 Due = list[Sequence[Any]]
 
@@ -65,6 +66,8 @@ class Run(ABC):
         What is to be done about calls that fail.
     task_timeout
         The seconds that a call may run; None for no limit.
+    memory
+        Where results are kept; None for nowhere.
     release
         Called when nothing of the run is left on its slots.
     """
@@ -78,12 +81,14 @@ class Run(ABC):
         timeout: float | None,
         faults: Faults,
         task_timeout: float | None,
+        memory: ResultCache | None,
         release: Callable[[], None],
     ) -> None:
         self.schedule = schedule
         self._faults = faults
         self._task_timeout = task_timeout
         self._look_at = math.inf if task_timeout is None else 0.0  # when a call may have run for too long
+        self._memory = memory
         self._later: list[tuple[float, int, Batch]] = []  # calls that wait to run again: when, index, the call
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._backend = backend
@@ -174,9 +179,8 @@ class Run(ABC):
 
     def _patience(self, deadline: float | None) -> float | None:
         """Return the seconds until something is to be done in any case; None if nothing is."""
-        then = min(
-            self._look_at, self._later[0][0] if self._later else math.inf, math.inf if deadline is None else deadline
-        )
+        look_at = self._look_at if self._look_at < math.inf and self._busy() else math.inf
+        then = min(look_at, self._later[0][0] if self._later else math.inf, math.inf if deadline is None else deadline)
         return None if then == math.inf else max(then - time.monotonic(), 0)
 
     def _tick(self) -> Due:
@@ -214,7 +218,7 @@ class Run(ABC):
         if wait is None:
             if self._tell is not None:
                 self._tell.completed(1, 0.0, self.schedule.size)
-            return self.schedule.settle(call.start, error)
+            return self.schedule.failed(call.start, error)
         if wait:
             self.schedule.resting += 1
             heapq.heappush(self._later, (time.monotonic() + wait, call.start, call))

@@ -154,8 +154,10 @@ class Schedule:
         if not size or (busy and not self._worth_queueing(size)):
             return None
         batch = source.split(size)
+        if not batch:
+            return None
         if source is self._ahead:
-            self.dispatched += size
+            self.dispatched += len(batch)
         elif not source:
             self._given_back.remove(source)
         self.in_flight += 1
@@ -243,6 +245,14 @@ class Schedule:
         index = self.dispatched
         self.dispatched = index + 1
         return index, call
+
+    def waiting(self) -> int:
+        """Return how many there are that can be given out without a look at the input: what a pull loop begins for."""
+        return self.gave_back
+
+    def failed(self, index: int, error: BaseException) -> list[Sequence[Any]]:
+        """Take the exception of a call as its result; return the sequences of results that are now due."""
+        return self.settle(index, error)
 
     def settle(self, index: int, value: Any) -> list[Sequence[Any]]:
         """Take the result of a call that was taken; return the sequences of results that are now due."""

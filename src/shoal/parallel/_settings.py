@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from shoal import backends
 from shoal._cpus import budget_of_call, cap_this_thread
+from shoal._files import parse_size
 from shoal.backends import Backend
 from shoal.backends.base import index_of_call
 
@@ -35,7 +36,7 @@ class Settings(NamedTuple):
         How deep the code that runs here is nested in runs: 0 outside, 1 in a worker.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
         As for :class:`~shoal.Parallel`.
-    retries, retry_on, retry_wait, on_error, task_timeout, max_pending
+    retries, retry_on, retry_wait, on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
         As for :class:`~shoal.Parallel`.
     """
 
@@ -54,6 +55,8 @@ class Settings(NamedTuple):
     on_error: str = "raise"
     task_timeout: float | None = None
     max_pending: int | None = None
+    max_tasks_per_worker: int | None = None
+    max_worker_memory: int | float | str | None = None
     depth: int = 0
 
 
@@ -107,6 +110,7 @@ def _check(settings: Settings) -> None:
     if settings.prefer == "processes" and settings.require == "sharedmem":
         raise ValueError("prefer='processes' and require='sharedmem' are inconsistent settings: processes share none")
     _check_faults(settings)
+    _check_limits(settings)
 
 
 def _check_faults(settings: Settings) -> None:
@@ -129,9 +133,16 @@ def _check_faults(settings: Settings) -> None:
         raise TypeError(f"retry_on must name types of exceptions, or be a predicate of one, got: {retry_on!r}")
     if task_timeout is not None and not (_is_number(task_timeout, (int, float)) and task_timeout > 0):
         raise ValueError(f"task_timeout must be a positive number of seconds, or None, got: {task_timeout!r}")
-    max_pending = settings.max_pending
-    if max_pending is not None and not (_is_number(max_pending, int) and max_pending > 0):
-        raise ValueError(f"max_pending must be a positive number of results, or None, got: {max_pending!r}")
+
+
+def _check_limits(settings: Settings) -> None:
+    for name, what in (("max_pending", "results"), ("max_tasks_per_worker", "calls")):
+        value = getattr(settings, name)
+        if value is not None and not (_is_number(value, int) and value > 0):
+            raise ValueError(f"{name} must be a positive number of {what}, or None, got: {value!r}")
+    memory = settings.max_worker_memory
+    if memory is not None and (isinstance(memory, bool) or parse_size(memory) == 0):
+        raise ValueError(f"max_worker_memory must be a positive size, such as '2G', or None, got: {memory!r}")
 
 
 def _is_number(value: Any, kinds: Any) -> bool:
@@ -181,7 +192,7 @@ class parallel_config:
     backend
         The name of a backend or an instance of one.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress, retries, retry_on, retry_wait, \
-    on_error, task_timeout, max_pending
+    on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
         As for :class:`~shoal.Parallel`, where an argument goes before these.
     inner_max_num_threads : int or None
         The threads that BLAS and OpenMP may use in each worker process. Needs `backend`.
@@ -219,6 +230,8 @@ class parallel_config:
         on_error: Any = DEFAULTS["on_error"],
         task_timeout: Any = DEFAULTS["task_timeout"],
         max_pending: Any = DEFAULTS["max_pending"],
+        max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
+        max_worker_memory: Any = DEFAULTS["max_worker_memory"],
         inner_max_num_threads: int | None = None,
         **backend_params: Any,
     ) -> None:
@@ -240,6 +253,8 @@ class parallel_config:
                 on_error=on_error,
                 task_timeout=task_timeout,
                 max_pending=max_pending,
+                max_tasks_per_worker=max_tasks_per_worker,
+                max_worker_memory=max_worker_memory,
             ),
         )
         _current.set(self.settings)

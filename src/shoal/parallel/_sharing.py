@@ -122,13 +122,18 @@ class Workspace:
         How workers map them: "r", "r+" or "c"; None: none is written.
     temp_folder
         Where they go; None for shared memory.
+    kept
+        The arrays that no batch in flight needs and that are kept for the next, at most.
 
     Notes
     -----
     Not thread-safe: it belongs to the thread that owns the run.
     """
 
-    def __init__(self, max_nbytes: int | None, mmap_mode: str | None, temp_folder: str | None) -> None:
+    def __init__(
+        self, max_nbytes: int | None, mmap_mode: str | None, temp_folder: str | None, kept: int = KEPT
+    ) -> None:
+        self._kept = kept
         self._limit = sys.maxsize if max_nbytes is None or mmap_mode is None else max_nbytes
         self._mode = "r+" if mmap_mode == "w+" else mmap_mode
         self._places = Places(temp_folder)
@@ -181,7 +186,7 @@ class Workspace:
             if not placed.users:
                 self._idle[placed] = None
         for placed in list(self._idle):
-            if len(self._idle) > KEPT or placed.array() is None:
+            if len(self._idle) > self._kept or placed.array() is None:
                 self._free(placed)
 
     def close(self) -> None:

@@ -23,7 +23,9 @@ from shoal._pickling import culprit, dumps, loads
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Shared, describe
+from shoal.parallel._limits import Limits
 from shoal.parallel._notes import Cell, notes
+from shoal.parallel._objects import Nothing
 from shoal.parallel._segments import Segment, mapped
 from shoal.parallel._settings import Nested
 from shoal.parallel._sharing import Workspace, is_array
@@ -71,6 +73,14 @@ class Shipment:
         self._segment, self.outlets = None, []
 
 
+class Unsendable(Exception):
+    """A batch cannot be encoded: because of the call at the place `at` in it, or nobody knows of which (None)."""
+
+    def __init__(self, at: int | None, error: Exception) -> None:
+        super().__init__(at, error)
+        self.at, self.error = at, error
+
+
 class _Live:
     """The runs that go on in this process."""
 
@@ -116,17 +126,32 @@ class Transport:
         After which a worker begins no further call of a batch, and gives the rest back.
     noted
         Whether each executor has one worker, which can note what it runs.
+    limits
+        When a worker asks to be replaced; None for no limit.
+    once
+        The functions and classes by value that are sent once per worker, at most; others go with each batch.
 
     Notes
     -----
     Not thread-safe: it belongs to the thread that owns the run.
     """
 
-    def __init__(self, workspace: Workspace, nested: Nested, in_flight: int, seconds: float, noted: bool) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        nested: Nested,
+        in_flight: int,
+        seconds: float,
+        noted: bool,
+        limits: Limits | None,
+        once: int = ONCE,
+    ) -> None:
         self._workspace = workspace
+        self._most_once = once
         self._noted = noted
         self._nested = nested
         self._seconds = seconds
+        self._limits = limits
         self._run = _live.begin()
         self._keys: dict[int, tuple[int, Any, frozenset[int]]] = {}  # by id: key, the object itself, what it needs
         self._objects: dict[int, Encoded] = {}
@@ -138,26 +163,23 @@ class Transport:
         self._outlets_per_call = 0.0
         self._most_outlets = max(1, min(OUTLETS, OUTLETS_IN_ALL // in_flight))
 
-    def send(self, batch: Batch, executor: Executor) -> tuple[Future[Outcome], Shipment]:
+    def send(self, batch: Batch, executor: Executor) -> tuple[Future[Outcome], Shipment | Nothing]:
         """Submit a batch; return the future of its outcome, and what it holds until that is there.
 
-        Raises
-        ------
-        CallPicklingError
-            If a call of it cannot be pickled.
-        NoSpaceError
-            If there is no room for its arrays.
+        The future of a batch that cannot be encoded holds an :class:`Unsendable`.
         """
         self._needed.clear()
         try:
             stream, buffers = dumps((batch.functions, batch.args, batch.kwargs), self._reduce, self._once)
+            calls, segment = self._encoded(stream, buffers)
         except Exception as error:
-            raise self._explain(batch, error) from error
+            self._workspace.release(self._workspace.lease())
+            refused: Future[Outcome] = Future()
+            refused.set_exception(self._explain(batch, error))
+            return refused, Nothing()
         leased = self._workspace.lease()
-        segment: Segment | None = None
         outlets: list[Segment] = []
         try:
-            calls, segment = self._encoded(stream, buffers)
             wanted = math.ceil(self._outlets_per_call * len(batch))
             with contextlib.suppress(OSError):  # without outlets, results come through the pipe
                 for _ in range(max(1, min(wanted, self._most_outlets))):
@@ -183,6 +205,7 @@ class Transport:
             paths,
             self._nested,
             None if cell is None else cell.place,
+            self._limits,
         )
         try:
             future = executor.submit(run_batch, parcel)
@@ -192,10 +215,11 @@ class Transport:
         known.update(objects)
         return future, shipment
 
-    def running(self, executor: Executor) -> tuple[int | None, float] | None:
-        """Return the index of the call that an executor's worker runs, None if it runs none, and since when.
+    def running(self, executor: Executor) -> tuple[int | None, float, int] | None:
+        """Return the index of the call that an executor's worker runs, None if it runs none, since when, and where.
 
-        The time is that of ``time.perf_counter()``. Where workers do not tell, the answer is None.
+        The time is that of ``time.perf_counter()``; where is the id of the process, if there are limits. Where workers
+        do not tell, the answer is None.
         """
         cell = self._cells.get(executor)
         return None if cell is None else cell.read()
@@ -264,7 +288,7 @@ class Transport:
         return self._workspace.reduce(obj) if is_array(obj) else NotImplemented
 
     def _once(self, function: Any) -> Any:
-        if id(function) not in self._keys and len(self._keys) >= ONCE:
+        if id(function) not in self._keys and len(self._keys) >= self._most_once:
             return NotImplemented
         return self._send_once(function)
 
@@ -296,18 +320,20 @@ class Transport:
         segment, places = self._workspace.stage([memoryview(stream), *buffers] if long else buffers)
         return Encoded(None if long else stream, segment.path, tuple(places)), segment
 
-    def _explain(self, batch: Batch, error: Exception) -> Exception:
-        """Return the error that names the call and the part of it that cannot be pickled."""
-        for index, (function, args, kwargs) in enumerate(batch, batch.start):
+    def _explain(self, batch: Batch, error: Exception) -> Unsendable:
+        """Find the call of a batch, and the part of it, that cannot be pickled."""
+        for at, (function, args, kwargs) in enumerate(batch):
             for part, name in [(function, "the function"), *_named(args, kwargs)]:
                 try:
                     dumps(part, self._reduce, self._once)
                 except OSError as failure:
-                    return failure
+                    return Unsendable(at, failure)
                 except Exception:
                     path, reason = culprit(part, name, self._reduce)
-                    return CallPicklingError(f"call {index}, {describe(function)}(...),", path, reason)
-        return error
+                    refusal = CallPicklingError(f"call {batch.start + at}, {describe(function)}(...),", path, reason)
+                    refusal.__cause__ = error
+                    return Unsendable(at, refusal)
+        return Unsendable(None, error)
 
 
 def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Any, str]]:

@@ -9,6 +9,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 from shoal._pickling import culprit, dumps, loads
@@ -16,6 +18,7 @@ from shoal.backends._bootstrap import interruptible
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
+from shoal.parallel._limits import LOOK_SECONDS, Limits, served
 from shoal.parallel._notes import Note
 from shoal.parallel._segments import attach, layout, write
 from shoal.parallel._settings import Nested, nested_settings
@@ -62,6 +65,7 @@ class Parcel(NamedTuple):
     outlets: tuple[str, ...]  # segments of the parent's for results
     nested: Nested
     cell: tuple[str, int] | None  # where to note which call runs
+    limits: Limits | None  # how long this worker serves
 
 
 class Failure(NamedTuple):
@@ -79,6 +83,7 @@ class Outcome(NamedTuple):
     stream: bytes | None  # of the results; None: it is the first of the buffers
     places: tuple[tuple[int, int, int], ...] = ()  # outlet, offset and bytes of each buffer
     failure: Failure | None = None
+    retiring: int | None = None  # the worker's process, if it is to be replaced
 
 
 class Missing(Exception):
@@ -121,6 +126,18 @@ def run_batch(parcel: Parcel) -> Outcome:
     Missing
         If the batch needs objects that another worker was sent.
     """
+    limits = parcel.limits
+    if limits is None:
+        return _run(parcel)
+    if served.spent(limits):
+        return Outcome(0.0, dumps([])[0], retiring=os.getpid())
+    outcome = _run(parcel)
+    # Looked at now, since the arguments and results of the batch are gone.
+    return outcome._replace(retiring=os.getpid()) if served.spent(limits) else outcome
+
+
+def _run(parcel: Parcel) -> Outcome:
+    """Run the calls of a batch, as many as this worker may still run."""
     note = Note(parcel.cell)
     note.between()
     forget(parcel.live, parcel.horizon)
@@ -139,21 +156,31 @@ def run_batch(parcel: Parcel) -> Outcome:
     values: list[Any] = []
     raised: Failure | None = None
     doubles, place = note.cell()
+    limits = parcel.limits
+    calls: Iterator[Any] = enumerate(rows(functions, arguments, keywords), parcel.start)
+    if limits is not None:
+        note.sign()
+        calls = islice(calls, served.left(limits))
     with nested_settings(*parcel.nested), interruptible():
         try:
             now = began = time.perf_counter()
-            until = began + parcel.seconds
-            for index, (function, args, kwargs) in enumerate(rows(functions, arguments, keywords), parcel.start):
+            until = end = began + parcel.seconds
+            if limits is not None and limits.memory is not None:
+                until = min(end, now + LOOK_SECONDS)
+            for index, (function, args, kwargs) in calls:
                 doubles[place + 1] = now
                 doubles[place] = index
                 values.append(function(*args, **kwargs))
                 now = time.perf_counter()
                 if now > until:
-                    break
+                    if limits is None or now > end or limits.exceeded_by("self"):
+                        break
+                    until = min(end, now + LOOK_SECONDS)
         except BaseException as error:
             raised = _failure(error, error)
     elapsed = time.perf_counter() - began
     note.between()
+    served.calls += len(values) + (raised is not None)
     del arguments, keywords
     return _encoded(values, elapsed, raised, functions, parcel)
 

@@ -1,0 +1,161 @@
+"""``Parallel.acall``: runs that an event loop waits for.
+
+::
+
+    the event loop                                 a thread of the run's own
+    awaits, iterates ── starts ──────────────────> makes the run, and is its loop
+        ^                                             │ the run; each sequence of results that is due;
+        └── asyncio.Queue <── call_soon_threadsafe ───┘ at last, what has ended it
+    is cancelled, or leaves ── Parallel.stop ────> the run ends, which is awaited
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import threading
+from collections.abc import AsyncGenerator, Iterable, Sequence, Sized
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+from shoal import backends
+from shoal.parallel._delayed import Call
+from shoal.parallel._run import Run
+
+if TYPE_CHECKING:
+    from shoal.parallel._parallel import Parallel
+
+
+async def collect(parallel: Parallel, calls: Iterable[Call]) -> list[Any]:
+    """Return the results of a run in a list."""
+    results: list[Any] = []
+    async with _Course(parallel, calls) as course:
+        try:
+            while (values := await course.due(None)) is not None:
+                results += values
+        except BaseException as error:
+            if course.run is not None:
+                course.run.attach(results, error)
+            raise
+    return results
+
+
+async def each(parallel: Parallel, calls: Iterable[Call]) -> AsyncGenerator[Any, None]:
+    """Yield the results of a run."""
+    async with _Course(parallel, calls) as course:
+        while (values := await course.due(parallel.timeout)) is not None:
+            assert course.run is not None
+            left = len(values)
+            for value in values:
+                left -= 1
+                if not left:
+                    course.run.took(len(values))
+                yield value
+
+
+class _Over:
+    """The last message of a run: what has ended it early, if anything has."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class _Course:
+    """One run, as an event loop sees it: it begins when this is entered, and has ended when it is left.
+
+    No asynchronous generator, since a loop that ends closes all of those at once, the inner with the outer.
+    """
+
+    def __init__(self, parallel: Parallel, calls: Iterable[Call]) -> None:
+        self._parallel = parallel
+        self._calls = calls
+        self._arrived: asyncio.Queue[Any] = asyncio.Queue()
+        self._over = False
+        self.run: Run | None = None
+
+    async def __aenter__(self) -> _Course:
+        self._begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._over:
+            self._parallel.stop()
+        while not self._over:
+            await self._next()
+
+    async def due(self, timeout: float | None) -> Sequence[Any] | None:
+        """Return the next sequence of results, None if there are no more.
+
+        Parameters
+        ----------
+        timeout
+            The seconds that they may take.
+        """
+        if self.run is None:
+            message = await self._next()
+            if isinstance(message, Run):
+                self.run = message
+        if self.run is not None:
+            try:
+                message = await asyncio.wait_for(self._next(), timeout)
+            except asyncio.TimeoutError:  # before Python 3.11 another one than TimeoutError
+                assert timeout is not None
+                raise self.run.too_late(timeout) from None
+        if not isinstance(message, _Over):
+            return message  # type: ignore[no-any-return]
+        if message.error is not None:
+            raise message.error
+        return None
+
+    async def _next(self) -> Any:
+        message = await self._arrived.get()
+        self._over = isinstance(message, _Over)
+        return message
+
+    def _begin(self) -> None:
+        self._parallel._claim()
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(self._serve, loop), name="shoal-run", daemon=True)
+        try:
+            thread.start()
+        except BaseException:
+            self._parallel._ended()
+            raise
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Be the thread of the run."""
+
+        def tell(message: Any) -> None:
+            loop.call_soon_threadsafe(self._arrived.put_nowait, message)
+
+        error: BaseException | None = None
+        try:
+            run = self._make_run()
+            try:
+                tell(run)
+            except BaseException as closed:
+                run.abandon(closed)
+                raise
+            loop_of_run: Any = run.results()
+            with closing(loop_of_run):
+                for values in loop_of_run:
+                    tell(values)
+        except BaseException as caught:  # it is raised where the results are awaited
+            error = caught
+        self._parallel._ended()
+        with suppress(RuntimeError):  # the event loop was closed, and nobody is there to be told
+            tell(_Over(error))
+
+    def _make_run(self) -> Run:
+        maker = parallel = self._parallel
+        n_workers = parallel._backend.workers(parallel.n_jobs, parallel._settings.depth)
+        if n_workers == 1:  # a plain loop would hold up the event loop, and could not be given up
+            maker = copy.copy(parallel)
+            maker._backend, maker._kept = backends.create("threading"), None
+        total = len(self._calls) if isinstance(self._calls, Sized) else None
+        run = parallel._run = maker._make_run(self._calls, n_workers, total)
+        if parallel._stopped:
+            run.stop()
+        return run
