@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal import _cpus
+from shoal import Parallel, _cpus, delayed
 from shoal._cpus import BlasCap, cpu_count, thread_limits
 
 NO_LIMIT = sys.maxsize
@@ -423,6 +423,37 @@ def test_a_library_that_is_met_later(blas: _cpus._Blas) -> None:
         with BlasCap(3):
             assert (early.threads, late.threads) == (2, 2)
     assert (early.threads, late.threads) == (8, 6)
+
+
+class OpenMPLibrary(Library):
+    """Stands for a BLAS that has a limit for each thread."""
+
+    threading_layer = "openmp"
+
+    def __init__(self, threads: int, filepath: str) -> None:
+        self.of_thread = threading.local()
+        self.found = threads
+        super().__init__(threads, filepath)
+
+    @property
+    def threads(self) -> int:
+        return getattr(self.of_thread, "threads", self.found)
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        self.of_thread.threads = threads
+
+
+def test_limits_of_each_thread(blas: _cpus._Blas, fake_machine: Callable[..., None]) -> None:
+    fake_machine(8)
+    library, low, silent = OpenMPLibrary(8, "high"), OpenMPLibrary(2, "low"), Library(None)
+    blas._libraries = [library, low, silent]
+
+    def seen() -> tuple[int, int]:
+        return library.threads, low.threads
+
+    assert Parallel(n_jobs=2, backend="threading")(delayed(seen)() for _ in range(8)) == [(4, 2)] * 8
+    assert seen() == (8, 2)
 
 
 def test_an_error_ends_the_cap(blas: _cpus._Blas) -> None:

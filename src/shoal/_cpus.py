@@ -271,7 +271,8 @@ class BlasCap:
     Caps may overlap, in one thread or in several: the smallest one holds, and the limits found by
     the first come back when the last is gone. A limit is never raised above what it was.
     A library that is loaded inside the block is met by the next cap that begins. A BLAS built on
-    OpenMP has a limit for each thread: there, the thread that enters is capped. Thread-safe.
+    OpenMP has a limit for each thread: there, the thread that enters is capped, and others by
+    `cap_this_thread`. Thread-safe.
 
     Parameters
     ----------
@@ -322,6 +323,11 @@ class _Blas:
                 if wanted < (library.get_num_threads() or 0):
                     _set_threads(library, wanted)
 
+    def cap_this_thread(self, limit: int) -> None:
+        for library in self._libraries:
+            if getattr(library, "threading_layer", None) == "openmp" and limit < (library.get_num_threads() or 0):
+                library.set_num_threads(limit)
+
     def _apply(self) -> None:
         cap = min(self._caps, default=_NO_LIMIT)
         for library in self._libraries:
@@ -359,6 +365,11 @@ def _set_threads(library: Any, n_threads: int) -> None:
 
 
 _blas = _Blas()
+
+
+def cap_this_thread(limit: int) -> None:
+    """Cap the threads of each BLAS that has a limit for each thread, for good; others have a `BlasCap`."""
+    _blas.cap_this_thread(limit)
 
 
 def find_blas() -> None:

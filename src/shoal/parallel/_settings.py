@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from shoal import backends
-from shoal._cpus import budget_of_call
+from shoal._cpus import budget_of_call, cap_this_thread
 from shoal._files import parse_size
 from shoal.backends import Backend
 from shoal.backends.base import index_of_call
@@ -327,11 +327,14 @@ def nested_settings(backend: str, depth: int, cpus: int, index: int | None = Non
     backend, depth, cpus
         What is nested in it, as :data:`Nested`.
     index
-        That of its worker, if the process that this is does not have it already.
+        That of its worker, where that is this thread. It keeps a cap of its BLAS threads.
     """
     settings = _current.set(_nested(backend, depth))
     budget = budget_of_call.set(cpus)
-    place = None if index is None else index_of_call.set(index)
+    place = None
+    if index is not None:
+        place = index_of_call.set(index)
+        cap_this_thread(cpus)
     try:
         yield
     finally:
