@@ -146,7 +146,7 @@ class Schedule:
             return None
         if room <= 0 and not self._given_back:
             return None
-        size = self._fair_size()
+        size = self._fair_size(room)
         source = min(self._given_back, key=attrgetter("start"), default=self._ahead)
         size = min(size, len(source))
         if source is self._ahead:
@@ -294,13 +294,13 @@ class Schedule:
         limit = QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS
         return size * self.pace.seconds_per_call < limit
 
-    def _fair_size(self) -> int:
+    def _fair_size(self, room: int) -> int:
         """Return the size of the next batch: smaller towards the end, so that the slots finish together."""
         # Where the number of calls is not known, two rounds are read ahead, so that the end is seen when shares begin
         # to shrink; not before a first result is there, since until then one may read no further.
         look_ahead = self._policy is not None and self._total is None and self.pace.calls
         if not self._given_back:
-            self._pull(2 * self.size * self._slots if look_ahead else self.size)
+            self._pull(2 * self.size * self._slots if look_ahead else min(self.size, room))
         left = self._left
         if self._policy is None or left is None:
             return self.size

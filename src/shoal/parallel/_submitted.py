@@ -181,7 +181,7 @@ class Submitted(Schedule):
             self._ahead.futures.pop(index).set_result(value)
         return []
 
-    def _fair_size(self) -> int:
+    def _fair_size(self, _room: int) -> int:
         """Return the size of the next batch: half of an even share of what waits, so that few calls wait for none."""
         self.waiting()
         return self.size if self._policy is None else min(self.size, -(-(self._left or 0) // (2 * self._slots)))
