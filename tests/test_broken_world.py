@@ -199,21 +199,24 @@ print(said["plain"])
 
 
 @EVERYWHERE
-@pytest.mark.parametrize("how", ["None", "closed", "None and closed", "closed by Python"])
+@pytest.mark.parametrize("how", ["None", "closed", "None and closed", "closed by Python", "not inherited"])
 def test_no_standard_streams(tmp_path: Path, backend: str, how: str) -> None:
-    """As under ``pythonw``, or in a daemon: they are None, or descriptors 0 to 2 are closed, or both."""
+    """As under ``pythonw``, or in a daemon: None, or descriptors 0 to 2 closed, or both; or not for children."""
     source = f"""
 if "None" in {how!r}:
     sys.stdin = sys.stdout = sys.stderr = sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None
 if "Python" in {how!r}:
     sys.stdin.close(), sys.stdout.close(), sys.stderr.close()
-elif "closed" in {how!r}:
+elif "None" != {how!r}:
     for fd in range(3):
         os.close(fd)
+if "not" in {how!r}:
+    for fd in range(3):
+        assert os.open(os.devnull, os.O_RDWR) == fd
 
 
 def speak(i):
-    os.write(1, b"spoken")
+    os.write(1, b"spoken") if {how!r} != "not inherited" else None
     return print(i, file=None if backend == "loky" else sys.__stdout__ and open(os.devnull, "w"), flush=True)
 
 

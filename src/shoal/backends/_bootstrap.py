@@ -75,6 +75,8 @@ def initialize(place: Place, parent: int, initializer: Callable[..., object] | N
     """
     global _failed
     _die_with(parent)
+    if sys.stderr is None:  # as under pythonw; loky's worker has faulthandler write there, and would end
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 for as long as this process lives
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the parent may have been told to do
         signal.signal(signal.SIGINT, on_interrupt)
     try:

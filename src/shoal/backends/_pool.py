@@ -155,6 +155,7 @@ class Worker:
         with self._lock:
             if self._executor is not None or not self._starting:
                 return
+            asked = list(self._waiting)
         executor = None
         try:
             self._pool.check()
@@ -166,7 +167,7 @@ class Worker:
         except BaseException as error:  # it is raised where the results are awaited
             if executor is not None:
                 self.maker.stop(executor, kill=True)
-            self._refuse(cannot_start(error))
+            self._refuse(cannot_start(error), asked)
             return
         # Taken now, since it is gone from there when it has died; this is the one way to its exit code.
         self._started(executor, next(iter(executor._processes.values()), None))  # type: ignore[attr-defined]
@@ -185,15 +186,18 @@ class Worker:
         with self._lock:
             self._starting = False
             self._discard(kill=now and bool(self._running or not self._served))
+            waiting = list(self._waiting)
         if now:
-            self._refuse(RuntimeError(_AT_EXIT))
+            self._refuse(RuntimeError(_AT_EXIT), waiting)
 
-    def _refuse(self, error: BaseException) -> None:
-        """Fail what waits."""
+    def _refuse(self, error: BaseException, items: list[_Item]) -> None:
+        """Fail those of `items` that still wait; what came later deserves an attempt of its own."""
         with self._lock:
             self._starting = False
-            waiting, self._waiting = self._waiting, deque()
-        for item in waiting:
+            refused = [item for item in self._waiting if item in items]
+            self._waiting = deque(item for item in self._waiting if item not in items)
+            self._pump()
+        for item in refused:
             if item.future.set_running_or_notify_cancel():
                 item.future.set_exception(error)
 

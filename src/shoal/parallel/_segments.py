@@ -93,6 +93,21 @@ def _tracker() -> Any:
     return resource_tracker
 
 
+def _no_stream(fd: int) -> int:
+    """Return `fd`, or another for it where it took the place of a standard stream that was closed.
+
+    What a library writes to its stderr would go into it, and a worker that starts then would have no such stream.
+    """
+    if fd > 2 or sys.platform == "win32":
+        return fd
+    import fcntl
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
 class Segment:
     """A piece of shared memory, held by the process that made it until it is closed.
 
@@ -109,11 +124,11 @@ class Segment:
     def __init__(self, folder: Folder | None, name: str = "shoal") -> None:
         self._name: str | None = None
         if folder is None:
-            self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
+            self.fd = _no_stream(os.memfd_create(name, os.MFD_CLOEXEC))
             self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         else:
             self.path = self._name = f"{folder.path()}/segment-{next(_numbers)}"
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o600)
+            self.fd = _no_stream(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o600))
 
     def close(self) -> None:
         """Give it up: its memory is freed once nobody maps it."""
