@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from shoal.backends import _bootstrap
-from shoal.backends._launch import launch
+from shoal.backends._start import launch
 from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement, identity
 from shoal.backends._pool import begin, pool
