@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 from shoal.backends import _bootstrap
-from shoal.backends._start import launch
 from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement, identity
 from shoal.backends._pool import begin, pool
+from shoal.backends._start import launch
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread
 from shoal.errors import FallbackWarning, import_loky
 
