@@ -302,7 +302,7 @@ class _Blas:
 
     def add(self, limit: int) -> None:
         with self.lock:
-            self._find_libraries()
+            self.find_libraries()
             self._caps.append(limit)
             self._apply()
 
@@ -311,13 +311,13 @@ class _Blas:
             self._caps.remove(limit)
             self._apply()
 
-    def find(self) -> None:
-        with self.lock:
-            self._find_libraries()
+    def forget(self) -> None:
+        self.lock = threading.Lock()
+        self._caps, self._originals = [], {}
 
     def heed_variables(self) -> None:
         with self.lock:
-            self._find_libraries()
+            self.find_libraries()
             for library in self._libraries:
                 wanted = _number(os.environ.get(f"{library.internal_api.upper()}_NUM_THREADS"))
                 if wanted < (library.get_num_threads() or 0):
@@ -342,7 +342,7 @@ class _Blas:
         if not self._caps:
             self._originals.clear()
 
-    def _find_libraries(self) -> None:
+    def find_libraries(self) -> None:
         # A library comes with an extension module, and a scan costs 50 times what the rest here does.
         if len(sys.modules) == self._modules_seen or sys.modules.keys().isdisjoint(("numpy", "torch")):
             return
@@ -374,14 +374,30 @@ def cap_this_thread(limit: int) -> None:
 
 def find_blas() -> None:
     """Look for BLAS libraries now, so that a child that is forked need not."""
-    _blas.find()
+    with _blas.lock:
+        _blas.find_libraries()
 
 
 def heed_thread_variables() -> None:
-    """Lower the threads of each BLAS to its variable, in a process that had loaded it before that was set."""
-    _blas.heed_variables()
+    """Lower the threads of each BLAS to its variable, in a process that had loaded it before that was set.
+
+    To be called in the main thread, before there are others. After a fork OpenBLAS starts its threads anew when it is
+    told their number; where the system allows none, it says so on stderr and interrupts the process, and needs none.
+    """
+    import signal
+
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        _blas.heed_variables()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        signal.signal(signal.SIGINT, handler)
 
 
 if hasattr(os, "register_at_fork"):
-    # A thread that is not in the child may have held the lock.
-    os.register_at_fork(after_in_child=lambda: setattr(_blas, "lock", threading.Lock()))
+    # The caps are those of the parent's threads, of which one may have held the lock. What they came to stays.
+    os.register_at_fork(after_in_child=_blas.forget)

@@ -141,11 +141,7 @@ class MultiprocessingBackend(Backend):
             options.get("maxtasksperchild"),
         )
         find_blas()
-        slots = pool().open(maker, spec.n_workers)
-        # Wait for the pool's thread to have started them: a fork while this thread imports something would leave the
-        # child with an import lock that nobody releases.
-        pool().catch_up()
-        return slots
+        return pool().open(maker, spec.n_workers)
 
     def close(self, slots: list[Slot]) -> None:
         """End the workers."""

@@ -365,7 +365,8 @@ class Pool:
         try:
             coming = [worker.warm() for worker in chosen]
             if any(coming):
-                # Whoever encodes a large object meanwhile holds the interpreter's lock, and the start of workers up.
+                # Who encodes a large object meanwhile holds the lock of the interpreter, and so the start up. And a
+                # fork while this thread imports something leaves the child with a lock that nobody releases.
                 self.catch_up()
         except BaseException:
             self.close(slots)
