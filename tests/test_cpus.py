@@ -373,7 +373,7 @@ class Library:
 def blas(monkeypatch: pytest.MonkeyPatch) -> _cpus._Blas:
     """An owner of its own, which sees the libraries that a test puts into it."""
     owner = _cpus._Blas()
-    monkeypatch.setattr(owner, "_find_libraries", lambda: None)
+    monkeypatch.setattr(owner, "find_libraries", lambda: None)
     monkeypatch.setattr(_cpus, "_blas", owner)
     return owner
 

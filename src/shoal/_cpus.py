@@ -386,15 +386,18 @@ def heed_thread_variables() -> None:
     """
     import signal
 
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    stderr = os.dup(2)
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # no descriptors are left: there are other worries
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(nowhere, 2)
+    try:
         _blas.heed_variables()
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+        os.close(nowhere)
         signal.signal(signal.SIGINT, handler)
 
 
