@@ -21,9 +21,11 @@ for _name in list(os.environ):
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
     os.environ["JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND"] = "loky"
 
-# A shell starts what it runs in the background with interrupts ignored, and the programs that tests start inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what it runs in the background with interrupts ignored, nohup ignores hang-ups, and the programs that
+# tests start inherit that.
+for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 # Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
 settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)
