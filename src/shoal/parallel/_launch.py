@@ -74,8 +74,9 @@ def make_run(
     """
     with ExitStack() as opened:
         opened.callback(close_slots, slots)
+        share = cpu_share(n_workers)
         if backend.in_process:
-            opened.enter_context(BlasCap(cpu_share(n_workers)))
+            opened.enter_context(BlasCap(share))
         pending: Any = None
         if return_as != "list":
             pending = settings.max_pending or partial(auto_max_pending, n_workers)
@@ -91,7 +92,7 @@ def make_run(
                 ordered=return_as != "generator_unordered",
                 max_pending=pending,
             )
-        nested = backend.nested(settings.depth), settings.depth + 1, cpu_share(n_workers)
+        nested = backend.nested(settings.depth), settings.depth + 1, share
         if timeout is not None and not backend.supports_timeout:
             message = f"timeout={timeout} is ignored: {backend} cannot give up a run"
             warnings.warn(message, errors.FallbackWarning, stacklevel=4)

@@ -173,29 +173,34 @@ class PullRun(Run):
             self._begin()
         return due
 
-    def _next(self, pull: _Pull) -> tuple[int, Call] | None:
-        """Return the next call and its index, None if there is none; wait until there is room for its result."""
-        schedule = self.schedule
-        while True:
-            with self._lock:  # also held over the caller's iterator, which is not ours to call twice at a time
-                if self._stopped or pull.given_up:
-                    return None
-                if not schedule.bounded or schedule.gave_back or schedule.room > 0:
-                    return schedule.take()
-                self._roomy.clear()
-                if schedule.room > 0 or self._stopped:  # as of just now
-                    continue
-            self._roomy.wait()
+    def _must_wait(self) -> bool:
+        """Tell whether there is no room for the result of another call; called under the lock."""
+        if self.schedule.gave_back or self.schedule.room > 0:
+            return False
+        self._roomy.clear()
+        if self.schedule.room > 0:  # as of just now
+            return False
+        if self._stopped:
+            self._roomy.set()
+        return True
 
     def _pull(self, pull: _Pull) -> None:
         """Be the loop of one thread."""
         done = pull.done
         at_once, put = self._at_once, self.inbox.put
+        schedule, bounded = self.schedule, self.schedule.bounded
         careful = self._faults.lenient or self._task_timeout is not None
         try:
             with self._surroundings(pull.index):
                 while True:
-                    taken = self._next(pull)
+                    with self._lock:  # also held over the caller's iterator, which is not ours to call twice at a time
+                        if self._stopped or pull.given_up:
+                            break
+                        wait = bounded and self._must_wait()
+                        taken = None if wait else schedule.take()
+                    if wait:
+                        self._roomy.wait()
+                        continue
                     if taken is None:
                         break
                     index, call = taken
