@@ -344,3 +344,23 @@ def test_kept_workers() -> None:
             assert len(pids) <= 2
 
     run(main)
+
+
+def drawn(rng: Any) -> int:
+    return int(rng.integers(1000))
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_seeds_and_known_results_are_as_without_an_event_loop(n_jobs: int) -> None:
+    class Known:
+        def get(self, call: Any, default: Any) -> Any:
+            return -1 if call[0] is abs and call[1] == (2,) else default
+
+        def put(self, call: Any, value: Any) -> None:
+            pass
+
+    options: Any = {"n_jobs": n_jobs, "backend": "threading"}
+    seeded = [delayed(drawn)() for _ in range(5)]
+    assert asyncio.run(Parallel(seed=1, **options).acall(seeded)) == Parallel(seed=1, **options)(seeded)
+    plain = [delayed(abs)(i) for i in range(4)]
+    assert asyncio.run(Parallel(memory=Known(), **options).acall(plain)) == [0, 1, -1, 3]

@@ -15,7 +15,7 @@ import asyncio
 import contextvars
 import copy
 import threading
-from collections.abc import AsyncGenerator, Iterable, Sequence, Sized
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -154,8 +154,8 @@ class _Course:
         if n_workers == 1:  # a plain loop would hold up the event loop, and could not be given up
             maker = copy.copy(parallel)
             maker._backend, maker._kept = backends.create("threading"), None
-        total = len(self._calls) if isinstance(self._calls, Sized) else None
-        run = parallel._run = maker._make_run(self._calls, n_workers, total)
+        calls, total = parallel._input(self._calls)
+        run = parallel._run = maker._make_run(calls, n_workers, total)
         if parallel._stopped:
             run.stop()
         return run

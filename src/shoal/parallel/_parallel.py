@@ -270,13 +270,7 @@ class Parallel:
         generates = self.return_as != "list"
         try:
             n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
-            total = len(iterable) if isinstance(iterable, Sized) else None
-            if self._seeds is not None:
-                iterable = self._seeds.over(iterable)
-            if self.memory is not None:
-                from shoal.parallel._resume import looked_up
-
-                iterable = looked_up(iterable, self.memory)
+            iterable, total = self._input(iterable)
             if n_workers == 1:
                 self._warn_of_ignored()
                 tell = self._listen(n_workers, total)
@@ -350,6 +344,17 @@ class Parallel:
                 )
             self._running = True
             self._stopped = False
+
+    def _input(self, iterable: Iterable[Call]) -> tuple[Iterable[Call], int | None]:
+        """Return the calls as they are to run, with their generators and known results, and how many they are."""
+        total = len(iterable) if isinstance(iterable, Sized) else None
+        if self._seeds is not None:
+            iterable = self._seeds.over(iterable)
+        if self.memory is not None:
+            from shoal.parallel._resume import looked_up
+
+            iterable = looked_up(iterable, self.memory)
+        return iterable, total
 
     def _warn_of_ignored(self) -> None:
         """Warn of what is not done where there is one worker."""
