@@ -38,8 +38,7 @@ class Place:
         return _arrive, (self.index, self.variables, self.cpus)
 
     def take(self) -> None:
-        """Make this process the worker that belongs here."""
-        set_variables(self.variables)
+        """Make this process the worker that belongs here; its variables are set."""
         be_worker(self.index)
         if self.cpus is not None:
             os.sched_setaffinity(0, self.cpus)

@@ -156,8 +156,7 @@ class BatchRun(Run):
         call = self.schedule.lost(batch, self._culprit(index, batch, running, lost))
         if call is None:
             return []
-        (item,) = call
-        error = errors.WorkerDied(named(call.start, plain(item)), getattr(lost, "exit_code", None))
+        error = errors.WorkerDied(_name(call), getattr(lost, "exit_code", None))
         error.__cause__ = lost
         return self._failed(call, error)
 
@@ -215,8 +214,7 @@ class BatchRun(Run):
             self._drop(index, batch, shipment)
             call = self.schedule.lost(batch, _place(batch, culprit))
             if call is not None:
-                (item,) = call
-                due += self._failed(call, error(named(call.start, plain(item))))
+                due += self._failed(call, error(_name(call)))
         return due
 
     def took(self, number: int) -> None:
@@ -245,6 +243,12 @@ class BatchRun(Run):
             for _, shipment in batches:
                 shipment.close()
         self._transport.close()
+
+
+def _name(call: Batch) -> FailedCall:
+    """Describe a call that is by itself in a batch."""
+    (item,) = call
+    return named(call.start, plain(item))
 
 
 def _place(batch: Batch, index: int) -> int:

@@ -77,12 +77,12 @@ def make_run(
         share = cpu_share(n_workers)
         if backend.in_process:
             opened.enter_context(BlasCap(share))
-        pending: Any = None
-        if return_as != "list":
-            pending = settings.max_pending or partial(auto_max_pending, n_workers)
         if isinstance(calls, Schedule):
             schedule = calls
         else:
+            pending: Any = None
+            if return_as != "list":
+                pending = settings.max_pending or partial(auto_max_pending, n_workers)
             schedule = Schedule(
                 calls,
                 slots=n_workers,
