@@ -35,7 +35,7 @@ def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
     def fake(cpus: int, mask: int | None = None, quota: int = NO_LIMIT, threads_per_core: int | None = 1) -> None:
         cores = {cpu: str(cpu // threads_per_core) for cpu in range(cpus)} if threads_per_core else {}
         monkeypatch.setattr(sys, "platform", "linux")
-        monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+        monkeypatch.setattr(_cpus, "_machine_cpus", lambda: cpus)
         usable = None if mask is None else set(range(mask))
         monkeypatch.setattr(_cpus, "_affinity", lambda: usable)
         monkeypatch.setattr(_cpus, "_cgroup_limit", lambda: quota)
@@ -54,7 +54,7 @@ def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
 )
 def test_the_tightest_limit_wins(cpus: int, mask: int | None, quota: int, variable: int | None) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: cpus)
+        patch.setattr(_cpus, "_machine_cpus", lambda: cpus)
         patch.setattr(_cpus, "_affinity", lambda: mask and range(mask))
         patch.setattr(_cpus, "_cgroup_limit", lambda: quota)
         if variable is not None:
@@ -65,6 +65,7 @@ def test_the_tightest_limit_wins(cpus: int, mask: int | None, quota: int, variab
 
 def test_unknown_number_of_cpus_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: None)
+    monkeypatch.setattr(_cpus, "_machine_cpus", _cpus._machine_cpus.__wrapped__)
     assert cpu_count() == cpu_count(only_physical_cores=True) == 1
 
 

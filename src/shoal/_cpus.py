@@ -63,7 +63,7 @@ def cpu_count(only_physical_cores: bool = False) -> int:
 
     The smallest of: the CPUs of the machine, those in the affinity mask of the process, the CPU
     quota of its control groups (rounded up), and the environment variable ``LOKY_MAX_CPU_COUNT``.
-    The affinity mask and the variable are read at each call, quotas once per process. With
+    The affinity mask and the variable are read at each call, the rest once per process. With
     ``JOBLIB_MULTIPROCESSING=0`` it is 1.
 
     Parameters
@@ -85,7 +85,7 @@ def cpu_count(only_physical_cores: bool = False) -> int:
     """
     if is_serial():
         return 1
-    machine = os.cpu_count() or 1
+    machine = _machine_cpus()
     if sys.platform == "win32":
         machine = min(machine, _MOST_ON_WINDOWS)
     usable = _affinity()
@@ -108,6 +108,11 @@ def cpu_budget() -> int:
 def cpu_share(n_workers: int) -> int:
     """Return the CPUs for each of `n_workers` workers of a run that starts here; at least 1."""
     return max(cpu_budget() // n_workers, 1)
+
+
+@functools.cache  # the system reads it from a file
+def _machine_cpus() -> int:
+    return os.cpu_count() or 1
 
 
 def _affinity() -> Collection[int] | None:

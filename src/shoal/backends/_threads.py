@@ -34,11 +34,14 @@ class DaemonThreads(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            item = future, fn, args, kwargs
             if len(self._threads) < self._n_threads:
-                thread = threading.Thread(target=_work, args=(self._items,), name="shoal-worker", daemon=True)
+                # It finds its first item at once; to wait and be woken for it would cost as much as to start.
+                thread = threading.Thread(target=_work, args=([item], self._items), name="shoal-worker", daemon=True)
                 start_thread(thread)
                 self._threads.append(thread)
-            self._items.put((future, fn, args, kwargs))
+            else:
+                self._items.put(item)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -65,11 +68,9 @@ class DaemonThreads(Executor):
                 item[0].cancel()
 
 
-def _work(items: queue.SimpleQueue[_Item | None]) -> None:
-    while True:
-        item = items.get()
-        if item is None:
-            return
+def _work(first: list[_Item], items: queue.SimpleQueue[_Item | None]) -> None:
+    item: _Item | None = first.pop()
+    while item is not None:
         future, fn, args, kwargs = item
         if future.set_running_or_notify_cancel():
             try:
@@ -81,6 +82,7 @@ def _work(items: queue.SimpleQueue[_Item | None]) -> None:
                 del result
         # What ran must not live on in a thread that waits.
         del item, future, fn, args, kwargs
+        item = items.get()
 
 
 class ThreadingBackend(Backend):

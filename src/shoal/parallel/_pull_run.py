@@ -88,18 +88,14 @@ class PullRun(Run):
     def _busy(self) -> list[int]:
         return [index for index, load in enumerate(self._load) if load]
 
-    def _take(self, message: tuple[_Pull, Any]) -> Due:
-        pull, said = message
+    def _take(self, message: tuple[_Pull, Any, bool]) -> Due:
+        pull, said, over = message
         if pull not in self._pulls:  # it was given up
             return []
         due: Due = []
-        if said is None:
-            self._leave(pull)
-            self._load[pull.slot] -= 1
-            self._go_on()
-        elif isinstance(said, _Failed):
+        if isinstance(said, _Failed):
             due = self._failed(said.call, said.error)
-        else:
+        elif said is not None:
             done, elapsed = said
             if self._at_once:
                 self.schedule.measure(len(done), elapsed)
@@ -111,6 +107,10 @@ class PullRun(Run):
                     self._tell.exhausted(self.schedule.read)
                 self._tell.dispatched(len(done))
                 self._tell.completed(len(done), elapsed, 1)
+        if over:
+            self._leave(pull)
+            self._load[pull.slot] -= 1
+            self._go_on()
         return due
 
     def _ready(self) -> Due:
@@ -187,17 +187,18 @@ class PullRun(Run):
     def _pull(self, pull: _Pull) -> None:
         """Be the loop of one thread."""
         done = pull.done
-        at_once, put = self._at_once, self.inbox.put
-        schedule, bounded = self.schedule, self.schedule.bounded
+        at_once, put, memory = self._at_once, self.inbox.put, self._memory
+        lock, take, bounded = self._lock, self.schedule.take, self.schedule.bounded
         careful = self._faults.lenient or self._task_timeout is not None
+        plainly = not (at_once or careful or bounded or memory is not None)
         try:
             with self._surroundings(pull.index):
                 while True:
-                    with self._lock:  # also held over the caller's iterator, which is not ours to call twice at a time
+                    with lock:  # also held over the caller's iterator, which is not ours to call twice at a time
                         if self._stopped or pull.given_up:
                             break
                         wait = bounded and self._must_wait()
-                        taken = None if wait else schedule.take()
+                        taken = None if wait else take()
                     if wait:
                         self._roomy.wait()
                         continue
@@ -209,10 +210,13 @@ class PullRun(Run):
                         function, args, kwargs = plain(call) if StandIn.in_use else call
                     except (TypeError, ValueError):
                         raise not_a_call(call, index) from None
-                    if careful:
-                        pull.running = index, call, time.monotonic()
-                    began = time.perf_counter() if at_once else 0.0
                     try:
+                        if plainly:
+                            done.append((index, function(*args, **kwargs)))
+                            continue
+                        if careful:
+                            pull.running = index, call, time.monotonic()
+                        began = time.perf_counter() if at_once else 0.0
                         value = function(*args, **kwargs)
                     except BaseException as error:
                         pull.running = None
@@ -220,21 +224,20 @@ class PullRun(Run):
                             error.__traceback__ = error.__traceback__.tb_next
                         if not careful:
                             self._halt()
-                        put((pull, _Failed(Batch.of(index, call), error)))
+                        put((pull, _Failed(Batch.of(index, call), error), False))
                         del error, call
                         continue
-                    pull.running = None
-                    if self._memory is not None and not pull.given_up:
-                        keep(self._memory, call, value)
+                    if careful:
+                        pull.running = None
+                    if memory is not None and not pull.given_up:
+                        keep(memory, call, value)
                     del call
                     if at_once:
-                        put((pull, ([(index, value)], time.perf_counter() - began)))
+                        put((pull, ([(index, value)], time.perf_counter() - began), False))
                         del value
                     else:
                         done.append((index, value))
-            if done:
-                put((pull, (done, 0.0)))
-            put((pull, None))
+            put((pull, (done, 0.0) if done else None, True))
         except BaseException as error:  # it is raised where the results are awaited
             self._halt()
             put(error)

@@ -88,11 +88,12 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     """
     context = _current.get()
     settings = context._replace(**given(**arguments))
+    n_jobs = settings.n_jobs
     _check(settings)
     chosen, settings = _choose(context.backend, settings, isinstance(arguments.get("n_jobs"), int))
     if backend is not None and not isinstance(backend, Default):
         chosen = _named(backend)
-        settings = settings._replace(n_jobs=context._replace(**given(**arguments)).n_jobs)
+        settings = settings._replace(n_jobs=n_jobs)
     if settings.n_jobs is None:
         settings = settings._replace(n_jobs=chosen.default_n_jobs)
     if arguments.get("require") == "sharedmem" and not chosen.in_process:

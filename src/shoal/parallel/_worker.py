@@ -153,7 +153,8 @@ def _run(parcel: Parcel) -> Outcome:
     forget(parcel.live, parcel.horizon)
     if parcel.objects:
         _objects.setdefault(parcel.run, {}).update(parcel.objects)
-    began = time.perf_counter()
+    clock = time.perf_counter
+    began = clock()
     try:
         functions, arguments, keywords = parcel.calls.decode()
     except Missing:
@@ -162,33 +163,36 @@ def _run(parcel: Parcel) -> Outcome:
         what = f"the calls from number {parcel.start} on"
         refusal = CallUnpicklingError(what, "a worker", f"{type(error).__name__}: {error}")
         failure = _failure(refusal, error, whole=True)
-        return Outcome(time.perf_counter() - began, dumps([])[0], failure=failure)
+        return Outcome(clock() - began, dumps([])[0], failure=failure)
     values: list[Any] = []
+    append = values.append
     raised: Failure | None = None
     doubles, place = note.cell()
+    since, index = place + 1, float(parcel.start)
     limits = parcel.limits
-    calls: Iterator[Any] = enumerate(rows(functions, arguments, keywords), parcel.start)
+    calls: Iterator[Any] = rows(functions, arguments, keywords)
     if limits is not None:
         note.sign()
         calls = islice(calls, served.left(limits))
     with nested_settings(*parcel.nested), interruptible():
         try:
-            now = began = time.perf_counter()
+            now = began = clock()
             until = end = began + parcel.seconds
             if limits is not None and limits.memory is not None:
                 until = min(end, now + LOOK_SECONDS)
-            for index, (function, args, kwargs) in calls:
-                doubles[place + 1] = now
+            for function, args, kwargs in calls:
+                doubles[since] = now
                 doubles[place] = index
-                values.append(function(*args, **kwargs))
-                now = time.perf_counter()
+                append(function(*args, **kwargs))
+                index += 1.0
+                now = clock()
                 if now > until:
                     if limits is None or now > end or limits.exceeded_by("self"):
                         break
                     until = min(end, now + LOOK_SECONDS)
         except BaseException as error:
             raised = _failure(error, error)
-    elapsed = time.perf_counter() - began
+    elapsed = clock() - began
     note.between(parcel.start)
     served.calls += len(values) + (raised is not None)
     del arguments, keywords
