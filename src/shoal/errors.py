@@ -3,6 +3,7 @@
 ::
 
     PicklingError, TypeError ── CallPicklingError     an argument, function, result or exception cannot be pickled
+              └──────────────── HashingError          something cannot be hashed
     UnpicklingError ─────────── CallUnpicklingError   a worker cannot rebuild a call, or the caller a result
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
         └────────────────────── WorkerStartError      the system refuses what a worker process or a thread takes
@@ -35,6 +36,7 @@ __all__ = [
     "CallUnpicklingError",
     "FailedCall",
     "FallbackWarning",
+    "HashingError",
     "NoSpaceError",
     "RemoteTraceback",
     "RunTimeout",
@@ -100,6 +102,33 @@ class CallUnpicklingError(pickle.UnpicklingError):
         return (
             f"{self.what} cannot be unpickled in {self.where}: {self.reason}. "
             "Every module and class that it refers to must be importable there."
+        )
+
+
+class HashingError(pickle.PicklingError, TypeError):
+    """Something cannot be hashed, because it, or a part of it, cannot be pickled.
+
+    It is a ``TypeError`` as well, since that is what ``pickle`` raises for most such objects.
+
+    Parameters
+    ----------
+    what
+        What was to be hashed, with its type: ``"<generator object f at 0x7f> (of type generator)"``.
+    reason
+        Why it cannot.
+    """
+
+    what: str
+    reason: str
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} cannot be hashed: {self.reason}. Leave it out (ignore= of Memory.cache), "
+            "or say what stands for objects of its type by shoal.register_hasher()."
         )
 
 
