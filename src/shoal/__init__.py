@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         CallUnpicklingError,
         FailedCall,
         FallbackWarning,
+        HashingError,
         NoSpaceError,
         RemoteTraceback,
         RunTimeout,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         WorkerDied,
         WorkerStartError,
     )
+    from shoal.hashing import hash, register_hasher
     from shoal.parallel._by_value import wrap_non_picklable_objects
     from shoal.parallel._delayed import delayed, shared
     from shoal.parallel._executor import executor
@@ -49,6 +51,7 @@ _HOMES = {
         "CallUnpicklingError",
         "FailedCall",
         "FallbackWarning",
+        "HashingError",
         "NoSpaceError",
         "RemoteTraceback",
         "RunTimeout",
@@ -57,6 +60,7 @@ _HOMES = {
         "WorkerDied",
         "WorkerStartError",
     ),
+    "shoal.hashing": ("hash", "register_hasher"),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
     "shoal.parallel._delayed": ("delayed", "shared"),
     "shoal.parallel._executor": ("executor",),
@@ -72,6 +76,7 @@ __all__ = [
     "CallUnpicklingError",
     "FailedCall",
     "FallbackWarning",
+    "HashingError",
     "NoSpaceError",
     "Parallel",
     "RemoteTraceback",
@@ -87,8 +92,10 @@ __all__ = [
     "delayed",
     "effective_n_jobs",
     "executor",
+    "hash",
     "parallel_backend",
     "parallel_config",
+    "register_hasher",
     "register_parallel_backend",
     "shared",
     "worker_index",
