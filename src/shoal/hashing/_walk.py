@@ -4,10 +4,9 @@
 
     {"x": 3, "ys": [1, 2], "model": model}
 
-    node dict 3 ─── keys    block p  ["model", "x", "ys"]             sorted
-               └─── values  block d  [(digest,), 3, (digest,)]        whatever is no scalar: the digest of its own node
-                                       │            │
-          node object ─────────────────┘            └── node list 2 ─── block p [1, 2]
+    node dict ─── block d  ["model", "x", "ys",  (digest,), 3, (digest,)]     sorted keys, then their values
+                                                     │             │          what is no scalar: the digest of its node
+                                    node object ─────┘             └── node list ─── block p [1, 2]
             what __reduce_ex__ gives: function, arguments, state
 
     node    one xxh3_128: its tag, then what the writer of its type feeds into it; 16 bytes stand for it above
@@ -27,7 +26,8 @@ from __future__ import annotations
 
 import itertools
 import marshal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import xxhash
@@ -172,21 +172,21 @@ class Walk:
             for encoded in sorted(map(self._apart, values)):
                 node.update(encoded)
 
-    def pairs(self, node: Node, keys: Sequence[Any], values: Sequence[Any]) -> None:
-        """Write keys and their values, in an order that does not depend on how they come."""
-        kinds = set(map(type, keys))
+    def pairs(self, node: Node, mapping: Mapping[Any, Any]) -> None:
+        """Write the keys, then their values, in an order that does not depend on how they come."""
+        kinds = set(map(type, mapping))
         if len(kinds) == 1 and kinds <= _SORTABLE:
-            order = sorted(range(len(keys)), key=keys.__getitem__)
-            self.elements(node, [keys[place] for place in order])
-        else:
-            encoded = list(map(self._apart, keys))
-            if len(set(encoded)) == len(encoded):
-                order = sorted(range(len(keys)), key=encoded.__getitem__)
-            else:  # keys that differ in identity alone, or are NaN
-                order = sorted(range(len(keys)), key=lambda place: (encoded[place], self._apart(values[place])))
-            for place in order:
-                node.update(encoded[place])
-        self.elements(node, [values[place] for place in order])
+            keys = sorted(mapping)
+            self.elements(node, [*keys, *map(mapping.__getitem__, keys)])
+            return
+        items = [(self._apart(key), value) for key, value in mapping.items()]
+        if len({key for key, _ in items}) == len(items):
+            items.sort(key=operator.itemgetter(0))
+        else:  # keys that differ in identity alone, or are NaN
+            items.sort(key=lambda item: (item[0], self._apart(item[1])))
+        for key, _ in items:
+            node.update(key)
+        self.elements(node, [value for _, value in items])
 
     def _apart(self, value: Any) -> bytes:
         """Return the block of one value, the same whatever is written before or after it."""
@@ -218,7 +218,10 @@ class Walk:
 
 
 def _has_long_text(values: Sequence[Any]) -> bool:
-    return max(map(len, [value for value in values if type(value) in _TEXT])) > LONG_TEXT
+    for value in values:
+        if type(value) in _TEXT and len(value) > LONG_TEXT:
+            return True
+    return False
 
 
 def _is_short(value: Any) -> bool:

@@ -107,7 +107,7 @@ def _write_set(walk: Walk, node: Node, obj: Any) -> None:
 
 
 def _write_dict(walk: Walk, node: Node, obj: Any) -> None:
-    walk.pairs(node, list(obj), list(obj.values()))
+    walk.pairs(node, obj)
 
 
 def _write_str(_walk: Walk, node: Node, obj: str) -> None:
@@ -172,14 +172,18 @@ def _write_reduction(walk: Walk, node: Node, obj: Any, reduced: Any) -> None:
     if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 6:
         raise refusal(obj, f"its __reduce_ex__ returns {reduced!r:.100}, neither a string nor a tuple of 2 to 6")
     function, args, state, items, pairs, setter = (*reduced, *(None,) * (6 - len(reduced)))
-    walk.elements(node, [function, args, state, setter])
+    walk.elements(node, [function, setter, type(state) is dict, *args])
+    node.update(b"state")
+    if type(state) is dict:
+        walk.pairs(node, state)
+    else:
+        node.update(walk.block([state]))
     if items is not None:
         node.update(b"items")
         walk.stream(node, items)
     if pairs is not None:
-        pairs = list(pairs)
         node.update(b"pairs")
-        walk.pairs(node, [key for key, _ in pairs], [value for _, value in pairs])
+        walk.pairs(node, dict(pairs))
 
 
 _BUILT_IN: dict[type, Tagged] = {
@@ -208,7 +212,7 @@ _BUILT_IN_WITH_SUBCLASSES: dict[type, Tagged] = {
 _REDUCED: Tagged = (b"object\n", write_reduced)
 _REGISTERED: dict[type, Tagged] = {}
 # Packages, and the modules here that know their types; a module's writers() hold for subclasses too.
-_FAMILIES = {package: f"shoal.hashing._{package}" for package in ("numpy",)}
+_FAMILIES = {package: f"shoal.hashing._{package}" for package in ("numpy", "pandas", "pyarrow", "torch")}
 _found: dict[type, Tagged] = {}
 
 
