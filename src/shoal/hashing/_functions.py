@@ -44,7 +44,7 @@ def _is_found(obj: Any, module: str, name: str) -> bool:
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
-    return found is obj
+    return found is obj or getattr(found, "__func__", None) is obj  # a class method is found bound to its class
 
 
 def _home_of(obj: Any, name: str) -> str:

@@ -5,7 +5,7 @@
     array   class, dtype, shape, order; then the data: bytes, or the elements where they are Python objects
             order: "C", "F", or the strides where memory is in neither (in which case the data are in C order)
     scalar  dtype, data
-    dtype   its code ("<f8"), or what its pickle has where the code does not say everything
+    dtype   its code ("<f8"), its fields, or what its pickle has where these do not say everything
 
 Bytes between the fields of a struct, and those that fill up a long double, are left out: nothing sets them.
 """
@@ -31,10 +31,22 @@ def _described(dtype: np.dtype[Any]) -> Any:
     return dtype.str if plain else dtype
 
 
+def _named(cls: type) -> Any:
+    """Return a class, or its name if it is one of numpy's, whose modules moved between versions 1 and 2."""
+    return f"numpy.{cls.__name__}" if getattr(np, cls.__name__, None) is cls else cls
+
+
 def _write_dtype(walk: Walk, node: Node, dtype: np.dtype[Any]) -> None:
     described = _described(dtype)
     if isinstance(described, str):
         walk.elements(node, [described])
+    elif dtype.fields is not None and dtype.names is not None:
+        node.update(b"fields")
+        around = [_named(dtype.type), dtype.itemsize, dtype.isalignedstruct, dict(dtype.metadata or {})]
+        walk.elements(node, [*around, *((name, *dtype.fields[name]) for name in dtype.names)])
+    elif dtype.subdtype is not None:
+        node.update(b"of arrays")
+        walk.elements(node, [*dtype.subdtype])
     else:
         node.update(b"reduced")
         write_reduced(walk, node, dtype)
@@ -54,7 +66,7 @@ def _write_array(walk: Walk, node: Node, array: np.ndarray[Any, Any]) -> None:
     if cls is np.ndarray or (walk.coerce_mmap and isinstance(array, np.memmap)):
         cls = None
     order = "C" if array.flags.c_contiguous else "F" if array.flags.f_contiguous else array.strides
-    walk.elements(node, [cls, _described(array.dtype), array.shape, order])
+    walk.elements(node, [cls and _named(cls), _described(array.dtype), array.shape, order])
     _write_data(walk, node, array.view(np.ndarray))
     if isinstance(array, np.ma.MaskedArray):
         # The view is for the fill value, which an array makes up when it is asked for it first.
