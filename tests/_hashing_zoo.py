@@ -204,7 +204,7 @@ def arrays() -> dict[str, Any]:
         "record": np.array([(1, 2.0)], record),
         "aligned": np.zeros(2, np.dtype([("a", "i1"), ("b", "f8")], align=True)),
         "recarray": np.rec.array([(1, 2.0)], dtype=record),
-        "matrix": np.asmatrix(np.eye(2)),
+        "matrix": np.eye(2).view(np.matrix),
         "objects": np.array([1, "a", None, [1]], dtype=object),
         "table of objects": np.array([[{}, 1]], dtype=object),
         "record of objects": np.array([(1, "a")], dtype=[("a", "i4"), ("b", "O")]),

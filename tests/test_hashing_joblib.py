@@ -7,15 +7,15 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import _hashing_zoo
 import joblib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_hashing import NUMPY, VALUES, circle, copied
 
+import _hashing_zoo
 import shoal
+from test_hashing import NUMPY, VALUES, circle, copied
 
 FIXTURE = Path(__file__).parent / "fixtures" / "hashes-md5.json"
 

@@ -20,7 +20,7 @@ __all__ = ["hash", "register_hasher"]
 HASH_NAMES = ("xxh3_128", "md5", "sha1")
 
 
-def hash(obj: Any, hash_name: str = "xxh3_128", coerce_mmap: bool = False) -> str:  # noqa: A001
+def hash(obj: Any, hash_name: str = "xxh3_128", coerce_mmap: bool = False) -> str:
     """Return a digest of a value: the same for equal values, in every process.
 
     Values that differ in type, dtype, shape or order have different digests: 1, 1.0, True, ``np.int64(1)``, "1" and
@@ -32,8 +32,8 @@ def hash(obj: Any, hash_name: str = "xxh3_128", coerce_mmap: bool = False) -> st
         Anything that can be pickled, and under "xxh3_128" also lambdas, functions and classes that no import finds,
         modules and memoryviews.
     hash_name
-        "xxh3_128" runs over arrays and buffers at 20 GB/s or more; it is no cryptographic hash. "md5" and "sha1" give the
-        digests of joblib 1.6, bit for bit.
+        "xxh3_128" runs over arrays and buffers as fast as memory is read; it is no cryptographic hash. "md5" and
+        "sha1" give the digests of joblib 1.6, bit for bit.
     coerce_mmap
         Whether a ``numpy.memmap`` hashes as the ``numpy.ndarray`` of the same values. Otherwise they differ.
 

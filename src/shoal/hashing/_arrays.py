@@ -1,4 +1,4 @@
-"""The bytes of a numpy array, as they are hashed: without a copy where they lie in one piece, else a piece at a time."""
+"""The bytes of a numpy array, as they are hashed: not copied where they lie in one piece, else a piece at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PIECE_BYTES = 1024 * 1024
 
 
 def data_of(array: Any) -> Iterator[Any]:
-    """Yield the bytes of an array without Python objects, as buffers: in the order of its memory, or else in C order."""
+    """Yield the bytes of an array without Python objects, as buffers: in the order of memory, or else in C order."""
     import numpy as np
 
     array = array.view(np.ndarray)

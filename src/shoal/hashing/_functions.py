@@ -26,15 +26,18 @@ from ._walk import Node, Walk, Writer
 _HOMES = {"__mp_main__": "__main__", "pathlib._local": "pathlib"}
 # What Python enters into a class by itself, and what says nothing of what the class does.
 _NOT_COUNTED = frozenset(
-    "__dict__ __weakref__ __module__ __qualname__ __doc__ __firstlineno__ __static_attributes__ __annotate__ "
-    "__annotate_func__ __annotations_cache__ __slotnames__ _abc_impl __abstractmethods__".split()
-)
+    f"__{name}__"
+    for name in (
+        *("dict", "weakref", "module", "qualname", "doc", "abstractmethods", "firstlineno", "static_attributes"),
+        *("annotate", "annotate_func", "annotations_cache", "slotnames"),
+    )
+) | {"_abc_impl"}
 _HEAP_TYPE = 1 << 9
 _CODE_PARTS = tuple(
     f"co_{part}"
     for part in (
-        "code consts names varnames freevars cellvars argcount posonlyargcount kwonlyargcount flags name "
-        "exceptiontable".split()
+        *("code", "consts", "names", "varnames", "freevars", "cellvars", "argcount", "posonlyargcount"),
+        *("kwonlyargcount", "flags", "name", "exceptiontable"),
     )
     if hasattr(types.CodeType, f"co_{part}")
 )

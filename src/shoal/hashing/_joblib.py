@@ -6,7 +6,7 @@
     the stream  protocol 3, of pickle's Python implementation, where
                     str, bytes            are not memoised
                     dict                  items in the order of sorted(items), or else of the digests of their keys
-                    set                   joblib.hashing._ConsistentSet, of a sorted list of elements, or of their digests
+                    set                   joblib.hashing._ConsistentSet, of the sorted elements, or of their digests
                     bound method          joblib.hashing._MyHash(name, self, class)
                     function of a module  joblib.hashing._MyHash(name, module), where it is compiled
                     array                 (class, ("HASHED", dtype, shape, strides))
@@ -25,13 +25,14 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 from shoal.errors import HashingError
 
 from ._refusal import refusal
 
 Save = Callable[["_Pickler", Any], None]
+_PurePickler: Any = vars(pickle)["_Pickler"]
 
 
 class _ConsistentSet:
@@ -57,11 +58,8 @@ _NAMED_AS_JOBLIBS = {
 }
 
 
-class _Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
+class _Pickler(_PurePickler):  # type: ignore[misc]
     """Writes the stream into memory and the data of arrays into `digest`."""
-
-    savers: dict[type, Save]
-    dispatch: ClassVar[dict[type, Save]]
 
     def __init__(self, digest: Any, coerce_mmap: bool) -> None:
         self.stream = io.BytesIO()
@@ -136,14 +134,11 @@ class _Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
 
 
 def _save_as_pickle_does(pickler: _Pickler, obj: Any) -> None:
-    pickle._Pickler.save(pickler, obj)  # type: ignore[attr-defined]
+    _PurePickler.save(pickler, obj)
 
 
 _SAVERS: dict[type, Save] = {
-    **{
-        kind: pickle._Pickler.dispatch[kind]  # type: ignore[attr-defined]
-        for kind in (type(None), bool, int, float, bytes, str, tuple, list, dict)
-    },
+    **{kind: _PurePickler.dispatch[kind] for kind in (type(None), bool, int, float, bytes, str, tuple, list, dict)},
     set: _Pickler.save_set,
     type: _Pickler.save_class,
     types.MethodType: _Pickler.save_method,

@@ -32,7 +32,7 @@ T = TypeVar("T")
 Tagged = tuple[bytes, Writer]
 
 
-def register_hasher(type: type[T], function: Callable[[T], Any]) -> None:  # noqa: A002
+def register_hasher(type: type[T], function: Callable[[T], Any]) -> None:
     """Say what stands for objects of a type when they are hashed by xxh3_128.
 
     It is for types whose pickles differ between equal objects, for those that cannot be pickled, and for what should
@@ -148,7 +148,8 @@ def _write_fraction(walk: Walk, node: Node, obj: fractions.Fraction) -> None:
 def _write_set_of_a_kind(walk: Walk, node: Node, obj: Any) -> None:
     """Write an object of a subclass of set, whose pickle lists the elements in any order."""
     reduced = obj.__reduce_ex__(4)
-    if type(obj).__reduce__ not in (set.__reduce__, frozenset.__reduce__):
+    own: Any = type(obj).__reduce__
+    if own not in (set.__reduce__, frozenset.__reduce__):
         _write_reduction(walk, node, obj, reduced)
         return
     walk.elements(node, [type(obj), reduced[2] if len(reduced) > 2 else None])
@@ -171,7 +172,7 @@ def _write_reduction(walk: Walk, node: Node, obj: Any, reduced: Any) -> None:
         return
     if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 6:
         raise refusal(obj, f"its __reduce_ex__ returns {reduced!r:.100}, neither a string nor a tuple of 2 to 6")
-    function, args, state, items, pairs, setter = (*reduced, *(None,) * (6 - len(reduced)))
+    function, args, state, items, pairs, setter = [*reduced, None, None, None, None][:6]
     walk.elements(node, [function, setter, type(state) is dict, *args])
     node.update(b"state")
     if type(state) is dict:
