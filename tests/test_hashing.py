@@ -428,6 +428,8 @@ def test_register_hasher() -> None:
 def test_register_hasher_says_what_it_wants() -> None:
     with pytest.raises(TypeError, match="takes a class and a function, not 'Noisy'"):
         shoal.register_hasher("Noisy", len)  # type: ignore[arg-type, type-var]
+    with pytest.raises(TypeError, match="list hashes as it is"):
+        shoal.register_hasher(list, len)
     with pytest.raises(TypeError, match="for the function"):
         shoal.register_hasher(Noisy, 1)  # type: ignore[arg-type]
 

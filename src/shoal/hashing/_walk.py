@@ -50,7 +50,7 @@ _NOWHERE = sys.maxsize
 SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
 _TEXT = frozenset({str, bytes})
 _LISTS = frozenset({list, tuple})
-_SCALARS_AND_LISTS = SCALARS | _LISTS
+SCALARS_AND_LISTS = SCALARS | _LISTS
 _SORTABLE = frozenset({str, int, bytes})
 
 Node = Any  # an xxhash.xxh3_128
@@ -231,7 +231,7 @@ class Walk:
         if kinds <= SCALARS:
             if kinds.isdisjoint(_TEXT) or not _has_long_text(values):
                 return b"p" + marshal.dumps(values, 2)
-        elif kinds <= _SCALARS_AND_LISTS:
+        elif kinds <= SCALARS_AND_LISTS:
             lists = [value for value in values if type(value) in _LISTS]
             if sum(map(len, lists)) <= SHORT_LISTS:
                 inner = list(itertools.chain.from_iterable(lists))

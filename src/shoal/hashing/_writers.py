@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from ._functions import WRITERS as _FUNCTIONS
 from ._functions import named, write_class
 from ._refusal import refusal
-from ._walk import Node, Walk, Writer, pieces
+from ._walk import SCALARS_AND_LISTS, Node, Walk, Writer, pieces
 
 T = TypeVar("T")
 Tagged = tuple[bytes, Writer]
@@ -51,7 +51,7 @@ def register_hasher(type: type[T], function: Callable[[T], Any]) -> None:
     Raises
     ------
     TypeError
-        If `type` is no class or `function` cannot be called.
+        If `type` is no class, or is a builtin scalar, list or tuple, or if `function` cannot be called.
 
     Notes
     -----
@@ -72,6 +72,8 @@ def register_hasher(type: type[T], function: Callable[[T], Any]) -> None:
     """
     if not isinstance(type, _type):
         raise TypeError(f"register_hasher takes a class and a function, not {type!r} for the class")
+    if type in SCALARS_AND_LISTS:
+        raise TypeError(f"{type.__name__} hashes as it is; register_hasher takes other types, a subclass of it say")
     if not callable(function):
         raise TypeError(f"register_hasher takes a class and a function, not {function!r} for the function")
     _REGISTERED[type] = (b"registered\n", standing_in(function))
