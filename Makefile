@@ -61,6 +61,8 @@ clean:
 $(VENV)/.has-%: pyproject.toml $(VENV)/.made
 	@echo "installing shoal[$*] into $(VENV)"
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[$*]'
+	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[isal]' 2>/dev/null || \
+	    echo "no wheel of isal for $(PYTHON): zlib will do its work"
 	@touch $@
 
 # Debian's bare python3 has venv but not ensurepip; its pip can put a pip into an environment that has none.

@@ -1,0 +1,360 @@
+"""zlib and gzip streams, deflated in blocks on several threads.
+
+One standard stream of one member, that any reader of its kind reads::
+
+    ┌────────┬─────────┬─────────┬─────┬──────────────────────────────┬─────────┐
+    │ header │ block 0 │ block 1 │ ... │ stored: the footer, verbatim │ trailer │
+    └────────┴─────────┴─────────┴─────┴──────────────────────────────┴─────────┘
+      zlib 2   1 MiB each, raw deflate    5 bytes, then up to 65,535     zlib 4: adler32 of all
+      gzip 10  and a full flush: it ends  of it, as often as needed;     gzip 8: crc32 of all,
+               on a byte, and nothing in  the first piece is the one     and their number
+               it refers to another one   that is not full
+
+A block can thus be inflated by itself, and the footer be read from the end of the file, before anything is inflated
+(`shoal.persistence._inflate`). Checksums and the number cover what the blocks hold and the footer.
+Formats: RFC 1950 (zlib), 1951 (deflate) and 1952 (gzip).
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+import os
+import pickle
+import struct
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shoal.persistence._ahead import Ahead
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+#: Bytes of a block before it is deflated. With half of it, files of levels 4 to 9 grow by another 0.5 %.
+BLOCK = 1 << 20
+
+#: Bytes that a stored piece holds at most, by the format, and those that stand in front of it.
+STORED, STORED_HEADER = 0xFFFF, 5
+
+# How much of how many blocks is looked at beforehand, and how much larger than zlib's a sample may become.
+_SAMPLE, _BLOCKS_ALIKE, _CLOSE = 1 << 16, 16, 1.05
+
+# A buffer of so many blocks is deflated where it lies, and `write` waits for that; a smaller one is copied.
+_BLOCKS_LENT = 4
+
+
+def _find_isal() -> ModuleType | None:
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return None
+    return isal_zlib
+
+
+#: ISA-L's own zlib, or None where it is not installed.
+isal = _find_isal()
+
+
+def fastest() -> ModuleType:
+    """Return the module that inflates and adds up fastest: ISA-L's, or the standard library's."""
+    return zlib if isal is None else isal
+
+
+class Container(NamedTuple):
+    """What stands around the blocks of a kind of stream."""
+
+    wbits: int  # as zlib's functions want it
+    header: Callable[[int], bytes]  # of the level
+    checksum: str  # the function's name
+    trailer: Callable[[int, int], bytes]  # of the checksum and the number of bytes
+    trailer_size: int
+
+
+def _zlib_header(level: int) -> bytes:
+    # The second byte tells how hard the writer tried, and makes the two a multiple of 31.
+    return b"\x78" + (b"\x01" if level < 2 else b"\x5e" if level < 6 else b"\x9c" if level == 6 else b"\xda")
+
+
+def _gzip_header(level: int) -> bytes:
+    # No name, no time, so that equal data make equal files; from an unknown system.
+    return (
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00" + (b"\x02" if level == 9 else b"\x04" if level < 2 else b"\x00") + b"\xff"
+    )
+
+
+CONTAINERS = {
+    "zlib": Container(zlib.MAX_WBITS, _zlib_header, "adler32", lambda check, _: struct.pack(">I", check), 4),
+    "gzip": Container(
+        zlib.MAX_WBITS + 16,
+        _gzip_header,
+        "crc32",
+        lambda check, size: struct.pack("<II", check, size & 0xFFFFFFFF),
+        8,
+    ),
+}
+
+Block = memoryview | bytearray
+Deflate = Callable[[Block], bytes]
+
+
+def _deflate(module: ModuleType, level: int, block: Block) -> bytes:
+    stream = module.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+    deflated: bytes = stream.compress(block) + stream.flush(zlib.Z_FULL_FLUSH)
+    return deflated
+
+
+class _Choice:
+    """Which of several ways deflates the blocks of one stream; what the blocks are like decides.
+
+    ISA-L is ten times as fast as zlib, but looks for fewer repetitions: on most data that costs nothing, on some a
+    fifth of the size. So a sample of every 16th block is deflated by each, fastest first, and the first is taken that
+    comes close to zlib at the level asked for. The choice depends on the data alone, never on the time.
+    """
+
+    def __init__(self, level: int) -> None:
+        self._zlib: Deflate = partial(_deflate, zlib, level)
+        self._chosen: Deflate = self._zlib
+        self._fast: list[Deflate] = []
+        if isal is not None and 1 <= level <= 3:
+            self._fast = [partial(_deflate, isal, isal_level) for isal_level in (1, 3)]
+        self._blocks = 0
+
+    def of(self, block: Block) -> Deflate:
+        """Return what deflates `block`, the next one of the stream."""
+        if self._fast and self._blocks % _BLOCKS_ALIKE == 0:
+            sample = _sample(memoryview(block))
+            enough = _CLOSE * len(self._zlib(sample))
+            close = (way for way in self._fast if len(way(sample)) <= enough)
+            self._chosen = next(close, self._zlib)
+        self._blocks += 1
+        return self._chosen
+
+
+def _sample(block: memoryview) -> memoryview:
+    step = len(block) // 4
+    size = min(len(block) // 16, _SAMPLE // 4)
+    return memoryview(b"".join(block[start : start + size] for start in range(0, 4 * step or 1, step or 1)))
+
+
+def stored(footer: bytes) -> bytes:
+    """Return `footer` as the stored blocks that end a deflate stream; the first may be short, all others are full."""
+    first = len(footer) % STORED or min(len(footer), STORED)
+    pieces = []
+    for start in range(first - STORED, len(footer), STORED):
+        piece = footer[max(start, 0) : start + STORED]
+        final = start + STORED >= len(footer)
+        pieces += [struct.pack("<BHH", final, len(piece), len(piece) ^ 0xFFFF), piece]
+    return b"".join(pieces)
+
+
+def write_all(file: Any, data: bytes | memoryview) -> None:
+    """Write all of `data`, however little of it a raw file takes at once."""
+    view = memoryview(data)
+    while len(view):
+        written = file.write(view)
+        if not isinstance(written, int) or written >= len(view):
+            return
+        view = view[max(written, 0) :]
+
+
+def opened(fileobj: Any, mode: str) -> tuple[Any, bool]:
+    """Return a file for a path or a file object, and whether it was opened here, to be closed by the caller.
+
+    Raises
+    ------
+    TypeError
+        If `fileobj` is neither a path nor an object with ``read`` or ``write``.
+    """
+    if isinstance(fileobj, (str, bytes, os.PathLike)):
+        return open(fileobj, mode), True
+    if not hasattr(fileobj, "write" if mode == "wb" else "read"):
+        action = "written to" if mode == "wb" else "read from"
+        raise TypeError(f"{fileobj!r} cannot be {action}: a path or a file object opened for that is needed")
+    return fileobj, False
+
+
+class DeflateFile(io.BufferedIOBase):
+    """A file to write to, that makes a zlib or gzip stream of what it is given.
+
+    Levels 1 to 3 are deflated by ISA-L where it is installed, as long as that makes files about as
+    small as zlib does; the others, and all where it is not, by zlib. Blocks of 1 MiB are deflated on
+    as many threads as there are CPUs to use, eight at most, once there are two of them; the threads
+    end with the file. Memory is bounded by four blocks for each thread. To be used from one thread.
+
+    Parameters
+    ----------
+    fileobj : path or file object
+        Where the stream goes. A file object is written to by the calling thread alone, and left open.
+    compresslevel : int, default 3
+        0 (stored) to 9 (smallest).
+    container : {"zlib", "gzip"}
+        The kind of stream.
+
+    Raises
+    ------
+    ValueError
+        If `compresslevel` is out of its range.
+    TypeError
+        If `fileobj` can be neither opened nor written to.
+    """
+
+    def __init__(self, fileobj: Any, compresslevel: int = 3, container: str = "zlib") -> None:
+        level = operator.index(compresslevel)
+        if not 0 <= level <= 9:
+            raise ValueError(f"compresslevel must be an integer between 0 and 9, not {compresslevel!r}")
+        self._container = CONTAINERS[container]
+        self._checksum = getattr(fastest(), self._container.checksum)
+        self._check: int = self._checksum(b"")
+        self._choice = _Choice(level)
+        self._blocks: Ahead[bytes] = Ahead()
+        self._rest = bytearray()  # less than a block
+        self._sizes: deque[int] = deque()  # of the blocks under way, before they are deflated
+        self._offset = self._position = self._done = (
+            0  # bytes written; bytes taken, and those of them that are deflated
+        )
+        self._table: list[tuple[int, int]] = []
+        self._ended = False
+        self._file, self._owned = opened(fileobj, "wb")
+        self._write(self._container.header(level))
+
+    def write(self, buffer: Any) -> int:
+        """Take all bytes of `buffer`, which any object with a contiguous buffer may be; return their number.
+
+        Raises
+        ------
+        BufferError
+            If the buffer is not contiguous.
+        ValueError
+            If the file is closed.
+        Exception
+            What writing to the file object raises. No more can be written then, but the file must still be closed.
+        """
+        self._check_open()
+        view = pickle.PickleBuffer(buffer).raw()
+        size = len(view)
+        with self._unless_it_fails():
+            if len(self._rest) + len(view) >= BLOCK:
+                view = self._fill(view)
+            self._rest += view
+        self._position += size
+        return size
+
+    def _fill(self, view: memoryview) -> memoryview:
+        """Have all whole blocks deflated; return what is left over for the next one."""
+        if self._rest:
+            missing = BLOCK - len(self._rest)
+            self._rest += view[:missing]
+            view = view[missing:]
+            self._put(self._rest)
+            self._rest = bytearray()
+        lent = len(view) >= _BLOCKS_LENT * BLOCK
+        while len(view) >= BLOCK:
+            block = view[:BLOCK]
+            self._put(block if lent else bytearray(block))
+            view = view[BLOCK:]
+        if lent:
+            self._drain()
+        return view
+
+    def _put(self, block: Block) -> None:
+        self._check = self._checksum(block, self._check)
+        while self._blocks.full:
+            self._take()
+        self._sizes.append(len(block))
+        self._blocks.put(self._choice.of(block), block)
+
+    def _take(self) -> None:
+        deflated = self._blocks.take()
+        self._table.append((self._offset, self._done))
+        self._done += self._sizes.popleft()
+        self._write(deflated)
+
+    def _drain(self) -> None:
+        while len(self._blocks):
+            self._take()
+
+    def _write(self, data: bytes) -> None:
+        write_all(self._file, data)
+        self._offset += len(data)
+
+    def finish(self, footer: Callable[[list[tuple[int, int]]], bytes]) -> None:
+        """End the stream, with a footer behind the data that readers of the data need not know of.
+
+        Parameters
+        ----------
+        footer : callable
+            Is given the table of blocks: for each the offset of its first byte in the stream (the
+            header's first is 0) and in the data, and one entry more, where the last block ends. What
+            it returns is written as it is: `shoal.persistence._inflate.read_stored` reads it back.
+
+        Raises
+        ------
+        ValueError
+            If the stream has ended.
+        """
+        self._check_open()
+        with self._unless_it_fails():
+            if self._rest:
+                self._put(self._rest)
+            self._drain()
+            self._blocks.close()
+            self._table.append((self._offset, self._done))
+            tail = footer(self._table)
+            check, size = self._checksum(tail, self._check), self._position + len(tail)
+            self._write(stored(tail) + self._container.trailer(check, size))
+        self._ended = True
+
+    def close(self) -> None:
+        """End the stream, unless it has ended or failed, and close the file if it was opened here."""
+        if self.closed:
+            return
+        try:
+            if not self._ended:
+                self.finish(lambda _: b"")
+        finally:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._ended = True
+        self._blocks.close()
+        try:
+            if self._owned:
+                self._file.close()
+        finally:
+            self._file = None
+            super().close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # A stream that was broken off must not look whole.
+        if kind is not None and not self.closed:
+            self._give_up()
+        self.close()
+
+    def tell(self) -> int:
+        """Return the number of bytes taken so far."""
+        self._check_open()
+        return self._position
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    @contextmanager
+    def _unless_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._ended = True
+            self._blocks.close()
+            raise
+
+    def _check_open(self) -> None:
+        if self.closed or self._ended:
+            raise ValueError("write to a stream that has ended, was closed or failed to be written")

@@ -1,0 +1,323 @@
+"""zlib and gzip streams, inflated: any of them in one go, those of `DeflateFile` block by block on several threads."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from shoal.persistence import _deflate
+from shoal.persistence._ahead import Ahead
+from shoal.persistence._deflate import CONTAINERS, STORED, STORED_HEADER, Container, opened
+
+# Bytes read and inflated at a time where the blocks are not known.
+_READ, _PIECE = 1 << 17, 1 << 20
+
+# An empty final block, which makes a whole stream of a block.
+_END = b"\x03\x00"
+
+# Deflate never inflates to more: 258 bytes for two bits.
+_MOST_PER_BYTE = 1032
+
+_TRUNCATED = "the compressed data end before the end of the stream"
+
+
+class _Inflated(io.BufferedIOBase):
+    """A file to read from, forwards, made of pieces that come one after the other. To be used from one thread."""
+
+    def __init__(self, file: Any, owned: bool) -> None:
+        self._file, self._owned = file, owned
+        self._piece = memoryview(b"")
+        self._position = 0
+
+    @abstractmethod
+    def _next(self) -> bytes:
+        """Return the next bytes, at least one; none at the end."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next `size` bytes, less only at the end; all that are left if it is negative or None.
+
+        Raises
+        ------
+        EOFError
+            If the stream is truncated.
+        zlib.error
+            If it is damaged.
+        """
+        wanted = -1 if size is None or size < 0 else size
+        if 0 <= wanted <= len(self._piece):
+            return bytes(self._taken(wanted))
+        pieces = [self._taken(len(self._piece))]
+        missing = wanted - len(pieces[0])
+        while missing and self._refilled():
+            piece = self._taken(len(self._piece) if wanted < 0 else missing)
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes of those that are inflated, or of the next ones."""
+        if size and self._refilled():
+            return bytes(self._taken(len(self._piece) if size < 0 else size))
+        return b""
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill `buffer`, and return the number of bytes, which is less than its size only at the end."""
+        view = memoryview(buffer).cast("B")
+        filled = 0
+        while filled < len(view) and self._refilled():
+            piece = self._taken(len(view) - filled)
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return filled
+
+    def _taken(self, size: int) -> memoryview:
+        """Up to `size` bytes of the piece at hand."""
+        taken = self._piece[:size]
+        self._piece = self._piece[size:]
+        self._position += len(taken)
+        return taken
+
+    def _refilled(self) -> bool:
+        if not self._piece:
+            if self.closed:
+                raise ValueError("read from a closed file")
+            self._piece = memoryview(self._next())
+        return bool(self._piece)
+
+    def tell(self) -> int:
+        """Return the number of bytes that were read."""
+        return self._position
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Close the file if it was opened here."""
+        if not self.closed:
+            self._piece = memoryview(b"")
+            try:
+                if self._owned:
+                    self._file.close()
+            finally:
+                super().close()
+
+
+class InflateFile(_Inflated):
+    """A file to read from, forwards, which holds what a zlib or gzip stream does.
+
+    Parameters
+    ----------
+    fileobj : path or file object
+        Where the stream is, from the current position on. It need not be seekable.
+    container : {"zlib", "gzip"}
+        The kind of stream.
+
+    Attributes
+    ----------
+    unused : bytes
+        What was read from the file object behind the end of the stream, if it could not be given
+        back by seeking. Known once the end has been read.
+    """
+
+    def __init__(self, fileobj: Any, container: str = "zlib") -> None:
+        super().__init__(*opened(fileobj, "rb"))
+        # read1 does not wait for more than there is: what stands behind the stream may be long in coming.
+        self._fetch = getattr(self._file, "read1", self._file.read)
+        self._inflater = _deflate.fastest().decompressobj(CONTAINERS[container].wbits)
+        self.unused = b""
+
+    def _next(self) -> bytes:
+        inflater = self._inflater
+        while not inflater.eof:
+            compressed = inflater.unconsumed_tail or self._fetch(_READ)
+            if not compressed:
+                raise EOFError(_TRUNCATED)
+            try:
+                piece: bytes = inflater.decompress(compressed, _PIECE)
+            except _deflate.fastest().error as error:
+                raise zlib.error(f"the compressed data are damaged: {error}") from error
+            if inflater.eof:
+                self._give_back(inflater.unused_data)
+            if piece:
+                return piece
+        return b""
+
+    def _give_back(self, unused: bytes) -> None:
+        if unused:
+            if self._file.seekable():
+                self._file.seek(-len(unused), io.SEEK_CUR)
+            else:
+                self.unused = unused
+
+
+class InflateBlocks(_Inflated):
+    """What `inflate_blocks` returns: the data of a stream, without its footer."""
+
+    def __init__(self, file: Any, blocks: Sequence[tuple[int, int]], start: int, check: bool) -> None:
+        super().__init__(file, False)
+        file.seek(start)
+        self._container = _container(_read_exactly(file, 2))
+        self._checksum = getattr(_deflate.fastest(), self._container.checksum) if check else None
+        self._check: int = 1 if self._container.checksum == "adler32" else 0
+        self._sizes = _sizes(blocks)
+        self._put = self._got = 0
+        self._total = blocks[-1][1]
+        self._ahead: Ahead[bytes] = Ahead()
+        file.seek(start + blocks[0][0])
+
+    def _next(self) -> bytes:
+        while self._put < len(self._sizes) and not self._ahead.full:
+            compressed_size, size = self._sizes[self._put]
+            self._ahead.put(_inflate, _read_exactly(self._file, compressed_size), size)
+            self._put += 1
+        if not len(self._ahead):
+            return b""
+        piece = self._ahead.take()
+        self._got += 1
+        if self._checksum is not None:
+            self._check = self._checksum(piece, self._check)
+            if self._got == len(self._sizes):
+                self._verify()
+        return piece
+
+    def _verify(self) -> None:
+        """Read the footer and the trailer; raise zlib.error unless the checksum is that of everything."""
+        final, size = False, self._total
+        while not final:
+            head, length, inverse = struct.unpack("<BHH", _read_exactly(self._file, STORED_HEADER))
+            if head > 1 or length != inverse ^ 0xFFFF:
+                raise zlib.error("the compressed data are damaged: no footer follows the last block")
+            final = head == 1
+            assert self._checksum is not None
+            self._check = self._checksum(_read_exactly(self._file, length), self._check)
+            size += length
+        trailer = _read_exactly(self._file, self._container.trailer_size)
+        if trailer != self._container.trailer(self._check, size):
+            raise zlib.error("the compressed data are damaged: incorrect checksum")
+
+    def close(self) -> None:
+        """End the threads."""
+        if not self.closed:
+            self._ahead.close()
+        super().close()
+
+
+def inflate_blocks(file: Any, blocks: Sequence[tuple[int, int]], start: int = 0, check: bool = True) -> InflateBlocks:
+    """Return a file that reads a stream of `DeflateFile`, inflating its blocks on several threads ahead of the reader.
+
+    Parameters
+    ----------
+    file : file object
+        Seekable; it is read by the calling thread, in order, and stays open.
+    blocks : sequence of (int, int)
+        The table that ``DeflateFile.finish`` handed out, with the entry for the end.
+    start : int, default 0
+        Where the stream begins in `file`, bytes.
+    check : bool, default True
+        Compare the checksum, when the last block is read; `file` then stands behind the stream.
+
+    Returns
+    -------
+    InflateBlocks
+        With read, read1, readinto, readline, tell; to be closed. It ends where the data do: the
+        footer does not belong to them. Ahead are up to two blocks for each thread.
+
+    Raises
+    ------
+    zlib.error
+        If the table cannot be right, here; and by reads, if a block or the checksum is not.
+    EOFError
+        By reads, if the stream is truncated.
+    """
+    return InflateBlocks(file, blocks, start, check)
+
+
+def _sizes(blocks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The sizes of each block, deflated and inflated."""
+    sizes = [(there - here, after - before) for (here, before), (there, after) in pairwise(blocks)]
+    if not blocks or blocks[0][1] or not all(0 < size <= _MOST_PER_BYTE * deflated for deflated, size in sizes):
+        raise zlib.error("the table of compressed blocks is damaged")
+    return sizes
+
+
+def _inflate(compressed: bytes, size: int) -> bytes:
+    module = _deflate.fastest()
+    try:
+        # Room for more than the block, so that one call sees that no more comes.
+        block: bytes = module.decompress(compressed + _END, wbits=-zlib.MAX_WBITS, bufsize=size + 64)
+    except module.error as error:
+        raise zlib.error(f"the compressed data are damaged: {error}") from error
+    if len(block) != size:
+        raise zlib.error(f"the compressed data are damaged: a block of {size} bytes has {len(block)}")
+    return block
+
+
+def read_stored(file: Any, end: int, nbytes: int, start: int = 0) -> bytes | None:
+    """Return the last `nbytes` bytes of the footer of a stream of `DeflateFile`, without inflating anything.
+
+    Parameters
+    ----------
+    file : file object
+        Seekable; its position is kept.
+    end : int
+        Where the stream ends in `file`, behind its trailer: the size of a file that holds nothing else.
+    nbytes : int
+        How many bytes; no more than the footer has.
+    start : int, default 0
+        Where the stream begins in `file`.
+
+    Returns
+    -------
+    bytes or None
+        None if `file` is too short, holds no zlib or gzip stream at `start`, or no stored blocks
+        where the footer would have them. Whether a short answer is one can be told from the bytes
+        alone, so a footer should end with something that can be recognised.
+    """
+    position = file.tell()
+    try:
+        file.seek(start)
+        container = _container(_read_exactly(file, 2))
+        here = end - container.trailer_size
+        pieces: list[bytes] = []
+        missing = nbytes
+        while missing > 0:
+            size = min(missing, STORED)
+            header = STORED_HEADER if missing > STORED else 0
+            here -= size + header
+            if here < start + len(container.header(0)):
+                return None
+            file.seek(here)
+            piece = _read_exactly(file, size + header)
+            if header and piece[:header] != struct.pack("<BHH", not pieces, STORED, 0):
+                return None
+            pieces.append(piece[header:])
+            missing -= size
+        return b"".join(reversed(pieces))
+    except (EOFError, zlib.error):
+        return None
+    finally:
+        file.seek(position)
+
+
+def _container(head: bytes) -> Container:
+    if head[:1] == b"\x78":
+        return CONTAINERS["zlib"]
+    if head == b"\x1f\x8b":
+        return CONTAINERS["gzip"]
+    raise zlib.error("neither a zlib nor a gzip stream")
+
+
+def _read_exactly(file: Any, size: int) -> bytes:
+    data: bytes = file.read(size)
+    while len(data) < size:
+        more = file.read(size - len(data))
+        if not more:
+            raise EOFError(_TRUNCATED)
+        data += more
+    return data
