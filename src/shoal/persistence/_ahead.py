@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal._cpus import cpu_budget
@@ -26,29 +26,31 @@ class Ahead(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._n_threads = min(cpu_budget(), _MOST_THREADS)
         self._executor: ThreadPoolExecutor | None = None
         self._results: deque[Callable[[], T]] = deque()
 
     def __len__(self) -> int:
         return len(self._results)
 
+    @cached_property  # not asked for where there is but one call
+    def _n_threads(self) -> int:
+        return min(cpu_budget(), _MOST_THREADS)
+
     @property
     def full(self) -> bool:
         """Whether a result should be taken before the next call is put."""
-        return len(self._results) >= 2 * self._n_threads
+        return len(self._results) > 1 and len(self._results) >= 2 * self._n_threads
 
     def put(self, function: Callable[..., T], *args: Any) -> None:
         """Have ``function(*args)`` run, by now or by the time that its result is taken."""
         self._results.append(partial(function, *args))
-        if self._n_threads > 1:
-            if self._executor is not None:
-                self._results.append(self._submitted(self._results.pop()))
-            elif len(self._results) > 1:
-                from concurrent.futures import ThreadPoolExecutor
+        if self._executor is not None:
+            self._results.append(self._submitted(self._results.pop()))
+        elif len(self._results) > 1 and self._n_threads > 1:
+            from concurrent.futures import ThreadPoolExecutor
 
-                self._executor = ThreadPoolExecutor(self._n_threads, "shoal-blocks")
-                self._results = deque([self._submitted(call) for call in self._results])
+            self._executor = ThreadPoolExecutor(self._n_threads, "shoal-blocks")
+            self._results = deque([self._submitted(call) for call in self._results])
 
     def take(self) -> T:
         """Return the result of the oldest call; raise what it raised."""

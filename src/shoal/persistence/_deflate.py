@@ -41,8 +41,11 @@ BLOCK = 1 << 20
 #: Bytes that a stored piece holds at most, by the format, and those that stand in front of it.
 STORED, STORED_HEADER = 0xFFFF, 5
 
-# How much of how many blocks is looked at beforehand, and how much larger than zlib's a sample may become.
-_SAMPLE, _BLOCKS_ALIKE, _CLOSE = 1 << 16, 16, 1.05
+# How many blocks are taken to be like the one that is looked at, and how much larger than zlib's a sample may become.
+_ALIKE, _CLOSE = 16, 1.05
+
+# A sixteenth of fewer bytes tells nothing about them.
+_LEAST = 1 << 15
 
 # A buffer of so many blocks is deflated where it lies, and `write` waits for that; a smaller one is copied.
 _BLOCKS_LENT = 4
@@ -98,7 +101,7 @@ CONTAINERS = {
     ),
 }
 
-Block = memoryview | bytearray
+Block = bytes | bytearray | memoryview
 Deflate = Callable[[Block], bytes]
 
 
@@ -109,10 +112,10 @@ def _deflate(module: ModuleType, level: int, block: Block) -> bytes:
 
 
 class _Choice:
-    """Which of several ways deflates the blocks of one stream; what the blocks are like decides.
+    """Which of several ways deflates the blocks of a stream; what the blocks are like decides.
 
     ISA-L is ten times as fast as zlib, but looks for fewer repetitions: on most data that costs nothing, on some a
-    fifth of the size. So a sample of every 16th block is deflated by each, fastest first, and the first is taken that
+    fifth of the size. So a sixteenth of every 16th block is deflated by each, fastest first, and the first is taken that
     comes close to zlib at the level asked for. The choice depends on the data alone, never on the time.
     """
 
@@ -126,7 +129,7 @@ class _Choice:
 
     def of(self, block: Block) -> Deflate:
         """Return what deflates `block`, the next one of the stream."""
-        if self._fast and self._blocks % _BLOCKS_ALIKE == 0:
+        if self._fast and self._blocks % _ALIKE == 0 and len(block) >= _LEAST:
             sample = _sample(memoryview(block))
             enough = _CLOSE * len(self._zlib(sample))
             close = (way for way in self._fast if len(way(sample)) <= enough)
@@ -135,10 +138,10 @@ class _Choice:
         return self._chosen
 
 
-def _sample(block: memoryview) -> memoryview:
-    step = len(block) // 4
-    size = min(len(block) // 16, _SAMPLE // 4)
-    return memoryview(b"".join(block[start : start + size] for start in range(0, 4 * step or 1, step or 1)))
+def _sample(block: memoryview) -> bytes:
+    """A sixteenth of a block, from four places."""
+    step, size = len(block) // 4, len(block) // 64
+    return b"".join(block[start : start + size] for start in range(0, 4 * step, step))
 
 
 def stored(footer: bytes) -> bytes:
@@ -181,8 +184,8 @@ def opened(fileobj: Any, mode: str) -> tuple[Any, bool]:
 class DeflateFile(io.BufferedIOBase):
     """A file to write to, that makes a zlib or gzip stream of what it is given.
 
-    Levels 1 to 3 are deflated by ISA-L where it is installed, as long as that makes files about as
-    small as zlib does; the others, and all where it is not, by zlib. Blocks of 1 MiB are deflated on
+    Levels 1 to 3 are deflated by ISA-L where it is installed and makes files about as small
+    as zlib does; the others, and all where it is not, by zlib. Blocks of 1 MiB are deflated on
     as many threads as there are CPUs to use, eight at most, once there are two of them; the threads
     end with the file. Memory is bounded by four blocks for each thread. To be used from one thread.
 
@@ -204,6 +207,8 @@ class DeflateFile(io.BufferedIOBase):
     """
 
     def __init__(self, fileobj: Any, compresslevel: int = 3, container: str = "zlib") -> None:
+        self._ended, self._owned = True, False
+        self._blocks: Ahead[bytes] = Ahead()
         level = operator.index(compresslevel)
         if not 0 <= level <= 9:
             raise ValueError(f"compresslevel must be an integer between 0 and 9, not {compresslevel!r}")
@@ -211,15 +216,14 @@ class DeflateFile(io.BufferedIOBase):
         self._checksum = getattr(fastest(), self._container.checksum)
         self._check: int = self._checksum(b"")
         self._choice = _Choice(level)
-        self._blocks: Ahead[bytes] = Ahead()
         self._rest = bytearray()  # less than a block
         self._sizes: deque[int] = deque()  # of the blocks under way, before they are deflated
         self._offset = self._position = self._done = (
             0  # bytes written; bytes taken, and those of them that are deflated
         )
         self._table: list[tuple[int, int]] = []
-        self._ended = False
         self._file, self._owned = opened(fileobj, "wb")
+        self._ended = False
         self._write(self._container.header(level))
 
     def write(self, buffer: Any) -> int:
@@ -339,7 +343,6 @@ class DeflateFile(io.BufferedIOBase):
 
     def tell(self) -> int:
         """Return the number of bytes taken so far."""
-        self._check_open()
         return self._position
 
     def writable(self) -> bool:

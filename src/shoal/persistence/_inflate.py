@@ -33,6 +33,7 @@ class _Inflated(io.BufferedIOBase):
         self._file, self._owned = file, owned
         self._piece = memoryview(b"")
         self._position = 0
+        self._failure: BaseException | None = None
 
     @abstractmethod
     def _next(self) -> bytes:
@@ -86,7 +87,13 @@ class _Inflated(io.BufferedIOBase):
         if not self._piece:
             if self.closed:
                 raise ValueError("read from a closed file")
-            self._piece = memoryview(self._next())
+            if self._failure is not None:  # what follows it must not be taken for what was to come
+                raise self._failure
+            try:
+                self._piece = memoryview(self._next())
+            except BaseException as error:
+                self._failure = error
+                raise
         return bool(self._piece)
 
     def tell(self) -> int:
@@ -161,6 +168,7 @@ class InflateBlocks(_Inflated):
 
     def __init__(self, file: Any, blocks: Sequence[tuple[int, int]], start: int, check: bool) -> None:
         super().__init__(file, False)
+        self._ahead: Ahead[bytes] = Ahead()
         file.seek(start)
         self._container = _container(_read_exactly(file, 2))
         self._checksum = getattr(_deflate.fastest(), self._container.checksum) if check else None
@@ -168,7 +176,6 @@ class InflateBlocks(_Inflated):
         self._sizes = _sizes(blocks)
         self._put = self._got = 0
         self._total = blocks[-1][1]
-        self._ahead: Ahead[bytes] = Ahead()
         file.seek(start + blocks[0][0])
 
     def _next(self) -> bytes:

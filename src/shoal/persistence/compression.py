@@ -20,9 +20,9 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from shoal._cpus import cpu_budget
 from shoal.persistence._deflate import DeflateFile
 from shoal.persistence._inflate import InflateFile, inflate_blocks, read_stored
+from shoal.persistence._zstd import ZstdWriter
 
 __all__ = [
     "COMPRESSORS",
@@ -126,25 +126,14 @@ def _lz4(fileobj: Any, mode: str, compresslevel: int = 0) -> Any:
 
 
 def _zstd(fileobj: Any, mode: str, compresslevel: int = 3) -> Any:
-    zstd = _zstd_module()
-    if mode != "wb":
-        return zstd.ZstdFile(fileobj, mode)
-    parameter = zstd.CompressionParameter
-    options = {parameter.compression_level: compresslevel, parameter.checksum_flag: 1}
-    workers = min(cpu_budget(), parameter.nb_workers.bounds()[1])
-    if workers > 1:
-        options[parameter.nb_workers] = workers
-    return zstd.ZstdFile(fileobj, mode, options=options)
-
-
-def _zstd_module() -> ModuleType:
     import importlib
 
     for name in ("compression.zstd", "backports.zstd"):
         try:
-            return importlib.import_module(name)
+            module = importlib.import_module(name)
         except ImportError:
-            pass
+            continue
+        return module.ZstdFile(fileobj, mode) if mode != "wb" else ZstdWriter(module, fileobj, compresslevel)
     raise ValueError("Zstandard is not installed. Install it with pip: pip install 'shoal[zstd]'")
 
 
