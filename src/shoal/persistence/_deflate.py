@@ -22,6 +22,7 @@ import operator
 import os
 import pickle
 import struct
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -115,8 +116,8 @@ class _Choice:
     """Which of several ways deflates the blocks of a stream; what the blocks are like decides.
 
     ISA-L is ten times as fast as zlib, but looks for fewer repetitions: on most data that costs nothing, on some a
-    fifth of the size. So a sixteenth of every 16th block is deflated by each, fastest first, and the first is taken that
-    comes close to zlib at the level asked for. The choice depends on the data alone, never on the time.
+    fifth of the size. So a sixteenth of every 16th block is deflated by each, and the fastest that comes close to zlib
+    at the level asked for is taken. The choice depends on the data alone, never on the time.
     """
 
     def __init__(self, level: int) -> None:
@@ -223,8 +224,12 @@ class DeflateFile(io.BufferedIOBase):
         )
         self._table: list[tuple[int, int]] = []
         self._file, self._owned = opened(fileobj, "wb")
+        try:
+            self._write(self._container.header(level))
+        except BaseException:
+            self._give_up()
+            raise
         self._ended = False
-        self._write(self._container.header(level))
 
     def write(self, buffer: Any) -> int:
         """Take all bytes of `buffer`, which any object with a contiguous buffer may be; return their number.
@@ -322,6 +327,13 @@ class DeflateFile(io.BufferedIOBase):
                 self.finish(lambda _: b"")
         finally:
             self._give_up()
+
+    def __del__(self) -> None:
+        # Nothing that waits or takes a lock: this may run anywhere. The threads end when the executor is gone.
+        if not self._ended:
+            warnings.warn(
+                f"{self!r} was not closed, so the stream has no end", ResourceWarning, stacklevel=2, source=self
+            )
 
     def _give_up(self) -> None:
         self._ended = True

@@ -33,7 +33,7 @@ class _Inflated(io.BufferedIOBase):
         self._file, self._owned = file, owned
         self._piece = memoryview(b"")
         self._position = 0
-        self._failure: BaseException | None = None
+        self._failed = False
 
     @abstractmethod
     def _next(self) -> bytes:
@@ -76,6 +76,9 @@ class _Inflated(io.BufferedIOBase):
             filled += len(piece)
         return filled
 
+    def __del__(self) -> None:
+        pass  # not `close`, which waits for threads: this may run anywhere. They end when the executor is gone.
+
     def _taken(self, size: int) -> memoryview:
         """Up to `size` bytes of the piece at hand."""
         taken = self._piece[:size]
@@ -87,13 +90,11 @@ class _Inflated(io.BufferedIOBase):
         if not self._piece:
             if self.closed:
                 raise ValueError("read from a closed file")
-            if self._failure is not None:  # what follows it must not be taken for what was to come
-                raise self._failure
-            try:
-                self._piece = memoryview(self._next())
-            except BaseException as error:
-                self._failure = error
-                raise
+            if self._failed:  # what follows must not be taken for what was to come
+                raise zlib.error("the compressed data could not be read up to here")
+            self._failed = True
+            self._piece = memoryview(self._next())
+            self._failed = False
         return bool(self._piece)
 
     def tell(self) -> int:
