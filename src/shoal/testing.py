@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import multiprocessing
 import os
@@ -20,8 +21,9 @@ import pytest
 from shoal import FallbackWarning, Parallel, RemoteTraceback, UnusedResultsWarning, delayed, shared
 from shoal.backends import Backend, WorkerSpec, create, names
 from shoal.parallel._delayed import Call
+from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, detect
 
-__all__ = ["BackendTests"]
+__all__ = ["BackendTests", "CompressorTests"]
 
 #: The seconds after which something that should have happened is taken for lost.
 PATIENCE = 60
@@ -320,6 +322,120 @@ class BackendTests:
         parallel(verbose=50, batch_size=1)([delayed(abs)(number) for number in range(5)])
         printed = capsys.readouterr().out
         assert re.search(r"Done +5 out of +5 .* finished\n$", printed)
+
+
+class CompressorTests:
+    """What every compressor has to do for `dump` and `load`.
+
+    A subclass sets :attr:`compressor`; pytest finds it if its name begins with "Test".
+
+    Attributes
+    ----------
+    compressor : str
+        The name under which the compressor is registered.
+    levels : tuple of (int or None)
+        The levels that it has; None is its default.
+
+    Examples
+    --------
+    >>> from shoal.testing import CompressorTests
+    >>> class TestGzip(CompressorTests):
+    ...     compressor = "gzip"
+    """
+
+    compressor: str
+    levels: tuple[int | None, ...] = (None, 1, 3, 9)
+
+    @property
+    def wrapper(self) -> CompressorWrapper:
+        """The compressor that is tested."""
+        return COMPRESSORS[self.compressor]
+
+    def compressed(self, data: Any, level: int | None = None) -> bytes:
+        """Return `data`, compressed."""
+        file = io.BytesIO()
+        with self.wrapper.compressor_file(file, level) as compressing:
+            assert compressing.write(data) == memoryview(data).nbytes
+        assert not file.closed
+        return file.getvalue()
+
+    @pytest.fixture(params=[0, 1, 1000, 300_001])
+    def data(self, request: pytest.FixtureRequest) -> bytes:
+        """Bytes that can be compressed, of several sizes."""
+        size: int = request.param
+        return numpy.random.default_rng(0).integers(0, 9, size, dtype=numpy.uint8).tobytes()
+
+    def test_what_is_compressed_comes_back(self, data: bytes) -> None:
+        for level in self.levels:
+            with self.wrapper.decompressor_file(io.BytesIO(self.compressed(data, level))) as file:
+                assert file.read() == data
+                assert file.read(1) == b""
+
+    def test_files_are_recognised(self, data: bytes) -> None:
+        for level in self.levels:
+            compressed = self.compressed(data, level)
+            assert compressed.startswith(self.wrapper.prefix)
+            assert detect(compressed[:16]) == self.compressor
+        assert re.fullmatch(r"(\.\w+)?", self.wrapper.extension)
+
+    def test_reads_of_any_size(self, data: bytes) -> None:
+        with self.wrapper.decompressor_file(io.BytesIO(self.compressed(data))) as file:
+            position = 0
+            for size in (1, 0, 7, 100, 70_000, 200_000):
+                assert file.read(size) == data[position : position + size]
+                position = min(position + size, len(data))
+            buffer = bytearray(len(data) + 1)
+            assert file.readinto(buffer) == len(data) - position
+            assert buffer[: len(data) - position] == data[position:]
+
+    def test_writes_of_any_buffer(self) -> None:
+        array = numpy.arange(1000.0)
+        buffers: list[Any] = [array, memoryview(array), bytearray(b"abc"), array[:0]]
+        for buffer in buffers:
+            with self.wrapper.decompressor_file(io.BytesIO(self.compressed(buffer))) as file:
+                assert file.read() == bytes(buffer)
+
+    def test_many_writes(self) -> None:
+        file = io.BytesIO()
+        with self.wrapper.compressor_file(file) as compressing:
+            for number in range(1000):
+                compressing.write(b"%d," % number)
+        file.seek(0)
+        assert self.wrapper.decompressor_file(file).read() == b"".join(b"%d," % number for number in range(1000))
+
+    def test_paths(self, tmp_path: Path, data: bytes) -> None:
+        path = str(tmp_path / "file")
+        file = self.wrapper.compressor_file(path)
+        file.write(data)
+        for _ in range(2):
+            file.close()
+        with self.wrapper.decompressor_file(path) as file:
+            assert file.read() == data
+
+    def test_pipes(self, data: bytes) -> None:
+        class Pipe(io.RawIOBase):
+            left = self.compressed(data)
+
+            def readable(self) -> bool:
+                return True
+
+            def readinto(self, buffer: Any) -> int:
+                taken = self.left[: min(len(buffer), 5000)]
+                buffer[: len(taken)] = taken
+                self.left = self.left[len(taken) :]
+                return len(taken)
+
+        with self.wrapper.decompressor_file(io.BufferedReader(Pipe())) as file:
+            assert file.read() == data
+
+    def test_what_is_cut_short_is_no_whole(self, data: bytes) -> None:
+        compressed = self.compressed(data)
+        for left_out in {1, 2, 3, 4, 5, 6, 7, 8, len(compressed) // 2} & set(range(1, len(compressed) - 3)):
+            with (
+                self.wrapper.decompressor_file(io.BytesIO(compressed[:-left_out])) as file,
+                pytest.raises(EOFError),
+            ):
+                file.read()
 
 
 class Refused(Exception):
