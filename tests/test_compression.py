@@ -226,15 +226,15 @@ def test_zstd_starts_threads_for_what_is_large(monkeypatch: pytest.MonkeyPatch) 
 VALUES: dict[str, Any] = {
     "empty": b"",
     "small": {"a": [1, 2.5, "x"], "b": None},
-    "blocks": np.random.default_rng(0).integers(0, 9, 300_000).tobytes(),
+    "blocks": np.random.default_rng(0).integers(0, 9, 300_000).tobytes(),  # more than two of zlib and gzip
 }
 
 
 @needs_lz4
 def test_files_of_both(tmp_path: Path, fresh_python: FreshPython) -> None:
     """Each reads what the other wrote, with each compressor, at each level, from a path and from a file object."""
-    levels = {name: [None, 1, 3, 9] if name in ("zlib", "gzip", "bz2", "lz4") else [None, 1] for name in JOBLIBS}
-    cases = [[name, level, value] for name in JOBLIBS for level in levels[name] for value in VALUES]
+    cases = [["zlib", level, "blocks"] for level in (None, 1, 6)] + [["gzip", 3, "blocks"]]
+    cases += [[name, level, value] for name in JOBLIBS for level in (None, 1, 3, 9) for value in ("empty", "small")]
     for name, level, value in cases:
         with COMPRESSORS[name].compressor_file(str(tmp_path / f"ours-{name}-{level}-{value}"), level) as file:
             file.write(pickle.dumps(VALUES[value]))

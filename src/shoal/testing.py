@@ -389,9 +389,8 @@ class CompressorTests:
             assert buffer[: len(data) - position] == data[position:]
 
     def test_writes_of_any_buffer(self) -> None:
-        array = numpy.arange(1000.0)
-        buffers: list[Any] = [array, memoryview(array), bytearray(b"abc"), array[:0]]
-        for buffer in buffers:
+        array: Any = numpy.arange(1000.0)
+        for buffer in (array, memoryview(array), bytearray(b"abc"), array[:0]):
             with self.wrapper.decompressor_file(io.BytesIO(self.compressed(buffer))) as file:
                 assert file.read() == bytes(buffer)
 
