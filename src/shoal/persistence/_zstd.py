@@ -40,6 +40,7 @@ class ZstdWriter(io.BufferedIOBase):
 
     def __init__(self, module: ModuleType, fileobj: Any, level: int) -> None:
         self._file: Any = None
+        self._owned = False
         self._frame: Any = None
         parameter = module.CompressionParameter
         lowest, highest = parameter.compression_level.bounds()
