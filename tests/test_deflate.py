@@ -239,6 +239,17 @@ def test_any_contiguous_buffer() -> None:
         stream.write("text")
 
 
+def test_any_contiguous_buffer_is_filled() -> None:
+    array = np.arange(60.0).reshape(6, 10)
+    written, table = streamed(array, footer=b"")
+    for empty in (np.empty(60), np.empty((6, 10)), np.empty((10, 6)).T, bytearray(480), np.empty((480, 1, 1), "S1")):
+        for reader in (InflateFile(io.BytesIO(written)), inflate_blocks(io.BytesIO(written), table)):
+            with reader:
+                assert reader.readinto(empty) == 480
+                assert memoryview(empty).tobytes("A") == array.tobytes()
+                assert reader.readinto(np.empty((0, 3))) == 0
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("size", [500, 2500, 50_000])
 def test_a_buffer_may_change_once_it_is_written(size: int) -> None:
@@ -473,6 +484,8 @@ def test_tables_that_cannot_be() -> None:
     for damaged in ([], table[1:], table[::-1], [*table[:-1], (table[-1][0], 1 << 60)], [*table[:2], *table[1:]]):
         with pytest.raises(DAMAGED, match="table"):
             inflate_blocks(io.BytesIO(written), damaged)
+    with pytest.raises(EOFError):
+        inflate_blocks(io.BytesIO(written), [*table[:-1], (1 << 60, 5000)])
     for damaged in ([*table[:-1], (table[-1][0], 4999)], table[:-1]):
         with pytest.raises(DAMAGED), inflate_blocks(io.BytesIO(written), damaged) as reader:
             reader.read()

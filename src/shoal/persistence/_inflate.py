@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zlib
 from abc import abstractmethod
@@ -16,9 +17,6 @@ from shoal.persistence._deflate import CONTAINERS, STORED, STORED_HEADER, Contai
 
 # Bytes read and inflated at a time where the blocks are not known.
 _READ, _PIECE = 1 << 17, 1 << 20
-
-# An empty final block, which makes a whole stream of a block.
-_END = b"\x03\x00"
 
 # Deflate never inflates to more: 258 bytes for two bits.
 _MOST_PER_BYTE = 1032
@@ -68,7 +66,7 @@ class _Inflated(io.BufferedIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill `buffer`, and return the number of bytes, which is less than its size only at the end."""
-        view = memoryview(buffer).cast("B")
+        view = pickle.PickleBuffer(buffer).raw()
         filled = 0
         while filled < len(view) and self._refilled():
             piece = self._taken(len(view) - filled)
@@ -177,6 +175,9 @@ class InflateBlocks(_Inflated):
         self._sizes = _sizes(blocks)
         self._put = self._got = 0
         self._total = blocks[-1][1]
+        file.seek(0, io.SEEK_END)
+        if file.tell() < start + blocks[-1][0]:
+            raise EOFError(_TRUNCATED)
         file.seek(start + blocks[0][0])
 
     def _next(self) -> bytes:
@@ -241,7 +242,7 @@ def inflate_blocks(file: Any, blocks: Sequence[tuple[int, int]], start: int = 0,
     zlib.error
         If the table cannot be right, here; and by reads, if a block or the checksum is not.
     EOFError
-        By reads, if the stream is truncated.
+        If the stream is truncated, here or by reads.
     """
     return InflateBlocks(file, blocks, start, check)
 
@@ -257,12 +258,11 @@ def _sizes(blocks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 def _inflate(compressed: bytes, size: int) -> bytes:
     module = _deflate.fastest()
     try:
-        # Room for more than the block, so that one call sees that no more comes.
-        block: bytes = module.decompress(compressed + _END, wbits=-zlib.MAX_WBITS, bufsize=size + 64)
+        block: bytes = module.decompressobj(-zlib.MAX_WBITS).decompress(compressed, size + 1)
     except module.error as error:
         raise zlib.error(f"the compressed data are damaged: {error}") from error
     if len(block) != size:
-        raise zlib.error(f"the compressed data are damaged: a block of {size} bytes has {len(block)}")
+        raise zlib.error(f"the compressed data are damaged: a block is not of {size} bytes")
     return block
 
 
