@@ -43,7 +43,7 @@ BLOCK = 1 << 20
 STORED, STORED_HEADER = 0xFFFF, 5
 
 # How many blocks are taken to be like the one that is looked at, and how much larger than zlib's a sample may become.
-_ALIKE, _CLOSE = 16, 1.05
+_ALIKE, _CLOSE = 16, 1.04
 
 # A sixteenth of fewer bytes tells nothing about them.
 _LEAST = 1 << 15
