@@ -24,7 +24,6 @@ import pickle
 import struct
 import warnings
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -156,14 +155,11 @@ def stored(footer: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def write_all(file: Any, data: bytes | memoryview) -> None:
+def write_all(file: Any, data: bytes) -> None:
     """Write all of `data`, however little of it a raw file takes at once."""
-    view = memoryview(data)
-    while len(view):
-        written = file.write(view)
-        if not isinstance(written, int) or written >= len(view):
-            return
-        view = view[max(written, 0) :]
+    while data:
+        written = file.write(data)
+        data = data[written:] if isinstance(written, int) else b""
 
 
 def opened(fileobj: Any, mode: str) -> tuple[Any, bool]:
@@ -218,10 +214,7 @@ class DeflateFile(io.BufferedIOBase):
         self._check: int = self._checksum(b"")
         self._choice = _Choice(level)
         self._rest = bytearray()  # less than a block
-        self._sizes: deque[int] = deque()  # of the blocks under way, before they are deflated
-        self._offset = self._position = self._done = (
-            0  # bytes written; bytes taken, and those of them that are deflated
-        )
+        self._position = self._offset = 0  # bytes taken, bytes written
         self._table: list[tuple[int, int]] = []
         self._file, self._owned = opened(fileobj, "wb")
         try:
@@ -274,13 +267,11 @@ class DeflateFile(io.BufferedIOBase):
         self._check = self._checksum(block, self._check)
         while self._blocks.full:
             self._take()
-        self._sizes.append(len(block))
         self._blocks.put(self._choice.of(block), block)
 
     def _take(self) -> None:
         deflated = self._blocks.take()
-        self._table.append((self._offset, self._done))
-        self._done += self._sizes.popleft()
+        self._table.append((self._offset, len(self._table) * BLOCK))
         self._write(deflated)
 
     def _drain(self) -> None:
@@ -312,7 +303,7 @@ class DeflateFile(io.BufferedIOBase):
                 self._put(self._rest)
             self._drain()
             self._blocks.close()
-            self._table.append((self._offset, self._done))
+            self._table.append((self._offset, self._position))
             tail = footer(self._table)
             check, size = self._checksum(tail, self._check), self._position + len(tail)
             self._write(stored(tail) + self._container.trailer(check, size))
