@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from conftest import FreshPython
-from shoal.persistence import _deflate, compression
+from shoal.persistence import _stream, compression
 from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, detect, register_compressor
 from shoal.testing import CompressorTests
 
@@ -109,7 +109,7 @@ def test_what_is_not_compressed() -> None:
 def test_isal_is_there_where_it_has_wheels() -> None:
     if sys.version_info[:2] == (3, 13):
         pytest.skip("isal has no wheels for 3.13t, so that it is optional on 3.13")
-    assert _deflate.isal is not None
+    assert _stream.isal is not None
 
 
 # What is registered
@@ -183,12 +183,12 @@ def test_without_isal(fresh_python: FreshPython) -> None:
         import sys
         sys.modules["isal"] = None
         import io, zlib
-        from shoal.persistence import _deflate
+        from shoal.persistence import _stream
         from shoal.persistence.compression import COMPRESSORS
         file = io.BytesIO()
         with COMPRESSORS["zlib"].compressor_file(file) as compressing:
             compressing.write(b"data")
-        print(_deflate.isal, zlib.decompress(file.getvalue()))
+        print(_stream.isal, zlib.decompress(file.getvalue()))
         """
     )
     assert printed == "None b'data'\n"

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shoal.persistence import _ahead, _deflate, _inflate
+from shoal.persistence import _ahead, _deflate, _inflate, _stream
 from shoal.persistence._deflate import DeflateFile
-from shoal.persistence._inflate import InflateFile, inflate_blocks, read_stored
+from shoal.persistence._inflate import InflateFile, inflate_blocks
+from shoal.persistence._stream import read_stored
 
 DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {"zlib": zlib.decompress, "gzip": gzip.decompress}
 DAMAGED = (EOFError, zlib.error)
@@ -34,8 +35,8 @@ Table = list[tuple[int, int]]
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to deflate and inflate, and two threads wherever this runs."""
     if request.param == "zlib":
-        monkeypatch.setattr(_deflate, "isal", None)
-    elif _deflate.isal is None:
+        monkeypatch.setattr(_stream, "isal", None)
+    elif _stream.isal is None:
         pytest.skip("isal is not installed, which has no wheels for every Python")
     monkeypatch.setattr(_ahead, "cpu_budget", lambda: 2)
 
@@ -371,6 +372,27 @@ def test_a_pipe_is_not_waited_for(container: str) -> None:
     with open(here, "rb") as source, open(there, "wb", buffering=0) as sink:
         sink.write(streamed(b"data", container)[0])
         assert InflateFile(source, container).read() == b"data"
+
+
+@containers
+def test_objects_that_can_read_and_write_and_nothing_else(container: str) -> None:
+    class Least:
+        def __init__(self, data: bytes = b"") -> None:
+            self.data = data
+
+        def write(self, data: bytes) -> None:
+            self.data += data
+
+        def read(self, size: int) -> bytes:
+            data, self.data = self.data[:size], self.data[size:]
+            return data
+
+    sink = Least()
+    with DeflateFile(sink, 3, container) as stream:
+        stream.write(b"data")
+    with InflateFile(Least(sink.data + b"behind"), container) as reader:
+        assert reader.read() == b"data"
+        assert reader.unused == b"behind"
 
 
 @containers

@@ -1,45 +1,27 @@
-"""zlib and gzip streams, deflated in blocks on several threads.
-
-One standard stream of one member, that any reader of its kind reads::
-
-    ┌────────┬─────────┬─────────┬─────┬──────────────────────────────┬─────────┐
-    │ header │ block 0 │ block 1 │ ... │ stored: the footer, verbatim │ trailer │
-    └────────┴─────────┴─────────┴─────┴──────────────────────────────┴─────────┘
-      zlib 2   1 MiB each, raw deflate    5 bytes, then up to 65,535     zlib 4: adler32 of all
-      gzip 10  and a full flush: it ends  of it, as often as needed;     gzip 8: crc32 of all,
-               on a byte, and nothing in  the first piece is the one     and their number
-               it refers to another one   that is not full
-
-A block can thus be inflated by itself, and the footer be read from the end of the file, before anything is inflated
-(`shoal.persistence._inflate`). Checksums and the number cover what the blocks hold and the footer.
-Formats: RFC 1950 (zlib), 1951 (deflate) and 1952 (gzip).
-"""
+"""zlib and gzip streams, deflated in blocks on several threads. Their layout: `shoal.persistence._stream`."""
 
 from __future__ import annotations
 
 import io
 import operator
-import os
 import pickle
-import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from shoal.persistence import _stream
 from shoal.persistence._ahead import Ahead
+from shoal.persistence._stream import CONTAINERS, fastest, opened, stored, write_all
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 #: Bytes of a block before it is deflated. With half of it, files of levels 4 to 9 grow by another 0.5 %.
 BLOCK = 1 << 20
-
-#: Bytes that a stored piece holds at most, by the format, and those that stand in front of it.
-STORED, STORED_HEADER = 0xFFFF, 5
 
 # How many blocks are taken to be like the one that is looked at, and how much larger than zlib's a sample may become.
 _ALIKE, _CLOSE = 16, 1.04
@@ -49,57 +31,6 @@ _LEAST = 1 << 15
 
 # A buffer of so many blocks is deflated where it lies, and `write` waits for that; a smaller one is copied.
 _BLOCKS_LENT = 4
-
-
-def _find_isal() -> ModuleType | None:
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return None
-    return isal_zlib
-
-
-#: ISA-L's own zlib, or None where it is not installed.
-isal = _find_isal()
-
-
-def fastest() -> ModuleType:
-    """Return the module that inflates and adds up fastest: ISA-L's, or the standard library's."""
-    return zlib if isal is None else isal
-
-
-class Container(NamedTuple):
-    """What stands around the blocks of a kind of stream."""
-
-    wbits: int  # as zlib's functions want it
-    header: Callable[[int], bytes]  # of the level
-    checksum: str  # the function's name
-    trailer: Callable[[int, int], bytes]  # of the checksum and the number of bytes
-    trailer_size: int
-
-
-def _zlib_header(level: int) -> bytes:
-    # The second byte tells how hard the writer tried, and makes the two a multiple of 31.
-    return b"\x78" + (b"\x01" if level < 2 else b"\x5e" if level < 6 else b"\x9c" if level == 6 else b"\xda")
-
-
-def _gzip_header(level: int) -> bytes:
-    # No name, no time, so that equal data make equal files; from an unknown system.
-    return (
-        b"\x1f\x8b\x08\x00\x00\x00\x00\x00" + (b"\x02" if level == 9 else b"\x04" if level < 2 else b"\x00") + b"\xff"
-    )
-
-
-CONTAINERS = {
-    "zlib": Container(zlib.MAX_WBITS, _zlib_header, "adler32", lambda check, _: struct.pack(">I", check), 4),
-    "gzip": Container(
-        zlib.MAX_WBITS + 16,
-        _gzip_header,
-        "crc32",
-        lambda check, size: struct.pack("<II", check, size & 0xFFFFFFFF),
-        8,
-    ),
-}
 
 Block = bytes | bytearray | memoryview
 Deflate = Callable[[Block], bytes]
@@ -123,8 +54,8 @@ class _Choice:
         self._zlib: Deflate = partial(_deflate, zlib, level)
         self._chosen: Deflate = self._zlib
         self._fast: list[Deflate] = []
-        if isal is not None and 1 <= level <= 3:
-            self._fast = [partial(_deflate, isal, isal_level) for isal_level in (1, 3)]
+        if _stream.isal is not None and 1 <= level <= 3:
+            self._fast = [partial(_deflate, _stream.isal, isal_level) for isal_level in (1, 3)]
         self._blocks = 0
 
     def of(self, block: Block) -> Deflate:
@@ -142,40 +73,6 @@ def _sample(block: memoryview) -> bytes:
     """A sixteenth of a block, from four places."""
     step, size = len(block) // 4, len(block) // 64
     return b"".join(block[start : start + size] for start in range(0, 4 * step, step))
-
-
-def stored(footer: bytes) -> bytes:
-    """Return `footer` as the stored blocks that end a deflate stream; the first may be short, all others are full."""
-    first = len(footer) % STORED or min(len(footer), STORED)
-    pieces = []
-    for start in range(first - STORED, len(footer), STORED):
-        piece = footer[max(start, 0) : start + STORED]
-        final = start + STORED >= len(footer)
-        pieces += [struct.pack("<BHH", final, len(piece), len(piece) ^ 0xFFFF), piece]
-    return b"".join(pieces)
-
-
-def write_all(file: Any, data: bytes) -> None:
-    """Write all of `data`, however little of it a raw file takes at once."""
-    while data:
-        written = file.write(data)
-        data = data[written:] if isinstance(written, int) else b""
-
-
-def opened(fileobj: Any, mode: str) -> tuple[Any, bool]:
-    """Return a file for a path or a file object, and whether it was opened here, to be closed by the caller.
-
-    Raises
-    ------
-    TypeError
-        If `fileobj` is neither a path nor an object with ``read`` or ``write``.
-    """
-    if isinstance(fileobj, (str, bytes, os.PathLike)):
-        return open(fileobj, mode), True
-    if not hasattr(fileobj, "write" if mode == "wb" else "read"):
-        action = "written to" if mode == "wb" else "read from"
-        raise TypeError(f"{fileobj!r} cannot be {action}: a path or a file object opened for that is needed")
-    return fileobj, False
 
 
 class DeflateFile(io.BufferedIOBase):
@@ -290,7 +187,7 @@ class DeflateFile(io.BufferedIOBase):
         footer : callable
             Is given the table of blocks: for each the offset of its first byte in the stream (the
             header's first is 0) and in the data, and one entry more, where the last block ends. What
-            it returns is written as it is: `shoal.persistence._inflate.read_stored` reads it back.
+            it returns is written as it is: `shoal.persistence._stream.read_stored` reads it back.
 
         Raises
         ------

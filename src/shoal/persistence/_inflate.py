@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import io
 import pickle
-import struct
 import zlib
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from shoal.persistence import _deflate
 from shoal.persistence._ahead import Ahead
-from shoal.persistence._deflate import CONTAINERS, STORED, STORED_HEADER, Container, opened
+from shoal.persistence._stream import (
+    CONTAINERS,
+    TRUNCATED,
+    container_of,
+    fastest,
+    opened,
+    read_exactly,
+    read_footer,
+)
 
 # Bytes read and inflated at a time where the blocks are not known.
 _READ, _PIECE = 1 << 17, 1 << 20
 
 # Deflate never inflates to more: 258 bytes for two bits.
 _MOST_PER_BYTE = 1032
-
-_TRUNCATED = "the compressed data end before the end of the stream"
 
 
 class _Inflated(io.BufferedIOBase):
@@ -135,7 +140,7 @@ class InflateFile(_Inflated):
         super().__init__(*opened(fileobj, "rb"))
         # read1 does not wait for more than there is: what stands behind the stream may be long in coming.
         self._fetch = getattr(self._file, "read1", self._file.read)
-        self._inflater = _deflate.fastest().decompressobj(CONTAINERS[container].wbits)
+        self._inflater = fastest().decompressobj(CONTAINERS[container].wbits)
         self.unused = b""
 
     def _next(self) -> bytes:
@@ -143,10 +148,10 @@ class InflateFile(_Inflated):
         while not inflater.eof:
             compressed = inflater.unconsumed_tail or self._fetch(_READ)
             if not compressed:
-                raise EOFError(_TRUNCATED)
+                raise EOFError(TRUNCATED)
             try:
                 piece: bytes = inflater.decompress(compressed, _PIECE)
-            except _deflate.fastest().error as error:
+            except fastest().error as error:
                 raise zlib.error(f"the compressed data are damaged: {error}") from error
             if inflater.eof:
                 self._give_back(inflater.unused_data)
@@ -156,7 +161,7 @@ class InflateFile(_Inflated):
 
     def _give_back(self, unused: bytes) -> None:
         if unused:
-            if self._file.seekable():
+            if hasattr(self._file, "seekable") and self._file.seekable():
                 self._file.seek(-len(unused), io.SEEK_CUR)
             else:
                 self.unused = unused
@@ -169,46 +174,34 @@ class InflateBlocks(_Inflated):
         super().__init__(file, False)
         self._ahead: Ahead[bytes] = Ahead()
         file.seek(start)
-        self._container = _container(_read_exactly(file, 2))
-        self._checksum = getattr(_deflate.fastest(), self._container.checksum) if check else None
-        self._check: int = 1 if self._container.checksum == "adler32" else 0
-        self._sizes = _sizes(blocks)
-        self._put = self._got = 0
+        self._container = container_of(read_exactly(file, 2))
+        self._checksum = getattr(fastest(), self._container.checksum) if check else lambda _, check: check
+        self._check: int = getattr(zlib, self._container.checksum)(b"")
+        self._verified = not check
+        self._sizes = deque(_sizes(blocks))
         self._total = blocks[-1][1]
         file.seek(0, io.SEEK_END)
         if file.tell() < start + blocks[-1][0]:
-            raise EOFError(_TRUNCATED)
+            raise EOFError(TRUNCATED)
         file.seek(start + blocks[0][0])
 
     def _next(self) -> bytes:
-        while self._put < len(self._sizes) and not self._ahead.full:
-            compressed_size, size = self._sizes[self._put]
-            self._ahead.put(_inflate, _read_exactly(self._file, compressed_size), size)
-            self._put += 1
-        if not len(self._ahead):
-            return b""
-        piece = self._ahead.take()
-        self._got += 1
-        if self._checksum is not None:
-            self._check = self._checksum(piece, self._check)
-            if self._got == len(self._sizes):
-                self._verify()
+        while self._sizes and not self._ahead.full:
+            compressed_size, size = self._sizes.popleft()
+            self._ahead.put(_inflate, read_exactly(self._file, compressed_size), size)
+        piece = self._ahead.take() if len(self._ahead) else b""
+        self._check = self._checksum(piece, self._check)
+        if not len(self._ahead) and not self._verified:
+            self._verify()
         return piece
 
     def _verify(self) -> None:
         """Read the footer and the trailer; raise zlib.error unless the checksum is that of everything."""
-        final, size = False, self._total
-        while not final:
-            head, length, inverse = struct.unpack("<BHH", _read_exactly(self._file, STORED_HEADER))
-            if head > 1 or length != inverse ^ 0xFFFF:
-                raise zlib.error("the compressed data are damaged: no footer follows the last block")
-            final = head == 1
-            assert self._checksum is not None
-            self._check = self._checksum(_read_exactly(self._file, length), self._check)
-            size += length
-        trailer = _read_exactly(self._file, self._container.trailer_size)
-        if trailer != self._container.trailer(self._check, size):
+        footer = read_footer(self._file)
+        trailer = read_exactly(self._file, self._container.trailer_size)
+        if trailer != self._container.trailer(self._checksum(footer, self._check), self._total + len(footer)):
             raise zlib.error("the compressed data are damaged: incorrect checksum")
+        self._verified = True
 
     def close(self) -> None:
         """End the threads."""
@@ -256,7 +249,7 @@ def _sizes(blocks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _inflate(compressed: bytes, size: int) -> bytes:
-    module = _deflate.fastest()
+    module = fastest()
     try:
         block: bytes = module.decompressobj(-zlib.MAX_WBITS).decompress(compressed, size + 1)
     except module.error as error:
@@ -264,68 +257,3 @@ def _inflate(compressed: bytes, size: int) -> bytes:
     if len(block) != size:
         raise zlib.error(f"the compressed data are damaged: a block is not of {size} bytes")
     return block
-
-
-def read_stored(file: Any, end: int, nbytes: int, start: int = 0) -> bytes | None:
-    """Return the last `nbytes` bytes of the footer of a stream of `DeflateFile`, without inflating anything.
-
-    Parameters
-    ----------
-    file : file object
-        Seekable; its position is kept.
-    end : int
-        Where the stream ends in `file`, behind its trailer: the size of a file that holds nothing else.
-    nbytes : int
-        How many bytes; no more than the footer has.
-    start : int, default 0
-        Where the stream begins in `file`.
-
-    Returns
-    -------
-    bytes or None
-        None if `file` is too short, holds no zlib or gzip stream at `start`, or no stored blocks
-        where the footer would have them. Whether a short answer is one can be told from the bytes
-        alone, so a footer should end with something that can be recognised.
-    """
-    position = file.tell()
-    try:
-        file.seek(start)
-        container = _container(_read_exactly(file, 2))
-        here = end - container.trailer_size
-        pieces: list[bytes] = []
-        missing = nbytes
-        while missing > 0:
-            size = min(missing, STORED)
-            header = STORED_HEADER if missing > STORED else 0
-            here -= size + header
-            if here < start + len(container.header(0)):
-                return None
-            file.seek(here)
-            piece = _read_exactly(file, size + header)
-            if header and piece[:header] != struct.pack("<BHH", not pieces, STORED, 0):
-                return None
-            pieces.append(piece[header:])
-            missing -= size
-        return b"".join(reversed(pieces))
-    except (EOFError, zlib.error):
-        return None
-    finally:
-        file.seek(position)
-
-
-def _container(head: bytes) -> Container:
-    if head[:1] == b"\x78":
-        return CONTAINERS["zlib"]
-    if head == b"\x1f\x8b":
-        return CONTAINERS["gzip"]
-    raise zlib.error("neither a zlib nor a gzip stream")
-
-
-def _read_exactly(file: Any, size: int) -> bytes:
-    data: bytes = file.read(size)
-    while len(data) < size:
-        more = file.read(size - len(data))
-        if not more:
-            raise EOFError(_TRUNCATED)
-        data += more
-    return data

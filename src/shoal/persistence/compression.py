@@ -21,7 +21,8 @@ from types import ModuleType
 from typing import Any
 
 from shoal.persistence._deflate import DeflateFile
-from shoal.persistence._inflate import InflateFile, inflate_blocks, read_stored
+from shoal.persistence._inflate import InflateFile, inflate_blocks
+from shoal.persistence._stream import read_stored
 from shoal.persistence._zstd import ZstdWriter
 
 __all__ = [
