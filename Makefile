@@ -54,13 +54,15 @@ test-all: lint
 	[ -z "$$failed" ] && [ -n "$$passed" ]
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf examples/digits.cache .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Wheels of an older release before the sources of a newer one: some projects have left Python 3.10 or 3.13t behind.
 $(VENV)/.has-%: pyproject.toml $(VENV)/.made
 	@echo "installing shoal[$*] into $(VENV)"
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[$*]'
+	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[deflate]' 2>/dev/null || \
+	    echo "no wheels of isal and zlib-ng for $(PYTHON): zlib will do its work"
 	@touch $@
 
 # Debian's bare python3 has venv but not ensurepip; its pip can put a pip into an environment that has none.

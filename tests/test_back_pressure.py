@@ -89,9 +89,9 @@ def test_results_behind_one_that_is_not_there_do_not_count(
     assert list(results) == list(range(20))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_by_default_results_are_bounded_in_bytes(tmp_path: Path, begun: Callable[[], int], mode: str) -> None:
-    results = Parallel(n_jobs=2, return_as=mode)(delayed(large)(tmp_path, i) for i in range(64))
+def test_by_default_results_are_bounded_in_bytes(tmp_path: Path, begun: Callable[[], int]) -> None:
+    # Where results are ordered, those behind one that is late do not count, and on a busy machine one may be very late.
+    results = Parallel(n_jobs=2, return_as="generator_unordered")(delayed(large)(tmp_path, i) for i in range(64))
     next(results)
     assert settled(begun) <= 24  # of 8 MB each
     assert sum(1 for _ in results) == 63

@@ -22,74 +22,136 @@ if TYPE_CHECKING:
     from shoal._cpus import cpu_count
     from shoal.backends import Backend, Slot, WorkerSpec, register_parallel_backend, worker_index
     from shoal.errors import (
+        ArgumentError,
+        CacheWarning,
         CallPicklingError,
         CallUnpicklingError,
+        CollisionWarning,
+        CorruptFile,
+        DamagedFile,
         FailedCall,
         FallbackWarning,
+        HashingError,
         NoSpaceError,
         RemoteTraceback,
         RunTimeout,
         TaskTimeout,
+        TruncatedFile,
+        UntrustedFile,
         UnusedResultsWarning,
+        VersionWarning,
         WorkerDied,
         WorkerStartError,
     )
+    from shoal.hashing import hash, register_hasher
+    from shoal.memory._cached import MemorizedFunc
+    from shoal.memory._memory import Memory, expires_after
+    from shoal.memory._results import MemorizedResult, NotMemorizedResult
+    from shoal.memory._uncached import NotMemorizedFunc
+    from shoal.memory.store import register_store_backend
     from shoal.parallel._by_value import wrap_non_picklable_objects
     from shoal.parallel._delayed import delayed, shared
     from shoal.parallel._executor import executor
     from shoal.parallel._parallel import Parallel
     from shoal.parallel._resume import ResultCache
     from shoal.parallel._settings import effective_n_jobs, parallel_backend, parallel_config
+    from shoal.persistence._dump import dump
+    from shoal.persistence._inspect import FileInfo, inspect
+    from shoal.persistence._load import load
+    from shoal.persistence.compression import CompressorWrapper, register_compressor
 
 _HOMES = {
     "shoal._cpus": ("cpu_count",),
     "shoal.backends": ("Backend", "Slot", "WorkerSpec", "register_parallel_backend", "worker_index"),
     "shoal.errors": (
+        "ArgumentError",
+        "CacheWarning",
         "CallPicklingError",
         "CallUnpicklingError",
+        "CollisionWarning",
+        "CorruptFile",
+        "DamagedFile",
         "FailedCall",
         "FallbackWarning",
+        "HashingError",
         "NoSpaceError",
         "RemoteTraceback",
         "RunTimeout",
         "TaskTimeout",
+        "TruncatedFile",
+        "UntrustedFile",
         "UnusedResultsWarning",
+        "VersionWarning",
         "WorkerDied",
         "WorkerStartError",
     ),
+    "shoal.hashing": ("hash", "register_hasher"),
+    "shoal.memory._cached": ("MemorizedFunc",),
+    "shoal.memory._memory": ("Memory", "expires_after"),
+    "shoal.memory._results": ("MemorizedResult", "NotMemorizedResult"),
+    "shoal.memory._uncached": ("NotMemorizedFunc",),
+    "shoal.memory.store": ("register_store_backend",),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
     "shoal.parallel._delayed": ("delayed", "shared"),
     "shoal.parallel._executor": ("executor",),
     "shoal.parallel._parallel": ("Parallel",),
     "shoal.parallel._resume": ("ResultCache",),
     "shoal.parallel._settings": ("effective_n_jobs", "parallel_backend", "parallel_config"),
+    "shoal.persistence._dump": ("dump",),
+    "shoal.persistence._inspect": ("FileInfo", "inspect"),
+    "shoal.persistence._load": ("load",),
+    "shoal.persistence.compression": ("CompressorWrapper", "register_compressor"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ArgumentError",
     "Backend",
+    "CacheWarning",
     "CallPicklingError",
     "CallUnpicklingError",
+    "CollisionWarning",
+    "CompressorWrapper",
+    "CorruptFile",
+    "DamagedFile",
     "FailedCall",
     "FallbackWarning",
+    "FileInfo",
+    "HashingError",
+    "MemorizedFunc",
+    "MemorizedResult",
+    "Memory",
     "NoSpaceError",
+    "NotMemorizedFunc",
+    "NotMemorizedResult",
     "Parallel",
     "RemoteTraceback",
     "ResultCache",
     "RunTimeout",
     "Slot",
     "TaskTimeout",
+    "TruncatedFile",
+    "UntrustedFile",
     "UnusedResultsWarning",
+    "VersionWarning",
     "WorkerDied",
     "WorkerSpec",
     "WorkerStartError",
     "cpu_count",
     "delayed",
+    "dump",
     "effective_n_jobs",
     "executor",
+    "expires_after",
+    "hash",
+    "inspect",
+    "load",
     "parallel_backend",
     "parallel_config",
+    "register_compressor",
+    "register_hasher",
     "register_parallel_backend",
+    "register_store_backend",
     "shared",
     "worker_index",
     "wrap_non_picklable_objects",

@@ -103,7 +103,9 @@ def dumps(
 loads = pickle.loads
 
 
-def culprit(obj: Any, name: str, reduce: Reduce = as_usual) -> tuple[str, str]:
+def culprit(
+    obj: Any, name: str, reduce: Reduce = as_usual, dump: Callable[[Any], Any] | None = None
+) -> tuple[str, str]:
     """Find the innermost part of `obj` that cannot be pickled.
 
     Parameters
@@ -114,17 +116,20 @@ def culprit(obj: Any, name: str, reduce: Reduce = as_usual) -> tuple[str, str]:
         What to call it: the root of the path.
     reduce
         The hook that was used.
+    dump
+        What refused it, if that was not :func:`dumps`.
 
     Returns
     -------
     The path to the part, as one would write it in Python, and what the pickler says of it: "" if it can be pickled now.
     """
-    reason, seen = _refusal(obj, reduce), {id(obj)}
+    dump = dump or functools.partial(dumps, reduce=reduce)
+    reason, seen = _refusal(obj, dump), {id(obj)}
     while True:
         for child, step in _children(obj):
             if id(child) not in seen:
                 seen.add(id(child))
-                refused = _refusal(child, reduce)
+                refused = _refusal(child, dump)
                 if refused is not None:
                     obj, name, reason = child, name + step, refused
                     break
@@ -132,9 +137,9 @@ def culprit(obj: Any, name: str, reduce: Reduce = as_usual) -> tuple[str, str]:
             return name, reason or ""
 
 
-def _refusal(obj: Any, reduce: Reduce) -> str | None:
+def _refusal(obj: Any, dump: Callable[[Any], Any]) -> str | None:
     try:
-        dumps(obj, reduce)
+        dump(obj)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -3,7 +3,11 @@
 ::
 
     PicklingError, TypeError ── CallPicklingError     an argument, function, result or exception cannot be pickled
+              └──────────────── HashingError          something cannot be hashed
     UnpicklingError ─────────── CallUnpicklingError   a worker cannot rebuild a call, or the caller a result
+    ValueError ──────────────── CorruptFile           a file is not what was written, or is none of shoal's or joblib's
+      ├─ EOFError ───────────── TruncatedFile         ... it ends too soon
+      └─ UnpicklingError ────── DamagedFile           ... something else stands in it
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
         └────────────────────── WorkerStartError      the system refuses what a worker process or a thread takes
     Exception ───────────────── RemoteTraceback       the cause of a task's exception: its traceback in the worker
@@ -12,7 +16,12 @@
       └──────────────────────── RunTimeout            ``Parallel(timeout=)`` has run out
     BrokenProcessPool, loky's TerminatedWorkerError
       └──────────────────────── WorkerDied            a worker process ended while it ran a call
-    UserWarning ─────────────── UnusedResultsWarning  a generator of results was dropped before its end
+    UnpicklingError ─────────── UntrustedFile         a file would import what ``load(trusted=)`` does not name
+    TypeError, ValueError ───── ArgumentError         a cached function does not take the arguments of a call
+    UserWarning ─────────────── CacheWarning          a result cannot be kept, or one that was kept cannot be read
+                ├────────────── CollisionWarning      two functions keep their results in one place
+                ├────────────── UnusedResultsWarning  a generator of results was dropped before its end
+                ├────────────── VersionWarning        a file was written with other versions of libraries
                 └────────────── FallbackWarning       a run falls back to fewer workers or to another backend
 
 An exception that a call has raised, or that tells of its end, carries ``call``, a :class:`FailedCall`; one that ends a
@@ -31,15 +40,24 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "ArgumentError",
+    "CacheWarning",
     "CallPicklingError",
     "CallUnpicklingError",
+    "CollisionWarning",
+    "CorruptFile",
+    "DamagedFile",
     "FailedCall",
     "FallbackWarning",
+    "HashingError",
     "NoSpaceError",
     "RemoteTraceback",
     "RunTimeout",
     "TaskTimeout",
+    "TruncatedFile",
+    "UntrustedFile",
     "UnusedResultsWarning",
+    "VersionWarning",
     "WorkerDied",
     "WorkerStartError",
 ]
@@ -101,6 +119,129 @@ class CallUnpicklingError(pickle.UnpicklingError):
             f"{self.what} cannot be unpickled in {self.where}: {self.reason}. "
             "Every module and class that it refers to must be importable there."
         )
+
+
+class CorruptFile(ValueError):
+    """A file is not what was written, or was never written by :func:`shoal.dump` or joblib.
+
+    Parameters
+    ----------
+    name
+        The file's name.
+    offset
+        The bytes before the place, from the beginning of the object; after decompression, if the file is compressed.
+    expected
+        What should be there.
+    found
+        What is.
+    """
+
+    def __init__(self, name: str, offset: int, expected: str, found: str) -> None:
+        super().__init__(name, offset, expected, found)
+        self.name, self.offset, self.expected, self.found = name, offset, expected, found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name or 'the stream'} is damaged at offset {self.offset}: expected {self.expected}, "
+            f"{self._said()}. It cannot be repaired: write it again, or fetch it again"
+        )
+
+    def _said(self) -> str:
+        return f"found {self.found}"
+
+
+class TruncatedFile(CorruptFile, EOFError):
+    """A file ends too soon."""
+
+    def _said(self) -> str:
+        return f"but only {self.found} are left"
+
+
+class DamagedFile(CorruptFile, pickle.UnpicklingError):
+    """Something stands in a file that was not written there."""
+
+
+class UntrustedFile(pickle.UnpicklingError):
+    """A file would import what was not said to be trusted, or do what files do not; nothing of it was rebuilt.
+
+    Parameters
+    ----------
+    name
+        The file's name.
+    imports
+        The dotted names that are not trusted.
+    misuses
+        What it would do that no pickle of data does, in words; no list of names allows it.
+    """
+
+    def __init__(self, name: str, imports: tuple[str, ...], misuses: tuple[str, ...] = ()) -> None:
+        super().__init__(name, imports, misuses)
+        self.name, self.imports, self.misuses = name, imports, misuses
+
+    def __str__(self) -> str:
+        name, names = self.name or "the stream", ", ".join(map(repr, self.imports))
+        said = []
+        if self.imports:
+            said.append(f"{name} would import what is not trusted: {names}")
+        if self.misuses:
+            said.append(f"{name} is not what pickle writes of an object: {'; '.join(self.misuses)}. Do not load it")
+        else:
+            said.append(f"If you know what they do, and who wrote the file, pass trusted=[{names}]")
+        return ". ".join(said)
+
+
+class VersionWarning(UserWarning):
+    """A file was written with other versions of libraries than those that read it."""
+
+
+class HashingError(pickle.PicklingError, TypeError):
+    """Something cannot be hashed, because it, or a part of it, cannot be pickled.
+
+    It is a ``TypeError`` as well, since that is what ``pickle`` raises for most such objects.
+
+    Parameters
+    ----------
+    what
+        What was to be hashed, with its type: ``"<generator object f at 0x7f> (of type generator)"``.
+    reason
+        Why it cannot.
+    """
+
+    what: str
+    reason: str
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} cannot be hashed: {self.reason}. Leave it out (ignore= of Memory.cache), "
+            "or say what stands for objects of its type by shoal.register_hasher()."
+        )
+
+
+class ArgumentError(TypeError, ValueError):
+    """A cached function does not take the arguments of a call.
+
+    It is a ``TypeError``, as from the function itself, and a ``ValueError``, as from joblib.
+
+    Parameters
+    ----------
+    reason
+        What is wrong with them: ``"Too many arguments"``.
+    function
+        The function, with its parameters.
+    call
+        The call that was made.
+    """
+
+    def __init__(self, reason: str, function: str, call: str) -> None:
+        super().__init__(reason, function, call)
+        self.reason, self.function, self.call = reason, function, call
+
+    def __str__(self) -> str:
+        return f"{self.reason} for {self.function}:\n    {self.call} was called."
 
 
 class NoSpaceError(OSError):
@@ -249,6 +390,14 @@ class TaskTimeout(TimeoutError):
 
 class UnusedResultsWarning(UserWarning):
     """A generator of results was dropped before its end: work was done for nothing, or cancelled."""
+
+
+class CacheWarning(UserWarning):
+    """Results are not kept, or those that are kept cannot be read: they are computed again."""
+
+
+class CollisionWarning(UserWarning):
+    """Two functions keep their results in one place, and each removes the other's."""
 
 
 class FallbackWarning(UserWarning):

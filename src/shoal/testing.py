@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import itertools
 import multiprocessing
 import os
+import pickle
+import random
 import re
 import threading
 import time
@@ -17,11 +21,13 @@ from typing import Any
 import numpy
 import pytest
 
-from shoal import FallbackWarning, Parallel, RemoteTraceback, UnusedResultsWarning, delayed, shared
+from shoal import CacheWarning, FallbackWarning, Parallel, RemoteTraceback, UnusedResultsWarning, delayed, shared
 from shoal.backends import Backend, WorkerSpec, create, names
+from shoal.memory.store import Key, Limits, Meta, Store
 from shoal.parallel._delayed import Call
+from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, detect
 
-__all__ = ["BackendTests"]
+__all__ = ["BackendTests", "CompressorTests", "StoreTests"]
 
 #: The seconds after which something that should have happened is taken for lost.
 PATIENCE = 60
@@ -320,6 +326,436 @@ class BackendTests:
         parallel(verbose=50, batch_size=1)([delayed(abs)(number) for number in range(5)])
         printed = capsys.readouterr().out
         assert re.search(r"Done +5 out of +5 .* finished\n$", printed)
+
+
+class CompressorTests:
+    """What every compressor has to do for `dump` and `load`.
+
+    A subclass sets :attr:`compressor`; pytest finds it if its name begins with "Test".
+
+    Attributes
+    ----------
+    compressor : str
+        The name under which the compressor is registered.
+    levels : tuple of (int or None)
+        The levels that it has; None is its default.
+
+    Examples
+    --------
+    >>> from shoal.testing import CompressorTests
+    >>> class TestGzip(CompressorTests):
+    ...     compressor = "gzip"
+    """
+
+    compressor: str
+    levels: tuple[int | None, ...] = (None, 1, 3, 9)
+
+    @property
+    def wrapper(self) -> CompressorWrapper:
+        """The compressor that is tested."""
+        return COMPRESSORS[self.compressor]
+
+    def compressed(self, data: Any, level: int | None = None) -> bytes:
+        """Return `data`, compressed."""
+        file = io.BytesIO()
+        with self.wrapper.compressor_file(file, level) as compressing:
+            assert compressing.write(data) == memoryview(data).nbytes
+        assert not file.closed
+        return file.getvalue()
+
+    @pytest.fixture(params=[0, 1, 1000, 300_001])
+    def data(self, request: pytest.FixtureRequest) -> bytes:
+        """Bytes that can be compressed, of several sizes."""
+        size: int = request.param
+        return numpy.random.default_rng(0).integers(0, 9, size, dtype=numpy.uint8).tobytes()
+
+    def test_what_is_compressed_comes_back(self, data: bytes) -> None:
+        for level in self.levels:
+            with self.wrapper.decompressor_file(io.BytesIO(self.compressed(data, level))) as file:
+                assert file.read() == data
+                assert file.read(1) == b""
+
+    def test_files_are_recognised(self, data: bytes) -> None:
+        for level in self.levels:
+            compressed = self.compressed(data, level)
+            assert compressed.startswith(self.wrapper.prefix)
+            assert detect(compressed[:16]) == self.compressor
+        assert re.fullmatch(r"(\.\w+)?", self.wrapper.extension)
+
+    def test_reads_of_any_size(self, data: bytes) -> None:
+        with self.wrapper.decompressor_file(io.BytesIO(self.compressed(data))) as file:
+            position = 0
+            for size in (1, 0, 7, 100, 70_000, 200_000):
+                assert file.read(size) == data[position : position + size]
+                position = min(position + size, len(data))
+            buffer = bytearray(len(data) + 1)
+            assert file.readinto(buffer) == len(data) - position
+            assert buffer[: len(data) - position] == data[position:]
+
+    def test_writes_of_any_buffer(self) -> None:
+        array: Any = numpy.arange(1000.0)
+        for buffer in (array, memoryview(array), bytearray(b"abc"), array[:0]):
+            with self.wrapper.decompressor_file(io.BytesIO(self.compressed(buffer))) as file:
+                assert file.read() == bytes(buffer)
+
+    def test_many_writes(self) -> None:
+        file = io.BytesIO()
+        with self.wrapper.compressor_file(file) as compressing:
+            for number in range(1000):
+                compressing.write(b"%d," % number)
+        file.seek(0)
+        assert self.wrapper.decompressor_file(file).read() == b"".join(b"%d," % number for number in range(1000))
+
+    def test_paths(self, tmp_path: Path, data: bytes) -> None:
+        path = str(tmp_path / "file")
+        file = self.wrapper.compressor_file(path)
+        file.write(data)
+        for _ in range(2):
+            file.close()
+        with self.wrapper.decompressor_file(path) as file:
+            assert file.read() == data
+
+    def test_pipes(self, data: bytes) -> None:
+        class Pipe(io.RawIOBase):
+            left = self.compressed(data)
+
+            def readable(self) -> bool:
+                return True
+
+            def readinto(self, buffer: Any) -> int:
+                taken = self.left[: min(len(buffer), 5000)]
+                buffer[: len(taken)] = taken
+                self.left = self.left[len(taken) :]
+                return len(taken)
+
+        with self.wrapper.decompressor_file(io.BufferedReader(Pipe())) as file:
+            assert file.read() == data
+
+    def test_what_is_cut_short_is_no_whole(self, data: bytes) -> None:
+        compressed = self.compressed(data)
+        for left_out in {1, 2, 3, 4, 5, 6, 7, 8, len(compressed) // 2} & set(range(1, len(compressed) - 3)):
+            with (
+                self.wrapper.decompressor_file(io.BytesIO(compressed[:-left_out])) as file,
+                pytest.raises(EOFError),
+            ):
+                file.read()
+
+
+class StoreTests:
+    """What every store has to do.
+
+    A subclass overrides :meth:`make_store`; pytest finds it if its name begins with "Test".
+
+    Examples
+    --------
+    >>> from shoal.memory.store import create
+    >>> from shoal.testing import StoreTests
+    >>> class TestLocal(StoreTests):
+    ...     def make_store(self, location, limits=None):
+    ...         return create("local", location, limits=limits)
+    """
+
+    def make_store(self, location: Path, limits: Limits | None = None) -> Store:
+        """Return a new store at a location, which is empty when it is first asked for."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        """Give a store that is empty."""
+        return self.make_store(tmp_path / "cache")
+
+    @staticmethod
+    def key(number: int = 0, function: str = "module/function") -> Key:
+        """Return a key."""
+        return Key(function, f"{number:032x}")
+
+    @staticmethod
+    def meta(**arguments: str) -> Meta:
+        """Return what is kept with a value."""
+        return Meta(0.25, time.time(), arguments)
+
+    # Values
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            None,
+            42,
+            "text",
+            [1, {"two": (3, 4.0)}, {5}],
+            b"x" * 100_000,
+            numpy.arange(12).reshape(3, 4),
+            [numpy.arange(100_000), numpy.float32(1.5), numpy.array(["a", None], dtype=object)],
+        ],
+        ids=["None", "int", "str", "nested", "bytes", "array", "arrays"],
+    )
+    def test_what_is_saved_is_loaded(self, store: Store, value: Any) -> None:
+        key = self.key()
+        with pytest.raises(KeyError):
+            store.load(key)
+        assert not store.contains(key)
+        store.save(key, value, self.meta())
+        assert store.contains(key)
+        numpy.testing.assert_equal(store.load(key), value)
+        assert type(store.load(key)) is type(value)
+
+    @pytest.mark.parametrize("mmap_mode", ["r", "r+", "w+", "c"])
+    def test_mmap_mode_changes_no_value(self, store: Store, mmap_mode: str) -> None:
+        array = numpy.arange(1000.0)
+        store.save(self.key(), {"array": array}, self.meta())
+        assert numpy.array_equal(store.load(self.key(), mmap_mode)["array"], array)
+
+    def test_a_value_is_replaced(self, store: Store) -> None:
+        for number in range(3):
+            store.save(self.key(), [number], self.meta(number=str(number)))
+            assert store.load(self.key()) == [number]
+            assert store.meta(self.key()).arguments == {"number": str(number)}
+        assert len(list(store.entries())) == 1
+
+    def test_keys_are_apart(self, store: Store) -> None:
+        keys = [self.key(number, function) for number in range(3) for function in ("m/f", "m/f/g", "m/ff", "n")]
+        for number, key in enumerate(keys):
+            store.save(key, number, self.meta())
+        assert [store.load(key) for key in keys] == list(range(len(keys)))
+        assert {entry.key for entry in store.entries()} == set(keys)
+
+    def test_meta(self, store: Store) -> None:
+        with pytest.raises(KeyError):
+            store.meta(self.key())
+        meta = self.meta(x="'größer'", y="[1, 2]")
+        store.save(self.key(), 1, meta)
+        assert store.meta(self.key()) == meta
+
+    def test_what_cannot_be_pickled_is_not_kept(self, store: Store) -> None:
+        store.save(self.key(1), "before", self.meta())
+        for key in (self.key(0), self.key(1)):
+            with pytest.raises((pickle.PicklingError, TypeError, AttributeError)):
+                store.save(key, [b"x" * 200_000, threading.Lock()], self.meta())
+        assert not store.contains(self.key(0))
+        with pytest.raises(KeyError):
+            store.load(self.key(0))
+        assert store.load(self.key(1)) == "before"
+        assert [entry.key for entry in store.entries()] == [self.key(1)]
+
+    def test_another_of_the_same_place(self, store: Store, tmp_path: Path) -> None:
+        store.save(self.key(), 42, self.meta())
+        for other in (pickle.loads(pickle.dumps(store)), self.make_store(tmp_path / "cache")):
+            assert other.load(self.key()) == 42
+            other.save(self.key(1), 43, self.meta())
+            assert store.load(self.key(1)) == 43
+            other.clear()
+            store.save(self.key(), 42, self.meta())
+
+    # What there is, and what goes
+
+    def test_entries(self, store: Store) -> None:
+        assert list(store.entries()) == []
+        begin = time.time()
+        store.save(self.key(0), b"", self.meta())
+        store.save(self.key(1), noise(100_000), self.meta())
+        small, large = sorted(store.entries(), key=lambda entry: entry.nbytes)
+        assert (small.key, large.key) == (self.key(0), self.key(1))
+        assert 0 < small.nbytes < 2000
+        assert 100_000 <= large.nbytes < 110_000
+        assert all(begin - 5 <= entry.used <= time.time() + 5 for entry in (small, large))
+
+    def test_discard(self, store: Store) -> None:
+        store.discard(self.key())
+        for number in range(2):
+            store.save(self.key(number), number, self.meta())
+        store.discard(self.key(0))
+        assert not store.contains(self.key(0))
+        with pytest.raises(KeyError):
+            store.meta(self.key(0))
+        assert store.load(self.key(1)) == 1
+        store.save(self.key(0), "new", self.meta())
+        assert store.load(self.key(0)) == "new"
+
+    def test_clear(self, store: Store) -> None:
+        store.clear()
+        store.clear("m/f")
+        keys = [self.key(0, function) for function in ("m/f", "m/f/g", "m/ff", "n")]
+        for key in keys:
+            store.save(key, 0, self.meta())
+            store.keep_source(key.function, "source")
+        store.clear("m/f")
+        assert {entry.key for entry in store.entries()} == set(keys[2:])
+        assert [store.source(key.function) for key in keys] == [None, None, "source", "source"]
+        store.clear()
+        assert list(store.entries()) == []
+        assert store.source("n") is None
+        store.save(keys[0], 1, self.meta())
+        assert store.load(keys[0]) == 1
+
+    def test_sources(self, store: Store) -> None:
+        assert store.source("module/function") is None
+        for source in ("# first line: 3\ndef f(x):\n    return 'ä'\n", "", "\r\nother"):
+            store.keep_source("module/function", source)
+            assert store.source("module/function") == source
+        assert list(store.entries()) == []
+        assert store.foreign("module/function") is False
+
+    def fill(self, store: Store, count: int) -> None:
+        """Save values of 10 kB each, one after the other."""
+        for number in range(count):
+            store.save(self.key(number), noise(10_000), self.meta())
+            time.sleep(0.02)  # times of files may be coarse
+
+    @pytest.mark.parametrize(
+        ("limits", "left"),
+        [
+            (Limits(), 6),
+            (Limits(items=2), 2),
+            (Limits(nbytes=35_000), 3),
+            (Limits(age=1000), 6),
+            (Limits(age=0), 0),
+            (Limits(items=10, nbytes=0), 0),
+            (Limits(items=4, nbytes=25_000), 2),
+        ],
+    )
+    def test_reduce(self, store: Store, limits: Limits, left: int) -> None:
+        self.fill(store, 6)
+        store.reduce(limits)
+        assert {entry.key for entry in store.entries()} == {self.key(number) for number in range(6 - left, 6)}
+
+    @pytest.mark.parametrize("limits", [Limits(items=3), Limits(nbytes=35_000)])
+    def test_limits_keep_themselves(self, tmp_path: Path, limits: Limits) -> None:
+        store = self.make_store(tmp_path / "cache", limits)
+        for number in range(10):
+            store.save(self.key(number), noise(10_000), self.meta())
+            time.sleep(0.02)
+            if number:
+                assert store.load(self.key(0)) == noise(10_000)  # is always the last one used
+                time.sleep(0.02)
+            assert len(list(store.entries())) == min(number + 1, 3)
+        assert {entry.key for entry in store.entries()} == {self.key(number) for number in (0, 8, 9)}
+
+    def test_what_is_over_the_limit_by_itself(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path / "cache", Limits(nbytes=50_000))
+        store.save(self.key(0), b"small", self.meta())
+        with pytest.warns(CacheWarning, match="not kept"):
+            store.save(self.key(1), noise(60_000), self.meta())
+        assert not store.contains(self.key(1))
+        assert store.load(self.key(0)) == b"small"
+
+    # Several at a time
+
+    def test_a_lease(self, store: Store) -> None:
+        with store.lease(self.key()) as first, store.lease(self.key(1)) as other, store.lease(self.key()) as again:
+            assert (first, other, again) == (True, True, True)
+        with store.lease(self.key()) as later:
+            assert later
+
+    def test_one_of_many_threads_computes(self, store: Store) -> None:
+        computed: list[int] = []
+        results: list[int] = []
+        barrier = threading.Barrier(8)
+
+        def call() -> None:
+            barrier.wait(PATIENCE)
+            while True:
+                with store.lease(self.key()) as mine:
+                    if mine and not store.contains(self.key()):
+                        computed.append(1)
+                        time.sleep(0.1)
+                        store.save(self.key(), 42, self.meta())
+                if store.contains(self.key()):
+                    results.append(store.load(self.key()))
+                    return
+
+        in_threads([call] * 8)
+        assert (len(computed), results) == (1, [42] * 8)
+
+    def test_when_it_raises_all_others_try(self, store: Store) -> None:
+        tried: list[int] = []
+        barrier = threading.Barrier(4)
+
+        def call() -> None:
+            barrier.wait(PATIENCE)
+            while True:
+                try:
+                    with store.lease(self.key()) as mine:
+                        if mine:
+                            tried.append(1)
+                            time.sleep(0.1)
+                            raise Refused(0, "this")
+                except Refused:
+                    return
+
+        in_threads([call] * 4)
+        assert len(tried) == 4
+
+    def test_leases_in_a_circle(self, store: Store) -> None:
+        n_threads = 3
+        barrier = threading.Barrier(n_threads)
+        given: list[bool] = []
+
+        def call(number: int) -> None:
+            with store.lease(self.key(number)) as first:
+                barrier.wait(PATIENCE)
+                with store.lease(self.key((number + 1) % n_threads)) as second:
+                    given.append(second)
+                assert first
+
+        in_threads([functools.partial(call, number) for number in range(n_threads)])
+        assert True in given
+
+    def test_threads_that_read_write_and_remove(self, store: Store) -> None:
+        wrong: list[Any] = []
+        until = time.monotonic() + 1
+
+        def use(seed: int) -> None:
+            numbers = random.Random(seed)
+            while time.monotonic() < until:
+                number, what = numbers.randrange(10), numbers.random()
+                key = self.key(number)
+                if what < 0.5:
+                    try:
+                        value = store.load(key)
+                        if value != [number] * (number * 1000 + 1):
+                            wrong.append(value)
+                    except KeyError:
+                        pass
+                elif what < 0.9:
+                    store.save(key, [number] * (number * 1000 + 1), self.meta(n=str(number)))
+                elif what < 0.95:
+                    store.discard(key)
+                elif what < 0.98:
+                    assert len(list(store.entries())) <= 10
+                elif what < 0.99:
+                    store.reduce(Limits(items=5))
+                else:
+                    store.clear(None if what < 0.995 else key.function)
+
+        in_threads([functools.partial(use, seed) for seed in range(4)])
+        assert wrong == []
+        store.save(self.key(), 1, self.meta())
+        assert store.load(self.key()) == 1
+
+
+def noise(n_bytes: int) -> bytes:
+    """Return bytes that cannot be compressed, always the same."""
+    return random.Random(0).randbytes(n_bytes)
+
+
+def in_threads(calls: list[Callable[[], Any]]) -> None:
+    """Run calls at the same time, each in a thread; raise what the first of them raises."""
+    errors: list[BaseException] = []
+
+    def run(call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(call,), daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
 
 
 class Refused(Exception):

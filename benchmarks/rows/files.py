@@ -1,0 +1,189 @@
+"""Rows in which an object goes into a file, or comes out of one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks._registry import Asked, Measure, Row, faster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REPEAT = 5
+
+
+def floats() -> Any:
+    import random
+
+    numbers = random.Random(0)
+    return [numbers.random() for _ in range(1_000_000)]
+
+
+def tuples() -> Any:
+    return {number: (number, str(number)) for number in range(200_000)}
+
+
+def small_arrays() -> Any:
+    import numpy as np
+
+    return [np.arange(10.0) + number for number in range(20_000)]
+
+
+def forest() -> Any:
+    from sklearn.datasets import load_digits
+    from sklearn.ensemble import RandomForestClassifier
+
+    data, target = load_digits(return_X_y=True)
+    return RandomForestClassifier(100, random_state=0).fit(data, target)
+
+
+def doubles() -> Any:
+    import numpy as np
+
+    return np.random.default_rng(0).random(12_500_000)
+
+
+def integers() -> Any:
+    import numpy as np
+
+    return np.random.default_rng(0).integers(0, 100, 12_500_000)
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def dump(contender: str, value: Any, path: Path, compress: Any) -> None:
+    if contender == "pickle":
+        with open(path, "wb") as file:
+            pickle.dump(value, file, 5)
+    elif contender == "numpy":
+        import_module("numpy").save(path, value)
+    elif contender == "skops":
+        import_module("skops.io").dump(value, path)
+    elif contender == "zstd":
+        import_module("shoal").dump(value, path, compress="zstd")
+    else:
+        import_module(contender).dump(value, str(path), compress=compress)
+
+
+def load(contender: str, path: Path) -> Any:
+    if contender == "pickle":
+        with open(path, "rb") as file:
+            return pickle.load(file)
+    if contender == "numpy":
+        return import_module("numpy").load(path)
+    if contender == "skops":
+        skops = import_module("skops.io")
+        return skops.load(path, trusted=skops.get_untrusted_types(file=path))
+    return import_module("shoal" if contender == "zstd" else contender).load(str(path))
+
+
+def path_in(place: Path, contender: str) -> Path:
+    return place / ("object.npy" if contender == "numpy" else "object.pkl")
+
+
+def to_file(make: Callable[[], Any], compress: Any) -> Measure:
+    """What it takes to write a new file; the median of a few, after one that does not count."""
+
+    def measure(contender: str) -> float:
+        value, times = make(), []
+        with folder() as place:
+            path = path_in(place, contender)
+            for _ in range(REPEAT + 1):
+                path.unlink(missing_ok=True)
+                start = time.perf_counter()
+                dump(contender, value, path, compress)
+                times.append(time.perf_counter() - start)
+        return median(times[1:])
+
+    return measure
+
+
+def from_file(make: Callable[[], Any], compress: Any, writer: str | None = None) -> Measure:
+    def measure(contender: str) -> float:
+        times = []
+        with folder() as place:
+            path = path_in(place, contender)
+            dump(writer or contender, make(), path, compress)
+            for _ in range(REPEAT + 1):
+                start = time.perf_counter()
+                value = load(contender, path)
+                times.append(time.perf_counter() - start)
+                del value
+        return median(times[1:])
+
+    return measure
+
+
+def size_of(make: Callable[[], Any], compress: Any) -> Measure:
+    def measure(contender: str) -> float:
+        with folder() as place:
+            path = path_in(place, contender)
+            name, _, level = contender.partition("-")
+            dump(name, make(), path, int(level) if level else compress)
+            return os.path.getsize(path) / 1e6
+
+    return measure
+
+
+def both(
+    name: str,
+    title: str,
+    make: Callable[[], Any],
+    dumped: float,
+    loaded: float,
+    others: tuple[str, ...] = ("pickle",),
+    compress: Any = 0,
+) -> list[Row]:
+    contenders = ("shoal", "joblib", *others)
+    return [
+        Row(f"dump_{name}", f"dump {title}", to_file(make, compress), contenders, (), (faster(dumped),), rounds=3),
+        Row(f"load_{name}", f"load {title}", from_file(make, compress), contenders, (), (faster(loaded),), rounds=3),
+    ]
+
+
+def theirs(name: str, title: str, make: Callable[[], Any], loaded: float) -> Row:
+    measure = from_file(make, 0, writer="joblib")
+    return Row(f"theirs_{name}", f"load joblib's file of {title}", measure, ("shoal", "joblib"), (), (faster(loaded),))
+
+
+_SIZES = Asked(over="shoal", under="joblib", most=1.05)
+
+FILES = [
+    *both("floats", "a list of 1,000,000 floats", floats, 25, 5),
+    *both("tuples", "a dict of 200,000 tuples", tuples, 11, 6),
+    *both("small", "20,000 small arrays", small_arrays, 5, 5),
+    *both("forest", "a forest of 100 trees", forest, 3, 3, ("pickle", "skops")),
+    *both("doubles", "100 MB of random doubles", doubles, 1, 1, ("pickle", "numpy")),
+    *both("ints_z", "100 MB of small ints, compress=3", integers, 10, 1.5, ("zstd",), 3),
+    *both("doubles_z", "100 MB of random doubles, compress=3", doubles, 15, 2, (), 3),
+    *both("forest_z", "a forest of 100 trees, compress=3", forest, 3, 2, (), 3),
+    Row(
+        "size_ints_z",
+        "size of 100 MB of small ints, compress=3",
+        size_of(integers, 3),
+        ("shoal", "joblib", "joblib-9", "zstd"),
+        (),
+        (_SIZES, Asked(over="zstd", under="joblib-9", most=1)),
+        unit="MB",
+        rounds=1,
+    ),
+    Row(
+        "size_doubles_z", "size of 100 MB of doubles", size_of(doubles, 3), ("shoal", "joblib"), (), (_SIZES,), "MB", 1
+    ),
+    Row("size_forest_z", "size of a forest", size_of(forest, 3), ("shoal", "joblib"), (), (_SIZES,), "MB", 1),
+    theirs("tuples", "a dict of 200,000 tuples", tuples, 5),
+    theirs("small", "20,000 small arrays", small_arrays, 4),
+]

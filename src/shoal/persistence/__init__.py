@@ -1,0 +1,1 @@
+"""Objects on disk: ``dump`` and ``load``, in joblib's format."""

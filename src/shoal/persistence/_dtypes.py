@@ -1,0 +1,162 @@
+"""What stands for numpy's dtypes in a dry run: how many bytes an array has is to be known."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+from shoal.persistence._opcodes import Misuse
+
+_DTYPE = re.compile(r"[biufcSUVOMm]\d+")
+#: The classes of records, under all their names.
+RECORDS = ("numpy.record", "numpy.rec.record", "numpy.core.records.record", "numpy._core.records.record")
+
+
+class SurveyedArray(NamedTuple):
+    """An array in a file.
+
+    Attributes
+    ----------
+    dtype
+        Its dtype, for people to read.
+    shape
+        Its shape.
+    nbytes
+        The number of its bytes; of objects, those of references to them in memory.
+    position
+        The offset of the first of them from the beginning of the dump; of a compressed one, before compression. None
+        for an array within the pickle.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    position: int | None
+
+
+class Dtype:
+    """Stands for a dtype, and knows it.
+
+    The state that pickle gives a dtype may claim anything: offsets beyond its end, objects that are none. What is
+    accepted is only what numpy would write of the dtype that it seems to be.
+    """
+
+    def __init__(self, kind: Any, align: Any = False, copy: Any = False) -> None:
+        import numpy as np
+
+        # Without a copy, it could be one that all of numpy uses.
+        need(type(align) in (bool, int) and type(copy) in (bool, int) and (align, copy) == (0, 1), "other flags")
+        self._record = getattr(kind, "name", None) in RECORDS
+        need(self._record or (type(kind) is str and _DTYPE.fullmatch(kind)), repr(kind))
+        self._kind = np.record if self._record else kind
+        self._known: Any = np.dtype(self._kind)
+        self._final = False
+
+    @property
+    def real(self) -> Any:
+        """The dtype. From the time that something is made of it on, it must not change any more."""
+        self._final = True
+        return self._known
+
+    def described(self, shape: Any, position: int | None = None) -> SurveyedArray:
+        """Return what is to be said of an array of it."""
+        real = self.real
+        nbytes = math.prod(shape_of(shape)) * real.itemsize
+        return SurveyedArray(str(real.descr if real.names else real), shape, nbytes, position)
+
+    def __setstate__(self, state: Any) -> None:
+        if self._final:
+            raise Misuse("a dtype is changed that is used already")
+        try:
+            real = self._of(*state)
+            _, written, as_state = real.__reduce__()
+            if written != (self._kind, False, True) or not _same(_real(state), as_state):
+                raise ValueError(f"{_real(state)} of {real!r}")
+        except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, SyntaxError) as error:
+            raise Misuse(f"a dtype is given a state that numpy does not write ({error})") from None
+        self._known, self._final = real, True
+
+    def _of(
+        self,
+        version: Any,
+        order: Any,
+        base: Any,
+        names: Any,
+        fields: Any,
+        size: Any,
+        align: Any,
+        flags: Any,
+        *more: Any,
+    ) -> Any:
+        import numpy as np
+
+        need(type(order) is str and len(order) == 1 and order in "<>=|", "byte order")
+        meta = more[0] if more else None
+        real: Any
+        if base is not None:
+            real = np.dtype((base[0].real, shape_of(base[1])))
+        elif names is not None:
+            described = [fields[name] for name in names]
+            need(type(names) is tuple and type(size) is int and type(flags) is int, "fields")
+            wanted: Any = {
+                "names": list(names),
+                "formats": [field[0].real for field in described],
+                "offsets": [field[1] for field in described],
+                "itemsize": size,
+            }
+            if any(len(field) > 2 for field in described):
+                wanted["titles"] = [field[2] if len(field) > 2 else None for field in described]
+            real = np.dtype(wanted, align=flags & 0x80 != 0)
+            if self._record:
+                real = np.dtype((np.record, real))
+        else:
+            text = self._kind
+            if type(text) is str and text[:1] in "Mm" and isinstance(meta, tuple):
+                (unit, number, _, events), meta = meta[1], meta[0]
+                need(re.fullmatch(rb"[A-Za-z]+", unit) and type(number) is int and number > 0, "unit")
+                if unit != b"generic":
+                    text = f"{text}[{number}{unit.decode()}]" + (f"//{events}" if events not in (None, 1) else "")
+            real = np.dtype(text).newbyteorder(order)
+        if meta:
+            need(type(meta) is dict, "metadata")
+            real = np.dtype(real, metadata=meta)
+        return real
+
+
+def _real(value: Any) -> Any:
+    """Return something with the dtypes themselves in the place of what stands for them."""
+    if isinstance(value, Dtype):
+        return value.real
+    if type(value) is tuple:
+        return tuple(map(_real, value))
+    if type(value) is dict:
+        return {key: _real(item) for key, item in value.items()}
+    return value
+
+
+def _same(given: Any, written: Any) -> bool:
+    """Tell whether a state is what this numpy would write, or another one: before numpy 2, flags have a sign."""
+    return bool(
+        given[0] in (3, 4)
+        and given[1:7] == written[1:7]
+        and given[7] - written[7] in (0, 256, -256)
+        and _meta(given) == _meta(written)
+    )
+
+
+def _meta(state: Any) -> Any:
+    more = state[8] if len(state) > 8 else None
+    return (more[0] or None, more[1]) if isinstance(more, tuple) else more or None
+
+
+def need(right: Any, what: str) -> None:
+    """Raise ValueError, unless something is right."""
+    if not right:
+        raise ValueError(what)
+
+
+def shape_of(shape: Any) -> tuple[int, ...]:
+    """Return a shape, if it is one."""
+    need(type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape), "shape")
+    return shape  # type: ignore[no-any-return]

@@ -1,0 +1,232 @@
+r"""The layout of a file: joblib's own, with a footer of ours inside its last opcodes.
+
+::
+
+    \x80 5          PROTO
+    C 5 shoal 0     a short bytes object, popped at once: "there is a footer"
+    \x95 n          FRAME, n bytes of opcodes, some 64 KiB; where an array belongs, the last of them rebuild
+                    joblib's NumpyArrayWrapper, and b (BUILD) ends the frame
+        p           one byte: how many bytes follow until the array is aligned to 64 bytes
+        \xff ...    so many
+        .......     the array's bytes
+    \x95 n          FRAME, which begins by memoising the array
+    ...
+    B n             a bytes object of n bytes: the footer
+        {...}       JSON, as ASCII
+        24 bytes    its xxh3_64, its length, and MAGIC
+    0 .             it is popped; STOP
+
+All of this may be compressed as a whole. joblib's reader takes the array in the place of the wrapper, and never
+sees the footer: dumps may follow each other in a file, for joblib too.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from dataclasses import dataclass, field
+from io import BytesIO
+from pickle import Pickler
+from typing import Any, NamedTuple
+
+import xxhash
+
+from shoal.errors import DamagedFile
+
+ALIGNMENT = 64
+
+#: The opcodes that are dealt with by name.
+PROTO, FRAME, POP, BUILD, STOP = b"\x80", b"\x95", b"0", b"b", b"."
+TUPLE1, REDUCE, MEMOIZE, BINPUT, LONG_BINPUT = b"\x85", b"R", b"\x94", b"q", b"r"
+
+#: What stands after PROTO in a file that has a footer.
+NAME = b"shoal"
+HEAD = b"C%c%b" % (len(NAME), NAME) + POP
+
+TAIL = struct.Struct(">QQ8s")
+MAGIC = b"\x93shoal\r\n"
+#: The bytes at the end of a file that say where its footer is.
+TAIL_BYTES = TAIL.size + len(POP + STOP)
+
+VERSION = 1
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+WRAPPER_MODULE, WRAPPER = "joblib.numpy_pickle", "NumpyArrayWrapper"
+
+
+class StoredArray(NamedTuple):
+    """An array in a file.
+
+    Attributes
+    ----------
+    position
+        The offset of its first byte, from the beginning of the dump; of a compressed one, before compression.
+    nbytes
+        The number of its bytes.
+    dtype
+        Its dtype, as a string for people to read.
+    shape
+        Its shape.
+    checksum
+        Of its bytes, by xxh3_64.
+    """
+
+    position: int
+    nbytes: int
+    dtype: str
+    shape: tuple[int, ...]
+    checksum: int
+
+
+@dataclass
+class Footer:
+    """What a file says of itself.
+
+    Attributes
+    ----------
+    start
+        The number of bytes before the opcode that pushes the footer.
+    checksum
+        Of those that are of no array, by xxh3_64.
+    arrays
+        The arrays that stand outside of frames.
+    versions
+        Of Python, of numpy and of the packages whose classes are stored, by name.
+    blocks
+        Where blocks begin that can be inflated by themselves: their offsets when compressed, and before; and the
+        xxh3_64 of what is compressed.
+    """
+
+    start: int = 0
+    checksum: int = 0
+    arrays: list[StoredArray] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    blocks: list[tuple[int, ...]] = field(default_factory=list)
+
+    def compare(self, name: str, checksum: int | None, arrays: dict[int, int] | None) -> None:
+        """Compare checksums of what was read: of what is no array, and of arrays by position.
+
+        Raises
+        ------
+        DamagedFile
+            If one is not what was stored.
+        """
+        if checksum is not None and checksum != self.checksum:
+            raise DamagedFile(name, 0, f"opcodes whose checksum is {self.checksum:#x}", f"one of {checksum:#x}")
+        stored = {array.position: array for array in self.arrays}
+        for position, found in (arrays or {}).items():
+            expected = stored[position].checksum if position in stored else None
+            if found != expected:
+                what = (
+                    "no array" if expected is None else f"an array ({stored[position]}) whose checksum is {expected:#x}"
+                )
+                raise DamagedFile(name, position, what, f"one of {found:#x}")
+
+    def encoded(self) -> bytes:
+        """Return the opcodes that stand for it, up to the end of the file."""
+        text = _encode({"format": VERSION, **vars(self)}).encode("ascii")
+        body = text + TAIL.pack(xxhash.xxh3_64_intdigest(text), len(text), MAGIC)
+        return b"B" + struct.pack("<I", len(body)) + body + POP + STOP
+
+    def with_blocks(self, blocks: list[tuple[int, ...]]) -> bytes:
+        """Return the opcodes, with what a compressor says of its blocks."""
+        self.blocks = blocks
+        return self.encoded()
+
+    @staticmethod
+    def length(end: bytes) -> int | None:
+        """Return how long the opcodes are, from the last bytes of a file; None if there is no footer."""
+        if len(end) < TAIL_BYTES or end[-2:] != POP + STOP:
+            return None
+        _, size, magic = TAIL.unpack(end[-TAIL_BYTES:-2])
+        return 5 + size + TAIL_BYTES if magic == MAGIC else None
+
+    @classmethod
+    def decoded(cls, opcodes: bytes) -> Footer:
+        """Rebuild one from its opcodes.
+
+        Raises
+        ------
+        ValueError
+            If they are damaged.
+        """
+        if opcodes[:5] != b"B" + struct.pack("<I", len(opcodes) - 7):
+            raise ValueError("its length is wrong")
+        text = opcodes[5:-TAIL_BYTES]
+        checksum, size, _ = TAIL.unpack(opcodes[-TAIL_BYTES:-2])
+        if size != len(text) or xxhash.xxh3_64_intdigest(text) != checksum:
+            raise ValueError("its checksum is wrong")
+        try:
+            fields = json.loads(text)
+            if fields.pop("format") != VERSION:
+                raise ValueError("a later release of shoal has written it")
+            arrays = [
+                StoredArray(at, nbytes, dtype, tuple(shape), checksum)
+                for at, nbytes, dtype, shape, checksum in fields.pop("arrays")
+            ]
+            footer = cls(arrays=arrays, **fields)
+            end = 0
+            for array in arrays:
+                if array.position < end or array.nbytes < 0:
+                    raise ValueError(f"no array can lie where it says that {array} does")
+                end = array.position + array.nbytes
+            if footer.start < end:
+                raise ValueError("arrays cannot lie behind it")
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"what it says cannot be understood ({type(error).__name__}: {error})") from error
+        return footer
+
+
+def wrapper(shape: tuple[int, ...], order: str, dtype: bytes, mappable: bool) -> bytes:
+    """Return opcodes that push joblib's wrapper of an array, given those of its dtype; they make no use of the memo."""
+    fields = {
+        "subclass": b"cnumpy\nndarray\n",
+        "shape": plain(shape),
+        "order": _text(order),
+        "dtype": dtype,
+        "allow_mmap": b"\x88" if mappable else b"\x89",
+        "numpy_array_alignment_bytes": b"K%c" % ALIGNMENT,
+    }
+    state = b"".join(_text(name) + value for name, value in fields.items())
+    return b"c%b\n%b\n)\x81}(%bu" % (WRAPPER_MODULE.encode(), WRAPPER.encode(), state) + BUILD
+
+
+def _text(text: str) -> bytes:
+    return b"X%b%b" % (struct.pack("<I", len(text)), text.encode())
+
+
+def plain(value: Any) -> bytes:
+    """Return opcodes that push a value, without any use of the memo."""
+    file = BytesIO()
+    pickler = Pickler(file, 2)
+    pickler.fast = True
+    pickler.dump(value)
+    return file.getvalue()[2:-1]
+
+
+def here(packages: set[str]) -> dict[str, str]:
+    """Return the versions of some packages, those of them that are loaded and have one, and of Python and numpy."""
+    found = {"python": "{}.{}.{}".format(*sys.version_info)}
+    for name in sorted(packages | {"numpy"}):
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if isinstance(version, str):
+            found[name] = version
+    return found
+
+
+def differing(stored: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return which packages of a file are here in another version, in words, and which are not loaded."""
+    now = here(set(stored))
+    differing = [
+        f"{package} {version} (here: {now[package]})"
+        for package, version in stored.items()
+        if package != "python" and package in now and _release(package, now[package]) != _release(package, version)
+    ]
+    return differing, [package for package in stored if package not in now]
+
+
+def _release(package: str, version: str) -> str:
+    # NumPy's arrays outlive its releases.
+    return version.partition(".")[0] if package == "numpy" else version

@@ -1,0 +1,141 @@
+"""A walk over opcodes, before the unpickler has them: no meaning, only where each ends and what none may ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from shoal.persistence._format import FRAME, PROTO
+
+_BY_CODE = rb"[()\]}012.NaebdlostuRQ\x81\x85-\x89\x8f-\x94\x97\x98]"
+_FIXED = {b"K": 1, b"h": 1, b"q": 1, b"M": 2, b"J": 4, b"j": 4, b"r": 4, b"G": 8, PROTO: 1, FRAME: 8}
+#: Opcodes that need no second look. So many at a time: a match takes memory for each.
+_RUN = re.compile(rb"(?:%b|[Khq].|M..|[Jj]....|G.{8}){0,4096}" % _BY_CODE, re.DOTALL)
+#: Opcodes that begin with a length, of so many bytes.
+_SIZED = {b"C": 1, b"U": 1, b"\x8a": 1, b"\x8c": 1, b"B": 4, b"T": 4, b"X": 4, b"\x8b": 4}
+_SIZED |= {b"\x8d": 8, b"\x8e": 8, b"\x96": 8}
+#: Opcodes that are followed by so many lines.
+_LINES = {b"I": 1, b"L": 1, b"F": 1, b"S": 1, b"V": 1, b"g": 1, b"p": 1, b"P": 1, b"c": 2, b"i": 2}
+_SHORT_TEXT = 0x8C
+_EXTENSIONS = (b"\x82", b"\x83", b"\x84")
+
+
+class Misuse(Exception):
+    """Something is done that pickle does not do, and nobody can go on; the text says what."""
+
+
+class Walk:
+    """Follows what an unpickler is given.
+
+    Parameters
+    ----------
+    refuse
+        Raises what is to be raised, from two texts: what was expected, and what was found.
+
+    Attributes
+    ----------
+    protocol
+        That of pickle, the first one that was named.
+    """
+
+    def __init__(self, refuse: Callable[[str, str], Any]) -> None:
+        self.protocol = 0
+        self._refuse = refuse
+        self._walked = 0
+        self._rest = b""  # of an opcode that is not whole
+        self._payload = 0  # how many bytes of a string are still to come
+        self._frame: int | None = None  # the length of the frame that comes next
+
+    def feed(self, given: Any) -> None:
+        """Take what the unpickler is given next.
+
+        A frame must end with an opcode: otherwise the unpickler would drop a part of it, and go on elsewhere than
+        here.
+        """
+        if self._payload:
+            if len(given) > self._payload:
+                self._refuse("the rest of a string", "more than that")
+            self._payload -= len(given)
+            self._walked += len(given)
+            return
+        data = self._rest + given
+        framed = self._frame is not None
+        if framed and len(data) != self._frame:
+            self._refuse(f"a frame of {self._frame} bytes", f"one of {len(data)}")
+        self._frame = None
+        at = self._walk(data, framed)
+        self._walked += at
+        self._rest = data[at:]
+
+    def _walk(self, data: bytes, framed: bool) -> int:
+        """Return where the last whole opcode ends; framed ones, and those of a frame that begins here, end with it."""
+        at, end = 0, len(data)
+        while at < end:
+            if data[at] == _SHORT_TEXT and at + 1 < end:  # most of what has a length
+                after = at + 2 + data[at + 1]
+                if after <= end:
+                    at = after
+                    continue
+            begin, at = at, _RUN.match(data, at).end()  # type: ignore[union-attr]
+            if at > begin:
+                continue
+            if data[at : at + 1] == FRAME and at + 9 <= end:
+                if framed:
+                    self._refuse("opcodes of a frame", "another frame")
+                size = int.from_bytes(data[at + 1 : at + 9], "little")
+                at += 9
+                if at == end:
+                    self._frame = size
+                elif at + size == end:
+                    framed = True
+                else:
+                    self._refuse(f"a frame of {size} bytes", f"one of {end - at}")
+                continue
+            stop = self._end_of(data, at)
+            if stop is None or stop > end:
+                if framed:
+                    self._refuse("an opcode", "the end of a frame in the middle of one")
+                if stop is None:
+                    return at
+                self._payload = stop - end
+                return end
+            at = stop
+        return at
+
+    def _end_of(self, data: bytes, at: int) -> int | None:
+        """Return where an opcode ends; None if that is not to be told yet."""
+        code, end = data[at : at + 1], len(data)
+        size = _SIZED.get(code)
+        if size is not None:
+            after = at + 1 + size
+            return None if after > end else after + int.from_bytes(data[at + 1 : after], "little")
+        size = _FIXED.get(code)
+        if size is not None:
+            after = at + 1 + size
+            if after > end:
+                return None
+            if code == b"r":
+                self._put(int.from_bytes(data[at + 1 : after], "little"))
+            elif code == PROTO:
+                self.protocol = self.protocol or data[at + 1]
+            return after
+        if code in _LINES:
+            after = at
+            for _ in range(_LINES[code]):
+                after = data.find(b"\n", after + 1)
+                if after < 0:
+                    return None
+            if code == b"p":
+                text = data[at + 1 : after]
+                self._put(int(text) if text.isdigit() and len(text) < 20 else -1)
+            return after + 1
+        if code in _EXTENSIONS:  # what copyreg has in its cache would come from there, past find_class
+            raise Misuse("it names a global by an extension code (copyreg.add_extension)")
+        self._refuse("an opcode", repr(code))
+        raise AssertionError
+
+    def _put(self, index: int) -> None:
+        """Refuse what would have the unpickler make room for many more objects than there can be."""
+        if not 0 <= index <= self._walked + 2**16:
+            self._refuse("an index of the memo", f"{index}")

@@ -1,0 +1,276 @@
+"""Opening: what a file holds, and what it says of itself, before anything is rebuilt from it.
+
+::
+
+    file ──> the first bytes ──> compressed? ── no ──> the file itself; its footer at the end
+                                     │
+                                     └── yes ─> blocks, checked one by one, if a stored footer tells of them
+                                                (zlib, gzip), else what the decompressor gives
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import xxhash
+
+from shoal._arrays import PIECE
+from shoal.errors import DamagedFile, TruncatedFile
+from shoal.persistence._format import HEAD, POP, PROTO, STOP, TAIL_BYTES, Footer
+from shoal.persistence._legacy import PREFIX, payload
+from shoal.persistence.compression import COMPRESSORS, inflate_blocks, read_stored
+
+
+@dataclass
+class Opened:
+    """A file that was opened for reading.
+
+    Attributes
+    ----------
+    stream
+        What it holds, decompressed: has ``read`` and ``readinto``.
+    ahead
+        Bytes of it that were read already.
+    begin
+        Where in `stream` the object begins, if that can seek.
+    left
+        The number of bytes from there to the end; None if it cannot seek.
+    compressor
+        The name of its compressor; None if there is none.
+    old
+        Whether joblib before 0.10 has compressed it.
+    footer
+        Its footer, if that is known by now.
+    sound
+        Whether what is read is certainly what was written.
+    """
+
+    stream: Any
+    ahead: bytes = b""
+    begin: int = 0
+    left: int | None = None
+    compressor: str | None = None
+    old: bool = False
+    footer: Footer | None = None
+    sound: bool = False
+
+
+@contextmanager
+def opened(file: Any, name: str) -> Iterator[Opened]:
+    """Open a file from where it stands.
+
+    Raises
+    ------
+    CorruptFile
+        If its compressed data are damaged, also by reads.
+    """
+    left = left_of(file)
+    begin = 0 if left is None else file.tell()
+    head, compressor = _detected(file)
+    if head == PREFIX:
+        inner = io.BytesIO(payload(io.BufferedReader(_Rewound(file, head)), name))
+        yield Opened(inner, left=left_of(inner), compressor="zlib", old=True)
+    elif compressor is None:
+        yield Opened(file, head, begin, left)
+    else:
+        with _decompressed(file, name, left, head, compressor) as what:
+            yield what
+
+
+def left_of(file: Any) -> int | None:
+    """Return the number of bytes from where a file stands to its end; None if that is not cheap to tell."""
+    file = getattr(file, "file", file)  # of tempfile
+    if not isinstance(getattr(file, "raw", file), (io.FileIO, io.BytesIO)):
+        return None
+    try:
+        here = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(here)
+    except OSError:
+        return None
+    return int(end) - int(here)
+
+
+def _detected(file: Any) -> tuple[bytes, str | None]:
+    """Return the compressor of what comes, None for none, and the bytes that were read to tell."""
+    prefixes = {record.prefix: name for name, record in COMPRESSORS.items() if record.prefix} | {PREFIX: None}
+    head = b""
+    while head not in prefixes and any(prefix.startswith(head) for prefix in prefixes):
+        byte = file.read(1)  # no more than needed: a pipe may have no more
+        if not byte:
+            break
+        head += byte
+    return head, prefixes.get(head)
+
+
+@contextmanager
+def _decompressed(file: Any, name: str, left: int | None, head: bytes, compressor: str) -> Iterator[Opened]:
+    footer = None
+    record = COMPRESSORS[compressor]
+    if left is None:
+        file = io.BufferedReader(_Rewound(file, head))
+    else:
+        begin = file.seek(-len(head), os.SEEK_CUR)
+        footer = _stored_footer(file, begin, begin + left) if compressor in ("zlib", "gzip") else None
+        file.seek(begin)
+    if footer is None:
+        stream = _Decompressed(name, lambda: record.decompressor_file(file))
+    else:
+        blocks, opcodes = footer.blocks, footer.encoded()
+        # No block is inflated that is not what was written, so the checksum of the stream says nothing more.
+        inflated = partial(inflate_blocks, file, blocks, begin, check=False)  # type: ignore[arg-type]
+        stream = _Decompressed(name, lambda: _Followed(inflated(), opcodes))
+    try:
+        yield Opened(stream, compressor=compressor, footer=footer, sound=footer is not None)
+    finally:
+        stream.close()
+
+
+def _stored_footer(file: Any, begin: int, end: int) -> Footer | None:
+    """Return the footer that stands at the end of a zlib or gzip stream, as it is."""
+    try:
+        length = Footer.length(read_stored(file, end, TAIL_BYTES, begin) or b"")
+        opcodes = None if length is None else read_stored(file, end, length, begin)
+        return None if opcodes is None else Footer.decoded(opcodes)
+    except ValueError:  # damaged: so is the stream, as will be found
+        return None
+
+
+class _Followed(io.RawIOBase):
+    """A stream after which others bytes come."""
+
+    def __init__(self, stream: Any, rest: bytes) -> None:
+        self._stream, self._rest = stream, io.BytesIO(rest)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._stream.read(size) or self._rest.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        return self._stream.readinto(buffer) or self._rest.readinto(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Decompressed:
+    """What a decompressor reads. The errors of its library say that the file is damaged; those of the file are its own.
+
+    Parameters
+    ----------
+    name
+        What to call the file.
+    opening
+        Returns the decompressor.
+    """
+
+    def __init__(self, name: str, opening: Callable[[], Any]) -> None:
+        self._name, self._position = name, 0
+        self._stream = self._taken(opening)
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._taken(self._stream.read, size)
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._taken(self._stream.readinto, buffer)
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _taken(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except EOFError as error:
+            raise TruncatedFile(self._name, self._position, "more compressed data", "0 bytes") from error
+        except Exception as error:
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and _of_system(error)):
+                raise
+            found = f"what cannot be decompressed ({type(error).__name__}: {error})"
+            raise DamagedFile(self._name, self._position, "compressed data", found) from error
+
+
+def _of_system(error: OSError) -> bool:
+    # Libraries of compression raise OSError itself, with a text alone.
+    return error.errno is not None or type(error) is not OSError
+
+
+class _Rewound(io.RawIOBase):
+    """A stream some of whose bytes were read already."""
+
+    def __init__(self, file: Any, head: bytes) -> None:
+        self._file, self._head = file, head
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._head[: len(buffer)] or self._file.read(len(buffer)) or b""
+        self._head = self._head[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def find_footer(file: Any, name: str, left: int, whole: bool) -> Footer | None:
+    """Return the footer at the end of a file, if there is one and it is about the object that comes."""
+    here = file.tell()
+    try:
+        beginning = file.read(len(PROTO) + 1 + len(HEAD))
+        file.seek(here + max(left - TAIL_BYTES, 0))
+        end = file.read()
+        length = Footer.length(end)
+        if length is not None and length <= left:
+            file.seek(here + left - length)
+            footer = Footer.decoded(file.read())
+            begin = left - length - footer.start
+            if not begin:
+                return footer
+            if begin > len(PROTO) + 1:  # it may be that of the last of several dumps in the file
+                file.seek(here + begin)
+                last = file.read(len(PROTO) + 1 + len(HEAD))
+                if last.startswith(HEAD, len(PROTO) + 1 if last.startswith(PROTO) else 0):
+                    return None
+            raise ValueError("the file is longer or shorter than it says")
+    except ValueError as error:
+        raise DamagedFile(name, left, "a footer", f"one of which {error}") from None
+    finally:
+        file.seek(here)
+    if whole and HEAD in beginning:
+        if end.endswith(POP + STOP):
+            raise DamagedFile(name, left, "a footer", "something else")
+        raise TruncatedFile(name, left, "a footer", "0 bytes")
+    return None
+
+
+def check(file: Any, name: str, footer: Footer, arrays: bool) -> None:
+    """Compare the checksum of what is no array with what is in the file, before anything is rebuilt from it."""
+    begin = file.tell()
+    checksum, position = xxhash.xxh3_64(), 0
+    for stored in (*footer.arrays, None):
+        end = footer.start if stored is None else stored.position
+        _digest(file, end - position, checksum)
+        if stored is not None:
+            of_array = xxhash.xxh3_64()
+            if arrays:
+                _digest(file, stored.nbytes, of_array)
+                footer.compare(name, None, {stored.position: of_array.intdigest()})
+            position = end + stored.nbytes
+            file.seek(begin + position)
+    file.seek(begin)
+    footer.compare(name, checksum.intdigest(), None)
+
+
+def _digest(file: Any, nbytes: int, checksum: Any) -> None:
+    while nbytes:
+        data = file.read(min(nbytes, PIECE))
+        checksum.update(data)
+        nbytes -= len(data) or nbytes

@@ -1,0 +1,202 @@
+"""The layout of zlib and gzip streams: what stands around the blocks, and the footer behind them.
+
+One standard stream of one member, that any reader of its kind reads::
+
+    ┌────────┬─────────┬─────────┬─────┬──────────────────────────────┬─────────┐
+    │ header │ block 0 │ block 1 │ ... │ stored: the footer, verbatim │ trailer │
+    └────────┴─────────┴─────────┴─────┴──────────────────────────────┴─────────┘
+      zlib 2   1 MiB each, raw deflate    5 bytes, then up to 65,535     zlib 4: adler32 of all
+      gzip 10  and a full flush: it ends  of it, as often as needed;     gzip 8: crc32 of all,
+               on a byte, and nothing in  the first piece is the one     and their number
+               it refers to another one   that is not full
+
+A block can thus be inflated by itself, and the footer be read from the end of the file, before anything is inflated.
+Checksums and the number cover what the blocks hold and the footer.
+Formats: RFC 1950 (zlib), 1951 (deflate) and 1952 (gzip).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+# Bytes that a stored piece holds at most, by the format, and those that stand in front of it.
+_STORED, _STORED_HEADER = 0xFFFF, 5
+
+TRUNCATED = "the compressed data end before the end of the stream"
+
+
+def _found(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+#: zlib by ISA-L, and by zlib-ng; None where they are not installed.
+isal, zlib_ng = _found("isal.isal_zlib"), _found("zlib_ng.zlib_ng")
+
+
+def fastest() -> ModuleType:
+    """Return the module that inflates and adds up fastest: ISA-L's, or the standard library's."""
+    return zlib if isal is None else isal
+
+
+class Container(NamedTuple):
+    """What stands around the blocks of a kind of stream."""
+
+    wbits: int  # as zlib's functions want it
+    header: Callable[[int], bytes]  # of the level
+    checksum: str  # the function's name
+    trailer: Callable[[int, int], bytes]  # of the checksum and the number of bytes
+    trailer_size: int
+
+
+def _zlib_header(level: int) -> bytes:
+    # The second byte tells how hard the writer tried, and makes the two a multiple of 31.
+    return b"\x78" + (b"\x01" if level < 2 else b"\x5e" if level < 6 else b"\x9c" if level == 6 else b"\xda")
+
+
+def _gzip_header(level: int) -> bytes:
+    # No name, no time, so that equal data make equal files; from an unknown system.
+    return (
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00" + (b"\x02" if level == 9 else b"\x04" if level < 2 else b"\x00") + b"\xff"
+    )
+
+
+CONTAINERS = {
+    "zlib": Container(zlib.MAX_WBITS, _zlib_header, "adler32", lambda check, _: struct.pack(">I", check), 4),
+    "gzip": Container(
+        zlib.MAX_WBITS + 16,
+        _gzip_header,
+        "crc32",
+        lambda check, size: struct.pack("<II", check, size & 0xFFFFFFFF),
+        8,
+    ),
+}
+
+
+def stored(footer: bytes) -> bytes:
+    """Return `footer` as the stored blocks that end a deflate stream; the first may be short, all others are full."""
+    first = len(footer) % _STORED or min(len(footer), _STORED)
+    pieces = []
+    for start in range(first - _STORED, len(footer), _STORED):
+        piece = footer[max(start, 0) : start + _STORED]
+        final = start + _STORED >= len(footer)
+        pieces += [struct.pack("<BHH", final, len(piece), len(piece) ^ 0xFFFF), piece]
+    return b"".join(pieces)
+
+
+def read_footer(file: Any) -> bytes:
+    """Read the stored blocks that begin where `file` stands, up to the end of the deflate stream.
+
+    Raises
+    ------
+    zlib.error
+        If something else stands there.
+    EOFError
+        If the stream is truncated.
+    """
+    pieces, final = [], False
+    while not final:
+        head, length, inverse = struct.unpack("<BHH", read_exactly(file, _STORED_HEADER))
+        if head > 1 or length != inverse ^ 0xFFFF:
+            raise zlib.error("the compressed data are damaged: no footer follows the last block")
+        pieces.append(read_exactly(file, length))
+        final = head == 1
+    return b"".join(pieces)
+
+
+def read_stored(file: Any, end: int, nbytes: int, start: int = 0) -> bytes | None:
+    """Return the last `nbytes` bytes of the footer of a stream of `DeflateFile`, without inflating anything.
+
+    Parameters
+    ----------
+    file : file object
+        Seekable; its position is kept.
+    end : int
+        Where the stream ends in `file`, behind its trailer: the size of a file that holds nothing else.
+    nbytes : int
+        How many bytes; no more than the footer has.
+    start : int, default 0
+        Where the stream begins in `file`.
+
+    Returns
+    -------
+    bytes or None
+        None if `file` is too short, holds no zlib or gzip stream at `start`, or no stored blocks
+        where the footer would have them. Whether a short answer is one can be told from the bytes
+        alone, so a footer should end with something that can be recognised.
+    """
+    position = file.tell()
+    try:
+        file.seek(start)
+        container = container_of(read_exactly(file, 2))
+        here = end - container.trailer_size
+        pieces: list[bytes] = []
+        missing = nbytes
+        while missing > 0:
+            size = min(missing, _STORED)
+            header = _STORED_HEADER if missing > _STORED else 0
+            here -= size + header
+            if here < start + len(container.header(0)):
+                return None
+            file.seek(here)
+            piece = read_exactly(file, size + header)
+            if header and piece[:header] != struct.pack("<BHH", not pieces, _STORED, 0):
+                return None
+            pieces.append(piece[header:])
+            missing -= size
+        return b"".join(reversed(pieces))
+    except (EOFError, zlib.error):
+        return None
+    finally:
+        file.seek(position)
+
+
+def container_of(head: bytes) -> Container:
+    """Return the kind of a stream that begins with these two bytes, or raise zlib.error."""
+    if head[:1] == b"\x78":
+        return CONTAINERS["zlib"]
+    if head == b"\x1f\x8b":
+        return CONTAINERS["gzip"]
+    raise zlib.error("neither a zlib nor a gzip stream")
+
+
+def read_exactly(file: Any, size: int) -> bytes:
+    """Read so many bytes, or raise EOFError."""
+    data: bytes = file.read(size)
+    while len(data) < size:
+        more = file.read(size - len(data))
+        if not more:
+            raise EOFError(TRUNCATED)
+        data += more
+    return data
+
+
+def write_all(file: Any, data: bytes) -> None:
+    """Write all of `data`, however little of it a raw file takes at once."""
+    while data:
+        written = file.write(data)
+        data = data[written:] if isinstance(written, int) else b""
+
+
+def opened(fileobj: Any, mode: str) -> tuple[Any, bool]:
+    """Return a file for a path or a file object, and whether it was opened here, to be closed by the caller.
+
+    Raises
+    ------
+    TypeError
+        If `fileobj` is neither a path nor an object with ``read`` or ``write``.
+    """
+    if isinstance(fileobj, (str, bytes, os.PathLike)):
+        return open(fileobj, mode), True
+    if not hasattr(fileobj, "write" if mode == "wb" else "read"):
+        action = "written to" if mode == "wb" else "read from"
+        raise TypeError(f"{fileobj!r} cannot be {action}: a path or a file object opened for that is needed")
+    return fileobj, False

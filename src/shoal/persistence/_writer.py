@@ -1,0 +1,244 @@
+"""Writing: the C pickler's stream, and arrays spliced into it where they belong.
+
+::
+
+    pickler.dump(value) ──> write(64 KiB of frames, or a large string or buffer) ──> the file
+                  │                     │
+                  │ an array            │ its token
+                  └──> waiting ─────────┘──> joblib's wrapper in the place of the token, then the bytes of the array
+
+The C pickler is given a call in the place of an array: `list(token)`, where the token is an integer that nobody could
+guess, and integers are never memoised. In what it writes, token, call and result are found and exchanged, such that the
+number of memo entries stays the same; the first two and the last entry of the call are then the array itself.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import secrets
+import sys
+from collections import deque
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import xxhash
+
+from shoal._arrays import ArraySpec, flat, pieces
+from shoal.persistence._format import (
+    ALIGNMENT,
+    BINPUT,
+    FRAME,
+    HEAD,
+    LONG_BINPUT,
+    MEMOIZE,
+    POP,
+    PROTO,
+    REDUCE,
+    STOP,
+    TUPLE1,
+    Footer,
+    StoredArray,
+    here,
+    plain,
+    wrapper,
+)
+
+#: Arrays of fewer bytes stay in the stream, where pickle is faster at them; but not the first few of a file that can
+#: be mapped, so that whoever maps a file finds its arrays mapped.
+SMALL, FEW = 2**15, 64
+
+_TOKEN_BYTES = 16
+_FRAME_HEADER = 9
+_PAYLOAD_HEADER = 5  # or more: the opcode and the length of a large string or buffer
+_PUT = re.compile(rb"%b|%b.|%b...." % (MEMOIZE, BINPUT, LONG_BINPUT), re.DOTALL)
+_CALL = re.compile(rb"%b(%b)%b(%b)" % (TUPLE1, _PUT.pattern, REDUCE, _PUT.pattern), re.DOTALL)
+_CALL_BYTES = 12  # at most
+
+
+class Writer:
+    """Writes one object.
+
+    Parameters
+    ----------
+    put
+        Takes bytes, and writes all of them.
+    protocol
+        That of pickle.
+    mappable
+        Whether arrays in the file can be mapped: whether it is not compressed.
+    position
+        Where in the file the object begins, in bytes.
+    """
+
+    def __init__(self, put: Callable[[Any], Any], protocol: int, mappable: bool, position: int = 0) -> None:
+        self.footer = Footer()
+        self._put = put
+        self._protocol = protocol
+        self._mappable = mappable
+        self._begin = position
+        self._position = 0
+        self._sum = xxhash.xxh3_64()
+        number = secrets.token_bytes(_TOKEN_BYTES - 1) + b"\x01"  # positive
+        self._token = int.from_bytes(number, "little")
+        self._mark = b"\x8a%c%b" % (_TOKEN_BYTES, number)  # LONG1
+        self._waiting: deque[Any] = deque()
+        self._kept = b""  # opcodes that are still to be written: a call that is not whole, or the last ones
+        self._kept_framed = False
+        self._payload = False  # whether a large string or buffer comes next
+        self._kinds: set[type] = set()
+        self._modules: set[str] = set()
+        numpy = sys.modules.get("numpy") if protocol >= 2 else None
+        self._array = getattr(numpy, "ndarray", Writer)
+        self._memmap = getattr(numpy, "memmap", Writer)
+        self._dtypes: dict[int, tuple[Any, bytes, str]] = {}  # by id
+
+    def dump(self, value: Any) -> None:
+        """Write everything but the footer.
+
+        Raises
+        ------
+        PicklingError, TypeError, AttributeError
+            If something in the object cannot be pickled.
+        """
+        pickler = _Pickler(self, self._protocol)
+        pickler.reducer_override = self._reduced
+        pickler.dump(value)
+        assert not self._waiting, "a token was not found"
+        self._flush(last=True)
+        self.footer.start = self._position
+        self.footer.checksum = self._sum.intdigest()
+        self.footer.versions = here(self._packages())
+
+    def _reduced(self, value: Any) -> Any:
+        """Return a reduction of an array; take note of what other kind of object it is."""
+        kind = type(value)
+        if kind is self._array or kind is self._memmap:
+            return self._array_reduced(value)
+        if kind is type or kind is FunctionType:
+            self._modules.add(value.__module__)
+        else:
+            self._kinds.add(kind)
+        return NotImplemented
+
+    def _array_reduced(self, array: Any) -> Any:
+        dtype = array.dtype
+        if dtype.hasobject or not dtype.itemsize:  # objects keep their identity, and may be part of a cycle
+            return NotImplemented
+        if array.nbytes < SMALL and dtype.isnative:
+            few = len(self.footer.arrays) + len(self._waiting) < FEW
+            if not (few and self._mappable):
+                return _reduce_small(array, self._protocol)
+        self._waiting.append(array)
+        return list, (self._token,)
+
+    def write(self, data: Any) -> None:
+        """Take what the pickler writes: frames, the header of a large string or buffer last; or that itself."""
+        if self._payload:
+            self._payload = False
+            self._flush()
+            self._out(data.raw() if isinstance(data, pickle.PickleBuffer) else data)
+            return
+        at = 0
+        if not self._position:
+            if data[:1] == PROTO:
+                at = 2
+                self._out(data[:2])
+            self._out(HEAD)
+        if self._protocol < 4:
+            self._opcodes(data[at:], framed=False)
+            self._payload = True
+            return
+        while data[at : at + 1] == FRAME:
+            end = at + _FRAME_HEADER + int.from_bytes(data[at + 1 : at + _FRAME_HEADER], "little")
+            self._opcodes(data[at + _FRAME_HEADER : end], framed=True)
+            at = end
+        if at < len(data):  # few opcodes are not worth a frame
+            self._payload = len(data) - at >= _PAYLOAD_HEADER
+            self._opcodes(data[at:], framed=False)
+
+    def _opcodes(self, opcodes: bytes, framed: bool) -> None:
+        """Write opcodes, with arrays in the place of their tokens; the last of them when others come."""
+        if self._kept:
+            if self._waiting and self._mark in self._kept:
+                opcodes = self._kept + opcodes
+            else:
+                self._flush()
+        while self._waiting:
+            at = opcodes.find(self._mark)
+            if at < 0:
+                break
+            call = _CALL.match(opcodes, at + len(self._mark))
+            if call is None:
+                assert len(opcodes) - at <= len(self._mark) + _CALL_BYTES, "a token that is not called"
+                break
+            self._splice(opcodes[:at], self._waiting.popleft())
+            opcodes = b"".join(call.groups()) + opcodes[call.end() :]
+        self._kept, self._kept_framed = opcodes, framed
+
+    def _flush(self, last: bool = False) -> None:
+        """Write the opcodes that were kept; STOP, the last one, comes after the footer."""
+        opcodes = self._kept.removesuffix(STOP) if last else self._kept
+        self._kept = b""
+        if opcodes:
+            self._out(self._framed(opcodes) if self._kept_framed else opcodes)
+
+    def _framed(self, opcodes: bytes) -> bytes:
+        return FRAME + len(opcodes).to_bytes(8, "little") + opcodes
+
+    def _splice(self, before: bytes, array: Any) -> None:
+        """Write opcodes, then an array."""
+        spec = ArraySpec.of(array)
+        dtype, readable = self._of_dtype(spec.dtype)
+        opcodes = before + POP + wrapper(spec.shape, spec.order, dtype, self._mappable)
+        if self._protocol >= 4:
+            opcodes = self._framed(opcodes)
+        padding = -(self._begin + self._position + len(opcodes) + 1) % ALIGNMENT
+        self._out(b"%b%c%b" % (opcodes, padding, padding * b"\xff"))
+        checksum = xxhash.xxh3_64()
+        start = self._position
+        # A compressor takes a large one as it is, without a copy.
+        whole = array.flags.forc and not self._mappable
+        for piece in [memoryview(flat(array))] if whole else pieces(array):
+            checksum.update(piece)
+            self._put(piece)
+        self._position += spec.nbytes
+        self.footer.arrays.append(StoredArray(start, spec.nbytes, readable, spec.shape, checksum.intdigest()))
+
+    def _of_dtype(self, dtype: Any) -> tuple[bytes, str]:
+        """Return the opcodes that push a dtype, and what people read for it."""
+        known = self._dtypes.get(id(dtype))
+        if known is None:
+            known = dtype, plain(dtype), str(dtype.descr if dtype.names else dtype)
+            self._dtypes[id(dtype)] = known  # with the dtype, so that it lives on and keeps its id
+        return known[1:]
+
+    def _out(self, data: Any) -> None:
+        self._sum.update(data)
+        self._position += len(data)
+        self._put(data)
+
+    def _packages(self) -> set[str]:
+        """Return the packages whose classes and functions are stored."""
+        modules = self._modules | {kind.__module__ for kind in self._kinds}
+        packages = {str(module).partition(".")[0] for module in modules}
+        return packages - sys.stdlib_module_names - {"__main__"}
+
+
+class _Pickler(pickle.Pickler):
+    """The C pickler, with a word about each object that is no plain builtin."""
+
+    reducer_override: Callable[[Any], Any]
+
+
+def _reduce_small(array: Any, protocol: int) -> Any:
+    """Return a reduction of a small array that is faster to pickle, and to rebuild, than numpy's own."""
+    spec = ArraySpec.of(array)
+    if protocol < 5 or spec.dtype.kind not in "biufcSU":
+        return NotImplemented
+    if not (array.flags.forc and array.flags.writeable):  # what is read-only would be so when it is rebuilt
+        array = array.copy(order=spec.order)
+    buffer = pickle.PickleBuffer(array)
+    arguments = (spec.shape, spec.dtype, buffer)
+    return sys.modules["numpy"].ndarray, arguments if spec.order == "C" else (*arguments, 0, None, "F")

@@ -1,0 +1,198 @@
+"""Compressors: one record for each, by name, and those that users register.
+
+=======  ==================  =========  =============  =======================================
+name     file begins with    extension  default level  made by
+=======  ==================  =========  =============  =======================================
+zlib     78                  .z         3              `shoal.persistence._deflate`
+gzip     1f 8b               .gz        3              the same
+bz2      "BZ"                .bz2       9              the standard library
+lzma     5d 00               .lzma      6              the standard library, the format "alone"
+xz       fd "7zXZ"           .xz        6              the standard library
+lz4      04 22 4d 18         .lz4       0              lz4.frame, of the package lz4
+zstd     28 b5 2f fd         .zst       3              Python 3.14, or backports.zstd
+=======  ==================  =========  =============  =======================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from shoal.persistence._deflate import DeflateFile
+from shoal.persistence._inflate import InflateFile, inflate_blocks
+from shoal.persistence._stream import read_stored
+from shoal.persistence._zstd import ZstdWriter
+
+__all__ = [
+    "COMPRESSORS",
+    "CompressorWrapper",
+    "DeflateFile",
+    "InflateFile",
+    "detect",
+    "inflate_blocks",
+    "read_stored",
+    "register_compressor",
+]
+
+
+class CompressorWrapper:
+    """How files of one compressed format are recognised, written and read.
+
+    Parameters
+    ----------
+    obj : callable
+        ``obj(fileobj, "wb")`` or ``obj(fileobj, "wb", compresslevel=level)`` returns a file object to
+        write to, ``obj(fileobj, "rb")`` one to read from. `fileobj` is a path or a file object.
+    prefix : bytes, default b""
+        What every such file begins with.
+    extension : str, default ""
+        What the names of such files end with, the dot included.
+
+    Attributes
+    ----------
+    fileobj_factory : callable
+        `obj`.
+    prefix, extension
+        As given.
+    """
+
+    def __init__(self, obj: Callable[..., Any] | None, prefix: bytes = b"", extension: str = "") -> None:
+        self.fileobj_factory: Any = obj
+        self.prefix = prefix
+        self.extension = extension
+
+    def compressor_file(self, fileobj: Any, compresslevel: int | None = None) -> Any:
+        """Return a file object that compresses what is written to it into `fileobj`.
+
+        Parameters
+        ----------
+        fileobj : path or file object
+            Where the compressed bytes go; a file object is left open.
+        compresslevel : int, optional
+            0 to 9; by default what the format calls its default.
+
+        Raises
+        ------
+        ValueError
+            If what the format needs is not installed; the message says how to install it.
+        """
+        if compresslevel is None:
+            return self.fileobj_factory(fileobj, "wb")
+        return self.fileobj_factory(fileobj, "wb", compresslevel=compresslevel)
+
+    def decompressor_file(self, fileobj: Any) -> Any:
+        """Return a file object to read from, which holds what was compressed into `fileobj`.
+
+        A stream that is cut off makes its reads raise EOFError. For one that is damaged they raise
+        what the format's library does: ``zlib.error`` (zlib, gzip), OSError without an errno (bz2),
+        ``lzma.LZMAError`` (lzma, xz), RuntimeError (lz4), ``ZstdError`` (zstd).
+        """
+        return self.fileobj_factory(fileobj, "rb")
+
+
+def _deflated(container: str, fileobj: Any, mode: str, compresslevel: int = 3) -> DeflateFile | InflateFile:
+    if mode == "wb":
+        return DeflateFile(fileobj, compresslevel, container)
+    return InflateFile(fileobj, container)
+
+
+def _bz2(fileobj: Any, mode: str, compresslevel: int = 9) -> Any:
+    return _stdlib("bz2").BZ2File(fileobj, mode, compresslevel=compresslevel)
+
+
+def _lzma(container: str, fileobj: Any, mode: str, compresslevel: int | None = None) -> Any:
+    lzma = _stdlib("lzma")
+    if mode == "wb":
+        return lzma.LZMAFile(fileobj, mode, format=getattr(lzma, container), preset=compresslevel)
+    return lzma.LZMAFile(fileobj, mode)
+
+
+def _stdlib(name: str) -> ModuleType:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"the module {name} is not compiled into this Python's standard library") from error
+
+
+def _lz4(fileobj: Any, mode: str, compresslevel: int = 0) -> Any:
+    try:
+        from lz4.frame import LZ4FrameFile
+    except ImportError as error:
+        raise ValueError("LZ4 is not installed. Install it with pip: pip install 'shoal[lz4]'") from error
+    # Checksums cost next to nothing here, and damage is seen before anything is rebuilt from it.
+    return LZ4FrameFile(fileobj, mode, compression_level=compresslevel, block_checksum=True)
+
+
+def _zstd(fileobj: Any, mode: str, compresslevel: int = 3) -> Any:
+    import importlib
+
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        return module.ZstdFile(fileobj, mode) if mode != "wb" else ZstdWriter(module, fileobj, compresslevel)
+    raise ValueError("Zstandard is not installed. Install it with pip: pip install 'shoal[zstd]'")
+
+
+#: What can be written and read, by name. `register_compressor` adds to it.
+COMPRESSORS: dict[str, CompressorWrapper] = {
+    "zlib": CompressorWrapper(partial(_deflated, "zlib"), b"\x78", ".z"),
+    "gzip": CompressorWrapper(partial(_deflated, "gzip"), b"\x1f\x8b", ".gz"),
+    "bz2": CompressorWrapper(_bz2, b"BZ", ".bz2"),
+    "lzma": CompressorWrapper(partial(_lzma, "FORMAT_ALONE"), b"\x5d\x00", ".lzma"),
+    "xz": CompressorWrapper(partial(_lzma, "FORMAT_XZ"), b"\xfd7zXZ", ".xz"),
+    "lz4": CompressorWrapper(_lz4, b"\x04\x22\x4d\x18", ".lz4"),
+    "zstd": CompressorWrapper(_zstd, b"\x28\xb5\x2f\xfd", ".zst"),
+}
+
+
+def register_compressor(compressor_name: str, compressor: CompressorWrapper, force: bool = False) -> None:
+    """Make a compressor known to `dump` and `load` by a name.
+
+    Parameters
+    ----------
+    compressor_name : str
+        What ``compress=`` calls it.
+    compressor : CompressorWrapper
+        Its ``fileobj_factory`` must have ``read``, ``write``, ``seek`` and ``tell``, as a class of
+        files does, or be None in a subclass that has methods of its own.
+    force : bool, default False
+        Replace one that has this name.
+
+    Raises
+    ------
+    ValueError
+        If one of the arguments is not such, or the name is taken.
+    """
+    if not isinstance(compressor_name, str):
+        raise ValueError(f"the name of a compressor must be a string, not {compressor_name!r}")
+    if not isinstance(compressor, CompressorWrapper):
+        raise ValueError(f"a compressor must be an instance of CompressorWrapper, not {compressor!r}")
+    factory = compressor.fileobj_factory
+    missing = [name for name in ("read", "write", "seek", "tell") if not hasattr(factory, name)]
+    if factory is not None and missing:
+        raise ValueError(
+            f"the fileobj_factory of a compressor must be a class of files, but {factory!r} has no {missing}"
+        )
+    if compressor_name in COMPRESSORS and not force:
+        raise ValueError(f"a compressor named {compressor_name!r} is registered already; force=True replaces it")
+    COMPRESSORS[compressor_name] = compressor
+
+
+def detect(head: bytes) -> str | None:
+    """Return the name of the compressor of a file that begins with `head`; None: it is not compressed.
+
+    Parameters
+    ----------
+    head : bytes
+        The first bytes of the file, at least as many as the longest prefix has; 16 will do for those of shoal.
+    """
+    for name, compressor in COMPRESSORS.items():
+        if compressor.prefix and head.startswith(compressor.prefix):
+            return name
+    return None

@@ -1,0 +1,342 @@
+"""Files that take the place of others when they are whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _faults_util import Child
+from shoal import _files
+from shoal._files import replacement
+
+posix = pytest.mark.skipif(os.name != "posix", reason="for permissions, links and FIFOs as POSIX has them")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="for files without a name")
+
+_MARK = ".shoal-part"
+
+
+@pytest.fixture(params=["nameless", "named"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With and without files that have no name while they are written."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    return str(request.param)
+
+
+def write(path: Path | str, data: bytes = b"new", **options: Any) -> None:
+    with replacement(str(path), **options) as file:
+        file.write(data)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_new_files_and_old_ones(tmp_path: Path, way: str, durable: bool) -> None:
+    path = tmp_path / "x"
+    for data in (b"first", b"second" * 100_000, b""):
+        write(path, data, durable=durable)
+        assert path.read_bytes() == data
+        assert os.listdir(tmp_path) == ["x"]
+
+
+def test_nothing_is_seen_before_the_end(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with replacement(str(path)) as file:
+        file.write(b"new" * 100_000)
+        file.flush()
+        assert path.read_bytes() == b"old"
+        beside = [name for name in os.listdir(tmp_path) if name != "x"]
+        assert len(beside) == (way == "named" or sys.platform != "linux")
+        assert all(name.startswith(".") and name.endswith(_MARK) for name in beside)
+    assert path.read_bytes() == b"new" * 100_000
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("old", [True, False])
+def test_what_fails_changes_nothing(tmp_path: Path, way: str, old: bool, error: type[BaseException]) -> None:
+    path = tmp_path / "x"
+    if old:
+        path.write_bytes(b"old")
+    with pytest.raises(error), replacement(str(path)) as file:  # noqa: PT012
+        file.write(b"new")
+        raise error
+    assert os.listdir(tmp_path) == ["x"] * old
+    assert not old or path.read_bytes() == b"old"
+
+
+def test_a_reader_keeps_the_file_that_it_has_opened(tmp_path: Path, way: str) -> None:
+    if os.name == "nt":
+        pytest.skip("Windows replaces no file that is open")
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with open(path, "rb") as file:
+        write(path)
+        assert file.read() == b"old"
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000, 0o027])
+def test_permissions_are_those_that_open_gives(tmp_path: Path, way: str, umask: int) -> None:
+    source = f"""
+        import os, sys
+        from shoal._files import replacement
+        if {way!r} == "named" and hasattr(os, "O_TMPFILE"):
+            del os.O_TMPFILE
+        os.umask({umask})
+        for name in ("new", "old"):
+            with replacement(name) as file:
+                file.write(b"new")
+        open("plain", "wb").close()
+    """
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "old").chmod(0o751)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(source)], cwd=tmp_path, check=True, env=environment)
+    assert mode(tmp_path / "new") == mode(tmp_path / "plain") == 0o666 & ~umask
+    assert mode(tmp_path / "old") == 0o751
+
+
+@posix
+def test_links_are_followed(tmp_path: Path, way: str) -> None:
+    (tmp_path / "there").mkdir()
+    target = tmp_path / "there" / "x"
+    target.write_bytes(b"old")
+    (tmp_path / "link").symlink_to("there/x")
+    (tmp_path / "chain").symlink_to(tmp_path / "link")
+    (tmp_path / "dangling").symlink_to("there/new")
+    for name, end in (("link", target), ("chain", target), ("dangling", tmp_path / "there" / "new")):
+        write(tmp_path / name, name.encode())
+        assert (tmp_path / name).is_symlink()
+        assert not end.is_symlink()
+        assert end.read_bytes() == name.encode()
+    assert sorted(os.listdir(tmp_path / "there")) == ["new", "x"]
+
+
+@posix
+def test_links_that_lead_nowhere(tmp_path: Path, way: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("missing/x")
+    for name, number in (("loop", errno.ELOOP), ("nowhere", errno.ENOENT)):
+        with pytest.raises(OSError, match=r".") as caught:
+            write(tmp_path / name)
+        assert caught.value.errno == number
+        assert (tmp_path / name).is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["loop", "nowhere"]
+
+
+@posix
+def test_other_names_of_the_file_keep_the_old_content(tmp_path: Path, way: str) -> None:
+    path, other = tmp_path / "x", tmp_path / "y"
+    path.write_bytes(b"old")
+    os.link(path, other)
+    write(path)
+    assert (path.read_bytes(), other.read_bytes()) == (b"new", b"old")
+
+
+@posix
+def test_what_is_no_regular_file_is_written_to(tmp_path: Path, way: str) -> None:
+    write("/dev/null")
+    assert not stat.S_ISREG(os.stat("/dev/null").st_mode)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    received: list[bytes] = []
+
+    def read() -> None:
+        with open(fifo, "rb") as file:
+            received.append(file.read())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    write(fifo, b"through" * 10_000)
+    thread.join(30)
+    assert received == [b"through" * 10_000]
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
+@pytest.mark.parametrize("path", ["", "new/", "folder", "missing/x", "file/x"])
+def test_errors_are_those_of_open(tmp_path: Path, way: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match=r".") as expected:
+        open(path, "wb").close()
+    with pytest.raises(OSError, match=r".") as caught:
+        write(path)
+    assert type(caught.value) is type(expected.value)
+    assert caught.value.errno == expected.value.errno
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert not os.listdir(tmp_path / "folder")
+
+
+@linux
+def test_without_permission(tmp_path: Path, way: str) -> None:
+    """As someone who may not do everything: read-only files, and folders that take no new file."""
+    source = f"""
+        import os, sys
+        from shoal._files import replacement
+        if {way!r} == "named":
+            del os.O_TMPFILE
+        folder = sys.argv[1]
+        os.chmod(folder, 0o777)
+        os.mkdir(folder + "/closed", 0o777)
+        for name in ("read-only", "closed/open", "closed/read-only"):
+            with open(f"{{folder}}/{{name}}", "wb") as file:
+                file.write(b"old")
+            os.chmod(f"{{folder}}/{{name}}", 0o444 if "read" in name else 0o666)
+        os.chmod(folder + "/closed", 0o555)
+        if os.geteuid() == 0:
+            os.setegid(65534)
+            os.seteuid(65534)
+
+        def attempt(name):
+            try:
+                with replacement(f"{{folder}}/{{name}}") as file:
+                    file.write(b"new")
+            except PermissionError:
+                print(name, "no")
+            else:
+                with open(f"{{folder}}/{{name}}", "rb") as file:
+                    print(name, file.read().decode())
+
+        attempt("read-only")
+        attempt("closed/open")
+        attempt("closed/read-only")
+        attempt("closed/new")
+        attempt("new")
+        print(sorted(os.listdir(folder + "/closed")), [n for n in os.listdir(folder) if "part" in n], flush=True)
+    """
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:3]:
+        if os.geteuid() == 0 and parent.stat().st_uid == 0 and parent != Path("/") and "pytest" in str(parent):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    with Child(source, tmp_path) as child:
+        expected = "read-only no\nclosed/open new\nclosed/read-only no\nclosed/new no\nnew new\n"
+        assert child.wait() == (0, expected + "['open', 'read-only'] []\n", "")
+
+
+@linux
+def test_the_owner_stays(tmp_path: Path, way: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    os.chown(path, 12345, 12346)
+    write(path)
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)
+
+
+# Writers that are killed
+
+_WRITER = """
+    import os, sys, time
+    from shoal._files import replacement
+    del os.O_TMPFILE
+    with replacement(sys.argv[1] + "/kept/x") as file:
+        file.write(b"half" * 100_000)
+        print("begun", flush=True)
+        time.sleep(60)
+"""
+
+
+@linux
+def test_what_killed_writers_left_is_removed_and_running_ones_are_not_disturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with Child(_WRITER, tmp_path) as running, Child(_WRITER, tmp_path) as killed:
+        for child in (running, killed):
+            assert child.process.stdout is not None
+            assert child.process.stdout.readline() == "begun\n"
+        assert len(os.listdir(kept)) == 2
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.process.wait()
+        write(kept / "y")
+        left = sorted(os.listdir(kept))
+        assert len(left) == 2
+        assert left[1] == "y"
+        assert (kept / left[0]).read_bytes()[:4] == b"half"
+        os.kill(running.pid, signal.SIGKILL)
+        running.process.wait()
+        (kept / f"mine{_MARK[:-1]}").write_bytes(b"")
+        write(kept / "y")
+        assert sorted(os.listdir(kept)) == [f"mine{_MARK[:-1]}", "y"]
+
+
+@linux
+def test_a_name_that_was_left_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its link and its rename a writer may be killed, or be at work."""
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+
+    class Killed(BaseException):
+        pass
+
+    def no_replace(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", no_replace)
+        patch.setattr(os, "unlink", lambda _: None)
+        with pytest.raises(Killed):
+            write(path)
+    assert len(os.listdir(tmp_path)) == 2
+    write(path)
+    assert os.listdir(tmp_path) == ["x"]
+    assert path.read_bytes() == b"new"
+
+    at_work = False
+
+    def replace_while_another_does(source: str, target: str) -> None:
+        nonlocal at_work
+        if not at_work:
+            at_work = True
+            write(path, b"other")
+            assert path.read_bytes() == b"other"
+            assert os.path.exists(source)
+        real_replace(source, target)
+
+    real_replace = os.replace
+    monkeypatch.setattr(_files.os, "replace", replace_while_another_does)
+    write(path, b"last")
+    assert path.read_bytes() == b"last"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_many_at_once(tmp_path: Path, way: str, same: bool) -> None:
+    failures: list[BaseException] = []
+
+    def run(index: int) -> None:
+        try:
+            for count in range(30):
+                path = tmp_path / ("x" if same else f"x{index}")
+                write(path, b"%d " % index * 10_000)
+                data = path.read_bytes()
+                assert len(set(data.split())) == 1
+                assert len(data) == 20_000, count
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    assert sorted(os.listdir(tmp_path)) == (["x"] if same else [f"x{index}" for index in range(4)])

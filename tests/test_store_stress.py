@@ -1,0 +1,18 @@
+"""Many processes use one store, and some of them are killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_processes_that_are_killed(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("_store_stress.py")
+    command = [sys.executable, "-W", "error", str(script), str(tmp_path / "cache"), "6", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
