@@ -181,20 +181,25 @@ class Footer:
 
 def wrapper(shape: tuple[int, ...], order: str, dtype: bytes, mappable: bool) -> bytes:
     """Return opcodes that push joblib's wrapper of an array, given those of its dtype; they make no use of the memo."""
-    fields = {
-        "subclass": b"cnumpy\nndarray\n",
-        "shape": plain(shape),
-        "order": _text(order),
-        "dtype": dtype,
-        "allow_mmap": b"\x88" if mappable else b"\x89",
-        "numpy_array_alignment_bytes": b"K%c" % ALIGNMENT,
-    }
-    state = b"".join(_text(name) + value for name, value in fields.items())
-    return b"c%b\n%b\n)\x81}(%bu" % (WRAPPER_MODULE.encode(), WRAPPER.encode(), state) + BUILD
+    return _WRAPPER % (plain(shape), _text(order), dtype, b"\x88" if mappable else b"\x89")
 
 
 def _text(text: str) -> bytes:
     return b"X%b%b" % (struct.pack("<I", len(text)), text.encode())
+
+
+_WRAPPER = b"".join(
+    (
+        b"c%b\n%b\n)\x81}(" % (WRAPPER_MODULE.encode(), WRAPPER.encode()),
+        _text("subclass") + b"cnumpy\nndarray\n",
+        _text("shape") + b"%b",
+        _text("order") + b"%b",
+        _text("dtype") + b"%b",
+        _text("allow_mmap") + b"%b",
+        _text("numpy_array_alignment_bytes") + b"K%c" % ALIGNMENT,
+        b"u" + BUILD,
+    )
+)
 
 
 def plain(value: Any) -> bytes:

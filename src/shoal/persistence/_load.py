@@ -23,7 +23,7 @@ from shoal.persistence._survey import Allowed, Survey, Watched, Woven
 from shoal.persistence._trust import Ask, Trust
 
 #: Files of so many bytes are read as a whole, once, to be checked and rebuilt.
-WHOLE = 2**24
+WHOLE = 1048576
 _MODES = (None, "r", "r+", "w+", "c")
 
 
@@ -181,12 +181,11 @@ def _load(
 def _prepare(what: Opened, name: str, whole: bool, verify: bool, arrays: bool) -> None:
     """Look at a file that is not compressed before it is read; if it is small, read it as a whole, once."""
     left, file = what.left or 0, what.stream
+    file.seek(what.begin)
+    what.ahead = b""
     if left <= WHOLE:
-        what.ahead += file.read()
+        what.ahead = file.read(left)
         file = io.BytesIO(what.ahead)
-    else:
-        file.seek(what.begin)
-        what.ahead = b""
     what.footer = find_footer(file, name, left, whole)
     if what.footer is not None and verify:
         check(file, name, what.footer, arrays)

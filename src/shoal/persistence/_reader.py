@@ -70,10 +70,26 @@ class Reader(pickle.Unpickler):
         self._mapping = mapping
         self._mmap_mode = mmap_mode
         self.legacy = False
-        self._wrapper: type | None = None
+        self._kinds: list[Any] = []
+        self._wrapper: Any = None
         self._ndarray: Any = None
         self._found: dict[tuple[str, str], Any] = {}
         self._array: Any = None
+
+    def load(self) -> Any:
+        """Rebuild the object."""
+        try:
+            return super().load()
+        finally:
+            # They hold the reader, and it all that it has met: only a collection would end that circle.
+            for kind in self._kinds:
+                del kind.__setstate__
+
+    def _stand_in(self, name: str, setstate: Callable[[Any], None]) -> Any:
+        """Return a class whose instances call a method when they have been rebuilt."""
+        kind: Any = type(name, (), {"__setstate__": staticmethod(setstate)})
+        self._kinds.append(kind)
+        return kind
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a global; in the place of joblib's wrapper of arrays, one of ours."""
@@ -82,11 +98,11 @@ class Reader(pickle.Unpickler):
                 import numpy as np
 
                 self._ndarray = np.ndarray
-                self._wrapper = type(WRAPPER, (), {"__setstate__": staticmethod(self._met)})
+                self._wrapper = self._stand_in(WRAPPER, self._met)
             return self._wrapper
         if name in WRAPPERS and module.endswith((WRAPPER_MODULE, WRAPPER_MODULE + "_compat")):
             self.legacy = True
-            return type(name, (), {"__setstate__": staticmethod(self._met_file)})
+            return self._stand_in(name, self._met_file)
         known = self._found.get((module, name))
         if known is None:
             known = self._found[module, name] = self._import(module, name)
