@@ -12,10 +12,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all suite bench lint clean
+.PHONY: help demo test test-all test-joblib suite bench lint clean
 
 help:
-	@echo "make demo | test | test-all | bench | lint | clean"
+	@echo "make demo | test | test-all | test-joblib | bench | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -25,6 +25,10 @@ test: lint suite
 
 suite: $(VENV)/.has-test
 	$(RUN) -m pytest -n 2 $(ARGS)
+
+# joblib's own tests, from its wheel, with shoal in its place; what may fail is in tests/compat/expected.txt.
+test-joblib: $(VENV)/.has-test
+	$(RUN) tests/compat/joblib_suite.py $(ARGS)
 
 lint: $(VENV)/.has-test
 	$(RUN) -m ruff check .

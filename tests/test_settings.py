@@ -193,7 +193,7 @@ def test_effective_n_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"pre_dispatch": "n_jobs - 2"}, "at least 1"),
         ({"pre_dispatch": "every"}, "pre_dispatch='every' cannot be computed"),
         ({"pre_dispatch": "__import__('os')"}, "cannot be computed"),
-        ({"batch_size": 0}, "batch_size must be 'auto' or a positive integer, got: 0"),
+        ({"batch_size": 0}, "batch_size must be 'auto', a positive integer or a callable, got: 0"),
         ({"batch_size": -1}, "batch_size"),
         ({"batch_size": 1.5}, "batch_size"),
         ({"batch_size": "many"}, "batch_size.*'many'"),

@@ -21,6 +21,7 @@ os.environ.setdefault("KMP_INIT_AT_FORK", "FALSE")
 if TYPE_CHECKING:
     from shoal._cpus import cpu_count
     from shoal.backends import Backend, Slot, WorkerSpec, register_parallel_backend, worker_index
+    from shoal.compat import install_as_joblib
     from shoal.errors import (
         ArgumentError,
         CacheWarning,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "shoal._cpus": ("cpu_count",),
     "shoal.backends": ("Backend", "Slot", "WorkerSpec", "register_parallel_backend", "worker_index"),
+    "shoal.compat": ("install_as_joblib",),
     "shoal.errors": (
         "ArgumentError",
         "CacheWarning",
@@ -145,6 +147,7 @@ __all__ = [
     "expires_after",
     "hash",
     "inspect",
+    "install_as_joblib",
     "load",
     "parallel_backend",
     "parallel_config",
@@ -167,3 +170,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if os.environ.get("SHOAL_AS_JOBLIB") == "1":
+    from shoal.compat import install_as_joblib as _install
+
+    _install()

@@ -403,6 +403,14 @@ class Pool:
         assert isinstance(slot.executor, Turn)
         return slot.executor.worker.retire(pid)
 
+    def end_idle(self) -> None:
+        """End the workers that no run has now."""
+        with self._lock:
+            for workers in self._workers.values():
+                for worker in [worker for worker in workers if not worker.users]:
+                    workers.remove(worker)
+                    worker.end()
+
     def ask(self, request: Callable[[], None]) -> None:
         """Have the pool's thread do something."""
         self._requests.put(request)

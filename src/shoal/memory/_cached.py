@@ -17,7 +17,7 @@ import time
 import traceback
 import types
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from shoal.errors import CacheWarning
 from shoal.hashing import register_hasher
@@ -80,6 +80,9 @@ class MemorizedFunc(Logger):
     -----
     Safe to call from several threads.
     """
+
+    #: What refers to a result.
+    _reference_kind: ClassVar[type[MemorizedResult]] = MemorizedResult
 
     def __init__(
         self,
@@ -377,7 +380,7 @@ class MemorizedFunc(Logger):
         return NotMemorizedResult(value) if key is None else self._referring(key, metadata_of(meta))
 
     def _referring(self, key: Key, metadata: dict[str, Any] | None) -> MemorizedResult:
-        return MemorizedResult(
+        return self._reference_kind(
             self.store_backend,
             key,
             mmap_mode=self.mmap_mode,

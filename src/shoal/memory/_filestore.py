@@ -28,7 +28,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal._files import delete, make_folder
 from shoal.errors import CacheWarning
@@ -67,6 +67,9 @@ class FileStore(Store):
     limits : Limits, optional
         What it may hold. Entries go, least recently used first, before there is more. A value larger than the limit
         is not kept, with a warning.
+    own : str, optional
+        The folder of what is ours: of the same file system, and the same for all who use these results. By default it
+        is ".shoal" in `location`.
 
     Attributes
     ----------
@@ -86,8 +89,9 @@ class FileStore(Store):
         mmap_mode: str | None = None,
         limits: Limits | None = None,
         verbose: int = 0,
+        own: str | None = None,
     ) -> None:
-        self._arguments = location, compress, limits
+        self._arguments = location, compress, limits, own
         self._compression = compression_of(compress, "")
         self.location = os.path.abspath(os.path.expanduser(os.fspath(location)))
         self._prefix = self.location + os.sep
@@ -98,7 +102,7 @@ class FileStore(Store):
                 stacklevel=2,
             )
         self._limits = Limits() if limits is None else limits
-        own = os.path.join(self.location, _OWN)
+        own = os.path.join(self.location, _OWN) if own is None else own
         self._leases = leases_in(own)
         assert self._leases.locks is not None
         self._aside = Aside(os.path.join(own, "aside"), self._leases.locks)
@@ -168,10 +172,13 @@ class FileStore(Store):
                 delete(aside)
                 if self._index is not None:
                     self._index.gone(key)
+        return self._tell_unreadable(key, error)
+
+    def _tell_unreadable(self, key: Key, error: Exception) -> NoReturn:
         warnings.warn(
-            f"{folder} cannot be read ({type(error).__name__}: {error}): it is discarded, and computed again",
+            f"{self.folder(key)} cannot be read ({type(error).__name__}: {error}): it is discarded, and computed again",
             CacheWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         raise KeyError(key) from None
 
@@ -393,8 +400,8 @@ class FileStore(Store):
 _of_joblib = re.compile("[0-9a-f]{32}").fullmatch
 
 
-def _restored(location: Any, compress: Any, limits: Limits | None) -> FileStore:
-    return FileStore(location, compress=compress, limits=limits)
+def _restored(location: Any, compress: Any, limits: Limits | None, own: str | None) -> FileStore:
+    return FileStore(location, compress=compress, limits=limits, own=own)
 
 
 def _entry(key: Key, items: list[os.DirEntry[str]]) -> Entry:

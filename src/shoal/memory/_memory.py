@@ -8,13 +8,13 @@ import inspect
 import os
 import time
 import types
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from shoal._files import parse_size
 from shoal.errors import ArgumentError
 from shoal.hashing import register_hasher
+from shoal.memory import _said
 from shoal.memory._bound import BoundMemorizedFunc
 from shoal.memory._cached import ABSENT, MemorizedFunc
 from shoal.memory._changes import Sources
@@ -107,7 +107,7 @@ class Memory(Logger):
         if hash_name not in HASH_NAMES:
             raise ValueError(f"hash_name={hash_name!r} makes no keys: choose one of {', '.join(HASH_NAMES)}")
         if compress and mmap_mode is not None:
-            warnings.warn("Compressed results cannot be memmapped", stacklevel=2)
+            _said.warn("Compressed results cannot be memmapped", UserWarning)
         self._verbose, self.mmap_mode, self.compress = verbose, mmap_mode, compress
         self.timestamp: float | None = time.time()
         self.location, self.backend, self.backend_options = location, backend, dict(backend_options or {})
@@ -116,8 +116,14 @@ class Memory(Logger):
         self._open()
 
     def _open(self) -> None:
+        self.store_backend: Store | None = self._make_store()
+        self._counts: dict[str, Counts] = {}
+        self._functions: dict[Any, MemorizedFunc] = {}
+        self._awaited: dict[tuple[int, int, int], Key | None] = {}
+
+    def _make_store(self) -> Store | None:
         location = os.path.join(self.location, "joblib") if isinstance(self.location, str) else self.location
-        self.store_backend: Store | None = create(
+        return create(
             self.backend,
             location,
             compress=self.compress,
@@ -126,9 +132,15 @@ class Memory(Logger):
             limits=None if self.limits == Limits() else self.limits,
             **self.backend_options,
         )
-        self._counts: dict[str, Counts] = {}
-        self._functions: dict[Any, MemorizedFunc] = {}
-        self._awaited: dict[tuple[int, int, int], Key | None] = {}
+
+    @staticmethod
+    def _kind(is_async: bool) -> type[MemorizedFunc]:
+        """Return the class of cached functions."""
+        if is_async:
+            from shoal.memory._async import AsyncMemorizedFunc
+
+            return AsyncMemorizedFunc
+        return MemorizedFunc
 
     def cache(
         self,
@@ -200,10 +212,7 @@ class Memory(Logger):
             return (AsyncNotMemorizedFunc if is_async else NotMemorizedFunc)(plain)
         options["verbose"] = self._verbose if verbose is None else verbose
         options["mmap_mode"] = self.mmap_mode if mmap_mode is False else mmap_mode
-        kind = MemorizedFunc
-        if is_async:
-            from shoal.memory._async import AsyncMemorizedFunc as kind  # noqa: N813
-        made = kind(
+        made = self._kind(is_async)(
             func,
             self.store_backend,
             backend=self.backend,

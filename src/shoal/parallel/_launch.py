@@ -32,12 +32,16 @@ if TYPE_CHECKING:
     from shoal.parallel._resume import ResultCache
 
 
-def size_policy(batch_size: int | str, settings: Settings) -> int | Callable[[Pace], int]:
+Sizes = int | str | Callable[[Pace], int]
+
+
+def size_policy(batch_size: Sizes, settings: Settings) -> int | Callable[[Pace], int]:
     """Return what ``batch_size=`` means to a :class:`Schedule`: no batch is longer than its worker serves."""
     most = settings.max_tasks_per_worker
-    if batch_size != "auto":
-        return int(batch_size) if most is None else min(int(batch_size), most)
-    return auto_batch_size if most is None else lambda pace: min(auto_batch_size(pace), most)
+    policy = auto_batch_size if batch_size == "auto" else batch_size
+    if callable(policy):
+        return policy if most is None else lambda pace: min(policy(pace), most)
+    return int(policy) if most is None else min(int(policy), most)
 
 
 def make_run(
@@ -49,7 +53,7 @@ def make_run(
     close_slots: Callable[[list[Slot]], None],
     n_workers: int,
     total: int | None,
-    batch_size: int | str,
+    batch_size: Sizes,
     bound: int | None,
     return_as: str,
     timeout: float | None,

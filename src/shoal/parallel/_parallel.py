@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 from shoal._cpus import thread_limits
@@ -23,6 +23,7 @@ from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
+    from shoal.parallel._policies import Pace
     from shoal.parallel._resume import ResultCache
     from shoal.parallel._run import Run
     from shoal.parallel._seeds import Seeds
@@ -53,8 +54,9 @@ class Parallel:
     pre_dispatch : int or str
         The number of batches that may be on their way at a time: a number, "all", or arithmetic over ``n_jobs``. The
         input is read no further ahead than they need, and two rounds more once a first result is there.
-    batch_size : int or "auto"
-        The calls that travel together to a worker process; "auto" follows what they cost.
+    batch_size : int, "auto" or callable
+        The calls that travel together to a worker process; "auto" follows what they cost. A callable takes what the
+        calls have cost so far, of which ``seconds_per_call`` is one (0 before any has ended), and returns a number.
     temp_folder : str, optional
         A folder for arrays that workers map. By default the environment variable ``JOBLIB_TEMP_FOLDER`` says where,
         else they are in shared memory.
@@ -159,7 +161,7 @@ class Parallel:
         verbose: Any = DEFAULTS["verbose"],
         timeout: float | None = None,
         pre_dispatch: int | str = "2 * n_jobs",
-        batch_size: int | str = "auto",
+        batch_size: int | str | Callable[[Pace], int] = "auto",
         temp_folder: Any = DEFAULTS["temp_folder"],
         max_nbytes: Any = DEFAULTS["max_nbytes"],
         mmap_mode: Any = DEFAULTS["mmap_mode"],
@@ -181,8 +183,8 @@ class Parallel:
     ) -> None:
         if return_as not in _RETURNS:
             raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
-        if batch_size != "auto" and not (_is_integer(batch_size) and int(batch_size) > 0):
-            raise ValueError(f"batch_size must be 'auto' or a positive integer, got: {batch_size!r}")
+        if batch_size != "auto" and not callable(batch_size) and not (_is_integer(batch_size) and int(batch_size) > 0):
+            raise ValueError(f"batch_size must be 'auto', a positive integer or a callable, got: {batch_size!r}")
         if memory is not None and not (hasattr(memory, "get") and hasattr(memory, "put")):
             raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
         chosen, settings = resolve(
@@ -269,7 +271,7 @@ class Parallel:
         self._claim()
         generates = self.return_as != "list"
         try:
-            n_workers = self._backend.workers(self.n_jobs, self._settings.depth)
+            n_workers = self._workers()
             iterable, total = self._input(iterable)
             if n_workers == 1:
                 self._warn_of_ignored()
@@ -333,6 +335,10 @@ class Parallel:
         from shoal.parallel._async import collect, each
 
         return collect(self, iterable) if self.return_as == "list" else each(self, iterable)
+
+    def _workers(self) -> int:
+        """Return the number of workers of a run that begins."""
+        return self._backend.workers(self.n_jobs, self._settings.depth)
 
     def _claim(self) -> None:
         """Begin a run; there can be one at a time."""

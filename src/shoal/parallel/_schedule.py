@@ -83,8 +83,8 @@ class Schedule:
         self._even: int | None = None
         self.held: dict[int, Sequence[Any]] = {}
         self._due = 0
-        self.size = min(size, self._largest) if isinstance(size, int) else 1
         self.pace = Pace()
+        self.size = min(size if isinstance(size, int) else size(self.pace), self._largest)
         self._max_pending = max_pending if isinstance(max_pending, int) else None
         if self._pending_policy is not None:
             self._max_pending = self._pending_policy(self.pace, self.size)

@@ -67,14 +67,18 @@ class Folder:
     def path(self) -> str:
         """Return its path. Should this process be killed, loky's resource tracker removes the folder."""
         if self._path is None:
-            import tempfile
-
-            if self._parent is not None:
-                os.makedirs(self.parent, exist_ok=True)
-            parent = tempfile.gettempdir() if self._parent is None else self.parent
-            self._path = tempfile.mkdtemp(prefix=f"shoal-{os.getpid()}-", dir=parent)
+            self._path = self._make()
             _tracker().register(self._path, "folder")
         return self._path
+
+    def _make(self) -> str:
+        """Make the folder; return its path."""
+        import tempfile
+
+        if self._parent is not None:
+            os.makedirs(self.parent, exist_ok=True)
+        parent = tempfile.gettempdir() if self._parent is None else self.parent
+        return tempfile.mkdtemp(prefix=f"shoal-{os.getpid()}-", dir=parent)
 
     def remove(self) -> None:
         """Remove the folder and what is in it; processes that have mapped a file keep it."""
@@ -165,13 +169,21 @@ class Places:
     Parameters
     ----------
     temp_folder
-        Where the segments are to be files; None for shared memory, with the system's temporary folder behind it.
+        Where the segments are to be files; None for shared memory, with the system's temporary folder behind it. A
+        :class:`Folder` outlives the run: it is its maker's to remove.
     """
 
-    def __init__(self, temp_folder: str | None) -> None:
+    def __init__(self, temp_folder: str | Folder | None) -> None:
         memory: list[Folder | None] = [None] if HAS_MEMFD else []
-        first = memory if temp_folder is None else [Folder(temp_folder)]
-        self._places: list[Folder | None] = [*first, Folder(None)]
+        own = [Folder(None)]
+        first = memory
+        if isinstance(temp_folder, Folder):
+            first = [temp_folder]
+        elif temp_folder is not None:
+            own = [Folder(temp_folder), *own]
+            first = []
+        self._own = own
+        self._places: list[Folder | None] = [*first, *own]
 
     def empty(self) -> Segment:
         """Return a segment with nothing in it: memory, wherever `temp_folder` is, since it is read at once."""
@@ -219,9 +231,8 @@ class Places:
 
     def close(self) -> None:
         """Remove the folders."""
-        for place in self._places:
-            if place is not None:
-                place.remove()
+        for place in self._own:
+            place.remove()
 
 
 def layout(views: Sequence[memoryview], start: int = 0) -> tuple[list[int], int]:

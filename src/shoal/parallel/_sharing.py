@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from shoal.parallel._segments import Places, Segment
+from shoal.parallel._segments import Folder, Places, Segment
 
 #: Arrays that no batch in flight needs are kept for the next, so many at most: each costs a descriptor.
 KEPT = 16
@@ -131,7 +131,7 @@ class Workspace:
     """
 
     def __init__(
-        self, max_nbytes: int | None, mmap_mode: str | None, temp_folder: str | None, kept: int = KEPT
+        self, max_nbytes: int | None, mmap_mode: str | None, temp_folder: str | Folder | None, kept: int = KEPT
     ) -> None:
         self._kept = kept
         self._limit = sys.maxsize if max_nbytes is None or mmap_mode is None else max_nbytes

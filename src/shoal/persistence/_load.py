@@ -300,8 +300,8 @@ def _mapping(file: Any, path: str, mode: str) -> Callable[[ArraySpec, int], Any]
         array._mmap, array.offset, array.mode, array.filename = memory[0], position, mode, os.path.abspath(path)
         if position % spec.dtype.alignment:
             warnings.warn(
-                f"an array in {path} is not aligned, at offset {position}: some libraries cannot use it. Load the file "
-                "and write it again",
+                f"the memmapped array in {path} is not aligned, at offset {position}: libraries such as BLAS may end "
+                "with a segmentation fault when they use it. Load the file and write it again",
                 UserWarning,
                 stacklevel=6,
             )

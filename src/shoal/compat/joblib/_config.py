@@ -1,0 +1,351 @@
+"""The contexts of joblib, kept where shoal keeps its own: what holds for one holds for the other.
+
+A context of joblib's is a dictionary of what was given in it. It travels in a subclass of shoal's Settings, so that
+whatever changes those (a worker, a context of shoal's) is what counts from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+from shoal import backends
+from shoal.backends import Backend, has_processes
+from shoal.errors import FallbackWarning
+from shoal.parallel._settings import Settings, _current
+
+from ._parallel_backends import (
+    LokyBackend,
+    MultiprocessingBackend,
+    ParallelBackendBase,
+    SequentialBackend,
+    ThreadingBackend,
+    _Other,
+)
+from ._utils import _Sentinel
+
+VALID_BACKEND_HINTS = ("processes", "threads", None)
+VALID_BACKEND_CONSTRAINTS = ("sharedmem", None)
+
+#: The backends by name; what is written into it counts.
+BACKENDS: dict[str, Any] = {"threading": ThreadingBackend, "sequential": SequentialBackend}
+MAYBE_AVAILABLE_BACKENDS = {"multiprocessing", "loky"}
+DEFAULT_THREAD_BACKEND = DEFAULT_PROCESS_BACKEND = "threading"
+if has_processes():
+    BACKENDS.update(multiprocessing=MultiprocessingBackend, loky=LokyBackend)
+    DEFAULT_PROCESS_BACKEND = "loky"
+
+
+def _register_dask() -> None:
+    """Make the backend "dask" known.
+
+    Raises
+    ------
+    ImportError
+        If dask's distributed is not installed.
+    """
+    try:
+        from ._dask import DaskDistributedBackend  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ImportError(
+            "To use the dask.distributed backend you must install both the `dask` and distributed modules.\n\n"
+            "See https://dask.pydata.org/en/latest/install.html for more information."
+        ) from error
+    BACKENDS["dask"] = DaskDistributedBackend
+
+
+#: What registers a backend when it is first asked for, by name.
+EXTERNAL_BACKENDS: dict[str, Any] = {"dask": _register_dask}
+
+#: What each argument is where it is not given, here or in a context.
+default_parallel_config: dict[str, Any] = {
+    "backend": _Sentinel(default_value=None),
+    "n_jobs": _Sentinel(default_value=None),
+    "verbose": _Sentinel(default_value=0),
+    "temp_folder": _Sentinel(default_value=None),
+    "max_nbytes": _Sentinel(default_value="1M"),
+    "mmap_mode": _Sentinel(default_value="r"),
+    "prefer": _Sentinel(default_value=None),
+    "require": _Sentinel(default_value=None),
+}
+
+_OUTSIDE = Settings()
+
+
+class _Context(Settings):
+    """Settings that a context of joblib's has made."""
+
+    config: dict[str, Any]
+
+
+class _Backend:
+    """What joblib keeps for each thread; here, for each context."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What was given in the contexts that are entered."""
+        return _active_config()
+
+    @config.setter
+    def config(self, config: dict[str, Any]) -> None:
+        _enter(_current.get(), config)
+
+
+_backend = _Backend()
+
+
+def _enter(before: Settings, config: dict[str, Any]) -> None:
+    """Have `config` be what was given, and shoal's settings what it says."""
+    given = {name: value for name, value in config.items() if not isinstance(value, _Sentinel)}
+    context = _Context(*before._replace(**given))
+    context.config = config
+    _current.set(context)
+
+
+def _active_config() -> dict[str, Any]:
+    settings = _current.get()
+    if settings is _OUTSIDE or settings == _OUTSIDE:
+        return default_parallel_config
+    config: dict[str, Any] | None = getattr(settings, "config", None)
+    if config is None:  # a worker has made them, or a context of shoal's
+        config = {
+            name: default if getattr(settings, name) == getattr(_OUTSIDE, name) else getattr(settings, name)
+            for name, default in default_parallel_config.items()
+        }
+        if settings.backend is not None:
+            config["backend"] = _made(settings.backend, settings.depth)
+    return config
+
+
+def _made(backend: Backend | str, level: int | None) -> ParallelBackendBase:
+    """Return a backend of joblib's contract for one of shoal's, or for a name."""
+    if isinstance(backend, ParallelBackendBase):
+        return backend
+    if isinstance(backend, str):
+        made: ParallelBackendBase
+        if backend in BACKENDS:
+            made = BACKENDS[backend](nesting_level=level)
+        else:
+            made = _Other(backends.create(backend), nesting_level=level)
+        return made
+    factory = BACKENDS.get(backend.name)
+    if (
+        factory is None
+        or not issubclass(factory, ParallelBackendBase)
+        or type(backend).__module__.startswith(__package__)
+    ):
+        return _Other(backend, nesting_level=level)
+    made = factory(nesting_level=level, **backend.given_options)
+    made.inner_max_num_threads = backend.inner_max_num_threads
+    return made
+
+
+def _default_name() -> str:
+    """Return what ``joblib.parallel.DEFAULT_BACKEND`` is now."""
+    return str(sys.modules[f"{__package__}.parallel"].DEFAULT_BACKEND)
+
+
+def _get_config_param(param: Any, context_config: dict[str, Any], key: str) -> Any:
+    """Return an argument if it was given, else what the context says, else the default."""
+    if param is not default_parallel_config[key]:
+        return param
+    value = context_config[key]
+    return value.default_value if isinstance(value, _Sentinel) else value
+
+
+def get_active_backend(
+    prefer: Any = default_parallel_config["prefer"],
+    require: Any = default_parallel_config["require"],
+    verbose: Any = default_parallel_config["verbose"],
+) -> tuple[ParallelBackendBase, int | None]:
+    """Return the backend that ``Parallel`` would take here, and the `n_jobs` of the context."""
+    backend, config = _get_active_backend(prefer, require, verbose)
+    return backend, _get_config_param(default_parallel_config["n_jobs"], config, "n_jobs")
+
+
+def _get_active_backend(
+    prefer: Any = default_parallel_config["prefer"],
+    require: Any = default_parallel_config["require"],
+    verbose: Any = default_parallel_config["verbose"],
+) -> tuple[ParallelBackendBase, dict[str, Any]]:
+    """Return the backend that ``Parallel`` would take here, and what the context says then."""
+    config = _active_config()
+    active = _get_config_param(default_parallel_config["backend"], config, "backend")
+    prefer = _get_config_param(prefer, config, "prefer")
+    require = _get_config_param(require, config, "require")
+    if prefer not in VALID_BACKEND_HINTS:
+        raise ValueError(f"prefer={prefer} is not a valid backend hint, expected one of {VALID_BACKEND_HINTS}")
+    if require not in VALID_BACKEND_CONSTRAINTS:
+        raise ValueError(
+            f"require={require} is not a valid backend constraint, expected one of {VALID_BACKEND_CONSTRAINTS}"
+        )
+    if prefer == "processes" and require == "sharedmem":
+        raise ValueError("prefer == 'processes' and require == 'sharedmem' are inconsistent settings")
+    backend = BACKENDS[_default_name()](nesting_level=0) if active is None else active
+    threads = getattr(backend, "uses_threads", False)
+    shares = require != "sharedmem" or getattr(backend, "supports_sharedmem", False)
+    if shares and (active is not None or prefer is None or (prefer == "threads") == threads):
+        return backend, config
+    if shares and prefer == "processes":
+        return BACKENDS[DEFAULT_PROCESS_BACKEND](nesting_level=backend.nesting_level), config
+    instead = BACKENDS[DEFAULT_THREAD_BACKEND](nesting_level=backend.nesting_level)
+    if active is not None and _get_config_param(verbose, config, "verbose") >= 10:
+        print(  # noqa: T201 as joblib does
+            f"Using {type(instead).__name__} as joblib backend instead of {type(backend).__name__} as the latter does "
+            "not provide shared memory semantics."
+        )
+    return instead, {**config, "n_jobs": 1}  # that of the context was meant for another kind of worker
+
+
+def named(backend: str, stacklevel: int) -> Any:
+    """Return what makes the backend of a name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if backend not in BACKENDS:
+        if backend in EXTERNAL_BACKENDS:
+            EXTERNAL_BACKENDS[backend]()
+        elif backend in MAYBE_AVAILABLE_BACKENDS:
+            default = _default_name()
+            warnings.warn(
+                f"joblib backend '{backend}' is not available on your system, falling back to {default}.",
+                FallbackWarning,
+                stacklevel=stacklevel,
+            )
+            BACKENDS[backend] = BACKENDS[default]
+        elif backend in backends.names():
+            return lambda **given: _Other(
+                backends.create(backend, **{name: value for name, value in given.items() if name != "nesting_level"}),
+                nesting_level=given.get("nesting_level"),
+            )
+    try:
+        return BACKENDS[backend]
+    except (KeyError, TypeError):
+        raise ValueError(f"Invalid backend: {backend}, expected one of {sorted(BACKENDS)}") from None
+
+
+class parallel_config:
+    """Set what ``Parallel`` takes where it is not told otherwise, as :class:`shoal.parallel_config` does.
+
+    Parameters
+    ----------
+    backend
+        The name of a backend, or an instance of one.
+    n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require
+        As for :class:`Parallel`.
+    inner_max_num_threads
+        The threads that BLAS and OpenMP may use in each worker.
+    **backend_params
+        What the backend of that name takes.
+    """
+
+    def __init__(
+        self,
+        backend: Any = default_parallel_config["backend"],
+        *,
+        n_jobs: Any = default_parallel_config["n_jobs"],
+        verbose: Any = default_parallel_config["verbose"],
+        temp_folder: Any = default_parallel_config["temp_folder"],
+        max_nbytes: Any = default_parallel_config["max_nbytes"],
+        mmap_mode: Any = default_parallel_config["mmap_mode"],
+        prefer: Any = default_parallel_config["prefer"],
+        require: Any = default_parallel_config["require"],
+        inner_max_num_threads: int | None = None,
+        **backend_params: Any,
+    ) -> None:
+        self._before = _current.get()
+        self.old_parallel_config = _active_config()
+        backend = self._check_backend(backend, inner_max_num_threads, **backend_params)
+        new = {
+            "backend": backend,
+            "n_jobs": n_jobs,
+            "verbose": verbose,
+            "temp_folder": temp_folder,
+            "max_nbytes": max_nbytes,
+            "mmap_mode": mmap_mode,
+            "prefer": prefer,
+            "require": require,
+        }
+        self.parallel_config = {
+            **self.old_parallel_config,
+            **{name: value for name, value in new.items() if not isinstance(value, _Sentinel)},
+        }
+        _enter(self._before, self.parallel_config)
+
+    def _check_backend(self, backend: Any, inner_max_num_threads: int | None, **backend_params: Any) -> Any:
+        if isinstance(backend, _Sentinel) or backend is None:
+            if inner_max_num_threads is not None or backend_params:
+                raise ValueError(
+                    "inner_max_num_threads and other constructor parameters backend_params are only supported when "
+                    "backend is not None."
+                )
+            return default_parallel_config["backend"] if isinstance(backend, _Sentinel) else None
+        if isinstance(backend, str):
+            backend = named(backend, stacklevel=4)(**backend_params)
+        elif backend_params:
+            raise ValueError("Constructor parameters backend_params are only supported when backend is a string.")
+        elif isinstance(backend, Backend):
+            backend = _made(backend, None)
+        if inner_max_num_threads is not None:
+            if not backend.supports_inner_max_num_threads:
+                raise AssertionError(
+                    f"{type(backend).__name__} does not accept setting the inner_max_num_threads argument."
+                )
+            backend.inner_max_num_threads = inner_max_num_threads
+        if backend.nesting_level is None:
+            outer = self.old_parallel_config["backend"]
+            backend.nesting_level = getattr(outer, "nesting_level", None) or 0
+        return backend
+
+    def __enter__(self) -> Any:
+        return self.parallel_config
+
+    def __exit__(self, type: object, value: object, traceback: object) -> None:
+        self.unregister()
+
+    def unregister(self) -> None:
+        """Go back to what was set before."""
+        _current.set(self._before)
+
+
+class parallel_backend(parallel_config):
+    """The older form of :class:`parallel_config`: `n_jobs` is -1 unless given.
+
+    Parameters
+    ----------
+    backend
+        The name of a backend, or an instance of one.
+    n_jobs
+        The number of workers.
+    inner_max_num_threads, **backend_params
+        As for :class:`parallel_config`.
+    """
+
+    def __init__(
+        self, backend: Any, n_jobs: Any = -1, inner_max_num_threads: int | None = None, **backend_params: Any
+    ) -> None:
+        super().__init__(backend=backend, n_jobs=n_jobs, inner_max_num_threads=inner_max_num_threads, **backend_params)
+        old, new = self.old_parallel_config, self.parallel_config
+        self.old_backend_and_jobs = old["backend"], old["n_jobs"]
+        self.new_backend_and_jobs = new["backend"], new["n_jobs"]
+
+    def __enter__(self) -> Any:
+        return self.new_backend_and_jobs
+
+
+def start_context() -> Any:
+    """Return the context of multiprocessing that ``JOBLIB_START_METHOD`` names, None if it names none."""
+    method = os.environ.get("JOBLIB_START_METHOD", "").strip()
+    if not (method and has_processes()):
+        return None
+    import multiprocessing
+
+    return multiprocessing.get_context(method)
+
+
+DEFAULT_MP_CONTEXT = start_context()

@@ -1,0 +1,85 @@
+"""A store that was written for joblib, as a store of shoal's."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from shoal.memory._leases import Leases
+from shoal.memory.store import Entry, Key, Limits, Meta, Store
+
+#: Who computes what: threads of this process wait for each other.
+_leases = Leases(None)
+
+
+class ItemStore(Store):
+    """A store of joblib's contract, in shoal's."""
+
+    def __init__(self, backend: Any) -> None:
+        # Without a circle: the other refers to this one.
+        self._backend = weakref.proxy(backend)
+
+    def load(self, key: Key, mmap_mode: str | None = None) -> Any:
+        """Return a value."""
+        if not self._backend.contains_item(key):
+            raise KeyError(key)
+        return self._backend.load_item(key, verbose=0)
+
+    def save(self, key: Key, value: Any, meta: Meta) -> None:
+        """Keep a value."""
+        self._backend.dump_item(key, value, verbose=0)
+        fields = {"duration": meta.duration, "input_args": meta.arguments, "time": meta.created}
+        self._backend.store_metadata(key, fields)
+
+    def contains(self, key: Key) -> bool:
+        """Tell whether there is a value."""
+        return bool(self._backend.contains_item(key))
+
+    def meta(self, key: Key) -> Meta:
+        """Return what was kept with a value."""
+        fields = self._backend.get_metadata(key)
+        try:
+            return Meta(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]))
+        except (KeyError, TypeError, ValueError):
+            raise KeyError(key) from None
+
+    def discard(self, key: Key) -> None:
+        """Remove a value."""
+        self._backend.clear_item(key)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield what is there."""
+        for item in self._backend.get_items():
+            function, call = os.path.split(os.path.relpath(item.path, self._backend.location))
+            yield Entry(Key(function, call), item.size, item.last_access.timestamp())
+
+    def clear(self, function: str | None = None) -> None:
+        """Remove all values, or those of a function."""
+        if function is None:
+            self._backend.clear()
+        else:
+            self._backend.clear_path([function])
+
+    def source(self, function: str) -> str | None:
+        """Return the source that was kept of a function."""
+        try:
+            return str(self._backend.get_cached_func_code([function]))
+        except Exception:  # whatever the store raises where there is none
+            return None
+
+    def keep_source(self, function: str, source: str) -> None:
+        """Keep the source of a function."""
+        self._backend.store_cached_func_code([function], source)
+
+    def lease(self, key: Key) -> contextlib.AbstractContextManager[bool]:
+        """Be the one in this process who computes a value."""
+        return _leases.lease(key)
+
+    def reduce(self, limits: Limits) -> None:
+        """Discard what goes beyond limits."""
+        age = None if limits.age is None else datetime.timedelta(seconds=limits.age)
+        self._backend.enforce_store_limits(limits.nbytes, limits.items, age)

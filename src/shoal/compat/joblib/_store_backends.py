@@ -1,0 +1,387 @@
+"""joblib's contract of a store, as a store of shoal's, and the one on a file system.
+
+::
+
+    shoal.memory ──> a StoreBackendBase: load, save, ... ──> ItemStore ──> its load_item, dump_item, ...
+                                                         └─> FileStore     where it is the FileSystemStoreBackend itself
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import shutil
+import threading
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pickle import PicklingError
+from typing import Any, NamedTuple, NoReturn
+
+from shoal.errors import CacheWarning
+from shoal.memory import _said
+from shoal.memory._eviction import excess
+from shoal.memory._filestore import FileStore
+from shoal.memory.store import Entry, Key, Limits, Store
+
+from . import numpy_pickle
+from ._item_store import ItemStore
+from .backports import concurrency_safe_rename
+from .disk import memstr_to_bytes, mkdirp, rm_subdirs
+
+__all__ = [
+    "CacheItemInfo",
+    "CacheWarning",
+    "FileSystemStoreBackend",
+    "StoreBackendBase",
+    "StoreBackendMixin",
+    "concurrency_safe_write",
+]
+
+_OUTPUT, _METADATA, _SOURCE = "output.pkl", "metadata.json", "func_code.py"
+_is_entry = re.compile("[a-f0-9]{32}").match
+
+
+class CacheItemInfo(NamedTuple):
+    """A result that is kept: its folder, the bytes that it takes, and when it was last read."""
+
+    path: str
+    size: int
+    last_access: datetime.datetime
+
+
+class CorruptItem(ValueError):
+    """A result cannot be read."""
+
+
+def concurrency_safe_write(object_to_write: Any, filename: str, write_func: Callable[[Any, str], Any]) -> str:
+    """Write an object into a new file beside another, which it may take the place of; return its name."""
+    part = f"{filename}.{uuid.uuid4().hex}-{os.getpid()}-{threading.get_ident()}"
+    write_func(object_to_write, part)
+    return part
+
+
+class StoreBackendBase(ABC):
+    """What every store has to have; what :class:`StoreBackendMixin` makes of it is what ``Memory`` asks for."""
+
+    __slots__ = ("_behind",)
+
+    location: Any = None
+
+    @abstractmethod
+    def _open_item(self, f: Any, mode: str) -> Any:
+        """Return a file object for a path; `mode` is "rb" or "wb"."""
+
+    @abstractmethod
+    def _item_exists(self, location: Any) -> Any:
+        """Tell whether there is something at a path."""
+
+    @abstractmethod
+    def _move_item(self, src: Any, dst: Any) -> Any:
+        """Move something from one path to another."""
+
+    @abstractmethod
+    def create_location(self, location: Any) -> Any:
+        """Make a folder."""
+
+    @abstractmethod
+    def clear_location(self, location: Any) -> Any:
+        """Remove what is at a path."""
+
+    @abstractmethod
+    def get_items(self) -> Any:
+        """Return a list of what is kept: each with ``path``, ``size`` and ``last_access``."""
+
+    @abstractmethod
+    def configure(self, location: Any, verbose: int = 0, backend_options: Any = None) -> Any:
+        """Take the place where results are kept, and the options."""
+
+    def _store(self) -> Store:
+        """Return what shoal's Memory makes use of."""
+        try:
+            return self._behind
+        except AttributeError:
+            self._behind: Store = ItemStore(self)
+            return self._behind
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+
+class _Asked:
+    """What shoal asks a store for; an attribute of the same name that a subclass has goes before it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, backend: Any, owner: type) -> Any:
+        return self if backend is None else getattr(backend._store(), self.name)
+
+
+Store.register(StoreBackendBase)  # type: ignore[type-abstract]
+for _name in vars(Store):
+    if not _name.startswith("_") and _name != "clear":  # which is joblib's as well
+        setattr(StoreBackendBase, _name, _Asked(_name))
+
+
+class StoreBackendMixin:
+    """What can be done with results, by what :class:`StoreBackendBase` wants of a store.
+
+    A `call_id` is the path of the function and the digest of the arguments; the path alone for what is of the function.
+    """
+
+    location: Any
+    compress: Any = False
+    _open_item: Any
+    _item_exists: Any
+    _move_item: Any
+    create_location: Any
+    clear_location: Any
+    get_items: Any
+
+    def _path(self, call_id: Sequence[str], *names: str) -> str:
+        return os.path.join(self.location, *call_id, *names)
+
+    def load_item(
+        self, call_id: Sequence[str], verbose: int = 1, timestamp: float | None = None, metadata: Any = None
+    ) -> Any:
+        """Return a value.
+
+        Raises
+        ------
+        KeyError
+            If there is none.
+        """
+        if verbose > 1:
+            arguments = None if metadata is None else metadata.get("input_args")
+            print(_said.loading(call_id[0], self._path(call_id), timestamp, arguments, verbose))  # noqa: T201
+        path = self._path(call_id, _OUTPUT)
+        if not self._item_exists(path):
+            raise KeyError(f"Non-existing item (may have been cleared).\nFile {path} does not exist")
+        mmap_mode = getattr(self, "mmap_mode", None)
+        if mmap_mode is not None:
+            return numpy_pickle.load(path, mmap_mode=mmap_mode)
+        with self._open_item(path, "rb") as file:
+            return numpy_pickle.load(file)
+
+    def dump_item(self, call_id: Sequence[str], item: Any, verbose: int = 1) -> None:
+        """Keep a value.
+
+        Warns
+        -----
+        FutureWarning
+            If it cannot be pickled.
+        CacheWarning
+            If it cannot be kept for another reason.
+        """
+        try:
+            if not self._item_exists(self._path(call_id)):
+                self.create_location(self._path(call_id))
+            if verbose > 10:
+                print(f"Persisting in {self._path(call_id)}")  # noqa: T201
+
+            def write(value: Any, path: str) -> None:
+                with self._open_item(path, "wb") as file:
+                    numpy_pickle.dump(value, file, compress=self.compress)
+
+            self._concurrency_safe_write(item, self._path(call_id, _OUTPUT), write)
+        except PicklingError as error:
+            _said.warn(f"Unable to cache to disk: failed to pickle output. Exception: {error}.", FutureWarning)
+        except Exception as error:
+            _said.warn(f"Unable to cache to disk. Exception: {error}.", CacheWarning)
+
+    def clear_item(self, call_id: Sequence[str]) -> None:
+        """Remove a value."""
+        self.clear_path(call_id)
+
+    def contains_item(self, call_id: Sequence[str]) -> bool:
+        """Tell whether there is a value."""
+        return bool(self._item_exists(self._path(call_id, _OUTPUT)))
+
+    def get_item_info(self, call_id: Sequence[str]) -> dict[str, Any]:
+        """Return where a value is, as "location"."""
+        return {"location": self._path(call_id)}
+
+    def get_metadata(self, call_id: Sequence[str]) -> dict[str, Any]:
+        """Return what is kept with a value; nothing if that cannot be read."""
+        try:
+            with self._open_item(self._path(call_id, _METADATA), "rb") as file:
+                return dict(json.loads(file.read().decode()))
+        except Exception:  # of whatever kind: it is not ours
+            return {}
+
+    def store_metadata(self, call_id: Sequence[str], metadata: dict[str, Any]) -> None:
+        """Keep something with a value, if that can be done."""
+        with contextlib.suppress(Exception):
+            self.create_location(self._path(call_id))
+            self._concurrency_safe_write(json.dumps(metadata), self._path(call_id, _METADATA), self._write_text)
+
+    def contains_path(self, call_id: Sequence[str]) -> bool:
+        """Tell whether there is anything of a function."""
+        return bool(self._item_exists(self._path(call_id)))
+
+    def clear_path(self, call_id: Sequence[str]) -> None:
+        """Remove all that is at a path."""
+        if self._item_exists(self._path(call_id)):
+            self.clear_location(self._path(call_id))
+
+    def store_cached_func_code(self, call_id: Sequence[str], func_code: str | None = None) -> None:
+        """Make the folder of a function, and keep its source there."""
+        if not self._item_exists(self._path(call_id)):
+            self.create_location(self._path(call_id))
+        if func_code is not None:
+            self._concurrency_safe_write(func_code, self._path(call_id, _SOURCE), self._write_text)
+
+    def _write_text(self, text: str, path: str) -> None:
+        with self._open_item(path, "wb") as file:
+            file.write(text.encode())
+
+    def get_cached_func_code(self, call_id: Sequence[str]) -> str:
+        """Return the source of a function."""
+        with self._open_item(self._path(call_id, _SOURCE), "rb") as file:
+            return str(file.read().decode())
+
+    def get_cached_func_info(self, call_id: Sequence[str]) -> dict[str, Any]:
+        """Return where the results of a function are, as "location"."""
+        return {"location": self._path(call_id)}
+
+    def clear(self) -> None:
+        """Remove all there is."""
+        self.clear_location(self.location)
+
+    def enforce_store_limits(
+        self, bytes_limit: Any, items_limit: int | None = None, age_limit: datetime.timedelta | None = None
+    ) -> None:
+        """Remove what goes beyond limits, least recently used first."""
+        for item in self._get_items_to_delete(bytes_limit, items_limit, age_limit):
+            if getattr(self, "verbose", 0) > 10:
+                print(f"Deleting item {item}")  # noqa: T201
+            with contextlib.suppress(OSError):  # another process removes it as well
+                self.clear_location(item.path)
+
+    def _get_items_to_delete(
+        self, bytes_limit: Any, items_limit: int | None = None, age_limit: datetime.timedelta | None = None
+    ) -> list[Any]:
+        if age_limit is not None and age_limit.total_seconds() < 0:
+            raise ValueError("age_limit has to be a positive timedelta")
+        limits = Limits(
+            memstr_to_bytes(bytes_limit) if isinstance(bytes_limit, str) else bytes_limit,
+            items_limit,
+            None if age_limit is None else age_limit.total_seconds(),
+        )
+        items = {item.path: item for item in sorted(self.get_items(), key=lambda item: item.last_access)}
+        entries = [Entry(Key(path, ""), item.size, item.last_access.timestamp()) for path, item in items.items()]
+        nbytes = sum(entry.nbytes for entry in entries)
+        return [items[entry.key.function] for entry in excess(entries, nbytes, len(entries), limits, time.time())]
+
+    def _concurrency_safe_write(self, to_write: Any, filename: str, write_func: Callable[[Any, str], Any]) -> None:
+        self._move_item(concurrency_safe_write(to_write, filename, write_func), filename)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(location="{self.location}")'
+
+
+class _Files(FileStore):
+    """Files, of which it is told as joblib does that one cannot be read."""
+
+    place: Any = None
+
+    def _tell_unreadable(self, key: Key, error: Exception) -> NoReturn:
+        raise CorruptItem(f"{self.folder(key)} cannot be read ({type(error).__name__}: {error})") from error
+
+
+class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
+    """Results in files, of a local or a network file system.
+
+    What ``Memory`` does with it is done by shoal's own store; with a subclass, by the methods that are here.
+    """
+
+    verbose: int = 1
+    _open_item: Any = staticmethod(open)
+    _item_exists: Any = staticmethod(os.path.exists)
+    _move_item = staticmethod(concurrency_safe_rename)
+
+    def configure(self, location: Any, verbose: int = 1, backend_options: Any = None) -> None:
+        """Make the folder; of the options, "compress" and "mmap_mode" are heeded."""
+        options = backend_options or {}
+        self.location, self.verbose = location, verbose
+        self.compress, self.mmap_mode = options.get("compress", False), options.get("mmap_mode")
+        mkdirp(location)
+        folder, name = os.path.split(location)
+        try:
+            with open(os.path.join(folder if folder and name == "joblib" else location, ".gitignore"), "x") as file:
+                file.write("# Created by joblib automatically.\n*\n")
+        except FileExistsError:
+            pass
+        except OSError as error:
+            _said.warn(f"Unable to write .gitignore. Exception: {error}.", UserWarning)
+        if self.compress and self.mmap_mode is not None:
+            _said.warn(
+                "Compressed items cannot be memmapped in a filesystem store. Option will be ignored.", UserWarning
+            )
+
+    def create_location(self, location: Any) -> None:
+        """Make a folder."""
+        mkdirp(location)
+
+    def clear_location(self, location: Any) -> None:
+        """Remove a folder; of the one where everything is, what is in it."""
+        if location == self.location:
+            rm_subdirs(location)
+        else:
+            shutil.rmtree(location, ignore_errors=True)
+
+    def get_items(self) -> list[CacheItemInfo]:
+        """Return what is kept."""
+        items = []
+        for folder, _, names in os.walk(self.location):
+            if not _is_entry(os.path.basename(folder)):
+                continue
+            with contextlib.suppress(OSError):  # it has just been removed
+                size = sum(os.path.getsize(os.path.join(folder, name)) for name in names)
+                read = os.path.getatime(os.path.join(folder, _OUTPUT) if _OUTPUT in names else folder)
+                items.append(CacheItemInfo(folder, size, datetime.datetime.fromtimestamp(read)))
+        return items
+
+    def clear(self) -> None:
+        """Remove all there is."""
+        if type(self) is FileSystemStoreBackend:
+            self._store().clear()
+        else:
+            super().clear()
+
+    def clear_path(self, call_id: Sequence[str]) -> None:
+        """Remove all that is at a path."""
+        if type(self) is FileSystemStoreBackend:
+            self._store().clear(os.path.join(*call_id))
+        else:
+            super().clear_path(call_id)
+
+    def _store(self) -> Store:
+        if type(self) is not FileSystemStoreBackend:
+            return super()._store()
+        place = self.location, self.compress
+        try:
+            known = self._behind
+        except AttributeError:
+            known = None
+        if not isinstance(known, _Files) or known.place != place:
+            known = self._behind = _Files(self.location, compress=self.compress, own=_own(self.location))
+            known.place = place
+        return known
+
+
+def _own(location: str) -> str | None:
+    """Return where shoal's own files go: not into joblib's folder, which is taken to hold results and nothing else."""
+    folder, name = os.path.split(os.path.abspath(location))
+    inside, beside = os.path.join(location, ".shoal"), os.path.join(folder, ".shoal")
+    if name != "joblib" or os.path.exists(inside) or not os.access(folder, os.W_OK):
+        return None
+    try:
+        return beside if os.stat(folder).st_dev == os.stat(location).st_dev else None
+    except OSError:  # it could not be made, which saving will tell
+        return None

@@ -1,0 +1,86 @@
+"""The listener that keeps joblib's counters, and calls what its users override."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from shoal.observe._printer import Printer
+from shoal.observe._progress import progress_listener
+from shoal.observe._teller import Teller
+from shoal.observe.events import BatchCompleted, BatchDispatched, Event, InputExhausted, RunFinished, RunStarted
+
+
+class Tracker:
+    """Keeps the counters of a Parallel, and has it print its progress.
+
+    Parameters
+    ----------
+    parallel
+        The Parallel.
+    serial
+        Whether there is one worker, and no batches.
+    bound
+        The number of batches that may be in flight; 0 for no bound.
+    """
+
+    def __init__(self, parallel: Any, serial: bool, bound: int) -> None:
+        self._parallel = parallel
+        self._serial = serial
+        self._printer: Printer | None = None
+        if parallel.verbose:
+            label = repr(parallel)
+            begin, end = len(f"[{label}]: "), -len("\n")
+            self._printer = Printer(parallel.verbose, label, bound, write=lambda line: parallel._print(line[begin:end]))
+        self._event: Event | None = None
+
+    def __call__(self, event: Event) -> None:
+        parallel = self._parallel
+        match event:
+            case BatchCompleted(size=size):
+                parallel.n_completed_tasks += size
+                self._event = event
+                if not self._serial:
+                    self._call_back(size, event.elapsed)
+                parallel.print_progress()
+                self._event = None
+                return
+            case BatchDispatched(size=size):
+                parallel.n_dispatched_batches += 1
+                parallel.n_dispatched_tasks += size
+            case RunStarted():
+                parallel._iterating = True
+                parallel._original_iterator = ()
+            case InputExhausted(total=total):
+                parallel._iterating = False
+                parallel._original_iterator = None
+                parallel.n_tasks = total
+            case RunFinished():
+                parallel._iterating = False
+                parallel._aborting = event.error is not None
+        if self._printer is not None:
+            self._printer(event)
+
+    def print(self) -> None:
+        """Print what is due after the batch that has just ended."""
+        event, self._event = self._event, None
+        if self._printer is not None and event is not None:
+            self._printer(event)
+
+    def _call_back(self, size: int, elapsed: float) -> None:
+        """Call what somebody has put in the place of joblib's callback, once for each batch."""
+        module: Any = sys.modules[f"{__package__}.parallel"]
+        kind = module.BatchCompletionCallBack
+        if kind is not module._OUR_CALLBACK and self._parallel._backend_is_served():
+            kind(time.time() - elapsed, size, self._parallel)(None)
+
+
+def make_tracker(parallel: Any, n_workers: int, total: int | None, bound: int) -> tuple[Tracker, Teller]:
+    """Return the tracker of a run, and the teller that has told it of the start."""
+    tracker = Tracker(parallel, n_workers == 1, bound)
+    listeners: list[Any] = [tracker]
+    shown = progress_listener(parallel._settings.progress, repr(parallel))
+    if shown is not None:
+        listeners.append(shown)
+    return tracker, Teller(listeners, RunStarted(n_workers, type(parallel._backend).__name__, total))

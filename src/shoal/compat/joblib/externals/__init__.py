@@ -1,0 +1,1 @@
+"""What joblib brings along: loky, which is a library of its own here."""

@@ -1,0 +1,107 @@
+"""loky, under the name that it has in joblib: each of its modules is the one of the installed loky."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from shoal.errors import import_loky
+
+_PREFIX = f"{__name__}."
+
+
+class _Alias:
+    """Finds the modules of loky under the name of this package."""
+
+    def find_spec(
+        self, fullname: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of a module that is there already, or is imported now."""
+        return ModuleSpec(fullname, self) if fullname.startswith(_PREFIX) else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module of loky."""
+        module = importlib.import_module(f"loky.{spec.name.removeprefix(_PREFIX)}")
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Let the module have its own spec again: it has been run."""
+        spec = module.__spec__
+        assert spec is not None
+        module.__spec__ = spec.loader_state
+
+
+if not any(type(finder).__name__ == "_Alias" and type(finder).__module__ == __name__ for finder in sys.meta_path):
+    sys.meta_path.insert(0, _Alias())
+
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "BrokenProcessPool",
+    "CancelledError",
+    "Executor",
+    "Future",
+    "ProcessPoolExecutor",
+    "TimeoutError",
+    "as_completed",
+    "cpu_count",
+    "get_reusable_executor",
+    "set_loky_pickler",
+    "wait",
+    "wrap_non_picklable_objects",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__") and name != "__version__":
+        raise AttributeError(name)
+    import_loky()
+    import loky
+
+    try:
+        return getattr(loky, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def get_reusable_executor(*args: Any, **kwargs: Any) -> Any:
+    """Return loky's executor that is kept for whoever asks next.
+
+    It has workers of its own, once something is submitted to it. To shut it down also ends the idle workers of
+    ``Parallel``: that is what joblib's users do it for.
+    """
+    import_loky()
+    import loky
+
+    executor = loky.get_reusable_executor(*args, **kwargs)
+    if "shutdown" not in vars(executor):
+        shutdown = executor.shutdown
+
+        def shutdown_all(*args: Any, **kwargs: Any) -> None:
+            shutdown(*args, **kwargs)
+            from shoal.backends._pool import pool
+
+            pool().end_idle()
+
+        executor.shutdown = shutdown_all
+    return executor
+
+
+def wrap_non_picklable_objects(obj: Any, keep_wrapper: bool = True) -> Any:
+    """Wrap an object such that any pickler can pickle it: :func:`shoal.wrap_non_picklable_objects`."""
+    from shoal.parallel._by_value import wrap_non_picklable_objects
+
+    return wrap_non_picklable_objects(obj, keep_wrapper)
+
+
+def cpu_count(only_physical_cores: bool = False) -> int:
+    """Return the number of CPUs: :func:`shoal.cpu_count`."""
+    from shoal._cpus import cpu_count
+
+    return cpu_count(only_physical_cores)

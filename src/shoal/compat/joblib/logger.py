@@ -1,0 +1,138 @@
+"""Times and objects as text, and who prints them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from typing import Any
+
+__all__ = ["Logger", "PrintTime", "format_time", "pformat", "short_format_time"]
+
+_OLD_LOGS = 9
+
+
+def _squeeze_time(t: float) -> float:
+    # What Windows takes to start a process.
+    return max(0, t - 0.1) if sys.platform.startswith("win") else t
+
+
+def format_time(t: float) -> str:
+    """Return seconds as seconds and minutes."""
+    t = _squeeze_time(t)
+    return f"{t:.1f}s, {t / 60:.1f}min"
+
+
+def short_format_time(t: float) -> str:
+    """Return seconds as seconds, or as minutes if there are more than one."""
+    t = _squeeze_time(t)
+    return f"{t / 60:4.1f}min" if t > 60 else f" {t:5.1f}s"
+
+
+def pformat(obj: Any, indent: int = 0, depth: int = 3) -> str:
+    """Return an object as text, with arrays cut short."""
+    import pprint
+
+    numpy = sys.modules.get("numpy")
+    short: Any = contextlib.nullcontext()
+    if numpy is not None:
+        short = numpy.printoptions(precision=6, threshold=64, edgeitems=1)
+    with short:
+        return pprint.pformat(obj, depth=depth, indent=indent)
+
+
+class Logger:
+    """What can log messages that begin with itself.
+
+    Parameters
+    ----------
+    depth
+        How deep objects are shown.
+    name
+        The name of its logger; "joblib" by default.
+    """
+
+    depth: int = 3
+    _name: str = "joblib"
+
+    def __init__(self, depth: int = 3, name: str | None = None) -> None:
+        self.depth = depth
+        self._name = name or "joblib"
+
+    def warn(self, msg: str) -> None:
+        """Log a warning."""
+        import logging
+
+        logging.getLogger(self._name).warning("[%s]: %s", self, msg)
+
+    def info(self, msg: str) -> None:
+        """Log a message, to the root logger."""
+        import logging
+
+        logging.info("[%s]: %s", self, msg)  # noqa: LOG015 as joblib does
+
+    def debug(self, msg: str) -> None:
+        """Log a message for debugging."""
+        import logging
+
+        logging.getLogger(self._name).debug("[%s]: %s", self, msg)
+
+    def format(self, obj: Any, indent: int = 0) -> str:
+        """Return an object as text."""
+        return pformat(obj, indent=indent, depth=self.depth)
+
+
+class PrintTime:
+    """Prints messages with the time since the last one, on stderr and into a file.
+
+    Parameters
+    ----------
+    logfile, logdir
+        The file, or the folder of a file ``joblib.log``; older ones are kept under numbers.
+
+    Raises
+    ------
+    ValueError
+        If both are given.
+    """
+
+    def __init__(self, logfile: str | None = None, logdir: str | None = None) -> None:
+        if logfile is not None and logdir is not None:
+            raise ValueError("Cannot specify both logfile and logdir")
+        self.last_time = self.start_time = time.time()
+        self.logfile = logfile if logdir is None else os.path.join(logdir, "joblib.log")
+        if self.logfile is None:
+            return
+        folder = os.path.dirname(self.logfile)
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        # Another process may do the same at the same time; a log is not worth a failure.
+        with contextlib.suppress(OSError):
+            self._turn_over(self.logfile)
+        with contextlib.suppress(OSError), open(self.logfile, "w") as file:
+            file.write(f"\nLogging joblib python script\n\n---{time.ctime(self.last_time)}---\n")
+
+    @staticmethod
+    def _turn_over(logfile: str) -> None:
+        if not os.path.exists(logfile):
+            return
+        for number in reversed(range(1, _OLD_LOGS)):
+            if os.path.exists(f"{logfile}.{number}"):
+                shutil.move(f"{logfile}.{number}", f"{logfile}.{number + 1}")
+        shutil.copy(logfile, f"{logfile}.1")
+
+    def __call__(self, msg: str = "", total: bool = False) -> None:
+        """Print a message with the time since the last one, or with `total` since the beginning."""
+        now = time.time()
+        if total:
+            lapse = now - self.start_time
+            line = f"{msg}: {lapse:.2f}s, {lapse / 60:.1f} min"
+        else:
+            line = f"{msg}: {format_time(now - self.last_time)}"
+        print(line, file=sys.stderr)  # noqa: T201 that is what it is for
+        if self.logfile is not None:
+            with contextlib.suppress(OSError), open(self.logfile, "a") as file:
+                print(line, file=file)
+        self.last_time = time.time()

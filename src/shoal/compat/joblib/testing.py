@@ -1,0 +1,77 @@
+"""pytest under the names that joblib's tests, and editors' automatic imports, know."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import pytest
+
+__all__ = [
+    "SkipTest",
+    "check_subprocess_call",
+    "fixture",
+    "param",
+    "parametrize",
+    "raises",
+    "skipif",
+    "timeout",
+    "warnings_to_stdout",
+    "warns",
+    "xfail",
+]
+
+raises = pytest.raises
+warns = pytest.warns
+SkipTest = pytest.skip.Exception
+skipif = pytest.mark.skipif
+fixture = pytest.fixture
+parametrize = pytest.mark.parametrize
+timeout = pytest.mark.timeout
+xfail = pytest.mark.xfail
+param = pytest.param
+
+
+def warnings_to_stdout() -> None:
+    """Print warnings on stdout, with the names of their files and no lines."""
+    show = warnings.showwarning
+
+    def showwarning(msg: Any, cat: Any, fname: str, lno: int, file: Any = None, line: Any = 0) -> None:
+        show(msg, cat, os.path.basename(fname), line, sys.stdout)
+
+    warnings.showwarning = showwarning  # type: ignore[assignment]
+
+
+def check_subprocess_call(
+    cmd: Any, timeout: float | None = 5, stdout_regex: str | None = None, stderr_regex: str | None = None
+) -> None:
+    """Run a command.
+
+    Raises
+    ------
+    ValueError
+        If it fails, or what it prints does not match.
+
+    Warns
+    -----
+    UserWarning
+        If it takes longer than `timeout` seconds, and is ended.
+    """
+    process = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for end in (process.terminate, process.kill, None):
+        try:
+            printed = process.communicate(timeout=None if end is None else timeout)
+            break
+        except subprocess.TimeoutExpired:
+            warnings.warn(f"Timeout running {cmd}", stacklevel=2)
+            end()  # type: ignore[misc] # there is no timeout without it
+    stdout, stderr = (text.decode() for text in printed)
+    if process.returncode != 0:
+        raise ValueError(f"Non-zero return code: {process.returncode}.\nStdout:\n{stdout}\nStderr:\n{stderr}")
+    for name, regex, text in (("stdout", stdout_regex, stdout), ("stderr", stderr_regex, stderr)):
+        if regex is not None and not re.search(regex, text):
+            raise ValueError(f"Unexpected {name}: {regex!r} does not match:\n{text!r}")

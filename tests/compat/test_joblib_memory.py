@@ -1,0 +1,189 @@
+"""Memory under joblib's name: with joblib in one folder, and with stores that others have made for joblib."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.compat.joblib import _store_backends, memory
+from shoal.compat.joblib._store_backends import CacheItemInfo, FileSystemStoreBackend, StoreBackendBase
+
+SOURCE = str(Path(__file__).resolve().parents[2] / "src")
+
+PROGRAM = """\
+import sys
+from joblib import Memory
+def double(x, y=2, *further, z=3, **words):
+    print("computing")
+    return 2 * x
+if __name__ == "__main__":
+    cached = Memory(sys.argv[1], verbose=0).cache(double)
+    assert [cached(1), cached(x=1, y=2), cached("a", 1, 2, z=4, w=5)] == [2, 2, "aa"]
+    assert cached.call_and_shelve(1).get() == 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def _kinds_of_stores() -> Iterator[None]:
+    before = dict(memory._STORE_BACKENDS)
+    yield
+    memory._STORE_BACKENDS.clear()
+    memory._STORE_BACKENDS.update(before)
+
+
+def run(program: Path, folder: Path, shoal: bool) -> str:
+    paths = os.pathsep.join([SOURCE] if not shoal else [f"{SOURCE}/shoal/compat", SOURCE])
+    done = subprocess.run(
+        [sys.executable, program, folder],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("shoal_first", [True, False])
+def test_joblib_and_shoal_find_each_others_results(tmp_path: Path, shoal_first: bool) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    assert run(program, tmp_path / "cache", shoal_first) == 2 * "computing\n"
+    assert run(program, tmp_path / "cache", not shoal_first) == ""
+    assert run(program, tmp_path / "cache", shoal_first) == ""
+
+
+class InMemory(StoreBackendBase, _store_backends.StoreBackendMixin):
+    """What joblib's contract wants, and no more: in a dictionary."""
+
+    files: dict[str, bytes] = {}  # noqa: RUF012 of all of them, as of a disk
+
+    def _open_item(self, f: Any, mode: str) -> Any:
+        if mode == "rb":
+            return io.BytesIO(self.files[f])
+        files = self.files
+
+        class Written(io.BytesIO):
+            def close(self) -> None:
+                files[f] = self.getvalue()
+                super().close()
+
+        return Written()
+
+    def _item_exists(self, location: Any) -> bool:
+        return any(path == location or path.startswith(f"{location}/") for path in self.files)
+
+    def _move_item(self, src: Any, dst: Any) -> None:
+        self.files[dst] = self.files.pop(src)
+
+    def create_location(self, location: Any) -> None:
+        pass
+
+    def clear_location(self, location: Any) -> None:
+        for path in [path for path in self.files if path.startswith(f"{location}/")]:
+            del self.files[path]
+
+    def get_items(self) -> list[CacheItemInfo]:
+        import datetime
+
+        return [
+            CacheItemInfo(os.path.dirname(path), len(data), datetime.datetime.now())
+            for path, data in self.files.items()
+            if path.endswith("output.pkl")
+        ]
+
+    def configure(self, location: Any, verbose: int = 0, backend_options: Any = None) -> None:
+        self.location, self.verbose, self.options = location, verbose, backend_options
+
+
+class Shouting(FileSystemStoreBackend):
+    """A store of files that are not joblib's, as people write them for other formats."""
+
+    def dump_item(self, call_id: Any, item: Any, verbose: int = 1) -> None:
+        self.create_location(self._path(call_id))
+        Path(self._path(call_id, "output.pkl")).write_text(item.upper())
+
+    def load_item(self, call_id: Any, verbose: int = 1, timestamp: Any = None, metadata: Any = None) -> Any:
+        return Path(self._path(call_id, "output.pkl")).read_text()
+
+
+def test_a_store_of_others_does_all_that_a_memory_is_asked_for() -> None:
+    InMemory.files.clear()
+    memory.register_store_backend("in memory", InMemory)
+    mem = memory.Memory("place", "in memory", verbose=0, backend_options={"further": 1})
+    assert mem.store_backend.options == {"compress": False, "mmap_mode": None, "further": 1}
+    calls = []
+
+    def double(x: int) -> int:
+        calls.append(x)
+        return 2 * x
+
+    cached = mem.cache(double)
+    assert [cached(1), cached(1), cached(2)] == [2, 2, 4]
+    assert calls == [1, 2]
+    assert cached.check_call_in_cache(2)
+    assert not cached.check_call_in_cache(3)
+    shelved = pickle.loads(pickle.dumps(cached.call_and_shelve(2)))
+    assert shelved.get() == 4
+    assert shelved.metadata["input_args"] == {"x": "2"}
+    assert {entry.func for entry in mem.entries()} == {cached.func_id}
+    mem.reduce_size(items_limit=1)
+    assert len(mem.store_backend.get_items()) == 1
+    cached.clear()
+    assert mem.store_backend.get_items() == []
+    assert cached(1) == 2
+    mem.clear()
+    assert InMemory.files == {}
+    assert cached(1) == 2
+    assert calls == [1, 2, 1, 1]
+
+
+def test_a_store_of_others_travels_with_the_memory() -> None:
+    memory.register_store_backend("in memory", InMemory)
+    pickled = pickle.dumps(memory.Memory("place", "in memory", verbose=0))
+    del memory._STORE_BACKENDS["in memory"]
+    store = pickle.loads(pickled).store_backend
+    assert isinstance(store, InMemory)
+    assert store.location == os.path.join("place", "joblib")
+
+
+def test_what_a_subclass_of_joblibs_store_overrides_is_called(tmp_path: Path) -> None:
+    memory.register_store_backend("shouting", Shouting)
+    mem = memory.Memory(tmp_path, "shouting", verbose=0)
+
+    @mem.cache
+    def greeting(name: str) -> str:
+        return f"hello {name}"
+
+    assert greeting("you") == "hello you"
+    assert greeting("you") == "HELLO YOU"
+    assert greeting.call_and_shelve("you").get() == "HELLO YOU"
+
+
+def test_a_result_that_cannot_be_read_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mem = memory.Memory(tmp_path, verbose=0)
+    cached = mem.cache(divmod)
+    assert cached(7, 2) == (3, 1)
+    (item,) = mem.store_backend.get_items()
+    Path(item.path, "output.pkl").write_bytes(b"garbage")
+    with pytest.raises(KeyError, match="is corrupted"):
+        cached.call_and_shelve(7, 2).get()
+    assert cached(7, 2) == (3, 1)
+    (item,) = mem.store_backend.get_items()
+    Path(item.path, "output.pkl").write_bytes(b"garbage")
+    assert cached(7, 2) == (3, 1)
+    assert "Exception while loading results" in caplog.text
+    assert cached.check_call_in_cache(7, 2)
+
+
+def test_the_folder_joblib_holds_results_only(tmp_path: Path) -> None:
+    memory.Memory(str(tmp_path), verbose=0).cache(divmod)(7, 2)
+    assert os.listdir(tmp_path / "joblib") == ["builtins"]
+    assert sorted(os.listdir(tmp_path)) == [".gitignore", ".shoal", "joblib"]

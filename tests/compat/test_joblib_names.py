@@ -1,0 +1,107 @@
+"""Every public name of joblib's wheel, and every parameter, is there under shoal.compat.joblib, or has a reason."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODULES_LEFT_OUT = {
+    "_dask": "the backend 'dask' is not there yet",
+}
+LEFT_OUT = {
+    "_memmapping_reducer.TemporaryResourcesManager.register_folder_finalizer": "folders end by their own means",
+    "_utils.limit": "a decorator for a function of that module",
+    "backports.access_denied_errors": "there on Windows only",
+    "func_inspect.full_argspec_fields": "what it had of a signature; ours is inspect's",
+    "func_inspect.full_argspec_type": "the same",
+    "parallel.BatchCompletionCallBack.get_result": "the run waits for results, not its batches",
+    "parallel.BatchCompletionCallBack.get_status": "the same",
+    "parallel.Parallel.dispatch_next": "the run gives batches out",
+    "parallel.Parallel.dispatch_one_batch": "the same",
+    "parallel.method": "left over from the import of the module",
+}
+
+
+def wheel() -> Path:
+    return Path(str(importlib.metadata.distribution("joblib").locate_file("joblib")))
+
+
+def modules() -> list[str]:
+    return sorted(path.stem for path in wheel().glob("*.py") if path.stem != "__init__")
+
+
+def public(tree: ast.Module | ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
+    """Yield the public names that a module or a class defines, with what defines them."""
+    for node in tree.body:
+        for inner in node.body + node.orelse if isinstance(node, ast.If) else [node]:
+            if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                names = [inner.name]
+            elif isinstance(inner, ast.Assign):
+                names = [target.id for target in inner.targets if isinstance(target, ast.Name)]
+            else:
+                continue
+            yield from ((name, inner) for name in names if not name.startswith("_"))
+
+
+def parameters(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.ClassDef):
+        return next((parameters(item) for name, item in _all(node) if name == "__init__"), set())
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return set()
+    given = node.args
+    return {argument.arg for argument in [*given.posonlyargs, *given.args, *given.kwonlyargs]} - {"self", "cls"}
+
+
+def _all(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef):
+            yield item.name, item
+
+
+def lacking(name: str, node: ast.AST, owner: Any) -> Iterator[str]:
+    """Yield what `owner` lacks of a name that joblib defines."""
+    if not hasattr(owner, name.rpartition(".")[2]):
+        yield name
+        return
+    ours = getattr(owner, name.rpartition(".")[2])
+    if callable(ours) and parameters(node):
+        signature = inspect.signature(ours)
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        missing = parameters(node) - set(signature.parameters)
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            yield from sorted(f"{name}({parameter}=)" for parameter in missing)
+    if isinstance(node, ast.ClassDef):
+        for attribute, item in public(node):
+            yield from lacking(f"{name}.{attribute}", item, ours)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_name_is_lacking(module: str) -> None:
+    if module in MODULES_LEFT_OUT:
+        pytest.skip(MODULES_LEFT_OUT[module])
+    ours = importlib.import_module(f"shoal.compat.joblib.{module}")
+    tree = ast.parse((wheel() / f"{module}.py").read_text())
+    found = {f"{module}.{name}" for item, node in public(tree) for name in lacking(item, node, ours)}
+    left_out = {name for name in LEFT_OUT if name.partition(".")[0] == module}
+    assert sorted(found - left_out) == []
+    assert sorted(left_out - found) == [], "these are there by now"
+
+
+def test_what_the_package_offers() -> None:
+    ours = importlib.import_module("shoal.compat.joblib")
+    tree = ast.parse((wheel() / "__init__.py").read_text())
+    (theirs,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+    ]
+    assert sorted(ours.__all__) == sorted(theirs)
+    assert all(hasattr(ours, name) for name in theirs)
+    assert ours.__version__ == importlib.metadata.version("joblib")
