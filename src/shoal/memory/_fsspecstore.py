@@ -65,6 +65,7 @@ class FsspecStore(Store):
         **storage_options: Any,
     ) -> None:
         from fsspec.core import url_to_fs
+        from fsspec.implementations.local import LocalFileSystem
 
         if mmap_mode is not None:
             warnings.warn("Items cannot be memmapped in an fsspec store: they are read.", UserWarning, stacklevel=2)
@@ -74,6 +75,8 @@ class FsspecStore(Store):
         self._fs, root = url_to_fs(os.fspath(location), **storage_options)
         # Listings are not remembered: others write too.
         self._fs.use_listings_cache = False
+        # Where a local file cannot be renamed, its folder having just been removed, fsspec would copy it, in full view.
+        self._move: Any = os.replace if isinstance(self._fs, LocalFileSystem) else self._fs.mv
         self._prefix = root.rstrip("/") + "/"
         self.location = os.fspath(location)
         self._leases = Leases(None)
@@ -100,7 +103,7 @@ class FsspecStore(Store):
                 for folder in (path, part):
                     self._fs.makedirs(folder.rpartition("/")[0], exist_ok=True)
                 self._fs.pipe_file(part, data)
-                self._fs.mv(part, path)
+                self._move(part, path)
                 return
             except BaseException as error:
                 self._remove(part)
