@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from shoal._files import putter
 from shoal.persistence import _stream
 from shoal.persistence._ahead import Ahead
-from shoal.persistence._stream import CONTAINERS, fastest, opened, stored, write_all
+from shoal.persistence._stream import CONTAINERS, fastest, opened, stored
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -188,7 +189,7 @@ class DeflateFile(io.BufferedIOBase):
             self._take()
 
     def _write(self, data: bytes) -> None:
-        write_all(self._file, data)
+        putter(self._file)(data)
         self._offset += len(data)
 
     def finish(self, footer: Callable[[list[tuple[int, int, int]]], bytes]) -> None:

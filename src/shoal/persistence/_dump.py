@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import os
 import pickle
-from collections.abc import Callable
 from typing import Any
 
-from shoal._files import replacement
+from shoal._files import putter, replacement, takes_all
 from shoal.persistence._writer import Writer
 from shoal.persistence.compression import COMPRESSORS
 
@@ -98,20 +95,20 @@ def dump(
 def write(value: Any, file: Any, compression: Compression | None, protocol: int = PROTOCOL) -> None:
     """Write an object to a file object."""
     if compression is None:
-        put = _putter(file)
+        put = putter(file)
         writer = Writer(put, protocol, mappable=True, position=_position(file))
         writer.dump(value)
         put(writer.footer.encoded())
         return
     name, level = compression
-    compressed = COMPRESSORS[name].compressor_file(file if _takes_all(file) else _Patient(file), level)
+    compressed = COMPRESSORS[name].compressor_file(file if takes_all(file) else _Patient(file), level)
     try:
-        writer = Writer(_putter(compressed), protocol, mappable=False)
+        writer = Writer(putter(compressed), protocol, mappable=False)
         writer.dump(value)
         if hasattr(compressed, "finish"):
             compressed.finish(writer.footer.with_blocks)
         else:
-            _putter(compressed)(writer.footer.encoded())
+            putter(compressed)(writer.footer.encoded())
     except BaseException:
         abandon = getattr(compressed, "abandon", compressed.close)
         abandon()
@@ -119,34 +116,12 @@ def write(value: Any, file: Any, compression: Compression | None, protocol: int 
     compressed.close()
 
 
-def _takes_all(file: Any) -> bool:
-    return isinstance(file, (io.BufferedIOBase, io.BytesIO))
-
-
-def _putter(file: Any) -> Callable[[Any], None]:
-    """Return what writes all of some bytes: a raw file may take fewer at a time."""
-    write: Callable[[Any], Any] = file.write
-    if _takes_all(file):
-        return write
-
-    def put(data: Any) -> None:
-        count = write(data)
-        if isinstance(count, int) and count < len(data):
-            view = memoryview(data)[count:]
-            while view and (count := write(view)) is not None:
-                view = view[count:]
-        if count is None and isinstance(file, io.RawIOBase):
-            raise BlockingIOError(errno.EAGAIN, "the file does not wait until it can take more", 0)
-
-    return put
-
-
 class _Patient:
     """A file as compressors need it: what is written to it is written as a whole, and it can be flushed."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self.write = _putter(file)
+        self.write = putter(file)
 
     def flush(self) -> None:
         getattr(self._file, "flush", int)()

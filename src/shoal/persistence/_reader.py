@@ -93,7 +93,7 @@ class Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a global; in the place of joblib's wrapper of arrays, one of ours."""
-        if name == WRAPPER and module.endswith(WRAPPER_MODULE):
+        if is_wrapper(module, name):
             if self._wrapper is None:
                 import numpy as np
 
@@ -216,6 +216,11 @@ class Reader(pickle.Unpickler):
 
     def _damage(self, expected: str, found: str) -> DamagedFile:
         return DamagedFile(self._source.name, self._source.position, expected, found)
+
+
+def is_wrapper(module: str, name: str) -> bool:
+    """Tell whether that is joblib's wrapper of arrays."""
+    return name == WRAPPER and module.endswith(WRAPPER_MODULE)
 
 
 def _native(array: Any) -> Any:

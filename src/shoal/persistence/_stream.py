@@ -179,13 +179,6 @@ def read_exactly(file: Any, size: int) -> bytes:
     return data
 
 
-def write_all(file: Any, data: bytes) -> None:
-    """Write all of `data`, however little of it a raw file takes at once."""
-    while data:
-        written = file.write(data)
-        data = data[written:] if isinstance(written, int) else b""
-
-
 def opened(fileobj: Any, mode: str) -> tuple[Any, bool]:
     """Return a file for a path or a file object, and whether it was opened here, to be closed by the caller.
 

@@ -27,7 +27,7 @@ from shoal.persistence._format import WRAPPER, WRAPPER_MODULE, Footer
 from shoal.persistence._input import BLOCK, Input
 from shoal.persistence._legacy import WRAPPERS, of_python_2
 from shoal.persistence._opcodes import Misuse, Walk
-from shoal.persistence._reader import TAKE_ARRAY, Reader
+from shoal.persistence._reader import TAKE_ARRAY, Reader, is_wrapper
 from shoal.persistence._safe import SAFE
 from shoal.persistence._standins import GETATTR, Global, Notes
 
@@ -112,7 +112,7 @@ class Survey(Reader):
         super().__init__(source, native=False)
         self._watched = source
         self.notes = Notes(SAFE)
-        self.wrapper = type(WRAPPER, (), {"__setstate__": staticmethod(self._met)})
+        self.wrapper = self._stand_in(WRAPPER, self._met)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a global."""
@@ -234,11 +234,6 @@ class Allowed(Reader):
         inner: Allowed = super()._inner()
         inner.found = self.found
         return inner
-
-
-def is_wrapper(module: str, name: str) -> bool:
-    """Tell whether that is joblib's wrapper of arrays."""
-    return name == WRAPPER and module.endswith(WRAPPER_MODULE)
 
 
 def as_named_now(module: str, name: str) -> tuple[str, str]:
