@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shoal.parallel._resume import ResultCache
     from shoal.parallel._run import Run
     from shoal.parallel._seeds import Seeds
+    from shoal.parallel._settings import Settings
 
 _RETURNS = ("list", "generator", "generator_unordered")
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
@@ -153,6 +154,12 @@ class Parallel:
     [0, 1, 4, 9, 16]
     """
 
+    memory: ResultCache | None = None
+    _seeds: Seeds | None = None
+    _run: Run | None = None
+    _kept: list[Slot] | None = None
+    _kept_in = 0  # the process
+
     def __init__(
         self,
         n_jobs: Any = DEFAULTS["n_jobs"],
@@ -181,10 +188,6 @@ class Parallel:
         memory: ResultCache | None = None,
         **options: Any,
     ) -> None:
-        if return_as not in _RETURNS:
-            raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
-        if batch_size != "auto" and not callable(batch_size) and not (_is_integer(batch_size) and int(batch_size) > 0):
-            raise ValueError(f"batch_size must be 'auto', a positive integer or a callable, got: {batch_size!r}")
         if memory is not None and not (hasattr(memory, "get") and hasattr(memory, "put")):
             raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
         chosen, settings = resolve(
@@ -206,35 +209,48 @@ class Parallel:
             max_tasks_per_worker=max_tasks_per_worker,
             max_worker_memory=max_worker_memory,
         )
-        if settings.mmap_mode not in _MMAP_MODES:
-            raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
-        if return_as != "list" and not chosen.supports_return_generator:
-            raise ValueError(f"Backend {chosen} does not support return_as={return_as!r}; loky and threading do")
         chosen.check_placement(options)
         named = backend is not None and not isinstance(backend, Default)
         _check_options(options, chosen if named else None)
+        self._set_up(chosen, settings, options, return_as, timeout, pre_dispatch, batch_size)
+        self.memory = memory
+        if seed is not None:
+            from shoal.parallel._seeds import Seeds
+
+            self._seeds = Seeds(seed)
+
+    def _set_up(
+        self,
+        backend: Backend,
+        settings: Settings,
+        options: dict[str, Any],
+        return_as: str,
+        timeout: float | None,
+        pre_dispatch: int | str,
+        batch_size: int | str | Callable[[Pace], int],
+    ) -> None:
+        """Be ready for runs on a backend, under settings in which nothing is left open."""
+        if return_as not in _RETURNS:
+            raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
+        if batch_size != "auto" and not callable(batch_size) and not (_is_integer(batch_size) and int(batch_size) > 0):
+            raise ValueError(f"batch_size must be 'auto', a positive integer or a callable, got: {batch_size!r}")
+        if settings.mmap_mode not in _MMAP_MODES:
+            raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
+        if return_as != "list" and not backend.supports_return_generator:
+            raise ValueError(f"Backend {backend} does not support return_as={return_as!r}; loky and threading do")
         self.n_jobs: int = int(settings.n_jobs)  # type: ignore[arg-type]
         self.verbose: int = settings.verbose
         self.timeout = timeout
         self.pre_dispatch = pre_dispatch
         self.batch_size = batch_size
         self.return_as = return_as
-        self.memory = memory
-        self._backend = chosen
+        self._backend = backend
         self._settings = settings
-        self._seeds: Seeds | None = None
-        if seed is not None:
-            from shoal.parallel._seeds import Seeds
-
-            self._seeds = Seeds(seed)
         self._max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
         self._options = options
         self._lock = threading.Lock()
         self._running = False
-        self._run: Run | None = None
         self._stopped = False
-        self._kept: list[Slot] | None = None
-        self._kept_in = 0  # the process
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n_jobs={self.n_jobs})"

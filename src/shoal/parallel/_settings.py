@@ -89,7 +89,7 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     context = _current.get()
     settings = context._replace(**given(**arguments))
     n_jobs = settings.n_jobs
-    _check(settings)
+    check(settings)
     chosen, settings = _choose(context.backend, settings, isinstance(arguments.get("n_jobs"), int))
     if backend is not None and not isinstance(backend, Default):
         chosen = _named(backend)
@@ -101,7 +101,8 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     return chosen, settings
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
+    """Raise ValueError or TypeError if settings contradict each other, or one of them cannot be used."""
     if settings.prefer not in ("processes", "threads", None):
         raise ValueError(
             f"prefer={settings.prefer!r} is not a valid backend hint, expected 'processes', 'threads' or None"

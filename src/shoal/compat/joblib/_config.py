@@ -22,8 +22,8 @@ from ._parallel_backends import (
     ParallelBackendBase,
     SequentialBackend,
     ThreadingBackend,
-    _Other,
 )
+from ._served import _Other
 from ._utils import _Sentinel
 
 VALID_BACKEND_HINTS = ("processes", "threads", None)
