@@ -24,13 +24,14 @@ from shoal._files import format_size
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
+from shoal.parallel._failures import Unsendable
 from shoal.parallel._faults import named
 from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
 from shoal.parallel._notes import Running
 from shoal.parallel._objects import Nothing, ObjectTransport
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
-from shoal.parallel._transport import Shipment, Transport, Unsendable
+from shoal.parallel._transport import Shipment, Transport
 from shoal.parallel._worker import Missing
 
 Held = Shipment | Nothing
@@ -119,6 +120,8 @@ class BatchRun(Run):
             due = self._lost(index, batch, shipment, running, lost)
         except Unsendable as refusal:
             due = self._unsent(index, batch, shipment, refusal)
+        except Exception as error:
+            due = self._unsent(index, batch, shipment, self._transport.explain(batch, error))
         else:
             due = self._received(index, batch, shipment, outcome)
         self._feed(index, ahead=self._ahead)

@@ -18,7 +18,7 @@ from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
 from shoal.parallel._limits import Limits, held
-from shoal.parallel._objects import ObjectTransport
+from shoal.parallel._objects import ObjectTransport, Order
 from shoal.parallel._policies import CUT_SECONDS, Pace, auto_batch_size, auto_max_pending
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
@@ -117,14 +117,15 @@ def make_run(
             surroundings = partial(nested_settings, *nested)
             return PullRun(surroundings, at_once, threads, *common, opened.pop_all().close)
         transport: Transport | ObjectTransport
+        seconds = CUT_SECONDS if batch_size == "auto" else math.inf
         if backend.ships_bytes:
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, KEPT if remembers else 0)
-            seconds = CUT_SECONDS if batch_size == "auto" else math.inf
             once = ONCE if remembers else 0
             transport = Transport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
         else:
-            transport = ObjectTransport(nested)
+            # The CPUs are those of other machines, which this one cannot share out.
+            transport = ObjectTransport(Order((*nested[:2], None), seconds, settings.mmap_mode))
         return BatchRun(transport, limits, *common, opened.pop_all().close)
 
 
