@@ -19,6 +19,9 @@ class StoringExecutor(Executor, ABC):
     among the arguments of calls: what is marked by :func:`~shoal.shared`, and what :meth:`stores` says is worth it. It
     puts each object there once, and lets go of what stands for it when the caller has dropped the object, or when the
     run ends.
+
+    A batch whose workers have died, as often as the engine tries it, ends with a ``BrokenExecutor``. One that is
+    cancelled from elsewhere runs again, and what it needs of the store is put there again.
     """
 
     @abstractmethod

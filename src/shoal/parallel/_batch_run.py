@@ -156,7 +156,11 @@ class BatchRun(Run):
         """Take note that a batch has died with its worker, or was on its way to one that had died before."""
         self._drop(index, batch, shipment)
         self._transport.forget(self._slots[index].executor)  # also where it was sent something before this was known
-        call = self.schedule.lost(batch, self._culprit(index, batch, running, lost))
+        at = self._culprit(index, batch, running, lost)
+        if at is None and self._slots[index].width > 1 and len(batch) > 1 and not self._faults.lenient:
+            # An engine has tried the batch on several workers by now, and would do so with each part of it.
+            raise errors.WorkerDied(f"one of the calls {batch.start} to {batch.start + len(batch) - 1}", None) from lost
+        call = self.schedule.lost(batch, at)
         if call is None:
             return []
         error = errors.WorkerDied(_name(call), getattr(lost, "exit_code", None))

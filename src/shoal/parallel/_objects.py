@@ -5,8 +5,8 @@
     calls ─> large arguments, shared() ─put, once per run─> the engine's store ─┐
       │         │                                                               │ once per worker
       │         └─ in their places: Stored(0), Stored(1), ...                   v
-      └─────────────────────────────────> executor.submit(run_calls, order, calls, *references)
-    values, or the failure of a call <─── Done <─────────────────┘
+      └──> Work(order, calls) ─────────> executor.submit(work, *references)
+    values, or the failure of a call <─── Done <──────────┘
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from shoal.backends.storing import StoringExecutor
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Call, Shared, StandIn, plain
+from shoal.parallel._delayed import Call, Shared, StandIn, describe, plain
 from shoal.parallel._failures import Failure, Unsendable, explain, failure_of, raised
 from shoal.parallel._settings import Nested, nested_settings
 from shoal.parallel._sharing import is_array
@@ -89,7 +89,7 @@ class ObjectTransport:
                 calls = [self._with_references(call, executor, places, references) for call in batch]
             else:
                 calls = [plain(call) for call in batch]
-            return executor.submit(run_calls, self._order, calls, *references), Nothing()
+            return executor.submit(Work(self._order, calls), *references), Nothing()
         except Exception as error:
             refused: Future[Done] = Future()
             refused.set_exception(error)
@@ -108,7 +108,8 @@ class ObjectTransport:
         """Return what an executor's worker runs: nobody knows."""
 
     def forget(self, _executor: Executor) -> None:
-        """Take note that a worker does not have what was sent there: it was sent nothing."""
+        """Take note that the engine may have lost what is in its store: it is put there again."""
+        self._references.clear()
 
     def replaced(self, _executor: Executor) -> None:
         """Return what an executor's last worker did at its end: nobody knows."""
@@ -146,14 +147,14 @@ class ObjectTransport:
         known = self._references.get(key)
         if known is not None and known[0]() is obj:
             return known[1]
-        if not (always or executor.stores(obj)):
+        alive: Callable[[], Any]
+        if always:
+            alive = partial(_itself, obj)
+        # Of what no reference can be weak, nobody could tell later whether it is the same object.
+        elif type(obj).__weakrefoffset__ and executor.stores(obj):
+            alive = weakref.ref(obj, partial(_forget, self._references, key))
+        else:
             return None
-        alive: Callable[[], Any] = partial(_itself, obj)
-        if not always:
-            try:
-                alive = weakref.ref(obj, partial(_forget, self._references, key))
-            except TypeError:  # whether it is the same object could not be told
-                return None
         reference = executor.put(obj)
         self._references[key] = alive, reference
         return reference
@@ -169,35 +170,47 @@ def _forget(references: dict[int, tuple[Callable[[], Any], Any]], key: int, dead
         del references[key]
 
 
-def run_calls(order: Order, calls: list[Call], *stored: Any) -> Done:
-    """Run calls, wherever the executor has brought them.
+class Work:
+    """The calls of a batch, which it runs when it is called, wherever the executor has brought it.
 
-    Parameters
+    Attributes
     ----------
     order
-        How.
+        How they are to be run.
     calls
-        The calls; in the places of arguments there may be :class:`Stored`.
-    stored
-        What those stand for.
+        In the places of arguments there may be :class:`Stored`.
     """
-    clock = time.perf_counter
-    with nested_settings(*order.nested):
-        began = clock()
-        values: list[Any] = []
-        failure: Failure | None = None
-        try:
-            if stored:
-                objects = [_in_mode(obj, order.mode) for obj in stored]
-                calls = [_with_objects(call, objects) for call in calls]
-            end = began + order.seconds
-            for function, args, kwargs in calls:
-                if values and clock() > end:
-                    break
-                values.append(function(*args, **kwargs))
-        except BaseException as error:
-            failure = failure_of(error, error)
-        return Done(clock() - began, values, failure)
+
+    def __init__(self, order: Order, calls: list[Call]) -> None:
+        self.order, self.calls = order, calls
+
+    @property
+    def __name__(self) -> str:
+        """What an engine may show for it."""
+        functions = {id(function): function for function, _, _ in self.calls}
+        name = describe(self.calls[0][0]).rpartition(".")[2].strip("<>")
+        return f"{'mixed_' if len(functions) > 1 else ''}batch_of_{name}_{len(self.calls)}_calls"
+
+    def __call__(self, *stored: Any) -> Done:
+        """Run the calls; `stored` is what each :class:`Stored` stands for."""
+        order, calls = self.order, self.calls
+        clock = time.perf_counter
+        with nested_settings(*order.nested):
+            began = clock()
+            values: list[Any] = []
+            failure: Failure | None = None
+            try:
+                if stored:
+                    objects = [_in_mode(obj, order.mode) for obj in stored]
+                    calls = [_with_objects(call, objects) for call in calls]
+                end = began + order.seconds
+                for function, args, kwargs in calls:
+                    if values and clock() > end:
+                        break
+                    values.append(function(*args, **kwargs))
+            except BaseException as error:
+                failure = failure_of(error, error)
+            return Done(clock() - began, values, failure)
 
 
 def _with_objects(call: Call, objects: list[Any]) -> Call:
