@@ -38,6 +38,7 @@ class _Lazy:
 _factories: dict[str, Factory] = {
     "loky": _Lazy("shoal.backends._processes", "LokyBackend"),
     "multiprocessing": _Lazy("shoal.backends._multiprocessing", "MultiprocessingBackend"),
+    "ray": _Lazy("shoal.backends._ray", "RayBackend"),
     "sequential": _Lazy("shoal.backends._inline", "SequentialBackend"),
     "threading": _Lazy("shoal.backends._threads", "ThreadingBackend"),
 }
