@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from shoal import CallPicklingError, CallUnpicklingError, Parallel, WorkerDied, 
 from shoal.backends import create
 from shoal.testing import PATIENCE, BackendTests
 
-ray = pytest.importorskip("ray", reason="ray is not installed: for this Python there are no wheels of it")
+ray = pytest.importorskip("ray", reason="ray is not installed; for free-threaded Pythons there are no wheels of it")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -159,9 +160,9 @@ def test_a_worker_that_dies_is_retried_as_ray_does(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_again_and_again() -> None:
-    run = Parallel(n_jobs=2, backend="ray", batch_size=4, ray_remote_args={"max_retries": 0})
-    with pytest.raises(WorkerDied, match=r"call 5, test_ray.die_at\(5, 5\)") as caught:
-        run(delayed(die_at)(number, 5) for number in range(10))
+    run = Parallel(n_jobs=2, backend="ray", batch_size=1, ray_remote_args={"max_retries": 1})
+    with pytest.raises(WorkerDied, match=r"call 2, test_ray.die_at\(2, 2\)") as caught:
+        run(delayed(die_at)(number, 2) for number in range(4))
     assert isinstance(caught.value.__cause__, BrokenExecutor)
     assert isinstance(caught.value.__cause__.__cause__, ray.exceptions.WorkerCrashedError)
     results = run(delayed(die_at)(number, -1) for number in range(4))
@@ -226,16 +227,20 @@ def test_an_interrupt_ends_the_calls(tmp_path: Path) -> None:
         """
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
+    family: list[psutil.Process] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE) as program:
         try:
             assert eventually(lambda: len(list(tmp_path.iterdir())) == 2)
             family = psutil.Process(program.pid).children(recursive=True)
             program.send_signal(signal.SIGINT)
             printed, _ = program.communicate(timeout=PATIENCE)
+            assert printed == "interrupted\n"
+            assert eventually(lambda: not any(process.is_running() for process in family))
         finally:
             program.kill()
-    assert printed == "interrupted\n"
-    assert eventually(lambda: not any(process.is_running() for process in family))
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 # Runs in runs, and what is asked of the cluster

@@ -177,7 +177,7 @@ class RayExecutor(StoringExecutor):
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self._task = _task().options(**options)
+        self._options = dict(options)
         self._token: Token = os.getpid(), next(_executors)
         self._keys = count()
         self._functions: dict[int, tuple[Any, Stored]] = {}  # by id: the function itself, and what stands for it
@@ -192,8 +192,11 @@ class RayExecutor(StoringExecutor):
         places = [one.key for one in stored]
         future: Future[T] = _Arriving()
         future.set_running_or_notify_cancel()
-        reference = self._running[future] = self._task.remote(
-            self._token, packed, kept, places, *(one.reference for one in stored if one.key is None)
+        named = {"name": getattr(fn, "__name__", None), **self._options}
+        reference = self._running[future] = (
+            _task()
+            .options(**named)
+            .remote(self._token, packed, kept, places, *(one.reference for one in stored if one.key is None))
         )
         reference.future().add_done_callback(partial(self._arrived, future))
         return future
