@@ -67,6 +67,8 @@ $(VENV)/.has-%: pyproject.toml $(VENV)/.made
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[$*]'
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[deflate]' 2>/dev/null || \
 	    echo "no wheels of isal and zlib-ng for $(PYTHON): zlib will do its work"
+	@[ $* != test ] || $(RUN) -m pip install --quiet --only-binary=:all: --editable '.[ray]' 2>/dev/null || \
+	    echo "no wheels of ray for $(PYTHON): the tests of the ray backend are skipped"
 	@touch $@
 
 # Debian's bare python3 has venv but not ensurepip; its pip can put a pip into an environment that has none.

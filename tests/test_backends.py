@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 import time
 import weakref
@@ -21,6 +22,7 @@ from shoal import (
     Backend,
     CallPicklingError,
     FallbackWarning,
+    MissingExtra,
     Parallel,
     Slot,
     WorkerSpec,
@@ -234,6 +236,13 @@ def test_an_unknown_name_is_answered_with_those_known() -> None:
     assert all(name in str(caught.value) for name in ("loky", "threading", "multiprocessing", "sequential"))
     with pytest.raises(ValueError, match="3"):
         Parallel(n_jobs=2, backend=3)
+
+
+def test_a_backend_whose_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "shoal.backends._ray", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"'ray' needs ray, .* pip install 'shoal\[ray\]'"):
+        Parallel(n_jobs=2, backend="ray")
 
 
 def test_registered_names_are_used_where_asked_for() -> None:
