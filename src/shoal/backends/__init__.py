@@ -42,6 +42,7 @@ class _Lazy:
 
 
 _factories: dict[str, Factory] = {
+    "dask": _Lazy("shoal.backends._dask", "DaskBackend", extra="dask"),
     "loky": _Lazy("shoal.backends._processes", "LokyBackend"),
     "multiprocessing": _Lazy("shoal.backends._multiprocessing", "MultiprocessingBackend"),
     "ray": _Lazy("shoal.backends._ray", "RayBackend", extra="ray"),
