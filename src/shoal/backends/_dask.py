@@ -185,6 +185,7 @@ class DaskBackend(Backend):
     ships_bytes = False
     options = frozenset({"scatter", "workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
     default_n_jobs = -1
+    distance = 10.0  # by way of the scheduler, there and back, it takes 5 ms and more
 
     def __init__(
         self,
@@ -236,7 +237,7 @@ class DaskBackend(Backend):
         """Return the threads that the workers have in all; wait for a worker if there is none."""
         if self.client.asynchronous:
             raise RuntimeError("the backend 'dask' cannot run in the event loop of its client; use a thread")
-        threads = sum(self.client.nthreads().values())
+        threads: int = sum(self.client.nthreads().values())
         if not threads and self.wait_for_workers_timeout:
             # A task has clusters that adapt start one.
             probe = self.client.submit(int, pure=False)

@@ -78,10 +78,10 @@ class BatchRun(Run):
         return [index for index, batches in enumerate(self._in_flight) if batches or index == self._sending]
 
     def _feed(self, index: int, one: bool = False, ahead: int = 0) -> None:
-        """Send batches to a slot: as many as it runs at a time, and `ahead` more where that is worth it."""
+        """Send batches to a slot: as many as it runs at a time, and `ahead` times as many where that is worth it."""
         executor, width = self._slots[index]
         batches = self._in_flight[index]
-        while len(batches) < width + ahead:
+        while len(batches) < width * (1 + ahead):
             with self._room:
                 room = self.schedule.room
                 self._full = room <= 0
