@@ -177,7 +177,8 @@ class DaskBackend(Backend):
 
     Notes
     -----
-    -1 workers are all threads that the cluster has; a number may be larger, for a cluster that is to grow.
+    -1 workers are all threads that the cluster has, and no less than two, since the calls of one run in the caller's
+    own thread, as on every backend; a number may be larger than the cluster is, for one that is to grow.
     :func:`~shoal.worker_index` is None in its workers, since a task runs wherever dask brings it.
     """
 
@@ -234,7 +235,7 @@ class DaskBackend(Backend):
         return n_jobs if n_jobs > 0 else max(threads + 1 + n_jobs, 1)
 
     def threads(self) -> int:
-        """Return the threads that the workers have in all; wait for a worker if there is none."""
+        """Return the threads that the workers have in all, or 2; wait for a worker if there is none."""
         if self.client.asynchronous:
             raise RuntimeError("the backend 'dask' cannot run in the event loop of its client; use a thread")
         threads: int = sum(self.client.nthreads().values())
@@ -254,7 +255,7 @@ class DaskBackend(Backend):
             threads = sum(self.client.nthreads().values())
         if not threads:
             raise RuntimeError(f"{type(self).__name__} has no active worker: {self.client}")
-        return threads
+        return max(threads, 2)
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
         """Return one slot. A task of dask's in whose thread this is called leaves its place to others meanwhile."""
