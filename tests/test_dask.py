@@ -431,5 +431,5 @@ def test_no_client_and_no_dask(fresh_python: Callable[..., str]) -> None:
         """
     )
     missing, absent = printed.splitlines()
-    assert missing == "the backend 'dask' needs distributed, which is not installed: pip install 'shoal[dask]'"
+    assert missing == "the backend 'dask' needs distributed, which is not installed. Run: pip install 'shoal[dask]'"
     assert "first create a dask client" in absent
