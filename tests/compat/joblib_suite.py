@@ -10,6 +10,7 @@ A failure that expected.txt names is no failure here; a line there that stands f
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import subprocess
@@ -91,6 +92,7 @@ def main(arguments: list[str]) -> int:
             f"--rootdir={tests}",
             "-p",
             "no:cacheprovider",
+            *(("-p", "distributed.utils_test") if importlib.util.find_spec("distributed") else ()),
             "-q",
             "-rfExX",
             "-o",

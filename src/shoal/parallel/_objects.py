@@ -187,9 +187,7 @@ class Work:
     @property
     def __name__(self) -> str:
         """What an engine may show for it."""
-        functions = {id(function): function for function, _, _ in self.calls}
-        name = describe(self.calls[0][0]).rpartition(".")[2].strip("<>")
-        return f"{'mixed_' if len(functions) > 1 else ''}batch_of_{name}_{len(self.calls)}_calls"
+        return task_name(self.calls)
 
     def __call__(self, *stored: Any) -> Done:
         """Run the calls; `stored` is what each :class:`Stored` stands for."""
@@ -211,6 +209,13 @@ class Work:
             except BaseException as error:
                 failure = failure_of(error, error)
             return Done(clock() - began, values, failure)
+
+
+def task_name(calls: list[Call]) -> str:
+    """Name a batch of calls for whoever looks at an engine: ``batch_of_f_3_calls``."""
+    name = describe(calls[0][0]).rpartition(".")[2].strip("<>")
+    mixed = any(function is not calls[0][0] for function, _, _ in calls)
+    return f"{'mixed_' if mixed else ''}batch_of_{name}_{len(calls)}_calls"
 
 
 def _with_objects(call: Call, objects: list[Any]) -> Call:
