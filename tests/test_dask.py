@@ -172,9 +172,9 @@ def test_what_is_small_or_met_once_travels_with_its_call(client: Any) -> None:
         small = numpy.ones(100)
         assert Parallel(backend="dask")(delayed(numpy.sum)(small) for _ in range(10)) == [100] * 10
         assert scattered == []
-        large = bytes(3 * 10**6)  # no argument by itself, but dask's tasks are not to be so large
+        large = bytes(10**7)  # no argument by itself, but dask's tasks are not to be so large
         assert Parallel(backend="dask", n_jobs=2)([delayed(len)([large])]) == [1]
-        assert [len(data) for (data,) in scattered] == [pytest.approx(3 * 10**6, rel=0.01)]
+        assert [len(data) for (data,) in scattered] == [pytest.approx(10**7, rel=0.01)]
     finally:
         del client.scatter
 

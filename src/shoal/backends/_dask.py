@@ -33,8 +33,8 @@ T = TypeVar("T")
 #: Arguments above so many bytes are put into the cluster if they occur again, and above so many at once. (joblib puts
 #: all above the former there, also what one call only needs: a way of its own for each, where one task would do.)
 AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
-#: A task that is larger goes by way of the cluster's memory; the scheduler would have to hold it.
-TASK_BYTES = 1_000_000
+#: A task that is larger goes by way of the cluster's memory: above 10 MB, dask warns that the scheduler has to hold it.
+TASK_BYTES = 9_500_000
 #: What ``Client.submit`` takes that is the same for all tasks of a run.
 SUBMITS = frozenset({"workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
 #: So often in a row what was submitted is cancelled before that is taken for the cluster's end.

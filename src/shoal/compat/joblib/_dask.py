@@ -47,7 +47,7 @@ class DaskDistributedBackend(AutoBatchingMixin, _Served):
     scheduler_host, scatter, client, loop, wait_for_workers_timeout, **submit_kwargs
         As for ``shoal.parallel_config("dask")``.
     nesting_level
-        How deep it is nested in others.
+        Not heeded: a task of dask's is as deep as a program.
     """
 
     MAX_IDEAL_BATCH_DURATION = 1
@@ -67,7 +67,7 @@ class DaskDistributedBackend(AutoBatchingMixin, _Served):
         nesting_level: int | None = None,
         **submit_kwargs: Any,
     ) -> None:
-        super().__init__(nesting_level=nesting_level)
+        super().__init__(nesting_level=0)
         from shoal import backends
 
         self._backend = backends.create(
