@@ -5,7 +5,7 @@
     put(obj) ──> Client.scatter ──> a future of dask's ──┐
     submit(work, *references) ── pickled ──> Client.submit(_run, bytes, *references) ──> a worker: work(*objects)
          └── a future of ours <── awaited on the client's event loop <── Client.gather <──┘
-    abort ──> Client.cancel: what waits never begins; what runs is left to end, and nobody gets its result
+    abort ──> Client.cancel: what waits never begins; a call that runs is left to end, the rest of its batch not begun
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ CANCELLED = 10
 def _run(stream: Any, *stored: Any) -> Any:
     """Run what was submitted, in a worker."""
     function, args, kwargs = loads(stream)
+    if hasattr(function, "given_up"):
+        worker = distributed.get_worker()
+        state, key = worker.state, worker.get_current_task()
+        function.given_up = lambda: (task := state.tasks.get(key)) is None or task.state == "cancelled"
     return function(*args, *stored, **kwargs)
 
 

@@ -179,7 +179,11 @@ class Work:
         How they are to be run.
     calls
         In the places of arguments there may be :class:`Stored`.
+    given_up
+        Tells, after each call, whether nobody wants the others. An executor that knows puts its own in this place.
     """
+
+    given_up: Callable[[], bool] = staticmethod(bool)
 
     def __init__(self, order: Order, calls: list[Call]) -> None:
         self.order, self.calls = order, calls
@@ -203,7 +207,7 @@ class Work:
                     calls = [_with_objects(call, objects) for call in calls]
                 end = began + order.seconds
                 for function, args, kwargs in calls:
-                    if values and clock() > end:
+                    if values and (clock() > end or self.given_up()):
                         break
                     values.append(function(*args, **kwargs))
             except BaseException as error:
