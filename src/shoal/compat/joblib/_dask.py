@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+from shoal import backends
 from shoal.backends import Backend
 from shoal.parallel._objects import task_name
+from shoal.parallel._settings import nested_settings
 
 from ._pools import AutoBatchingMixin
 from ._served import _PROTOCOL, _Served
@@ -30,9 +32,7 @@ class Batch:
 
     def __call__(self, tasks: Any = ()) -> list[Any]:
         """Run calls, on dask what they run in turn."""
-        from ._config import parallel_config
-
-        with parallel_config(backend="dask"):
+        with nested_settings("dask", 0, None):
             return [function(*args, **kwargs) for function, args, kwargs in tasks]
 
     def __repr__(self) -> str:
@@ -68,8 +68,6 @@ class DaskDistributedBackend(AutoBatchingMixin, _Served):
         **submit_kwargs: Any,
     ) -> None:
         super().__init__(nesting_level=0)
-        from shoal import backends
-
         self._backend = backends.create(
             "dask",
             scheduler_host=scheduler_host,
