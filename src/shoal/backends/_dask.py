@@ -14,7 +14,7 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -49,6 +49,10 @@ def _run(stream: Any, *stored: Any) -> Any:
         state, key = worker.state, worker.get_current_task()
         function.given_up = lambda: (task := state.tasks.get(key)) is None or task.state == "cancelled"
     return function(*args, *stored, **kwargs)
+
+
+class Cancelled(CancelledError):
+    """A task was cancelled from elsewhere; asyncio would make its own CancelledError of one of no other class."""
 
 
 class DaskExecutor(StoringExecutor):
@@ -118,7 +122,7 @@ class DaskExecutor(StoringExecutor):
             # Its worker may have died with what only that one had; or somebody has restarted the cluster.
             self._cancelled += 1
             if self._cancelled < CANCELLED and self._client.status == "running":
-                raise
+                raise Cancelled(str(error)) from None
             raise RuntimeError(f"the dask cluster does not run what it is given (client: {self._client})") from error
         finally:
             self._pending.discard(future)
@@ -207,7 +211,7 @@ class DaskBackend(Backend):
         unknown = submit_kwargs.keys() - SUBMITS
         if unknown:
             raise TypeError(f"the backend 'dask' takes no {sorted(unknown)}; for its tasks it takes {sorted(SUBMITS)}")
-        self.client = client or _client(scheduler_host, loop)
+        self.client = _client(scheduler_host, loop) if client is None else client
         self.wait_for_workers_timeout = wait_for_workers_timeout
         given = {"client": self.client, "wait_for_workers_timeout": wait_for_workers_timeout, **submit_kwargs}
         super().__init__(inner_max_num_threads, **given)
@@ -261,7 +265,7 @@ class DaskBackend(Backend):
             probe = self.client.submit(int, pure=False)
             try:
                 probe.result(timeout=self.wait_for_workers_timeout)
-            except TimeoutError:
+            except distributed.TimeoutError:
                 raise TimeoutError(
                     f"{type(self).__name__} has no worker after {self.wait_for_workers_timeout} seconds. Start workers "
                     "that reach the scheduler, or wait longer: parallel_config(backend='dask', "
