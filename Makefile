@@ -9,6 +9,9 @@ ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Extras that have no wheels for some Pythons (free-threaded 3.13), which no marker can tell.
+ENGINES := dask ray
+
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
@@ -67,6 +70,10 @@ $(VENV)/.has-%: pyproject.toml $(VENV)/.made
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[$*]'
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[deflate]' 2>/dev/null || \
 	    echo "no wheels of isal and zlib-ng for $(PYTHON): zlib will do its work"
+	@[ $* != test ] || for engine in $(ENGINES); do \
+	    $(RUN) -m pip install --quiet --only-binary=:all: --editable ".[$$engine]" 2>/dev/null || \
+	        echo "no wheels of $$engine for $(PYTHON): the tests of that backend are skipped"; \
+	done
 	@touch $@
 
 # Debian's bare python3 has venv but not ensurepip; its pip can put a pip into an environment that has none.

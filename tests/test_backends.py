@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+import numpy
 import pytest
 
 from shoal import (
     Backend,
+    CallPicklingError,
     FallbackWarning,
+    MissingExtra,
     Parallel,
     Slot,
     WorkerSpec,
@@ -25,8 +32,11 @@ from shoal import (
     effective_n_jobs,
     parallel_config,
     register_parallel_backend,
+    shared,
 )
-from shoal.testing import BackendTests
+from shoal.backends.storing import StoringExecutor
+from shoal.parallel import _objects
+from shoal.testing import BackendTests, overwrite
 
 
 class TestSequential(BackendTests):
@@ -66,16 +76,82 @@ class BytesToThreads(Backend):
         return ThreadPoolExecutor(1, thread_name_prefix=options.get("prefix", "bytes"))
 
 
+class Pickles(StoringExecutor):
+    """Copies by pickle what it is given, as a cluster does; keeps what is put into its store."""
+
+    def __init__(self) -> None:
+        self.threads = ThreadPoolExecutor(2)
+        self.store: dict[str, bytes] = {}
+
+    def stores(self, obj: Any) -> bool:
+        return isinstance(obj, Heavy) or getattr(obj, "nbytes", 0) > 1000
+
+    def put(self, obj: Any) -> str:
+        name = f"stored {len(self.store)}"
+        self.store[name] = cloudpickle.dumps(obj)
+        return name
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        made = cloudpickle.dumps((fn, args, kwargs))
+        return self.threads.submit(self._run, made)
+
+    def _run(self, made: bytes) -> Any:
+        fn, args, kwargs = pickle.loads(made)
+        args = [pickle.loads(self.store[arg]) if isinstance(arg, str) and arg in self.store else arg for arg in args]
+        return pickle.loads(cloudpickle.dumps(fn(*args, **kwargs)))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.threads.shutdown(wait, cancel_futures=cancel_futures)
+
+
+class ObjectsToPickles(Backend):
+    """A backend from outside that ships objects by itself, and has a store for what is large."""
+
+    name = "objects-to-pickles"
+    ships_bytes = False
+    latest: Pickles
+
+    def open(self, spec: WorkerSpec) -> list[Slot]:
+        type(self).latest = Pickles()
+        return [Slot(self.latest, spec.n_workers)]
+
+    def close(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            slot.executor.shutdown()
+
+    def abort(self, slot: Slot) -> Slot:
+        slot.executor.shutdown(wait=False, cancel_futures=True)
+        return Slot(Pickles(), slot.width)
+
+
+class Heavy:
+    """Counts how often it is pickled, in this process."""
+
+    pickled = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> Any:
+        type(self).pickled += 1
+        return Heavy, (self.name,)
+
+
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the backend from outside; what a test registers is forgotten after it."""
     monkeypatch.setattr(backends, "_factories", dict(backends._factories))
     monkeypatch.setattr(backends, "_registered_default", None)
     register_parallel_backend("bytes-to-threads", BytesToThreads)
+    register_parallel_backend("objects-to-pickles", ObjectsToPickles)
 
 
 class TestBytesToThreads(BackendTests):
     backend = "bytes-to-threads"
+
+
+class TestObjectsToPickles(BackendTests):
+    backend = "objects-to-pickles"
 
 
 def current_pid(*_: Any) -> int:
@@ -98,12 +174,75 @@ def fail() -> None:
     raise LookupError("no licence found")
 
 
+def names_of(*heavy: Any, **more: Any) -> list[str]:
+    return [item.name for item in (*heavy, *more.values()) if isinstance(item, Heavy)]
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 1])
+def test_what_is_large_is_stored_once_per_run(batch_size: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Heavy, "pickled", 0)
+    one, other = Heavy("one"), Heavy("other")
+    calls = [delayed(names_of)(one, number, one, last=other) for number in range(20)]
+    run = Parallel(n_jobs=2, backend="objects-to-pickles", batch_size=batch_size)
+    assert run(calls) == [["one", "one", "other"]] * 20
+    assert (Heavy.pickled, len(ObjectsToPickles.latest.store)) == (2, 2)
+    run(calls)
+    assert Heavy.pickled == 4
+    table = {"one": one}
+    assert run(delayed(dict.get)(shared(table), key) for key in ["two", "three"] * 9) == [None] * 18
+    assert Heavy.pickled == 5
+
+
+def test_what_the_caller_drops_is_not_kept_by_the_run() -> None:
+    arrays: list[Any] = []
+
+    def calls() -> Any:
+        for number in range(40):
+            array = numpy.full(1000, number)
+            arrays.append(weakref.ref(array))
+            yield delayed(numpy.sum)(array)
+            del array
+            assert sum(alive() is not None for alive in arrays) < 15
+
+    run = Parallel(n_jobs=2, backend="objects-to-pickles", pre_dispatch=4, batch_size=1)
+    assert run(calls()) == [1000 * number for number in range(40)]
+
+
+def test_calls_have_arrays_from_the_store_as_mmap_mode_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = numpy.ones(1000)
+    for mode in ("c", None, "r+"):
+        run = Parallel(n_jobs=2, backend="objects-to-pickles", mmap_mode=mode)
+        assert run([delayed(overwrite)(array)] * 3) == [1000] * 3 or mode != "c"
+    calls = [delayed(overwrite)(array)]
+    with pytest.raises(ValueError, match="read-only"):
+        Parallel(n_jobs=2, backend="objects-to-pickles", mmap_mode="r")(calls)
+    monkeypatch.setattr(_objects, "PRIVATE_BYTES", 7999)
+    with pytest.raises(ValueError, match="read-only"):
+        Parallel(n_jobs=2, backend="objects-to-pickles")(calls)
+
+
+def test_what_a_backend_that_ships_objects_cannot_send() -> None:
+    run = Parallel(n_jobs=2, backend="objects-to-pickles")
+    with pytest.raises(CallPicklingError, match=r"call 1, .*args\[0\]\['lock'\]"):
+        run([delayed(id)(1), delayed(id)({"lock": threading.Lock()})])
+    run = Parallel(n_jobs=2, backend="objects-to-pickles", on_error="return")
+    results = run([delayed(abs)(-1), delayed(id)(threading.Lock()), delayed(abs)(-3)])
+    assert (results[0], type(results[1]), results[2]) == (1, CallPicklingError, 3)
+
+
 def test_an_unknown_name_is_answered_with_those_known() -> None:
     with pytest.raises(ValueError, match="lokky") as caught:
         Parallel(n_jobs=2, backend="lokky")
     assert all(name in str(caught.value) for name in ("loky", "threading", "multiprocessing", "sequential"))
     with pytest.raises(ValueError, match="3"):
         Parallel(n_jobs=2, backend=3)
+
+
+def test_a_backend_whose_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "shoal.backends._ray", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"'ray' needs ray, .* pip install 'shoal\[ray\]'"):
+        Parallel(n_jobs=2, backend="ray")
 
 
 def test_registered_names_are_used_where_asked_for() -> None:

@@ -252,7 +252,7 @@ def test_any_contiguous_buffer_is_filled() -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("size", [500, 2500, 50_000])
+@pytest.mark.parametrize("size", [500, 2500, 4500, 50_000])
 def test_a_buffer_may_change_once_it_is_written(size: int) -> None:
     data = data_of(size)
     buffer, file = bytearray(data), io.BytesIO()
@@ -269,7 +269,11 @@ def test_a_buffer_may_change_once_it_is_written(size: int) -> None:
 def test_threads_are_for_more_than_one_block() -> None:
     with DeflateFile(io.BytesIO()) as stream:
         stream.write(bytes(_deflate.BLOCK))
-        stream.write(b"")
+        stream.finish(lambda _: b"")
+        assert threads() == set()
+    with DeflateFile(io.BytesIO()) as stream:
+        for _ in range(2 * _deflate._WAITING):
+            stream.write(bytes(_deflate.BLOCK))
         assert threads() == set()
         stream.write(bytes(_deflate.BLOCK))
         assert len(threads()) in (1, 2)
@@ -320,7 +324,7 @@ def test_what_is_under_way_is_bounded() -> None:
     with DeflateFile(sink, 0) as stream:
         for n in range(50):
             stream.write(block)
-            assert sink.size >= (n - 4) * SMALL_BLOCK
+            assert sink.size >= (n - 2 * _deflate._WAITING) * SMALL_BLOCK
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -195,7 +195,7 @@ def test_a_full_disk(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
 
     store.save(KEY, 1, meta())
     with monkeypatch.context() as patch:
-        patch.setattr("shoal.memory._output.os.write", full)
+        patch.setattr("shoal._output._written", full)
         with pytest.raises(OSError, match="No space"):
             store.save(KEY._replace(call="b" * 32), 1, meta())
     assert store.load(KEY) == 1

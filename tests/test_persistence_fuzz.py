@@ -69,7 +69,7 @@ def claims() -> Iterator[tuple[str, bytes]]:
     shapes = [((2**40,), "f8"), ((2**31, 2**31, 2**31), "i1"), ((2**20, 2**20), "c16"), ((1000,), "V1000000000")]
     for shape, name in shapes:
         for order in "CF":
-            opcodes = wrapper(shape, order, dtype(name), True)
+            opcodes = wrapper(plain(shape), order, dtype(name), True)
             yield f"array {shape} {name} {order}", proto2 + opcodes + b"\0" + rest
             yield f"framed array {shape} {name} {order}", proto4 + framed(opcodes) + b"\0" + rest
     for name, shape in [
@@ -78,7 +78,7 @@ def claims() -> Iterator[tuple[str, bytes]]:
         ("no integer", (1.5,)),
         ("text", "x"),
     ]:
-        yield f"shape {name}", proto2 + wrapper(shape, "C", dtype("f8"), True) + b"\0" + rest  # type: ignore[arg-type]
+        yield f"shape {name}", proto2 + wrapper(plain(shape), "C", dtype("f8"), True) + b"\0" + rest
     yield "frame", proto4 + b"\x95" + struct.pack("<Q", _HUGE) + rest
     yield "second frame", proto4 + framed(b"N0") + b"\x95" + struct.pack("<Q", _HUGE) + rest
     for name, opcode in [("bytes", b"\x8e"), ("text", b"\x8d"), ("bytearray", b"\x96")]:

@@ -893,7 +893,7 @@ def test_frames() -> None:
 @pytest.mark.parametrize("compress", [0, "gzip", "lzma"])
 def test_inspect(compress: Any, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    value = {"a": np.zeros((100, 50)), "b": np.arange(3, dtype="i2"), "c": subprocess.Popen}
+    value = {"a": np.zeros((100, 100)), "b": np.arange(3, dtype="i2"), "c": subprocess.Popen}
     shoal.dump(value, path, compress=compress)
     info = shoal.inspect(path)
     assert info.name == str(path)
@@ -903,16 +903,22 @@ def test_inspect(compress: Any, tmp_path: Path) -> None:
     assert "numpy.dtype" in info.imports
     assert info.untrusted == ("subprocess.Popen",)
     assert [(array.dtype, array.shape, array.nbytes) for array in info.arrays] == [
-        ("float64", (100, 50), 40000),
+        ("float64", (100, 100), 80000),
         ("int16", (3,), 6),
     ]
     assert info.arrays[0].position is not None
     assert info.versions["numpy"] == np.__version__
     assert info.checksums
-    assert info.uncompressed > 40000
+    assert info.uncompressed > 80000
     with pytest.raises(AttributeError):
         info.size = 3  # type: ignore[misc]
-    for said in ("float64 (100, 50), 40,000 bytes", "subprocess.Popen", "protocol 5", np.__version__, "with checksums"):
+    for said in (
+        "float64 (100, 100), 80,000 bytes",
+        "subprocess.Popen",
+        "protocol 5",
+        np.__version__,
+        "with checksums",
+    ):
         assert said in repr(info)
     assert "(safe)" in repr(info)
     assert info == shoal.inspect(str(path))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import binascii
 import contextlib
-import errno
-import io
 import math
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 _UNITS = {"": 1, "B": 1}
@@ -269,26 +267,3 @@ def _locked(fd: int) -> bool:
     except OSError:  # no locks on this file system
         return True
     return True
-
-
-def takes_all(file: Any) -> bool:
-    """Tell whether a file certainly writes all that it is given."""
-    return type(file) in (io.BufferedWriter, io.BufferedRandom, io.BytesIO)  # a subclass may have a write of its own
-
-
-def putter(file: Any) -> Callable[[Any], None]:
-    """Return what writes all of some bytes: a raw file may take fewer at a time."""
-    write: Callable[[Any], Any] = file.write
-    if takes_all(file):
-        return write
-
-    def put(data: Any) -> None:
-        count = write(data)
-        if isinstance(count, int) and count < len(data):
-            view = memoryview(data)[count:]
-            while view and (count := write(view)) is not None:
-                view = view[count:]
-        if count is None and isinstance(file, io.RawIOBase):
-            raise BlockingIOError(errno.EAGAIN, "the file does not wait until it can take more", 0)
-
-    return put

@@ -17,6 +17,7 @@
     BrokenProcessPool, loky's TerminatedWorkerError
       └──────────────────────── WorkerDied            a worker process ended while it ran a call
     UnpicklingError ─────────── UntrustedFile         a file would import what ``load(trusted=)`` does not name
+    ImportError ─────────────── MissingExtra          what is asked for needs a package that is not installed
     TypeError, ValueError ───── ArgumentError         a cached function does not take the arguments of a call
     UserWarning ─────────────── CacheWarning          a result cannot be kept, or one that was kept cannot be read
                 ├────────────── CollisionWarning      two functions keep their results in one place
@@ -50,6 +51,7 @@ __all__ = [
     "FailedCall",
     "FallbackWarning",
     "HashingError",
+    "MissingExtra",
     "NoSpaceError",
     "RemoteTraceback",
     "RunTimeout",
@@ -242,6 +244,27 @@ class ArgumentError(TypeError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.reason} for {self.function}:\n    {self.call} was called."
+
+
+class MissingExtra(ImportError):
+    """What is asked for needs a package that is not installed.
+
+    Parameters
+    ----------
+    what
+        What is asked for.
+    package
+        The package.
+    extra
+        The extra of shoal that installs it.
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(what, package, extra)
+        self.what, self.package, self.extra = what, package, extra
+
+    def __str__(self) -> str:
+        return f"{self.what} needs {self.package}, which is not installed. Run: pip install 'shoal[{self.extra}]'"
 
 
 class NoSpaceError(OSError):

@@ -10,7 +10,7 @@ from typing import Any
 
 from shoal._cpus import is_serial
 from shoal.backends.base import Backend, Factory, Slot, WorkerSpec, worker_index
-from shoal.errors import FallbackWarning
+from shoal.errors import FallbackWarning, MissingExtra
 
 __all__ = [
     "Backend",
@@ -25,19 +25,27 @@ __all__ = [
 
 
 class _Lazy:
-    """The factory of a backend of ours, imported when it is first called."""
+    """The factory of a backend of ours, imported when it is first called; `extra` installs what it needs."""
 
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
+    def __init__(self, module: str, name: str, extra: str | None = None) -> None:
+        self.module, self.name, self.extra = module, name, extra
 
     def __call__(self, **options: Any) -> Backend:
-        factory: Factory = getattr(importlib.import_module(self.module), self.name)
+        try:
+            module = importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            if self.extra is None or (error.name or "shoal").startswith("shoal"):
+                raise
+            raise MissingExtra(f"the backend {self.extra!r}", str(error.name), self.extra) from error
+        factory: Factory = getattr(module, self.name)
         return factory(**options)
 
 
 _factories: dict[str, Factory] = {
+    "dask": _Lazy("shoal.backends._dask", "DaskBackend", extra="dask"),
     "loky": _Lazy("shoal.backends._processes", "LokyBackend"),
     "multiprocessing": _Lazy("shoal.backends._multiprocessing", "MultiprocessingBackend"),
+    "ray": _Lazy("shoal.backends._ray", "RayBackend", extra="ray"),
     "sequential": _Lazy("shoal.backends._inline", "SequentialBackend"),
     "threading": _Lazy("shoal.backends._threads", "ThreadingBackend"),
 }
@@ -76,6 +84,8 @@ def create(name: str, **options: Any) -> Backend:
     ------
     ValueError
         If no backend has that name.
+    MissingExtra
+        If what it needs is not installed.
     """
     if name in _NEED_PROCESSES and not has_processes():
         warnings.warn(

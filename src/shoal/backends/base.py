@@ -144,6 +144,8 @@ class Backend(ABC):
     forks: ClassVar[bool] = False
     #: Whether a run can be given up after ``timeout=``.
     supports_timeout: ClassVar[bool] = True
+    #: How far away its workers are: how long the way of a batch takes beside that to a process on this machine.
+    distance: ClassVar[float] = 1.0
     #: Whether a worker process can be replaced by another: :meth:`retire`.
     replaces_workers: ClassVar[bool] = False
 

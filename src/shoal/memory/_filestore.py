@@ -31,11 +31,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal._files import delete, make_folder
+from shoal._output import Output
 from shoal.errors import CacheWarning
 from shoal.memory._aside import Aside
 from shoal.memory._eviction import excess
 from shoal.memory._leases import leases_in
-from shoal.memory._output import Output
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
@@ -222,14 +222,14 @@ class FileStore(Store):
         """Write the files of an entry; return what they take."""
         path = f"{part}/{_OUTPUT}"
         if self._compression is None:
-            with Output(path) as output:
+            with Output.new(path) as output:
                 write(value, output, None)
             nbytes = output.nbytes
         else:
             with open(path, "xb") as file:
                 write(value, file, self._compression)
             nbytes = os.path.getsize(path)
-        with Output(f"{part}/{_METADATA}") as output:
+        with Output.new(f"{part}/{_METADATA}") as output:
             fields = {"duration": meta.duration, "input_args": meta.arguments, "time": meta.created}
             output.write(json.dumps(fields).encode())
         return nbytes + output.nbytes

@@ -24,13 +24,14 @@ from shoal._files import format_size
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
+from shoal.parallel._failures import Unsendable
 from shoal.parallel._faults import named
 from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
 from shoal.parallel._notes import Running
 from shoal.parallel._objects import Nothing, ObjectTransport
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
-from shoal.parallel._transport import Shipment, Transport, Unsendable
+from shoal.parallel._transport import Shipment, Transport
 from shoal.parallel._worker import Missing
 
 Held = Shipment | Nothing
@@ -77,10 +78,10 @@ class BatchRun(Run):
         return [index for index, batches in enumerate(self._in_flight) if batches or index == self._sending]
 
     def _feed(self, index: int, one: bool = False, ahead: int = 0) -> None:
-        """Send batches to a slot: as many as it runs at a time, and `ahead` more where that is worth it."""
+        """Send batches to a slot: as many as it runs at a time, and `ahead` times as many where that is worth it."""
         executor, width = self.slots[index]
         batches = self._in_flight[index]
-        while len(batches) < width + ahead:
+        while len(batches) < width * (1 + ahead):
             with self._room:
                 room = self.schedule.room
                 self._full = room <= 0
@@ -119,6 +120,8 @@ class BatchRun(Run):
             due = self._lost(index, batch, shipment, running, lost)
         except Unsendable as refusal:
             due = self._unsent(index, batch, shipment, refusal)
+        except Exception as error:
+            due = self._unsent(index, batch, shipment, self._transport.explain(batch, error))
         else:
             due = self._received(index, batch, shipment, outcome)
         self._feed(index, ahead=self._ahead)
@@ -153,7 +156,11 @@ class BatchRun(Run):
         """Take note that a batch has died with its worker, or was on its way to one that had died before."""
         self._drop(index, batch, shipment)
         self._transport.forget(self.slots[index].executor)  # also where it was sent something before this was known
-        call = self.schedule.lost(batch, self._culprit(index, batch, running, lost))
+        at = self._culprit(index, batch, running, lost)
+        if at is None and self.slots[index].width > 1 and len(batch) > 1 and not self._faults.lenient:
+            # An engine has tried the batch on several workers by now, and would do so with each part of it.
+            raise errors.WorkerDied(f"one of the calls {batch.start} to {batch.start + len(batch) - 1}", None) from lost
+        call = self.schedule.lost(batch, at)
         if call is None:
             return []
         error = errors.WorkerDied(_name(call), getattr(lost, "exit_code", None))

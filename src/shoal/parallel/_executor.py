@@ -278,7 +278,8 @@ def _begin(parallel: Parallel) -> tuple[Run, Submitted, str]:
     n_workers = parallel._backend.workers(parallel.n_jobs, settings.depth)
     if n_workers == 1 and parallel._backend.workers(2, settings.depth) == 1:
         parallel._backend = backends.create("threading")
-    submitted = Submitted(n_workers, size_policy(parallel.batch_size, settings))
+    distance = parallel._backend.distance
+    submitted = Submitted(n_workers, size_policy(parallel.batch_size, settings, distance), distance)
     slots = parallel._open(n_workers, own=True)
     if parallel._backend.in_process:
         for slot in slots:  # at exit no thread can be started any more (Python 3.12)

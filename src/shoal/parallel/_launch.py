@@ -18,7 +18,7 @@ from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
 from shoal.parallel._limits import Limits, held
-from shoal.parallel._objects import ObjectTransport
+from shoal.parallel._objects import ObjectTransport, Order
 from shoal.parallel._policies import CUT_SECONDS, Pace, auto_batch_size, auto_max_pending
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 Sizes = int | str | Callable[[Pace], int]
 
 
-def size_policy(batch_size: Sizes, settings: Settings) -> int | Callable[[Pace], int]:
+def size_policy(batch_size: Sizes, settings: Settings, distance: float = 1.0) -> int | Callable[[Pace], int]:
     """Return what ``batch_size=`` means to a :class:`Schedule`: no batch is longer than its worker serves."""
     most = settings.max_tasks_per_worker
-    policy = auto_batch_size if batch_size == "auto" else batch_size
+    policy = partial(auto_batch_size, distance=distance) if batch_size == "auto" else batch_size
     if callable(policy):
         return policy if most is None else lambda pace: min(policy(pace), most)
     return int(policy) if most is None else min(int(policy), most)
@@ -90,11 +90,12 @@ def make_run(
             schedule = Schedule(
                 calls,
                 slots=n_workers,
-                size=size_policy(batch_size, settings),
+                size=size_policy(batch_size, settings, backend.distance),
                 pre_dispatch=bound,
                 total=total,
                 ordered=return_as != "generator_unordered",
                 max_pending=pending,
+                distance=backend.distance,
             )
         nested = backend.nested(settings.depth), settings.depth + 1, share
         if timeout is not None and not backend.supports_timeout:
@@ -117,14 +118,15 @@ def make_run(
             surroundings = partial(nested_settings, *nested)
             return PullRun(surroundings, at_once, threads, *common, opened.pop_all().close)
         transport: Transport | ObjectTransport
+        seconds = CUT_SECONDS * backend.distance if batch_size == "auto" else math.inf
         if backend.ships_bytes:
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, KEPT if remembers else 0)
-            seconds = CUT_SECONDS if batch_size == "auto" else math.inf
             once = ONCE if remembers else 0
             transport = Transport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
         else:
-            transport = ObjectTransport(nested)
+            # The CPUs are those of other machines, which this one cannot share out.
+            transport = ObjectTransport(Order((*nested[:2], None), seconds, settings.mmap_mode))
         return BatchRun(transport, limits, *common, opened.pop_all().close)
 
 

@@ -1,14 +1,33 @@
-"""The way of a batch to a backend that ships objects by itself, as clusters do."""
+"""The way of a batch to a backend that ships objects by itself, as clusters do.
+
+::
+
+    calls ─> large arguments, shared() ─put, once per run─> the engine's store ─┐
+      │         │                                                               │ once per worker
+      │         └─ in their places: Stored(0), Stored(1), ...                   v
+      └──> Work(order, calls) ─────────> executor.submit(work, *references)
+    values, or the failure of a call <─── Done <──────────┘
+"""
 
 from __future__ import annotations
 
+import math
 import time
+import weakref
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, NamedTuple
 
+from shoal.backends.storing import StoringExecutor
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import plain
+from shoal.parallel._delayed import Call, Shared, StandIn, describe, plain
+from shoal.parallel._failures import Failure, Unsendable, explain, failure_of, raised
 from shoal.parallel._settings import Nested, nested_settings
+from shoal.parallel._sharing import is_array
+
+#: What is so large is not copied for each batch that may write into it.
+PRIVATE_BYTES = 32 * 2**20
 
 
 class Done(NamedTuple):
@@ -16,8 +35,22 @@ class Done(NamedTuple):
 
     elapsed: float  # seconds that the calls took
     values: list[Any]
-    error: BaseException | None
+    error: BaseException | Failure | None
     retiring: None = None  # workers that are not ours are not replaced
+
+
+class Order(NamedTuple):
+    """How the calls of a batch are to be run."""
+
+    nested: Nested
+    seconds: float = math.inf  # after which no call is begun
+    mode: str | None = None  # of arrays from the store, as `mmap_mode`
+
+
+class Stored(NamedTuple):
+    """Stands for an argument that is in the engine's store."""
+
+    place: int  # among the references that are sent with the batch
 
 
 class Nothing:
@@ -30,47 +63,175 @@ class Nothing:
 
 
 class ObjectTransport:
-    """Hands the calls of batches to executors as they are.
+    """Hands the calls of batches to executors as they are, but for what is worth a place in the engine's store.
 
     Parameters
     ----------
-    nested
-        What runs that the calls make are to know.
+    order
+        How calls are to be run.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to the thread that owns the run.
     """
 
-    def __init__(self, nested: Nested) -> None:
-        self._nested = nested
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        # By id: what gives the object while it lives, and what stands for it.
+        self._references: dict[int, tuple[Callable[[], Any], Any]] = {}
 
     def send(self, batch: Batch, executor: Executor) -> tuple[Future[Done], Nothing]:
         """Submit a batch; return the future of what comes of it."""
-        return executor.submit(run_calls, self._nested, [plain(call) for call in batch]), Nothing()
+        references: list[Any] = []
+        try:
+            if isinstance(executor, StoringExecutor):
+                places: dict[int, Stored] = {}
+                calls = [self._with_references(call, executor, places, references) for call in batch]
+            else:
+                calls = [plain(call) for call in batch]
+            return executor.submit(Work(self._order, calls), *references), Nothing()
+        except Exception as error:
+            refused: Future[Done] = Future()
+            refused.set_exception(error)
+            return refused, Nothing()
 
-    def receive(self, _batch: Batch, outcome: Done, _held: Nothing) -> tuple[list[Any], BaseException | None, bool]:
+    def receive(self, batch: Batch, outcome: Done, _held: Nothing) -> tuple[list[Any], BaseException | None, bool]:
         """Return the results of the calls of a batch that have ended, and the exception of the one that has failed."""
-        return outcome.values, outcome.error, False
+        values, error = outcome.values, outcome.error
+        return values, raised(error, batch, len(values)) if isinstance(error, Failure) else error, False
+
+    def explain(self, batch: Batch, error: Exception) -> Unsendable:
+        """Find the call of a batch for which the executor has refused it."""
+        return explain(batch, error, lambda obj: (int, ()) if type(obj) is Shared else NotImplemented)
 
     def running(self, _executor: Executor) -> None:
         """Return what an executor's worker runs: nobody knows."""
 
     def forget(self, _executor: Executor) -> None:
-        """Take note that a worker does not have what was sent there: it was sent nothing."""
+        """Take note that the engine may have lost what is in its store: it is put there again."""
+        self._references.clear()
 
     def replaced(self, _executor: Executor) -> None:
         """Return what an executor's last worker did at its end: nobody knows."""
 
     def close(self) -> None:
-        """End the run."""
+        """End the run: the engine may drop what was stored for it."""
+        self._references.clear()
+
+    def _with_references(
+        self, call: Call, executor: StoringExecutor, places: dict[int, Stored], references: list[Any]
+    ) -> Call:
+        """Return a call with what stands for its arguments that are in the store."""
+
+        def instead(arg: Any) -> Any:
+            always = type(arg) is Shared
+            if issubclass(type(arg), StandIn):
+                arg = arg.resolve()
+            if id(arg) not in places:
+                reference = self._reference(arg, executor, always)
+                if reference is None:
+                    return arg
+                places[id(arg)] = Stored(len(references))
+                references.append(reference)
+            return places[id(arg)]
+
+        function, args, kwargs = call
+        return function, tuple(map(instead, args)), {name: instead(arg) for name, arg in kwargs.items()}
+
+    def _reference(self, obj: Any, executor: StoringExecutor, always: bool) -> Any:
+        """Return what stands for an object in the engine's store; None if it travels with its batch.
+
+        What the caller drops is dropped from the store, when the batches that need it are done; what is shared stays.
+        """
+        key = id(obj)
+        known = self._references.get(key)
+        if known is not None and known[0]() is obj:
+            return known[1]
+        alive: Callable[[], Any]
+        if always:
+            alive = partial(_itself, obj)
+        # Of what no reference can be weak, nobody could tell later whether it is the same object.
+        elif type(obj).__weakrefoffset__ and executor.stores(obj):
+            alive = weakref.ref(obj, partial(_forget, self._references, key))
+        else:
+            return None
+        reference = executor.put(obj)
+        self._references[key] = alive, reference
+        return reference
 
 
-def run_calls(nested: Nested, calls: list[Any]) -> Done:
-    """Run calls, wherever the executor has brought them."""
-    with nested_settings(*nested):
-        began = time.perf_counter()
-        values: list[Any] = []
-        error: BaseException | None = None
-        try:
-            for function, args, kwargs in calls:
-                values.append(function(*args, **kwargs))
-        except BaseException as raised:
-            error = raised
-        return Done(time.perf_counter() - began, values, error)
+def _itself(obj: Any) -> Any:
+    return obj
+
+
+def _forget(references: dict[int, tuple[Callable[[], Any], Any]], key: int, dead: Any) -> None:
+    known = references.get(key)
+    if known is not None and known[0] is dead:
+        del references[key]
+
+
+class Work:
+    """The calls of a batch, which it runs when it is called, wherever the executor has brought it.
+
+    Attributes
+    ----------
+    order
+        How they are to be run.
+    calls
+        In the places of arguments there may be :class:`Stored`.
+    """
+
+    def __init__(self, order: Order, calls: list[Call]) -> None:
+        self.order, self.calls = order, calls
+
+    @property
+    def __name__(self) -> str:
+        """What an engine may show for it."""
+        functions = {id(function): function for function, _, _ in self.calls}
+        name = describe(self.calls[0][0]).rpartition(".")[2].strip("<>")
+        return f"{'mixed_' if len(functions) > 1 else ''}batch_of_{name}_{len(self.calls)}_calls"
+
+    def __call__(self, *stored: Any) -> Done:
+        """Run the calls; `stored` is what each :class:`Stored` stands for."""
+        order, calls = self.order, self.calls
+        clock = time.perf_counter
+        with nested_settings(*order.nested):
+            began = clock()
+            values: list[Any] = []
+            failure: Failure | None = None
+            try:
+                if stored:
+                    objects = [_in_mode(obj, order.mode) for obj in stored]
+                    calls = [_with_objects(call, objects) for call in calls]
+                end = began + order.seconds
+                for function, args, kwargs in calls:
+                    if values and clock() > end:
+                        break
+                    values.append(function(*args, **kwargs))
+            except BaseException as error:
+                failure = failure_of(error, error)
+            return Done(clock() - began, values, failure)
+
+
+def _with_objects(call: Call, objects: list[Any]) -> Call:
+    function, args, kwargs = call
+    return (
+        function,
+        tuple(objects[arg.place] if type(arg) is Stored else arg for arg in args),
+        {name: objects[arg.place] if type(arg) is Stored else arg for name, arg in kwargs.items()},
+    )
+
+
+def _in_mode(obj: Any, mode: str | None) -> Any:
+    """Return an array from the store as a batch may use it: other batches of this worker have the same one.
+
+    For "c" it is a copy, if it is no larger than :data:`PRIVATE_BYTES`; else, and for "r", it is read-only; for other
+    modes it is the one that all share, to be written to if the engine lets one.
+    """
+    if mode not in ("c", "r") or not is_array(obj):
+        return obj
+    if mode == "c" and obj.nbytes <= PRIVATE_BYTES:
+        return obj.copy(order="K")
+    view = obj.view()
+    view.flags.writeable = False
+    return view

@@ -80,13 +80,14 @@ class Pace:
         return max(-(-left // (2 * slots)), least, 1)
 
 
-def auto_batch_size(pace: Pace) -> int:
+def auto_batch_size(pace: Pace, distance: float = 1.0) -> int:
     """Return the calls of a batch that holds :data:`BATCH_SECONDS` of work within :data:`BATCH_BYTES`.
 
-    The size grows by leaps, not by doubling: calls of a microsecond reach batches of thousands in three rounds. Where
-    the leap would be into work that can be felt, it is shorter, since the calls measured may not be like the next.
+    Workers that are farther away are given more work. The size grows by leaps, not by doubling: calls of a microsecond
+    reach batches of thousands in three rounds. Where the leap would be into work that can be felt, it is shorter, since
+    the calls measured may not be like the next.
     """
-    wanted = min(BATCH_CALLS, BATCH_SECONDS / max(pace.seconds_per_call, SHORTEST))
+    wanted = min(BATCH_CALLS, distance * BATCH_SECONDS / max(pace.seconds_per_call, SHORTEST))
     if pace.nbytes:
         wanted = min(wanted, BATCH_BYTES * pace.calls / pace.nbytes)
     leap = pace.last * LEAP

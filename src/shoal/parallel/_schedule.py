@@ -49,6 +49,8 @@ class Schedule:
         The calls that may be under way, or done and due and not taken: a number, or a policy that takes a
         :class:`~shoal.parallel._policies.Pace` and the size of batches; None for no bound. What waits behind an
         unfinished call does not count.
+    distance
+        How far away the workers are, as :attr:`~shoal.Backend.distance`.
 
     Notes
     -----
@@ -65,6 +67,7 @@ class Schedule:
         total: int | None = None,
         ordered: bool = True,
         max_pending: int | Callable[[Pace, int], int] | None = None,
+        distance: float = 1.0,
     ) -> None:
         if pre_dispatch is None:
             calls = list(calls)
@@ -75,6 +78,7 @@ class Schedule:
         self._total = total
         self.ordered = ordered
         self._bound = pre_dispatch
+        self._distance = distance
         self._pending_policy = None if isinstance(max_pending, int) else max_pending
         # So that a small bound still leaves work for all slots.
         self._largest = max(max_pending // (2 * slots), 1) if isinstance(max_pending, int) else sys.maxsize
@@ -291,7 +295,7 @@ class Schedule:
         """Tell whether the way of a batch of that size is long beside its work, so that one should wait on the spot."""
         left = self._left
         ending = left is not None and left <= size * self._slots * READ_AHEAD
-        limit = QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS
+        limit = self._distance * (QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS)
         return size * self.pace.seconds_per_call < limit
 
     def _fair_size(self, room: int) -> int:

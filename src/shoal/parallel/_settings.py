@@ -316,12 +316,12 @@ def _configured(backend: Any, inner_max_num_threads: int | None, backend_params:
     return backend
 
 
-#: What runs that a call makes are to know: the name of their backend, their depth, and the CPUs for them.
-Nested = tuple[str, int, int]
+#: What runs that a call makes are to know: the name of their backend, their depth, and the CPUs for them; None for all.
+Nested = tuple[str, int, int | None]
 
 
 @contextmanager
-def nested_settings(backend: str, depth: int, cpus: int, index: int | None = None) -> Iterator[None]:
+def nested_settings(backend: str, depth: int, cpus: int | None, index: int | None = None) -> Iterator[None]:
     """Run the block under the settings of a call: those of a program, but for the backend, the depth and the CPUs.
 
     Parameters
@@ -336,7 +336,8 @@ def nested_settings(backend: str, depth: int, cpus: int, index: int | None = Non
     place = None
     if index is not None:
         place = index_of_call.set(index)
-        cap_this_thread(cpus)
+        if cpus is not None:
+            cap_this_thread(cpus)
     try:
         yield
     finally:

@@ -79,7 +79,7 @@ class Submitted(Schedule):
 
     Parameters
     ----------
-    slots, size
+    slots, size, distance
         As for :class:`Schedule`.
 
     Attributes
@@ -90,8 +90,8 @@ class Submitted(Schedule):
         Called when a call has come and the run does not know.
     """
 
-    def __init__(self, slots: int, size: int | Callable[[Pace], int]) -> None:
-        super().__init__((), slots=slots, size=size, ordered=False)
+    def __init__(self, slots: int, size: int | Callable[[Pace], int], distance: float = 1.0) -> None:
+        super().__init__((), slots=slots, size=size, ordered=False, distance=distance)
         self._ahead: Any = Waiting()
         self._lock = threading.Lock()  # over what follows, and over calls that are added
         self._looked = False  # whether the run has found room for a call since the last one came

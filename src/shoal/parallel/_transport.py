@@ -19,10 +19,11 @@ import threading
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from shoal._pickling import culprit, dumps, loads
-from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback
+from shoal._pickling import dumps, loads
+from shoal.errors import CallUnpicklingError
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Shared, describe
+from shoal.parallel._delayed import Shared
+from shoal.parallel._failures import Unsendable, explain, raised
 from shoal.parallel._limits import Limits
 from shoal.parallel._notes import Cell, Running, notes
 from shoal.parallel._objects import Nothing
@@ -71,14 +72,6 @@ class Shipment:
             if segment is not None:
                 segment.close()
         self._segment, self.outlets = None, []
-
-
-class Unsendable(Exception):
-    """A batch cannot be encoded: because of the call at the place `at` in it, or nobody knows of which (None)."""
-
-    def __init__(self, at: int | None, error: Exception) -> None:
-        super().__init__(at, error)
-        self.at, self.error = at, error
 
 
 class _Live:
@@ -179,7 +172,7 @@ class Transport:
         except Exception as error:
             self._workspace.release(self._workspace.lease())
             refused: Future[Outcome] = Future()
-            refused.set_exception(self._explain(batch, error))
+            refused.set_exception(explain(batch, error, self._reduce, self._once))
             return refused, Nothing()
         leased = self._workspace.lease()
         outlets: list[Segment] = []
@@ -218,6 +211,10 @@ class Transport:
             raise
         known.update(objects)
         return future, shipment
+
+    def explain(self, _batch: Batch, error: Exception) -> Unsendable:
+        """Raise what a worker's process has failed with: no call is to blame."""
+        raise error
 
     def running(self, executor: Executor) -> Running | None:
         """Return what an executor's worker does; None where workers do not tell."""
@@ -263,16 +260,7 @@ class Transport:
         failure = outcome.failure
         if failure is None:
             return values, None, False
-        failed = len(values)
-        call = f"call {batch.start + failed}, {describe(batch.function(failed))}(...)"
-        try:
-            raised: BaseException = loads(failure.stream)
-        except Exception as error:
-            raised = CallUnpicklingError(
-                f"the exception of {call}", "the calling process", f"{type(error).__name__}: {error}"
-            )
-        raised.__cause__ = RemoteTraceback(call, failure.remote)
-        return values, raised, failure.whole
+        return values, raised(failure, batch, len(values)), failure.whole
 
     def close(self) -> None:
         """End the run: workers drop what was sent for it, and its arrays are freed."""
@@ -328,25 +316,3 @@ class Transport:
             return Encoded(stream), None
         segment, places = self._workspace.stage([memoryview(stream), *buffers] if long else buffers)
         return Encoded(None if long else stream, segment.path, tuple(places)), segment
-
-    def _explain(self, batch: Batch, error: Exception) -> Unsendable:
-        """Find the call of a batch, and the part of it, that cannot be pickled."""
-        for at, (function, args, kwargs) in enumerate(batch):
-            for part, name in [(function, "the function"), *_named(args, kwargs)]:
-                try:
-                    dumps(part, self._reduce, self._once)
-                except OSError as failure:
-                    return Unsendable(at, failure)
-                except Exception:
-                    path, reason = culprit(part, name, self._reduce)
-                    refusal = CallPicklingError(f"call {batch.start + at}, {describe(function)}(...),", path, reason)
-                    refusal.__cause__ = error
-                    return Unsendable(at, refusal)
-        return Unsendable(None, error)
-
-
-def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Any, str]]:
-    return [
-        *((value, f"args[{place}]") for place, value in enumerate(args)),
-        *((value, f"kwargs[{name!r}]") for name, value in kwargs.items()),
-    ]

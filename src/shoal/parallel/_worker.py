@@ -19,6 +19,7 @@ from shoal.backends._bootstrap import interruptible
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
+from shoal.parallel._failures import Failure, failure_of
 from shoal.parallel._limits import LOOK_SECONDS, Limits, served
 from shoal.parallel._notes import Note
 from shoal.parallel._segments import attach, layout, write
@@ -76,14 +77,6 @@ class Parcel(NamedTuple):
     nested: Nested
     cell: tuple[str, int] | None  # where to note which call runs
     limits: Limits | None  # how long this worker serves
-
-
-class Failure(NamedTuple):
-    """An exception on its way back."""
-
-    stream: bytes  # the exception
-    remote: str  # its traceback
-    whole: bool = False  # whether it says nothing about which call of the batch is to blame
 
 
 class Outcome(NamedTuple):
@@ -162,7 +155,7 @@ def _run(parcel: Parcel) -> Outcome:
     except Exception as error:
         what = f"the calls from number {parcel.start} on"
         refusal = CallUnpicklingError(what, "a worker", f"{type(error).__name__}: {error}")
-        failure = _failure(refusal, error, whole=True)
+        failure = failure_of(refusal, error, whole=True)
         return Outcome(clock() - began, dumps([])[0], failure=failure)
     values: list[Any] = []
     append = values.append
@@ -191,7 +184,7 @@ def _run(parcel: Parcel) -> Outcome:
                         break
                     until = min(end, now + LOOK_SECONDS)
         except BaseException as error:
-            raised = _failure(error, error)
+            raised = failure_of(error, error)
     elapsed = clock() - began
     note.between(parcel.start)
     served.calls += len(values) + (raised is not None)
@@ -243,49 +236,6 @@ def _deliver(buffers: list[memoryview], outlets: tuple[str, ...]) -> tuple[tuple
     return tuple(places)
 
 
-def _failure(error: BaseException, shown: BaseException, whole: bool = False) -> Failure:
-    """Encode an exception such that the parent can rebuild it."""
-    import traceback
-
-    frames = shown.__traceback__
-    text = "".join(traceback.format_exception(type(shown), shown, frames and (frames.tb_next or frames)))
-    error.__traceback__ = None
-    for attempt in (error, _Rebuilt(error)):
-        try:
-            stream, _ = dumps(attempt, out_of_band=2**63)
-            loads(stream)
-        except Exception as refusal:
-            reason = f"{type(refusal).__name__}: {refusal}"
-        else:
-            return Failure(stream, text, whole)
-    path, why = culprit(error, "exception")
-    summary = traceback.format_exception_only(type(error), error)[0].strip()[:200]
-    stream, _ = dumps(CallPicklingError(f"{summary}, raised by a call,", path, why or reason))
-    return Failure(stream, text, whole)
-
-
-class _Rebuilt:
-    """An exception that its own constructor could not rebuild: made without it, from its arguments and attributes."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __reduce__(self) -> Any:
-        cls = type(self.error)
-        builtin: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-        return rebuild, (builtin, cls, *builtin.__reduce__(self.error)[1:])
-
-
-def rebuild(
-    builtin: Any, cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any] | None = None
-) -> BaseException:
-    """Make an exception without calling its constructor, but that of the builtin exception from which it derives."""
-    error = cls.__new__(cls, *args)
-    builtin.__init__(error, *args)
-    error.__setstate__(state)
-    return error
-
-
 def _unpicklable(values: list[Any], error: Exception, start: int, functions: Any) -> tuple[int, Failure]:
     """Return the index of the result that cannot be pickled, and what says so and which part of it."""
     for index, value in enumerate(values):
@@ -295,5 +245,5 @@ def _unpicklable(values: list[Any], error: Exception, start: int, functions: Any
             path, reason = culprit(value, "result", reduce_result)
             function = functions[index] if type(functions) is list else functions
             refusal = CallPicklingError(f"the result of call {start + index}, {describe(function)}(...),", path, reason)
-            return index, _failure(refusal, error)
-    return 0, _failure(error, error)
+            return index, failure_of(refusal, error)
+    return 0, failure_of(error, error)

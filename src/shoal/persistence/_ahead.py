@@ -21,11 +21,18 @@ _MOST_THREADS = 8
 class Ahead(Generic[T]):
     """A queue of calls, of which threads run those in front before their results are asked for.
 
-    A call that is alone is run by whoever takes its result; threads start with the second, if there are CPUs for two.
-    Where the system grants no thread, every call is run like that. To be used from one thread.
+    Threads start when the first result is asked for and more than one call waits, if there are CPUs for two: until
+    then whoever puts the calls has the interpreter to itself. A call that is alone is run by whoever takes its result,
+    and so is every call where the system grants no thread. To be used from one thread.
+
+    Parameters
+    ----------
+    per_thread
+        How many calls wait, or their results, for each thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, per_thread: int) -> None:
+        self._per_thread = per_thread
         self._executor: ThreadPoolExecutor | None = None
         self._results: deque[Callable[[], T]] = deque()
 
@@ -39,21 +46,20 @@ class Ahead(Generic[T]):
     @property
     def full(self) -> bool:
         """Whether a result should be taken before the next call is put."""
-        return len(self._results) > 1 and len(self._results) >= 2 * self._n_threads
+        return len(self._results) > 1 and len(self._results) >= self._per_thread * self._n_threads
 
     def put(self, function: Callable[..., T], *args: Any) -> None:
         """Have ``function(*args)`` run, by now or by the time that its result is taken."""
-        self._results.append(partial(function, *args))
-        if self._executor is not None:
-            self._results.append(self._submitted(self._results.pop()))
-        elif len(self._results) > 1 and self._n_threads > 1:
+        call = partial(function, *args)
+        self._results.append(call if self._executor is None else self._submitted(call))
+
+    def take(self) -> T:
+        """Return the result of the oldest call; raise what it raised."""
+        if self._executor is None and len(self._results) > 1 and self._n_threads > 1:
             from concurrent.futures import ThreadPoolExecutor
 
             self._executor = ThreadPoolExecutor(self._n_threads, "shoal-blocks")
             self._results = deque([self._submitted(call) for call in self._results])
-
-    def take(self) -> T:
-        """Return the result of the oldest call; raise what it raised."""
         return self._results.popleft()()
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from shoal._files import putter
+from shoal._output import putter
 from shoal.persistence import _stream
 from shoal.persistence._ahead import Ahead
 from shoal.persistence._stream import CONTAINERS, fastest, opened, stored
@@ -35,17 +35,23 @@ _CLOSE, _CLOSER = 1.04, 1.01
 # A sixteenth of fewer bytes tells nothing about them.
 _LEAST = 1 << 15
 
+# How many blocks wait for each thread.
+_WAITING = 4
+
 # A buffer of so many blocks is deflated where it lies, and `write` waits for that; a smaller one is copied.
 _BLOCKS_LENT = 4
 
-Block = bytes | bytearray | memoryview
-Deflate = Callable[[Block], bytes]
+# Smaller pieces of a block are put together.
+_PIECE = 1 << 14
+
+# What a block consists of, in order.
+Pieces = list[Any]
+Deflate = Callable[[Pieces], bytes]
 
 
-def _deflate(module: ModuleType, level: int, block: Block) -> bytes:
+def _deflate(module: ModuleType, level: int, pieces: Pieces) -> bytes:
     stream = module.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-    deflated: bytes = stream.compress(block) + stream.flush(zlib.Z_FULL_FLUSH)
-    return deflated
+    return b"".join([*map(stream.compress, pieces), stream.flush(zlib.Z_FULL_FLUSH)])
 
 
 class _Choice:
@@ -71,10 +77,10 @@ class _Choice:
             ]
         self._blocks = 0
 
-    def of(self, block: Block) -> Deflate:
-        """Return what deflates `block`, the next one of the stream."""
-        if self._fast and self._blocks % _ALIKE == 0 and len(block) >= _LEAST:
-            sample = _sample(memoryview(block))
+    def of(self, pieces: Pieces, size: int) -> Deflate:
+        """Return what deflates the next block of the stream, of so many bytes."""
+        if self._fast and self._blocks % _ALIKE == 0 and size >= _LEAST:
+            sample = [_sample(b"".join(pieces))]
             enough = self._close * len(self._zlib(sample))
             close = (way for way in self._fast if len(way(sample)) <= enough)
             self._chosen = next(close, self._zlib)
@@ -82,7 +88,7 @@ class _Choice:
         return self._chosen
 
 
-def _sample(block: memoryview) -> bytes:
+def _sample(block: bytes) -> bytes:
     """A sixteenth of a block, from four places."""
     step, size = len(block) // 4, len(block) // 64
     return b"".join(block[start : start + size] for start in range(0, 4 * step, step))
@@ -94,7 +100,7 @@ class DeflateFile(io.BufferedIOBase):
     Levels 1 to 3 are deflated by ISA-L, and all by zlib-ng, where these are installed and make
     files about as small as zlib does; else by zlib. Blocks of 1 MiB are deflated on
     as many threads as there are CPUs to use, eight at most, once there are two of them; the threads
-    end with the file. Memory is bounded by four blocks for each thread. To be used from one thread.
+    end with the file. Memory is bounded by six blocks for each thread. To be used from one thread.
 
     Parameters
     ----------
@@ -115,7 +121,7 @@ class DeflateFile(io.BufferedIOBase):
 
     def __init__(self, fileobj: Any, compresslevel: int = 3, container: str = "zlib") -> None:
         self._ended, self._owned = True, False
-        self._blocks: Ahead[bytes] = Ahead()
+        self._blocks: Ahead[bytes] = Ahead(_WAITING)
         level = operator.index(compresslevel)
         if not 0 <= level <= 9:
             raise ValueError(f"compresslevel must be an integer between 0 and 9, not {compresslevel!r}")
@@ -123,7 +129,8 @@ class DeflateFile(io.BufferedIOBase):
         self._checksum = getattr(fastest(), self._container.checksum)
         self._check: int = self._checksum(b"")
         self._choice = _Choice(level)
-        self._rest = bytearray()  # less than a block
+        self._pieces: Pieces = []  # of the next block
+        self._size = 0  # theirs
         self._position = self._offset = 0  # bytes taken, bytes written
         self._table: list[tuple[int, int, int]] = []
         self._file, self._owned = opened(fileobj, "wb")
@@ -148,36 +155,43 @@ class DeflateFile(io.BufferedIOBase):
         """
         self._check_open()
         view = pickle.PickleBuffer(buffer).raw()
-        size = len(view)
         with self._unless_it_fails():
-            if len(self._rest) + len(view) >= BLOCK:
-                view = self._fill(view)
-            self._rest += view
-        self._position += size
-        return size
+            lent = len(view) >= _BLOCKS_LENT * BLOCK
+            for part in self._parts(view):
+                self._check = self._checksum(part, self._check)
+                stays = type(buffer) is bytes or (lent and self._size + len(part) == BLOCK)
+                self._add(part if stays else bytes(part))
+            if lent:
+                self._drain()
+        self._position += len(view)
+        return len(view)
 
-    def _fill(self, view: memoryview) -> memoryview:
-        """Have all whole blocks deflated; return what is left over for the next one."""
-        if self._rest:
-            missing = BLOCK - len(self._rest)
-            self._rest += view[:missing]
+    def _parts(self, view: memoryview) -> Iterator[memoryview]:
+        """Yield what is still missing of a block, then whole ones, then the rest."""
+        while view:
+            missing = BLOCK - self._size
+            yield view[:missing]
             view = view[missing:]
-            self._put(self._rest)
-            self._rest = bytearray()
-        lent = len(view) >= _BLOCKS_LENT * BLOCK
-        while len(view) >= BLOCK:
-            block = view[:BLOCK]
-            self._put(block if lent else bytearray(block))
-            view = view[BLOCK:]
-        if lent:
-            self._drain()
-        return view
 
-    def _put(self, block: Block) -> None:
-        self._check = self._checksum(block, self._check)
+    def _add(self, piece: bytes | memoryview) -> None:
+        """Take what belongs to the next block; it stays as it is until that is deflated."""
+        if len(piece) >= _PIECE:
+            self._pieces.append(piece)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(bytearray(piece))
+        self._size += len(piece)
+        if self._size == BLOCK:
+            self._put()
+
+    def _put(self) -> None:
+        """Have the next block deflated."""
+        pieces, size = self._pieces, self._size
+        self._pieces, self._size = [], 0
         while self._blocks.full:
             self._take()
-        self._blocks.put(self._choice.of(block), block)
+        self._blocks.put(self._choice.of(pieces, size), pieces)
 
     def _take(self) -> None:
         deflated = self._blocks.take()
@@ -210,8 +224,8 @@ class DeflateFile(io.BufferedIOBase):
         """
         self._check_open()
         with self._unless_it_fails():
-            if self._rest:
-                self._put(self._rest)
+            if self._size:
+                self._put()
             self._drain()
             self._blocks.close()
             self._table.append((self._offset, self._position, 0))

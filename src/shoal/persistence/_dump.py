@@ -6,7 +6,8 @@ import os
 import pickle
 from typing import Any
 
-from shoal._files import putter, replacement, takes_all
+from shoal._files import replacement
+from shoal._output import Output, putter, takes_all
 from shoal.persistence._writer import Writer
 from shoal.persistence.compression import COMPRESSORS
 
@@ -88,7 +89,11 @@ def dump(
         write(value, filename, compression, protocol)
         return None
     with replacement(filename, durable) as file:
-        write(value, file, compression, protocol)
+        if compression is None:
+            with Output(file.fileno(), closefd=False) as output:
+                write(value, output, None, protocol)
+        else:
+            write(value, file, compression, protocol)
     return [filename]
 
 

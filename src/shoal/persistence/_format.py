@@ -179,13 +179,19 @@ class Footer:
         return footer
 
 
-def wrapper(shape: tuple[int, ...], order: str, dtype: bytes, mappable: bool) -> bytes:
-    """Return opcodes that push joblib's wrapper of an array, given those of its dtype; they make no use of the memo."""
-    return _WRAPPER % (plain(shape), _text(order), dtype, b"\x88" if mappable else b"\x89")
+def wrapper(shape: bytes, order: str, dtype: bytes, mappable: bool) -> bytes:
+    """Return opcodes that push joblib's wrapper of an array, given those of its shape and dtype, none with a memo."""
+    return _WRAPPER % (shape, _text(order), dtype, b"\x88" if mappable else b"\x89")
 
 
 def _text(text: str) -> bytes:
     return b"X%b%b" % (struct.pack("<I", len(text)), text.encode())
+
+
+def integers(numbers: tuple[int, ...]) -> bytes:
+    """Return opcodes that push a tuple of integers of 64 bits, without any use of the memo."""
+    pushed = [b"J" + struct.pack("<i", n) if abs(n) < 2**31 else b"\x8a\x08" + struct.pack("<q", n) for n in numbers]
+    return b"(" + b"".join(pushed) + b"t"
 
 
 _WRAPPER = b"".join(

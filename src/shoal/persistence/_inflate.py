@@ -27,6 +27,9 @@ from shoal.persistence._stream import (
 # Bytes read and inflated at a time where the blocks are not known.
 _READ, _PIECE = 1 << 17, 1 << 20
 
+# How many blocks are inflated ahead, for each thread.
+_WAITING = 2
+
 # Deflate never inflates to more: 258 bytes for two bits.
 _MOST_PER_BYTE = 1032
 
@@ -174,7 +177,7 @@ class InflateBlocks(_Inflated):
 
     def __init__(self, file: Any, blocks: Sequence[tuple[int, int, int]], start: int, check: bool) -> None:
         super().__init__(file, False)
-        self._ahead: Ahead[bytes] = Ahead()
+        self._ahead: Ahead[bytes] = Ahead(_WAITING)
         file.seek(start)
         self._container = container_of(read_exactly(file, 2))
         self._checksum = getattr(fastest(), self._container.checksum) if check else lambda _, check: check

@@ -41,13 +41,14 @@ from shoal.persistence._format import (
     Footer,
     StoredArray,
     here,
+    integers,
     plain,
     wrapper,
 )
 
 #: Arrays of fewer bytes stay in the stream, where pickle is faster at them; but not the first few of a file that can
 #: be mapped, so that whoever maps a file finds its arrays mapped.
-SMALL, FEW = 2**15, 64
+SMALL, FEW = 2**16, 64
 
 _TOKEN_BYTES = 16
 _FRAME_HEADER = 9
@@ -85,7 +86,7 @@ class Writer:
         self._mark = b"\x8a%c%b" % (_TOKEN_BYTES, number)  # LONG1
         self._waiting: deque[Any] = deque()
         self._kept = b""  # opcodes that are still to be written: a call that is not whole, or the last ones
-        self._kept_framed = False
+        self._kept_frame = b""  # the header of their frame
         self._payload = False  # whether a large string or buffer comes next
         self._kinds: set[type] = set()
         self._modules: set[str] = set()
@@ -147,53 +148,61 @@ class Writer:
                 self._out(data[:2])
             self._out(HEAD)
         if self._protocol < 4:
-            self._opcodes(data[at:], framed=False)
+            self._opcodes(data[at:])
             self._payload = True
             return
         while data[at : at + 1] == FRAME:
-            end = at + _FRAME_HEADER + int.from_bytes(data[at + 1 : at + _FRAME_HEADER], "little")
-            self._opcodes(data[at + _FRAME_HEADER : end], framed=True)
+            begin = at + _FRAME_HEADER
+            end = begin + int.from_bytes(data[at + 1 : begin], "little")
+            self._opcodes(data[begin:end], data[at:begin])
             at = end
         if at < len(data):  # few opcodes are not worth a frame
             self._payload = len(data) - at >= _PAYLOAD_HEADER
-            self._opcodes(data[at:], framed=False)
+            self._opcodes(data[at:])
 
-    def _opcodes(self, opcodes: bytes, framed: bool) -> None:
+    def _opcodes(self, opcodes: bytes, frame: bytes = b"") -> None:
         """Write opcodes, with arrays in the place of their tokens; the last of them when others come."""
         if self._kept:
             if self._waiting and self._mark in self._kept:
                 opcodes = self._kept + opcodes
+                frame = _frame(opcodes) if self._kept_frame or frame else b""
             else:
                 self._flush()
+        put, begin = b"", 0  # what memoises the last array, and what comes after it
         while self._waiting:
-            at = opcodes.find(self._mark)
+            at = opcodes.find(self._mark, begin)
             if at < 0:
                 break
             call = _CALL.match(opcodes, at + len(self._mark))
             if call is None:
                 assert len(opcodes) - at <= len(self._mark) + _CALL_BYTES, "a token that is not called"
                 break
-            self._splice(opcodes[:at], self._waiting.popleft())
-            opcodes = b"".join(call.groups()) + opcodes[call.end() :]
-        self._kept, self._kept_framed = opcodes, framed
+            self._splice(put + opcodes[begin:at], self._waiting.popleft())
+            put, begin = b"".join(call.groups()), call.end()
+        if begin:
+            opcodes = put + opcodes[begin:]
+            frame = frame and _frame(opcodes)
+        self._kept, self._kept_frame = opcodes, frame
 
     def _flush(self, last: bool = False) -> None:
         """Write the opcodes that were kept; STOP, the last one, comes after the footer."""
-        opcodes = self._kept.removesuffix(STOP) if last else self._kept
-        self._kept = b""
+        opcodes, frame = self._kept, self._kept_frame
+        self._kept = self._kept_frame = b""
+        if last:
+            opcodes = opcodes.removesuffix(STOP)
+            frame = frame and _frame(opcodes)
         if opcodes:
-            self._out(self._framed(opcodes) if self._kept_framed else opcodes)
-
-    def _framed(self, opcodes: bytes) -> bytes:
-        return FRAME + len(opcodes).to_bytes(8, "little") + opcodes
+            if frame:
+                self._out(frame)
+            self._out(opcodes)
 
     def _splice(self, before: bytes, array: Any) -> None:
         """Write opcodes, then an array."""
         spec = ArraySpec.of(array)
         dtype, readable = self._of_dtype(spec.dtype)
-        opcodes = before + POP + wrapper(spec.shape, spec.order, dtype, self._mappable)
+        opcodes = before + POP + wrapper(integers(spec.shape), spec.order, dtype, self._mappable)
         if self._protocol >= 4:
-            opcodes = self._framed(opcodes)
+            opcodes = _frame(opcodes) + opcodes
         padding = -(self._begin + self._position + len(opcodes) + 1) % ALIGNMENT
         self._out(b"%b%c%b" % (opcodes, padding, padding * b"\xff"))
         checksum = xxhash.xxh3_64()
@@ -203,8 +212,9 @@ class Writer:
         for piece in [memoryview(flat(array))] if whole else pieces(array):
             checksum.update(piece)
             self._put(piece)
-        self._position += spec.nbytes
-        self.footer.arrays.append(StoredArray(start, spec.nbytes, readable, spec.shape, checksum.intdigest()))
+        nbytes = array.nbytes
+        self._position += nbytes
+        self.footer.arrays.append(StoredArray(start, nbytes, readable, spec.shape, checksum.intdigest()))
 
     def _of_dtype(self, dtype: Any) -> tuple[bytes, str]:
         """Return the opcodes that push a dtype, and what people read for it."""
@@ -230,6 +240,11 @@ class _Pickler(pickle.Pickler):
     """The C pickler, with a word about each object that is no plain builtin."""
 
     reducer_override: Callable[[Any], Any]
+
+
+def _frame(opcodes: bytes) -> bytes:
+    """Return the header of the frame that opcodes stand in."""
+    return FRAME + len(opcodes).to_bytes(8, "little")
 
 
 def _reduce_small(array: Any, protocol: int) -> Any:

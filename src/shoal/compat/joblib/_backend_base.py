@@ -208,10 +208,10 @@ class _Submitter(Executor):
         self._waiter: queue.SimpleQueue[Any] | None = None
         self._failed = False
 
-    def submit(self, _run_calls: Any, /, *args: Any, **_none: Any) -> Future[Any]:
-        """Submit a batch: `args` ends with its calls."""
+    def submit(self, work: Any, /, *_none: Any, **_nothing: Any) -> Future[Any]:
+        """Submit a batch: the calls of a :class:`~shoal.parallel._objects.Work`."""
         backend = self._backend
-        batch, tracker = backend.parallel._batched(args[-1])
+        batch, tracker = backend.parallel._batched(work.calls)
         future: Future[Any] = Future()
         tracker._take = lambda result, error: self._done(future, tracker, result, error)
         job = backend.submit(batch, callback=tracker)

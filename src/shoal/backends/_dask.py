@@ -1,0 +1,295 @@
+"""The dask backend: batches are tasks of a dask cluster, by way of a ``distributed.Client``.
+
+::
+
+    put(obj) ──> Client.scatter ──> a future of dask's ──┐
+    submit(work, *references) ── pickled ──> Client.submit(_run, bytes, *references) ──> a worker: work(*objects)
+         └── a future of ours <── awaited on the client's event loop <── Client.gather <──┘
+    abort ──> Client.cancel: what waits never begins; what runs is left to end, and nobody gets its result
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import distributed
+from dask.sizeof import sizeof
+from dask.utils import funcname
+from distributed.scheduler import KilledWorker
+from distributed.threadpoolexecutor import thread_state
+
+from shoal._pickling import dumps, loads
+from shoal.backends.base import Backend, Slot, WorkerSpec
+from shoal.backends.storing import StoringExecutor
+
+T = TypeVar("T")
+
+#: Arguments above so many bytes are put into the cluster if they occur again, and above so many at once. (joblib puts
+#: all above the former there, also what one call only needs: a way of its own for each, where one task would do.)
+AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
+#: A task that is larger goes by way of the cluster's memory; the scheduler would have to hold it.
+TASK_BYTES = 1_000_000
+#: So often in a row what was submitted is cancelled before that is taken for the cluster's end.
+CANCELLED = 10
+
+
+def _run(stream: Any, *stored: Any) -> Any:
+    """Run what was submitted, in a worker."""
+    function, args, kwargs = loads(stream)
+    return function(*args, *stored, **kwargs)
+
+
+class DaskExecutor(StoringExecutor):
+    """Submits to a client of dask's; what it has submitted can be cancelled.
+
+    Parameters
+    ----------
+    client
+        A ``distributed.Client``.
+    scattered
+        What is in the cluster already, and its future, by id.
+    keywords
+        What ``Client.submit`` is to be given for each task.
+    """
+
+    def __init__(self, client: Any, scattered: dict[int, tuple[Any, Any]], keywords: dict[str, Any]) -> None:
+        self._client = client
+        self._scattered = scattered
+        self._keywords = keywords
+        self._pending: set[Any] = set()
+        self._cancelled = 0
+        self._seen: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._seceded: threading.Thread | None = None
+
+    def stores(self, obj: Any) -> bool:
+        """Tell whether an argument is large, and was seen before or is very large; or is in the cluster already."""
+        if id(obj) in self._scattered or isinstance(obj, distributed.Future):
+            return True
+        nbytes = sizeof(obj)
+        if nbytes <= AGAIN_BYTES:
+            return False
+        if nbytes > AT_ONCE_BYTES or self._seen.get(id(obj)) is obj:
+            return True
+        self._seen[id(obj)] = obj
+        return False
+
+    def put(self, obj: Any) -> Any:
+        """Put an object into the memory of a worker, from which others fetch it; return its future."""
+        if isinstance(obj, distributed.Future):
+            return obj
+        if id(obj) in self._scattered:
+            return self._scattered[id(obj)][1]
+        # By itself in a list, since dask takes lists and dicts apart. Not by its hash: a future of the same key that is
+        # being cancelled would take this one with it (dask/distributed#3703).
+        return self._client.scatter([obj], hash=False)[0]
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Submit a call; futures of dask's among the arguments, by position, become what they stand for."""
+        references = [arg for arg in args if isinstance(arg, distributed.Future)]
+        given = args[: len(args) - len(references)]
+        # As bytes, so that neither dask's search for futures nor the scheduler looks into it.
+        stream: Any = dumps((fn, given, kwargs), out_of_band=2**63)[0]
+        if len(stream) > TASK_BYTES:
+            stream = self.put(stream)
+        key = f"{funcname(fn)}-{uuid4().hex}"  # a key of its own: nothing is taken for a pure function
+        future = self._client.submit(_run, stream, *references, key=key, pure=False, **self._keywords)
+        self._pending.add(future)
+        return asyncio.run_coroutine_threadsafe(self._outcome(future), self._client.loop.asyncio_loop)
+
+    async def _outcome(self, future: Any) -> Any:
+        """Wait for a task, on the client's event loop; return what it returns."""
+        try:
+            result = await self._client.gather(future, asynchronous=True)
+        except KilledWorker as error:
+            raise BrokenExecutor(str(error)) from None
+        except distributed.CancelledError as error:
+            # Its worker may have died with what only that one had; or somebody has restarted the cluster.
+            self._cancelled += 1
+            if self._cancelled < CANCELLED and self._client.status == "running":
+                raise
+            raise RuntimeError(f"the dask cluster does not run what it is given (client: {self._client})") from error
+        finally:
+            self._pending.discard(future)
+            future.release()
+        self._cancelled = 0
+        return result
+
+    def cancel(self) -> None:
+        """Cancel all that is submitted, without waiting for it: this may be the thread that would do it."""
+        pending = list(self._pending)
+        loop = self._client.loop.asyncio_loop
+        if pending and not loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._client.cancel(pending, asynchronous=True), loop)
+
+    def secede(self) -> None:
+        """Leave the place of this thread to the tasks that it will wait for, if it runs one of dask's."""
+        if getattr(thread_state, "proceed", False):
+            distributed.secede()
+            self._seceded = threading.current_thread()
+
+    def successor(self) -> DaskExecutor:
+        """Return another one like this, for what comes after it."""
+        other = DaskExecutor(self._client, self._scattered, self._keywords)
+        other._seceded = self._seceded
+        return other
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Go back into the place that was left; a thread that is not the one that left it has none."""
+        if cancel_futures:
+            self.cancel()
+        if self._seceded is threading.current_thread():
+            self._seceded = None
+            distributed.rejoin()
+
+
+class DaskBackend(Backend):
+    """Runs the calls on a dask cluster.
+
+    Parameters
+    ----------
+    scheduler_host
+        The address of the scheduler to connect to. By default the client is used that was made last, and in a task of
+        dask's that of its worker.
+    scatter : list or tuple
+        Objects that are put into the memory of all workers at once, and taken from there where they are arguments.
+    client
+        A ``distributed.Client`` to use; it must not be an asynchronous one.
+    loop
+        The event loop of the client that `scheduler_host` makes.
+    wait_for_workers_timeout
+        The seconds to wait if the cluster has no worker; 0 not to wait.
+    inner_max_num_threads
+        Not supported: the threads of dask's workers are dask's affair.
+    **submit_kwargs
+        What ``Client.submit`` takes for each task: `workers`, `allow_other_workers`, `resources`, `priority`,
+        `fifo_timeout`.
+
+    Raises
+    ------
+    ValueError
+        If there is no client.
+
+    Notes
+    -----
+    -1 workers are all threads that the cluster has, and no less than two, since the calls of one run in the caller's
+    own thread, as on every backend; a number may be larger than the cluster is, for one that is to grow.
+    :func:`~shoal.worker_index` is None in its workers, since a task runs wherever dask brings it.
+    """
+
+    name = "dask"
+    ships_bytes = False
+    options = frozenset({"scatter", "workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
+    default_n_jobs = -1
+    distance = 10.0  # by way of the scheduler, there and back, it takes 5 ms and more
+
+    def __init__(
+        self,
+        scheduler_host: str | None = None,
+        scatter: list[Any] | tuple[Any, ...] | None = None,
+        client: Any = None,
+        loop: Any = None,
+        wait_for_workers_timeout: float = 10,
+        inner_max_num_threads: int | None = None,
+        **submit_kwargs: Any,
+    ) -> None:
+        unknown = submit_kwargs.keys() - self.options
+        if unknown:
+            raise TypeError(f"the backend 'dask' takes no {sorted(unknown)}; its options are {sorted(self.options)}")
+        super().__init__(inner_max_num_threads, **submit_kwargs)
+        self.client = client or _client(scheduler_host, loop)
+        self.wait_for_workers_timeout = wait_for_workers_timeout
+        self._scattered = self._scatter(scatter)
+
+    def __reduce__(self) -> Any:
+        return type(self), ()  # where it arrives is another client
+
+    def _scatter(self, objects: Any) -> dict[int, tuple[Any, Any]]:
+        if objects is not None and not isinstance(objects, (list, tuple)):
+            raise TypeError(f"scatter must be a list or tuple of objects, got: {type(objects).__name__}")
+        if not objects:
+            return {}
+        futures = self.client.scatter(list(objects), broadcast=True)
+        return {id(obj): (obj, future) for obj, future in zip(objects, futures, strict=True)}
+
+    def workers(self, n_jobs: int | None, depth: int = 0) -> int:
+        """Return how many workers `n_jobs` means: threads of the cluster's, of which there must be one by then.
+
+        Raises
+        ------
+        TimeoutError
+            If there is none in time.
+        RuntimeError
+            If there is none, and none was to be waited for; or if this is called in the event loop of the client.
+        """
+        if n_jobs is None:
+            n_jobs = self.default_n_jobs
+        if n_jobs in (0, 1):
+            return super().workers(n_jobs)
+        threads = self.threads()
+        return n_jobs if n_jobs > 0 else max(threads + 1 + n_jobs, 1)
+
+    def threads(self) -> int:
+        """Return the threads that the workers have in all, or 2; wait for a worker if there is none."""
+        if self.client.asynchronous:
+            raise RuntimeError("the backend 'dask' cannot run in the event loop of its client; use a thread")
+        threads: int = sum(self.client.nthreads().values())
+        if not threads and self.wait_for_workers_timeout:
+            # A task has clusters that adapt start one.
+            probe = self.client.submit(int, pure=False)
+            try:
+                probe.result(timeout=self.wait_for_workers_timeout)
+            except TimeoutError:
+                raise TimeoutError(
+                    f"{type(self).__name__} has no worker after {self.wait_for_workers_timeout} seconds. Start workers "
+                    "that reach the scheduler, or wait longer: parallel_config(backend='dask', "
+                    f"wait_for_workers_timeout={max(10, 2 * self.wait_for_workers_timeout)})"
+                ) from None
+            finally:
+                probe.release()
+            threads = sum(self.client.nthreads().values())
+        if not threads:
+            raise RuntimeError(f"{type(self).__name__} has no active worker: {self.client}")
+        return max(threads, 2)
+
+    def open(self, spec: WorkerSpec) -> list[Slot]:
+        """Return one slot. A task of dask's in whose thread this is called leaves its place to others meanwhile."""
+        keywords = {**self.given_options, **spec.options}
+        scattered = {**self._scattered, **self._scatter(keywords.pop("scatter", None))}
+        executor = DaskExecutor(self.client, scattered, keywords)
+        executor.secede()
+        return [Slot(executor, spec.n_workers)]
+
+    def close(self, slots: list[Slot]) -> None:
+        """Take the slot back."""
+        for slot in slots:
+            slot.executor.shutdown()
+
+    def abort(self, slot: Slot) -> Slot:
+        """Cancel what was submitted; what runs is left to end."""
+        assert isinstance(slot.executor, DaskExecutor)
+        slot.executor.cancel()
+        return Slot(slot.executor.successor(), slot.width)
+
+    def nested(self, depth: int) -> str:
+        """Return "dask": a call's own calls run on the same cluster."""
+        return self.name
+
+
+def _client(scheduler_host: str | None, loop: Any) -> Any:
+    """Return a client for a scheduler, or the one that is there."""
+    if scheduler_host:
+        return distributed.Client(scheduler_host, loop=loop, set_as_default=False)
+    try:
+        return distributed.get_client()
+    except ValueError as error:
+        raise ValueError(
+            "The backend 'dask' needs a client: first create a dask client, "
+            "`client = distributed.Client()` for workers on this machine, or "
+            "`client = distributed.Client('scheduler-address:8786')`"
+        ) from error

@@ -1,0 +1,332 @@
+"""The ray backend: tasks of a ray cluster, be it this machine alone.
+
+::
+
+    submit(fn, ...) ─packed─> stream, buffers ─ a task ─> a worker of ray's: unpacked, run, packed ─┐
+      └─ functions by value, shared() ─ray.put, once─> kept decoded by each worker until another    │
+      └─ large arguments ──────────────ray.put, once─> decoded for each batch    run comes along    │
+    future <─unpacked─ stream, buffers <─ ObjectRef.future() <─ ray's object store <────────────────┘
+
+What ray hands out lies in its object store and can only be read. Calls may write into their arguments, though, and
+results are the caller's own; so what travels is pickled here, and its buffers are copied where they arrive. Only large
+arrays are left to ray as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from functools import partial
+from itertools import count
+from pickle import PickleBuffer
+from typing import Any, NamedTuple, TypeVar
+
+import ray
+from ray import exceptions as ray_errors
+
+from shoal._cpus import is_serial
+from shoal._pickling import culprit, dumps, loads
+from shoal.backends.base import Backend, Slot, WorkerSpec
+from shoal.backends.storing import StoringExecutor
+from shoal.errors import CallPicklingError, CallUnpicklingError
+
+T = TypeVar("T")
+Token = tuple[int, int]  # an executor: the process, and its number there
+
+#: Arguments of so many bytes are put into the store; below, a copy for each batch costs less.
+STORED_BYTES = 2**20
+#: The functions and classes by value that are put there, at most: a run may make a new one for each call.
+ONCE = 64
+#: What says that a task was lost with what ran it, and that ray has given up to run it again.
+LOST = (
+    ray_errors.WorkerCrashedError,
+    ray_errors.OutOfMemoryError,
+    ray_errors.NodeDiedError,
+    ray_errors.LocalRayletDiedError,
+    ray_errors.ObjectLostError,
+)
+
+_connecting = threading.Lock()
+_executors = count()
+
+
+def connect() -> None:
+    """Use the cluster that this process is connected to; else the one of ``RAY_ADDRESS``, or a new one here."""
+    with _connecting:
+        if not ray.is_initialized():
+            ray.init()
+
+
+class Packed(NamedTuple):
+    """A pickle."""
+
+    stream: bytes
+    buffers: list[Any]  # which ray ships as they are
+
+
+def pack(obj: Any, by_value: Callable[[Any], Any] = lambda _function: NotImplemented) -> Packed:
+    """Pickle `obj`; `by_value` as for :func:`shoal._pickling.dumps`."""
+    stream, buffers = dumps(obj, by_value=by_value)
+    return Packed(stream, [PickleBuffer(buffer) for buffer in buffers])
+
+
+def unpack(packed: Packed, what: str, place: str) -> Any:
+    """Rebuild what was packed; it can be written to.
+
+    Raises
+    ------
+    CallUnpicklingError
+        If that fails; it says that `what` cannot be rebuilt in `place`.
+    """
+    try:
+        return loads(packed.stream, buffers=[bytearray(buffer) for buffer in packed.buffers])
+    except Exception as error:
+        raise CallUnpicklingError(what, place, f"{type(error).__name__}: {error}") from error
+
+
+class Stored(NamedTuple):
+    """What stands for an object in ray's store."""
+
+    reference: Any  # the ObjectRef
+    key: int | None  # under which workers keep the object; None if each batch has its own
+
+
+class _Kept:
+    """The objects that a worker keeps decoded: those of the executor whose task it has run last."""
+
+    def __init__(self) -> None:
+        self._token: Token | None = None
+        self._objects: dict[int, Any] = {}
+
+    def learn(self, token: Token, stored: list[Stored]) -> None:
+        """Fetch what of an executor's objects is missing; let go of those of others."""
+        if token != self._token:
+            self._token, self._objects = token, {}
+        for reference, key in stored:
+            if key is not None and key not in self._objects:
+                stream, buffers = ray.get(reference)
+                self._objects[key] = loads(stream, buffers=buffers)  # where they are: nobody may change it
+
+    def get(self, key: int) -> Any:
+        """Return an object."""
+        return self._objects[key]
+
+
+_kept = _Kept()
+
+
+def run_task(token: Token, packed: Packed, kept: list[Stored], places: list[int | None], *stored: Any) -> Packed:
+    """Run a call in a worker of ray's.
+
+    Parameters
+    ----------
+    token, kept
+        Whose call it is, and what this worker is to keep decoded for it.
+    packed
+        The call.
+    places
+        What stands at the end of its positional arguments: a key of `kept`, or None for the next of `stored`.
+    """
+    _kept.learn(token, kept)
+    fn, args, kwargs = unpack(packed, "a batch of calls", "a worker of ray's")
+    rest = iter(stored)
+    for key in places:
+        value = next(rest) if key is None else _kept.get(key)
+        if key is None and type(value) is Packed:
+            value = unpack(value, "an argument", "a worker of ray's")
+        args += (value,)
+    returned = fn(*args, **kwargs)
+    try:
+        return pack(returned)
+    except Exception as error:
+        path, reason = culprit(returned, "results")
+        raise CallPicklingError("what came of a batch of calls", path, reason) from error
+
+
+@functools.cache
+def _task() -> Any:
+    """Return the one remote function, which ray exports once to each cluster."""
+    return ray.remote(run_task)
+
+
+class _Arriving(Future[T]):
+    """The future of a task; what has come is unpacked by whoever takes it, not in ray's thread."""
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return what the call has returned."""
+        packed: Any = super().result(timeout)
+        value: T = unpack(packed, "what came of a batch of calls", "the calling process")
+        return value
+
+
+class RayExecutor(StoringExecutor):
+    """Runs what is submitted as tasks of ray's.
+
+    Parameters
+    ----------
+    options
+        What ``remote_function.options`` takes: ``num_cpus``, ``resources``, ``max_retries`` and others.
+
+    Notes
+    -----
+    How many run at a time is up to the cluster. To be used by one thread, but for :meth:`cancel`.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = dict(options)
+        self._token: Token = os.getpid(), next(_executors)
+        self._keys = count()
+        self._functions: dict[int, tuple[Any, Stored]] = {}  # by id: the function itself, and what stands for it
+        self._running: dict[Future[Any], Any] = {}
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Submit a task; :class:`Stored` may be the last of `args`."""
+        n_plain = next((place for place, arg in enumerate(args) if type(arg) is Stored), len(args))
+        stored: tuple[Stored, ...] = args[n_plain:]
+        kept = [one for one in stored if one.key is not None]
+        packed = pack((fn, args[:n_plain], kwargs), partial(self._once, kept))
+        places = [one.key for one in stored]
+        future: Future[T] = _Arriving()
+        future.set_running_or_notify_cancel()
+        named = {"name": getattr(fn, "__name__", None), **self._options}
+        reference = self._running[future] = (
+            _task()
+            .options(**named)
+            .remote(self._token, packed, kept, places, *(one.reference for one in stored if one.key is None))
+        )
+        reference.future().add_done_callback(partial(self._arrived, future))
+        return future
+
+    def stores(self, obj: Any) -> bool:
+        """Tell whether an argument is large, and most of it in arrays."""
+        return _nbytes(obj) >= STORED_BYTES
+
+    def put(self, obj: Any) -> Stored:
+        """Put an object into ray's store: an array as it is, what else is large as a pickle, the rest to be kept."""
+        if _is_plain_array(obj):
+            return Stored(ray.put(obj), None)
+        return Stored(ray.put(pack(obj)), None if self.stores(obj) else next(self._keys))
+
+    def cancel(self) -> None:
+        """End what runs, by force: else ray waits for the end of what does not return to Python's loop."""
+        for reference in list(self._running.values()):
+            with contextlib.suppress(ray_errors.RaySystemError):  # the cluster is gone, and with it what ran there
+                ray.cancel(reference, force=True, recursive=True)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Do nothing: the cluster is not ours, and what runs there may go on."""
+
+    def _once(self, needed: list[Stored], function: Any) -> Any:
+        """Have a function that travels by value kept by the workers; return the reduction to that."""
+        if id(function) not in self._functions:
+            if len(self._functions) >= ONCE:
+                return NotImplemented
+            self._functions[id(function)] = function, Stored(ray.put(pack(function)), next(self._keys))
+        _, stored = self._functions[id(function)]
+        needed.append(stored)
+        return _kept_here, (stored.key,)
+
+    def _arrived(self, future: Future[Any], arrived: Future[Any]) -> None:
+        self._running.pop(future, None)
+        error = arrived.exception()
+        if error is None:
+            future.set_result(arrived.result())
+        else:
+            future.set_exception(_translated(error))
+
+
+def _kept_here(key: int) -> Any:
+    return _kept.get(key)
+
+
+def _is_plain_array(obj: Any) -> bool:
+    import numpy
+
+    return type(obj) in (numpy.ndarray, numpy.memmap) and not obj.dtype.hasobject
+
+
+def _nbytes(obj: Any) -> int:
+    """Return the bytes of what is an array, or has its contents in arrays; 0 of all else."""
+    nbytes = getattr(obj, "nbytes", None)
+    if isinstance(nbytes, int) and not isinstance(obj, memoryview):
+        return nbytes
+    if hasattr(obj, "memory_usage"):  # of pandas
+        usage = obj.memory_usage(index=False)
+        return int(getattr(usage, "sum", lambda: usage)())
+    return _nbytes(obj.data) if hasattr(obj, "indptr") else 0  # a sparse matrix
+
+
+def _translated(error: BaseException) -> BaseException:
+    """Return what executors raise for an error of ray's."""
+    if isinstance(error, ray_errors.TaskCancelledError):
+        translated: BaseException = CancelledError()
+    elif isinstance(error, LOST):
+        translated = BrokenExecutor(f"{type(error).__name__}: {error}")
+    elif isinstance(error, ray_errors.RayTaskError):
+        translated = error.cause
+    else:
+        return error
+    translated.__cause__ = error
+    return translated
+
+
+class RayBackend(Backend):
+    """Runs batches of calls as tasks of a ray cluster.
+
+    Parameters
+    ----------
+    ray_remote_args : dict
+        What each task asks of the cluster, as ray's own ``options()`` takes it: ``num_cpus``, ``num_gpus``, ``memory``,
+        ``resources``, ``max_retries`` (how often ray runs a batch again whose worker was lost; 3 by default),
+        ``runtime_env`` and others.
+
+    Notes
+    -----
+    The cluster that this process is connected to is used; where there is none, ``ray.init()`` is called, which
+    connects to the one at ``RAY_ADDRESS`` or starts one on this machine. It stays when the run has ended.
+    """
+
+    name = "ray"
+    ships_bytes = False
+    options = frozenset({"ray_remote_args"})
+    default_n_jobs = -1
+
+    def workers(self, n_jobs: int | None, depth: int = 0) -> int:
+        """Return how many workers `n_jobs` means; -1 is as many tasks as the cluster can run at a time now."""
+        n_jobs = self.default_n_jobs if n_jobs is None else n_jobs
+        if n_jobs >= 0 or is_serial():
+            return super().workers(n_jobs, depth)
+        connect()
+        return max(_most_tasks(self.given_options.get("ray_remote_args") or {}) + 1 + n_jobs, 1)
+
+    def open(self, spec: WorkerSpec) -> list[Slot]:
+        """Return one slot of as many tasks at a time as workers are wanted."""
+        connect()
+        options = {**self.given_options, **spec.options}.get("ray_remote_args") or {}
+        if _inside_a_task():
+            # The call that waits for these keeps its CPU: were they to ask for more, all might wait for ever.
+            options = {"num_cpus": 0, **options}
+        return [Slot(RayExecutor(options), spec.n_workers)]
+
+    def close(self, slots: list[Slot]) -> None:
+        """Leave the cluster as it is."""
+
+    def abort(self, slot: Slot) -> Slot:
+        """Cancel the tasks of a slot; return the same, since the cluster replaces what that ends."""
+        slot.executor.cancel()  # type: ignore[attr-defined]
+        return slot
+
+
+def _inside_a_task() -> bool:
+    return bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
+
+
+def _most_tasks(options: Mapping[str, Any]) -> int:
+    """Return how many tasks of these options the cluster can run at a time."""
+    there = ray.cluster_resources()
+    asked = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus"), **(options.get("resources") or {})}
+    return min((int(there.get(name, 0) // amount) for name, amount in asked.items() if amount), default=1)
