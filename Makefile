@@ -15,10 +15,10 @@ ENGINES := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all test-joblib test-sklearn suite bench lint clean
+.PHONY: help demo test test-all test-joblib test-sklearn test-downstream suite bench lint clean
 
 help:
-	@echo "make demo | test | test-all | test-joblib | test-sklearn | bench | lint | clean"
+	@echo "make demo | test | test-all | test-joblib | test-sklearn | test-downstream | bench | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -37,6 +37,17 @@ test-joblib: $(VENV)/.has-test
 test-sklearn: $(VENV)/.has-test
 	@mkdir -p build
 	$(RUN) tests/compat/sklearn_suite.py $(ARGS) 2>build/sklearn-suite.log
+
+# Other projects, from their wheels, with shoal in joblib's place. They are heavy, and so in an environment of their own.
+DOWNSTREAM := build/downstream/$(notdir $(VENV))
+test-downstream: $(DOWNSTREAM)/.made
+	$(DOWNSTREAM)/bin/python -m pytest tests/compat/real_packages.py $(ARGS)
+
+$(DOWNSTREAM)/.made: tests/compat/real_packages.txt $(VENV)/.made
+	@echo "installing what real_packages.txt names into $(DOWNSTREAM)"
+	@$(RUN) -m venv --clear --without-pip $(DOWNSTREAM)
+	@$(RUN) -m pip --python $(DOWNSTREAM)/bin/python install --quiet -r $< --editable .
+	@touch $@
 
 lint: $(VENV)/.has-test
 	$(RUN) -m ruff check .

@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# Read when ray is imported, which this module therefore has to come before.
-os.environ.update(
-    {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else ray takes the address of this machine instead of loopback
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else ray writes one to the home of whoever runs the tests
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-)
+#: Read when ray is imported, which this module therefore has to come before.
+VARIABLES = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else ray takes the address of this machine instead of loopback
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else ray writes one to the home of whoever runs the tests
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+os.environ.update(VARIABLES)
 
 
 @contextmanager

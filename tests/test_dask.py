@@ -148,6 +148,10 @@ def key_of_task() -> str:
     return str(distributed.get_worker().get_current_task())
 
 
+def states_here(dask_worker: Any) -> tuple[str, ...]:
+    return tuple(task.state for task in dask_worker.state.tasks.values())
+
+
 # Arguments
 
 
@@ -172,9 +176,9 @@ def test_what_is_small_or_met_once_travels_with_its_call(client: Any) -> None:
         small = numpy.ones(100)
         assert Parallel(backend="dask")(delayed(numpy.sum)(small) for _ in range(10)) == [100] * 10
         assert scattered == []
-        large = bytes(3 * 10**6)  # no argument by itself, but dask's tasks are not to be so large
+        large = bytes(10**7)  # no argument by itself, but dask's tasks are not to be so large
         assert Parallel(backend="dask", n_jobs=2)([delayed(len)([large])]) == [1]
-        assert [len(data) for (data,) in scattered] == [pytest.approx(3 * 10**6, rel=0.01)]
+        assert [len(data) for (data,) in scattered] == [pytest.approx(10**7, rel=0.01)]
     finally:
         del client.scatter
 
@@ -315,6 +319,18 @@ def test_a_call_of_which_workers_die(client: Any) -> None:
     finally:
         client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 3))
         client.wait_for_workers(2, timeout=PATIENCE)
+
+
+def test_the_rest_of_a_batch_is_not_begun(client: Any, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    calls = [delayed(mark_and_wait)(tmp_path, number, gate) for number in range(30)]
+    with pytest.raises(TimeoutError):
+        Parallel(backend="dask", batch_size=15, timeout=0.2)(calls)
+    wait_until(lambda: set(client.run(states_here).values()) <= {(), ("cancelled",)})
+    wait_until(lambda: len(list(tmp_path.iterdir())) > 0)
+    gate.touch()
+    wait_until(lambda: set(client.run(states_here).values()) == {()})
+    assert len(list(tmp_path.iterdir())) <= 3  # the gate, and a call of each batch
 
 
 @pytest.mark.parametrize("how", ["error", "timeout", "generator", "stop"])

@@ -75,9 +75,7 @@ class Output:
             view = memoryview(part).cast("B")
             step = min(written, len(view))
             written -= step
-            view = view[step:]
-            while view:
-                view = view[os.write(self._fd, view) :]
+            _write(self._fd, view[step:])
 
     def __enter__(self) -> Output:
         return self
@@ -93,6 +91,27 @@ class Output:
 
 def _joined(fd: int, parts: list[Any]) -> int:
     return os.write(fd, b"".join(parts))
+
+
+def _write(fd: int, data: bytes | memoryview) -> None:
+    while data:
+        data = memoryview(data)[os.write(fd, data) :]
+
+
+def write_new(path: str, data: bytes) -> int:
+    """Make a file; return the number of its bytes.
+
+    Raises
+    ------
+    FileExistsError
+        If it is there.
+    """
+    fd = os.open(path, _NEW, 0o666)
+    try:
+        _write(fd, data)
+    finally:
+        os.close(fd)
+    return len(data)
 
 
 _written: Callable[[int, list[Any]], int] = getattr(os, "writev", _joined)

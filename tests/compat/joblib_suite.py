@@ -1,12 +1,13 @@
 """joblib's own tests, from its wheel, with shoal in its place: ``python tests/compat/joblib_suite.py [arguments]``.
 
 Of the wheel, only ``joblib/test`` is served. A failure that expected.txt names is no failure here; a line there that
-stands for nothing any more is one.
+stands for nothing any more is one. Where dask is installed, its plugin brings the fixtures that joblib's tests of it want.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import sys
@@ -55,7 +56,8 @@ def main(arguments: list[str]) -> int:
     chosen = [argument for argument in arguments if argument.startswith("test_")]
     options = [argument for argument in arguments if argument not in chosen]
     names = chosen or sorted(path.name for path in tests.glob("test_*.py") if path.name not in left_out)
-    asked = ["-rfExX", "-o", "asyncio_default_fixture_loop_scope=function", "--timeout=120"]
+    fixtures = ["-p", "distributed.utils_test"] if importlib.util.find_spec("distributed") else []
+    asked = [*fixtures, "-rfExX", "-o", "asyncio_default_fixture_loop_scope=function", "--timeout=120"]
     run = pytest(
         python,
         tests,

@@ -238,8 +238,6 @@ class Ray(MultiprocessingBackend):
         PicklingPool._setup_queues = RayPool._setup_queues
         return super().configure(n_jobs, parallel, prefer, require, ray_remote_args=self.args, **kwargs)
     def effective_n_jobs(self, n_jobs): return 3
-    def submit(self, func, callback=None):
-        return super().submit(func, callback)
 register_parallel_backend("ray", Ray)
 with parallel_config("ray", ray_remote_args={"x": 1}):
     assert Parallel(n_jobs=-1)(delayed(abs)(-i) for i in range(12)) == list(range(12))

@@ -5,7 +5,7 @@
     put(obj) ──> Client.scatter ──> a future of dask's ──┐
     submit(work, *references) ── pickled ──> Client.submit(_run, bytes, *references) ──> a worker: work(*objects)
          └── a future of ours <── awaited on the client's event loop <── Client.gather <──┘
-    abort ──> Client.cancel: what waits never begins; what runs is left to end, and nobody gets its result
+    abort ──> Client.cancel: what waits never begins; a call that runs is left to end, the rest of its batch not begun
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ T = TypeVar("T")
 #: Arguments above so many bytes are put into the cluster if they occur again, and above so many at once. (joblib puts
 #: all above the former there, also what one call only needs: a way of its own for each, where one task would do.)
 AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
-#: A task that is larger goes by way of the cluster's memory; the scheduler would have to hold it.
-TASK_BYTES = 1_000_000
+#: A task that is larger goes by way of the cluster's memory: above 10 MB, dask warns that the scheduler has to hold it.
+TASK_BYTES = 9_500_000
+#: What ``Client.submit`` takes that is the same for all tasks of a run.
+SUBMITS = frozenset({"workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
 #: So often in a row what was submitted is cancelled before that is taken for the cluster's end.
 CANCELLED = 10
 
@@ -42,6 +44,10 @@ CANCELLED = 10
 def _run(stream: Any, *stored: Any) -> Any:
     """Run what was submitted, in a worker."""
     function, args, kwargs = loads(stream)
+    if hasattr(function, "given_up"):
+        worker = distributed.get_worker()
+        state, key = worker.state, worker.get_current_task()
+        function.given_up = lambda: (task := state.tasks.get(key)) is None or task.state == "cancelled"
     return function(*args, *stored, **kwargs)
 
 
@@ -184,7 +190,7 @@ class DaskBackend(Backend):
 
     name = "dask"
     ships_bytes = False
-    options = frozenset({"scatter", "workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
+    options = frozenset({"scatter", *SUBMITS})
     default_n_jobs = -1
     distance = 10.0  # by way of the scheduler, there and back, it takes 5 ms and more
 
@@ -198,12 +204,13 @@ class DaskBackend(Backend):
         inner_max_num_threads: int | None = None,
         **submit_kwargs: Any,
     ) -> None:
-        unknown = submit_kwargs.keys() - self.options
+        unknown = submit_kwargs.keys() - SUBMITS
         if unknown:
-            raise TypeError(f"the backend 'dask' takes no {sorted(unknown)}; its options are {sorted(self.options)}")
-        super().__init__(inner_max_num_threads, **submit_kwargs)
+            raise TypeError(f"the backend 'dask' takes no {sorted(unknown)}; for its tasks it takes {sorted(SUBMITS)}")
         self.client = client or _client(scheduler_host, loop)
         self.wait_for_workers_timeout = wait_for_workers_timeout
+        given = {"client": self.client, "wait_for_workers_timeout": wait_for_workers_timeout, **submit_kwargs}
+        super().__init__(inner_max_num_threads, **given)
         self._scattered = self._scatter(scatter)
 
     def __reduce__(self) -> Any:
@@ -232,10 +239,20 @@ class DaskBackend(Backend):
         if n_jobs in (0, 1):
             return super().workers(n_jobs)
         threads = self.threads()
+        if not threads:
+            raise RuntimeError(f"{type(self).__name__} has no active worker: {self.client}")
         return n_jobs if n_jobs > 0 else max(threads + 1 + n_jobs, 1)
 
     def threads(self) -> int:
-        """Return the threads that the workers have in all, or 2; wait for a worker if there is none."""
+        """Return the threads that the workers have in all, 2 if it is one; wait for a worker if there is none.
+
+        Raises
+        ------
+        TimeoutError
+            If there is none in time.
+        RuntimeError
+            If this is called in the event loop of the client.
+        """
         if self.client.asynchronous:
             raise RuntimeError("the backend 'dask' cannot run in the event loop of its client; use a thread")
         threads: int = sum(self.client.nthreads().values())
@@ -253,14 +270,13 @@ class DaskBackend(Backend):
             finally:
                 probe.release()
             threads = sum(self.client.nthreads().values())
-        if not threads:
-            raise RuntimeError(f"{type(self).__name__} has no active worker: {self.client}")
-        return max(threads, 2)
+        return max(threads, 2) if threads else 0
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
         """Return one slot. A task of dask's in whose thread this is called leaves its place to others meanwhile."""
         keywords = {**self.given_options, **spec.options}
-        scattered = {**self._scattered, **self._scatter(keywords.pop("scatter", None))}
+        scattered = {**self._scattered, **self._scatter(keywords.get("scatter"))}
+        keywords = {name: value for name, value in keywords.items() if name in SUBMITS}
         executor = DaskExecutor(self.client, scattered, keywords)
         executor.secede()
         return [Slot(executor, spec.n_workers)]

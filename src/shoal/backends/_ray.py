@@ -16,26 +16,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
 from itertools import count
-from pickle import PickleBuffer
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import ray
 from ray import exceptions as ray_errors
 
 from shoal._cpus import is_serial
-from shoal._pickling import culprit, dumps, loads
+from shoal.backends._ray_task import Stored, kept_object, pack, run_task, unpack
 from shoal.backends.base import Backend, Slot, WorkerSpec
 from shoal.backends.storing import StoringExecutor
-from shoal.errors import CallPicklingError, CallUnpicklingError
 
 T = TypeVar("T")
-Token = tuple[int, int]  # an executor: the process, and its number there
 
 #: Arguments of so many bytes are put into the store; below, a copy for each batch costs less.
 STORED_BYTES = 2**20
@@ -51,7 +48,6 @@ LOST = (
 )
 
 _connecting = threading.Lock()
-_executors = count()
 
 
 def connect() -> None:
@@ -59,92 +55,6 @@ def connect() -> None:
     with _connecting:
         if not ray.is_initialized():
             ray.init()
-
-
-class Packed(NamedTuple):
-    """A pickle."""
-
-    stream: bytes
-    buffers: list[Any]  # which ray ships as they are
-
-
-def pack(obj: Any, by_value: Callable[[Any], Any] = lambda _function: NotImplemented) -> Packed:
-    """Pickle `obj`; `by_value` as for :func:`shoal._pickling.dumps`."""
-    stream, buffers = dumps(obj, by_value=by_value)
-    return Packed(stream, [PickleBuffer(buffer) for buffer in buffers])
-
-
-def unpack(packed: Packed, what: str, place: str) -> Any:
-    """Rebuild what was packed; it can be written to.
-
-    Raises
-    ------
-    CallUnpicklingError
-        If that fails; it says that `what` cannot be rebuilt in `place`.
-    """
-    try:
-        return loads(packed.stream, buffers=[bytearray(buffer) for buffer in packed.buffers])
-    except Exception as error:
-        raise CallUnpicklingError(what, place, f"{type(error).__name__}: {error}") from error
-
-
-class Stored(NamedTuple):
-    """What stands for an object in ray's store."""
-
-    reference: Any  # the ObjectRef
-    key: int | None  # under which workers keep the object; None if each batch has its own
-
-
-class _Kept:
-    """The objects that a worker keeps decoded: those of the executor whose task it has run last."""
-
-    def __init__(self) -> None:
-        self._token: Token | None = None
-        self._objects: dict[int, Any] = {}
-
-    def learn(self, token: Token, stored: list[Stored]) -> None:
-        """Fetch what of an executor's objects is missing; let go of those of others."""
-        if token != self._token:
-            self._token, self._objects = token, {}
-        for reference, key in stored:
-            if key is not None and key not in self._objects:
-                stream, buffers = ray.get(reference)
-                self._objects[key] = loads(stream, buffers=buffers)  # where they are: nobody may change it
-
-    def get(self, key: int) -> Any:
-        """Return an object."""
-        return self._objects[key]
-
-
-_kept = _Kept()
-
-
-def run_task(token: Token, packed: Packed, kept: list[Stored], places: list[int | None], *stored: Any) -> Packed:
-    """Run a call in a worker of ray's.
-
-    Parameters
-    ----------
-    token, kept
-        Whose call it is, and what this worker is to keep decoded for it.
-    packed
-        The call.
-    places
-        What stands at the end of its positional arguments: a key of `kept`, or None for the next of `stored`.
-    """
-    _kept.learn(token, kept)
-    fn, args, kwargs = unpack(packed, "a batch of calls", "a worker of ray's")
-    rest = iter(stored)
-    for key in places:
-        value = next(rest) if key is None else _kept.get(key)
-        if key is None and type(value) is Packed:
-            value = unpack(value, "an argument", "a worker of ray's")
-        args += (value,)
-    returned = fn(*args, **kwargs)
-    try:
-        return pack(returned)
-    except Exception as error:
-        path, reason = culprit(returned, "results")
-        raise CallPicklingError("what came of a batch of calls", path, reason) from error
 
 
 @functools.cache
@@ -178,7 +88,7 @@ class RayExecutor(StoringExecutor):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = dict(options)
-        self._token: Token = os.getpid(), next(_executors)
+        self._token = uuid4().hex
         self._keys = count()
         self._functions: dict[int, tuple[Any, Stored]] = {}  # by id: the function itself, and what stands for it
         self._running: dict[Future[Any], Any] = {}
@@ -228,7 +138,7 @@ class RayExecutor(StoringExecutor):
             self._functions[id(function)] = function, Stored(ray.put(pack(function)), next(self._keys))
         _, stored = self._functions[id(function)]
         needed.append(stored)
-        return _kept_here, (stored.key,)
+        return kept_object, (stored.key,)
 
     def _arrived(self, future: Future[Any], arrived: Future[Any]) -> None:
         self._running.pop(future, None)
@@ -237,10 +147,6 @@ class RayExecutor(StoringExecutor):
             future.set_result(arrived.result())
         else:
             future.set_exception(_translated(error))
-
-
-def _kept_here(key: int) -> Any:
-    return _kept.get(key)
 
 
 def _is_plain_array(obj: Any) -> bool:
@@ -294,6 +200,7 @@ class RayBackend(Backend):
     ships_bytes = False
     options = frozenset({"ray_remote_args"})
     default_n_jobs = -1
+    distance = 4.0  # there and back it takes 2 ms
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
         """Return how many workers `n_jobs` means; -1 is as many tasks as the cluster can run at a time now."""

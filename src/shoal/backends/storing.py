@@ -21,7 +21,9 @@ class StoringExecutor(Executor, ABC):
     run ends.
 
     A batch whose workers have died, as often as the engine tries it, ends with a ``BrokenExecutor``. One that is
-    cancelled from elsewhere runs again, and what it needs of the store is put there again.
+    cancelled from elsewhere runs again, and what it needs of the store is put there again. What is submitted may have
+    a method ``given_up()``: where the engine can tell that nobody wants the outcome any more, it is replaced in the
+    worker by a function that does.
     """
 
     @abstractmethod

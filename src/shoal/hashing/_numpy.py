@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import data_of, pieces_of
+from ._data import feed
 from ._walk import Node, Walk, Writer
 from ._writers import write_reduced
 
@@ -87,8 +88,7 @@ def _write_data(walk: Walk, node: Node, array: np.ndarray[Any, Any]) -> None:
             numbers = piece.reshape(-1).view(np.uint8).reshape(-1, np.dtype(np.longdouble).itemsize)
             node.update(np.ascontiguousarray(numbers[:, :_LONG_DOUBLE_BYTES]))
     else:
-        for data in data_of(array):
-            node.update(data)
+        feed(node, array.nbytes, data_of(array))
 
 
 def _has_gaps(dtype: np.dtype[Any]) -> bool:

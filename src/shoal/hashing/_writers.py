@@ -23,6 +23,7 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ._data import feed
 from ._functions import WRITERS as _FUNCTIONS
 from ._functions import named, write_class
 from ._refusal import refusal
@@ -118,12 +119,12 @@ def _write_str(_walk: Walk, node: Node, obj: str) -> None:
 
 
 def _write_bytes(_walk: Walk, node: Node, obj: Any) -> None:
-    node.update(obj)
+    feed(node, len(obj), [obj])
 
 
 def _write_memoryview(walk: Walk, node: Node, obj: memoryview) -> None:
     walk.elements(node, [obj.format, obj.shape])
-    node.update(obj if obj.c_contiguous else obj.tobytes())
+    feed(node, obj.nbytes, [obj.cast("B") if obj.c_contiguous and obj.nbytes else obj.tobytes()])
 
 
 def _write_pickle_buffer(walk: Walk, node: Node, obj: pickle.PickleBuffer) -> None:
@@ -132,7 +133,8 @@ def _write_pickle_buffer(walk: Walk, node: Node, obj: pickle.PickleBuffer) -> No
 
 def _write_array(walk: Walk, node: Node, obj: array.array[Any]) -> None:
     walk.elements(node, [obj.typecode, obj.itemsize])
-    node.update(memoryview(obj))
+    data = memoryview(obj)
+    feed(node, data.nbytes, [data.cast("B")])
 
 
 def _write_enum(walk: Walk, node: Node, obj: enum.Enum) -> None:

@@ -159,10 +159,11 @@ def described(values: dict[str, Any]) -> dict[str, str]:
     texts = {}
     started = time.perf_counter()
     for name, value in values.items():
-        kind = type(value)
-        if kind in _PLAIN or (kind is int and value.bit_length() < 1000) or (kind is str and len(value) < 500):
-            texts[name] = repr(value)
+        text = _quick(value)
+        if text is not None:
+            texts[name] = text
             continue
+        kind = type(value)
         before = time.perf_counter()
         if kind in _slow or before - started > TEXT_SECONDS:
             texts[name] = f"<{kind.__qualname__}>"
@@ -173,11 +174,19 @@ def described(values: dict[str, Any]) -> dict[str, str]:
     return texts
 
 
+def _quick(value: Any) -> str | None:
+    """Return the text of a value that certainly takes no time, else None."""
+    kind = type(value)
+    if kind in _PLAIN or (kind is int and value.bit_length() < 1000) or (kind is str and len(value) < 500):
+        return repr(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray) and value.size > 100:
+        return f"<{kind.__name__} of {value.dtype}, shape {value.shape}>"
+    return None
+
+
 def _bounded(value: Any) -> str:
     try:
-        numpy = sys.modules.get("numpy")
-        if numpy is not None and isinstance(value, numpy.ndarray) and value.size > 100:
-            return f"<{type(value).__name__} of {value.dtype}, shape {value.shape}>"
         if type(value) in (int, str, bytes, bytearray, list, tuple, dict, set, frozenset):
             text = _short_repr()(value)
         elif hasattr(value, "shape") and hasattr(value, "columns"):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal._files import delete, make_folder
+from shoal._output import write_new
 from shoal.memory._locks import LockFile
 
 #: Where nobody can tell who lives, what is older than so many seconds is removed.
@@ -60,12 +61,7 @@ class Aside:
 
     def file(self, data: bytes) -> str:
         """Make a file in it; return its path."""
-
-        def write(path: str) -> None:
-            with open(path, "xb", 0) as file:
-                file.write(data)
-
-        return self._new(write)
+        return self._new(lambda path: write_new(path, data))
 
     def bring(self, path: str) -> str | None:
         """Take a file or folder away, in one step; return where it is now, None if it was not there."""

@@ -31,7 +31,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal._files import delete, make_folder
-from shoal._output import Output
+from shoal._output import Output, write_new
 from shoal.errors import CacheWarning
 from shoal.memory._aside import Aside
 from shoal.memory._eviction import excess
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _OUTPUT, _METADATA, _SOURCE = "output.pkl", "metadata.json", "func_code.py"
 _OWN = ".shoal"
 _IGNORE = "# Created by shoal automatically.\n*\n"
+_encode = json.JSONEncoder().encode
 #: Others may remove what is just being made; after so many times there is another reason.
 _ATTEMPTS = 5
 
@@ -229,10 +230,7 @@ class FileStore(Store):
             with open(path, "xb") as file:
                 write(value, file, self._compression)
             nbytes = os.path.getsize(path)
-        with Output.new(f"{part}/{_METADATA}") as output:
-            fields = {"duration": meta.duration, "input_args": meta.arguments, "time": meta.created}
-            output.write(json.dumps(fields).encode())
-        return nbytes + output.nbytes
+        return nbytes + write_new(f"{part}/{_METADATA}", _described(meta))
 
     def _admit(self, key: Key, nbytes: int) -> bool:
         if self._index is None or self._index.admit(Entry(key, nbytes, time.time()), self._limits):
@@ -263,7 +261,7 @@ class FileStore(Store):
             self._index.confirm(key)
 
     def contains(self, key: Key) -> bool:
-        return os.path.exists(f"{self.folder(key)}/{_OUTPUT}")
+        return os.access(f"{self.folder(key)}/{_OUTPUT}", os.F_OK)  # raises nothing inside, as exists() does
 
     def meta(self, key: Key) -> Meta:
         try:
@@ -413,6 +411,12 @@ def _entry(key: Key, items: list[os.DirEntry[str]]) -> Entry:
             # Where the system keeps no times of reading, the time of writing is the later one.
             used = max(status.st_atime, status.st_mtime)
     return Entry(key, nbytes, used)
+
+
+def _described(meta: Meta) -> bytes:
+    """Return the JSON that is kept with a value."""
+    arguments = ", ".join([f"{_encode(name)}: {_encode(text)}" for name, text in meta.arguments.items()])
+    return f'{{"duration": {meta.duration}, "input_args": {{{arguments}}}, "time": {meta.created}}}'.encode()
 
 
 def _replaced(part: str, folder: str) -> bool:

@@ -125,8 +125,9 @@ def make_run(
             once = ONCE if remembers else 0
             transport = Transport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
         else:
-            # The CPUs are those of other machines, which this one cannot share out.
-            transport = ObjectTransport(Order((*nested[:2], None), seconds, settings.mmap_mode))
+            # There, a process is nobody's child, and the CPUs are those of other machines, not to be shared out here.
+            there = nested[0], settings.depth, None
+            transport = ObjectTransport(Order(there, seconds, settings.mmap_mode))
         return BatchRun(transport, limits, *common, opened.pop_all().close)
 
 

@@ -179,7 +179,11 @@ class Work:
         How they are to be run.
     calls
         In the places of arguments there may be :class:`Stored`.
+    given_up
+        Tells, after each call, whether nobody wants the others. An executor that knows puts its own in this place.
     """
+
+    given_up: Callable[[], bool] = staticmethod(bool)
 
     def __init__(self, order: Order, calls: list[Call]) -> None:
         self.order, self.calls = order, calls
@@ -187,9 +191,7 @@ class Work:
     @property
     def __name__(self) -> str:
         """What an engine may show for it."""
-        functions = {id(function): function for function, _, _ in self.calls}
-        name = describe(self.calls[0][0]).rpartition(".")[2].strip("<>")
-        return f"{'mixed_' if len(functions) > 1 else ''}batch_of_{name}_{len(self.calls)}_calls"
+        return task_name(self.calls)
 
     def __call__(self, *stored: Any) -> Done:
         """Run the calls; `stored` is what each :class:`Stored` stands for."""
@@ -205,12 +207,19 @@ class Work:
                     calls = [_with_objects(call, objects) for call in calls]
                 end = began + order.seconds
                 for function, args, kwargs in calls:
-                    if values and clock() > end:
+                    if values and (clock() > end or self.given_up()):
                         break
                     values.append(function(*args, **kwargs))
             except BaseException as error:
                 failure = failure_of(error, error)
             return Done(clock() - began, values, failure)
+
+
+def task_name(calls: list[Call]) -> str:
+    """Name a batch of calls for whoever looks at an engine: ``batch_of_f_3_calls``."""
+    name = describe(calls[0][0]).rpartition(".")[2].strip("<>")
+    mixed = any(function is not calls[0][0] for function, _, _ in calls)
+    return f"{'mixed_' if mixed else ''}batch_of_{name}_{len(calls)}_calls"
 
 
 def _with_objects(call: Call, objects: list[Any]) -> Call:

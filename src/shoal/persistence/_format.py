@@ -22,6 +22,7 @@ sees the footer: dumps may follow each other in a file, for joblib too.
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 import sys
@@ -50,8 +51,15 @@ MAGIC = b"\x93shoal\r\n"
 TAIL_BYTES = TAIL.size + len(POP + STOP)
 
 VERSION = 1
+_PYTHON = "{}.{}.{}".format(*sys.version_info)
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@functools.lru_cache(maxsize=100)  # small files are mostly that
+def _versions(*items: tuple[str, str]) -> str:
+    return _encode(dict(items))
+
 
 WRAPPER_MODULE, WRAPPER = "joblib.numpy_pickle", "NumpyArrayWrapper"
 
@@ -126,7 +134,11 @@ class Footer:
 
     def encoded(self) -> bytes:
         """Return the opcodes that stand for it, up to the end of the file."""
-        text = _encode({"format": VERSION, **vars(self)}).encode("ascii")
+        arrays, blocks = (_encode(part) if part else "[]" for part in (self.arrays, self.blocks))
+        text = (
+            f'{{"format":{VERSION},"start":{self.start},"checksum":{self.checksum},"arrays":{arrays},'
+            f'"versions":{_versions(*self.versions.items())},"blocks":{blocks}}}'
+        ).encode("ascii")
         body = text + TAIL.pack(xxhash.xxh3_64_intdigest(text), len(text), MAGIC)
         return b"B" + struct.pack("<I", len(body)) + body + POP + STOP
 
@@ -219,7 +231,7 @@ def plain(value: Any) -> bytes:
 
 def here(packages: set[str]) -> dict[str, str]:
     """Return the versions of some packages, those of them that are loaded and have one, and of Python and numpy."""
-    found = {"python": "{}.{}.{}".format(*sys.version_info)}
+    found = {"python": _PYTHON}
     for name in sorted(packages | {"numpy"}):
         version = getattr(sys.modules.get(name), "__version__", None)
         if isinstance(version, str):

@@ -120,22 +120,28 @@ class Input:
         if block[at : at + 1] == FRAME:
             end = at + 9 + int.from_bytes(block[at + 1 : at + 9], "little")
             if end <= len(block):  # mostly
-                if before:
-                    return before + self.exactly(end - at, "a frame")
+                if not self.promised:
+                    self._no_footer()
                 frame = memoryview(block)[at:end]
                 self._at = end
                 self.position += end - at
                 if self.checksum is not None:
                     self.checksum.update(frame)
-                return frame
+                return before + frame if before else frame
         opcode = self.exactly(1, "opcodes")
         if opcode == FRAME:
+            if not self.promised:
+                self._no_footer()
             header = self.exactly(8, "a frame's header")
             return before + opcode + header + self.exactly(int.from_bytes(header, "little"), "a frame")
         if opcode == PROTO:
             return before + opcode + self.exactly(1, "opcodes")
         self._at_opcode, self._last = False, opcode
         return before + opcode
+
+    def _no_footer(self) -> None:
+        """Take note that no footer will come: nothing that follows need be summed up."""
+        self.checksum = None
 
     def go_on(self, before: bytes = b"") -> None:
         """Take note that an opcode comes next, and which are to be run before it."""
@@ -147,7 +153,7 @@ class Input:
         self._at_opcode = True
         if self.checksum is not None:
             self.checksum.update(buffer)
-        if bytes(buffer[-len(MAGIC) :]) == MAGIC:
+        if self.promised and bytes(buffer[-len(MAGIC) :]) == MAGIC:
             self._take_footer(bytes(buffer))
         elif self.position <= len(PROTO) + 1 + len(HEAD):
             self.promised = self.promised or bytes(buffer) == NAME
@@ -192,12 +198,22 @@ class Input:
 
     def padding(self) -> None:
         """Go past the padding before an array: its length, and so many bytes."""
+        self.exactly(self.exactly(1, "padding")[0], "padding")
+
+    def padded(self, nbytes: int) -> bytes | None:
+        """Return the bytes of an array that come after padding, if they were read already."""
         block, at = self._block, self._at
-        size = block[at] + 1 if at < len(block) else 0
-        if 0 < size <= len(block) - at:  # mostly
-            self.exactly(size, "padding")
-        else:
-            self.exactly(self.exactly(1, "padding")[0], "padding")
+        if at >= len(block):
+            return None
+        begin = at + 1 + block[at]
+        end = begin + nbytes
+        if end > len(block):
+            return None
+        if self.checksum is not None:
+            self.checksum.update(block[at:begin])
+        self._at = end
+        self.position += end - at
+        return block[begin:end]
 
     def taken(self, size: int, what: str) -> bytes:
         """Return so many bytes.

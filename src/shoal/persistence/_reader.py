@@ -140,17 +140,18 @@ class Reader(pickle.Unpickler):
         if objects:
             array = self._nested()
         else:
-            if state.get("numpy_array_alignment_bytes") is not None:
-                source.padding()
-            source.expect(nbytes, "an array")
-            spec = ArraySpec(dtype, shape, order)
-            if self._mapping is not None and mappable:
-                array = self._mapping(spec, source.position)
-                source.skip(nbytes, "an array")
+            padded, data = state.get("numpy_array_alignment_bytes") is not None, None
+            if padded and nbytes <= SMALL and self._mapping is None:
+                data = source.padded(nbytes)
+            if data is not None:
+                array = self._small(shape, order, dtype, data)
             else:
-                array = self._read(spec, nbytes)
-                if self._native and not dtype.isnative:
-                    array = _native(array)
+                if padded:
+                    source.padding()
+                source.expect(nbytes, "an array")
+                array = self._next_array(ArraySpec(dtype, shape, order), nbytes, mappable)
+            if self._native and not dtype.isnative and not (mappable and self._mapping):
+                array = _native(array)
             if kind is not self._ndarray:
                 array = self._as_kind(array, kind)
         self._array = array
@@ -173,16 +174,23 @@ class Reader(pickle.Unpickler):
         inner._found = self._found
         return inner
 
-    def _read(self, spec: ArraySpec, nbytes: int) -> Any:
+    def _small(self, shape: Any, order: Any, dtype: Any, data: bytes) -> Any:
+        """Return the array of some bytes, which were taken just now."""
+        if self._sums is not None:
+            self._sums[self._source.position - len(data)] = xxhash.xxh3_64_intdigest(data)
+        return self._ndarray(shape, dtype, bytearray(data), 0, None, order)
+
+    def _next_array(self, spec: ArraySpec, nbytes: int, mappable: bool) -> Any:
         """Return the array whose bytes come next."""
         source, start = self._source, self._source.position
-        checksum = None if self._sums is None else xxhash.xxh3_64()
+        if self._mapping is not None and mappable:
+            array = self._mapping(spec, start)
+            source.skip(nbytes, "an array")
+            return array
         if nbytes <= SMALL:
-            memory = bytearray(source.taken(nbytes, "an array"))
-            if checksum is not None:
-                checksum.update(memory)
-            array = self._ndarray(spec.shape, spec.dtype, memory, 0, None, spec.order)
-        elif source.left is not None or nbytes <= STEP:
+            return self._small(spec.shape, spec.order, spec.dtype, source.taken(nbytes, "an array"))
+        checksum = None if self._sums is None else xxhash.xxh3_64()
+        if source.left is not None or nbytes <= STEP:
             array = spec.empty()
             source.fill(memoryview(flat(array)), "an array", checksum)
         else:

@@ -74,6 +74,9 @@ class Watched(Input):
         self.walk.feed(data)
         return data
 
+    def _no_footer(self) -> None:
+        """Go on: what is taken is kept in any case."""
+
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer of the unpickler's."""
         count = super().readinto(buffer)

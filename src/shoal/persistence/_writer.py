@@ -56,6 +56,7 @@ _PAYLOAD_HEADER = 5  # or more: the opcode and the length of a large string or b
 _PUT = re.compile(rb"%b|%b.|%b...." % (MEMOIZE, BINPUT, LONG_BINPUT), re.DOTALL)
 _CALL = re.compile(rb"%b(%b)%b(%b)" % (TUPLE1, _PUT.pattern, REDUCE, _PUT.pattern), re.DOTALL)
 _CALL_BYTES = 12  # at most
+_FEW_OPCODES = 4096  # are rather copied than written in two parts
 
 
 class Writer:
@@ -81,9 +82,8 @@ class Writer:
         self._begin = position
         self._position = 0
         self._sum = xxhash.xxh3_64()
-        number = secrets.token_bytes(_TOKEN_BYTES - 1) + b"\x01"  # positive
-        self._token = int.from_bytes(number, "little")
-        self._mark = b"\x8a%c%b" % (_TOKEN_BYTES, number)  # LONG1
+        self._token = 0  # of the first array on
+        self._mark = b""  # how it is pickled
         self._waiting: deque[Any] = deque()
         self._kept = b""  # opcodes that are still to be written: a call that is not whole, or the last ones
         self._kept_frame = b""  # the header of their frame
@@ -131,6 +131,10 @@ class Writer:
             few = len(self.footer.arrays) + len(self._waiting) < FEW
             if not (few and self._mappable):
                 return _reduce_small(array, self._protocol)
+        if not self._token:
+            number = secrets.token_bytes(_TOKEN_BYTES - 1) + b"\x01"  # positive
+            self._token = int.from_bytes(number, "little")
+            self._mark = b"\x8a%c%b" % (_TOKEN_BYTES, number)  # LONG1
         self._waiting.append(array)
         return list, (self._token,)
 
@@ -143,10 +147,8 @@ class Writer:
             return
         at = 0
         if not self._position:
-            if data[:1] == PROTO:
-                at = 2
-                self._out(data[:2])
-            self._out(HEAD)
+            at = 2 if data[:1] == PROTO else 0
+            self._out(data[:at] + HEAD)
         if self._protocol < 4:
             self._opcodes(data[at:])
             self._payload = True
@@ -191,10 +193,11 @@ class Writer:
         if last:
             opcodes = opcodes.removesuffix(STOP)
             frame = frame and _frame(opcodes)
+        if frame and len(opcodes) > _FEW_OPCODES:
+            self._out(frame)
+            frame = b""
         if opcodes:
-            if frame:
-                self._out(frame)
-            self._out(opcodes)
+            self._out(frame + opcodes)
 
     def _splice(self, before: bytes, array: Any) -> None:
         """Write opcodes, then an array."""
@@ -231,6 +234,8 @@ class Writer:
 
     def _packages(self) -> set[str]:
         """Return the packages whose classes and functions are stored."""
+        if not (self._modules or self._kinds):
+            return set()
         modules = self._modules | {kind.__module__ for kind in self._kinds}
         packages = {str(module).partition(".")[0] for module in modules}
         return packages - sys.stdlib_module_names - {"__main__"}

@@ -47,7 +47,9 @@ def _register_dask() -> None:
         If dask's distributed is not installed.
     """
     try:
-        from ._dask import DaskDistributedBackend  # type: ignore[import-not-found]
+        import distributed  # noqa: F401
+
+        from ._dask import DaskDistributedBackend
     except ImportError as error:
         raise ImportError(
             "To use the dask.distributed backend you must install both the `dask` and distributed modules.\n\n"
@@ -125,6 +127,8 @@ def _made(backend: Backend | str, level: int | None) -> ParallelBackendBase:
         return backend
     if isinstance(backend, str):
         made: ParallelBackendBase
+        if backend in EXTERNAL_BACKENDS and backend not in BACKENDS:
+            EXTERNAL_BACKENDS[backend]()
         if backend in BACKENDS:
             made = BACKENDS[backend](nesting_level=level)
         else:

@@ -96,6 +96,13 @@ class MultiprocessingBackend(PoolManagerMixin, _Processes):
     _core, _shown = "multiprocessing", "_pool"
     _passed = frozenset({"initializer", "initargs", "maxtasksperchild", "context", "environment", "affinity"})
 
+    @property
+    def served(self) -> bool:
+        """Whether shoal's backend does the work: not for who has given ``PicklingPool`` another pool for its base."""
+        pool = sys.modules.get(f"{__package__}.pool")
+        theirs = type(self) is not MultiprocessingBackend and pool and pool.PicklingPool.__bases__ != (pool.Pool,)
+        return super().served and not theirs
+
     def effective_n_jobs(self, n_jobs: Any) -> int:
         """Return how many workers `n_jobs` means; 1, with a warning, where this process may have none."""
         if is_serial():

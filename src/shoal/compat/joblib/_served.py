@@ -147,6 +147,7 @@ class _Other(_Served):
         self.ships_bytes = backend.ships_bytes  # type: ignore[misc]
         self.replaces_workers = backend.replaces_workers  # type: ignore[misc]
         self.forks = backend.forks  # type: ignore[misc]
+        self.distance = backend.distance  # type: ignore[misc]
 
     def effective_n_jobs(self, n_jobs: Any) -> int:
         """Return how many workers `n_jobs` means."""
