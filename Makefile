@@ -15,10 +15,10 @@ ENGINES := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all test-joblib test-downstream suite bench lint clean
+.PHONY: help demo test test-all test-joblib test-sklearn test-downstream suite bench lint clean
 
 help:
-	@echo "make demo | test | test-all | test-joblib | test-downstream | bench | lint | clean"
+	@echo "make demo | test | test-all | test-joblib | test-sklearn | test-downstream | bench | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -32,6 +32,11 @@ suite: $(VENV)/.has-test
 # joblib's own tests, from its wheel, with shoal in its place; what may fail is in tests/compat/expected.txt.
 test-joblib: $(VENV)/.has-test
 	$(RUN) tests/compat/joblib_suite.py $(ARGS)
+
+# scikit-learn's own tests, from its wheel, with joblib and with shoal, part by part; what pytest says goes to a file.
+test-sklearn: $(VENV)/.has-test
+	@mkdir -p build
+	$(RUN) tests/compat/sklearn_suite.py $(ARGS) 2>build/sklearn-suite.log
 
 # Other projects, from their wheels, with shoal in joblib's place. They are heavy, and so in an environment of their own.
 DOWNSTREAM := build/downstream/$(notdir $(VENV))

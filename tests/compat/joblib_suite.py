@@ -1,10 +1,7 @@
 """joblib's own tests, from its wheel, with shoal in its place: ``python tests/compat/joblib_suite.py [arguments]``.
 
-An environment of its own is made around the running one, in build/joblib-suite, so that whatever starts a bare Python,
-as many of these tests and all workers do, has shoal in joblib's place by a ``.pth`` file. Of the wheel, only
-``joblib/test`` is served.
-
-A failure that expected.txt names is no failure here; a line there that stands for nothing any more is one.
+Of the wheel, only ``joblib/test`` is served. A failure that expected.txt names is no failure here; a line there that
+stands for nothing any more is one. Where dask is installed, its plugin brings the fixtures that joblib's tests of it want.
 """
 
 from __future__ import annotations
@@ -13,34 +10,27 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-EXPECTED = HERE / "expected.txt"
+from _suites import ROOT, environment, pytest
 
-SERVED = """\
-import sys
+EXPECTED = Path(__file__).with_name("expected.txt")
+
+SERVED = """
+
 from importlib.util import spec_from_file_location
-
-from shoal.compat import install_as_joblib
-
-TESTS = {tests!r}
 
 
 class Finder:
     @staticmethod
     def find_spec(fullname, path=None, target=None):
         if fullname == "joblib.test":
-            return spec_from_file_location(fullname, TESTS + "/__init__.py", submodule_search_locations=[TESTS])
+            tests = {tests!r}
+            return spec_from_file_location(fullname, tests + "/__init__.py", submodule_search_locations=[tests])
         return None
 
 
-install_as_joblib()
 sys.meta_path.insert(1, Finder)
 """
 
@@ -52,23 +42,6 @@ def tests_of_the_wheel() -> Path:
     return Path(str(path))
 
 
-def environment() -> Path:
-    """Make an environment in which shoal is in joblib's place; return its Python."""
-    folder = ROOT / "build" / "joblib-suite" / "{}.{}.{}".format(*sys.version_info)
-    venv.create(folder, symlinks=True, with_pip=False)
-    paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
-    site = Path(paths["purelib"])
-    site.joinpath("_shoal_as_joblib.py").write_text(SERVED.format(tests=str(tests_of_the_wheel())))
-    here = sysconfig.get_paths()["purelib"]
-    source = str(ROOT / "src")
-    lines = [f"import site, sys; site.addsitedir({here!r}); sys.path.insert(0, {source!r})", "import _shoal_as_joblib"]
-    site.joinpath("shoal_as_joblib.pth").write_text("\n".join(lines) + "\n")
-    python = Path(paths["scripts"]) / "python"
-    shown = subprocess.run([python, "-c", "import joblib; print(joblib.__file__)"], capture_output=True, text=True)
-    assert shown.stdout.startswith(source), f"shoal is not in joblib's place: {shown.stdout} {shown.stderr}"
-    return python
-
-
 def expected() -> dict[str, str]:
     """Return what may fail, or cannot be collected: the reason of each test, or file, by its name."""
     lines = [line for line in EXPECTED.read_text().splitlines() if line and not line.startswith("#")]
@@ -77,34 +50,20 @@ def expected() -> dict[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Run the tests; return 0 if they are as they should be."""
-    python, known, tests = environment(), expected(), tests_of_the_wheel()
+    known, tests = expected(), tests_of_the_wheel()
+    python = environment("joblib-suite", further=SERVED.format(tests=str(tests)), allowed=[tests])
     left_out = [name for name in known if "::" not in name]
     chosen = [argument for argument in arguments if argument.startswith("test_")]
     options = [argument for argument in arguments if argument not in chosen]
     names = chosen or sorted(path.name for path in tests.glob("test_*.py") if path.name not in left_out)
-    command = [
-        *(
-            str(python),
-            "-m",
-            "pytest",
-            "-c",
-            os.devnull,
-            f"--rootdir={tests}",
-            "-p",
-            "no:cacheprovider",
-            *(("-p", "distributed.utils_test") if importlib.util.find_spec("distributed") else ()),
-            "-q",
-            "-rfExX",
-            "-o",
-            "asyncio_default_fixture_loop_scope=function",
-        ),
-        *("--timeout=120", *options, *(f"{tests}/{name}" for name in names)),
-    ]
-    work = ROOT / "build" / "joblib-suite" / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    clean = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    clean.pop("PYTHONPATH", None)
-    run = subprocess.run(command, cwd=work, env=clean, stdout=subprocess.PIPE, text=True)
+    fixtures = ["-p", "distributed.utils_test"] if importlib.util.find_spec("distributed") else []
+    asked = [*fixtures, "-rfExX", "-o", "asyncio_default_fixture_loop_scope=function", "--timeout=120"]
+    run = pytest(
+        python,
+        tests,
+        [*asked, *options, *(tests / name for name in names)],
+        ROOT / "build" / "joblib-suite" / "work",
+    )
     print(run.stdout)
     failed = re.findall(
         r"^(?:FAILED|ERROR) \S*?(test_\w+\.py(?:::[^\s\[]+(?:\[.*?\](?= - |$))?)?)", run.stdout, re.MULTILINE

@@ -380,6 +380,29 @@ module.NumpyPickler.__init__ = patched_init
 joblib.dump([np.ones(3)], "b.pkl")
 assert seen[-1] == "init" and np.array_equal(joblib.load("b.pkl")[0], np.ones(3))
 """,
+    "a dropped generator takes later runs on loky with it, and no others": """
+warnings.simplefilter("ignore")
+import time
+from joblib import Parallel, delayed
+def results(values):
+    try:
+        return sorted(values)
+    except RuntimeError as error:
+        return str(error).partition(" has been")[0]
+def begun(return_as, backend="loky", **options):
+    return Parallel(2, backend=backend, return_as=return_as, **options)(delayed(pow)(i, 2) for i in range(4))
+if __name__ == "__main__":
+    whole, gone = [0, 1, 4, 9], "The executor underlying Parallel"
+    for return_as in ("generator", "generator_unordered"):
+        before, threads = begun(return_as), begun(return_as, "threading")
+        dropped = Parallel(2, return_as=return_as)(delayed(time.sleep)(60) for _ in range(2))
+        after, others = begun(return_as), begun(return_as, initializer=abs, initargs=(1,))
+        del dropped
+        found = [results(each) for each in (before, threads, after, others, begun(return_as))]
+        assert found == [whole, whole, gone, whole, whole], found
+        for _ in begun(return_as):
+            pass
+""",
     "mapped arguments are read-only": """
 import numpy as np
 from joblib import Parallel, delayed

@@ -56,17 +56,17 @@ class BatchRun(Run):
         self._ahead = 1 if self._limits.calls is None else 0
         if self._limits.memory is not None:
             self._look_at = 0.0
-        self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self._slots]
+        self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self.slots]
         self._sending: int | None = None
-        self._deaths: list[tuple[BaseException | None, Running | None]] = [(None, None) for _ in self._slots]
+        self._deaths: list[tuple[BaseException | None, Running | None]] = [(None, None) for _ in self.slots]
         self._died_idle: dict[int, BaseException] = {}  # by slot
         self._full = False  # whether calls wait until results are taken
         self._room = threading.Lock()  # over that, and the schedule's count of results taken
 
     def start(self) -> None:
         """Send a first batch to each slot."""
-        for _ in range(max(slot.width for slot in self._slots)):
-            for index in range(len(self._slots)):
+        for _ in range(max(slot.width for slot in self.slots)):
+            for index in range(len(self.slots)):
                 self._feed(index, one=True, ahead=self._ahead)
 
     @property
@@ -79,7 +79,7 @@ class BatchRun(Run):
 
     def _feed(self, index: int, one: bool = False, ahead: int = 0) -> None:
         """Send batches to a slot: as many as it runs at a time, and `ahead` times as many where that is worth it."""
-        executor, width = self._slots[index]
+        executor, width = self.slots[index]
         batches = self._in_flight[index]
         while len(batches) < width * (1 + ahead):
             with self._room:
@@ -129,7 +129,7 @@ class BatchRun(Run):
         return due
 
     def _received(self, index: int, batch: Batch, shipment: Held, outcome: Any) -> Due:
-        slot = self._slots[index]
+        slot = self.slots[index]
         if outcome.retiring and self._backend.retire(slot, outcome.retiring):
             self._transport.replaced(slot.executor)
         try:
@@ -155,9 +155,9 @@ class BatchRun(Run):
     def _lost(self, index: int, batch: Batch, shipment: Held, running: Running | None, lost: BaseException) -> Due:
         """Take note that a batch has died with its worker, or was on its way to one that had died before."""
         self._drop(index, batch, shipment)
-        self._transport.forget(self._slots[index].executor)  # also where it was sent something before this was known
+        self._transport.forget(self.slots[index].executor)  # also where it was sent something before this was known
         at = self._culprit(index, batch, running, lost)
-        if at is None and self._slots[index].width > 1 and len(batch) > 1 and not self._faults.lenient:
+        if at is None and self.slots[index].width > 1 and len(batch) > 1 and not self._faults.lenient:
             # An engine has tried the batch on several workers by now, and would do so with each part of it.
             raise errors.WorkerDied(f"one of the calls {batch.start} to {batch.start + len(batch) - 1}", None) from lost
         call = self.schedule.lost(batch, at)
@@ -193,7 +193,7 @@ class BatchRun(Run):
         seconds, memory = self._task_timeout, self._limits.memory
         self._look_at = now + min(seconds or math.inf, math.inf if memory is None else SAMPLE_SECONDS)
         for index in self._busy():
-            running = self._transport.running(self._slots[index].executor)
+            running = self._transport.running(self.slots[index].executor)
             if running is None or running.call is None:  # it is on its way
                 continue
             if memory is not None and (nbytes := held(running.pid) or 0) > KILL_FACTOR * memory:
@@ -214,8 +214,8 @@ class BatchRun(Run):
     def _kill(self, index: int, culprit: int, error: Callable[[FailedCall], BaseException]) -> Due:
         """End a slot's worker in the middle of a call, whose failure that is; what else it held runs again."""
         due: Due = []
-        executor = self._slots[index].executor
-        self._slots[index] = self._backend.abort(self._slots[index])
+        executor = self.slots[index].executor
+        self.slots[index] = self._backend.abort(self.slots[index])
         self._transport.replaced(executor)
         for batch, shipment in list(self._in_flight[index]):
             self._drop(index, batch, shipment)
@@ -238,7 +238,7 @@ class BatchRun(Run):
         # The end of the input, or of a worker, may have left others with nothing. A batch is queued only behind that
         # of the slot that has just answered, though: what another one runs may take for ever, and its time is not in
         # the pace yet.
-        for index in range(len(self._slots)):
+        for index in range(len(self.slots)):
             self._feed(index)
 
     def _drop(self, index: int, batch: Batch, shipment: Held) -> None:

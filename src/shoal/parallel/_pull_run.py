@@ -43,7 +43,7 @@ class PullRun(Run):
         self._n_threads = n_threads
         self._pulls: set[_Pull] = set()
         self._free = list(range(n_threads))  # a heap: indices that no thread has
-        self._load = [0] * len(self._slots)  # how many threads of each slot run, or are stuck
+        self._load = [0] * len(self.slots)  # how many threads of each slot run, or are stuck
         self._lock = threading.Lock()
         self._stopped = False
         self._roomy = threading.Event()  # set when results were taken, or there is nothing more to wait for
@@ -51,20 +51,20 @@ class PullRun(Run):
 
     def start(self) -> None:
         """Let the threads begin."""
-        for _ in range(min(sum(slot.width for slot in self._slots), self._n_threads)):
+        for _ in range(min(sum(slot.width for slot in self.slots), self._n_threads)):
             self._begin()
 
     def _begin(self) -> None:
         """Have a thread begin that is free; where calls are stuck, there may be none, and it is a new one."""
-        index = next((index for index, slot in enumerate(self._slots) if self._load[index] < slot.width), None)
+        index = next((index for index, slot in enumerate(self.slots) if self._load[index] < slot.width), None)
         if index is None:
-            index = len(self._slots)
-            self._slots += self._backend.open(WorkerSpec(1))
+            index = len(self.slots)
+            self.slots += self._backend.open(WorkerSpec(1))
             self._load.append(0)
         self._load[index] += 1
         pull = _Pull(index, heapq.heappop(self._free))
         self._pulls.add(pull)
-        self._slots[index].executor.submit(self._pull, pull)
+        self.slots[index].executor.submit(self._pull, pull)
 
     @property
     def finished(self) -> bool:

@@ -93,8 +93,10 @@ class Run(ABC):
         self._memory = memory
         self._later: list[tuple[float, int, Batch]] = []  # calls that wait to run again: when, index, the call
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        #: What has ended it before its end.
+        self.error: BaseException | None = None
         self._backend = backend
-        self._slots = slots
+        self.slots = slots
         self._tell = tell
         self._timeout = timeout
         self._release = release
@@ -235,9 +237,10 @@ class Run(ABC):
         return errors.RunTimeout(timeout, awaited)
 
     def _end(self, error: BaseException | None) -> None:
+        self.error = error
         try:
             for index in self._busy():
-                self._slots[index] = self._backend.abort(self._slots[index])
+                self.slots[index] = self._backend.abort(self.slots[index])
         finally:
             try:
                 self._clean()

@@ -18,8 +18,11 @@ import sys
 from typing import Any
 
 from shoal._cpus import is_serial
+from shoal.backends._placement import identity
+from shoal.backends.base import Slot
 
 from ._backend_base import FallbackToBackend, ParallelBackendBase, SequentialBackend, _refuse_zero, inside_dask_worker
+from ._executor_of_all import aborted, shut_down
 from ._pools import AutoBatchingMixin, PoolManagerMixin, _counted, _is_daemon, _one
 from ._served import _PROTOCOL, _Served, _Workers
 
@@ -228,11 +231,7 @@ class LokyBackend(_Processes):
         try:
             return future.result()
         except ShutdownExecutorError:
-            raise RuntimeError(
-                "The executor underlying Parallel has been shutdown. This is likely due to the garbage collection of a "
-                "previous generator from a call to Parallel with return_as='generator'. Make sure the generator is not "
-                "garbage collected when submitting a new job or that it is first properly exhausted."
-            ) from None
+            raise shut_down() from None
 
     def terminate(self) -> None:
         """Let go of the workers, which stay for the next run."""
@@ -240,6 +239,17 @@ class LokyBackend(_Processes):
         if workers is not None and not isinstance(workers, _Workers):
             workers._temp_folder_manager._clean_temporary_resources(context_id=self.parallel._id)
         self.reset_batch_stats()
+
+    def abort(self, slot: Slot) -> Slot:
+        """Stop what a slot runs."""
+        if self.served:
+            aborted(slot)
+        return super().abort(slot)
+
+    def shared_by(self) -> Any:
+        """Return what the runs have in common that joblib would have share an executor."""
+        options = sorted(self._options().items())
+        return self.inner_max_num_threads, *((name, identity(value)) for name, value in options)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Kill the workers; with `ensure_ready`, have others."""

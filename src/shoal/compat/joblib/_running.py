@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.errors import CallPicklingError
 from shoal.parallel._parallel import Parallel
 
+from . import _executor_of_all
 from ._backend_base import FallbackToBackend, ParallelBackendBase
 from ._batches import ContextSetter
 from ._parallel_backends import LokyBackend
@@ -161,7 +162,10 @@ class Running(Parallel):
                     self.batch_size = self._joblib_sizes()
                 if not backend.supports_timeout:
                     self.timeout = None
-            return super()._make_run(iterable, n_workers, total)
+            run = super()._make_run(iterable, n_workers, total)
+            if isinstance(backend, LokyBackend) and backend.served:
+                _executor_of_all.began(run, backend.shared_by())
+            return run
         finally:
             self.batch_size, self.timeout = batch_size, timeout
 
@@ -178,6 +182,7 @@ class Running(Parallel):
     def _ended(self) -> None:
         run, self._reducer_callback = self._run, None
         if run is not None:
+            _executor_of_all.ended(run)
             schedule = run.schedule
             self._aborting = not schedule.finished
             if self._tracker is None:

@@ -1,0 +1,157 @@
+"""Rows in which scikit-learn calls: joblib, or shoal under joblib's name.
+
+Everything is imported within the functions, since who stands under joblib's name is settled before scikit-learn is
+imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks._registry import Measured, faster, row, timed
+from benchmarks.contenders import LIBRARIES, WORKERS
+
+#: Seconds of a plain loop over the same calls, as n_jobs=1 makes it.
+LOOP = "loop"
+
+
+def stand_in(contender: str) -> int:
+    """Settle who is joblib in this process; return the number of workers."""
+    if contender == "shoal":
+        import shoal
+
+        shoal.install_as_joblib()
+    return 1 if contender == LOOP else WORKERS
+
+
+def iris() -> Any:
+    from sklearn.datasets import load_iris
+
+    return load_iris(return_X_y=True)
+
+
+def digits() -> Any:
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)
+
+
+@row("GridSearchCV, iris, 3 x 5 fits", LIBRARIES, faster(1.5), floors=(LOOP,))
+def sklearn_grid(contender: str) -> Measured:
+    n_jobs = stand_in(contender)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    x, y = iris()
+    model = LogisticRegression(max_iter=500)
+    return timed(lambda: GridSearchCV(model, {"C": [0.1, 1.0, 10.0]}, n_jobs=n_jobs).fit(x, y), 15)
+
+
+@row("forest.predict, 10 rows, 100 trees", LIBRARIES, faster(2), floors=(LOOP,))
+def sklearn_predict(contender: str) -> Measured:
+    n_jobs = stand_in(contender)
+    from sklearn.ensemble import RandomForestClassifier
+
+    x, y = iris()
+    forest = RandomForestClassifier(100, random_state=0, n_jobs=n_jobs).fit(x, y)
+    return timed(lambda: forest.predict(x[:10]), 30)
+
+
+@row("IsolationForest.score_samples, 100 rows", LIBRARIES, faster(2), floors=(LOOP,))
+def sklearn_isolation(contender: str) -> Measured:
+    n_jobs = stand_in(contender)
+    import joblib
+    from sklearn.ensemble import IsolationForest
+
+    x = digits()[0][:500]
+    forest = IsolationForest(random_state=0).fit(x)
+    context: Any = contextlib.nullcontext()
+    if n_jobs > 1:
+        context = joblib.parallel_config("threading", n_jobs=n_jobs)
+    with context:
+        return timed(lambda: forest.score_samples(x[:100]), 30)
+
+
+def no_ops(contender: str, **options: Any) -> Measured:
+    n_jobs = stand_in(contender)
+    from sklearn.utils.parallel import Parallel, delayed
+
+    return timed(lambda: Parallel(n_jobs=n_jobs, **options)(delayed(abs)(i) for i in range(1_000)), 15)
+
+
+@row("1,000 calls, sklearn's Parallel, threads", LIBRARIES, faster(2), floors=(LOOP,))
+def sklearn_threads(contender: str) -> Measured:
+    return no_ops(contender, prefer="threads")
+
+
+@row("1,000 calls, sklearn's Parallel", LIBRARIES, faster(2), floors=(LOOP,))
+def sklearn_processes(contender: str) -> Measured:
+    return no_ops(contender)
+
+
+@row("cross_val_score, digits", LIBRARIES, faster(1), floors=(LOOP,))
+def sklearn_cross_val(contender: str) -> Measured:
+    n_jobs = stand_in(contender)
+    from sklearn.model_selection import cross_val_score
+    from sklearn.svm import SVC
+
+    x, y = digits()
+    return timed(lambda: cross_val_score(SVC(), x, y, n_jobs=n_jobs), 7)
+
+
+@row("RFECV, digits", LIBRARIES, faster(1), floors=(LOOP,))
+def sklearn_rfecv(contender: str) -> Measured:
+    n_jobs = stand_in(contender)
+    from sklearn.feature_selection import RFECV
+    from sklearn.tree import DecisionTreeClassifier
+
+    x, y = digits()
+    return timed(lambda: RFECV(DecisionTreeClassifier(random_state=0), step=8, n_jobs=n_jobs).fit(x, y), 5)
+
+
+@row("RandomForestClassifier.fit, digits", LIBRARIES, faster(1), floors=(LOOP,))
+def sklearn_forest(contender: str) -> Measured:
+    n_jobs = stand_in(contender)
+    from sklearn.ensemble import RandomForestClassifier
+
+    x, y = digits()
+    return timed(lambda: RandomForestClassifier(random_state=0, n_jobs=n_jobs).fit(x, y), 5)
+
+
+FIRST = """\
+import sys
+if sys.argv[1] == "shoal":
+    import shoal
+    shoal.install_as_joblib()
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+
+if __name__ == "__main__":
+    GridSearchCV(LogisticRegression(max_iter=500), {"C": [0.1, 1.0, 10.0]}, n_jobs=2).fit(*load_iris(return_X_y=True))
+"""
+
+
+@row("first fit: whole process, above its imports", LIBRARIES, faster(1.5), rounds=3)
+def sklearn_first_fit(contender: str) -> Measured:
+    """Of scikit-learn's import, which both pay in the program, the time with joblib is taken off, which is joblib's."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, bare = Path(folder, "script.py"), Path(folder, "bare.py")
+        path.write_text(FIRST)
+        bare.write_text(FIRST.partition("if __name__")[0])
+        _seconds(path, contender)
+        pairs = [(_seconds(bare, "joblib"), _seconds(path, contender)) for _ in range(3)]
+        return median(fit - imports for imports, fit in pairs)
+
+
+def _seconds(path: Path, contender: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, path, contender], check=True)
+    return time.perf_counter() - start

@@ -1,0 +1,79 @@
+"""Other projects' tests with shoal in joblib's place: an environment for them, and pytest in it.
+
+The environment is made around the running one, so that whatever starts a bare Python, as many tests and all workers do,
+has shoal in joblib's place by a ``.pth`` file, and cannot import the real joblib.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src"
+
+IN_PLACE = """\
+import sys
+
+from shoal.compat import install_as_joblib
+
+
+class Blocker:
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        if fullname.partition(".")[0] == "joblib" and not any(str(p).startswith({allowed!r}) for p in path or ()):
+            raise AssertionError(f"the real joblib is imported: {{fullname}}")
+        return None
+
+
+install_as_joblib()
+sys.meta_path.insert(1, Blocker)
+"""
+
+
+def environment(name: str, *, shoal: bool = True, further: str = "", allowed: Iterable[Path] = ()) -> Path:
+    """Make an environment around the running one; return its Python.
+
+    Parameters
+    ----------
+    name
+        Its folder in build/.
+    shoal
+        Whether shoal is in joblib's place there; without it the environment is what it is made around.
+    further
+        Code that every Python runs then when it starts.
+    allowed
+        Folders from which modules of joblib may come, beside shoal's.
+    """
+    folder = ROOT / "build" / name / "{}.{}.{}".format(*sys.version_info)
+    venv.create(folder, symlinks=True, with_pip=False)
+    paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
+    site = Path(paths["purelib"])
+    lines = [f"import site, sys; site.addsitedir({sysconfig.get_paths()['purelib']!r})"]
+    if shoal:
+        places = str(SOURCE), *map(str, allowed)
+        site.joinpath("_shoal_as_joblib.py").write_text(IN_PLACE.format(allowed=places) + further)
+        lines += [f"import sys; sys.path.insert(0, {str(SOURCE)!r})", "import _shoal_as_joblib"]
+    site.joinpath("shoal_as_joblib.pth").write_text("\n".join(lines) + "\n")
+    python = Path(paths["scripts"]) / "python"
+    shown = subprocess.run([python, "-c", "import joblib; print(joblib.__file__)"], capture_output=True, text=True)
+    assert shown.stdout.startswith(str(SOURCE)) is shoal, f"joblib is {shown.stdout} {shown.stderr}"
+    return python
+
+
+def pytest(
+    python: Path, rootdir: Path, arguments: Iterable[str | Path], work: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run tests of another project, without the settings of ours, in the folder `work`."""
+    work.mkdir(parents=True, exist_ok=True)
+    options = ["-c", os.devnull, f"--rootdir={rootdir}", "-p", "no:cacheprovider", "-q"]
+    variables = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    variables.pop("PYTHONPATH", None)
+    variables.setdefault("PYTHONHASHSEED", "0")  # pytest-xdist wants one order of tests, and some come from sets
+    command = [python, "-m", "pytest", *options, *arguments]
+    return subprocess.run(command, cwd=work, env=variables, stdout=subprocess.PIPE, text=True)
