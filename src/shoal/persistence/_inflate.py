@@ -21,7 +21,6 @@ from shoal.persistence._stream import (
     fastest,
     opened,
     read_exactly,
-    read_footer,
 )
 
 # Bytes read and inflated at a time where the blocks are not known.
@@ -173,18 +172,35 @@ class InflateFile(_Inflated):
 
 
 class InflateBlocks(_Inflated):
-    """What `inflate_blocks` returns: the data of a stream, without its footer."""
+    """The data of a stream of `DeflateFile`, whose blocks several threads inflate ahead of the reader.
 
-    def __init__(self, file: Any, blocks: Sequence[tuple[int, int, int]], start: int, check: bool) -> None:
+    It ends where the data do: the footer does not belong to them. The checksum of the stream is not looked at: each
+    block has one of its own.
+
+    Parameters
+    ----------
+    file : file object
+        Seekable; it is read by the calling thread, in order, and stays open.
+    blocks : sequence of three ints each
+        The table that ``DeflateFile.finish`` handed out, with the entry for the end. No block is inflated whose
+        checksum is another.
+    start : int, default 0
+        Where the stream begins in `file`, bytes.
+
+    Raises
+    ------
+    zlib.error
+        If the table cannot be right, here; and by reads, if a block is not.
+    EOFError
+        If the stream is truncated.
+    """
+
+    def __init__(self, file: Any, blocks: Sequence[Sequence[int]], start: int = 0) -> None:
         super().__init__(file, False)
         self._ahead: Ahead[bytes] = Ahead(_WAITING)
         file.seek(start)
-        self._container = container_of(read_exactly(file, 2))
-        self._checksum = getattr(fastest(), self._container.checksum) if check else lambda _, check: check
-        self._check: int = getattr(zlib, self._container.checksum)(b"")
-        self._verified = not check
+        container_of(read_exactly(file, 2))
         self._sizes = deque(_sizes(blocks))
-        self._total = blocks[-1][1]
         file.seek(0, io.SEEK_END)
         if file.tell() < start + blocks[-1][0]:
             raise EOFError(TRUNCATED)
@@ -194,19 +210,7 @@ class InflateBlocks(_Inflated):
         while self._sizes and not self._ahead.full:
             compressed_size, size, checksum = self._sizes.popleft()
             self._ahead.put(_inflate, read_exactly(self._file, compressed_size), size, checksum)
-        piece = self._ahead.take() if len(self._ahead) else b""
-        self._check = self._checksum(piece, self._check)
-        if not len(self._ahead) and not self._verified:
-            self._verify()
-        return piece
-
-    def _verify(self) -> None:
-        """Read the footer and the trailer; raise zlib.error unless the checksum is that of everything."""
-        footer = read_footer(self._file)
-        trailer = read_exactly(self._file, self._container.trailer_size)
-        if trailer != self._container.trailer(self._checksum(footer, self._check), self._total + len(footer)):
-            raise zlib.error("the compressed data are damaged: incorrect checksum")
-        self._verified = True
+        return self._ahead.take() if len(self._ahead) else b""
 
     def close(self) -> None:
         """End the threads."""
@@ -215,40 +219,7 @@ class InflateBlocks(_Inflated):
         super().close()
 
 
-def inflate_blocks(
-    file: Any, blocks: Sequence[tuple[int, int, int]], start: int = 0, check: bool = True
-) -> InflateBlocks:
-    """Return a file that reads a stream of `DeflateFile`, inflating its blocks on several threads ahead of the reader.
-
-    Parameters
-    ----------
-    file : file object
-        Seekable; it is read by the calling thread, in order, and stays open.
-    blocks : sequence of (int, int, int)
-        The table that ``DeflateFile.finish`` handed out, with the entry for the end. No block is inflated whose
-        checksum is another.
-    start : int, default 0
-        Where the stream begins in `file`, bytes.
-    check : bool, default True
-        Compare the checksum of the stream too, when the last block is read; `file` then stands behind the stream.
-
-    Returns
-    -------
-    InflateBlocks
-        With read, read1, readinto, readline, tell; to be closed. It ends where the data do: the
-        footer does not belong to them. Ahead are up to two blocks for each thread.
-
-    Raises
-    ------
-    zlib.error
-        If the table cannot be right, here; and by reads, if a block or the checksum is not.
-    EOFError
-        If the stream is truncated, here or by reads.
-    """
-    return InflateBlocks(file, blocks, start, check)
-
-
-def _sizes(blocks: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+def _sizes(blocks: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
     """The sizes of each block, deflated and inflated, and the checksum of the former."""
     sizes = [
         (there - here, after - before, checksum) for (here, before, checksum), (there, after, _) in pairwise(blocks)

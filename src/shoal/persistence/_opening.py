@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import xxhash
@@ -24,7 +23,7 @@ from shoal._arrays import PIECE
 from shoal.errors import DamagedFile, TruncatedFile
 from shoal.persistence._format import HEAD, POP, PROTO, STOP, TAIL_BYTES, Footer
 from shoal.persistence._legacy import PREFIX, payload
-from shoal.persistence.compression import COMPRESSORS, inflate_blocks, read_stored
+from shoal.persistence.compression import COMPRESSORS, InflateBlocks, detect, read_stored
 
 
 @dataclass
@@ -99,14 +98,15 @@ def left_of(file: Any) -> int | None:
 
 def _detected(file: Any) -> tuple[bytes, str | None]:
     """Return the compressor of what comes, None for none, and the bytes that were read to tell."""
-    prefixes = {record.prefix: name for name, record in COMPRESSORS.items() if record.prefix} | {PREFIX: None}
-    head = b""
-    while head not in prefixes and any(prefix.startswith(head) for prefix in prefixes):
+    prefixes = [PREFIX, *(record.prefix for record in COMPRESSORS.values() if record.prefix)]
+    head, compressor = b"", None
+    while compressor is None and head != PREFIX and any(prefix.startswith(head) for prefix in prefixes):
         byte = file.read(1)  # no more than needed: a pipe may have no more
         if not byte:
             break
         head += byte
-    return head, prefixes.get(head)
+        compressor = detect(head)
+    return head, compressor
 
 
 @contextmanager
@@ -123,9 +123,7 @@ def _decompressed(file: Any, name: str, left: int | None, head: bytes, compresso
         stream = _Decompressed(name, lambda: record.decompressor_file(file))
     else:
         blocks, opcodes = footer.blocks, footer.encoded()
-        # No block is inflated that is not what was written, so the checksum of the stream says nothing more.
-        inflated = partial(inflate_blocks, file, blocks, begin, check=False)  # type: ignore[arg-type]
-        stream = _Decompressed(name, lambda: _Followed(inflated(), opcodes))
+        stream = _Decompressed(name, lambda: _Followed(InflateBlocks(file, blocks, begin), opcodes))
     try:
         yield Opened(stream, compressor=compressor, footer=footer, sound=footer is not None)
     finally:

@@ -92,26 +92,6 @@ def stored(footer: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def read_footer(file: Any) -> bytes:
-    """Read the stored blocks that begin where `file` stands, up to the end of the deflate stream.
-
-    Raises
-    ------
-    zlib.error
-        If something else stands there.
-    EOFError
-        If the stream is truncated.
-    """
-    pieces, final = [], False
-    while not final:
-        head, length, inverse = struct.unpack("<BHH", read_exactly(file, _STORED_HEADER))
-        if head > 1 or length != inverse ^ 0xFFFF:
-            raise zlib.error("the compressed data are damaged: no footer follows the last block")
-        pieces.append(read_exactly(file, length))
-        final = head == 1
-    return b"".join(pieces)
-
-
 def read_stored(file: Any, end: int, nbytes: int, start: int = 0) -> bytes | None:
     """Return the last `nbytes` bytes of the footer of a stream of `DeflateFile`, without inflating anything.
 

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from shoal.persistence._deflate import DeflateFile
-from shoal.persistence._inflate import InflateFile, inflate_blocks
+from shoal.persistence._inflate import InflateBlocks, InflateFile
 from shoal.persistence._stream import read_stored
 from shoal.persistence._zstd import ZstdWriter
 
@@ -29,9 +29,9 @@ __all__ = [
     "COMPRESSORS",
     "CompressorWrapper",
     "DeflateFile",
+    "InflateBlocks",
     "InflateFile",
     "detect",
-    "inflate_blocks",
     "read_stored",
     "register_compressor",
 ]
