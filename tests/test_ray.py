@@ -261,6 +261,21 @@ def test_n_jobs_is_what_the_cluster_can_run_at_a_time() -> None:
     assert create("ray", ray_remote_args={"num_gpus": 1}).workers(-1) == 1
 
 
+def test_a_program_without_a_cluster_uses_that_of_ray_address() -> None:
+    address = ray.get_runtime_context().gcs_address
+    script = """
+        import ray
+        from shoal import Parallel, delayed
+
+        results = Parallel(n_jobs=2, backend="ray")(delayed(abs)(-n) for n in range(4))
+        print(results, ray.get_runtime_context().gcs_address)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.stdout.strip().endswith(f"[0, 1, 2, 3] {address}"), done.stderr
+
+
 def test_options_of_the_context() -> None:
     options = {"runtime_env": {"env_vars": {"SHOAL_TEST_OF_RAY": "yes"}}}
     with parallel_config("ray", n_jobs=2, ray_remote_args=options):
