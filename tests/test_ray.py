@@ -184,6 +184,9 @@ def test_what_cannot_travel() -> None:
         run(delayed(threading.Lock if number == 3 else float)() for number in range(5))
     with pytest.raises(CallUnpicklingError, match="no number"):
         run(delayed(id)(Unreadable()) for _ in range(5))
+    unreadable = Unreadable()
+    with pytest.raises(CallUnpicklingError, match=r"a function, .*no number"):
+        run(delayed(lambda: unreadable)() for _ in range(5))
     assert run(delayed(abs)(-number) for number in range(3)) == [0, 1, 2]
 
 
@@ -228,11 +231,11 @@ def test_an_interrupt_ends_the_calls(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     family: list[psutil.Process] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE) as program:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE, start_new_session=True) as program:
         try:
             assert eventually(lambda: len(list(tmp_path.iterdir())) == 2)
             family = psutil.Process(program.pid).children(recursive=True)
-            program.send_signal(signal.SIGINT)
+            os.killpg(program.pid, signal.SIGINT)  # as a terminal does
             printed, _ = program.communicate(timeout=PATIENCE)
             assert printed == "interrupted\n"
             assert eventually(lambda: not any(process.is_running() for process in family))
@@ -256,6 +259,21 @@ def test_n_jobs_is_what_the_cluster_can_run_at_a_time() -> None:
     assert create("ray", ray_remote_args={"num_cpus": 2}).workers(-1) == 1
     assert create("ray", ray_remote_args={"num_cpus": 0.5}).workers(-1) == 4
     assert create("ray", ray_remote_args={"num_gpus": 1}).workers(-1) == 1
+
+
+def test_a_program_without_a_cluster_uses_that_of_ray_address() -> None:
+    address = ray.get_runtime_context().gcs_address
+    script = """
+        import ray
+        from shoal import Parallel, delayed
+
+        results = Parallel(n_jobs=2, backend="ray")(delayed(abs)(-n) for n in range(4))
+        print(results, ray.get_runtime_context().gcs_address)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.stdout.strip().endswith(f"[0, 1, 2, 3] {address}"), done.stderr
 
 
 def test_options_of_the_context() -> None:

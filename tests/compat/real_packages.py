@@ -82,12 +82,12 @@ def printed(program: Path, folder: Path, **variables: str) -> str:
         if name not in variables:
             environment.pop(name, None)
     command = [sys.executable, program, folder / "printed"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr + done.stdout
     return folder.joinpath("printed").read_text()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1100)
 @pytest.mark.parametrize("source", PROGRAMS, ids=[path.stem for path in PROGRAMS])
 def test_a_program_prints_what_it_does_under_joblib(source: Path, tmp_path: Path) -> None:
     if source.stem == "with_joblibspark" and shutil.which("java") is None:
