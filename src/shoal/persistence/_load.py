@@ -45,7 +45,7 @@ def load(
     mmap_mode : {None, "r", "r+", "w+", "c"}
         How arrays are mapped into memory instead of being read: read-only, shared with the file ("r+", and "w+", which
         means the same here), or copy-on-write. Ignored, with a warning, where the file is compressed or in memory.
-        Small arrays beyond the first 64 are not mapped.
+        Arrays below 64 kB beyond the first 16 are not mapped.
     ensure_native_byte_order : bool or "auto"
         Whether arrays of another byte order are turned into this machine's. By default they are, unless they are
         mapped.

@@ -48,7 +48,7 @@ from shoal.persistence._format import (
 
 #: Arrays of fewer bytes stay in the stream, where pickle is faster at them; but not the first few of a file that can
 #: be mapped, so that whoever maps a file finds its arrays mapped.
-SMALL, FEW = 2**16, 64
+SMALL, FEW = 2**16, 16
 
 _TOKEN_BYTES = 16
 _FRAME_HEADER = 9
