@@ -1,7 +1,8 @@
 """joblib's own tests, from its wheel, with shoal in its place: ``python tests/compat/joblib_suite.py [arguments]``.
 
 Of the wheel, only ``joblib/test`` is served. A failure that expected.txt names is no failure here; a line there that
-stands for nothing any more is one. Where dask is installed, its plugin brings the fixtures that joblib's tests of it want.
+stands for nothing any more is one. Where dask is installed, its plugin brings the fixtures that joblib's tests of it
+want.
 """
 
 from __future__ import annotations

@@ -43,17 +43,17 @@ def _register_dask() -> None:
 
     Raises
     ------
-    ImportError
-        If dask's distributed is not installed.
+    ValueError
+        If dask's distributed is not installed, as from joblib.
     """
     try:
         import distributed  # noqa: F401
 
         from ._dask import DaskDistributedBackend
     except ImportError as error:
-        raise ImportError(
-            "To use the dask.distributed backend you must install both the `dask` and distributed modules.\n\n"
-            "See https://dask.pydata.org/en/latest/install.html for more information."
+        raise ValueError(
+            "The backend 'dask' is asked for, but dask is not installed. Please install dask and distributed: "
+            "pip install 'shoal[dask]'"
         ) from error
     BACKENDS["dask"] = DaskDistributedBackend
 
