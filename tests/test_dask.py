@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import pickle
 import signal
@@ -33,7 +34,10 @@ from shoal import (
 from shoal.backends import create
 from shoal.testing import PATIENCE, BackendTests, wait_for
 
+# Once it is imported, exceptions are pickled with their tracebacks: in these tests, not in those that come after them.
+_reducers = dict(copyreg.dispatch_table)
 distributed = pytest.importorskip("distributed", reason="there is no distribution of dask for this Python")
+_reducers_of_dask = dict(copyreg.dispatch_table)
 
 #: Without dashboards, and on whatever ports are free.
 PLAIN: dict[str, Any] = {
@@ -43,8 +47,27 @@ PLAIN: dict[str, Any] = {
 }
 
 
+def _register(reducers: dict[Any, Any]) -> None:
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table.update(reducers)
+
+
+_register(_reducers)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[Any]:
+def _process() -> Iterator[None]:
+    """Have this process as dask makes it, and then as it was before: the cluster sets variables for its workers."""
+    variables = dict(os.environ)
+    _register(_reducers_of_dask)
+    yield
+    _register(_reducers)
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(_process: None) -> Iterator[Any]:
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", **PLAIN) as made:
         yield made
 

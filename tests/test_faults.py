@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import gc
 import os
 import pickle
@@ -231,6 +232,14 @@ def test_exceptions_arrive_as_they_were_raised(
     assert f"in {function.__name__}" in str(cause)
     if function is throw_chain:
         assert "KeyError: 'missing'" in str(cause)
+
+
+def test_exceptions_arrive_though_a_library_has_registered_how_they_are_pickled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(copyreg.dispatch_table, LookupError, lambda _error: (LookupError, ()))  # type: ignore[arg-type]
+    with pytest.raises(LookupError, match="nothing there"):
+        run([delayed(abs)(1), delayed(throw_chain)()], backend="multiprocessing")
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("stop"), StopAsyncIteration(1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import functools
 import itertools
 import json
@@ -131,6 +132,13 @@ def test_digests_do_not_depend_on_the_process(fresh_python: Any, monkeypatch: py
         printed.append(fresh_python(source))
     assert printed[0] == printed[1]
     assert printed[0].splitlines() == [f"{shoal.hash(value)} {name}" for name, value in _hashing_zoo.zoo().items()]
+
+
+def test_how_libraries_have_exceptions_pickled_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("x", 1)
+    digest = shoal.hash(error)
+    monkeypatch.setitem(copyreg.dispatch_table, ValueError, lambda error: (ValueError, (), {"traceback": id(error)}))  # type: ignore[arg-type]
+    assert shoal.hash(error) == digest
 
 
 def test_a_subnormal_difference_counts() -> None:

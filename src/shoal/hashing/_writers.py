@@ -162,7 +162,8 @@ def _write_set_of_a_kind(walk: Walk, node: Node, obj: Any) -> None:
 
 def write_reduced(walk: Walk, node: Node, obj: Any) -> None:
     """Write what pickle would store."""
-    reducer: Any = copyreg.dispatch_table.get(type(obj))
+    # Exceptions have reductions of their own; libraries register others (tblib, for dask), which hold tracebacks.
+    reducer: Any = None if isinstance(obj, BaseException) else copyreg.dispatch_table.get(type(obj))
     try:
         reduced = obj.__reduce_ex__(5) if reducer is None else reducer(obj)
     except (pickle.PicklingError, TypeError) as error:

@@ -27,16 +27,21 @@ def failure_of(error: BaseException, shown: BaseException, whole: bool = False) 
     error.__traceback__ = None
     for attempt in (error, _Rebuilt(error)):
         try:
-            stream, _ = dumps(attempt, out_of_band=2**63)
+            stream, _ = dumps(attempt, _of_itself, out_of_band=2**63)
             loads(stream)
         except Exception as refusal:
             reason = f"{type(refusal).__name__}: {refusal}"
         else:
             return Failure(stream, text, whole)
-    path, why = culprit(error, "exception")
+    path, why = culprit(error, "exception", _of_itself)
     summary = traceback.format_exception_only(type(error), error)[0].strip()[:200]
     stream, _ = dumps(CallPicklingError(f"{summary}, raised by a call,", path, why or reason))
     return Failure(stream, text, whole)
+
+
+def _of_itself(value: Any) -> Any:
+    """Return an exception's own reduction: libraries that register another (tblib, for dask) send tracebacks along."""
+    return value.__reduce_ex__(5) if isinstance(value, BaseException) else NotImplemented
 
 
 class _Rebuilt:
