@@ -79,10 +79,10 @@ def test_a_share_is_half_of_an_even_one_or_too_short_to_cut(
         (0.1, 4, 2, 1),
         (0.1, 1, 2, 1),
         (0.1, 0, 2, 1),
-        (0.9e-6, 1000, 2, 555),  # a millisecond in all is not cut further
+        (3.6e-6, 1000, 2, 555),  # four milliseconds in all are not cut further
         (1e-6, 100_000, 2, 25_000),
         (1e-3, 6, 2, 2),
-        (0.0, 1000, 2, 5000),  # no work to speak of
+        (0.0, 1000, 2, 20_000),  # no work to speak of
     ],
 )
 def test_shares(seconds_per_call: float, left: int, slots: int, share: int) -> None:

@@ -423,3 +423,15 @@ def test_calls_unlike_those_before_hold_nothing_up() -> None:
         for known in (True, False):
             simulation = Simulation(times, slots=2, known=known)
             assert simulation.run() <= max(sum(times) / 2 * 1.03, sum(times) / 2 + 0.06)
+
+
+def test_workers_do_not_wait_until_all_calls_are_read() -> None:
+    schedule = Schedule(((abs, (i,), {}) for i in range(10_000)), slots=2, size=auto_batch_size, pre_dispatch=4)
+    first = schedule.next_batch()
+    assert first is not None
+    schedule.completed(first, [0], elapsed=30e-6)
+    assert schedule.size == 512
+    second = schedule.next_batch()
+    assert second is not None
+    assert schedule.read <= 1 + 500
+    assert len(second) >= 50  # more work than its way takes

@@ -12,8 +12,10 @@ makes are gone at once, so that the garbage collector does not go through them a
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable, Iterator
 from itertools import islice, repeat
+from operator import is_
 from typing import Any
 
 from shoal.parallel._delayed import Call, not_a_call
@@ -112,3 +114,67 @@ def rows(functions: Any, args: list[tuple[Any, ...]], kwargs: list[dict[str, Any
     """Turn columns back into calls."""
     many = functions if type(functions) is list else repeat(functions, len(args))
     return zip(many, args, ({} for _ in args) if kwargs is None else kwargs, strict=True)
+
+
+class Alike:
+    """Stands, in a pickle, for a list of objects of one class whose attributes are the same objects.
+
+    scikit-learn makes a new callable around its function for every call: the pickle holds the first, and each of the
+    others is copied from it where the batch is decoded, which is what it would be rebuilt to.
+    """
+
+    __slots__ = ("first", "number")
+
+    def __init__(self, first: Any, number: int) -> None:
+        self.first, self.number = first, number
+
+    def __reduce__(self) -> Any:
+        return copies, (self.first, self.number)
+
+
+def copies(first: Any, number: int) -> list[Any]:
+    """Return a list of an object and its shallow copies, so many in all."""
+    cls, state = type(first), vars(first)
+    every = [first]
+    for _ in range(number - 1):
+        copy = object.__new__(cls)
+        vars(copy).update(state)
+        every.append(copy)
+    return every
+
+
+def folded(functions: list[Any]) -> list[Any] | Alike:
+    """Return what stands for a list of objects that are alike; the list itself if they are not."""
+    first = functions[0]
+    cls = type(first)
+    if not _plainly_reduced(cls):
+        return functions
+    names, values = list(vars(first)), list(vars(first).values())
+    for function in functions:
+        if type(function) is not cls:
+            return functions
+        state = vars(function)
+        if list(state) != names or not (
+            all(map(is_, state.values(), values)) or all(map(_same, state.values(), values))
+        ):
+            return functions
+    return Alike(first, len(functions))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether no call could tell two values apart: builtin functions make the string of their name anew."""
+    return one is other or (type(one) is str and type(other) is str and one == other)
+
+
+def _plainly_reduced(cls: Any) -> bool:
+    """Tell whether what pickle stores of an instance is its class and its ``__dict__``, and nothing else."""
+    return (
+        cls.__reduce_ex__ is object.__reduce_ex__
+        and cls.__reduce__ is object.__reduce__
+        and cls.__new__ is object.__new__
+        and getattr(cls, "__getstate__", None) is getattr(object, "__getstate__", None)
+        and not any(hasattr(cls, name) for name in ("__setstate__", "__getnewargs__", "__getnewargs_ex__"))
+        and cls.__dictoffset__ != 0
+        and not copyreg._slotnames(cls)  # type: ignore[attr-defined]
+        and cls not in copyreg.dispatch_table
+    )

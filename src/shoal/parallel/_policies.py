@@ -9,7 +9,7 @@ from __future__ import annotations
 #: workers still finish together, since the last batches are smaller.
 BATCH_SECONDS = 0.035
 #: No batch is cut below this at the end of a run: its way would take longer than what could be evened out.
-LEAST_BATCH_SECONDS = 0.0005
+LEAST_BATCH_SECONDS = 0.002
 #: What the first call of a batch takes beyond its own time, in seconds, since a worker's caches are cold when it comes
 #: from waiting: measured with calls that do nothing.
 COLD_SECONDS = 10e-6

@@ -19,13 +19,16 @@ from typing import Any
 
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call
-from shoal.parallel._policies import Pace
+from shoal.parallel._policies import SHORTEST, Pace
 
 #: A second batch is queued behind a running one only where the wait for the next would show.
 QUEUE_AHEAD_SECONDS = 0.05
 QUEUE_AHEAD_AT_THE_END_SECONDS = 0.005
 #: How many batches per slot are read ahead where the number of calls is not known, so that the end is seen in time.
 READ_AHEAD = 2
+#: While the end is not in sight, so many calls are read at once, or so many seconds of work, or as many as were given
+#: out by then: the caller takes time to make them, and workers wait meanwhile.
+READ_CALLS, READ_SECONDS = 64, 0.005
 
 
 class Schedule:
@@ -302,12 +305,18 @@ class Schedule:
         """Return the size of the next batch: smaller towards the end, so that the slots finish together."""
         # Where the number of calls is not known, two rounds are read ahead, so that the end is seen when shares begin
         # to shrink; not before a first result is there, since until then one may read no further.
-        look_ahead = self._policy is not None and self._total is None and self.pace.calls
+        wanted = at_once = min(self.size, room)
+        if self._policy is not None and self._total is None and self.pace.calls:
+            wanted = READ_AHEAD * self.size * self._slots
+            with_work = int(READ_SECONDS / max(self.pace.seconds_per_call, SHORTEST))
+            at_once = len(self._ahead) + max(READ_CALLS, with_work, self.dispatched)
         if not self._given_back:
-            self._pull(2 * self.size * self._slots if look_ahead else min(self.size, room))
+            self._pull(min(wanted, at_once))
         left = self._left
-        if self._policy is None or left is None:
+        if self._policy is None or (left is None and len(self._ahead) >= wanted):
             return self.size
+        if left is None:  # there may be more
+            return min(self.size, self.pace.share(len(self._ahead), self._slots))
         if self._even is None and self.pace.calls:
             self._even = max(-(-left // self._slots), 1)
         return min(self.size, self.pace.share(left, self._slots), self._even or 1)

@@ -21,7 +21,7 @@ from typing import Any
 
 from shoal._pickling import dumps, loads
 from shoal.errors import CallUnpicklingError
-from shoal.parallel._batch import Batch
+from shoal.parallel._batch import Batch, folded
 from shoal.parallel._delayed import Shared
 from shoal.parallel._failures import Unsendable, explain, raised
 from shoal.parallel._limits import Limits
@@ -167,7 +167,8 @@ class Transport:
         """
         self._needed.clear()
         try:
-            stream, buffers = dumps((batch.functions, batch.args, batch.kwargs), self._reduce, self._once)
+            functions = folded(batch.functions) if type(batch.functions) is list else batch.functions
+            stream, buffers = dumps((functions, batch.args, batch.kwargs), self._reduce, self._once)
             calls, segment = self._encoded(stream, buffers)
         except Exception as error:
             self._workspace.release(self._workspace.lease())
