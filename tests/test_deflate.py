@@ -271,10 +271,7 @@ def test_threads_are_for_more_than_one_block() -> None:
         stream.finish(lambda _: b"")
         assert threads() == set()
     with DeflateFile(io.BytesIO()) as stream:
-        for _ in range(2 * _deflate._WAITING):
-            stream.write(bytes(_deflate.BLOCK))
-        assert threads() == set()
-        stream.write(bytes(_deflate.BLOCK))
+        stream.write(bytes(2 * _deflate.BLOCK))
         assert len(threads()) in (1, 2)
         stream.write(bytes(9 * _deflate.BLOCK))
         stream.finish(lambda _: b"")
@@ -610,4 +607,21 @@ def test_a_file_that_is_dropped_leaves_no_thread() -> None:
         del reader, stream
     for thread in left:
         thread.join(60)
+    assert threads() == set()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_damage_in_a_block_that_is_put_into_its_place() -> None:
+    data = data_of(20 * SMALL_BLOCK)
+    written, table = streamed(data, footer=b"")
+    damaged = bytearray(written)
+    damaged[table[10][0] + 20] ^= 1
+    buffer = bytearray(len(data))
+    with InflateBlocks(io.BytesIO(bytes(damaged)), table) as reader:
+        assert reader.read(10) == data[:10]
+        with pytest.raises(DAMAGED, match="checksum"):
+            reader.readinto(buffer)
+        for again in (reader.read, lambda: reader.readinto(buffer)):
+            with pytest.raises(DAMAGED, match="up to here"):
+                again()
     assert threads() == set()

@@ -5,7 +5,6 @@ Everything here is called by the parent through :mod:`shoal.parallel._transport`
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from shoal._collecting import collecting_later
 from shoal._pickling import culprit, dumps, loads
 from shoal.backends._bootstrap import interruptible
 from shoal.errors import CallPicklingError, CallUnpicklingError
@@ -53,14 +53,8 @@ class Encoded(NamedTuple):
         buffers = [memory[start : start + nbytes] for start, nbytes in self.places]
         if self.stream is not None:
             return loads(self.stream, buffers=buffers)
-        # Of what a long stream holds nothing is garbage yet; to look for some takes a fifth of the time.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        with collecting_later():
             return loads(buffers.pop(0), buffers=buffers)
-        finally:
-            if collecting:
-                gc.enable()
 
 
 class Parcel(NamedTuple):

@@ -198,6 +198,7 @@ class InflateBlocks(_Inflated):
     def __init__(self, file: Any, blocks: Sequence[Sequence[int]], start: int = 0) -> None:
         super().__init__(file, False)
         self._ahead: Ahead[bytes] = Ahead(_WAITING)
+        self._only_waiting = False  # whether no further blocks are to be inflated ahead
         file.seek(start)
         container_of(read_exactly(file, 2))
         self._sizes = deque(_sizes(blocks))
@@ -207,10 +208,45 @@ class InflateBlocks(_Inflated):
         file.seek(start + blocks[0][0])
 
     def _next(self) -> bytes:
-        while self._sizes and not self._ahead.full:
-            compressed_size, size, checksum = self._sizes.popleft()
-            self._ahead.put(_inflate, read_exactly(self._file, compressed_size), size, checksum)
+        if not self._only_waiting:
+            while self._sizes and not self._ahead.full:
+                self._put(None)
         return self._ahead.take() if len(self._ahead) else b""
+
+    def _put(self, place: memoryview | None) -> None:
+        """Have the next block inflated, and put into a place if there is one."""
+        compressed_size, size, checksum = self._sizes.popleft()
+        self._ahead.put(_inflate, read_exactly(self._file, compressed_size), size, checksum, place)
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill `buffer`, and return the number of bytes, which is less than its size only at the end.
+
+        Blocks that fit into it as a whole are put there by the threads.
+        """
+        view = pickle.PickleBuffer(buffer).raw()
+        self._only_waiting = True
+        filled = super().readinto(view)
+        self._only_waiting = False
+        if filled < len(view):
+            placed = self._placed(view[filled:])
+            self._position += placed
+            filled += placed
+        return filled + super().readinto(view[filled:])
+
+    def _placed(self, view: memoryview) -> int:
+        """Have the next blocks put into their places, as many as there is room for; return the number of bytes."""
+        filled = 0
+        self._failed = True
+        while self._sizes and self._sizes[0][1] <= len(view) - filled:
+            if self._ahead.full:
+                self._ahead.take()
+            end = filled + self._sizes[0][1]
+            self._put(view[filled:end])
+            filled = end
+        while len(self._ahead):
+            self._ahead.take()
+        self._failed = False
+        return filled
 
     def close(self) -> None:
         """End the threads."""
@@ -229,7 +265,8 @@ def _sizes(blocks: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
     return sizes
 
 
-def _inflate(compressed: bytes, size: int, checksum: int) -> bytes:
+def _inflate(compressed: bytes, size: int, checksum: int, place: memoryview | None) -> bytes:
+    """Return a block; nothing if it has a place, where it is then put."""
     if xxhash.xxh3_64_intdigest(compressed) != checksum:
         raise zlib.error("the compressed data are damaged: a block has another checksum")
     module = fastest()
@@ -239,4 +276,7 @@ def _inflate(compressed: bytes, size: int, checksum: int) -> bytes:
         raise zlib.error(f"the compressed data are damaged: {error}") from error
     if len(block) != size:
         raise zlib.error(f"the compressed data are damaged: a block is not of {size} bytes")
-    return block
+    if place is None:
+        return block
+    place[:] = block
+    return b""

@@ -35,7 +35,7 @@ class Input:
     name
         What to call it in errors.
     left
-        The number of bytes from here to its end, if it can seek; None if nobody knows.
+        The number of bytes from here to its end; None if nobody knows.
     ahead
         Bytes that were read from it already.
     exact
@@ -83,16 +83,15 @@ class Input:
     def read(self, size: int = -1) -> bytes | memoryview:
         """Return what the unpickler needs next: so many bytes, or more."""
         try:
-            return self._needed(size)
+            if size == 1 and self.checksum is not None:
+                self._before_opcode = self.checksum.copy()
+            return self._next() if self._at_opcode else self._argument(size)
         except DamagedFile as error:
             self.failure = error
             raise
 
-    def _needed(self, size: int) -> bytes | memoryview:
-        if size == 1 and self.checksum is not None:
-            self._before_opcode = self.checksum.copy()
-        if self._at_opcode:
-            return self._next()
+    def _argument(self, size: int) -> bytes:
+        """Return what belongs to an opcode outside of frames, or the next of those."""
         data = self.exactly(size, "opcodes")
         if size == 8:
             nbytes = int.from_bytes(data, "little")
@@ -293,7 +292,7 @@ class Input:
         self._at += step
         self.position += step
         nbytes -= step
-        if nbytes and self.left is not None:
+        if nbytes and self.left is not None and hasattr(self._file, "seek"):
             self._file.seek(nbytes, 1)
             self.position += nbytes
             return

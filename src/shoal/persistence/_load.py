@@ -12,6 +12,7 @@ from typing import Any
 import xxhash
 
 from shoal._arrays import ArraySpec
+from shoal._collecting import collecting_later
 from shoal.errors import CorruptFile, DamagedFile, VersionWarning
 from shoal.persistence._format import differing
 from shoal.persistence._input import Input
@@ -85,7 +86,7 @@ def load(
 
     Notes
     -----
-    Thread-safe.
+    Thread-safe. The garbage collector of the process waits until the object is rebuilt.
     """
     if mmap_mode not in _MODES:
         raise ValueError(f"mmap_mode must be one of {_MODES}, got: {mmap_mode!r}")
@@ -147,7 +148,8 @@ def _load(
         if what.compressor is None and what.left is not None:
             _prepare(what, name, whole, verify is not False, bool(verify and mmap_mode))
         if survey is None:
-            source = Input(what.stream, name, what.left, what.ahead, exact=what.left is None and not what.compressor)
+            left = what.size if what.left is None else what.left
+            source = Input(what.stream, name, left, what.ahead, exact=what.left is None and not what.compressor)
         else:
             woven = Woven(survey.opcodes, survey.notes.arrays, what.stream, None if what.left is None else what.begin)
             source = Input(woven, name, woven.size)
@@ -241,7 +243,8 @@ def _rebuilt(reader: Reader, source: Input, checked: bool) -> Any:
     then put down to damage.
     """
     try:
-        return reader.load()
+        with collecting_later():
+            return reader.load()
     except (CorruptFile, ImportError, AttributeError, RecursionError):
         raise
     except Exception as error:

@@ -40,6 +40,8 @@ class Opened:
         Where in `stream` the object begins, if that can seek.
     left
         The number of bytes from there to the end; None if it cannot seek.
+    size
+        The number of bytes of a compressed stream, if that is known and certain.
     compressor
         The name of its compressor; None if there is none.
     old
@@ -54,6 +56,7 @@ class Opened:
     ahead: bytes = b""
     begin: int = 0
     left: int | None = None
+    size: int | None = None
     compressor: str | None = None
     old: bool = False
     footer: Footer | None = None
@@ -111,7 +114,7 @@ def _detected(file: Any) -> tuple[bytes, str | None]:
 
 @contextmanager
 def _decompressed(file: Any, name: str, left: int | None, head: bytes, compressor: str) -> Iterator[Opened]:
-    footer = None
+    footer, size = None, None
     record = COMPRESSORS[compressor]
     if left is None:
         file = io.BufferedReader(_Rewound(file, head))
@@ -124,8 +127,9 @@ def _decompressed(file: Any, name: str, left: int | None, head: bytes, compresso
     else:
         blocks, opcodes = footer.blocks, footer.encoded()
         stream = _Decompressed(name, lambda: _Followed(InflateBlocks(file, blocks, begin), opcodes))
+        size = blocks[-1][1] + len(opcodes)
     try:
-        yield Opened(stream, compressor=compressor, footer=footer, sound=footer is not None)
+        yield Opened(stream, size=size, compressor=compressor, footer=footer, sound=footer is not None)
     finally:
         stream.close()
 

@@ -132,7 +132,7 @@ class Reader(pickle.Unpickler):
             shape, order, dtype = state["shape"], state["order"], state["dtype"]
             kind, mappable, objects = state["subclass"], state["allow_mmap"], dtype.hasobject
             nbytes = math.prod(shape) * dtype.itemsize
-            if order not in ("C", "F") or min(shape, default=0) < 0:
+            if order not in ("C", "F") or nbytes < 0 or (len(shape) > 1 and min(shape) < 0):
                 raise ValueError(f"{shape}, {order}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise self._damage("what describes an array", f"{type(error).__name__}: {error}") from None
