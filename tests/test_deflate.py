@@ -271,7 +271,10 @@ def test_threads_are_for_more_than_one_block() -> None:
         stream.finish(lambda _: b"")
         assert threads() == set()
     with DeflateFile(io.BytesIO()) as stream:
-        stream.write(bytes(2 * _deflate.BLOCK))
+        for _ in range(2 * _deflate._WAITING):
+            stream.write(bytes(_deflate.BLOCK))
+        assert threads() == set()
+        stream.write(bytes(_deflate.BLOCK))
         assert len(threads()) in (1, 2)
         stream.write(bytes(9 * _deflate.BLOCK))
         stream.finish(lambda _: b"")

@@ -21,8 +21,9 @@ _MOST_THREADS = 8
 class Ahead(Generic[T]):
     """A queue of calls, of which threads run those in front before their results are asked for.
 
-    Threads start when there is a second call, if there are CPUs for two. A call that is alone is run by whoever takes
-    its result, and so is every call where the system grants no thread. To be used from one thread.
+    Threads start when the first result is asked for and more than one call waits, if there are CPUs for two: until
+    then whoever puts the calls has the interpreter to itself. A call that is alone is run by whoever takes its result,
+    and so is every call where the system grants no thread. To be used from one thread.
 
     Parameters
     ----------
@@ -49,15 +50,16 @@ class Ahead(Generic[T]):
 
     def put(self, function: Callable[..., T], *args: Any) -> None:
         """Have ``function(*args)`` run, by now or by the time that its result is taken."""
-        self._results.append(self._submitted(partial(function, *args)))
+        call = partial(function, *args)
+        self._results.append(call if self._executor is None else self._submitted(call))
+
+    def take(self) -> T:
+        """Return the result of the oldest call; raise what it raised."""
         if self._executor is None and len(self._results) > 1 and self._n_threads > 1:
             from concurrent.futures import ThreadPoolExecutor
 
             self._executor = ThreadPoolExecutor(self._n_threads, "shoal-blocks")
             self._results = deque([self._submitted(call) for call in self._results])
-
-    def take(self) -> T:
-        """Return the result of the oldest call; raise what it raised."""
         return self._results.popleft()()
 
     def close(self) -> None:

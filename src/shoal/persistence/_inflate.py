@@ -198,7 +198,7 @@ class InflateBlocks(_Inflated):
     def __init__(self, file: Any, blocks: Sequence[Sequence[int]], start: int = 0) -> None:
         super().__init__(file, False)
         self._ahead: Ahead[bytes] = Ahead(_WAITING)
-        self._only_waiting = False  # whether no further blocks are to be inflated ahead
+        self._waiting = 0  # bytes that are inflated ahead
         file.seek(start)
         container_of(read_exactly(file, 2))
         self._sizes = deque(_sizes(blocks))
@@ -208,45 +208,49 @@ class InflateBlocks(_Inflated):
         file.seek(start + blocks[0][0])
 
     def _next(self) -> bytes:
-        if not self._only_waiting:
-            while self._sizes and not self._ahead.full:
-                self._put(None)
-        return self._ahead.take() if len(self._ahead) else b""
+        while self._sizes and not self._ahead.full:
+            self._waiting += self._put(None)
+        block = self._ahead.take() if len(self._ahead) else b""
+        self._waiting -= len(block)
+        return block
 
-    def _put(self, place: memoryview | None) -> None:
-        """Have the next block inflated, and put into a place if there is one."""
+    def _put(self, place: memoryview | None) -> int:
+        """Have the next block inflated, and put into a place if there is one; return its size."""
         compressed_size, size, checksum = self._sizes.popleft()
         self._ahead.put(_inflate, read_exactly(self._file, compressed_size), size, checksum, place)
+        return size
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill `buffer`, and return the number of bytes, which is less than its size only at the end.
 
-        Blocks that fit into it as a whole are put there by the threads.
+        Blocks that fit into it as a whole, behind what is inflated ahead, are put there by the threads.
         """
         view = pickle.PickleBuffer(buffer).raw()
-        self._only_waiting = True
-        filled = super().readinto(view)
-        self._only_waiting = False
-        if filled < len(view):
-            placed = self._placed(view[filled:])
-            self._position += placed
-            filled += placed
+        filled = 0
+        fits = self._sizes and len(self._piece) + self._waiting + self._sizes[0][1] <= len(view)
+        if fits and not (self.closed or self._failed):
+            filled = self._filled_by_threads(view)
         return filled + super().readinto(view[filled:])
 
-    def _placed(self, view: memoryview) -> int:
-        """Have the next blocks put into their places, as many as there is room for; return the number of bytes."""
-        filled = 0
+    def _filled_by_threads(self, view: memoryview) -> int:
+        """Take what is inflated ahead, and have the next blocks put behind it; return the number of bytes."""
+        filled = begin = len(self._piece)
+        end = begin + self._waiting
+        view[:begin] = self._taken(begin)
         self._failed = True
-        while self._sizes and self._sizes[0][1] <= len(view) - filled:
-            if self._ahead.full:
-                self._ahead.take()
-            end = filled + self._sizes[0][1]
-            self._put(view[filled:end])
-            filled = end
-        while len(self._ahead):
-            self._ahead.take()
+        while True:
+            if self._sizes and end + self._sizes[0][1] <= len(view) and not self._ahead.full:
+                end += self._put(view[end : end + self._sizes[0][1]])
+            elif len(self._ahead):
+                block = self._ahead.take()
+                view[filled : filled + len(block)] = block
+                filled += len(block)
+            else:
+                break
         self._failed = False
-        return filled
+        self._waiting = 0
+        self._position += end - begin
+        return end
 
     def close(self) -> None:
         """End the threads."""

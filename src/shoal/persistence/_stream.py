@@ -5,7 +5,7 @@ One standard stream of one member, that any reader of its kind reads::
     ┌────────┬─────────┬─────────┬─────┬──────────────────────────────┬─────────┐
     │ header │ block 0 │ block 1 │ ... │ stored: the footer, verbatim │ trailer │
     └────────┴─────────┴─────────┴─────┴──────────────────────────────┴─────────┘
-      zlib 2   1 MiB each, raw deflate    5 bytes, then up to 65,535     zlib 4: adler32 of all
+      zlib 2   768 KiB each, raw deflate   5 bytes, then up to 65,535     zlib 4: adler32 of all
       gzip 10  and a full flush: it ends  of it, as often as needed;     gzip 8: crc32 of all,
                on a byte, and nothing in  the first piece is the one     and their number
                it refers to another one   that is not full
