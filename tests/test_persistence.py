@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from _persistence_zoo import COMPRESSORS, JOBLIBS, LAYOUTS, arrays, filled, objects, portrait, zoo
 from shoal import dump, load
+from shoal.persistence import _ahead, _writer
 from shoal.persistence._reader import Reader
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
@@ -256,3 +259,32 @@ def test_no_numpy_is_imported_where_no_array_is(fresh_python: Any, tmp_path: Pat
         assert load({str(tmp_path / "x")!r}) == {{"a": [1, "x"]}}
         assert not {{"numpy", "joblib"}} & set(sys.modules)
     """)
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("threads", [True, False])
+def test_checksums_that_are_taken_while_an_array_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, threads: bool
+) -> None:
+    monkeypatch.setattr(_ahead, "cpu_budget", lambda: cpus)
+    monkeypatch.setattr(_writer, "LARGE", 2**17)
+    if not threads:
+
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    value = [np.arange(50_000.0), np.arange(60_000).reshape(200, 300).T, np.arange(99_999)[::2]]
+    dump(value, tmp_path / "file")
+    again = load(tmp_path / "file", verify=True)
+    assert all((one == other).all() for one, other in zip(value, again, strict=True))
+
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if len(data) > 2**17:
+                raise OSError(errno.ENOSPC, "no space left")
+            return super().write(data)
+
+    with pytest.raises(OSError, match="no space left"):
+        dump(value, Full())
+    assert not [thread for thread in threading.enumerate() if "beside" in thread.name]

@@ -1,9 +1,10 @@
-"""Calls that run ahead on threads, with results in the order of the calls."""
+"""Calls on threads: those that run ahead, with results in the order of the calls; and one beside what goes on."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -76,3 +77,21 @@ class Ahead(Generic[T]):
             except RuntimeError:  # no further thread can be started, or the interpreter is about to end
                 self._n_threads = 1
         return call
+
+
+@contextmanager
+def beside(call: Callable[[], T]) -> Iterator[Callable[[], T]]:
+    """Run a call on a thread while the block runs, if there is a CPU for it and the system grants a thread.
+
+    The block is given what returns the result, and raises what the call raised.
+    """
+    if cpu_budget() < 2:
+        yield call
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1, "shoal-beside") as executor:
+        result = call
+        with suppress(RuntimeError):
+            result = executor.submit(call).result
+        yield result

@@ -19,13 +19,15 @@ import re
 import secrets
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import FunctionType
 from typing import Any
 
 import xxhash
 
 from shoal._arrays import ArraySpec, flat, pieces
+from shoal.persistence._ahead import beside
 from shoal.persistence._format import (
     ALIGNMENT,
     BINPUT,
@@ -49,6 +51,8 @@ from shoal.persistence._format import (
 #: Arrays of fewer bytes stay in the stream, where pickle is faster at them; but not the first few of a file that can
 #: be mapped, so that whoever maps a file finds its arrays mapped.
 SMALL, FEW = 2**16, 16
+#: The checksum of an array of so many bytes is taken on a thread while they are written.
+LARGE = 2**24
 
 _TOKEN_BYTES = 16
 _FRAME_HEADER = 9
@@ -208,16 +212,26 @@ class Writer:
             opcodes = _frame(opcodes) + opcodes
         padding = -(self._begin + self._position + len(opcodes) + 1) % ALIGNMENT
         self._out(b"%b%c%b" % (opcodes, padding, padding * b"\xff"))
+        start, nbytes = self._position, array.nbytes
+        if array.flags.forc and nbytes >= LARGE:
+            memory = memoryview(flat(array))
+            with beside(partial(xxhash.xxh3_64_intdigest, memory)) as checksum:
+                self._put(memory)
+                digest = checksum()
+        else:
+            # A compressor takes a large one as it is, without a copy.
+            whole = array.flags.forc and not self._mappable
+            digest = self._put_all([memoryview(flat(array))] if whole else pieces(array))
+        self._position += nbytes
+        self.footer.arrays.append(StoredArray(start, nbytes, readable, spec.shape, digest))
+
+    def _put_all(self, pieces: Iterable[memoryview]) -> int:
+        """Write the pieces of an array; return its checksum."""
         checksum = xxhash.xxh3_64()
-        start = self._position
-        # A compressor takes a large one as it is, without a copy.
-        whole = array.flags.forc and not self._mappable
-        for piece in [memoryview(flat(array))] if whole else pieces(array):
+        for piece in pieces:
             checksum.update(piece)
             self._put(piece)
-        nbytes = array.nbytes
-        self._position += nbytes
-        self.footer.arrays.append(StoredArray(start, nbytes, readable, spec.shape, checksum.intdigest()))
+        return checksum.intdigest()
 
     def _of_dtype(self, dtype: Any) -> tuple[bytes, str]:
         """Return the opcodes that push a dtype, and what people read for it."""
