@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from shoal._collecting import collecting_later
-from shoal._pickling import culprit, dumps, loads
+from shoal._pickling import collecting_later, culprit, dumps, loads
 from shoal.backends._bootstrap import interruptible
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import rows

@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 
 from shoal._arrays import ArraySpec
-from shoal._collecting import collecting_later
+from shoal._pickling import collecting_later
 from shoal.errors import CorruptFile, DamagedFile, VersionWarning
 from shoal.persistence._format import differing
 from shoal.persistence._input import Input
