@@ -273,7 +273,7 @@ def test_threads_are_for_more_than_one_block() -> None:
     with DeflateFile(io.BytesIO()) as stream:
         for _ in range(2 * _deflate._WAITING):
             stream.write(bytes(_deflate.BLOCK))
-        assert threads() == set()
+        assert len(threads()) == 1  # a CPU is left to who writes
         stream.write(bytes(_deflate.BLOCK))
         assert len(threads()) in (1, 2)
         stream.write(bytes(9 * _deflate.BLOCK))

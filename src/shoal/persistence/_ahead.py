@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from shoal._cpus import cpu_budget
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -22,9 +22,9 @@ _MOST_THREADS = 8
 class Ahead(Generic[T]):
     """A queue of calls, of which threads run those in front before their results are asked for.
 
-    Threads start when the first result is asked for and more than one call waits, if there are CPUs for two: until
-    then whoever puts the calls has the interpreter to itself. A call that is alone is run by whoever takes its result,
-    and so is every call where the system grants no thread. To be used from one thread.
+    A CPU is left to whoever puts the calls: only when a result is asked for, and somebody waits, do all threads run.
+    A call that is alone is run by whoever takes its result, and so is every call where there is one CPU, or the system
+    grants no thread. To be used from one thread.
 
     Parameters
     ----------
@@ -35,10 +35,11 @@ class Ahead(Generic[T]):
     def __init__(self, per_thread: int) -> None:
         self._per_thread = per_thread
         self._executor: ThreadPoolExecutor | None = None
-        self._results: deque[Callable[[], T]] = deque()
+        self._begun: deque[Future[T]] = deque()
+        self._calls: deque[Callable[[], T]] = deque()  # behind those
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self._begun) + len(self._calls)
 
     @cached_property  # not asked for where there is but one call
     def _n_threads(self) -> int:
@@ -47,36 +48,43 @@ class Ahead(Generic[T]):
     @property
     def full(self) -> bool:
         """Whether a result should be taken before the next call is put."""
-        return len(self._results) > 1 and len(self._results) >= self._per_thread * self._n_threads
+        return len(self) > 1 and len(self) >= self._per_thread * self._n_threads
 
     def put(self, function: Callable[..., T], *args: Any) -> None:
         """Have ``function(*args)`` run, by now or by the time that its result is taken."""
-        call = partial(function, *args)
-        self._results.append(call if self._executor is None else self._submitted(call))
+        self._calls.append(partial(function, *args))
+        if len(self) > 1:
+            self._begin(self._n_threads - 1)
 
     def take(self) -> T:
         """Return the result of the oldest call; raise what it raised."""
-        if self._executor is None and len(self._results) > 1 and self._n_threads > 1:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._executor = ThreadPoolExecutor(self._n_threads, "shoal-blocks")
-            self._results = deque([self._submitted(call) for call in self._results])
-        return self._results.popleft()()
+        if len(self) > 1 and self._n_threads > 1:
+            self._begin(len(self))
+        return self._begun.popleft().result() if self._begun else self._calls.popleft()()
 
     def close(self) -> None:
         """Drop the calls that have not begun, and wait for the threads to end."""
-        self._results.clear()
+        self._begun.clear()
+        self._calls.clear()
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
-    def _submitted(self, call: Callable[[], T]) -> Callable[[], T]:
-        if self._executor is not None and self._n_threads > 1:
+    def _begin(self, most: int) -> None:
+        """Give calls to threads, unless so many are under way."""
+        under_way = sum(not future.done() for future in self._begun)
+        while self._calls and under_way < most:
+            if self._executor is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._executor = ThreadPoolExecutor(self._n_threads, "shoal-blocks")
             try:
-                return self._executor.submit(call).result
+                self._begun.append(self._executor.submit(self._calls[0]))
             except RuntimeError:  # no further thread can be started, or the interpreter is about to end
                 self._n_threads = 1
-        return call
+                return
+            self._calls.popleft()
+            under_way += 1
 
 
 @contextmanager

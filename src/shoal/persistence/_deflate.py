@@ -55,7 +55,10 @@ Deflate = Callable[[Pieces], bytes]
 
 def _deflate(module: ModuleType, level: int, memory: int, pieces: Pieces) -> bytes:
     stream = module.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, memory)
-    return b"".join([*map(stream.compress, pieces), stream.flush(zlib.Z_FULL_FLUSH)])
+    # One call, since after each the thread waits for the interpreter, which pickles.
+    block = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    deflated: bytes = stream.compress(block) + stream.flush(zlib.Z_FULL_FLUSH)
+    return deflated
 
 
 class _Choice:
