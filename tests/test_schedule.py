@@ -435,3 +435,17 @@ def test_workers_do_not_wait_until_all_calls_are_read() -> None:
     assert second is not None
     assert schedule.read <= 1 + 500
     assert len(second) >= 50  # more work than its way takes
+
+
+def test_calls_that_were_given_back_travel_together_also_while_more_are_to_be_read() -> None:
+    schedule = Schedule(((abs, (i,), {}) for i in range(10_000)), slots=2, size=auto_batch_size, pre_dispatch=4)
+    first = schedule.next_batch()
+    assert first is not None
+    schedule.completed(first, [0], elapsed=2e-3)
+    assert schedule.size == 8
+    batch = schedule.next_batch()
+    assert batch is not None
+    schedule.completed(batch, [])
+    again = schedule.next_batch()
+    assert again is not None
+    assert [args for _, args, _ in again] == [(number,) for number in range(1, 9)]

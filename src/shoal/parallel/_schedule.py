@@ -313,7 +313,7 @@ class Schedule:
         if not self._given_back:
             self._pull(min(wanted, at_once))
         left = self._left
-        if self._policy is None or (left is None and len(self._ahead) >= wanted):
+        if self._policy is None or (left is None and (self._given_back or len(self._ahead) >= wanted)):
             return self.size
         if left is None:  # there may be more
             return min(self.size, self.pace.share(len(self._ahead), self._slots))
