@@ -48,15 +48,12 @@ _BLOCKS_LENT = 4
 # Smaller pieces of a block are put together.
 _PIECE = 1 << 14
 
-# What a block consists of, in order.
-Pieces = list[Any]
-Deflate = Callable[[Pieces], bytes]
+Deflate = Callable[[Any], bytes]
 
 
-def _deflate(module: ModuleType, level: int, memory: int, pieces: Pieces) -> bytes:
+def _deflate(module: ModuleType, level: int, block: Any, memory: int = zlib.DEF_MEM_LEVEL) -> bytes:
     stream = module.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, memory)
     # One call, since after each the thread waits for the interpreter, which pickles.
-    block = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     deflated: bytes = stream.compress(block) + stream.flush(zlib.Z_FULL_FLUSH)
     return deflated
 
@@ -71,24 +68,23 @@ class _Choice:
     """
 
     def __init__(self, level: int) -> None:
-        self._zlib: Deflate = partial(_deflate, zlib, level, zlib.DEF_MEM_LEVEL)
+        self._zlib: Deflate = partial(_deflate, zlib, level)
         self._chosen: Deflate = self._zlib
         quick = 1 <= level <= 3
         self._close = _CLOSE if quick else _CLOSER
         self._fast: list[Deflate] = []
         if _stream.isal is not None and quick:
-            self._fast = [partial(_deflate, _stream.isal, its_level, zlib.DEF_MEM_LEVEL) for its_level in (1, 3)]
-        if _stream.zlib_ng is not None and level:
-            self._fast += [
-                partial(_deflate, _stream.zlib_ng, its_level, _MOST_MEMORY if quick else zlib.DEF_MEM_LEVEL)
-                for its_level in ((2, 3) if quick else (level,))
-            ]
+            self._fast = [partial(_deflate, _stream.isal, its_level) for its_level in (1, 3)]
+        if _stream.zlib_ng is not None and quick:
+            self._fast += [partial(_deflate, _stream.zlib_ng, its_level, memory=_MOST_MEMORY) for its_level in (2, 3)]
+        elif _stream.zlib_ng is not None and level:
+            self._fast = [partial(_deflate, _stream.zlib_ng, level)]
         self._blocks = 0
 
-    def of(self, pieces: Pieces, size: int) -> Deflate:
-        """Return what deflates the next block of the stream, of so many bytes."""
-        if self._fast and self._blocks % _ALIKE == 0 and size >= _LEAST:
-            sample = [_sample(pieces, size)]
+    def of(self, block: Any) -> Deflate:
+        """Return what deflates the next block of the stream."""
+        if self._fast and self._blocks % _ALIKE == 0 and len(block) >= _LEAST:
+            sample = _sample(block)
             enough = self._close * len(self._zlib(sample))
             close = (way for way in self._fast if len(way(sample)) <= enough)
             self._chosen = next(close, self._zlib)
@@ -96,15 +92,10 @@ class _Choice:
         return self._chosen
 
 
-def _sample(pieces: Pieces, size: int) -> bytes:
-    """A sixteenth of a block of so many bytes, from four places."""
-    step, length = size // 4, size // 64
-    sample, begin = bytearray(), 0
-    for piece in pieces:
-        for start in range(0, 4 * step, step):
-            sample += piece[max(start - begin, 0) : max(start + length - begin, 0)]
-        begin += len(piece)
-    return bytes(sample)
+def _sample(block: Any) -> bytes:
+    """A sixteenth of a block, from four places."""
+    step, length = len(block) // 4, len(block) // 64
+    return b"".join(block[start : start + length] for start in range(0, 4 * step, step))
 
 
 class DeflateFile(io.BufferedIOBase):
@@ -142,7 +133,7 @@ class DeflateFile(io.BufferedIOBase):
         self._checksum = getattr(fastest(), self._container.checksum)
         self._check: int = self._checksum(b"")
         self._choice = _Choice(level)
-        self._pieces: Pieces = []  # of the next block
+        self._pieces: list[Any] = []  # of the next block
         self._size = 0  # theirs
         self._position = self._offset = 0  # bytes taken, bytes written
         self._table: list[tuple[int, int, int]] = []
@@ -200,11 +191,11 @@ class DeflateFile(io.BufferedIOBase):
 
     def _put(self) -> None:
         """Have the next block deflated."""
-        pieces, size = self._pieces, self._size
+        block = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces, self._size = [], 0
         while self._blocks.full:
             self._take()
-        self._blocks.put(self._choice.of(pieces, size), pieces)
+        self._blocks.put(self._choice.of(block), block)
 
     def _take(self) -> None:
         deflated = self._blocks.take()
