@@ -240,6 +240,27 @@ def test_every_kind_of_array(tmp_path: Path, layout: str, kind: str) -> None:
     assert portrait(load(path)) == portrait(joblib.load(path))
 
 
+@pytest.mark.parametrize("of", ["an array", "a read-only array", "a map of a file"])
+@pytest.mark.parametrize("dtype", ["f8", "M8[s]", np.dtype("u1,f8", align=True), "V5", "g"], ids=str)
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_small_arrays_are_rebuilt_as_large_ones(tmp_path: Path, of: str, dtype: Any, protocol: int) -> None:
+    """They are not spliced into a compressed file; one that is rebuilt belongs to its reader all the same."""
+    kinds = []
+    for shape in [(3, 2), (300, 200)]:
+        array = np.zeros(shape, dtype)
+        if of == "a read-only array":
+            array.flags.writeable = False
+        elif of == "a map of a file":
+            array.tofile(tmp_path / "x")
+            array = np.memmap(tmp_path / "x", array.dtype, "r", shape=shape)
+        value = through(dump, load, array, compress="zlib", protocol=protocol)
+        assert value.tobytes() == array.tobytes()
+        kinds.append((type(value), value.dtype, value.dtype.isalignedstruct, value.flags.writeable))
+    assert kinds[0] == kinds[1]
+    assert kinds[0][0] is np.ndarray
+    assert kinds[0][-1]
+
+
 def test_arrays_larger_than_what_is_copied_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     whole = filled("i4", (1100, 2100))

@@ -269,10 +269,12 @@ def _frame(opcodes: bytes) -> bytes:
 def _reduce_small(array: Any, protocol: int) -> Any:
     """Return a reduction of a small array that is faster to pickle, and to rebuild, than numpy's own."""
     spec = ArraySpec.of(array)
+    numpy = sys.modules["numpy"]
+    if not (array.flags.forc and array.flags.writeable) or type(array) is not numpy.ndarray:
+        # What is read-only, or a map of a file, would be so when it is rebuilt.
+        array = numpy.array(array, order=spec.order)
     if protocol < 5 or spec.dtype.kind not in "biufcSU":
-        return NotImplemented
-    if not (array.flags.forc and array.flags.writeable):  # what is read-only would be so when it is rebuilt
-        array = array.copy(order=spec.order)
+        return array.__reduce_ex__(protocol)
     buffer = pickle.PickleBuffer(array)
     arguments = (spec.shape, spec.dtype, buffer)
-    return sys.modules["numpy"].ndarray, arguments if spec.order == "C" else (*arguments, 0, None, "F")
+    return numpy.ndarray, arguments if spec.order == "C" else (*arguments, 0, None, "F")
