@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
+from loky.process_executor import TerminatedWorkerError
 
 from _faults_util import Child, alive, until, wait_for, worker_pids, works
 from shoal import Parallel, delayed
+from shoal.backends._channel import Channel
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback, UnusedResultsWarning, WorkerDied
 from shoal.parallel._transport import Transport
 
@@ -320,7 +321,7 @@ def begin(folder: Path) -> None:
     wait_for(folder / "gate")
 
 
-@pytest.mark.parametrize("where", [(Transport, "send"), (ProcessPoolExecutor, "submit")])
+@pytest.mark.parametrize("where", [(Transport, "send"), (Channel, "send"), (Channel, "_send")])
 def test_interrupt_while_a_batch_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     """It comes when the call runs already, and before that was noted: its worker must not stay busy."""
     worker_pids(2)

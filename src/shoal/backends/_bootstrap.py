@@ -1,19 +1,33 @@
-"""What a worker process does before its first call, and how it takes an interrupt."""
+"""What a worker process does: before its first call, between calls, and when it is interrupted."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shoal._pickling import dumps
 from shoal.backends.base import be_worker
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 _PR_SET_PDEATHSIG = 1
 _F_SETSIG = 10
 
+_connection: Connection
 _failed: BaseException | None = None
+
+
+class Answer(NamedTuple):
+    """What came of a message: a value or an exception."""
+
+    value: Any = None
+    error: BaseException | None = None
+    remote: str = ""  # its traceback, as text
 
 
 class Place:
@@ -59,7 +73,13 @@ def set_variables(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def initialize(place: Place, parent: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+def initialize(
+    place: Place,
+    parent: int,
+    connection: Connection,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> None:
     """Prepare this worker process.
 
     Parameters
@@ -68,11 +88,14 @@ def initialize(place: Place, parent: int, initializer: Callable[..., object] | N
         Which worker it is.
     parent
         The process id of the parent.
+    connection
+        Where messages come from, once it serves.
     initializer, initargs
         What the user wants called first. What it raises is raised instead of the worker's calls, so that a run fails
         with that error and not with a dead worker.
     """
-    global _failed
+    global _connection, _failed
+    _connection = connection
     _die_with(parent)
     if sys.stderr is None:  # as under pythonw; loky's worker has faulthandler write there, and would end
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 for as long as this process lives
@@ -82,19 +105,48 @@ def initialize(place: Place, parent: int, initializer: Callable[..., object] | N
         place.take()
         if initializer is not None:
             initializer(*initargs)
-    except BaseException as error:  # kept for run(), which raises it where the caller sees it
+    except BaseException as error:  # kept for the answers, so that it is raised where the caller sees it
         _failed = error
 
 
-def run(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Run what was submitted to this worker."""
-    if _failed is not None:
-        raise _failed
-    return fn(*args)
+def serve() -> None:
+    """Run what the parent sends, and answer each message, until one is empty."""
+    while message := _received():
+        answer = _answer(message)
+        del message  # which the next is waited for without
+        _connection.send_bytes(answer)
+        del answer
 
 
-def ready() -> None:
-    """Do nothing: that it was done shows that the worker is up."""
+def _received() -> bytes:
+    try:
+        return _connection.recv_bytes()
+    except (EOFError, OSError):  # the parent is gone: nobody is left to be told anything
+        os._exit(1)
+
+
+def _answer(message: bytes) -> bytes:
+    """Call the function in a message with its arguments; return the answer."""
+    try:
+        if _failed is not None:
+            raise _failed
+        fn, args = pickle.loads(message)
+        return pickle.dumps(Answer(fn(*args)), pickle.HIGHEST_PROTOCOL)
+    except BaseException as error:
+        return _refusal(error)
+
+
+def _refusal(error: BaseException) -> bytes:
+    import traceback
+
+    remote = "".join(traceback.format_exception(error))
+    try:
+        answer, _ = dumps(Answer(None, error, remote), out_of_band=2**63)
+        pickle.loads(answer)
+    except Exception:
+        summary = "".join(traceback.format_exception_only(error)).strip()
+        answer, _ = dumps(Answer(None, RuntimeError(summary), remote), out_of_band=2**63)
+    return answer
 
 
 def _die_with(parent: int) -> None:

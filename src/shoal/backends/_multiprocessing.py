@@ -11,9 +11,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal._cpus import find_blas, heed_thread_variables
 from shoal.backends._bootstrap import Place, initialize, set_variables
@@ -22,6 +22,9 @@ from shoal.backends._placement import Placement
 from shoal.backends._pool import begin, pool
 from shoal.backends._processes import _or_one
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 _numbers = itertools.count()
 
@@ -49,14 +52,14 @@ class ProcessMaker:
         # Workers are not shared: a forked one knows the program as it was when its run began.
         self.key: Hashable = ("multiprocessing", next(_numbers))
 
-    def start(self, index: int) -> Executor:
+    def start(self, index: int, connection: Connection) -> tuple[Executor, Future[None]]:
         """Start a worker process."""
         place = self._placement.of(index)
         executor = ProcessPoolExecutor(
             1,
             mp_context=self._context,
             initializer=_begin,
-            initargs=(self._environment, place, os.getpid(), self._initializer, self._initargs),
+            initargs=(self._environment, place, os.getpid(), connection, self._initializer, self._initargs),
         )
         # A worker that is spawned imports the program's main module before it is sent anything.
         variables = place.variables if self._context.get_start_method() == "spawn" else {}
@@ -64,11 +67,11 @@ class ProcessMaker:
             # Python 3.12 warns of every fork of a process that has threads, which each that has workers is.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             try:
-                begin(executor)
+                life = begin(executor)
             except OSError as error:
                 _close_pipes(error)
                 raise
-        return executor
+        return executor, life
 
     def stop(self, executor: Executor, kill: bool) -> None:
         """End a worker process, or kill it."""
@@ -99,12 +102,12 @@ def _lent(variables: dict[str, str | None]) -> Iterator[None]:
         set_variables(before)
 
 
-def _begin(environment: dict[str, str], place: Place, parent: int, *user: Any) -> None:
+def _begin(environment: dict[str, str], place: Place, *more: Any) -> None:
     set_variables({**environment, **place.variables})
     heed_thread_variables()
     # As a Pool's worker: it may start no processes, which multiprocessing would wait for when it ends.
     multiprocessing.current_process().daemon = True
-    initialize(place, parent, *user)
+    initialize(place, *more)
 
 
 class MultiprocessingBackend(Backend):

@@ -2,7 +2,7 @@
 
 ::
 
-    run A ── Turn ──┐                 ┌── executor of one worker process (loky's, or the standard library's)
+    run A ── Turn ──┐                 ┌── Channel to one worker process, which loky or the standard library has started
                     ├── Worker 0 ─────┤      the batches in it are of one run at a time
     run B ── Turn ──┘   queue         └── replaced when it dies, is killed or has served its time
     run A ── Turn ───── Worker 1 ...
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import queue
 import sys
 import threading
@@ -25,14 +26,18 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.backends import _bootstrap
+from shoal.backends._bootstrap import Answer, serve
+from shoal.backends._channel import Channel, Item
 from shoal.backends.base import Slot, start_thread
-from shoal.errors import cannot_start
+from shoal.errors import RemoteTraceback, WorkerStartError, cannot_start
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 #: At exit, a worker that has not ended after so many seconds is killed: a call may have left a pool of its own there.
 EXIT_SECONDS = 3.0
@@ -51,22 +56,25 @@ class Maker(Protocol):
     #: The batches after which a worker is replaced; None: never.
     max_batches: int | None
 
-    def start(self, index: int) -> Executor:
-        """Start the worker process of an index; return its executor once the process exists."""
+    def start(self, index: int, connection: Connection) -> tuple[Executor, Future[None]]:
+        """Start the worker process of an index, which takes messages from a connection.
+
+        Return its executor once the process exists, and the future of its one task.
+        """
 
     def stop(self, executor: Executor, kill: bool) -> None:
         """End a worker process; without waiting for it."""
 
 
-def begin(executor: Any) -> None:
-    """Have a new executor start its process; where that fails, leave nothing of it.
+def begin(executor: Any) -> Future[None]:
+    """Have a new executor start its process, for the one task there; where that fails, leave nothing of it.
 
     At exit, since Python 3.12, the thread that would manage the process cannot be started any more: it is ended here.
     """
     try:
         # Its manager would start this thread with the first task, and is lost if that fails.
         executor._call_queue._start_thread()
-        executor.submit(_bootstrap.ready)
+        life: Future[None] = executor.submit(serve)
     except BaseException:
         for process in list(executor._processes.values()):
             process.terminate()
@@ -78,6 +86,7 @@ def begin(executor: Any) -> None:
             executor._result_queue.close()
             executor._executor_manager_thread_wakeup.close()
         raise
+    return life
 
 
 def fill_standard_streams() -> None:
@@ -90,15 +99,6 @@ def fill_standard_streams() -> None:
             while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
                 os.set_inheritable(fd, True)
             os.close(fd)
-
-
-class _Item(NamedTuple):
-    """Something submitted to a worker."""
-
-    turn: Turn
-    future: Future[Any]
-    fn: Callable[..., Any]
-    args: tuple[Any, ...]
 
 
 class Worker:
@@ -117,15 +117,13 @@ class Worker:
         self.idle_since = time.monotonic()
         self._pool = pool
         self._lock = threading.RLock()  # a future that is done at once calls back under it
-        self._executor: Executor | None = None
-        self._process: Any = None
+        self._channel: Channel | None = None
         self._starting = False
-        self._waiting: deque[_Item] = deque()
-        self._running: list[_Item] = []
+        self._waiting: deque[Item] = deque()
         self._served = 0
         self._retiring = False
 
-    def submit(self, item: _Item) -> None:
+    def submit(self, item: Item) -> None:
         """Queue an item; it runs when the run that owns it has its turn."""
         with self._lock:
             self._waiting.append(item)
@@ -144,7 +142,7 @@ class Worker:
     def retire(self, pid: int) -> bool:
         """Replace the process `pid` once what was submitted to it has run; return whether it was still there."""
         with self._lock:
-            if self._retiring or self._process is None or self._process.pid != pid:
+            if self._retiring or self._channel is None or self._channel.pid != pid:
                 return False
             self._retiring = True
             self._pump()
@@ -153,29 +151,26 @@ class Worker:
     def start(self) -> None:
         """Start the process; called in the pool's thread."""
         with self._lock:
-            if self._executor is not None or not self._starting:
+            if self._channel is not None or not self._starting:
                 return
             asked = list(self._waiting)
-        executor = None
+        channel: Channel | None = None
         try:
             self._pool.check()
-            executor = self.maker.start(self.index)
+            channel = Channel(partial(self.maker.start, self.index), self._answered, self._ended)
             self._pool.end_first(type(self.maker))
-            # This process only reads from it. Were it kept open here, a worker that dies while it writes a result would
-            # leave the executor waiting for the rest for ever.
-            executor._result_queue._writer.close()  # type: ignore[attr-defined]
+            channel.begin()
         except BaseException as error:  # it is raised where the results are awaited
-            if executor is not None:
-                self.maker.stop(executor, kill=True)
+            if channel is not None:
+                self.maker.stop(channel.executor, kill=True)
             self._refuse(cannot_start(error), asked)
             return
-        # Taken now, since it is gone from there when it has died; this is the one way to its exit code.
-        self._started(executor, next(iter(executor._processes.values()), None))  # type: ignore[attr-defined]
+        self._started(channel)
 
-    def _started(self, executor: Executor, process: Any) -> None:
+    def _started(self, channel: Channel) -> None:
         with self._lock:
             wanted, self._starting = self._starting, False
-            self._executor, self._process = executor, process
+            self._channel = channel
             if wanted:
                 self._pump()
             else:  # it was ended while it started
@@ -190,7 +185,7 @@ class Worker:
         if now:
             self._refuse(RuntimeError(_AT_EXIT), waiting)
 
-    def _refuse(self, error: BaseException, items: list[_Item]) -> None:
+    def _refuse(self, error: BaseException, items: list[Item]) -> None:
         """Fail those of `items` that still wait; what came later deserves an attempt of its own."""
         with self._lock:
             self._starting = False
@@ -204,7 +199,7 @@ class Worker:
     def warm(self) -> bool:
         """See to it that the process is there or on its way; return whether it is on its way."""
         with self._lock:
-            if self._executor is None and not self._starting:
+            if self._channel is None and not self._starting:
                 fill_standard_streams()
                 self._starting = True
                 self._pool.ask(self.start)
@@ -217,78 +212,78 @@ class Worker:
                 self._discard(kill=False)
             if not self._waiting or self._spent:
                 return
-            if self._running and self._running[0].turn is not self._waiting[0].turn:
+            item = self._waiting[0]
+            if self._running and self._running[0].turn is not item.turn:
                 return
-            if not self._running and self._process is not None and not self._process.is_alive():
+            channel = self._channel
+            if channel is not None and not channel.items and not channel.alive:
                 self._discard(kill=False)  # it died while it was idle, and its executor may not know yet
-            if self._executor is None:
+                continue
+            if channel is None:
                 self.warm()
                 return
-            item = self._waiting[0]
-            self._running.append(item)  # before it runs, since an interrupt may come at any time
+            if not (item.future.running() or item.future.set_running_or_notify_cancel()):
+                self._waiting.popleft()
+                continue
             try:
-                done = self._executor.submit(_bootstrap.run, item.fn, item.args)
-            except BrokenExecutor:
-                # It died while it was idle. What runs on it, if anything, is told by its own futures.
+                channel.send(item)
+            except ConnectionError:
+                # It died while it was idle. What runs on it, if anything, is told by its reader.
                 self._forget()
                 continue
+            except WorkerStartError as error:
+                item.future.set_exception(error)
             self._waiting.popleft()
             self._served += 1
-            if item.future.set_running_or_notify_cancel():
-                done.add_done_callback(partial(self._done, item, self._executor, self._process))
-            else:
-                self._running.remove(item)
+
+    @property
+    def _running(self) -> deque[Item]:
+        """What the process was sent and did not answer."""
+        return deque() if self._channel is None else self._channel.items
 
     @property
     def _spent(self) -> bool:
         """Whether the process has served its time: nothing more is submitted to it."""
         return self._retiring or (self.maker.max_batches is not None and self._served >= self.maker.max_batches)
 
-    def _done(self, item: _Item, executor: Executor, process: Any, done: Future[Any]) -> None:
-        """Pass on what came of an item; called in a thread of the executor's."""
-        error = CancelledError() if done.cancelled() else done.exception()
-        if isinstance(error, BrokenExecutor):
-            error.exit_code = _exit_code(process)  # type: ignore[attr-defined]
-        if isinstance(error, (BrokenExecutor, CancelledError)):
-            # The standard library's executor holds, since 3.12.1, a lock over this that its submit takes under ours.
-            self._pool.ask(partial(self._settle, item, executor, done, error))
-        else:
-            self._settle(item, executor, done, error)
-
-    def _settle(self, item: _Item, executor: Executor, done: Future[Any], error: BaseException | None) -> None:
+    def _answered(self, channel: Channel, answer: Answer) -> None:
+        """Pass on what came of an item; called in a thread of the channel's."""
         with self._lock:
-            if executor is self._executor:
-                self._running.remove(item)
+            item = channel.items.popleft()
+            if channel is self._channel:
+                self._pump()
+        if answer.error is None:
+            item.future.set_result(answer.value)
+        else:
+            answer.error.__cause__ = RemoteTraceback("a worker process", answer.remote)
+            item.future.set_exception(answer.error)
+
+    def _ended(self, channel: Channel, error: BaseException) -> None:
+        """Take note that a process is gone, or of no use; called in a thread of the channel's."""
+        with self._lock:
+            if channel is self._channel:
                 if isinstance(error, BrokenExecutor):
                     self._forget()
+                else:
+                    self._discard(kill=True)
                 self._pump()
-        if error is None:
-            item.future.set_result(done.result())
-        else:
+        for item in channel.items:
             item.future.set_exception(error)
 
     def _discard(self, kill: bool) -> None:
-        executor = self._forget()
-        if executor is not None:
-            self.maker.stop(executor, kill)
+        channel = self._forget()
+        if channel is not None:
+            if not kill:
+                channel.end()
+            self.maker.stop(channel.executor, kill)
 
-    def _forget(self) -> Executor | None:
-        """Have no process; return the executor of the one there was. One that is broken ends by itself."""
-        executor, self._executor = self._executor, None
-        process, self._process = self._process, None
-        self._running = []
+    def _forget(self) -> Channel | None:
+        """Have no process; return the channel to the one there was. One that is broken ends by itself."""
+        channel, self._channel = self._channel, None
         self._served, self._retiring = 0, False
-        if executor is not None:
-            self._pool.ending[executor._executor_manager_thread] = process  # type: ignore[attr-defined]
-        return executor
-
-
-def _exit_code(process: Any) -> int | None:
-    if process is None:
-        return None
-    process.join(1)  # it is dead; the system may take a moment to say how
-    code: int | None = process.exitcode
-    return code
+        if channel is not None:
+            self._pool.ending.update(dict.fromkeys(channel.threads, channel.process))
+        return channel
 
 
 class Turn(Executor):
@@ -305,7 +300,12 @@ class Turn(Executor):
         if kwargs:
             raise TypeError("a slot of processes takes positional arguments only")
         future: Future[Any] = Future()
-        self.worker.submit(_Item(self, future, fn, args))
+        try:
+            message = pickle.dumps((fn, args), pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            future.set_exception(error)
+            return future
+        self.worker.submit(Item(self, future, message))
         return future
 
     def close(self) -> None:
@@ -326,7 +326,7 @@ class Pool:
         self._workers: dict[Hashable, list[Worker]] = {}
         self._latest: Hashable = None
         self._kinds: set[type] = set()
-        # The managers of executors that end, and their processes.
+        # The threads of channels that end, and their processes.
         self.ending: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -453,13 +453,13 @@ class Pool:
         # They close pipes into which the standard library writes at exit, which before CPython's gh-125451 (3.12.8,
         # 3.13.1) is an error on stderr if both come at the same time; and queues that multiprocessing closes at exit.
         deadline = time.monotonic() + EXIT_SECONDS
-        for manager, process in list(self.ending.items()):
-            manager.join(max(deadline - time.monotonic(), 0))
-            if manager.is_alive():
+        for thread, process in list(self.ending.items()):
+            thread.join(max(deadline - time.monotonic(), 0))
+            if thread.is_alive():
                 from loky.backend.utils import kill_process_tree
 
                 kill_process_tree(process)
-                manager.join()
+                thread.join()
         self.catch_up()  # with what comes of their ends
 
     def catch_up(self) -> None:

@@ -7,9 +7,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Hashable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.backends import _bootstrap
 from shoal.backends._locks import OwnLock, Unbounded
@@ -18,6 +18,9 @@ from shoal.backends._pool import begin, pool
 from shoal.backends._start import launch
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread
 from shoal.errors import FallbackWarning, import_loky
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 #: The seconds after which an idle worker goes, as in joblib.
 IDLE_SECONDS = 300.0
@@ -49,7 +52,7 @@ class LokyMaker:
             idle_seconds,
         )
 
-    def start(self, index: int) -> Executor:
+    def start(self, index: int, connection: Connection) -> tuple[Executor, Future[None]]:
         """Start a worker process."""
         place = self._placement.of(index)
         variables = {name: value for name, value in place.variables.items() if value is not None}
@@ -58,11 +61,11 @@ class LokyMaker:
             1,
             context=_context_class()(),
             initializer=_bootstrap.initialize,
-            initargs=(place, os.getpid(), self._initializer, self._initargs),
+            initargs=(place, os.getpid(), connection, self._initializer, self._initargs),
             env={**self._environment, **variables},
         )
         try:
-            begin(executor)
+            life = begin(executor)
         except BaseException:  # the interpreter shuts down: loky can register nothing for its exit any more
             self.stop(executor, kill=True)
             raise
@@ -70,7 +73,7 @@ class LokyMaker:
         manager.kill_workers = partial(_kill_workers, manager.processes)
         # Else loky registers what it does at exit anew for each executor (up to 3.7 at least), and after the pool.
         loky.process_pool_executor_at_exit = True
-        return executor
+        return executor, life
 
     def stop(self, executor: Executor, kill: bool) -> None:
         """End a worker process, or kill it with all that it has started."""
@@ -136,10 +139,8 @@ class LokyBackend(Backend):
         """Return slots of one worker process each."""
         options = {**self.given_options, **spec.options}
         idle_seconds = options.get("idle_worker_timeout")
-        # loky restarts a worker that has grown by 300 MB, which many calls do that leak nothing.
-        environment = {"LOKY_MAX_MEMORY_LEAK_SIZE": str(sys.maxsize), **spec.environment}
         maker = LokyMaker(
-            environment,
+            dict(spec.environment),
             Placement(spec, options),
             options.get("initializer"),
             tuple(options.get("initargs") or ()),

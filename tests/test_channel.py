@@ -1,0 +1,214 @@
+"""The way to one worker process: nobody waits for a worker that does not read, nothing is lost, every end is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _faults_util import PATIENCE, alive, until, wait_for
+from shoal import backends
+from shoal.backends import Slot, _channel
+from shoal.backends._pool import Turn
+from shoal.backends.base import WorkerSpec
+from shoal.errors import WorkerStartError
+
+
+@pytest.fixture(params=["loky", "multiprocessing"])
+def slot(request: pytest.FixtureRequest) -> Iterator[Slot]:
+    backend = backends.create(request.param)
+    slots = backend.open(WorkerSpec(1, own=True))
+    try:
+        yield slots[0]
+    finally:
+        slots[0] = backend.abort(slots[0])
+        backend.close(slots)
+
+
+def pid_of(slot: Slot) -> int:
+    pid: int = slot.executor.submit(os.getpid).result(PATIENCE)
+    return pid
+
+
+@pytest.fixture
+def stopped(slot: Slot) -> Iterator[int]:
+    """The process of a worker that does not read."""
+    pid = pid_of(slot)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield pid
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("size", [0, 100, 5_000, 40_000])
+def test_what_surely_fits_does(size: int) -> None:
+    from multiprocessing import Pipe
+
+    connection, other = Pipe()
+    with connection, other:
+        end = socket.socket(fileno=connection.fileno())
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _channel.BUFFER_BYTES)
+        end.setblocking(False)
+        end.detach()
+        number = _channel.SURE_BYTES // (size + _channel.MESSAGE_BYTES)
+        for _ in range(number):
+            connection.send_bytes(bytes(size))  # BlockingIOError
+        for _ in range(number):
+            assert len(other.recv_bytes()) == size
+
+
+@pytest.mark.parametrize("sizes", [[1] * 500, [1_000_000] * 3, [1, 200_000, 1, 1, 70_000, 1]])
+def test_nobody_waits_for_a_worker_that_does_not_read(slot: Slot, stopped: int, sizes: list[int]) -> None:
+    futures = [slot.executor.submit(bytes.__add__, bytes([number % 256]), bytes(n)) for number, n in enumerate(sizes)]
+    assert not any(future.done() for future in futures)
+    os.kill(stopped, signal.SIGCONT)
+    for number, (size, future) in enumerate(zip(sizes, futures, strict=True)):
+        assert future.result(PATIENCE) == bytes([number % 256]) + bytes(size)
+    assert pid_of(slot) == stopped
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_death_is_told_to_all_that_wait(slot: Slot, stopped: int, size: int) -> None:
+    futures = [slot.executor.submit(len, bytes(size)) for _ in range(4)]
+    os.kill(stopped, signal.SIGKILL)
+    errors = {id(future.exception(PATIENCE)): future.exception() for future in futures}
+    (error,) = errors.values()
+    assert isinstance(error, BrokenExecutor)
+    assert error.exit_code == -signal.SIGKILL  # type: ignore[attr-defined]
+    assert pid_of(slot) != stopped
+    assert until(lambda: not any(thread.name == "shoal-requests" for thread in threading.enumerate()))
+
+
+def test_what_was_answered_before_a_death_is_not_lost(slot: Slot) -> None:
+    size = 3_000_000
+    pid_of(slot)
+    first, second = slot.executor.submit(bytes, size), slot.executor.submit(os._exit, 3)
+    assert first.result(PATIENCE) == bytes(size)
+    error = second.exception(PATIENCE)
+    assert isinstance(error, BrokenExecutor)
+    assert error.exit_code == 3  # type: ignore[attr-defined]
+
+
+def have_a_child(gate: Path) -> int:
+    """Fork a child that has all descriptors of this process; return its id."""
+    pid = os.fork()
+    if not pid:
+        try:
+            wait_for(gate)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def test_a_child_of_the_worker_does_not_keep_its_thread(slot: Slot, tmp_path: Path) -> None:
+    """It has the worker's end of the connection, which is open as long as it lives."""
+    gate = tmp_path / "gate"
+    pid = pid_of(slot)
+    child = slot.executor.submit(have_a_child, gate).result(PATIENCE)
+    try:
+        assert isinstance(slot.executor, Turn)
+        channel = slot.executor.worker._channel
+        assert channel is not None
+        assert slot.executor.worker.retire(pid)
+        assert pid_of(slot) != pid
+        assert until(lambda: not any(thread.is_alive() for thread in channel.threads))
+        assert alive(child)
+    finally:
+        gate.touch()
+        assert until(lambda: not alive(child))
+
+
+def close_everything() -> None:
+    os.closerange(3, 4096)
+
+
+def test_a_worker_that_closes_its_descriptors_is_replaced(slot: Slot) -> None:
+    pid = pid_of(slot)
+    assert isinstance(slot.executor.submit(close_everything).exception(PATIENCE), (BrokenExecutor, OSError))
+    assert pid_of(slot) != pid
+    assert until(lambda: not alive(pid))
+
+
+def deaf() -> None:
+    """Close the connection only, and live on."""
+    import shoal.backends._bootstrap as bootstrap
+
+    bootstrap._connection.close()
+    time.sleep(600)
+
+
+def test_a_worker_that_cannot_be_reached_any_more_is_replaced(slot: Slot) -> None:
+    pid = pid_of(slot)
+    assert isinstance(slot.executor.submit(deaf).exception(PATIENCE), BrokenExecutor)
+    assert pid_of(slot) != pid
+    assert until(lambda: not alive(pid))
+
+
+class Unreadable:
+    def __reduce__(self) -> Any:
+        return only_in, (os.getpid(),)
+
+
+def only_in(pid: int) -> int:
+    if os.getpid() != pid:
+        raise LookupError(f"made in {pid}")
+    return pid
+
+
+class Odd(Exception):
+    def __init__(self) -> None:
+        super().__init__(lambda: 0)
+
+
+def odd() -> None:
+    raise Odd
+
+
+def test_what_cannot_travel_is_said_and_the_worker_lives(slot: Slot) -> None:
+    pid = pid_of(slot)
+    assert "lambda" in str(slot.executor.submit(abs, lambda: 0).exception(PATIENCE))
+    for submitted in [(Unreadable,), (repr, Unreadable())]:
+        assert isinstance(slot.executor.submit(*submitted).exception(PATIENCE), LookupError)
+    error = slot.executor.submit(odd).exception(PATIENCE)
+    assert "raise Odd" in str(error.__cause__)  # type: ignore[union-attr]
+    assert "TypeError" in str(slot.executor.submit(open, os.devnull).exception(PATIENCE).__cause__)  # type: ignore[union-attr]
+    assert pid_of(slot) == pid
+
+
+def test_a_reader_that_fails_ends_its_worker(slot: Slot, stopped: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no memory for an answer: then no answer can be told from another."""
+
+    def no_memory(_data: bytes) -> Any:
+        monkeypatch.undo()
+        raise MemoryError("for an answer")
+
+    monkeypatch.setattr(_channel, "_decoded", no_memory)
+    futures = [slot.executor.submit(abs, -1) for _ in range(2)]
+    os.kill(stopped, signal.SIGCONT)
+    assert {str(future.exception(PATIENCE)) for future in futures} == {"for an answer"}
+    assert pid_of(slot) != stopped
+    assert until(lambda: not alive(stopped))
+
+
+def test_a_thread_that_cannot_start_is_an_error_of_the_call(
+    slot: Slot, stopped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        future = slot.executor.submit(len, bytes(1_000_000))
+    assert isinstance(future.exception(PATIENCE), WorkerStartError)
+    os.kill(stopped, signal.SIGCONT)
+    assert pid_of(slot) == stopped
