@@ -50,10 +50,9 @@ class Encoded(NamedTuple):
         """Rebuild the object; its buffers are mapped privately."""
         memory = memoryview(b"") if self.path is None else attach(self.path)
         buffers = [memory[start : start + nbytes] for start, nbytes in self.places]
-        if self.stream is not None:
-            return loads(self.stream, buffers=buffers)
-        with collecting_later():
-            return loads(buffers.pop(0), buffers=buffers)
+        stream = buffers.pop(0) if self.stream is None else self.stream
+        with collecting_later():  # also where little is rebuilt, since it may import much
+            return loads(stream, buffers=buffers)
 
 
 class Parcel(NamedTuple):
