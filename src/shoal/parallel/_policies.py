@@ -5,7 +5,7 @@ Small callables over what was measured.
 
 from __future__ import annotations
 
-#: The work that one batch should hold. The way of a batch costs about 0.5 ms, so that it is lost in it, and two
+#: The work that one batch should hold. The way of a batch costs about 0.3 ms, so that it is lost in it, and two
 #: workers still finish together, since the last batches are smaller.
 BATCH_SECONDS = 0.035
 #: No batch is cut below this at the end of a run: its way would take longer than what could be evened out.
