@@ -109,8 +109,8 @@ loads = pickle.loads
 def collecting_later() -> Iterator[None]:
     """Have the garbage collector of this process wait for the end of the block, unless it is off in any case.
 
-    For where many objects are rebuilt, or modules imported, of which none is garbage yet: to look for some takes a fifth
-    of the time, an eighth where scikit-learn is imported.
+    For where many objects are rebuilt, or modules imported, of which none is garbage yet: to look for some takes a
+    fifth of the time, an eighth where scikit-learn is imported.
     """
     collecting = gc.isenabled()
     gc.disable()

@@ -31,7 +31,7 @@ class OwnLock:
 class Unbounded:
     """What executors ask of ``multiprocessing.BoundedSemaphore``, without a bound.
 
-    It bounds a queue before one worker, into which the pool puts no more than a run has on its way; and in loky it
+    It bounds a queue before one worker, into which the pool puts one task; and in loky it
     lets a worker that ends by itself wait for the parent, which ours never do.
     """
 

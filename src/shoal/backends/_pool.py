@@ -193,7 +193,7 @@ class Worker:
             self._waiting = deque(item for item in self._waiting if item not in items)
             self._pump()
         for item in refused:
-            if item.future.set_running_or_notify_cancel():
+            if _begun(item.future):
                 item.future.set_exception(error)
 
     def warm(self) -> bool:
@@ -222,7 +222,7 @@ class Worker:
             if channel is None:
                 self.warm()
                 return
-            if not (item.future.running() or item.future.set_running_or_notify_cancel()):
+            if not _begun(item.future):
                 self._waiting.popleft()
                 continue
             try:
@@ -284,6 +284,14 @@ class Worker:
         if channel is not None:
             self._pool.ending.update(dict.fromkeys(channel.threads, channel.process))
         return channel
+
+
+def _begun(future: Future[Any]) -> bool:
+    """Have a future be one that runs, which it may be already: what was sent to a dead worker waits again.
+
+    Return False if it was cancelled.
+    """
+    return future.running() or future.set_running_or_notify_cancel()
 
 
 class Turn(Executor):
