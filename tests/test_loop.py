@@ -151,12 +151,16 @@ class World:
 
     # the transport
 
-    def send(self, batch: Batch, executor: Worker) -> tuple[Future[Any], Shipment]:
+    def encode(self, batch: Batch) -> Shipment:
         numbers = [args[0] for _, args, _ in batch]
         assert numbers == list(range(batch.start, batch.start + len(batch)))
-        self.given.update(numbers)
         self.shipments.append(Shipment())
-        return executor.take(numbers), self.shipments[-1]
+        return self.shipments[-1]
+
+    def send(self, batch: Batch, encoding: Shipment, executor: Worker) -> tuple[Future[Any], Shipment]:
+        numbers = [args[0] for _, args, _ in batch]
+        self.given.update(numbers)
+        return executor.take(numbers), encoding
 
     def running(self, executor: Worker) -> Running:
         return executor.noted

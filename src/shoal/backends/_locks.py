@@ -31,8 +31,8 @@ class OwnLock:
 class Unbounded:
     """What executors ask of ``multiprocessing.BoundedSemaphore``, without a bound.
 
-    It bounds a queue before one worker, into which the pool puts one task; and in loky it
-    lets a worker that ends by itself wait for the parent, which ours never do.
+    It bounds a queue before one worker, into which the pool puts one task; and in loky it lets a worker that ends by
+    itself wait for the parent, which ours never do.
     """
 
     def __init__(self, value: int = 1) -> None:

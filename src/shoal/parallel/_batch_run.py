@@ -2,7 +2,7 @@
 
 ::
 
-              next_batch                send                        add_done_callback
+              next_batch          encode, send                      add_done_callback
     Schedule ───────────> BatchRun ────────────> a slot's executor ───────────────────┐
         ^                     ^  (Transport)                                          │
         │ completed, lost     │ get                                                   │ put
@@ -58,6 +58,8 @@ class BatchRun(Run):
             self._look_at = 0.0
         self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self.slots]
         self._sending: int | None = None
+        # The batch that is sent next, encoded while all workers were busy: that takes longer than to send it.
+        self._next: tuple[Batch, Any] | None = None
         self._deaths: list[tuple[BaseException | None, Running | None]] = [(None, None) for _ in self.slots]
         self._died_idle: dict[int, BaseException] = {}  # by slot
         self._full = False  # whether calls wait until results are taken
@@ -82,23 +84,34 @@ class BatchRun(Run):
         executor, width = self.slots[index]
         batches = self._in_flight[index]
         while len(batches) < width * (1 + ahead):
-            with self._room:
-                room = self.schedule.room
-                self._full = room <= 0
-            batch = self.schedule.next_batch(len(batches) >= width, room)
-            if self._tell is not None and self.schedule.exhausted:
-                self._tell.exhausted(self.schedule.read)
-            if batch is None:
+            if not self._prepare(busy=len(batches) >= width):
                 return
+            assert self._next is not None
+            batch, encoding = self._next
             self._sending = index  # an interrupt may come when the batch is on its way and not noted yet
-            future, shipment = self._transport.send(batch, executor)
+            future, shipment = self._transport.send(batch, encoding, executor)
             batches.append((batch, shipment))
-            self._sending = None
+            self._next = self._sending = None
             if self._tell is not None:
                 self._tell.dispatched(len(batch))
             future.add_done_callback(partial(self._arrived, index, batch, shipment, executor))
             if one:
                 return
+
+    def _prepare(self, busy: bool = False) -> bool:
+        """Encode the next batch, if none is; return whether there is one to send, which has to wait if `busy`."""
+        if self._next is not None:
+            return not busy or self.schedule.worth_queueing(len(self._next[0]))
+        with self._room:
+            room = self.schedule.room
+            self._full = room <= 0
+        batch = self.schedule.next_batch(busy, room)
+        if self._tell is not None and self.schedule.exhausted:
+            self._tell.exhausted(self.schedule.read)
+        if batch is None:
+            return False
+        self._next = batch, self._transport.encode(batch)
+        return True
 
     def _arrived(self, index: int, batch: Batch, shipment: Held, executor: Executor, future: Future[Any]) -> None:
         running: Running | None = None
@@ -240,12 +253,16 @@ class BatchRun(Run):
         # the pace yet.
         for index in range(len(self.slots)):
             self._feed(index)
+        if self.schedule.early and all(self._in_flight):
+            self._prepare()
 
     def _drop(self, index: int, batch: Batch, shipment: Held) -> None:
         shipment.close()
         self._in_flight[index].remove((batch, shipment))
 
     def _clean(self) -> None:
+        if self._next is not None:
+            self._next[1].close()
         for batches in self._in_flight:
             for _, shipment in batches:
                 shipment.close()

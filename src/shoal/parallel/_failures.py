@@ -85,6 +85,9 @@ class Unsendable(Exception):
         super().__init__(at, error)
         self.at, self.error = at, error
 
+    def close(self) -> None:
+        """Hold nothing."""
+
 
 def explain(batch: Batch, error: Exception, reduce: Reduce = as_usual, by_value: Reduce = as_usual) -> Unsendable:
     """Find the call of a batch, and the part of it, that cannot be pickled.

@@ -80,7 +80,11 @@ class ObjectTransport:
         # By id: what gives the object while it lives, and what stands for it.
         self._references: dict[int, tuple[Callable[[], Any], Any]] = {}
 
-    def send(self, batch: Batch, executor: Executor) -> tuple[Future[Done], Nothing]:
+    def encode(self, _batch: Batch) -> Nothing:
+        """Do nothing: the engine does it."""
+        return Nothing()
+
+    def send(self, batch: Batch, _encoding: Nothing, executor: Executor) -> tuple[Future[Done], Nothing]:
         """Submit a batch; return the future of what comes of it."""
         references: list[Any] = []
         try:

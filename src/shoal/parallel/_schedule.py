@@ -60,6 +60,9 @@ class Schedule:
     Not thread-safe: who shares a schedule between threads holds a lock.
     """
 
+    #: Whether a batch may be asked for before a slot is free for it.
+    early = True
+
     def __init__(
         self,
         calls: Iterable[Call],
@@ -158,7 +161,7 @@ class Schedule:
         size = min(size, len(source))
         if source is self._ahead:
             size = min(size, room)
-        if not size or (busy and not self._worth_queueing(size)):
+        if not size or (busy and not self.worth_queueing(size)):
             return None
         batch = source.split(size)
         if not batch:
@@ -294,7 +297,7 @@ class Schedule:
             return len(self._ahead) + given_back
         return None if self._total is None else max(self._total - self.dispatched, len(self._ahead)) + given_back
 
-    def _worth_queueing(self, size: int) -> bool:
+    def worth_queueing(self, size: int) -> bool:
         """Tell whether the way of a batch of that size is long beside its work, so that one should wait on the spot."""
         left = self._left
         ending = left is not None and left <= size * self._slots * READ_AHEAD

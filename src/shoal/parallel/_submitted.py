@@ -90,6 +90,8 @@ class Submitted(Schedule):
         Called when a call has come and the run does not know.
     """
 
+    early = False  # what is given out cannot be cancelled any more
+
     def __init__(self, slots: int, size: int | Callable[[Pace], int], distance: float = 1.0) -> None:
         super().__init__((), slots=slots, size=size, ordered=False, distance=distance)
         self._ahead: Any = Waiting()
@@ -186,7 +188,8 @@ class Submitted(Schedule):
         self.waiting()
         return self.size if self._policy is None else min(self.size, -(-(self._left or 0) // (2 * self._slots)))
 
-    def _worth_queueing(self, _size: int) -> bool:
+    def worth_queueing(self, _size: int) -> bool:
+        """Return False."""
         # What runs may take for ever, and another slot may be free sooner.
         return False
 

@@ -17,7 +17,7 @@ import math
 import os
 import threading
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal._pickling import dumps, loads
 from shoal.errors import CallUnpicklingError
@@ -72,6 +72,18 @@ class Shipment:
             if segment is not None:
                 segment.close()
         self._segment, self.outlets = None, []
+
+
+class Encoding(NamedTuple):
+    """A batch that can be sent to any worker."""
+
+    calls: Encoded
+    needed: frozenset[int]  # the keys of what is sent once per worker
+    shipment: Shipment
+
+    def close(self) -> None:
+        """Let go of what it holds: it is not sent."""
+        self.shipment.close()
 
 
 class _Live:
@@ -160,11 +172,8 @@ class Transport:
         self._outlets_per_call = 0.0
         self._most_outlets = max(1, min(OUTLETS, OUTLETS_IN_ALL // in_flight))
 
-    def send(self, batch: Batch, executor: Executor) -> tuple[Future[Outcome], Shipment | Nothing]:
-        """Submit a batch; return the future of its outcome, and what it holds until that is there.
-
-        The future of a batch that cannot be encoded holds an :class:`Unsendable`.
-        """
+    def encode(self, batch: Batch) -> Encoding | Unsendable:
+        """Encode a batch, for :meth:`send`; return why that cannot be done where it cannot."""
         self._needed.clear()
         try:
             functions = folded(batch.functions) if type(batch.functions) is list else batch.functions
@@ -172,9 +181,7 @@ class Transport:
             calls, segment = self._encoded(stream, buffers)
         except Exception as error:
             self._workspace.release(self._workspace.lease())
-            refused: Future[Outcome] = Future()
-            refused.set_exception(explain(batch, error, self._reduce, self._once))
-            return refused, Nothing()
+            return explain(batch, error, self._reduce, self._once)
         leased = self._workspace.lease()
         outlets: list[Segment] = []
         try:
@@ -187,12 +194,26 @@ class Transport:
             raise
         shipment = Shipment(self._workspace, leased, segment, outlets)
         shipment.nbytes = len(stream) + sum(view.nbytes for view in buffers)
+        return Encoding(calls, frozenset(self._needed), shipment)
+
+    def send(
+        self, batch: Batch, encoding: Encoding | Unsendable, executor: Executor
+    ) -> tuple[Future[Outcome], Shipment | Nothing]:
+        """Submit a batch; return the future of its outcome, and what it holds until that is there.
+
+        The future of a batch that cannot be encoded holds an :class:`Unsendable`.
+        """
+        if isinstance(encoding, Unsendable):
+            refused: Future[Outcome] = Future()
+            refused.set_exception(encoding)
+            return refused, Nothing()
+        calls, needed, shipment = encoding
         known = self._known.setdefault(executor, set())
         if executor not in self._cells:
             self._cells[executor] = notes.lease() if self._noted else None
         cell = self._cells[executor]
-        objects = {key: self._objects[key] for key in self._needed - known}
-        paths = tuple(outlet.path for outlet in outlets)
+        objects = {key: self._objects[key] for key in needed - known}
+        paths = tuple(outlet.path for outlet in shipment.outlets)
         parcel = Parcel(
             self._run,
             *_live.now(),
