@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +129,25 @@ def test_a_child_of_the_worker_does_not_keep_its_thread(slot: Slot, tmp_path: Pa
     finally:
         gate.touch()
         assert until(lambda: not alive(child))
+
+
+@pytest.mark.parametrize("end", [os.getpid, partial(os._exit, 3)])
+def test_nothing_of_a_process_is_left_to_the_collector(slot: Slot, end: Any) -> None:
+    """It might collect the executor in a thread that the executor waits for, or in a child with a lock that is held."""
+    pid = pid_of(slot)
+    assert isinstance(slot.executor, Turn)
+    worker = slot.executor.worker
+    assert worker._channel is not None
+    gone = weakref.ref(worker._channel), weakref.ref(worker._channel.executor), weakref.ref(worker._channel.process)
+    gc.collect()
+    gc.disable()
+    try:
+        slot.executor.submit(end).exception(PATIENCE)
+        worker.retire(pid)
+        assert pid_of(slot) != pid
+        assert until(lambda: all(reference() is None for reference in gone))
+    finally:
+        gc.enable()
 
 
 def close_everything() -> None:

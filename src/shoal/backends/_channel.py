@@ -109,7 +109,6 @@ class Channel:
         # This process only reads from it. Were it kept open here, a worker that dies while it writes there would leave
         # the executor waiting for the rest for ever.
         executor._result_queue._writer.close()
-        self._life.add_done_callback(self._hang_up)
         self._with_socket(lambda end: end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES))
 
     def begin(self) -> None:
@@ -125,6 +124,7 @@ class Channel:
         except BaseException:
             self._connection.close()
             raise
+        self._life.add_done_callback(self._hang_up)
 
     @property
     def pid(self) -> int | None:
@@ -215,6 +215,11 @@ class Channel:
         with self._lock:
             self._connection.close()
         self._ended(self, error)
+        # An executor that is collected takes a lock, which its manager holds when it ends, while it waits for a thread
+        # in which the collector may be at work; and in a child that is forked then, nobody will ever release it. So the
+        # executor stays until its manager has ended, and goes at once then, since no circle holds it.
+        self.threads[0].join()
+        del self._life, self.executor
 
     def _receive(self) -> bytes | None:
         try:
@@ -227,22 +232,25 @@ class Channel:
         if not wait([self._life], DEAF_SECONDS).done:
             self.kill()
         try:
-            error = self._life.exception() or BrokenExecutor("the worker process has ended")
+            error = self._life.exception()
         except CancelledError as cancelled:
-            error = cancelled
+            return cancelled
         if isinstance(error, BrokenExecutor):
             error.exit_code = self._exit_code()  # type: ignore[attr-defined]
-        return error
+        return error or BrokenExecutor("the worker process has ended its task")
 
     def _exit_code(self) -> int | None:
         """Return the exit code of the process, which is dead; the system may take a moment to say it.
 
-        And the executor asks for it too, in another thread: it is told to one of them, who then passes it on.
+        The executor asks for it too, in another thread: the system tells one of them, who then passes it on.
         """
         deadline = time.monotonic() + 1
         while self.process is not None and self.process.exitcode is None and time.monotonic() < deadline:
             time.sleep(0.001)
-        code: int | None = self.process and self.process.exitcode
+        if self.process is None or self.process.exitcode is None:
+            return None
+        self.process.join()  # else multiprocessing keeps it, if the executor was not the one who was told
+        code: int = self.process.exitcode
         return code
 
     def _hang_up(self, _life: Future[None]) -> None:
