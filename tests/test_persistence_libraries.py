@@ -19,7 +19,10 @@ import shoal
 from _persistence_zoo import portrait
 from shoal import VersionWarning, dump, load
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected_here"),
+]
 
 stored = functools.partial(portrait, stored=True)
 

@@ -24,7 +24,10 @@ from _persistence_zoo import COMPRESSORS, JOBLIBS, filled, portrait
 from shoal import CorruptFile, TruncatedFile, dump, load
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected_here"),
+]
 
 LARGE, SMALL = filled("f8", (40_000,)), filled(">i4", (3, 4))
 #: Arrays of all sizes, the same one twice, strings and buffers that are written by themselves, and a tail.
