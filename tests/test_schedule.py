@@ -26,7 +26,7 @@ ROUND_TRIP = 0.0004
 
 @pytest.fixture(autouse=True)
 def nothing_collected() -> Iterator[None]:
-    """While the collector has something said of other tests' garbage, CPython 3.11 cannot parse what hypothesis does."""
+    """While the collector has something said of others' garbage, CPython 3.11 cannot parse what hypothesis does."""
     gc.disable()
     yield
     gc.enable()
