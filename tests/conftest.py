@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from typing import Protocol
 
 import pytest
@@ -32,17 +30,6 @@ for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
 # Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
 settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("shoal")
-
-
-@pytest.fixture(scope="module")
-def collected_here() -> Iterator[None]:
-    """Have what the tests of a module leave to the collector be collected before others run.
-
-    What it says of that is ignored in these only; and while it is said, CPython 3.11 cannot parse anything else (its
-    gh-106905): hypothesis does.
-    """
-    yield
-    gc.collect()
 
 
 class FreshPython(Protocol):

@@ -23,10 +23,7 @@ from shoal.persistence import _ahead, _writer
 from shoal.persistence._reader import Reader
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.usefixtures("collected_here"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 PROTOCOLS = [0, 1, 2, 3, 4, 5]
 MODES = ["r", "r+", "w+", "c"]

@@ -19,10 +19,7 @@ from _persistence_zoo import COMPRESSORS, JOBLIBS, filled, portrait
 from shoal.persistence.compression import COMPRESSORS as RECORDS
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.usefixtures("collected_here"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 VALUE = {"a": [1, "x"], "big": filled("f8", (6000,)), "small": filled("i4", (3,))}
 BOTH = pytest.mark.parametrize("module", [joblib, shoal])

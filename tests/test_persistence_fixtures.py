@@ -19,10 +19,7 @@ from fixtures.write_dumps import values
 from shoal import dump, load
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.usefixtures("collected_here"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 FOLDER = Path(__file__).parent / "fixtures" / "dumps"
 FILES = sorted(path.name for path in FOLDER.glob("*.pkl"))

@@ -19,10 +19,7 @@ import shoal
 from _persistence_zoo import portrait
 from shoal import VersionWarning, dump, load
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.usefixtures("collected_here"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 stored = functools.partial(portrait, stored=True)
 

@@ -24,10 +24,7 @@ from _persistence_zoo import COMPRESSORS, JOBLIBS, filled, portrait
 from shoal import CorruptFile, TruncatedFile, dump, load
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.usefixtures("collected_here"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 LARGE, SMALL = filled("f8", (40_000,)), filled(">i4", (3, 4))
 #: Arrays of all sizes, the same one twice, strings and buffers that are written by themselves, and a tail.
