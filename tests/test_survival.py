@@ -330,11 +330,11 @@ def test_stop_returns_what_is_done(tmp_path: Path, backend: str) -> None:
             run.stop()
 
     run = Parallel(n_jobs=jobs(backend), backend=backend, batch_size=1, progress=enough)
-    results = run(calls(tmp_path, 200, {}))
-    assert 10 <= len(results) < 200
+    results = run(calls(tmp_path, 5000, {}))
+    assert 10 <= len(results) < 5000
     assert results == sorted(results)
-    assert set(results) <= {index * index for index in range(200)}
-    assert sum(began(tmp_path, 200)) < 200
+    assert set(results) <= {index * index for index in range(5000)}
+    assert sum(began(tmp_path, 5000)) < 5000
     run.stop()  # there is nothing to stop
     with parallel_config(n_jobs=1):
         assert works(backend=backend)
