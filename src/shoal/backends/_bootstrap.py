@@ -7,9 +7,9 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from shoal._pickling import dumps
+from shoal.backends._failure import Failure, failure_of
 from shoal.backends.base import be_worker
 
 if TYPE_CHECKING:
@@ -19,15 +19,7 @@ _PR_SET_PDEATHSIG = 1
 _F_SETSIG = 10
 
 _connection: Connection
-_failed: BaseException | None = None
-
-
-class Answer(NamedTuple):
-    """What came of a message: a value or an exception."""
-
-    value: Any = None
-    error: BaseException | None = None
-    remote: str = ""  # its traceback, as text
+_failed: Failure | None = None
 
 
 class Place:
@@ -106,7 +98,7 @@ def initialize(
         if initializer is not None:
             initializer(*initargs)
     except BaseException as error:  # kept for the answers, so that it is raised where the caller sees it
-        _failed = error
+        _failed = failure_of(error, error)
 
 
 def serve() -> None:
@@ -126,27 +118,15 @@ def _received() -> bytes:
 
 
 def _answer(message: bytes) -> bytes:
-    """Call the function in a message with its arguments; return the answer."""
-    try:
-        if _failed is not None:
-            raise _failed
-        fn, args = pickle.loads(message)
-        return pickle.dumps(Answer(fn(*args)), pickle.HIGHEST_PROTOCOL)
-    except BaseException as error:
-        return _refusal(error)
-
-
-def _refusal(error: BaseException) -> bytes:
-    import traceback
-
-    remote = "".join(traceback.format_exception(error))
-    try:
-        answer, _ = dumps(Answer(None, error, remote), out_of_band=2**63)
-        pickle.loads(answer)
-    except Exception:
-        summary = "".join(traceback.format_exception_only(error)).strip()
-        answer, _ = dumps(Answer(None, RuntimeError(summary), remote), out_of_band=2**63)
-    return answer
+    """Call the function in a message with its arguments; return the pickle of its value, and of how it has failed."""
+    failure = _failed
+    if failure is None:
+        try:
+            fn, args = pickle.loads(message)
+            return pickle.dumps((fn(*args), None), pickle.HIGHEST_PROTOCOL)
+        except BaseException as error:
+            failure = failure_of(error, error)
+    return pickle.dumps((None, failure), pickle.HIGHEST_PROTOCOL)
 
 
 def _die_with(parent: int) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.backends._bootstrap import Answer
+from shoal.backends._failure import rebuilt
 from shoal.backends.base import start_thread
 from shoal.errors import WorkerStartError
 
@@ -59,7 +59,7 @@ class Channel:
     start
         Starts the process.
     answered
-        Called with each answer, in a thread of the channel's.
+        Called with each answer, a value or an exception, in a thread of the channel's.
     ended
         Called there once, when no answer will come any more, with the exception that says why.
 
@@ -83,7 +83,10 @@ class Channel:
     """
 
     def __init__(
-        self, start: Start, answered: Callable[[Channel, Answer], None], ended: Callable[[Channel, BaseException], None]
+        self,
+        start: Start,
+        answered: Callable[[Channel, Any, BaseException | None], None],
+        ended: Callable[[Channel, BaseException], None],
     ) -> None:
         from multiprocessing import Pipe
 
@@ -202,7 +205,7 @@ class Channel:
         error: BaseException | None = None
         try:
             while (data := self._receive()) is not None:
-                self._answered(self, _decoded(data))
+                self._answered(self, *_decoded(data))
                 del data
         except BaseException as caught:  # there is no memory, say: no answer can be told from another any more
             error = caught
@@ -268,9 +271,10 @@ class Channel:
                     end.detach()
 
 
-def _decoded(data: bytes) -> Answer:
+def _decoded(data: bytes) -> tuple[Any, BaseException | None]:
+    """Return the value in an answer, and the exception."""
     try:
-        answer: Answer = pickle.loads(data)
+        value, failure = pickle.loads(data)
     except Exception as error:
-        return Answer(None, error)
-    return answer
+        return None, error
+    return value, None if failure is None else rebuilt(failure, "a worker process")

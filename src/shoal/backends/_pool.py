@@ -31,10 +31,10 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.backends._bootstrap import Answer, serve
+from shoal.backends._bootstrap import serve
 from shoal.backends._channel import Channel, Item
 from shoal.backends.base import Slot, start_thread
-from shoal.errors import RemoteTraceback, WorkerStartError, cannot_start
+from shoal.errors import WorkerStartError, cannot_start
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -246,17 +246,16 @@ class Worker:
         """Whether the process has served its time: nothing more is submitted to it."""
         return self._retiring or (self.maker.max_batches is not None and self._served >= self.maker.max_batches)
 
-    def _answered(self, channel: Channel, answer: Answer) -> None:
+    def _answered(self, channel: Channel, value: Any, error: BaseException | None) -> None:
         """Pass on what came of an item; called in a thread of the channel's."""
         with self._lock:
             item = channel.items.popleft()
             if channel is self._channel:
                 self._pump()
-        if answer.error is None:
-            item.future.set_result(answer.value)
+        if error is None:
+            item.future.set_result(value)
         else:
-            answer.error.__cause__ = RemoteTraceback("a worker process", answer.remote)
-            item.future.set_exception(answer.error)
+            item.future.set_exception(error)
 
     def _ended(self, channel: Channel, error: BaseException) -> None:
         """Take note that a process is gone, or of no use; called in a thread of the channel's."""

@@ -19,10 +19,11 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, NamedTuple
 
+from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Shared, StandIn, describe, plain
-from shoal.parallel._failures import Failure, Unsendable, explain, failure_of, raised
+from shoal.parallel._failures import Unsendable, explain, raised
 from shoal.parallel._settings import Nested, nested_settings
 from shoal.parallel._sharing import is_array
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from shoal._pickling import collecting_later, culprit, dumps, loads
 from shoal.backends._bootstrap import interruptible
+from shoal.backends._failure import Failure, failure_of
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
-from shoal.parallel._failures import Failure, failure_of
 from shoal.parallel._limits import LOOK_SECONDS, Limits, served
 from shoal.parallel._notes import Note
 from shoal.parallel._segments import attach, layout, write
