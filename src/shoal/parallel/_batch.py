@@ -15,7 +15,6 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable, Iterator
 from itertools import islice, repeat
-from operator import is_
 from typing import Any
 
 from shoal.parallel._delayed import Call, not_a_call
@@ -154,16 +153,13 @@ def folded(functions: list[Any]) -> list[Any] | Alike:
         if type(function) is not cls:
             return functions
         state = vars(function)
-        if list(state) != names or not (
-            all(map(is_, state.values(), values)) or all(map(_same, state.values(), values))
-        ):
+        if list(state) != names:
             return functions
+        for one, other in zip(values, state.values(), strict=True):
+            # Builtin functions make the string of their name anew, and no call can tell two strings apart.
+            if one is not other and not (type(one) is str is type(other) and one == other):
+                return functions
     return Alike(first, len(functions))
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Tell whether no call could tell two values apart: builtin functions make the string of their name anew."""
-    return one is other or (type(one) is str and type(other) is str and one == other)
 
 
 def _plainly_reduced(cls: Any) -> bool:
