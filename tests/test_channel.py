@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import signal
 import socket
@@ -18,11 +19,11 @@ from typing import Any
 import pytest
 
 from _faults_util import PATIENCE, alive, until, wait_for
-from shoal import backends
+from shoal import Parallel, backends, delayed
 from shoal.backends import Slot, _channel
 from shoal.backends._pool import Turn
 from shoal.backends.base import WorkerSpec
-from shoal.errors import WorkerStartError
+from shoal.errors import WorkerDied, WorkerStartError
 
 
 @pytest.fixture(params=["loky", "multiprocessing"])
@@ -129,6 +130,31 @@ def test_a_child_of_the_worker_does_not_keep_its_thread(slot: Slot, tmp_path: Pa
     finally:
         gate.touch()
         assert until(lambda: not alive(child))
+
+
+def die_with_a_child(gate: Path, told: Path) -> None:
+    pid = have_a_child(gate)
+    told.with_suffix(".new").write_text(str(pid))
+    told.with_suffix(".new").rename(told)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no descriptors of processes")
+@pytest.mark.parametrize(
+    ("name", "method"), [("loky", None), ("multiprocessing", "fork"), ("multiprocessing", "spawn")]
+)
+def test_a_death_is_told_though_a_child_of_the_worker_lives(tmp_path: Path, name: str, method: str | None) -> None:
+    """It has all that the worker held, and so whatever would tell by its end that the worker has ended."""
+    gate, told = tmp_path / "gate", tmp_path / "child"
+    options = {} if method is None else {"context": multiprocessing.get_context(method)}
+    try:
+        with pytest.raises(WorkerDied, match="SIGKILL"):
+            Parallel(n_jobs=2, backend=name, **options)([delayed(die_with_a_child)(gate, told)])
+        child = int(told.read_text())
+        assert alive(child)
+    finally:
+        gate.touch()
+    assert until(lambda: not alive(child))
 
 
 @pytest.mark.parametrize("end", [os.getpid, partial(os._exit, 3)])

@@ -21,6 +21,7 @@ from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement
 from shoal.backends._pool import begin, pool
 from shoal.backends._processes import _or_one
+from shoal.backends._start import watching
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class MultiprocessingBackend(Backend):
         context = options.get("context") or multiprocessing.get_context(os.environ.get("JOBLIB_START_METHOD") or None)
         own: Any = copy.copy(context.get_context())
         own.Lock, own.BoundedSemaphore = OwnLock, Unbounded
+        own.Process = watching(own.Process)
         maker = ProcessMaker(
             own,
             dict(spec.environment),

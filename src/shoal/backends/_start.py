@@ -1,6 +1,8 @@
-"""Starting a process as loky does, without what fails in its own way of doing it (up to 3.7 at least).
+"""Starting processes as loky and the standard library do, without what fails in their own way of doing it.
 
-loky flushes ``sys.stdout``, which may be None or closed; and it leaves a pipe open where no process can be started.
+loky (up to 3.7 at least) flushes ``sys.stdout``, which may be None or closed; and it leaves a pipe open where no
+process can be started. Both know that a process has ended from the end of a pipe that it held: a child that it has
+forked holds it, too, and nobody would hear of its death as long as that child lives.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing import util
 from multiprocessing.context import set_spawning_popen
 from typing import Any
@@ -19,6 +22,36 @@ from typing import Any
 def launch(process: Any) -> Any:
     """Start a process of loky's; return what stands for it in ``multiprocessing``."""
     return _popen_class()(process)
+
+
+def watching(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes processes as `make` does, whose end is known whatever they have forked."""
+
+    def make_watched(**options: Any) -> Any:
+        process = make(**options)
+        start = process._Popen
+
+        def launch_watched(process: Any) -> Any:
+            del process._Popen  # this function, which the child need not know
+            return _watched(start(process))
+
+        process._Popen = launch_watched
+        return process
+
+    return make_watched
+
+
+def _watched(popen: Any) -> Any:
+    """Have what stands for a child in ``multiprocessing`` tell of its end by a descriptor of the process; return it.
+
+    Where there is none (Linux has them, since 5.3), it is left as it was; and where it is a fork server's child, whose
+    exit code comes through the pipe.
+    """
+    if hasattr(os, "pidfd_open") and popen.method != "forkserver":
+        with contextlib.suppress(OSError):
+            popen.sentinel = os.pidfd_open(popen.pid)
+            util.Finalize(popen, os.close, (popen.sentinel,))
+    return popen
 
 
 @functools.cache
@@ -57,6 +90,7 @@ def _popen_class() -> Any:
             os.close(told)
             self.sentinel = sentinel
             util.Finalize(self, os.close, (sentinel,))
+            _watched(self)
             with contextlib.suppress(BrokenPipeError), open(outlet, "wb") as file:  # its death is told by the sentinel
                 file.write(message.getbuffer())
 
