@@ -271,8 +271,10 @@ def _reduce_small(array: Any, protocol: int) -> Any:
     spec = ArraySpec.of(array)
     numpy = sys.modules["numpy"]
     if not (array.flags.forc and array.flags.writeable) or type(array) is not numpy.ndarray:
-        # What is read-only, or a map of a file, would be so when it is rebuilt.
-        array = numpy.array(array, order=spec.order)
+        # What is read-only, or a map of a file, would be so when it is rebuilt. Between fields, a copy has what was there.
+        copy = numpy.zeros(spec.shape, spec.dtype, spec.order)
+        copy[...] = array
+        array = copy
     if protocol < 5 or spec.dtype.kind not in "biufcSU":
         return array.__reduce_ex__(protocol)
     buffer = pickle.PickleBuffer(array)
