@@ -171,7 +171,12 @@ def test_nothing_of_a_process_is_left_to_the_collector(slot: Slot, end: Any) -> 
         slot.executor.submit(end).exception(PATIENCE)
         worker.retire(pid)
         assert pid_of(slot) != pid
-        assert until(lambda: all(reference() is None for reference in gone))
+
+        def nothing_left() -> bool:
+            worker._pool.ask(lambda: None)  # without a GIL, what a thread has made may go only when it runs again
+            return all(reference() is None for reference in gone)
+
+        assert until(nothing_left)
     finally:
         gc.enable()
 
