@@ -24,7 +24,8 @@ class Ahead(Generic[T]):
 
     A CPU is left to whoever puts the calls: only when a result is asked for, and somebody waits, do all threads run.
     A call that is alone is run by whoever takes its result, and so is every call where there is one CPU, or the system
-    grants no thread. To be used from one thread.
+    grants no thread. To be used from one thread, which is also the one that lets go of what calls are given: without a
+    GIL (CPython 3.13), parts of one memoryview must not be made and given up by several threads.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ class Ahead(Generic[T]):
     def __init__(self, per_thread: int) -> None:
         self._per_thread = per_thread
         self._executor: ThreadPoolExecutor | None = None
-        self._begun: deque[Future[T]] = deque()
+        self._begun: deque[tuple[Future[T], list[Callable[[], T]]]] = deque()  # what runs is held by this thread
         self._calls: deque[Callable[[], T]] = deque()  # behind those
 
     def __len__(self) -> int:
@@ -60,31 +61,44 @@ class Ahead(Generic[T]):
         """Return the result of the oldest call; raise what it raised."""
         if len(self) > 1 and self._n_threads > 1:
             self._begin(len(self))
-        return self._begun.popleft().result() if self._begun else self._calls.popleft()()
+        if not self._begun:
+            return self._calls.popleft()()
+        future, held = self._begun.popleft()
+        try:
+            return future.result()
+        finally:
+            held.clear()
 
     def close(self) -> None:
         """Drop the calls that have not begun, and wait for the threads to end."""
-        self._begun.clear()
         self._calls.clear()
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
+        for _, held in self._begun:
+            held.clear()
+        self._begun.clear()
 
     def _begin(self, most: int) -> None:
         """Give calls to threads, unless so many are under way."""
-        under_way = sum(not future.done() for future in self._begun)
+        under_way = sum(not future.done() for future, _ in self._begun)
         while self._calls and under_way < most:
             if self._executor is None:
                 from concurrent.futures import ThreadPoolExecutor
 
                 self._executor = ThreadPoolExecutor(self._n_threads, "shoal-blocks")
             try:
-                self._begun.append(self._executor.submit(self._calls[0]))
+                held = [self._calls[0]]
+                self._begun.append((self._executor.submit(_run, held), held))
             except RuntimeError:  # no further thread can be started, or the interpreter is about to end
                 self._n_threads = 1
                 return
             self._calls.popleft()
             under_way += 1
+
+
+def _run(held: list[Callable[[], T]]) -> T:
+    return held[0]()
 
 
 @contextmanager

@@ -271,7 +271,7 @@ def _reduce_small(array: Any, protocol: int) -> Any:
     spec = ArraySpec.of(array)
     numpy = sys.modules["numpy"]
     if not (array.flags.forc and array.flags.writeable) or type(array) is not numpy.ndarray:
-        # What is read-only, or a map of a file, would be so when it is rebuilt. Between fields, a copy has what was there.
+        # What is read-only, or a map of a file, would be so when it is rebuilt. A copy leaves what is between fields.
         copy = numpy.zeros(spec.shape, spec.dtype, spec.order)
         copy[...] = array
         array = copy
