@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ class TestCompressed(StoreTests):
 class TestFsspecMemory(StoreTests):
     def make_store(self, location: Path, limits: Limits | None = None) -> Store:
         return create_fsspec(f"memory://{location}", limits)
+
+    @pytest.mark.skipif(
+        not getattr(sys, "_is_gil_enabled", lambda: True)(),
+        reason="fsspec lists its dictionary while other threads change it, which takes a GIL (2026.9)",
+    )
+    def test_threads_that_read_write_and_remove(self, store: Store) -> None:
+        super().test_threads_that_read_write_and_remove(store)
 
 
 class TestFsspecLocal(StoreTests):
