@@ -20,6 +20,10 @@ from benchmarks.contenders import LIBRARIES, WORKERS
 
 #: Seconds of a plain loop over the same calls, as n_jobs=1 makes it.
 LOOP = "loop"
+#: Seconds of the longer of two processes that do nothing but half of the fits each, and of the fit that comes last.
+HALVES = "halves"
+#: Seconds in which two new interpreters, at once, have imported what a worker needs: what starts anew takes no less.
+IMPORTS = "imports"
 
 
 def stand_in(contender: str) -> int:
@@ -43,8 +47,10 @@ def digits() -> Any:
     return load_digits(return_X_y=True)
 
 
-@row("GridSearchCV, iris, 3 x 5 fits", LIBRARIES, faster(1.5), floors=(LOOP,))
+@row("GridSearchCV, iris, 3 x 5 fits", LIBRARIES, faster(1.5), floors=(LOOP, HALVES))
 def sklearn_grid(contender: str) -> Measured:
+    if contender == HALVES:
+        return median(halves() for _ in range(9))
     n_jobs = stand_in(contender)
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
@@ -52,6 +58,38 @@ def sklearn_grid(contender: str) -> Measured:
     x, y = iris()
     model = LogisticRegression(max_iter=500)
     return timed(lambda: GridSearchCV(model, {"C": [0.1, 1.0, 10.0]}, n_jobs=n_jobs).fit(x, y), 15)
+
+
+def halves() -> float:
+    """Return the seconds of the fits of a grid search, shared between two processes with nothing in between."""
+    import multiprocessing
+
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+    from threadpoolctl import threadpool_limits
+
+    x, y = iris()
+    tasks = [(c, train, test) for train, test in StratifiedKFold(5).split(x, y) for c in (0.1, 1.0, 10.0)]
+
+    def fits(part: list[Any], told: Any) -> None:
+        with threadpool_limits(1):
+            for _ in range(2):  # the first warms up
+                start = time.perf_counter()
+                for c, train, test in part:
+                    LogisticRegression(C=c, max_iter=500).fit(x[train], y[train]).score(x[test], y[test])
+        told.put(time.perf_counter() - start)
+
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+    processes = [context.Process(target=fits, args=(tasks[first::2], told)) for first in range(2)]
+    for process in processes:
+        process.start()
+    longer = max(told.get(), told.get())
+    for process in processes:
+        process.join()
+    start = time.perf_counter()
+    LogisticRegression(max_iter=500).fit(x, y)
+    return longer + time.perf_counter() - start
 
 
 @row("forest.predict, 10 rows, 100 trees", LIBRARIES, faster(2), floors=(LOOP,))
@@ -139,9 +177,11 @@ if __name__ == "__main__":
 """
 
 
-@row("first fit: whole process, above its imports", LIBRARIES, faster(1.5), rounds=3)
+@row("first fit: whole process, above its imports", LIBRARIES, faster(1.5), floors=(IMPORTS,), rounds=3)
 def sklearn_first_fit(contender: str) -> Measured:
     """Of scikit-learn's import, which both pay in the program, the time with joblib is taken off, which is joblib's."""
+    if contender == IMPORTS:
+        return median(_imports() for _ in range(3))
     with tempfile.TemporaryDirectory() as folder:
         path, bare = Path(folder, "script.py"), Path(folder, "bare.py")
         path.write_text(FIRST)
@@ -154,4 +194,13 @@ def sklearn_first_fit(contender: str) -> Measured:
 def _seconds(path: Path, contender: str) -> float:
     start = time.perf_counter()
     subprocess.run([sys.executable, path, contender], check=True)
+    return time.perf_counter() - start
+
+
+def _imports() -> float:
+    start = time.perf_counter()
+    command = [sys.executable, "-c", "import sklearn.model_selection, sklearn.linear_model"]
+    processes = [subprocess.Popen(command) for _ in range(WORKERS)]
+    for process in processes:
+        process.wait()
     return time.perf_counter() - start
