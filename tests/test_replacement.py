@@ -185,7 +185,9 @@ def test_a_worker_that_grows_is_replaced_between_calls(tmp_path: Path, backend: 
     free = 200 * MB + (held("self") or 0 if backend == "multiprocessing" else 0)
     run = Parallel(n_jobs=2, backend=backend, batch_size=batch_size, max_worker_memory=free)
     assert run(delayed(leak)(tmp_path, index, 50 * MB) for index in range(24)) == list(range(24))
-    assert max(Counter(places(tmp_path, 24)).values()) <= 5
+    served = Counter(places(tmp_path, 24))
+    assert len(served) >= (6 if getattr(sys, "_is_gil_enabled", lambda: True)() else 5)  # there, they begin with less
+    assert max(served.values()) <= 5
 
 
 def hold(folder: Path, index: int, nbytes: int) -> int:
