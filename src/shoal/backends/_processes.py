@@ -15,7 +15,7 @@ from shoal.backends import _bootstrap
 from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement, identity
 from shoal.backends._pool import begin, pool
-from shoal.backends._start import launch
+from shoal.backends._start import launch, watching
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread
 from shoal.errors import FallbackWarning, import_loky
 
@@ -110,12 +110,7 @@ def _context_class() -> Any:
         BoundedSemaphore = Unbounded
 
         if sys.platform != "win32":
-
-            @staticmethod
-            def Process(**options: Any) -> Any:  # noqa: N802 its name in multiprocessing
-                process = LokyContext.Process(**options)
-                process._Popen = launch
-                return process
+            Process = staticmethod(watching(LokyContext.Process, launch))
 
     return Context
 

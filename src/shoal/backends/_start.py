@@ -24,16 +24,19 @@ def launch(process: Any) -> Any:
     return _popen_class()(process)
 
 
-def watching(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what makes processes as `make` does, whose end is known whatever they have forked."""
+def watching(make: Callable[..., Any], start: Callable[[Any], Any] | None = None) -> Callable[..., Any]:
+    """Return what makes processes as `make` does, whose end is known whatever they have forked.
+
+    They are started by `start`, which is given one and returns what stands for it; None: as they would be.
+    """
 
     def make_watched(**options: Any) -> Any:
         process = make(**options)
-        start = process._Popen
+        begin = start or process._Popen
 
         def launch_watched(process: Any) -> Any:
             del process._Popen  # this function, which the child need not know
-            return _watched(start(process))
+            return _watched(begin(process))
 
         process._Popen = launch_watched
         return process
@@ -63,7 +66,6 @@ def _popen_class() -> Any:
         def __init__(self, process: Any) -> None:
             self.returncode = None
             self._fds: list[int] = []
-            del process._Popen  # this function, which the child need not know
             message = io.BytesIO()
             set_spawning_popen(self)
             try:
@@ -90,7 +92,6 @@ def _popen_class() -> Any:
             os.close(told)
             self.sentinel = sentinel
             util.Finalize(self, os.close, (sentinel,))
-            _watched(self)
             with contextlib.suppress(BrokenPipeError), open(outlet, "wb") as file:  # its death is told by the sentinel
                 file.write(message.getbuffer())
 
