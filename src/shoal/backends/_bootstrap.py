@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,7 @@ def serve() -> None:
         del message  # which the next is waited for without
         _connection.send_bytes(answer)
         del answer
+    _end_executors()
 
 
 def _received() -> bytes:
@@ -115,6 +117,16 @@ def _received() -> bytes:
         return _connection.recv_bytes()
     except (EOFError, OSError):  # the parent is gone: nobody is left to be told anything
         os._exit(1)
+
+
+def _end_executors() -> None:
+    """End the processes of executors that calls have left open, as the end of an interpreter would.
+
+    multiprocessing, which ends this process, waits for its children first, and idle ones wait to be told.
+    """
+    at_exit: list[Callable[[], object]] = threading._threading_atexits  # type: ignore[attr-defined]
+    while at_exit:
+        at_exit.pop()()
 
 
 def _answer(message: bytes) -> bytes:
