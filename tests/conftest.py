@@ -12,13 +12,15 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
+from _python import GIL
+
 # A developer's shell must not decide what the suite sees; workers inherit this environment.
 for _name in list(os.environ):
     if _name.startswith(("JOBLIB_", "LOKY_", "SHOAL_")) or _name.endswith("_NUM_THREADS"):
         del os.environ[_name]
 
 # Without a global lock threads are the default; a test that does not name a backend is about loky all the same.
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
+if not GIL:
     os.environ["JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND"] = "loky"
 
 # A shell starts what it runs in the background with interrupts ignored, nohup ignores hang-ups, and the programs that

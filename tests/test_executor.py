@@ -7,7 +7,6 @@ import concurrent.futures
 import gc
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from _faults_util import Child, alive, until, wait_for, works
+from _python import GIL
 from shoal import CallPicklingError, RemoteTraceback, WorkerDied, executor, parallel_config, shared
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._policies import auto_batch_size
@@ -287,8 +287,7 @@ def test_what_was_submitted_is_not_kept(backend: str) -> None:
         workers.submit(repr, argument).result()
         del argument
         # Without a global lock, an object is freed when the thread that made it runs again, or by the collector.
-        gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-        assert until(lambda: (gil or gc.collect() >= 0) and result() is None and seen() is None)
+        assert until(lambda: (GIL or gc.collect() >= 0) and result() is None and seen() is None)
 
 
 # Which calls travel together

@@ -280,7 +280,7 @@ def test_class_of_an_exception_made_in_a_function() -> None:
 @pytest.mark.parametrize(
     ("function", "path", "said"),
     [
-        (throw_with_a_lock, "exception.lock", "ValueError: locked, raised by a call"),
+        (throw_with_a_lock, "exception.lock", "the exception ValueError: locked cannot be sent"),
         (throw_unsayable, "exception.lock", "Unsayable"),
         (throw_what_cannot_be_rebuilt, "exception", "RuntimeError: the part will not be rebuilt"),
     ],

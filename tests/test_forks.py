@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from _faults_util import Child
+from _python import needs_forks
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
-    pytest.mark.skipif(
-        not getattr(sys, "_is_gil_enabled", lambda: True)(),
-        reason="without the GIL, a fork may copy a lock that another thread holds inside the interpreter",
-    ),
-]
+pytestmark = needs_forks
 
 PRELUDE = """
 import multiprocessing, os, signal, sys, tempfile, threading, time, warnings

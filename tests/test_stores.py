@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from _python import GIL
 from shoal import CacheWarning
 from shoal.memory import store as stores
 from shoal.memory._filestore import FileStore
@@ -30,7 +30,7 @@ class TestFsspecMemory(StoreTests):
         return create_fsspec(f"memory://{location}", limits)
 
     @pytest.mark.skipif(
-        not getattr(sys, "_is_gil_enabled", lambda: True)(),
+        not GIL,
         reason="fsspec lists its dictionary while other threads change it, which takes a GIL (2026.9)",
     )
     def test_threads_that_read_write_and_remove(self, store: Store) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import multiprocessing
 import os
 import queue
-import sys
 import threading
 import time
 import warnings
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from _faults_util import PATIENCE, Child, wait_for, worker_pids, works
+from _python import needs_forks
 from shoal import Parallel, delayed, parallel_config
 from shoal.errors import FallbackWarning, WorkerDied
 
@@ -69,13 +69,7 @@ def calls_made(folder: Path, run: int) -> list[int]:
     [
         "loky",
         "threading",
-        pytest.param(
-            "multiprocessing",
-            marks=pytest.mark.skipif(
-                not getattr(sys, "_is_gil_enabled", lambda: True)(),
-                reason="without the GIL, a fork may copy a lock that another thread holds inside the interpreter",
-            ),
-        ),
+        pytest.param("multiprocessing", marks=needs_forks),
     ],
 )
 def test_many_threads_at_once(tmp_path: Path, backend: str) -> None:

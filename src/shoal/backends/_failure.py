@@ -33,7 +33,7 @@ def failure_of(error: BaseException, shown: BaseException, whole: bool = False) 
             return Failure(stream, text, whole)
     path, why = culprit(error, "exception", _of_itself)
     summary = traceback.format_exception_only(type(error), error)[0].strip()[:200]
-    stream, _ = dumps(CallPicklingError(f"{summary}, raised by a call,", path, why or reason))
+    stream, _ = dumps(CallPicklingError(f"the exception {summary}", path, why or reason))
     return Failure(stream, text, whole)
 
 
