@@ -21,7 +21,7 @@ import pytest
 from _faults_util import PATIENCE, alive, until, wait_for
 from shoal import Parallel, backends, delayed
 from shoal.backends import Slot, _channel
-from shoal.backends._pool import Turn
+from shoal.backends._workers import Turn
 from shoal.backends.base import WorkerSpec
 from shoal.errors import WorkerDied, WorkerStartError
 

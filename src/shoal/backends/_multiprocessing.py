@@ -19,9 +19,9 @@ from shoal._cpus import find_blas, heed_thread_variables
 from shoal.backends._bootstrap import Place, initialize, set_variables
 from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement
-from shoal.backends._pool import begin, pool
+from shoal.backends._pool import pool
 from shoal.backends._processes import _or_one
-from shoal.backends._start import watching
+from shoal.backends._start import begin, watching
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec
 
 if TYPE_CHECKING:

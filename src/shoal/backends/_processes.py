@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from shoal.backends import _bootstrap
 from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement, identity
-from shoal.backends._pool import begin, pool
-from shoal.backends._start import launch, watching
+from shoal.backends._pool import pool
+from shoal.backends._start import begin, launch, watching
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread
 from shoal.errors import FallbackWarning, import_loky
 

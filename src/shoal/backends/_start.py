@@ -14,9 +14,35 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from multiprocessing import util
 from multiprocessing.context import set_spawning_popen
 from typing import Any
+
+from shoal.backends._bootstrap import serve
+
+
+def begin(executor: Any) -> Future[None]:
+    """Have a new executor start its process, for the one task there; where that fails, leave nothing of it.
+
+    At exit, since Python 3.12, the thread that would manage the process cannot be started any more: it is ended here.
+    """
+    try:
+        # Its manager would start this thread with the first task, and is lost if that fails.
+        executor._call_queue._start_thread()
+        life: Future[None] = executor.submit(serve)
+    except BaseException:
+        for process in list(executor._processes.values()):
+            process.terminate()
+            process.join()
+        manager = executor._executor_manager_thread
+        if manager is None or not manager.is_alive():
+            # The error holds them, as long as somebody holds the error.
+            executor._call_queue.close()
+            executor._result_queue.close()
+            executor._executor_manager_thread_wakeup.close()
+        raise
+    return life
 
 
 def launch(process: Any) -> Any:

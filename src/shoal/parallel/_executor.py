@@ -24,8 +24,9 @@ from functools import partial
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from shoal import backends
-from shoal.backends._pool import Turn, pool
+from shoal.backends._pool import pool
 from shoal.backends._threads import DaemonThreads
+from shoal.backends._workers import Turn
 from shoal.parallel._faults import Faults
 from shoal.parallel._launch import make_run, size_policy
 from shoal.parallel._parallel import Parallel
