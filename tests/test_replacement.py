@@ -17,7 +17,6 @@ import numpy
 import pytest
 
 from _faults_util import PATIENCE, Child, alive, until, wait_for, worker_pids, works
-from _python import GIL
 from shoal import Parallel, delayed, parallel_config, shared
 from shoal.backends import WorkerSpec, create
 from shoal.errors import FallbackWarning, WorkerDied
@@ -186,9 +185,9 @@ def test_a_worker_that_grows_is_replaced_between_calls(tmp_path: Path, backend: 
     free = 200 * MB + (held("self") or 0 if backend == "multiprocessing" else 0)
     run = Parallel(n_jobs=2, backend=backend, batch_size=batch_size, max_worker_memory=free)
     assert run(delayed(leak)(tmp_path, index, 50 * MB) for index in range(24)) == list(range(24))
-    served = Counter(places(tmp_path, 24))
-    assert len(served) >= (6 if GIL else 5)  # there, they begin with less
-    assert max(served.values()) <= 5
+    # The fourth call fills a worker that begins with as much as this process holds; those that were forked earlier, or
+    # have let go of something, begin with less.
+    assert max(Counter(places(tmp_path, 24)).values()) <= 5
 
 
 def hold(folder: Path, index: int, nbytes: int) -> int:
