@@ -61,7 +61,11 @@ def sklearn_grid(contender: str) -> Measured:
 
 
 def halves() -> float:
-    """Return the seconds of the fits of a grid search, shared between two processes with nothing in between."""
+    """Return the seconds of the fits of a grid search, shared between two processes with nothing in between.
+
+    And without the BLAS threads that the last fit of the search before has left awake, as they are beside the searches
+    of the libraries (see docs/cpu-budget.md).
+    """
     import multiprocessing
 
     from sklearn.linear_model import LogisticRegression
