@@ -17,8 +17,10 @@ import numpy
 import pytest
 
 from _faults_util import PATIENCE, Child, alive, until, wait_for, worker_pids, works
+from _python import GIL
 from shoal import Parallel, delayed, parallel_config, shared
 from shoal.backends import WorkerSpec, create
+from shoal.backends._pool import pool
 from shoal.errors import FallbackWarning, WorkerDied
 from shoal.parallel import _launch
 from shoal.parallel._limits import _held_elsewhere, held
@@ -182,12 +184,13 @@ def leak(folder: Path, index: int, nbytes: int) -> int:
 @pytest.mark.parametrize("backend", PROCESSES)
 @pytest.mark.parametrize("batch_size", ["auto", 30])
 def test_a_worker_that_grows_is_replaced_between_calls(tmp_path: Path, backend: str, batch_size: Any) -> None:
-    free = 200 * MB + (held("self") or 0 if backend == "multiprocessing" else 0)
+    pool().end_idle()  # those that were forked earlier begin with less than this process holds
+    free = (held("self") or 0) + 180 * MB if backend == "multiprocessing" else 200 * MB
     run = Parallel(n_jobs=2, backend=backend, batch_size=batch_size, max_worker_memory=free)
     assert run(delayed(leak)(tmp_path, index, 50 * MB) for index in range(24)) == list(range(24))
-    # The fourth call fills a worker that begins with as much as this process holds; those that were forked earlier, or
-    # have let go of something, begin with less.
-    assert max(Counter(places(tmp_path, 24)).values()) <= 5
+    served = Counter(places(tmp_path, 24))
+    assert len(served) >= (6 if GIL else 5)  # there, they begin with less
+    assert max(served.values()) <= 5
 
 
 def hold(folder: Path, index: int, nbytes: int) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 from shoal.backends._workers import AT_EXIT, Maker, Turn, Worker
 from shoal.backends.base import Slot, start_thread
 
-#: At exit, a worker that has not ended after so many seconds is killed: a call may have left a pool of its own there.
+#: At exit, a worker that has not ended after so many seconds is killed: a call may have left a process there.
 EXIT_SECONDS = 3.0
 #: A worker that was started with other options than the last run's goes after so many idle seconds.
 BESIDE_SECONDS = 2.0

@@ -58,11 +58,11 @@ def watching(make: Callable[..., Any], start: Callable[[Any], Any] | None = None
 
     def make_watched(**options: Any) -> Any:
         process = make(**options)
-        begin = start or process._Popen
+        started = start or process._Popen
 
         def launch_watched(process: Any) -> Any:
             del process._Popen  # this function, which the child need not know
-            return _watched(begin(process))
+            return _watched(started(process))
 
         process._Popen = launch_watched
         return process
