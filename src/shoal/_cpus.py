@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import threading
 from contextvars import ContextVar
 
 TYPE_CHECKING = False  # typing's own costs an import; type checkers know this name too
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 # WaitForMultipleObjects waits for 64 handles at most, of which an executor keeps some: python/cpython#71090.
 _MOST_ON_WINDOWS = 61
 
-_NO_LIMIT = sys.maxsize
+#: Stands for a limit where there is none.
+NO_LIMIT = sys.maxsize
 
 #: The CPUs that were given to the call that runs here; set around calls by the run that they belong to.
 budget_of_call: ContextVar[int | None] = ContextVar("shoal CPU budget", default=None)
@@ -137,7 +137,7 @@ def _psutil_process() -> Any:
 def _user_limit() -> int:
     text = os.environ.get("LOKY_MAX_CPU_COUNT")
     if text is None:
-        return _NO_LIMIT
+        return NO_LIMIT
     try:
         return int(text)
     except ValueError:
@@ -164,7 +164,7 @@ def _cgroup_limit(root: str = "") -> int:
         _read(f"{folder}/cpu.cfs_quota_us") + " " + _read(f"{folder}/cpu.cfs_period_us")
         for folder in _upwards(f"{root}/sys/fs/cgroup/cpu", legacy)
     ]
-    limit = _NO_LIMIT
+    limit = NO_LIMIT
     for quota in quotas:
         match quota.split():
             case [share, period] if share.isdigit() and period.isdigit():  # neither "max" nor -1
@@ -260,152 +260,13 @@ def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
     elif budget_of_call.get() is None:
         limits = {name: os.environ.get(name, str(share)) for name in _THREAD_VARIABLES}
     else:  # this worker was given its own limits by the same variables
-        limits = {name: str(min(_number(os.environ.get(name)), share)) for name in _THREAD_VARIABLES}
+        limits = {name: str(min(threads_allowed(name), share)) for name in _THREAD_VARIABLES}
     if "ENABLE_IPC" not in os.environ:
         limits["ENABLE_IPC"] = "1"  # schedulers of TBB in several processes then share the CPUs
     return limits
 
 
-def _number(variable: str | None) -> int:
-    return int(variable) if variable and variable.isdecimal() else _NO_LIMIT
-
-
-class BlasCap:
-    """Cap the BLAS threads of this process while the ``with`` block runs.
-
-    Caps may overlap, in one thread or in several: the smallest one holds, and the limits found by
-    the first come back when the last is gone. A limit is never raised above what it was.
-    A library that is loaded inside the block is met by the next cap that begins. A BLAS built on
-    OpenMP has a limit for each thread: there, the thread that enters is capped, and others by
-    `cap_this_thread`. Thread-safe.
-
-    Parameters
-    ----------
-    limit : int
-        Threads that one BLAS call may use, at least 1.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-
-    def __enter__(self) -> None:
-        _blas.add(self._limit)
-
-    def __exit__(self, *exc_info: object) -> None:
-        _blas.remove(self._limit)
-
-
-class _Blas:
-    """The caps in force and the limits before them; the one owner of this process's BLAS limits."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self._caps: list[int] = []
-        self._originals: dict[str, int] = {}  # by path of the library; only those that were lowered
-        self._libraries: list[Any] = []
-        self._modules_seen = 0
-
-    def add(self, limit: int) -> None:
-        with self.lock:
-            self.find_libraries()
-            self._caps.append(limit)
-            self._apply()
-
-    def remove(self, limit: int) -> None:
-        with self.lock:
-            self._caps.remove(limit)
-            self._apply()
-
-    def forget(self) -> None:
-        self.lock = threading.Lock()
-        self._caps, self._originals = [], {}
-
-    def heed_variables(self) -> None:
-        with self.lock:
-            self.find_libraries()
-            for library in self._libraries:
-                wanted = _number(os.environ.get(f"{library.internal_api.upper()}_NUM_THREADS"))
-                if wanted < (library.get_num_threads() or 0):
-                    _set_threads(library, wanted)
-
-    def cap_this_thread(self, limit: int) -> None:
-        for library in self._libraries:
-            if getattr(library, "threading_layer", None) == "openmp" and limit < (library.get_num_threads() or 0):
-                library.set_num_threads(limit)
-
-    def _apply(self) -> None:
-        cap = min(self._caps, default=_NO_LIMIT)
-        for library in self._libraries:
-            now = library.get_num_threads()
-            original = self._originals.get(library.filepath, now)
-            if original is None:  # the library does not tell
-                continue
-            wanted = min(original, cap)
-            if wanted != now:
-                self._originals[library.filepath] = original
-                _set_threads(library, wanted)
-        if not self._caps:
-            self._originals.clear()
-
-    def find_libraries(self) -> None:
-        # A library comes with an extension module, and a scan costs 50 times what the rest here does.
-        if len(sys.modules) == self._modules_seen or sys.modules.keys().isdisjoint(("numpy", "torch")):
-            return
-        from threadpoolctl import ThreadpoolController
-
-        modules = len(sys.modules)
-        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-        self._modules_seen = modules
-
-
-def _set_threads(library: Any, n_threads: int) -> None:
-    # From 3.8 on, threadpoolctl takes these from one thread only while that lives, and ignores all others: a cap would
-    # not hold, or never go. Here they are counted, and may come from any thread.
-    clear = getattr(library, "clear_controlling_thread", None)
-    if clear is not None:
-        clear(force=True)
-    library.set_num_threads(n_threads)
-    if clear is not None:
-        clear()
-
-
-_blas = _Blas()
-
-
-def cap_this_thread(limit: int) -> None:
-    """Cap the threads of each BLAS that has a limit for each thread, for good; others have a `BlasCap`."""
-    _blas.cap_this_thread(limit)
-
-
-def find_blas() -> None:
-    """Look for BLAS libraries now, so that a child that is forked need not."""
-    with _blas.lock:
-        _blas.find_libraries()
-
-
-def heed_thread_variables() -> None:
-    """Lower the threads of each BLAS to its variable, in a process that had loaded it before that was set.
-
-    To be called in the main thread, before there are others. After a fork OpenBLAS starts its threads anew when it is
-    told their number; where the system allows none, it says so on stderr and interrupts the process, and needs none.
-    """
-    import signal
-
-    try:
-        stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # no descriptors are left: there are other worries
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(nowhere, 2)
-    try:
-        _blas.heed_variables()
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
-        signal.signal(signal.SIGINT, handler)
-
-
-if hasattr(os, "register_at_fork"):
-    # The caps are those of the parent's threads, of which one may have held the lock. What they came to stays.
-    os.register_at_fork(after_in_child=_blas.forget)
+def threads_allowed(name: str) -> int:
+    """Return the number of threads that an environment variable says; without one, more than there ever are."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else NO_LIMIT

@@ -15,7 +15,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from shoal._cpus import find_blas, heed_thread_variables
+from shoal.backends._blas import find_blas, heed_thread_variables
 from shoal.backends._bootstrap import Place, initialize, set_variables
 from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement

@@ -11,9 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
-from shoal._cpus import BlasCap, cpu_share
+from shoal._cpus import cpu_share
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot
+from shoal.backends._blas import BlasCap
 from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults

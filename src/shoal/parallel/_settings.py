@@ -9,9 +9,10 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from shoal import backends
-from shoal._cpus import budget_of_call, cap_this_thread
+from shoal._cpus import budget_of_call
 from shoal._files import parse_size
 from shoal.backends import Backend
+from shoal.backends._blas import cap_this_thread
 from shoal.backends.base import index_of_call
 
 
