@@ -21,6 +21,7 @@ import pytest
 from loky.process_executor import TerminatedWorkerError
 
 from _faults_util import Child, alive, until, wait_for, worker_pids, works
+from conftest import FreshPython
 from shoal import Parallel, delayed
 from shoal.backends._channel import Channel
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback, UnusedResultsWarning, WorkerDied
@@ -525,6 +526,41 @@ def test_initializer_that_ends_the_worker(backend: str) -> None:
     with pytest.raises(WorkerDied):
         run([delayed(abs)(1)] * 4, backend=backend, initializer=die, initargs=("3",))
     assert works(backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+@pytest.mark.parametrize("when", ["in begin", "after begin"])
+def test_a_process_that_has_ended_before_it_is_known(when: str, backend: str, fresh_python: FreshPython) -> None:
+    # What reads from a process has time to come to its end, as it had where the pool's thread waited for a CPU.
+    printed = fresh_python(
+        f"""
+        import os
+        from shoal import Parallel, WorkerDied, delayed
+        from shoal.backends import _channel
+
+        def die():
+            os._exit(3)
+
+        def start_thread(thread):
+            thread.start()
+            thread.join(0.3)
+
+        def begin(self, begin=_channel.Channel.begin):
+            begin(self)
+            self._reader.join(0.3)
+
+        if {when!r} == "in begin":
+            _channel.start_thread = start_thread
+        else:
+            _channel.Channel.begin = begin
+        try:
+            Parallel(n_jobs=2, backend={backend!r}, initializer=die)(delayed(abs)(-i) for i in range(4))
+        except WorkerDied:
+            print("died")
+        print(Parallel(n_jobs=2, backend={backend!r})(delayed(abs)(-i) for i in range(4)))
+        """
+    )
+    assert printed == "died\n[0, 1, 2, 3]\n"
 
 
 def test_initializer_that_cannot_be_pickled() -> None:

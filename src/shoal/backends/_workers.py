@@ -125,20 +125,20 @@ class Worker:
             self._pool.check()
             channel = Channel(partial(self.maker.start, self.index), self._answered, self._ended)
             self._pool.end_first(type(self.maker))
-            channel.begin()
+            self._take(channel)
         except BaseException as error:  # it is raised where the results are awaited
             if channel is not None:
                 self.maker.stop(channel.executor, kill=True)
             self._refuse(cannot_start(error), asked)
-            return
-        self._started(channel)
 
-    def _started(self, channel: Channel) -> None:
-        with self._lock:
+    def _take(self, channel: Channel) -> None:
+        """Have a new process run what waits."""
+        with self._lock:  # the channel cannot say that the process has ended before it is known here
+            channel.begin()
             wanted, self._starting = self._starting, False
             self._channel = channel
             if wanted:
-                self._pump()
+                self._pump(new=True)
             else:  # it was ended while it started
                 self._discard(kill=True)
 
@@ -171,8 +171,11 @@ class Worker:
                 self._pool.ask(self.start)
             return self._starting
 
-    def _pump(self) -> None:
-        """Submit what may run now: the items at the head that belong to the run whose turn it is."""
+    def _pump(self, new: bool = False) -> None:
+        """Submit what may run now: the items at the head that belong to the run whose turn it is.
+
+        If the process has died, another takes its place; but a `new` one has died of its start, as the next would.
+        """
         while True:
             if self._spent and not self._running:
                 self._discard(kill=False)
@@ -182,7 +185,7 @@ class Worker:
             if self._running and self._running[0].turn is not item.turn:
                 return
             channel = self._channel
-            if channel is not None and not channel.items and not channel.alive:
+            if channel is not None and not new and not channel.items and not channel.alive:
                 self._discard(kill=False)  # it died while it was idle, and its executor may not know yet
                 continue
             if channel is None:
@@ -194,9 +197,10 @@ class Worker:
             try:
                 channel.send(item)
             except ConnectionError:
-                # It died while it was idle. What runs on it, if anything, is told by its reader.
-                self._forget()
-                continue
+                if not new:  # it died while it was idle; what runs on it, if anything, is told by its reader
+                    self._forget()
+                    continue
+                channel.items.append(item)
             except WorkerStartError as error:
                 item.future.set_exception(error)
             self._waiting.popleft()
