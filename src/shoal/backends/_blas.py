@@ -1,18 +1,13 @@
 """How many threads the BLAS libraries of this process may use."""
 
-# `from shoal import Parallel` comes by here.
-
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from typing import Any
 
 from shoal._cpus import NO_LIMIT, threads_allowed
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 
 class BlasCap:
