@@ -16,6 +16,7 @@ import operator
 import os.path
 import pathlib
 import re
+import types
 import uuid
 from typing import Any
 
@@ -66,7 +67,58 @@ class Chosen(set[Any]):
     pass
 
 
+class Moment(datetime.datetime):
+    source: str
+
+
+class Money(decimal.Decimal):
+    __slots__ = ("currency",)
+
+
+class Share(fractions.Fraction):
+    holder: str
+
+
+class Place(pathlib.PurePosixPath):
+    host: str
+
+
+class Row(array.array):  # type: ignore[type-arg]
+    unit: str
+
+
+class Tally(collections.Counter[str]):
+    title: str
+
+
+class Ordered(collections.OrderedDict[str, int]):
+    title: str
+
+
+class Quantity(np.ndarray[Any, Any]):
+    __slots__ = ("unit",)
+
+
+class Flagged(np.ma.MaskedArray[Any, Any]):
+    unit: str
+
+
+class Measured(np.float64):
+    unit: str
+
+
+class Counted(np.float64):
+    unit: str
+
+
 Pair = collections.namedtuple("Pair", "a b")
+
+
+def having(obj: Any, **attributes: Any) -> Any:
+    """Give an object attributes."""
+    for name, value in attributes.items():
+        setattr(obj, name, value)
+    return obj
 
 
 def function(x: int) -> int:
@@ -223,6 +275,52 @@ def arrays() -> dict[str, Any]:
         "scalars": [np.float64(1), np.float64(1)],
         "array class": np.ndarray,
         "bound to array": np.arange(3).sum,
+    }
+
+
+def told_apart() -> dict[str, Any]:
+    """Values that joblib takes for others in this list, or cannot hash: pickles leave out what tells them apart."""
+
+    def masked() -> Any:
+        return np.ma.array([1, 2], mask=[True, False], dtype="i8")
+
+    def integers() -> Any:
+        return np.arange(3, dtype="i8")
+
+    return {
+        "ordered one way": collections.OrderedDict(a=1, b=2),
+        "ordered the other way": collections.OrderedDict(b=2, a=1),
+        "kind of ordered": having(Ordered(a=1, b=2), title="x"),
+        "kind of ordered the other way": having(Ordered(b=2, a=1), title="x"),
+        "view of ordered": types.MappingProxyType(collections.OrderedDict(a=1, b=2)),
+        "view of ordered the other way": types.MappingProxyType(collections.OrderedDict(b=2, a=1)),
+        "view of dict": types.MappingProxyType({"a": 1, "b": 2}),
+        "view of default": types.MappingProxyType(collections.defaultdict(int, a=1, b=2)),
+        "kind of datetime": having(Moment(2020, 1, 1), source="x"),
+        "kind of datetime from elsewhere": having(Moment(2020, 1, 1), source="y"),
+        "kind of decimal": having(Money("1.50"), currency="EUR"),
+        "kind of decimal of another": having(Money("1.50"), currency="USD"),
+        "kind of fraction": having(Share(1, 2), holder="x"),
+        "kind of fraction of another": having(Share(1, 2), holder="y"),
+        "kind of path": having(Place("/a"), host="x"),
+        "kind of path elsewhere": having(Place("/a"), host="y"),
+        "array.array": array.array("i", [1, 2, 3]),
+        "kind of array.array": having(Row("i", [1, 2, 3]), unit="m"),
+        "kind of array.array in another": having(Row("i", [1, 2, 3]), unit="s"),
+        "kind of counter": having(Tally("ab"), title="x"),
+        "kind of counter of another": having(Tally("ab"), title="y"),
+        "slots": having(integers().view(Quantity), unit="m"),
+        "other slots": having(integers().view(Quantity), unit="s"),
+        "masked": masked(),
+        "masked, with a note": having(masked(), _optinfo={"a": 1}),
+        "masked, with another note": having(masked(), _optinfo={"a": 2}),
+        "kind of masked": having(masked().view(Flagged), unit="m"),
+        "kind of masked in another": having(masked().view(Flagged), unit="s"),
+        "masked matrix": np.ma.array(np.eye(2).view(np.matrix)),
+        "masked table": np.ma.array(np.eye(2)),
+        "kind of float64": having(Measured(1), unit="m"),
+        "kind of float64 in another": having(Measured(1), unit="s"),
+        "another kind of float64": having(Counted(1), unit="m"),
     }
 
 

@@ -95,6 +95,15 @@ def test_order_counts_in_lists(values: list[Any]) -> None:
     assert (shoal.hash(values) == shoal.hash(values[::-1])) == (exact(values) == exact(values[::-1]))
 
 
+def everything() -> dict[str, Any]:
+    return {**_hashing_zoo.zoo(), **{f"apart {name}": value for name, value in _hashing_zoo.told_apart().items()}}
+
+
+def test_what_pickles_leave_out_counts() -> None:
+    values = _hashing_zoo.told_apart()
+    assert len({shoal.hash(value) for value in values.values()}) == len(values)
+
+
 def test_every_value_of_the_zoo_has_its_own_digest() -> None:
     digests: dict[str, str] = {}
     for name, value in _hashing_zoo.zoo().items():
@@ -106,14 +115,14 @@ def test_every_value_of_the_zoo_has_its_own_digest() -> None:
 
 
 def test_a_zoo_made_anew_has_the_same_digests() -> None:
-    one, other = _hashing_zoo.zoo(), _hashing_zoo.zoo()
+    one, other = everything(), everything()
     assert [name for name in one if shoal.hash(one[name]) != shoal.hash(other[name])] == []
 
 
 def test_digests_are_those_of_the_fixture() -> None:
     """Digests are for keeping: a change of one loses every cache. Never write the fixture anew to make this pass."""
     frozen = json.loads((FIXTURES / "hashes-xxh3_128.json").read_text())
-    computed = {name: shoal.hash(value) for name, value in _hashing_zoo.zoo().items()}
+    computed = {name: shoal.hash(value) for name, value in everything().items()}
     expected = {**frozen["any numpy"], **frozen[NUMPY]}
     assert computed == expected
 
@@ -123,7 +132,7 @@ def test_digests_do_not_depend_on_the_process(fresh_python: Any, monkeypatch: py
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import _hashing_zoo, shoal
-        for name, value in _hashing_zoo.zoo().items():
+        for name, value in [*_hashing_zoo.zoo().items(), *_hashing_zoo.told_apart().items()]:
             print(shoal.hash(value), name)
         """
     printed = []
@@ -131,7 +140,9 @@ def test_digests_do_not_depend_on_the_process(fresh_python: Any, monkeypatch: py
         monkeypatch.setenv("PYTHONHASHSEED", seed)
         printed.append(fresh_python(source))
     assert printed[0] == printed[1]
-    assert printed[0].splitlines() == [f"{shoal.hash(value)} {name}" for name, value in _hashing_zoo.zoo().items()]
+    assert printed[0].splitlines() == [
+        f"{shoal.hash(value)} {name.removeprefix('apart ')}" for name, value in everything().items()
+    ]
 
 
 def test_how_libraries_have_exceptions_pickled_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,6 +309,29 @@ def test_attributes_of_a_kind_of_array_count() -> None:
     one, other = np.ones(3).view(_hashing_kind), np.ones(3).view(_hashing_kind)
     one.unit, other.unit = "m", "km"  # type: ignore[attr-defined]
     assert shoal.hash(one) != shoal.hash(other)
+
+
+def test_attributes_that_a_pickle_has_already_count_once() -> None:
+    """What an object's own pickling code has chosen is respected: caches that it leaves out do not count."""
+
+    class Base:
+        def __init__(self) -> None:
+            self.cache: list[int] = []
+
+        def __reduce__(self) -> Any:
+            return type(self), ()
+
+    class Derived(Base):
+        __slots__ = ("more",)
+
+    one, other = Derived(), Derived()
+    other.cache.append(1)
+    other.more = threading.Lock()
+    assert shoal.hash(one) == shoal.hash(other)
+    error = ValueError("x")
+    digest = shoal.hash(error)
+    vars(error)  # which makes a __dict__
+    assert shoal.hash(ValueError("x")) == digest
 
 
 def test_memory_stays_bounded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import pickle
 from typing import Any
 
@@ -90,6 +91,44 @@ def test_what_counts() -> None:
     assert len({shoal.hash(other) for other in (whole, *others)}) == 1 + len(others)
 
 
+class Zone(datetime.tzinfo):
+    """A time zone whose text says nothing of its rules."""
+
+    def __init__(self, hours: int) -> None:
+        self.hours = hours
+
+    def __reduce__(self) -> Any:
+        return Zone, (self.hours,)
+
+    def __repr__(self) -> str:
+        return "Zone"
+
+    def utcoffset(self, _when: Any) -> datetime.timedelta:
+        return datetime.timedelta(hours=self.hours)
+
+    def dst(self, _when: Any) -> datetime.timedelta:
+        return datetime.timedelta(0)
+
+    def tzname(self, _when: Any) -> str:
+        return "Zone"
+
+
+def test_rules_of_time_zones_count() -> None:
+    one, other = (pd.date_range("2020-07-01", periods=2, tz="UTC").tz_convert(Zone(hours)) for hours in (1, 2))
+    assert str(one.dtype) == str(other.dtype)
+    for make in (lambda dates: dates, pd.Series, lambda dates: pd.DataFrame({"a": dates}), lambda dates: dates[0]):
+        assert shoal.hash(make(one)) != shoal.hash(make(other))
+        assert shoal.hash(make(one)) == shoal.hash(pickle.loads(pickle.dumps(make(one))))
+
+
+def test_rules_of_frequencies_count() -> None:
+    days = [
+        pd.date_range("2020-01-06", periods=2, freq=pd.offsets.CustomBusinessDay(holidays=[holiday]))
+        for holiday in ("2020-05-01", "2020-05-04", "2020-05-01")
+    ]
+    assert shoal.hash(days[0]) == shoal.hash(days[2]) != shoal.hash(days[1])
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_strings(storage: str) -> None:
     words = pd.Series([f"é{i}" for i in range(1000)] + [None], dtype=pd.StringDtype(storage))
@@ -119,6 +158,72 @@ def test_chunks_of_arrow_do_not_count() -> None:
     assert shoal.hash(pa.table({"a": [1, 2]})) == shoal.hash(
         pa.concat_tables([pa.table({"a": [1]}), pa.table({"a": [2]})])
     )
+
+
+def test_what_is_said_of_fields_in_arrow_counts() -> None:
+    pa = pytest.importorskip("pyarrow")
+    kinds = [
+        pa.field("a", pa.int64(), metadata={"unit": "m"}),
+        pa.field("a", pa.int64(), metadata={"unit": "s"}),
+        pa.field("a", pa.int64(), nullable=False),
+        pa.field("a", pa.int64()),
+    ]
+    made: list[Any] = [pa.table([[1]], pa.schema([field])) for field in kinds]
+    made += [pa.array([{"a": 1}], pa.struct([field])) for field in kinds]
+    assert len({shoal.hash(value) for value in made}) == len(made)
+
+
+def test_the_dictionary_of_an_array_of_arrow_counts() -> None:
+    pa = pytest.importorskip("pyarrow")
+    made = [
+        pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), pa.array(words, pa.string()))
+        for codes, words in (([0], ["a", "b"]), ([1], ["b", "a"]), ([0], ["a"]), ([None], ["a"]), ([0], [None]))
+    ]
+    assert len({shoal.hash(value) for value in made}) == len(made)
+    assert shoal.hash(pa.chunked_array([made[0], made[0]])) == shoal.hash(
+        pa.chunked_array([pa.concat_arrays([made[0], made[0]])])
+    )
+    assert shoal.hash(pa.chunked_array([], made[0].type)) != shoal.hash(pa.chunked_array([made[0]]))
+
+
+def test_nanoseconds_of_arrow_count() -> None:
+    pa = pytest.importorskip("pyarrow")
+    time = pa.time64("ns")
+    for kind, values in (
+        (time, ([1], [2], [None])),
+        (pa.list_(time), ([[1]], [[2]], [[None]])),
+        (pa.struct([("a", time)]), ([{"a": 1}], [{"a": 2}], [None])),
+        (pa.timestamp("ns"), ([1], [2], [None])),
+        (pa.duration("ns"), ([1], [2], [None])),
+    ):
+        arrays = [pa.array(given, kind) for given in values]
+        assert len({shoal.hash(array) for array in arrays}) == len(arrays)
+        assert shoal.hash(pa.chunked_array([arrays[0], arrays[1]])) == shoal.hash(
+            pa.chunked_array([pa.concat_arrays(arrays[:2])])
+        )
+
+
+def test_parameters_of_extension_types_count() -> None:
+    pa = pytest.importorskip("pyarrow")
+
+    class Unit(pa.ExtensionType):  # type: ignore[misc, name-defined]
+        def __init__(self, unit: str) -> None:
+            self.unit = unit
+            super().__init__(pa.int64(), "shoal.unit")
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return self.unit.encode()
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, _storage: Any, serialized: bytes) -> Any:
+            return cls(serialized.decode())
+
+    pa.register_extension_type(Unit("m"))
+    try:
+        made = [pa.ExtensionArray.from_storage(Unit(unit), pa.array([1, None])) for unit in ("m", "s", "m")]
+        assert shoal.hash(made[0]) == shoal.hash(made[2]) != shoal.hash(made[1])
+    finally:
+        pa.unregister_extension_type("shoal.unit")
 
 
 def test_arrow_dtypes() -> None:

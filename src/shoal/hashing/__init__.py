@@ -5,6 +5,7 @@
     hash(obj) ── "xxh3_128"     _walk: a tree of nodes      _writers: what is written of each type, register_hasher
               │                 _functions  _numpy  _pandas  _arrow  _torch: types of a family
               └─ "md5", "sha1"  _joblib: the digests of joblib, bit for bit
+                                _attributes: those that pickles leave out
                                 _arrays: the bytes of an array       _refusal: the error for what cannot be hashed
 """
 
@@ -24,7 +25,8 @@ def hash(obj: Any, hash_name: str = "xxh3_128", coerce_mmap: bool = False) -> st
     """Return a digest of a value: the same for equal values, in every process.
 
     Values that differ in type, dtype, shape or order have different digests: 1, 1.0, True, ``np.int64(1)``, "1" and
-    b"1" do. The order of a dict's items and of a set's elements is left aside.
+    b"1" do. Attributes count that a subclass adds to a builtin or library type, also where a pickle loses them. The
+    order of a dict's items and of a set's elements is left aside; that of an ``OrderedDict``'s items counts.
 
     Parameters
     ----------

@@ -12,11 +12,14 @@ Bytes between the fields of a struct, and those that fill up a long double, are 
 
 from __future__ import annotations
 
+import functools
+import types
 from typing import Any
 
 import numpy as np
 
 from ._arrays import data_of, pieces_of
+from ._attributes import slots_of, write_slots
 from ._data import feed
 from ._walk import Node, Walk, Writer
 from ._writers import write_reduced
@@ -24,6 +27,14 @@ from ._writers import write_reduced
 # An x87 long double has 80 bits.
 _LONG_DOUBLE_BYTES = 10 if np.finfo(np.longdouble).nmant == 63 else np.dtype(np.longdouble).itemsize
 _OLD_STYLE_DTYPES = 24  # numpy's own dtypes have the numbers below
+#: The attributes of numpy's own kinds of arrays, which say where the data are, or are written otherwise.
+_OWN_ATTRIBUTES: dict[type, frozenset[str]] = {
+    np.memmap: frozenset(("_mmap", "filename", "mode", "offset")),
+    np.ma.MaskedArray: frozenset(
+        f"_{name}"
+        for name in ("baseclass", "basedict", "fill_value", "hardmask", "isfield", "mask", "optinfo", "sharedmask")
+    ),
+}
 
 
 def _described(dtype: np.dtype[Any]) -> Any:
@@ -56,8 +67,11 @@ def _write_dtype(walk: Walk, node: Node, dtype: np.dtype[Any]) -> None:
 def _write_scalar(walk: Walk, node: Node, scalar: np.generic) -> None:
     if type(scalar) is not scalar.dtype.type:  # somebody's subclass
         node.update(b"subclass")
-        write_reduced(walk, node, scalar)
-        return
+        walk.elements(node, [type(scalar)])  # which its pickle leaves out, with its attributes
+        if isinstance(type(scalar).__reduce__, types.FunctionType):
+            write_reduced(walk, node, scalar)
+            return
+        _write_attributes(walk, node, scalar)
     walk.elements(node, [_described(scalar.dtype)])
     _write_data(walk, node, np.asarray(scalar))
 
@@ -72,8 +86,29 @@ def _write_array(walk: Walk, node: Node, array: np.ndarray[Any, Any]) -> None:
     if isinstance(array, np.ma.MaskedArray):
         # The view is for the fill value, which an array makes up when it is asked for it first.
         walk.elements(node, [array.mask, array.view().fill_value, array.hardmask])
-    elif cls is not None and not isinstance(array, np.memmap) and getattr(array, "__dict__", None):
-        walk.elements(node, [vars(array)])
+        base, about = array.baseclass, array._optinfo  # type: ignore[attr-defined]
+        if base is not np.ndarray or about:
+            walk.elements(node, [_named(base), about])
+    if cls is not None:
+        _write_attributes(walk, node, array)
+
+
+def _write_attributes(walk: Walk, node: Node, array: Any) -> None:
+    """Write the attributes that a subclass has given an array or a scalar, in its ``__dict__`` or in slots."""
+    cls: Any = type(array)
+    own, slots = _attributes_of(cls)
+    attributes = getattr(array, "__dict__", None)
+    if attributes and not attributes.keys() <= own:
+        walk.elements(node, [{name: value for name, value in attributes.items() if name not in own}])
+    if slots:
+        write_slots(walk, node, array, slots)
+
+
+@functools.lru_cache(1024)
+def _attributes_of(cls: Any) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the attributes of a kind of array that are numpy's, and those that it keeps in slots."""
+    own = [names for kind, names in _OWN_ATTRIBUTES.items() if issubclass(cls, kind)]
+    return frozenset().union(*own), slots_of(cls.__mro__)
 
 
 def _write_data(walk: Walk, node: Node, array: np.ndarray[Any, Any]) -> None:

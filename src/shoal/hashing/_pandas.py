@@ -47,6 +47,7 @@ def _values(labelled: Any) -> Any:
 def _index(index: Any) -> Iterator[Any]:
     yield list(index.names)
     yield getattr(index, "freqstr", None)
+    yield from _rules_of(index)
     yield _values(index)
 
 
@@ -70,7 +71,18 @@ def _categorical(array: Any) -> Iterator[Any]:
 
 def _dates(array: Any) -> Iterator[Any]:
     yield [str(array.dtype), getattr(array, "freqstr", None)]
+    yield from _rules_of(array)
     yield np.ascontiguousarray(array.asi8)
+
+
+def _rules_of(dates: Any) -> Iterator[Any]:
+    """Yield what the texts of the dtype and the frequency do not say: two of the same text may have other rules."""
+    zone = getattr(dates, "tz", None)
+    if zone is not None:
+        yield zone
+    freq = getattr(dates, "freq", None)
+    if getattr(freq, "holidays", None) is not None or getattr(freq, "normalize", False):
+        yield freq
 
 
 def _interval(array: Any) -> Iterator[Any]:

@@ -21,6 +21,14 @@ ROWS = 64 * 1024
 
 def _array(array: Any) -> Iterator[Any]:
     yield [str(array.type), len(array)]
+    if isinstance(array.type, pa.BaseExtensionType) or array.type.num_fields:
+        yield array.type  # its text leaves out parameters, and what is said of fields
+    if pa.types.is_dictionary(array.type):
+        if isinstance(array, pa.ChunkedArray):
+            array = array.unify_dictionaries()
+            yield array.chunk(0).dictionary if array.num_chunks else None
+        else:
+            yield array.dictionary
     for start in range(0, len(array), ROWS):
         run = array.slice(start, ROWS)
         if isinstance(run, pa.ChunkedArray):
@@ -32,7 +40,11 @@ def _array(array: Any) -> Iterator[Any]:
 
 def _run(run: Any) -> Iterator[Any]:
     kind = run.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind):
+    if isinstance(kind, pa.BaseExtensionType):
+        yield from _run(run.storage)
+    elif pa.types.is_time64(kind):
+        yield from _run(run.view(pa.int64()))  # time of Python's has no nanoseconds
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind):
         yield _plain(run.is_null())
         filled = pc.fill_null(run, "" if not _is_binary(kind) else b"")
         yield _plain(pc.binary_length(filled))
@@ -41,9 +53,20 @@ def _run(run: Any) -> Iterator[Any]:
         yield _plain(run.is_null())
         yield _plain(pc.fill_null(run, pa.scalar(0, kind)) if run.null_count else run)
     elif pa.types.is_dictionary(kind):
-        yield from _run(run.dictionary_decode())
+        yield from _run(run.indices)
+    elif "time64[ns]" in str(kind):
+        yield _serialized(run)
     else:
         yield run.to_pylist()
+
+
+def _serialized(run: Any) -> Any:
+    """Return the bytes of an array, in which what lies beneath a missing value counts."""
+    sink = pa.BufferOutputStream()
+    batch = pa.RecordBatch.from_arrays([pa.concat_arrays([run])], names=[""])
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return memoryview(sink.getvalue())
 
 
 def _is_binary(kind: Any) -> bool:
@@ -66,8 +89,10 @@ def _text_of(array: Any) -> Any:
 
 def _table(table: Any) -> Iterator[Any]:
     yield dict(table.schema.metadata or {})
-    for name, column in zip(table.schema.names, table.columns, strict=True):
-        yield name
+    for field, column in zip(table.schema, table.columns, strict=True):
+        yield field.name
+        if field.metadata or not field.nullable:
+            yield [dict(field.metadata or {}), field.nullable]
         yield column
 
 

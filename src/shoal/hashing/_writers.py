@@ -12,10 +12,13 @@ A package's own types are entered when an object of one of them is met (_FAMILIE
 from __future__ import annotations
 
 import array
+import collections
 import copyreg
 import enum
 import fractions
+import gc
 import importlib
+import itertools
 import pathlib
 import pickle
 import sys
@@ -23,6 +26,7 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ._attributes import reducer_of, rest_of, write_rest
 from ._data import feed
 from ._functions import WRITERS as _FUNCTIONS
 from ._functions import named, write_class
@@ -131,7 +135,20 @@ def _write_pickle_buffer(walk: Walk, node: Node, obj: pickle.PickleBuffer) -> No
     _write_memoryview(walk, node, memoryview(obj))
 
 
+def _write_mapping_proxy(walk: Walk, node: Node, obj: types.MappingProxyType[Any, Any]) -> None:
+    behind = gc.get_referents(obj)[0]
+    if type(behind) is dict:
+        walk.pairs(node, obj)
+    else:  # an OrderedDict has an order, a defaultdict answers for keys that it does not have
+        node.update(b"of")
+        node.update(walk.block([behind]))
+
+
 def _write_array(walk: Walk, node: Node, obj: array.array[Any]) -> None:
+    if type(obj) is not array.array:
+        node.update(b"subclass")
+        write_reduced(walk, node, obj)
+        return
     walk.elements(node, [obj.typecode, obj.itemsize])
     data = memoryview(obj)
     feed(node, data.nbytes, [data.cast("B")])
@@ -143,17 +160,18 @@ def _write_enum(walk: Walk, node: Node, obj: enum.Enum) -> None:
 
 def _write_path(walk: Walk, node: Node, obj: pathlib.PurePath) -> None:
     walk.elements(node, [type(obj), str(obj)])
+    write_rest(walk, node, obj)
 
 
 def _write_fraction(walk: Walk, node: Node, obj: fractions.Fraction) -> None:
     walk.elements(node, [type(obj), obj.numerator, obj.denominator])
+    write_rest(walk, node, obj)
 
 
 def _write_set_of_a_kind(walk: Walk, node: Node, obj: Any) -> None:
     """Write an object of a subclass of set, whose pickle lists the elements in any order."""
     reduced = obj.__reduce_ex__(4)
-    own: Any = type(obj).__reduce__
-    if own not in (set.__reduce__, frozenset.__reduce__):
+    if reducer_of(type(obj)) not in (set, frozenset):
         _write_reduction(walk, node, obj, reduced)
         return
     walk.elements(node, [type(obj), reduced[2] if len(reduced) > 2 else None])
@@ -187,9 +205,15 @@ def _write_reduction(walk: Walk, node: Node, obj: Any, reduced: Any) -> None:
     if items is not None:
         node.update(b"items")
         walk.stream(node, items)
-    if pairs is not None:
+    if pairs is not None and isinstance(obj, collections.OrderedDict):
+        node.update(b"ordered pairs")
+        walk.stream(node, itertools.chain.from_iterable(pairs))
+    elif pairs is not None:
         node.update(b"pairs")
         walk.pairs(node, dict(pairs))
+    kind: Any = type(obj)
+    if rest_of(kind) is not None:
+        write_rest(walk, node, obj, (state, *args))
 
 
 _BUILT_IN: dict[type, Tagged] = {
@@ -201,7 +225,7 @@ _BUILT_IN: dict[type, Tagged] = {
     str: (b"str\n", _write_str),
     bytes: (b"bytes\n", _write_bytes),
     bytearray: (b"bytearray\n", _write_bytes),
-    types.MappingProxyType: (b"mappingproxy\n", _write_dict),
+    types.MappingProxyType: (b"mappingproxy\n", _write_mapping_proxy),
     pickle.PickleBuffer: (b"buffer\n", _write_pickle_buffer),
     memoryview: (b"memoryview\n", _write_memoryview),
     **_FUNCTIONS,
