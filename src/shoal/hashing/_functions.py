@@ -43,7 +43,8 @@ _CODE_PARTS = tuple(
 )
 
 
-def _is_found(obj: Any, module: str, name: str) -> bool:
+def is_found(obj: Any, module: Any, name: str) -> bool:
+    """Tell whether a module that is loaded has an object under a name."""
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -59,11 +60,11 @@ def named(walk: Walk, node: Node, obj: Any, name: str) -> None:
     """Write an object whose ``__reduce__`` gives the name by which its module has it."""
     module = _home_of(obj, name)
     wrapped = getattr(obj, "__wrapped__", None)  # as lru_cache leaves it
-    if module not in _HOMES.values() and _is_found(obj, module, name):
+    if module not in _HOMES.values() and is_found(obj, module, name):
         walk.elements(node, [_HOMES.get(module, module), name])
     elif wrapped is not None:
         walk.elements(node, [type(obj), module, name, wrapped])
-    elif _is_found(obj, module, name):
+    elif is_found(obj, module, name):
         walk.elements(node, [module, name])
     else:
         raise refusal(obj, f"it says that it is {module}.{name}, which it is not")
@@ -73,7 +74,7 @@ def _write_function(walk: Walk, node: Node, function: types.FunctionType) -> Non
     name = function.__qualname__
     module = _home_of(function, name)
     home = _HOMES.get(module, module)
-    if home != "__main__" and _is_found(function, module, name):
+    if home != "__main__" and is_found(function, module, name):
         walk.elements(node, [home, name])
         return
     node.update(b"by value")
@@ -112,7 +113,7 @@ def write_class(walk: Walk, node: Node, cls: type) -> None:
     """Write a class."""
     name = cls.__qualname__
     home = _HOMES.get(cls.__module__, cls.__module__)
-    if not cls.__flags__ & _HEAP_TYPE or (home != "__main__" and _is_found(cls, cls.__module__, name)):
+    if not cls.__flags__ & _HEAP_TYPE or (home != "__main__" and is_found(cls, cls.__module__, name)):
         walk.elements(node, [home, name])
         return
     node.update(b"by value")

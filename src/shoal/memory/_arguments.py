@@ -16,6 +16,7 @@ import functools
 import inspect
 import sys
 import time
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +37,25 @@ def signature_of(subject: Subject) -> inspect.Signature | None:
         return None
     try:
         return inspect.signature(subject.function)
+    except (TypeError, ValueError):
+        return None
+
+
+def own_signature_of(subject: Subject) -> inspect.Signature | None:
+    """Return the signature that the function itself has, where it claims to have that of one which it wraps.
+
+    That is the one which says what a call means: ``def wrapper(x=1)`` may wrap ``def f(x=0)``, or swap arguments.
+    """
+    function = subject.function
+    if subject.opaque or not (hasattr(function, "__wrapped__") or hasattr(function, "__signature__")):
+        return signature_of(subject)
+    try:
+        if not isinstance(function, types.FunctionType):
+            return inspect.signature(function, follow_wrapped=False)
+        code, defaults, cells = function.__code__, function.__defaults__, function.__closure__
+        bare = types.FunctionType(code, {}, function.__name__, defaults, cells)
+        bare.__kwdefaults__ = function.__kwdefaults__
+        return inspect.signature(bare)
     except (TypeError, ValueError):
         return None
 
@@ -106,9 +126,39 @@ def _bind(signature: inspect.Signature | None, outer: str, result: str, value: A
     return made
 
 
-def row_binder(signature: inspect.Signature | None, parameters: list[tuple[str, str]], tag: str) -> Bind:
-    """Make the function that gives a tuple of `tag` and the arguments that count."""
-    return _bind(signature, "tag", f"(?, {', '.join(name for _, name in parameters)})", tag)
+def row_binder(
+    signature: inspect.Signature | None,
+    parameters: list[tuple[str, str]],
+    tag: str,
+    keyword_defaults: dict[str, Any] | None = None,
+) -> Bind:
+    """Make the function that gives a tuple of `tag` and the arguments that count.
+
+    `keyword_defaults` is the function's own dictionary of defaults, which may be changed in place.
+    """
+    bind: Any = _bind(signature, "tag", f"(?, {', '.join(name for _, name in parameters)})", tag)
+    if keyword_defaults is not None:
+        bind.__kwdefaults__ = keyword_defaults
+    made: Bind = bind
+    return made
+
+
+class _NotGiven:
+    """What stands for an argument that was not given, where nobody knows what the function takes in its place."""
+
+    def __reduce__(self) -> str:
+        return "NOT_GIVEN"
+
+
+NOT_GIVEN = _NotGiven()
+
+
+def without_defaults(signature: inspect.Signature) -> inspect.Signature:
+    """Return a signature in which :data:`NOT_GIVEN` is each default."""
+    parameters = signature.parameters.values()
+    return signature.replace(
+        parameters=[p if p.default is p.empty else p.replace(default=NOT_GIVEN) for p in parameters]
+    )
 
 
 def dict_binder(signature: inspect.Signature | None, parameters: list[tuple[str, str]]) -> Bind:

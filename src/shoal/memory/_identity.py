@@ -22,7 +22,17 @@ from typing import Any
 
 from shoal.errors import HashingError
 from shoal.hashing import hash
-from shoal.memory._arguments import Bind, dict_binder, parameters_of, row_binder, signature_of, wrong_arguments
+from shoal.hashing._functions import is_found
+from shoal.memory._arguments import (
+    Bind,
+    dict_binder,
+    own_signature_of,
+    parameters_of,
+    row_binder,
+    signature_of,
+    without_defaults,
+    wrong_arguments,
+)
 from shoal.memory._source import Source, path_of, remember_source, source_of, subject_of
 from shoal.memory.store import Key
 
@@ -64,19 +74,22 @@ class Identity:
         self.func, self.hash_name, self.version, self.depends = func, hash_name, version, tuple(depends)
         self.ignore = [] if ignore is None else ignore
         self._coerce = coerce_mmap
-        subject = subject_of(func)
+        self._subject = subject = subject_of(func)
         self.function, self._args, self._kwargs = subject.function, subject.args, subject.kwargs
         self._state = subject.state
         self.path = path_of(self.function)
         self.signature = signature_of(subject)
         self._parameters = parameters_of(self.signature, self.ignore, func)
         self._words = dict_binder(self.signature, self._parameters)
+        self._plain = isinstance(self.function, types.FunctionType)
         self._source: Source | None = None
         self.tag = ""
         self.may_be_joblibs = False
         self._prepared = False
         self._code: Any = None
         self._defaults: Any = None
+        self._keyword_defaults: Any = None
+        self._named: list[types.FunctionType] = []
         self._cells: list[Any] = []
         self._bind: Bind = self._words
         for dependency in self.depends:
@@ -103,22 +116,27 @@ class Identity:
     def prepare(self) -> None:
         """Look at the function, again if it has got other code or defaults."""
         function = self.function
-        if self._prepared and isinstance(function, types.FunctionType):
+        if self._prepared and self._plain:
             self.signature = inspect.signature(function)
             self._words = dict_binder(self.signature, self._parameters)
         code, self._defaults = getattr(function, "__code__", None), getattr(function, "__defaults__", None)
+        self._keyword_defaults = function.__kwdefaults__ if self._plain else None
         is_lambda = getattr(function, "__name__", "") == "<lambda>"
+        wrapped = list(_wrapped_by(function))
+        signature, parameters, live = self._signature_of_keys()
         parts = [
             self.path,
             None if self.version is not None else self.source.text.rstrip(),
             self.version,
-            [name for name, _ in self._parameters],
+            [name for name, _ in parameters],
             [_text_of(dependency) for dependency in self.depends],
             code if is_lambda else None,  # two may stand in one line
-            [(code, source_of(inner).text.rstrip()) for inner in _wrapped_by(function)],
+            [(code, source_of(inner).text.rstrip()) for inner in wrapped],
         ]
         self.tag = hash(parts)
-        self._bind = row_binder(self.signature, self._parameters, self.tag)
+        self._bind = row_binder(signature, parameters, self.tag, live)
+        # Those that a closure has by their name alone.
+        self._named = [inner for inner in wrapped if _goes_by_name(inner)]
         # Of the class that super() stands in, no more counts than of any other callee.
         names = code.co_freevars if isinstance(code, types.CodeType) else ()
         cells = zip(names, getattr(function, "__closure__", None) or (), strict=False)
@@ -126,6 +144,17 @@ class Identity:
         plain = isinstance(function, types.FunctionType) and not is_lambda
         self.may_be_joblibs = plain and self.hash_name != "md5" and self.shared_with_joblib and not self._cells
         self._code, self._prepared = code, True
+
+    def _signature_of_keys(self) -> tuple[inspect.Signature | None, list[tuple[str, str]], dict[str, Any] | None]:
+        """Return what calls are bound by for their keys: signature, parameters, and defaults that may be changed."""
+        signature, parameters = self.signature, self._parameters
+        own = own_signature_of(self._subject)
+        if signature is None or own is None:
+            return signature, parameters, None
+        if set(self.ignore) <= {label for label, _ in parameters_of(own, (), self.function)}:
+            return own, parameters_of(own, self.ignore, self.function), self._keyword_defaults
+        # Names that only the function inside has: its defaults may not be those that the decorator passes on.
+        return without_defaults(signature), parameters, None
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """Return the key of a call.
@@ -151,6 +180,8 @@ class Identity:
             row = (self.tag, self._unbound(args, kwargs))
         if self._state or self._cells:
             row = (*row, *self._state, [_contents_of(cell) for cell in self._cells])
+        if self._named:
+            row = (*row, [(inner.__code__, inner.__defaults__, inner.__kwdefaults__) for inner in self._named])
         try:
             return Key(self.path, hash(row, "xxh3_128", self._coerce) + "x")
         except HashingError:
@@ -161,11 +192,16 @@ class Identity:
         """Tell whether the function is to be looked at."""
         if not self._prepared:
             return True
-        function = self.function
-        return self._code is not None and (function.__code__ is not self._code or self._defaults_differ())
-
-    def _defaults_differ(self) -> bool:
-        return getattr(self.function, "__defaults__", None) is not self._defaults
+        function, code = self.function, self._code
+        if self._plain:
+            return (
+                function.__code__ is not code
+                or function.__defaults__ is not self._defaults
+                or function.__kwdefaults__ is not self._keyword_defaults
+            )
+        return code is not None and (
+            function.__code__ is not code or getattr(function, "__defaults__", None) is not self._defaults
+        )
 
     def joblib_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """Return the key that joblib gives a call; under it are no results of functions of which it says too little."""
@@ -189,6 +225,10 @@ class Identity:
         return {"*": list(args), "**": kwargs}
 
     def _blame_closure(self) -> None:
+        try:
+            hash(self._state)
+        except HashingError as error:
+            raise Uncacheable(f"{self.func!r:.80} counts, which is no function: {error}") from error
         for name, cell in zip(self._code.co_freevars if self._cells else (), self._cells, strict=False):
             try:
                 hash(_contents_of(cell))
@@ -203,6 +243,12 @@ def _wrapped_by(function: Any) -> Iterator[Any]:
         if function is None:
             return
         yield function
+
+
+def _goes_by_name(function: Any) -> bool:
+    return isinstance(function, types.FunctionType) and is_found(
+        function, getattr(function, "__module__", None), function.__qualname__
+    )
 
 
 def _contents_of(cell: Any) -> list[Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import functools
 import inspect
 import os
 import time
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -27,6 +29,8 @@ from shoal.observe._logger import Logger
 
 #: Keys of calls that `Memory.get` was asked for and whose results are awaited.
 _AWAITED = 100_000
+#: Functions whose cached forms a run remembers while it reads its calls; they may hold large arguments.
+_FUNCTIONS = 16
 
 
 class Memory(Logger):
@@ -118,7 +122,8 @@ class Memory(Logger):
     def _open(self) -> None:
         self.store_backend: Store | None = self._make_store()
         self._counts: dict[str, Counts] = {}
-        self._functions: dict[Any, MemorizedFunc] = {}
+        # Cached forms of functions, as long as somebody has them: by identity, since equal ones may do other things.
+        self._functions: weakref.WeakValueDictionary[int, MemorizedFunc] = weakref.WeakValueDictionary()
         self._awaited: dict[tuple[int, int, int], Key | None] = {}
 
     def _make_store(self) -> Store | None:
@@ -317,16 +322,25 @@ class Memory(Logger):
         if memorized is not None and key is not None:
             memorized._put(key, value, args, kwargs)
 
+    def reader(self) -> Callable[[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any], Any]:
+        """Return a :meth:`get` for one run: it remembers the functions that it meets, and is dropped with the run."""
+        recent: collections.deque[MemorizedFunc | None] = collections.deque(maxlen=_FUNCTIONS)
+
+        def get(call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], default: Any = None) -> Any:
+            memorized = self._memorized(call[0])
+            if memorized not in recent:
+                recent.append(memorized)
+            return self.get(call, default)
+
+        return get
+
     def _memorized(self, function: Any) -> MemorizedFunc | None:
         """Return the cached form of a function that calls are made of; None if nothing is to be kept here."""
         if self.store_backend is None or isinstance(function, (MemorizedFunc, BoundMemorizedFunc, NotMemorizedFunc)):
             return None
-        try:
-            known = self._functions.get(function)
-        except TypeError:  # it cannot be hashed
-            return self._made(function)
+        known = self._functions.get(id(function))  # which has the function: no other can have its id
         if known is None:
-            known = self._functions[function] = self._made(function)
+            known = self._functions[id(function)] = self._made(function)
         return known
 
     def _made(self, function: Any) -> MemorizedFunc:

@@ -23,6 +23,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from shoal.hashing import hash
+from shoal.hashing._functions import is_found
 
 _HEADER = "# first line:"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -61,7 +62,7 @@ def subject_of(func: Callable[..., Any]) -> Subject:
     """
     if isinstance(func, types.FunctionType):
         return Subject(func)
-    if isinstance(func, functools.partial):
+    if isinstance(func, functools.partial) and type(func).__call__ is functools.partial.__call__:
         inner = subject_of(func.func)
         return inner._replace(args=(*inner.args, *func.args), kwargs={**inner.kwargs, **func.keywords})
     if isinstance(func, types.MethodType):
@@ -71,18 +72,18 @@ def subject_of(func: Callable[..., Any]) -> Subject:
         raise TypeError(f"{func!r:.80} ({type(func).__name__}) cannot be cached: it is not callable")
     if isinstance(func, type):
         return Subject(func, opaque=True)
-    wrapped = getattr(func, "__wrapped__", None)  # as functools.lru_cache leaves it
-    if callable(wrapped) and not hasattr(func, "__code__"):
-        return subject_of(wrapped)
     of_class = getattr(type(func), "__call__", None)  # noqa: B004
     if isinstance(of_class, types.FunctionType) and not hasattr(func, "__code__"):
         return Subject(of_class, (func,))
+    wrapped = getattr(func, "__wrapped__", None)  # as functools.lru_cache leaves it
+    if callable(wrapped) and not hasattr(func, "__code__"):
+        return subject_of(wrapped)
     owner = getattr(func, "__self__", None)
     if owner is not None and not isinstance(owner, types.ModuleType):
         return Subject(func, opaque=True, state=(owner,))
-    if not hasattr(func, "__name__"):
-        return Subject(func, opaque=True, state=(func,))
-    return Subject(func, opaque=True)
+    name = getattr(func, "__qualname__", None) or getattr(func, "__name__", None)
+    known = name is not None and (owner is not None or is_found(func, getattr(func, "__module__", None), name))
+    return Subject(func, opaque=True, state=() if known else (func,))
 
 
 def names_of(function: Any) -> tuple[list[str], str]:

@@ -25,6 +25,9 @@ class ResultCache(Protocol):
     A call is ``(function, args, kwargs)``, as ``delayed(function)(*args, **kwargs)`` makes it. Both methods are called
     in the process that made the ``Parallel``; where the backend is one of threads, in several threads at a time. What
     they raise ends the run.
+
+    A cache may have a third method, ``reader()``. It returns a function that a run calls in place of ``get``, and drops
+    when it has read its calls: so what is remembered for one run is not kept for longer.
     """
 
     def get(self, call: Call, default: Any) -> Any:
@@ -79,8 +82,10 @@ _ABSENT = object()
 
 def looked_up(calls: Iterable[Any], cache: ResultCache) -> Iterator[Any]:
     """Yield the calls, with a :class:`Known` in the place of each whose result `cache` has."""
+    reader = getattr(cache, "reader", None)
+    get = cache.get if reader is None else reader()
     for call in calls:
-        value = cache.get(call, _ABSENT) if isinstance(call, tuple) and len(call) == 3 else _ABSENT
+        value = get(call, _ABSENT) if isinstance(call, tuple) and len(call) == 3 else _ABSENT
         yield call if value is _ABSENT else (Known(value), (), {})
 
 
