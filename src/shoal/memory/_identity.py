@@ -33,7 +33,7 @@ from shoal.memory._arguments import (
     without_defaults,
     wrong_arguments,
 )
-from shoal.memory._source import Source, path_of, remember_source, source_of, subject_of
+from shoal.memory._source import Source, path_of, remember_source, source_of, source_of_module, subject_of
 from shoal.memory.store import Key
 
 HASH_NAMES = ("xxh3_128", "md5")
@@ -101,7 +101,7 @@ class Identity:
         module, name = getattr(func, "__module__", None), getattr(func, "__qualname__", "")
         place = (module, name) if module != "__main__" and _decorated(module, name) is func else None
         given = None if place else func, self.ignore, self.hash_name, self._coerce, self.version, self.depends
-        return _restored, (place, given, self.path, self.source)
+        return _restored, (place, given, self.path, self.source, _digest_of_code(self.function))
 
     @property
     def source(self) -> Source:
@@ -266,11 +266,7 @@ def _text_of(dependency: Any) -> Any:
             identity.prepare()
         return identity.tag
     if isinstance(dependency, types.ModuleType):
-        try:
-            with open(str(dependency.__file__), "rb") as file:
-                return file.read()
-        except (AttributeError, OSError):  # it is built in, or lies in an archive
-            return repr(dependency), getattr(dependency, "__version__", None)
+        return source_of_module(dependency)
     if callable(dependency):
         return source_of(subject_of(dependency).function).text.rstrip()
     raise TypeError(f"depends={dependency!r:.80}: name functions, classes or modules, whose source counts")
@@ -284,11 +280,20 @@ def _decorated(module: Any, name: str) -> Any:
     return getattr(found, "func", None)
 
 
-def _restored(place: tuple[str, str] | None, given: tuple[Any, ...], path: str, source: Source) -> Identity:
+def _digest_of_code(function: Any) -> str | None:
+    code = getattr(function, "__code__", None)
+    return hash(code) if isinstance(code, types.CodeType) else None
+
+
+def _restored(
+    place: tuple[str, str] | None, given: tuple[Any, ...], path: str, source: Source, code: str | None = None
+) -> Identity:
     if place is not None:
         importlib.import_module(place[0])
         given = (_decorated(*place), *given[1:])
     identity = Identity(*given)
     identity.path = path
-    remember_source(identity.function, source)
+    # What is imported here may be another version of it, after an edit.
+    if place is None or code == _digest_of_code(identity.function):
+        remember_source(identity.function, source)
     return identity

@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import io
 import os
 import re
-import time
 import tokenize
 import types
 import weakref
@@ -22,12 +22,11 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, NamedTuple
 
-from shoal.hashing import hash
 from shoal.hashing._functions import is_found
+from shoal.memory._freshness import described, is_code_of, is_namespace_of, may_have_changed, text_of
 
 _HEADER = "# first line:"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_STARTED = time.time()
 
 
 class Subject(NamedTuple):
@@ -205,7 +204,7 @@ def _read_source(function: Any, code: Any) -> Source:
                 return Source(text, file, code.co_firstlineno)
         else:
             text = "".join(inspect.getsourcelines(function)[0])
-            if file == "<string>" and not _is_code_of(code, "".join(inspect.findsource(function)[0])):
+            if file == "<string>" and not is_code_of(code, "".join(inspect.findsource(function)[0])):
                 # Since Python 3.13, that is the program of `python -c`; but everything that is given to exec() says so.
                 return Source(fingerprint(code), file, -1)
             doctest = re.match(r"<doctest (.*\.rst)\[(.*)\]>", file)
@@ -221,30 +220,48 @@ def _read_source(function: Any, code: Any) -> Source:
 def _source_without_code(function: Any) -> Source:
     try:
         if isinstance(function, type):
+            file = inspect.getsourcefile(function)
+            if file is not None and _is_behind(vars(function), file, tuple(function.__qualname__.split("."))):
+                return Source(described(vars(function), file), file, -1)
             return Source(inspect.getsource(function), None, -1)
-    except (OSError, TypeError):
+    except (OSError, SyntaxError, ValueError, TypeError):
         pass
     return Source(_ADDRESS.sub("", repr(function)), None, -1)
 
 
+def source_of_module(module: types.ModuleType) -> Any:
+    """Return what changes when the source of a module does."""
+    try:
+        file = str(module.__file__)
+        if file.endswith(".py") and _is_behind(vars(module), file):
+            return described(vars(module), file)
+        with open(file, "rb") as opened:
+            return opened.read()
+    except (AttributeError, OSError):  # it is built in, or lies in an archive
+        return repr(module), getattr(module, "__version__", None)
+
+
+def _is_behind(values: Any, file: str, path: tuple[str, ...] = ()) -> bool:
+    """Tell whether a module, or a class, is what an earlier text of its file has made."""
+    try:
+        text = text_of(file)
+        if not may_have_changed(file) or "<locals>" in path:
+            return False
+        return not is_namespace_of(values, text, file, path)
+    except FileNotFoundError:
+        return False
+    except (OSError, SyntaxError, ValueError):
+        return True
+
+
 def _lines_in_file(code: types.CodeType) -> str:
     """Return the lines of a function; "" where the file has changed since and has another function there."""
-    with tokenize.open(code.co_filename) as file:
-        lines = file.readlines()
-    text = "".join(inspect.getblock(list(islice(lines, code.co_firstlineno - 1, None))))
-    if os.stat(code.co_filename).st_mtime >= _STARTED and not _is_code_of(code, "".join(lines)):
+    text = text_of(code.co_filename)
+    # In this order: should it change between the two, the change is seen.
+    if may_have_changed(code.co_filename) and not is_code_of(code, text):
         return ""
-    return text
-
-
-def _is_code_of(code: types.CodeType, text: str) -> bool:
-    pending = [compile(text, code.co_filename, "exec", dont_inherit=True)]
-    while pending:
-        found = pending.pop()
-        if (found.co_name, found.co_firstlineno) == (code.co_name, code.co_firstlineno) and hash(found) == hash(code):
-            return True
-        pending += [const for const in found.co_consts if isinstance(const, types.CodeType)]
-    return False
+    lines = io.StringIO(text).readlines()  # splitlines() would split at form feeds and others too
+    return "".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))
 
 
 def fingerprint(code: types.CodeType) -> str:

@@ -1,0 +1,201 @@
+"""Whether a file still has the text of the code that this process runs: it may have been edited since it was imported.
+
+::
+
+    the file's last change    long before the process started that has loaded the code, and not after the .pyc was
+    (the later of its times)  written     ──> its text is that of the code
+                              else        ──> it is compiled, and compared with the code that runs
+
+The later of a file's times is that of its content or that of its inode: ``rsync -a`` puts a new file with an old time
+in the place of another.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import marshal
+import os
+import struct
+import time
+import tokenize
+import types
+from collections.abc import Iterator, Mapping
+from importlib.util import MAGIC_NUMBER, cache_from_source
+from typing import Any
+
+from shoal.hashing import hash
+
+#: Clocks of file servers may be wrong by so many seconds, and the system's clock may be set while a process runs.
+_MARGIN = 3600.0
+_PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
+_FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC of Linux
+
+
+def _start_of_process() -> float:
+    """Return when this process started, in seconds since the epoch; 0.0 if that cannot be told.
+
+    A process that was forked has code that was loaded before: it counts as one of which that cannot be told.
+    """
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        flags, ticks = int(fields[6]), int(fields[19])
+        if flags & _FORKED_WITHOUT_EXEC:
+            return 0.0
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return time.time() - max(age, 0.0)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
+
+
+_started = _start_of_process()  # forked children inherit it, with the code
+
+
+def code_started() -> float:
+    """Return when the process started that has loaded the code of this one, in seconds since the epoch.
+
+    Nothing that this process runs was loaded before. 0.0 where that is unknown.
+    """
+    return _started
+
+
+def may_have_changed(path: str) -> bool:
+    """Tell whether a file may have changed after this process has loaded code from it.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    """
+    changed = _changed(os.stat(path))
+    if changed > code_started() - _MARGIN or not os.path.isabs(path):
+        return True
+    try:
+        # Python takes a .pyc for that of a file with the same size and the same second of change.
+        return _changed(os.stat(cache_from_source(path))) < changed
+    except (OSError, NotImplementedError):
+        return False
+
+
+def _changed(status: os.stat_result) -> float:
+    return max(status.st_mtime, status.st_ctime)
+
+
+def text_of(path: str) -> str:
+    """Return the text of a file of Python's.
+
+    Raises
+    ------
+    OSError, SyntaxError, UnicodeDecodeError
+        If it cannot be read, or is no such file.
+    """
+    with tokenize.open(path) as file:
+        return file.read()
+
+
+def is_code_of(code: types.CodeType, text: str) -> bool:
+    """Tell whether a text has a piece of code, where that says it is.
+
+    Raises
+    ------
+    SyntaxError, ValueError
+        If the text is no Python.
+    """
+    found = _codes_in(text, code.co_filename).get((code.co_name, code.co_firstlineno), ())
+    return any(hash(one) == hash(code) for one in found)
+
+
+def is_namespace_of(values: Mapping[str, Any], text: str, file: str, path: tuple[str, ...] = ()) -> bool:
+    """Tell whether a module, or a class in it, has the functions and the constants that a text says.
+
+    Parameters
+    ----------
+    values
+        What it has by name.
+    text, file
+        The text, and the name of the file that it is in.
+    path
+        The names of the class, and of classes around it.
+
+    Raises
+    ------
+    SyntaxError, ValueError
+        If the text is no Python.
+    """
+    body = ast.parse(text).body
+    for name in path:
+        inside = [item for item in body if isinstance(item, ast.ClassDef) and item.name == name]
+        if not inside:
+            return False
+        body = inside[-1].body
+    return _has_constants(values, body) and all(is_code_of(code, text) for code in codes_of(values, file))
+
+
+def _has_constants(values: Mapping[str, Any], body: list[ast.stmt]) -> bool:
+    """Tell whether names have the constant values that the body of a module or class gives them."""
+    assigned: dict[str, list[Any]] = {}
+    for item in body:
+        if isinstance(item, ast.Assign) and len(item.targets) == 1 and isinstance(item.targets[0], ast.Name):
+            value = item.value.value if isinstance(item.value, ast.Constant) else ...
+            assigned.setdefault(item.targets[0].id, []).append(value)
+        elif isinstance(item, ast.ClassDef):
+            inside = values.get(item.name)
+            if isinstance(inside, type) and not _has_constants(vars(inside), item.body):
+                return False
+    # Of a name that is assigned twice, nobody knows which value it should have; nor of what a metaclass makes of one.
+    return all(
+        (type(values[name]), values[name]) == (type(found[0]), found[0])
+        for name, found in assigned.items()
+        if len(found) == 1 and type(found[0]) in _PLAIN and type(values.get(name, ...)) in _PLAIN
+    )
+
+
+def codes_of(values: Mapping[str, Any], file: str, depth: int = 0) -> Iterator[types.CodeType]:
+    """Yield the code of the functions of a namespace that are from a file, those of its classes among them."""
+    for value in list(values.values()):
+        for part in (value, getattr(value, "__func__", None), *_accessors(value)):
+            code = getattr(part, "__code__", None)
+            if isinstance(code, types.CodeType) and code.co_filename == file:
+                yield code
+        home = values.get("__module__", values.get("__name__"))
+        if isinstance(value, type) and value.__module__ == home and depth < 10:
+            yield from codes_of(vars(value), file, depth + 1)
+
+
+def _accessors(value: Any) -> tuple[Any, ...]:
+    return (value.fget, value.fset, value.fdel) if isinstance(value, property) else ()
+
+
+def described(values: Mapping[str, Any], file: str) -> str:
+    """Return a digest of the functions and plain values of a namespace whose text nobody has any more."""
+    plain = {name: value for name, value in values.items() if not name.startswith("__") and type(value) in _PLAIN}
+    return hash([plain, *sorted((code.co_name, code.co_firstlineno, hash(code)) for code in codes_of(values, file))])
+
+
+@functools.lru_cache(16)
+def _codes_in(text: str, file: str) -> dict[tuple[str, int], list[types.CodeType]]:
+    """Return the code of a file by name and first line."""
+    found: dict[tuple[str, int], list[types.CodeType]] = {}
+    pending = [_kept_by_python(file) or compile(text, file, "exec", dont_inherit=True)]
+    while pending:
+        code = pending.pop()
+        found.setdefault((code.co_name, code.co_firstlineno), []).append(code)
+        pending += [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return found
+
+
+def _kept_by_python(file: str) -> types.CodeType | None:
+    """Return the code of a file from its .pyc, if that was certainly made of the text that the file has now."""
+    try:
+        path = cache_from_source(file)
+        with open(path, "rb") as opened:
+            data = opened.read()
+        status = os.stat(file)
+        made_of = (0).to_bytes(4, "little") + struct.pack("<LL", int(status.st_mtime) % 2**32, status.st_size % 2**32)
+        if data[:16] == MAGIC_NUMBER + made_of and _changed(os.stat(path)) > _changed(status):
+            code: types.CodeType = marshal.loads(data[16:])
+            return code
+    except (OSError, NotImplementedError, ValueError, EOFError, TypeError):
+        pass
+    return None
