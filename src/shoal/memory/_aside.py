@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
-from shoal._files import delete, make_folder
+from shoal._files import delete
 from shoal._output import write_new
 from shoal.memory._locks import LockFile
+from shoal.memory._places import is_shared, make_own_folder, share
 
 #: Where nobody can tell who lives, what is older than so many seconds is removed.
 _OLD = 24 * 3600.0
 _ATTEMPTS = 5
+_is_ours = re.compile("[0-9a-f]{1,16}-[0-9a-f]+-[0-9a-f]+").fullmatch
 
 
 class Aside:
@@ -36,14 +39,16 @@ class Aside:
         self._locks = locks
         self._counter = itertools.count()
         self._swept = False
+        self._shared = False
 
     def _new(self, make: Callable[[str], Any]) -> str:
         """Make something new in the folder; return its path."""
         self._locks.live()
         for attempt in range(_ATTEMPTS):
             if not self._swept:
+                make_own_folder(self._folder)
+                self._shared = is_shared(self._folder)
                 self._swept = True
-                make_folder(self._folder)
                 self.sweep()
             path = f"{self._folder}/{self._locks.token:x}-{next(self._counter):x}-{id(self):x}"
             try:
@@ -57,7 +62,10 @@ class Aside:
 
     def folder(self) -> str:
         """Make a folder in it; return its path."""
-        return self._new(os.mkdir)
+        path = self._new(os.mkdir)
+        if self._shared:
+            share(path)
+        return path
 
     def file(self, data: bytes) -> str:
         """Make a file in it; return its path."""
@@ -90,11 +98,11 @@ class Aside:
     def sweep(self) -> None:
         """Delete what dead processes have left."""
         try:
-            names = os.listdir(self._folder)
+            names = [] if os.path.islink(self._folder) else os.listdir(self._folder)
         except OSError:
             return
         alive: dict[int, bool | None] = {}
-        for name in names:
+        for name in filter(_is_ours, names):
             path = os.path.join(self._folder, name)
             try:
                 token = int(name.partition("-")[0], 16)
@@ -103,7 +111,7 @@ class Aside:
                 dead = not alive[token]
                 if alive[token] is None:
                     dead = time.time() - os.lstat(path).st_mtime > _OLD
-            except (OSError, ValueError):
+            except OSError:
                 continue
             if dead:
                 delete(path)

@@ -30,12 +30,17 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shoal._files import delete, make_folder
+from shoal._files import delete
 from shoal._output import Output, write_new
 from shoal.errors import CacheWarning
 from shoal.memory._aside import Aside
 from shoal.memory._eviction import excess
 from shoal.memory._leases import leases_in
+from shoal.memory._places import METADATA as _METADATA
+from shoal.memory._places import OUTPUT as _OUTPUT
+from shoal.memory._places import OWN as _OWN
+from shoal.memory._places import SOURCE as _SOURCE
+from shoal.memory._places import is_key, make_folder_below, refuse_links
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
@@ -44,8 +49,6 @@ from shoal.persistence._small import OTHER, SMALL, read_small, rebuilt
 if TYPE_CHECKING:
     from shoal.memory._index import Index
 
-_OUTPUT, _METADATA, _SOURCE = "output.pkl", "metadata.json", "func_code.py"
-_OWN = ".shoal"
 _IGNORE = "# Created by shoal automatically.\n*\n"
 _encode = json.JSONEncoder().encode
 #: Others may remove what is just being made; after so many times there is another reason.
@@ -109,7 +112,7 @@ class FileStore(Store):
         self._aside = Aside(os.path.join(own, "aside"), self._leases.locks)
         self._index: Index | None = None
         index = os.path.join(own, "index.sqlite")
-        if self._limits != Limits() or os.path.exists(index):  # others who have limits count on it
+        if self._limits != Limits() or os.path.lexists(index):  # others who have limits count on it
             from shoal.memory._index import Index
 
             self._index = Index(index, self._leases.locks, self._walk, self._measure, self._remove)
@@ -160,7 +163,7 @@ class FileStore(Store):
     def _unreadable(self, key: Key, mmap_mode: str | None, error: Exception) -> Any:
         """Discard an entry that could not be read; return the value, if another has taken its place meanwhile."""
         folder = self.folder(key)
-        if not isinstance(error, (OSError, MemoryError)):
+        if not isinstance(error, (OSError, MemoryError)) and self._is_ours(key):
             try:
                 aside = self._aside.bring(folder)
             except OSError:
@@ -202,6 +205,7 @@ class FileStore(Store):
         return True
 
     def save(self, key: Key, value: Any, meta: Meta) -> None:
+        refuse_links(self.location, key.function)
         for attempt in range(_ATTEMPTS):
             part = self._aside.folder()
             try:
@@ -249,7 +253,7 @@ class FileStore(Store):
                 os.rename(part, folder)
                 break
             except FileNotFoundError:
-                make_folder(self._prefix + key.function)
+                make_folder_below(self.location, key.function)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
@@ -280,10 +284,23 @@ class FileStore(Store):
             self._remove(key)
 
     def _remove(self, key: Key) -> None:
-        self._aside.remove(self.folder(key))
+        if self._is_ours(key):
+            self._aside.remove(self.folder(key))
+
+    def _is_ours(self, key: Key) -> bool:
+        """Tell whether a key leads to an entry of this store, and to nothing else, whoever has made the key."""
+        try:
+            if is_key(key):
+                refuse_links(self.location, key.function)
+                return True
+        except OSError:
+            pass
+        return False
 
     def clear(self, function: str | None = None) -> None:
         brought: list[str | None] = []
+        if function is not None:
+            refuse_links(self.location, function.rpartition("/")[0])  # of the last part, the link itself is removed
 
         def bring() -> None:
             paths = self._folders() if function is None else [self._prefix + function]
@@ -340,8 +357,9 @@ class FileStore(Store):
                 with os.scandir(path) as found:
                     items = list(found)
                 if name and any(item.name == _OUTPUT for item in items):
-                    function, _, call = name.rpartition("/")
-                    yield _entry(Key(function, call), items)
+                    key = Key(*name.rpartition("/")[::2])
+                    if is_key(key):
+                        yield _entry(key, items)
                     continue
                 inside = [item for item in items if item.is_dir(follow_symlinks=False)]
             except OSError:  # removed in the meantime
@@ -352,10 +370,12 @@ class FileStore(Store):
 
     def _measure(self, key: Key) -> Entry | None:
         try:
-            with os.scandir(self.folder(key)) as items:
-                return _entry(key, list(items))
+            if self._is_ours(key):
+                with os.scandir(self.folder(key)) as items:
+                    return _entry(key, list(items))
         except OSError:
-            return None
+            pass
+        return None
 
     # Sources
 
@@ -368,10 +388,11 @@ class FileStore(Store):
 
     def keep_source(self, function: str, source: str) -> None:
         path = f"{self._prefix}{function}/{_SOURCE}"
+        refuse_links(self.location, function)
         for attempt in range(_ATTEMPTS):
             part = self._aside.file(source.encode())
             try:
-                make_folder(self._prefix + function)
+                make_folder_below(self.location, function)
                 os.replace(part, path)
                 return
             except FileNotFoundError:  # a folder was removed in the middle

@@ -20,13 +20,16 @@ from typing import Any
 from shoal.errors import CacheWarning
 from shoal.memory._eviction import excess
 from shoal.memory._leases import Leases
+from shoal.memory._places import METADATA as _METADATA
+from shoal.memory._places import OUTPUT as _OUTPUT
+from shoal.memory._places import OWN as _OWN
+from shoal.memory._places import SOURCE as _SOURCE
+from shoal.memory._places import is_key, refuse_links
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
 from shoal.persistence._small import OTHER, rebuilt
 
-_OUTPUT, _METADATA, _SOURCE = "output.pkl", "metadata.json", "func_code.py"
-_OWN = ".shoal"
 _ATTEMPTS = 5
 
 
@@ -76,7 +79,8 @@ class FsspecStore(Store):
         # Listings are not remembered: others write too.
         self._fs.use_listings_cache = False
         # Where a local file cannot be renamed, its folder having just been removed, fsspec would copy it, in full view.
-        self._move: Any = os.replace if isinstance(self._fs, LocalFileSystem) else self._fs.mv
+        self._has_links = isinstance(self._fs, LocalFileSystem)
+        self._move: Any = os.replace if self._has_links else self._fs.mv
         self._prefix = root.rstrip("/") + "/"
         self.location = os.fspath(location)
         self._leases = Leases(None)
@@ -98,6 +102,9 @@ class FsspecStore(Store):
     def _put(self, path: str, data: bytes) -> None:
         """Write a file that takes the place of the one that is there, as a whole."""
         part = f"{self._prefix}{_OWN}/aside/{self._token}-{os.getpid()}-{next(self._counter)}"
+        if self._has_links:
+            for written in (path, part):
+                refuse_links(self._prefix[:-1], written[len(self._prefix) :].rpartition("/")[0])
         for attempt in range(_ATTEMPTS):
             try:
                 for folder in (path, part):
@@ -119,7 +126,15 @@ class FsspecStore(Store):
         return data
 
     def _remove(self, path: str) -> None:
-        """Remove a file, or a folder with what is in it."""
+        """Remove a file, or a folder with what is in it; nothing that a link leads to."""
+        if self._has_links:
+            try:
+                refuse_links(self._prefix[:-1], path[len(self._prefix) :].rpartition("/")[0])
+            except NotADirectoryError:
+                return
+            if os.path.islink(path):
+                os.unlink(path)
+                return
         for _ in range(_ATTEMPTS):
             try:
                 self._fs.rm(path, recursive=True)
@@ -188,7 +203,8 @@ class FsspecStore(Store):
     # What goes, and what there is
 
     def discard(self, key: Key) -> None:
-        self._remove(f"{self._prefix}{key.function}/{key.call}")
+        if is_key(key):
+            self._remove(f"{self._prefix}{key.function}/{key.call}")
 
     def clear(self, function: str | None = None) -> None:
         if function is not None:
@@ -223,7 +239,8 @@ class FsspecStore(Store):
                 if name == _OUTPUT:
                     written[key] = _time_of(about)
         for key, when in written.items():
-            yield Entry(key, sizes[key], max(when, self._uses.get(key, 0.0)))
+            if is_key(key):
+                yield Entry(key, sizes[key], max(when, self._uses.get(key, 0.0)))
 
     # Sources
 

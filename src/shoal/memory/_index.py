@@ -19,9 +19,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from shoal._files import make_folder
 from shoal.memory._eviction import excess
 from shoal.memory._locks import QUEUE, LockFile
+from shoal.memory._places import create_own_file, make_own_folder, refuse_links
 from shoal.memory.store import Entry, Key, Limits
 
 #: Uses are written down when there are so many, or after so many seconds.
@@ -33,6 +33,8 @@ _WALK_AGAIN = 24 * 3600.0
 #: A row without an entry may be that of one which is just being written.
 _GRACE = 600.0
 _TIMEOUT = 60.0
+#: The files of an index, by what their names end with.
+_ENDS = ("", "-wal", "-shm", "-journal")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -283,7 +285,15 @@ class Index:
             inode = -1
         if self._connection is None or inode != self._inode:
             self._close()
-            make_folder(os.path.dirname(self._path))
+            folder, name = os.path.split(self._path)
+            make_own_folder(folder)
+            for end in _ENDS:
+                refuse_links(folder, name + end)
+            if os.path.exists(self._path) and not os.access(self._path, os.W_OK) and os.access(folder, os.W_OK):
+                _unlink(self._path)  # another user's, made by a version that did not share it
+            fd = create_own_file(self._path)  # SQLite would give write permission to its owner alone
+            if fd is not None:
+                os.close(fd)
             try:
                 self._connection = _opened(self._path)
             except sqlite3.DatabaseError as error:
@@ -325,7 +335,7 @@ def _opened(path: str) -> sqlite3.Connection:
 
 
 def _unlink(path: str) -> None:
-    for end in ("", "-wal", "-shm"):
+    for end in _ENDS:
         try:
             os.unlink(path + end)
         except OSError:

@@ -15,6 +15,7 @@ own, it does not wait, and computes what it wants itself. Whoever closes a circl
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterator, MutableMapping
@@ -25,8 +26,8 @@ from typing import Any
 
 import xxhash
 
-from shoal._files import make_folder
 from shoal.memory._locks import LockFile
+from shoal.memory._places import OWN, make_own_folder
 from shoal.memory.store import Key
 
 
@@ -225,31 +226,31 @@ class _Links(MutableMapping[int, int]):
             raise KeyError(number) from None
 
     def __setitem__(self, number: int, value: int) -> None:
+        make_own_folder(self._folder)
         self.pop(number, None)  # left by one who was killed
-        make_folder(self._folder)
         os.symlink(f"{value:x}", self._path(number))
 
     def __delitem__(self, number: int) -> None:
         try:
+            os.readlink(self._path(number))  # which only what is ours can be
             os.unlink(self._path(number))
         except OSError:
             raise KeyError(number) from None
 
     def __iter__(self) -> Iterator[int]:
         try:
-            names = os.listdir(self._folder)
+            names = [] if os.path.islink(self._folder) else os.listdir(self._folder)
         except OSError:
             return
         for name in names:
-            try:
+            if _is_number(name):
                 yield int(name, 16)
-            except ValueError:
-                pass
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
+_is_number = re.compile("[0-9a-f]{1,16}").fullmatch
 _all: weakref.WeakSet[Leases] = weakref.WeakSet()
 _by_folder: weakref.WeakValueDictionary[str, Leases] = weakref.WeakValueDictionary()
 _registry = threading.Lock()
@@ -257,7 +258,9 @@ _registry = threading.Lock()
 
 def leases_in(folder: str) -> Leases:
     """Return the leases of a folder: one object for all stores of this process, since it owns its locks as a whole."""
-    path = os.path.realpath(folder)
+    above, name = os.path.split(folder)
+    # A link in the place of ".shoal" is refused, and not followed.
+    path = os.path.join(os.path.realpath(above), name) if name == OWN else os.path.realpath(folder)
     with _registry:
         leases = _by_folder.get(path)
         if leases is None:

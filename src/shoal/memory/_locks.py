@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any
 
-from shoal._files import make_folder
+from shoal.memory._places import create_own_file, make_own_folder
 
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
@@ -151,8 +151,9 @@ class LockFile:
             return None
         with self._opening:  # of two descriptors, the one that is closed would take the locks of the other with it
             if self._file is before:
-                make_folder(os.path.dirname(self._path))
-                file = _File(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666))
+                make_own_folder(os.path.dirname(self._path))
+                fd = create_own_file(self._path)
+                file = _File(os.open(self._path, os.O_RDWR | os.O_NOFOLLOW) if fd is None else fd)
                 fcntl.lockf(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _PROCESSES + self.token)
                 self._file = file
             return self._file

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from shoal.hashing._functions import is_found
 from shoal.memory._freshness import described, is_code_of, is_namespace_of, may_have_changed, text_of
+from shoal.memory._places import quoted
 
 _HEADER = "# first line:"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -107,7 +108,7 @@ def names_of(function: Any) -> tuple[list[str], str]:
 def path_of(function: Any) -> str:
     """Return where the results of a function are."""
     parts, name = names_of(function)
-    return "/".join([part for part in parts if part] + [name])
+    return "/".join(map(quoted, [part for part in parts if part] + [name]))
 
 
 def _file_in_name(function: Any) -> str:
@@ -226,7 +227,8 @@ def _source_without_code(function: Any) -> Source:
             return Source(inspect.getsource(function), None, -1)
     except (OSError, SyntaxError, ValueError, TypeError):
         pass
-    return Source(_ADDRESS.sub("", repr(function)), None, -1)
+    shown = _ADDRESS.sub("", repr(function)).encode("utf-8", "backslashreplace").decode()
+    return Source(shown, None, -1)
 
 
 def source_of_module(module: types.ModuleType) -> Any:
