@@ -13,6 +13,7 @@ import math
 import operator
 import os
 import pickle
+import re
 import shutil
 import sys
 import threading
@@ -302,6 +303,9 @@ def test_it_looks_like_its_function(memory: Memory) -> None:
     assert memory.cache(cached).func is f
     assert "MemorizedFunc(func=<function" in repr(cached)
     assert Memory(None).cache(cached).func is f
+    assert memory.cache(double).__doc__ == "Memoized version of double(x: 'Any') -> 'Any'\n\n"
+    assert MemorizedFunc.__doc__ is not None
+    assert MemorizedFunc.__doc__.startswith("A function whose results are kept")
     assert memory.cache(Memory(None).cache(f)).func is f
 
 
@@ -549,6 +553,43 @@ def test_wrong_arguments_to_memory(tmp_path: Path) -> None:
         memory.cache(double, ignore="x")
     with pytest.warns(UserWarning, match="ignore list will not work"):
         memory.cache(math.sqrt, ignore=["x"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"mmap_mode": "w"}, ValueError, "mmap_mode='w' is no way to map arrays: choose one of r, r+, w+, c, or None"),
+        ({"mmap_mode": True}, ValueError, "mmap_mode=True is no way to map arrays"),
+        ({"verbose": "x"}, TypeError, "verbose='x' (str) is no number"),
+        ({"bytes_limit": -1}, ValueError, "bytes_limit: -1 is no size"),
+        ({"bytes_limit": "abc"}, ValueError, "bytes_limit: 'abc' is no size"),
+        ({"bytes_limit": True}, ValueError, "bytes_limit: True is no size"),
+        ({"items_limit": "3"}, TypeError, "items_limit='3' (str) is no number of results"),
+        ({"items_limit": 2.5}, TypeError, "items_limit=2.5 (float) is no number of results"),
+        ({"backend": ["local"]}, TypeError, "or backend ['local']: there are ['fsspec', 'local'"),
+        ({"backend_options": [1]}, TypeError, "backend_options=[1] is no dictionary of options"),
+        ({"compress": "abc"}, ValueError, 'Non valid compression method given: "abc"'),
+    ],
+)
+def test_wrong_values_are_refused_at_once(tmp_path: Path, wrong: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        Memory(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"mmap_mode": "w"}, ValueError, "mmap_mode='w' is no way to map arrays"),
+        ({"verbose": "x"}, TypeError, "verbose='x' (str) is no number"),
+        ({"ignore": 3}, TypeError, "ignore must be a list of the names of parameters, not 3"),
+        ({"depends": double}, TypeError, "is no list: name functions, classes or modules, whose source counts, in one"),
+    ],
+)
+def test_wrong_values_of_a_function_are_refused_at_once(memory: Memory, wrong: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        memory.cache(double, **wrong)
+    with pytest.raises(error, match=re.escape(message)):
+        memory.cache(**wrong)(double)
 
 
 def test_decorator_forms(memory: Memory) -> None:

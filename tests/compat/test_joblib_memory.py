@@ -187,3 +187,41 @@ def test_the_folder_joblib_holds_results_only(tmp_path: Path) -> None:
     memory.Memory(str(tmp_path), verbose=0).cache(divmod)(7, 2)
     assert os.listdir(tmp_path / "joblib") == ["builtins"]
     assert sorted(os.listdir(tmp_path)) == [".gitignore", ".shoal", "joblib"]
+
+
+DOCUMENTED = '''\
+import functools, sys
+from joblib import Memory
+
+def plain(x, y=1): pass
+
+def documented(x):
+    """Say it.
+
+    More.
+    """
+
+async def coroutine(): pass
+
+class Called:
+    """A class."""
+    def __call__(self): pass
+    def method(self): pass
+
+class Bound:
+    @Memory(sys.argv[1], verbose=0).cache
+    def method(self, x): pass
+
+memory = Memory(sys.argv[1], verbose=0)
+for function in (
+    plain, documented, coroutine, lambda x: x, Called(), Called, Called().method, len, functools.lru_cache(plain)
+):
+    print(repr(memory.cache(function).__doc__))
+print(repr(Bound.method.__doc__), repr(Bound().method.__doc__))
+'''
+
+
+def test_docstrings_are_joblibs(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(DOCUMENTED)
+    assert run(program, tmp_path / "cache", True) == run(program, tmp_path / "cache", False)

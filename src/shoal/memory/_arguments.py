@@ -18,7 +18,7 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from shoal.errors import ArgumentError
@@ -72,6 +72,8 @@ def parameters_of(signature: inspect.Signature | None, ignore: Sequence[str], fu
         raise ValueError(
             f"ignore must be a list of the names of parameters, not the string {ignore!r}: write [{ignore!r}]"
         )
+    if not isinstance(ignore, Iterable):
+        raise TypeError(f"ignore must be a list of the names of parameters, not {ignore!r:.80}")
     if signature is None:
         if ignore:
             warnings.warn(f"Cannot inspect object {function}, ignore list will not work.", stacklevel=5)

@@ -39,6 +39,16 @@ class _NotKept(Exception):
     """A result was computed, and could not be kept."""
 
 
+class _Docstring:
+    """The docstring of a class of cached functions; of one of those that have none of their own, what is made up."""
+
+    def __init__(self, text: str | None) -> None:
+        self.text = text
+
+    def __get__(self, cached: Any, owner: type) -> str | None:
+        return self.text if cached is None else _said.documented(cached.__dict__.get("func"))
+
+
 class MemorizedFunc(Logger):
     """A function whose results are kept: :meth:`Memory.cache` makes it.
 
@@ -81,6 +91,8 @@ class MemorizedFunc(Logger):
     Safe to call from several threads.
     """
 
+    #: Whether the docstring of a function that has one says that it is cached.
+    _says_so: ClassVar[bool] = False
     #: What refers to a result.
     _reference_kind: ClassVar[type[MemorizedResult]] = MemorizedResult
 
@@ -112,7 +124,9 @@ class MemorizedFunc(Logger):
         if self._binds:
             own = {name: value for name, value in plain.__dict__.items() if not hasattr(type(self), name)}
             self.__dict__.update(own)
-        for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
+        if not self._says_so and getattr(plain, "__doc__", None) is not None:
+            self.__doc__ = plain.__doc__
+        for name in ("__module__", "__name__", "__qualname__", "__annotations__"):
             try:
                 setattr(self, name, getattr(plain, name))
             except (AttributeError, NameError):  # annotations are evaluated when they are read
@@ -130,6 +144,10 @@ class MemorizedFunc(Logger):
         self._counts = counts or Counts()
         self._sources = Sources.of(store)
         self._watched = verbose > 1 or cache_validation_callback is not None
+
+    def __init_subclass__(cls, **further: Any) -> None:
+        super().__init_subclass__(**further)
+        cls.__doc__ = _Docstring(cls.__doc__)  # type: ignore[assignment]
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Return the result of a call: the one that is kept, or else a new one, which is then kept."""
@@ -421,6 +439,9 @@ class MemorizedFunc(Logger):
         self.__dict__.update(state)
         self.__wrapped__ = self.func = self._identity.func
         self._counts, self._sources = Counts(), Sources.of(self.store_backend)
+
+
+MemorizedFunc.__doc__ = _Docstring(MemorizedFunc.__doc__)  # type: ignore[assignment]
 
 
 def _unpicklable(value: Any, error: Exception) -> tuple[str, str]:

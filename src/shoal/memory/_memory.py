@@ -13,13 +13,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from shoal._files import parse_size
 from shoal.errors import ArgumentError
 from shoal.hashing import register_hasher
 from shoal.memory import _said
 from shoal.memory._bound import BoundMemorizedFunc
 from shoal.memory._cached import ABSENT, MemorizedFunc
 from shoal.memory._changes import Sources
+from shoal.memory._checks import checked_depends, checked_mmap_mode, checked_options, checked_verbose, limits_of
 from shoal.memory._identity import HASH_NAMES
 from shoal.memory._info import Counts, MemoryInfo
 from shoal.memory._results import MemorizedResult
@@ -112,9 +112,10 @@ class Memory(Logger):
             raise ValueError(f"hash_name={hash_name!r} makes no keys: choose one of {', '.join(HASH_NAMES)}")
         if compress and mmap_mode is not None:
             _said.warn("Compressed results cannot be memmapped", UserWarning)
-        self._verbose, self.mmap_mode, self.compress = verbose, mmap_mode, compress
+        self._verbose, self.compress = checked_verbose(verbose), compress
+        self.mmap_mode = self._mmap_mode(mmap_mode)
         self.timestamp: float | None = time.time()
-        self.location, self.backend, self.backend_options = location, backend, dict(backend_options or {})
+        self.location, self.backend, self.backend_options = location, backend, checked_options(backend_options)
         self.hash_name, self.compute_once, self.keep_arguments = hash_name, compute_once, keep_arguments
         self.limits = limits_of(bytes_limit, items_limit, age_limit)
         self._open()
@@ -125,6 +126,10 @@ class Memory(Logger):
         # Cached forms of functions, as long as somebody has them: by identity, since equal ones may do other things.
         self._functions: weakref.WeakValueDictionary[int, MemorizedFunc] = weakref.WeakValueDictionary()
         self._awaited: dict[tuple[int, int, int], Key | None] = {}
+
+    @staticmethod
+    def _mmap_mode(mmap_mode: Any) -> str | None:
+        return checked_mmap_mode(mmap_mode)
 
     def _make_store(self) -> Store | None:
         location = os.path.join(self.location, "joblib") if isinstance(self.location, str) else self.location
@@ -189,19 +194,19 @@ class Memory(Logger):
         Raises
         ------
         TypeError
-            If `func` is not callable.
+            If `func` is not callable, or another argument of a wrong type.
         ValueError
-            If `ignore` names what is no parameter, or the callback cannot be called.
+            If `ignore` names what is no parameter, `mmap_mode` is none, or the callback cannot be called.
         """
         if cache_validation_callback is not None and not callable(cache_validation_callback):
             raise ValueError(f"cache_validation_callback needs to be callable. Got {cache_validation_callback}.")
         options: dict[str, Any] = {
             "ignore": ignore,
-            "verbose": verbose,
-            "mmap_mode": mmap_mode,
+            "verbose": None if verbose is None else checked_verbose(verbose),
+            "mmap_mode": mmap_mode if mmap_mode is False else self._mmap_mode(mmap_mode),
             "cache_validation_callback": cache_validation_callback,
             "version": version,
-            "depends": tuple(depends),
+            "depends": checked_depends(depends),
         }
         if func is None:
             return functools.partial(self.cache, **options)
@@ -368,28 +373,6 @@ def _place_of(call: tuple[Any, Any, Any]) -> tuple[int, int, int]:
     # run may make others.
     function, args, kwargs = call
     return id(function), id(args), id(kwargs) if kwargs else 0
-
-
-def limits_of(bytes_limit: int | str | None, items_limit: int | None, age_limit: datetime.timedelta | None) -> Limits:
-    """Return limits from what users give.
-
-    Raises
-    ------
-    ValueError
-        If one is negative, or is no size.
-    TypeError
-        If `age_limit` is no timedelta.
-    """
-    seconds = None
-    if age_limit is not None:
-        if not isinstance(age_limit, datetime.timedelta):
-            raise TypeError(f"age_limit={age_limit!r} is no datetime.timedelta: write timedelta(seconds=...)")
-        seconds = age_limit.total_seconds()
-        if seconds < 0:
-            raise ValueError("age_limit has to be a positive timedelta")
-    if items_limit is not None and items_limit < 0:
-        raise ValueError(f"items_limit={items_limit} is negative")
-    return Limits(None if bytes_limit is None else parse_size(bytes_limit), items_limit, seconds)
 
 
 def expires_after(

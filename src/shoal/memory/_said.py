@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import sys
 import time
@@ -67,6 +69,16 @@ def loading(path: str, where: str, since: float | None, arguments: dict[str, str
 def querying(name: str, call: str, digest: str, where: str) -> str:
     """Say what is looked up."""
     return f"\nQuerying {name} with signature\n{call}.\n\n(argument hash {digest})\n\nThe store location is {where}.\n"
+
+
+def documented(function: Any) -> str:
+    """Return joblib's docstring of a cached function."""
+    text = getattr(function, "__doc__", None)
+    if inspect.isfunction(function):
+        pydoc: Any = importlib.import_module("pydoc")  # which takes its time
+
+        text = pydoc.plaintext.document(function).replace("\n", "\n\n", 1)
+    return f"Memoized version of {text}"
 
 
 def warn(message: str, category: type[Warning]) -> None:

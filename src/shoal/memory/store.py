@@ -249,7 +249,8 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
         )
         return None
     path = os.path.expanduser(os.fspath(location))
-    if backend not in _stores:
+    name: Any = backend
+    if not isinstance(name, str) or name not in _stores:
         raise TypeError(f"Unknown location {path} or backend {backend}: there are {sorted(_stores)}")
     given = {name: value for name, value in options.items() if value is not None}
     if not given.get("compress", True):

@@ -157,6 +157,7 @@ class MemorizedFunc(_cached.MemorizedFunc):
     # Not in vars(), which is what joblib's users compare and copy.
     __slots__ = ("_counts", "_identity", "_sources")
 
+    _says_so = True
     _reference_kind = MemorizedResult
 
     def __init__(
@@ -242,6 +243,10 @@ class Memory(_memory.Memory):
     ) -> None:
         super().__init__(location, backend, mmap_mode, compress, verbose, backend_options, hash_name="md5")
         self._name = "joblib"
+
+    @staticmethod
+    def _mmap_mode(mmap_mode: Any) -> str | None:
+        return mmap_mode  # type: ignore[no-any-return]  # joblib looks at it when it maps an array
 
     def _make_store(self) -> Any:
         if "store_backend" in self.__dict__:  # it came with the pickle
