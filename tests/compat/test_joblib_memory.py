@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -225,3 +226,35 @@ def test_docstrings_are_joblibs(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(DOCUMENTED)
     assert run(program, tmp_path / "cache", True) == run(program, tmp_path / "cache", False)
+
+
+class OwnFiles(FileSystemStoreBackend):
+    """A store of somebody's, whose methods are used one by one."""
+
+
+def twice(x: int) -> int:
+    return 2 * x
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
+@pytest.mark.filterwarnings("ignore::shoal.CacheWarning")
+@pytest.mark.parametrize("backend", ["local", "own"])
+@pytest.mark.parametrize("name", ["test_joblib_memory", "test_joblib_memory/twice", ".shoal", "../.shoal"])
+def test_links_in_the_place_of_folders(tmp_path: Path, backend: str, name: str) -> None:
+    memory.register_store_backend("own", OwnFiles)
+    photos = tmp_path / "photos"
+    (photos / "twice").mkdir(parents=True)
+    for path in (photos / "beach", photos / "1-2-3", photos / "twice" / "sea"):
+        path.write_text("")
+    link = Path(os.path.normpath(tmp_path / "cache" / "joblib" / name))
+    link.parent.mkdir(parents=True)
+    link.symlink_to(photos)
+    before = sorted(photos.rglob("*"))
+    kept = memory.Memory(str(tmp_path / "cache"), backend=backend, verbose=0)
+    cached = kept.cache(twice)
+    assert [cached(1), cached(1)] == [2, 2]
+    for clear in (cached.clear, kept.clear):
+        with contextlib.suppress(NotADirectoryError):
+            clear(warn=False)
+    assert sorted(photos.rglob("*")) == before
+    assert kept.cache(twice)(1) == 2

@@ -26,6 +26,7 @@ from shoal.errors import CacheWarning
 from shoal.memory import _said
 from shoal.memory._eviction import excess
 from shoal.memory._filestore import FileStore
+from shoal.memory._places import refuse_links
 from shoal.memory.store import Entry, Key, Limits, Store
 
 from . import numpy_pickle
@@ -326,14 +327,29 @@ class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
 
     def create_location(self, location: Any) -> None:
         """Make a folder."""
+        self._refuse_links(location)
         mkdirp(location)
 
+    def _refuse_links(self, location: Any) -> None:
+        """Make sure that a folder of this store is in it; raises NotADirectoryError if there is a link on the way."""
+        path = os.path.relpath(location, self.location)
+        if not path.startswith(os.pardir):
+            refuse_links(os.fspath(self.location), path.replace(os.sep, "/"))
+
     def clear_location(self, location: Any) -> None:
-        """Remove a folder; of the one where everything is, what is in it."""
+        """Remove a folder; of the one where everything is, what is in it; of a link, the link."""
         if location == self.location:
             rm_subdirs(location)
+            return
+        self._refuse_links(os.path.dirname(location))
+        if os.path.islink(location):
+            os.unlink(location)
         else:
             shutil.rmtree(location, ignore_errors=True)
+
+    def _concurrency_safe_write(self, to_write: Any, filename: str, write_func: Callable[[Any, str], Any]) -> None:
+        self._refuse_links(os.path.dirname(filename))
+        super()._concurrency_safe_write(to_write, filename, write_func)
 
     def get_items(self) -> list[CacheItemInfo]:
         """Return what is kept."""

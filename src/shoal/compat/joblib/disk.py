@@ -70,7 +70,9 @@ def rm_subdirs(path: str, onerror: Callable[..., Any] | None = None) -> None:
 
 
 def delete_folder(folder_path: str, onerror: Callable[..., Any] | None = None, allow_non_empty: bool = True) -> None:
-    """Remove a folder, if it is one; try again for a second where that fails, as it may on Windows.
+    """Remove a folder, if it is one; of a link to one, the link.
+
+    It tries again for a second where that fails, as it may on Windows.
 
     Raises
     ------
@@ -78,6 +80,9 @@ def delete_folder(folder_path: str, onerror: Callable[..., Any] | None = None, a
         If it stays; also if `allow_non_empty` is False and there is something in it.
     """
     if not os.path.isdir(folder_path):
+        return
+    if os.path.islink(folder_path):  # rmtree() would refuse it, again and again
+        os.unlink(folder_path)
         return
     if onerror is not None:
         shutil.rmtree(folder_path, False, onerror)

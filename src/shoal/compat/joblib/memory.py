@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import weakref
@@ -189,7 +190,8 @@ class MemorizedFunc(_cached.MemorizedFunc):
             **further,
         )
         self._name = "joblib"
-        self.store_backend.store_cached_func_code([self.func_id])  # type: ignore[attr-defined]
+        with contextlib.suppress(NotADirectoryError):  # a link, which saving will tell
+            self.store_backend.store_cached_func_code([self.func_id])  # type: ignore[attr-defined]
 
     def clear(self, warn: bool = True) -> None:
         """Remove all results of the function."""
