@@ -26,7 +26,7 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ._attributes import reducer_of, rest_of, write_rest
+from ._attributes import reducer_of, rest_of, slots_of, write_rest, write_slots
 from ._data import feed
 from ._functions import WRITERS as _FUNCTIONS
 from ._functions import named, write_class
@@ -174,7 +174,12 @@ def _write_set_of_a_kind(walk: Walk, node: Node, obj: Any) -> None:
     if reducer_of(type(obj)) not in (set, frozenset):
         _write_reduction(walk, node, obj, reduced)
         return
-    walk.elements(node, [type(obj), reduced[2] if len(reduced) > 2 else None])
+    kinds = type(obj).__mro__
+    if any("__getstate__" in vars(kind) for kind in kinds[:-1]):
+        walk.elements(node, [type(obj), reduced[2] if len(reduced) > 2 else None])
+    else:  # Python 3.10 leaves slots out
+        walk.elements(node, [type(obj), getattr(obj, "__dict__", None) or None])
+        write_slots(walk, node, obj, slots_of(kinds))
     walk.unordered(node, obj)
 
 
