@@ -19,7 +19,7 @@ FLOORS = (
     "parallel memory",
     "backends persistence hashing observe",
     "_pickling",
-    "_arrays _files _output _cpus",
+    "_arrays _files _output _cpus _tracebacks",
     "errors",
 )
 # `python -m shoal` stands above the command line.

@@ -20,6 +20,8 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
+from shoal._tracebacks import in_a_line
+
 Reduce = Callable[[Any], Any]
 
 # Below this, a copy through the pipe costs less than a place of its own in shared memory.
@@ -34,7 +36,11 @@ class _Picklers:
     @classmethod
     def current(cls) -> type[pickle.Pickler]:
         """Return the pickler that ``LOKY_PICKLER`` names (a module with a ``Pickler``), cloudpickle's by default."""
-        name = os.environ.get("LOKY_PICKLER", "").strip() or "cloudpickle"
+        return cls.named(os.environ.get("LOKY_PICKLER", "").strip() or "cloudpickle")
+
+    @classmethod
+    def named(cls, name: str) -> type[pickle.Pickler]:
+        """Return the pickler that is made of the one in the module `name`."""
         if name not in cls.made:
             cls.made[name] = cls._make(importlib.import_module(name).Pickler)
         return cls.made[name]
@@ -52,12 +58,27 @@ class _Picklers:
                 if reduced is not NotImplemented:
                     return reduced
                 reduced = inherited(self, obj)
-                if reduced is not NotImplemented and isinstance(obj, (types.FunctionType, type)):
+                if reduced is NotImplemented:
+                    return _code_with_file(self, obj) if type(obj) is types.CodeType else reduced
+                if isinstance(obj, (types.FunctionType, type)):
                     instead = self.by_value(obj)
                     return reduced if instead is NotImplemented else instead
                 return reduced
 
         return Pickler
+
+
+def _code_with_file(pickler: Any, code: types.CodeType) -> Any:
+    """Return the pickler's own reduction of a code object, with the name of the file that the code came from.
+
+    cloudpickle 3.1.2 and later replace that name, so that pickles do not depend on it. Tracebacks and warnings of
+    the function would then show neither its file nor its source.
+    """
+    reduce_code = getattr(pickler, "dispatch_table", {}).get(types.CodeType)
+    if reduce_code is None:
+        return NotImplemented
+    make, args = reduce_code(code)[:2]
+    return make, tuple(code.co_filename if type(arg) is str and arg == "<dynamic-code>" else arg for arg in args)
 
 
 def as_usual(_obj: Any) -> Any:
@@ -66,7 +87,11 @@ def as_usual(_obj: Any) -> Any:
 
 
 def dumps(
-    obj: Any, reduce: Reduce = as_usual, by_value: Reduce = as_usual, out_of_band: int = OUT_OF_BAND_BYTES
+    obj: Any,
+    reduce: Reduce = as_usual,
+    by_value: Reduce = as_usual,
+    out_of_band: int = OUT_OF_BAND_BYTES,
+    pickler_of: str | None = None,
 ) -> tuple[bytes, list[memoryview]]:
     """Pickle `obj`.
 
@@ -81,6 +106,8 @@ def dumps(
         Called likewise with each function or class that would travel by value, since no import finds it.
     out_of_band
         Contiguous buffers of at least so many bytes are left out of the stream and returned beside it, uncopied.
+    pickler_of
+        The module whose ``Pickler`` is used; None: the one that ``LOKY_PICKLER`` names, or cloudpickle.
 
     Returns
     -------
@@ -96,13 +123,34 @@ def dumps(
         return False
 
     file = io.BytesIO()
-    pickler: Any = _Picklers.current()(file, protocol=5, buffer_callback=keep_in_band)
+    made = _Picklers.current() if pickler_of is None else _Picklers.named(pickler_of)
+    pickler: Any = made(file, protocol=5, buffer_callback=keep_in_band)
     pickler.reduce, pickler.by_value = reduce, by_value
     pickler.dump(obj)
     return file.getvalue(), buffers
 
 
 loads = pickle.loads
+
+
+class KeepingFile:
+    """A function on its way through a pickler that is not ours, such that its code keeps the name of its file.
+
+    Where our pickler cannot pickle the function, the other pickler does it in its own way.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __reduce__(self) -> Any:
+        try:
+            return loads, (dumps(self.function, out_of_band=2**63)[0],)
+        except Exception:
+            return _itself, (self.function,)
+
+
+def _itself(obj: Any) -> Any:
+    return obj
 
 
 @contextlib.contextmanager
@@ -159,7 +207,7 @@ def _refusal(obj: Any, dump: Callable[[Any], Any]) -> str | None:
     try:
         dump(obj)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return in_a_line(error)
     return None
 
 

@@ -117,10 +117,11 @@ class CallUnpicklingError(pickle.UnpicklingError):
         self.what, self.where, self.reason = what, where, reason
 
     def __str__(self) -> str:
-        return (
-            f"{self.what} cannot be unpickled in {self.where}: {self.reason}. "
-            "Every module and class that it refers to must be importable there."
-        )
+        if self.reason.startswith(("ImportError", "ModuleNotFoundError", "AttributeError")):
+            advice = "Every module and class that it refers to must be importable there."
+        else:
+            advice = "What its classes do to be rebuilt (__init__, __reduce__, __setstate__) has to work there."
+        return f"{self.what} cannot be unpickled in {self.where}: {self.reason}. {advice}"
 
 
 class CorruptFile(ValueError):
@@ -234,16 +235,16 @@ class ArgumentError(TypeError, ValueError):
         What is wrong with them: ``"Too many arguments"``.
     function
         The function, with its parameters.
-    call
+    attempted
         The call that was made.
     """
 
-    def __init__(self, reason: str, function: str, call: str) -> None:
-        super().__init__(reason, function, call)
-        self.reason, self.function, self.call = reason, function, call
+    def __init__(self, reason: str, function: str, attempted: str) -> None:
+        super().__init__(reason, function, attempted)
+        self.reason, self.function, self.attempted = reason, function, attempted
 
     def __str__(self) -> str:
-        return f"{self.reason} for {self.function}:\n    {self.call} was called."
+        return f"{self.reason} for {self.function}:\n    {self.attempted} was called."
 
 
 class MissingExtra(ImportError):
@@ -395,7 +396,7 @@ class TaskTimeout(TimeoutError):
     Parameters
     ----------
     call
-        Which call it was.
+        Which call it was. The attribute of this name tells the call of the outermost run, where runs are nested.
     seconds
         The limit.
     """
@@ -408,7 +409,8 @@ class TaskTimeout(TimeoutError):
         self.call, self.seconds = call, seconds
 
     def __str__(self) -> str:
-        return f"{self.call} ran for longer than task_timeout={self.seconds} seconds"
+        call, seconds = self.args
+        return f"{call} ran for longer than task_timeout={seconds} seconds"
 
 
 class UnusedResultsWarning(UserWarning):
@@ -427,10 +429,18 @@ class FallbackWarning(UserWarning):
     """The backend cannot do here what was asked for, and something lesser is done."""
 
 
+class PartialResults(dict[int, Any]):
+    """The results that were ready when an exception ended a run, by the index of their calls."""
+
+
 def attach(error: BaseException, name: str, value: Any) -> None:
-    """Give an exception an attribute, if it takes any."""
-    with contextlib.suppress(AttributeError):
-        setattr(error, name, value)
+    """Give an exception an attribute, unless it takes none or has one of its own there.
+
+    What an inner run has attached, which is of the same type, is replaced.
+    """
+    with contextlib.suppress(Exception):  # attributes may be the user's code
+        if type(error).__module__ == __name__ or isinstance(getattr(error, name, None), (type(value), type(None))):
+            setattr(error, name, value)
 
 
 def signal_in_words(exit_code: int | None) -> str:
@@ -461,7 +471,9 @@ if TYPE_CHECKING:
         call: FailedCall | str
         reason: str | None
 
-        def __init__(self, call: FailedCall | str, exit_code: int | None, reason: str | None = None) -> None: ...
+        def __init__(
+            self, call: FailedCall | str, exit_code: int | None, reason: str | None = None, doing: str = "it ran"
+        ) -> None: ...
 
 
 def _build_run_timeout() -> type[BaseException]:
@@ -519,22 +531,27 @@ def _build_worker_died() -> type[BaseException]:
         Parameters
         ----------
         call
-            The call that it ran.
+            The call that it ran. The attribute of this name tells the call of the outermost run, where runs are nested.
         exit_code
             The exit code of the process, negative for a signal; None if the system did not tell.
         reason
             Why shoal has killed it; None if it has not.
+        doing
+            What it did with the call, in words.
         """
 
         __module__ = __name__
 
-        def __init__(self, call: FailedCall | str, exit_code: int | None, reason: str | None = None) -> None:
-            super().__init__(call, exit_code, reason)
+        def __init__(
+            self, call: FailedCall | str, exit_code: int | None, reason: str | None = None, doing: str = "it ran"
+        ) -> None:
+            super().__init__(call, exit_code, reason, doing)
             self.call, self.exit_code, self.reason = call, exit_code, reason
 
         def __str__(self) -> str:
-            end = signal_in_words(self.exit_code) if self.reason is None else f"was killed: {self.reason}"
-            return f"a worker process {end}; it ran {self.call}"
+            call, exit_code, reason, doing = self.args
+            end = signal_in_words(exit_code) if reason is None else f"was killed: {reason}"
+            return f"a worker process {end}; {doing} {call}"
 
     WorkerDied.__qualname__ = "WorkerDied"
     return WorkerDied

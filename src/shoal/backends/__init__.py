@@ -36,7 +36,7 @@ class _Lazy:
         except ModuleNotFoundError as error:
             if self.extra is None or (error.name or "shoal").startswith("shoal"):
                 raise
-            raise MissingExtra(f"the backend {self.extra!r}", str(error.name), self.extra) from error
+            raise MissingExtra(f"the backend {self.extra!r}", str(error.name), self.extra) from None
         factory: Factory = getattr(module, self.name)
         return factory(**options)
 

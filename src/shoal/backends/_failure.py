@@ -1,10 +1,24 @@
-"""An exception on its way back from where it was raised."""
+"""An exception on its way back from where it was raised.
+
+::
+
+    worker: failure_of(error) ── the first that can be pickled, and rebuilt, of:         parent: rebuilt(failure)
+              exact      as it is, without a call of its constructor where that is Python's to decide
+              own        as the class itself says
+              portable   without the parts that cannot be pickled, which a note lists
+            or, if all fail, a CallPicklingError
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from shoal._pickling import culprit, dumps, loads
+from shoal._tracebacks import from_user, in_a_line, text_of, with_source
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback
 
 
@@ -12,56 +26,177 @@ class Failure(NamedTuple):
     """An exception on its way back."""
 
     stream: bytes  # the exception
-    remote: str  # its traceback
+    remote: str  # its traceback; "" if that would say nothing more
     whole: bool = False  # whether it says nothing about which call of the batch is to blame
+    note: str | None = None  # what of the exception was left out
 
 
 def failure_of(error: BaseException, shown: BaseException, whole: bool = False) -> Failure:
-    """Encode an exception such that the parent can rebuild it."""
-    import traceback
+    """Encode an exception such that the parent can rebuild it.
 
-    frames = shown.__traceback__
-    text = "".join(traceback.format_exception(type(shown), shown, frames and (frames.tb_next or frames)))
-    error.__traceback__ = None
-    for attempt in (error, _Rebuilt(error)):
+    Parameters
+    ----------
+    error
+        The exception.
+    shown
+        The one whose traceback is shown: `error`, or what has led to it.
+    whole
+        Whether any call of the batch may be to blame.
+    """
+    text = text_of(shown) if shown is error or from_user(shown.__traceback__) is not None else ""
+    error.with_traceback(None)
+    portable = _Portable()
+    for reduce in (_exact, _own, portable):
         try:
-            stream, _ = dumps(attempt, _of_itself, out_of_band=2**63)
+            stream, _ = dumps(error, reduce, out_of_band=2**63)
             loads(stream)
         except Exception as refusal:
-            reason = f"{type(refusal).__name__}: {refusal}"
+            reason = in_a_line(refusal)
         else:
-            return Failure(stream, text, whole)
-    path, why = culprit(error, "exception", _of_itself)
-    summary = traceback.format_exception_only(type(error), error)[0].strip()[:200]
-    stream, _ = dumps(CallPicklingError(f"the exception {summary}", path, why or reason))
+            return Failure(stream, text, whole, portable.note)
+    path, why = culprit(error, "exception", _own)
+    stream, _ = dumps(CallPicklingError(f"the exception {in_a_line(error)[:200]}", path, why or reason))
     return Failure(stream, text, whole)
 
 
-def _of_itself(value: Any) -> Any:
+def _own(value: Any) -> Any:
     """Return an exception's own reduction: libraries that register another (tblib, for dask) send tracebacks along."""
     return value.__reduce_ex__(5) if isinstance(value, BaseException) else NotImplemented
 
 
-class _Rebuilt:
-    """An exception that its own constructor could not rebuild: made without it, from its arguments and attributes."""
+def _exact(value: Any) -> Any:
+    """Return a reduction that gives an exception back with its arguments, attributes, cause and context.
 
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+    The reduction of builtin exceptions calls the constructor of the class with ``args``, which are what the
+    constructor has given to its parent: it fails, or makes another message, where the class has a constructor of its
+    own. So the instance is made without calling it.
+    """
+    if not isinstance(value, BaseException):
+        return NotImplemented
+    cls = type(value)
+    builtin = _builtin(cls)
+    slots = _slots(value)
+    usual = cls.__reduce__ is builtin.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__
+    if usual and (slots or isinstance(cls.__init__, FunctionType) or isinstance(cls.__new__, FunctionType)):
+        _, args, *state = builtin.__reduce__(value)
+        return _reduction(value, _make, (builtin, cls, args), state[0] if state else None, slots)
+    reduced = value.__reduce_ex__(5)
+    if type(reduced) is not tuple or len(reduced) > 3:
+        return reduced
+    make, args, *state = reduced
+    return _reduction(value, make, args, state[0] if state else None, {})
 
-    def __reduce__(self) -> Any:
-        cls = type(self.error)
-        builtin: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-        return rebuild, (builtin, cls, *builtin.__reduce__(self.error)[1:])
+
+class _Portable:
+    """Reduces exceptions to those of their parts that can be pickled.
+
+    Attributes
+    ----------
+    note
+        What was left out.
+    """
+
+    def __init__(self) -> None:
+        self.note: str | None = None
+        self._known: dict[int, tuple[BaseException, Any]] = {}  # by id
+
+    def __call__(self, value: Any) -> Any:
+        """Return the reduction of an exception."""
+        if not isinstance(value, BaseException):
+            return NotImplemented
+        if id(value) not in self._known:
+            self._known[id(value)] = value, (Exception, ())  # for what refers back to it, while that is tried
+            self._known[id(value)] = value, self._reduced(value)
+        return self._known[id(value)][1]
+
+    def _reduced(self, error: BaseException) -> Any:
+        cls = type(error)
+        builtin = _builtin(cls)
+        name = cls.__name__
+        sent = next(base for base in cls.__mro__ if self._refusal(base) is None)
+        if sent is not cls:
+            self._leave_out(f"the class {name} ({self._refusal(cls)})")
+        _, args, *state = builtin.__reduce__(error)
+        kept = tuple(self._kept(arg, f"{name}.args[{place}]", repr) for place, arg in enumerate(args))
+        attributes = {}
+        for key, part in {**((state[0] if state else None) or {}), **_slots(error)}.items():
+            part = self._kept(part, f"{name}.{key}", None)
+            if part is not _GONE:
+                attributes[key] = part
+        chain = [link if self._refusal(link) is None else None for link in (error.__cause__, error.__context__)]
+        return _make, (builtin, sent, kept), (attributes, {}, *chain, error.__suppress_context__), None, None, _set
+
+    def _kept(self, part: Any, path: str, instead: Callable[[Any], Any] | None) -> Any:
+        refusal = self._refusal(part)
+        if refusal is None:
+            return part
+        self._leave_out(f"{path} ({refusal})")
+        if instead is not None:
+            with contextlib.suppress(Exception):
+                return instead(part)
+            return f"<{type(part).__name__}>"
+        return _GONE
+
+    def _refusal(self, part: Any) -> str | None:
+        """Return why a part cannot be sent; None if it can."""
+        try:
+            loads(dumps(part, self, out_of_band=2**63)[0])
+        except Exception as refusal:
+            return in_a_line(refusal)
+        return None
+
+    def _leave_out(self, what: str) -> None:
+        before = "Left out on the way from the worker, since it cannot be pickled: "
+        self.note = f"{before}{what}" if self.note is None else f"{self.note}; {what}"
 
 
-def rebuild(
-    builtin: Any, cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any] | None = None
-) -> BaseException:
-    """Make an exception without calling its constructor, but that of the builtin exception from which it derives."""
-    error = cls.__new__(cls, *args)
+#: Stands for an attribute that is left out.
+_GONE = object()
+
+
+def _builtin(cls: type[BaseException]) -> Any:
+    """Return the builtin exception from which a class derives."""
+    return next(base for base in cls.__mro__ if base.__module__ == "builtins")
+
+
+def _slots(error: BaseException) -> dict[str, Any]:
+    """Return the attributes of an exception that are in slots."""
+    names: list[str] = copyreg._slotnames(type(error))  # type: ignore[attr-defined]
+    return {name: getattr(error, name) for name in names if hasattr(error, name)}
+
+
+def _reduction(error: BaseException, make: Any, args: Any, state: Any, slots: dict[str, Any]) -> Any:
+    chain = error.__cause__, error.__context__, error.__suppress_context__
+    if state is None and not slots and chain == (None, None, False):
+        return make, args
+    return make, args, (state, slots, *chain), None, None, _set
+
+
+def _make(builtin: Any, cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Make an exception by the constructor of the builtin exception from which it derives, not by its own."""
+    error: BaseException = builtin.__new__(cls, *args)
     builtin.__init__(error, *args)
-    error.__setstate__(state)
     return error
+
+
+def _set(error: Any, given: tuple[Any, dict[str, Any], Any, Any, bool]) -> None:
+    """Give an exception that was made anew its attributes, its cause and its context."""
+    state, slots, cause, context, suppress = given
+    if state is not None and type(error).__setstate__ is not BaseException.__setstate__:
+        error.__setstate__(state)
+        state = None
+    # Not by assignment, which frozen dataclasses refuse.
+    for name, value in {**(state or {}), **slots}.items():
+        BaseException.__setattr__(error, name, value)
+    if isinstance(error, BaseException):
+        _give(error, "__cause__", cause)
+        _give(error, "__context__", context)
+        _give(error, "__suppress_context__", suppress)
+
+
+def _give(error: BaseException, name: str, value: Any) -> None:
+    """Set an attribute that every exception has, also of those that let none be set."""
+    BaseException.__dict__[name].__set__(error, value)
 
 
 def rebuilt(failure: Failure, what: str) -> BaseException:
@@ -69,7 +204,12 @@ def rebuilt(failure: Failure, what: str) -> BaseException:
     try:
         error: BaseException = loads(failure.stream)
     except Exception as refusal:
-        reason = f"{type(refusal).__name__}: {refusal}"
-        error = CallUnpicklingError(f"the exception of {what}", "the calling process", reason)
-    error.__cause__ = RemoteTraceback(what, failure.remote)
+        said = failure.remote.rstrip().rpartition("\n")[2][:200]
+        error = CallUnpicklingError(f"the exception of {what} ({said})", "the calling process", in_a_line(refusal))
+    if failure.note is not None:
+        with contextlib.suppress(Exception):  # notes may be anything of the user's
+            error.__dict__.setdefault("__notes__", []).append(failure.note)
+    if error.__context__ is None:  # its cause gives way to the traceback, which shows it
+        _give(error, "__context__", error.__cause__)
+    _give(error, "__cause__", RemoteTraceback(what, with_source(failure.remote)) if failure.remote else None)
     return error

@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from shoal._pickling import KeepingFile
 from shoal.backends import _bootstrap
 from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement, identity
@@ -56,12 +58,15 @@ class LokyMaker:
         """Start a worker process."""
         place = self._placement.of(index)
         variables = {name: value for name, value in place.variables.items() if value is not None}
+        initializer: Any = self._initializer
+        if isinstance(initializer, FunctionType):
+            initializer = KeepingFile(initializer)
         loky = import_loky()
         executor: Executor = loky.ProcessPoolExecutor(
             1,
             context=_context_class()(),
             initializer=_bootstrap.initialize,
-            initargs=(place, os.getpid(), connection, self._initializer, self._initargs),
+            initargs=(place, os.getpid(), connection, initializer, self._initargs),
             env={**self._environment, **variables},
         )
         try:

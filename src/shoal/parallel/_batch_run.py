@@ -24,7 +24,7 @@ from shoal._files import format_size
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
-from shoal.parallel._failures import Unsendable
+from shoal.parallel._failures import Unsendable, span
 from shoal.parallel._faults import named
 from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
 from shoal.parallel._notes import Running
@@ -172,12 +172,14 @@ class BatchRun(Run):
         at = self._culprit(index, batch, running, lost)
         if at is None and self.slots[index].width > 1 and len(batch) > 1 and not self._faults.lenient:
             # An engine has tried the batch on several workers by now, and would do so with each part of it.
-            raise errors.WorkerDied(f"one of the calls {batch.start} to {batch.start + len(batch) - 1}", None) from lost
+            raise errors.WorkerDied(span(batch), None) from lost.with_traceback(None)
         call = self.schedule.lost(batch, at)
         if call is None:
             return []
-        error = errors.WorkerDied(_name(call), getattr(lost, "exit_code", None))
-        error.__cause__ = lost
+        error = errors.WorkerDied(_name(call), getattr(lost, "exit_code", None), doing=_doing(running))
+        # Those who start single processes know no more, and what they guess is wrong: "a result has failed to
+        # un-serialize" (loky). An engine says what it has tried.
+        error.__cause__ = lost.with_traceback(None) if self.slots[index].width > 1 else None
         return self._failed(call, error)
 
     def _unsent(self, index: int, batch: Batch, shipment: Held, refusal: Unsendable) -> Due:
@@ -273,6 +275,15 @@ def _name(call: Batch) -> FailedCall:
     """Describe a call that is by itself in a batch."""
     (item,) = call
     return named(call.start, plain(item))
+
+
+def _doing(running: Running | None) -> str:
+    """Say what a worker did with a call when it died."""
+    if running is None or running.call is not None:
+        return "it ran"
+    if running.batch is not None:
+        return "it was receiving the arguments, or sending the result, of"
+    return "it had just started (see its initializer, and what it imports), and was to run"
 
 
 def _place(batch: Batch, index: int) -> int:

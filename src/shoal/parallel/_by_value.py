@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal._pickling import dumps
+
 
 class _ByValue:
     def __init__(self, obj: Any, keep_wrapper: bool) -> None:
@@ -11,9 +13,7 @@ class _ByValue:
         self._keep_wrapper = keep_wrapper
 
     def __reduce__(self) -> Any:
-        import cloudpickle
-
-        return _rebuild, (cloudpickle.dumps(self._obj), self._keep_wrapper)
+        return _rebuild, (dumps(self._obj, out_of_band=2**63, pickler_of="cloudpickle")[0], self._keep_wrapper)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_obj", "_keep_wrapper"):  # not there yet while it is being rebuilt

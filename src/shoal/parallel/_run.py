@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
+from shoal._tracebacks import shorten
 from shoal.backends import Backend, Slot
 from shoal.backends.base import start_thread
 from shoal.errors import UnusedResultsWarning
@@ -145,7 +146,8 @@ class Run(ABC):
                 yield from due
         except BaseException as caught:
             error = caught
-            raise
+            shorten(caught)
+            raise caught
         finally:
             self._end(error)
 
@@ -176,7 +178,7 @@ class Run(ABC):
         results = dict(enumerate(values)) if self.schedule.ordered else {}
         for start, held in self.schedule.held.items():
             results.update(enumerate(held, start))
-        errors.attach(error, "results", results)
+        errors.attach(error, "results", errors.PartialResults(results))
 
     def _patience(self, deadline: float | None) -> float | None:
         """Return the seconds until something is to be done in any case; None if nothing is."""

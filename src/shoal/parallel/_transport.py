@@ -20,10 +20,11 @@ from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
 from shoal._pickling import dumps, loads
+from shoal._tracebacks import in_a_line
 from shoal.errors import CallUnpicklingError
 from shoal.parallel._batch import Batch, folded
 from shoal.parallel._delayed import Shared
-from shoal.parallel._failures import Unsendable, explain, raised
+from shoal.parallel._failures import Unsendable, cause, explain, raised, span
 from shoal.parallel._limits import Limits
 from shoal.parallel._notes import Cell, Running, notes
 from shoal.parallel._objects import Nothing
@@ -273,9 +274,8 @@ class Transport:
         try:
             values: list[Any] = loads(stream, buffers=buffers)
         except Exception as error:
-            what = f"a result of the calls {batch.start} to {batch.start + len(batch) - 1}"
-            refusal = CallUnpicklingError(what, "the calling process", f"{type(error).__name__}: {error}")
-            refusal.__cause__ = error
+            refusal = CallUnpicklingError(f"the result of {span(batch)}", "the calling process", in_a_line(error))
+            refusal.__cause__ = cause(error)
             return [], refusal, True
         if values:
             self._outlets_per_call = max(self._outlets_per_call, len(outcome.places) / len(values))

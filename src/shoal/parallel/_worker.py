@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from shoal._pickling import collecting_later, culprit, dumps, loads
+from shoal._tracebacks import in_a_line
 from shoal.backends._bootstrap import interruptible
 from shoal.backends._failure import Failure, failure_of
 from shoal.errors import CallPicklingError, CallUnpicklingError
@@ -146,7 +147,7 @@ def _run(parcel: Parcel) -> Outcome:
         raise
     except Exception as error:
         what = f"the calls from number {parcel.start} on"
-        refusal = CallUnpicklingError(what, "a worker", f"{type(error).__name__}: {error}")
+        refusal = CallUnpicklingError(what, "a worker", in_a_line(error))
         failure = failure_of(refusal, error, whole=True)
         return Outcome(clock() - began, dumps([])[0], failure=failure)
     values: list[Any] = []

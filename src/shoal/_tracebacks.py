@@ -1,0 +1,84 @@
+"""What a user sees of a traceback: the frames and source lines of their own code, not those that carry it around.
+
+::
+
+    in a worker   text_of(error)       the traceback as text, from the first frame of the user's on
+    on the way    with_source(text)    the lines of notebooks and the like, which only the calling process has
+    at the end    shorten(error)       without the frames that took the exception from the worker to the caller
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+from types import TracebackType
+
+from shoal import errors
+
+#: The modules that carry calls, and exceptions, between the user's code here and the user's code in a worker.
+_MACHINERY = re.compile(
+    r"(shoal\.(parallel|backends|_pickling|_tracebacks)|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
+)
+_FRAME = re.compile(r'(?P<indent>[ |]*)File "(?P<file>.+)", line (?P<line>\d+), in ')
+#: A text above so many characters is cut in its middle.
+_MOST_TEXT = 200_000
+
+
+def from_user(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the first frame of the user's on; None if it has no such frame."""
+    while trace is not None and _MACHINERY.match(str(trace.tb_frame.f_globals.get("__name__"))):
+        trace = trace.tb_next
+    return trace
+
+
+def shorten(error: BaseException) -> BaseException:
+    """Take the frames of the machinery from the exception of a call, or one of shoal's own; return it.
+
+    All others keep them: they may tell of a bug of ours.
+    """
+    if (
+        isinstance(vars(error).get("call"), errors.FailedCall)
+        or type(error).__module__ == errors.__name__
+        or isinstance(error.__cause__, errors.RemoteTraceback)
+    ):
+        error.with_traceback(from_user(error.__traceback__))
+    return error
+
+
+def text_of(error: BaseException) -> str:
+    """Return the traceback of an exception as text, from the first frame of the user's on."""
+    import traceback
+
+    try:
+        text = "".join(traceback.format_exception(type(error), error, from_user(error.__traceback__)))
+    except Exception:  # attributes that the formatter reads may be the user's code
+        text = f"{in_a_line(error)}\n"
+    if len(text) > _MOST_TEXT:
+        half = _MOST_TEXT // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half} characters are left out ...\n{text[-half:]}"
+    return text
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return the type and the message of an exception: ``"ValueError: no such model"``."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}, whose message cannot be shown"
+
+
+def with_source(text: str) -> str:
+    """Add to the traceback of a worker the source lines that the worker could not read, where this process can.
+
+    The cells of a notebook, and what is typed at a prompt, are in no file: only the process that runs them knows them.
+    """
+    lines = text.splitlines(keepends=True)
+    whole = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        whole.append(line)
+        frame = _FRAME.match(line)
+        if frame is not None and not following.startswith(frame["indent"] + "  "):
+            source = linecache.getline(frame["file"], int(frame["line"])).strip()
+            if source:
+                whole.append(f"{frame['indent']}  {source}\n")
+    return "".join(whole)
