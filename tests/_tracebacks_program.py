@@ -1,30 +1,41 @@
 """A user's program that meets every error and warning of shoal, for test_tracebacks, which reads what is shown.
 
-Run as a script: ``python _tracebacks_program.py FOLDER BACKEND WAY``. Before each error it prints a line that names it.
+Run as a script: ``python _tracebacks_program.py FOLDER BACKEND``. Before each error it prints a line that names it.
 """
 
 import asyncio
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 
 import shoal
 from shoal import Memory, Parallel, delayed, dump, executor, load
 
-FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
-BACKEND, WAY = sys.argv[2:4] if len(sys.argv) > 3 else ("loky", "list")
+FOLDER, BACKEND = (Path(sys.argv[1]), sys.argv[2]) if len(sys.argv) == 3 else (Path(), "")
+WAY = "list"
 
 PROCESSES = ("loky", "multiprocessing")
 SEVERAL = (*PROCESSES, "threading")
-CASES: dict[str, Callable[[], object]] = {}
+ALL_WAYS = ("list", "generator", "acall", "executor")
+
+
+class Case(NamedTuple):
+    name: str  # of what is raised or warned of
+    provoke: Callable[[], object]
+    backend: str
+    way: str
+
+
+CASES: list[Case] = []
 
 
 def case(
@@ -33,14 +44,13 @@ def case(
     """Enter a case for what it raises or warns of; it runs on the backends `on`, and each of the ways `by`."""
 
     def enter(provoke: Callable[[], object]) -> Callable[[], object]:
-        if BACKEND in on and WAY in by:
-            CASES[f"{name}, {provoke.__name__}"] = provoke
+        for backend in on:
+            for way in by:
+                if (backend, way) != ("multiprocessing", "generator"):  # which that backend does not support
+                    CASES.append(Case(name, provoke, backend, way))
         return provoke
 
     return enter
-
-
-ALL_WAYS = ("list", "generator", "generator_unordered", "acall", "executor")
 
 
 def run(calls: Any, **options: Any) -> Any:
@@ -55,6 +65,9 @@ def run(calls: Any, **options: Any) -> Any:
     if WAY == "list":
         return Parallel(**options)(calls)
     return list(Parallel(return_as=WAY, **options)(calls))
+
+
+# ---- what calls do
 
 
 def identity(value: Any) -> Any:
@@ -127,6 +140,9 @@ def raise_what_only_workers_rebuild() -> None:
     raise CannotBeRebuiltHere
 
 
+# ---- the cases
+
+
 @case("ZeroDivisionError", by=ALL_WAYS)
 def a_call_raises() -> None:
     run(delayed(divide)(number) for number in (2, 0))
@@ -169,6 +185,17 @@ def call_takes_too_long() -> None:
         run((delayed(sleep)(seconds) for seconds in (2,)), task_timeout=0.3)
 
 
+def run_inside(seconds: float) -> None:
+    Parallel(n_jobs=2, backend="threading", task_timeout=0.2)(delayed(sleep)(seconds) for _ in range(1))
+
+
+@case("TaskTimeout", on=PROCESSES)
+def call_of_a_nested_run_takes_too_long() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", shoal.errors.FallbackWarning)
+        run(delayed(run_inside)(seconds) for seconds in (1,))
+
+
 @case("RunTimeout", on=SEVERAL, by=("list", "generator", "acall"))
 def result_takes_too_long() -> None:
     run((delayed(sleep)(seconds) for seconds in (2,)), timeout=0.3)
@@ -209,7 +236,7 @@ def result_cannot_be_rebuilt() -> None:
     run(delayed(returned_result)() for _ in range(1))
 
 
-@case("CannotBeRebuiltHere", on=PROCESSES, by=ALL_WAYS)
+@case("CallUnpicklingError", on=PROCESSES, by=ALL_WAYS)
 def exception_cannot_be_rebuilt() -> None:
     run(delayed(raise_what_only_workers_rebuild)() for _ in range(1))
 
@@ -227,18 +254,39 @@ def no_room_for_arrays() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@case("WorkerStartError", on=SEVERAL, by=("list", "executor"))
+@case("WorkerStartError", on=("loky",))
+def folder_is_gone() -> None:
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+    try:  # with workers of their own
+        run((delayed(divide)(number) for number in (1, 2)), environment={"CENSUS": "1"})
+    finally:
+        os.chdir(before)
+
+
+@case("WorkerStartError", on=("multiprocessing",))
 def no_descriptors() -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if BACKEND == "threading":
-        raise shoal.errors.WorkerStartError("RuntimeError: can't start new thread", "...")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, before[1]))
     try:
         run((delayed(divide)(number) for number in (1, 2)), n_jobs=5)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@case("WorkerStartError", on=("threading",))
+def no_threads() -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before, threading.Thread.start = threading.Thread.start, start  # type: ignore[method-assign]
+    try:
+        run((delayed(divide)(number) for number in (1, 2)), n_jobs=7)
+    finally:
+        threading.Thread.start = before  # type: ignore[method-assign]
 
 
 def twice(number: int) -> int:
@@ -286,22 +334,22 @@ def file_is_damaged() -> None:
     data = bytearray(dumped(numpy.arange(1000)))
     data[2000] ^= 255
     path = write("damaged.joblib", bytes(data))
-    run(delayed(load)(path) for _ in range(1))
+    run(delayed(load)(path, verify=True) for _ in range(1))
 
 
-@case("CorruptFile")
+@case("DamagedFile")
 def file_is_text() -> None:
     path = write("table.csv", b"a,b\n1,2\n")
     run(delayed(load)(path) for _ in range(1))
 
 
-@case("CorruptFile")
+@case("TruncatedFile")
 def file_is_empty() -> None:
     path = write("empty.joblib", b"")
     run(delayed(load)(path) for _ in range(1))
 
 
-@case("CorruptFile")
+@case("DamagedFile")
 def compressed_file_is_damaged() -> None:
     data = bytearray(dumped(numpy.arange(1000), compress=("zlib", 3)))
     data[len(data) // 2] ^= 255
@@ -311,7 +359,7 @@ def compressed_file_is_damaged() -> None:
 
 @case("UntrustedFile")
 def file_is_not_trusted() -> None:
-    path = write("untrusted.joblib", dumped(FOLDER))
+    path = write("untrusted.joblib", dumped(threading.Thread.start))
     run(delayed(load)(path, trusted=[]) for _ in range(1))
 
 
@@ -324,7 +372,7 @@ def extra_is_missing() -> None:
         del sys.modules["ray"]
 
 
-@case("UnusedResultsWarning", on=SEVERAL, by=("generator", "generator_unordered"))
+@case("UnusedResultsWarning", on=SEVERAL, by=("generator",))
 def generator_is_dropped() -> None:
     results = Parallel(n_jobs=2, backend=BACKEND, return_as=WAY)(delayed(divide)(number) for number in (1, 2))
     next(results)
@@ -397,17 +445,16 @@ def call_warns() -> None:
 
 
 def main() -> None:
+    global WAY
     warnings.simplefilter("always")
-    chosen = os.environ.get("CASES", "").split()
-    for name, provoke in CASES.items():
-        if chosen and not any(word in name for word in chosen):
-            continue
-        sys.stderr.flush()
-        print(f"=== {name}", file=sys.stderr, flush=True)
-        try:
-            provoke()
-        except BaseException as error:
-            sys.excepthook(type(error), error, error.__traceback__)
+    for WAY in ALL_WAYS:
+        for name, provoke, backend, way in CASES:
+            if (backend, way) == (BACKEND, WAY):
+                print(f"=== {name}, {provoke.__name__}, {WAY}", file=sys.stderr, flush=True)
+                try:
+                    provoke()
+                except BaseException as error:
+                    sys.excepthook(type(error), error, error.__traceback__)
 
 
 if __name__ == "__main__":

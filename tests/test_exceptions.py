@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import concurrent.futures
 import dataclasses
+import errno
 import json
 import linecache
 import pickle
@@ -19,7 +20,7 @@ import pytest
 from shoal import CallUnpicklingError, Parallel, delayed, executor
 from shoal._tracebacks import with_source
 from shoal.backends._failure import failure_of, rebuilt
-from shoal.errors import RemoteTraceback
+from shoal.errors import NoSpaceError, RemoteTraceback, cannot_start
 
 #: Of Python 3.11 and later.
 Group: Any = getattr(builtins, "ExceptionGroup", None)
@@ -77,6 +78,14 @@ class OwnOSError(OSError):
     def __init__(self, name: str, device: Any) -> None:
         super().__init__(2, "gone", name)
         self.device = device
+
+
+class OwnNumber(OSError):
+    """Its number is in no dictionary and not among its arguments."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.errno = number
 
 
 class OwnKeyError(KeyError):
@@ -185,6 +194,7 @@ ZOO: dict[str, tuple[Callable[[], BaseException], type[BaseException], dict[str,
         {"errno": 2, "filename": "file", "strerror": "gone"},
         ("OwnOSError.device",),
     ),
+    "OSError's number": (lambda: OwnNumber("gone", 2), OwnNumber, {"errno": 2, "args": ("gone",)}, ()),
     "KeyError": (lambda: OwnKeyError("k", table="t"), OwnKeyError, {"table": "t", "args": ("k",)}, ()),
     "UnicodeDecodeError": (lambda: OwnDecodeError(b"\xff"), OwnDecodeError, {"object": b"\xff", "data": b"\xff"}, ()),
     "SystemExit": (lambda: OwnExit(3, "why"), OwnExit, {"code": 3, "why": "why"}, ()),
@@ -292,6 +302,16 @@ def test_cause_and_context_stay() -> None:
     assert inner.code == 1
     error = rebuilt(failure_of(in_circles(), in_circles()), "a call")
     assert isinstance(error.__context__, Coded)
+
+
+def test_errors_of_the_system_have_its_number() -> None:
+    full = NoSpaceError(3, ("here",), "no room")
+    refused = cannot_start(OSError(errno.EMFILE, "too many"))
+    for error, number in ((full, errno.ENOSPC), (refused, errno.EMFILE)):
+        arrived = rebuilt(failure_of(error, error), "a call")
+        assert isinstance(arrived, OSError)
+        assert (type(arrived), str(arrived)) == (type(error), str(error))
+        assert arrived.errno == error.errno == number  # type: ignore[attr-defined]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups")

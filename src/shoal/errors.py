@@ -288,6 +288,7 @@ class NoSpaceError(OSError):
     def __init__(self, nbytes: int, places: tuple[str, ...], reason: str) -> None:
         super().__init__(nbytes, places, reason)
         self.nbytes, self.places, self.reason = nbytes, places, reason
+        self.errno, self.strerror, self.filename = errno.ENOSPC, reason, None  # which are not what stands in `args`
 
     def __str__(self) -> str:
         return (
@@ -315,6 +316,7 @@ class WorkerStartError(OSError):
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(reason, advice)
         self.reason, self.advice = reason, advice
+        self.errno, self.strerror = None, reason  # which are not what stands in `args`
 
     def __str__(self) -> str:
         return f"no worker can be started ({self.reason}). {self.advice}"
@@ -336,7 +338,9 @@ def cannot_start(error: BaseException) -> BaseException:
     else:
         advice = "Use fewer workers, or backend='threading'."
     refusal = WorkerStartError(f"{type(error).__name__}: {error}", advice)
-    refusal.__cause__ = error
+    refusal.errno = number
+    refusal.__context__ = error  # not as its cause, since its message says all of it
+    refusal.__suppress_context__ = True
     return refusal
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import copyreg
 from collections.abc import Callable
-from types import FunctionType
+from types import FunctionType, MemberDescriptorType
 from typing import Any, NamedTuple
 
 from shoal._pickling import culprit, dumps, loads
@@ -75,11 +75,11 @@ def _exact(value: Any) -> Any:
         return NotImplemented
     cls = type(value)
     builtin = _builtin(cls)
-    slots = _slots(value)
     usual = cls.__reduce__ is builtin.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__
-    if usual and (slots or isinstance(cls.__init__, FunctionType) or isinstance(cls.__new__, FunctionType)):
+    constructed = isinstance(cls.__init__, FunctionType) or isinstance(cls.__new__, FunctionType)
+    if usual and (constructed or copyreg._slotnames(cls)):  # type: ignore[attr-defined]
         _, args, *state = builtin.__reduce__(value)
-        return _reduction(value, _make, (builtin, cls, args), state[0] if state else None, slots)
+        return _reduction(value, _make, (builtin, cls, args), state[0] if state else None, _others(value, args))
     reduced = value.__reduce_ex__(5)
     if type(reduced) is not tuple or len(reduced) > 3:
         return reduced
@@ -119,7 +119,7 @@ class _Portable:
         _, args, *state = builtin.__reduce__(error)
         kept = tuple(self._kept(arg, f"{name}.args[{place}]", repr) for place, arg in enumerate(args))
         attributes = {}
-        for key, part in {**((state[0] if state else None) or {}), **_slots(error)}.items():
+        for key, part in {**((state[0] if state else None) or {}), **_others(error, args)}.items():
             part = self._kept(part, f"{name}.{key}", None)
             if part is not _GONE:
                 attributes[key] = part
@@ -159,9 +159,21 @@ def _builtin(cls: type[BaseException]) -> Any:
     return next(base for base in cls.__mro__ if base.__module__ == "builtins")
 
 
-def _slots(error: BaseException) -> dict[str, Any]:
-    """Return the attributes of an exception that are in slots."""
-    names: list[str] = copyreg._slotnames(type(error))  # type: ignore[attr-defined]
+def _others(error: BaseException, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the attributes of an exception that are in no dictionary: those in slots, and those of its builtin class.
+
+    The latter, such as ``errno``, are what the builtin constructor has made of `args`; those that are not were set.
+    """
+    builtin = _builtin(type(error))
+    names: list[str] = list(copyreg._slotnames(type(error)))  # type: ignore[attr-defined]
+    plain = builtin.__new__(builtin, *args)
+    builtin.__init__(plain, *args)
+    for base in builtin.__mro__:
+        for name, kind in vars(base).items():
+            if type(kind) is MemberDescriptorType and name != "obj":  # AttributeError's, which Python sends neither
+                made, now = getattr(plain, name, None), getattr(error, name, None)
+                if made is not now and made != now:
+                    names.append(name)
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
