@@ -91,7 +91,7 @@ def without_crash_report(text: str) -> str:
 def final_message(text: str) -> str:
     """Return what stands behind the last frame."""
     lines = text.rstrip().split("\n")
-    last = max(place for place, line in enumerate(lines) if re.match(r'  File ".*", line ', line))
+    last = max((place for place, line in enumerate(lines) if re.match(r'  File ".*", line ', line)), default=-1)
     said = next(place for place in range(last + 1, len(lines)) if not lines[place].startswith("    "))
     return "\n".join(lines[said:])
 

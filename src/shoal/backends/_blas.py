@@ -94,7 +94,10 @@ class _Limits:
         from threadpoolctl import ThreadpoolController
 
         modules = len(sys.modules)
-        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        try:
+            self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        except OSError:  # no descriptor is left to read /proc: the next run looks again
+            return
         self._modules_seen = modules
 
 

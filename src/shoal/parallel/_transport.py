@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from shoal._pickling import dumps, loads
 from shoal._tracebacks import in_a_line
 from shoal.errors import CallUnpicklingError
+from shoal.observe._terminal import bars_drawn
 from shoal.parallel._batch import Batch, folded
 from shoal.parallel._delayed import Shared
 from shoal.parallel._failures import Unsendable, cause, explain, raised, span
@@ -226,6 +227,7 @@ class Transport:
             self._nested,
             None if cell is None else cell.place,
             self._limits,
+            bars_drawn(),
         )
         try:
             future = executor.submit(run_batch, parcel)

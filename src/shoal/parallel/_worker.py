@@ -18,6 +18,7 @@ from shoal._tracebacks import in_a_line
 from shoal.backends._bootstrap import interruptible
 from shoal.backends._failure import Failure, failure_of
 from shoal.errors import CallPicklingError, CallUnpicklingError
+from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
 from shoal.parallel._limits import LOOK_SECONDS, Limits, served
@@ -70,6 +71,7 @@ class Parcel(NamedTuple):
     nested: Nested
     cell: tuple[str, int] | None  # where to note which call runs
     limits: Limits | None  # how long this worker serves
+    bars: int = 0  # that the parent draws on a terminal, which may be this worker's too
 
 
 class Outcome(NamedTuple):
@@ -136,6 +138,7 @@ def _run(parcel: Parcel) -> Outcome:
     """Run the calls of a batch, as many as this worker may still run."""
     note = Note(parcel.cell)
     note.between(parcel.start)
+    print_above(parcel.bars)
     forget(parcel.live, parcel.horizon)
     if parcel.objects:
         _objects.setdefault(parcel.run, {}).update(parcel.objects)
@@ -181,6 +184,8 @@ def _run(parcel: Parcel) -> Outcome:
     elapsed = clock() - began
     note.between(parcel.start)
     served.calls += len(values) + (raised is not None)
+    if parcel.bars:
+        finish_lines()
     del arguments, keywords
     return _encoded(values, elapsed, raised, functions, parcel)
 

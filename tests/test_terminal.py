@@ -1,0 +1,192 @@
+"""Progress bars and what worker processes print, on a terminal: rendered, row by row, as a user sees it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.observe._terminal import _Above
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+
+COLUMNS, ROWS = 90, 12
+_SEQUENCE = re.compile(r"\x1b\[(\d*)([A-Za-z])|(.)", re.DOTALL)
+
+
+class Screen:
+    """A terminal: what has left it at its top, and its rows."""
+
+    def __init__(self) -> None:
+        self.gone: list[str] = []
+        self.rows = [" " * COLUMNS for _ in range(ROWS)]
+        self._row = self._column = 0
+
+    def feed(self, text: str) -> None:
+        for number, command, char in _SEQUENCE.findall(text):
+            if command == "A":
+                self._row = max(0, self._row - int(number or 1))
+            elif command == "L":
+                for _ in range(int(number or 1)):
+                    self.rows.insert(self._row, " " * COLUMNS)
+                    del self.rows[ROWS:]
+            elif command == "K":
+                self.rows[self._row] = self.rows[self._row][: self._column].ljust(COLUMNS)
+            elif command != "m" and char == "\r":
+                self._column = 0
+            elif command != "m" and char == "\n":
+                self._down()
+            elif char:
+                if self._column == COLUMNS:
+                    self._column = 0
+                    self._down()
+                row = self.rows[self._row]
+                self.rows[self._row] = row[: self._column] + char + row[self._column + 1 :]
+                self._column += 1
+
+    def _down(self) -> None:
+        self._row += 1
+        if self._row == ROWS:
+            self._row -= 1
+            self.gone.append(self.rows.pop(0))
+            self.rows.append(" " * COLUMNS)
+
+    @property
+    def lines(self) -> list[str]:
+        return [row.rstrip() for row in [*self.gone, *self.rows] if row.strip()]
+
+
+def run_on_terminal(program: str, tmp_path: Path, unbuffered: str = "") -> Screen:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(program))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    streams: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": unbuffered}
+    child = subprocess.Popen([sys.executable, str(script)], env=environment, **streams)
+    os.close(theirs)
+    said = b""
+    try:
+        while True:
+            try:
+                data = os.read(ours, 65536)
+            except OSError:  # all who had it open have ended
+                break
+            if not data:
+                break
+            said += data
+        assert child.wait(60) == 0, said
+    finally:
+        child.kill()
+        os.close(ours)
+    screen = Screen()
+    screen.feed(said.decode())
+    return screen
+
+
+PROGRAM = """
+import sys, time
+from shoal import Parallel, delayed
+
+def call(i):
+    time.sleep(0.02)
+    print("line", i, "of a worker")
+    sys.stderr.write(f"\\x1b[31mwarning {{i}}\\x1b[0m\\n")
+    if i == 3:
+        print("long " * 30)
+    print("without end", i, end="")
+    return i
+
+if __name__ == "__main__":
+    {run}
+    print("the end")
+"""
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+@pytest.mark.parametrize("whose", ["shoal", "user"])
+def test_what_workers_print_goes_above_the_bar(backend: str, whose: str, tmp_path: Path) -> None:
+    if whose == "shoal":
+        run = (
+            f"Parallel(n_jobs=2, backend='{backend}', batch_size=1, progress=True)(delayed(call)(i) for i in range(8))"
+        )
+    else:
+        run = (
+            "from tqdm import tqdm; calls = [delayed(call)(i) for i in range(8)]; bar = tqdm(total=8, unit='call'); "
+            f"Parallel(n_jobs=2, backend='{backend}', batch_size=1)(calls); bar.update(8); bar.close()"
+        )
+    lines = run_on_terminal(PROGRAM.format(run=run), tmp_path).lines
+    expected = [f"{text} {i}{rest}" for i in range(8) for text, rest in (("line", " of a worker"), ("warning", ""))]
+    expected += [f"without end {i}" for i in range(8)]
+    long = ("long " * 30).strip()
+    expected += [long[:COLUMNS].rstrip(), long[COLUMNS:]]
+    *printed, bar, last = lines
+    assert sorted(printed) == sorted(expected)
+    assert "8/8" in bar
+    assert last == "the end"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_without_a_bar_lines_of_workers_are_whole(backend: str, unbuffered: str, tmp_path: Path) -> None:
+    calls = "[delayed(print)('mine', i) for i in range(4)]"
+    run = f"Parallel(n_jobs=2, backend='{backend}', batch_size=1, verbose=5)({calls})"
+    lines = run_on_terminal(PROGRAM.format(run=run), tmp_path, unbuffered).lines
+    assert sorted(line for line in lines if not line.startswith("[Parallel")) == [
+        "mine 0",
+        "mine 1",
+        "mine 2",
+        "mine 3",
+        "the end",
+    ]
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.said.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def fileno(self) -> int:
+        raise OSError("no descriptor")
+
+
+def test_text_that_moves_the_cursor_passes_as_it_is() -> None:
+    sink: Any = Sink()
+    above = _Above(sink, bars=1)
+    for text in ("\r10%", "\x1b[A", "\n"):
+        above.write(text)
+    assert sink.said == ["\r10%", "\x1b[A", "\n"]
+    above.bars = 0
+    above.write("plain\n")
+    assert sink.said[3:] == ["plain\n"]
+
+
+def test_lines_of_threads_stay_whole() -> None:
+    sink: Any = Sink()
+    above = _Above(sink, bars=2)
+    above.write("begun ")
+    thread = threading.Thread(target=above.writelines, args=(["other ", "thread\n", "left"],))
+    thread.start()
+    thread.join()
+    above.write("and ended\n")
+    above.finish()
+    placed = [text.removeprefix("\n\n\x1b[2A\r\x1b[1L") for text in sink.said]
+    assert placed == ["other thread\n", "begun and ended\n", "left\n"]
