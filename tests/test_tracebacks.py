@@ -26,6 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and sign
 #: What the message of a case says; those that are not here name their class only.
 SAYS = {
     "a_call_raises": "division by zero",
+    "a_call_raises_again": "division by zero",
+    "input_raises": "no more input",
     "worker_exits": r"a worker process exited with code 3; it ran call 0, leave\(3\)",
     "worker_crashes": r"was killed by SIGSEGV: a crash in compiled code; it ran call [01], crash\(\)",
     "worker_exits_in_its_initializer": r"code 3; it had just started .*, and was to run call [01], divide\(",
@@ -42,9 +44,9 @@ SAYS = {
     "result_cannot_be_rebuilt": r"the result of call 0, returned_result\(\.\.\.\) cannot be unpickled in the calling",
     "exception_cannot_be_rebuilt": r"the exception of call 0, raise_what_only_.* \(CannotBeRebuiltHere",
     "no_room_for_arrays": r"no room for 3200000 bytes .* \(\[Errno 27\] File too large\)",
-    "folder_is_gone": "no worker can be started .* os.chdir",
-    "no_descriptors": "no worker can be started .* ulimit -n",
-    "no_threads": "no worker can be started .* ulimit -u",
+    "folder_is_gone": r"no worker can be started .* os\.chdir",
+    "no_descriptors": r"no worker can be started .*\(ulimit -n\)",
+    "no_threads": r"no worker can be started .*\(ulimit -u\)",
     "wrong_arguments": r"Too many arguments for twice\(number: int\) -> int:\n    twice\(1, 2, \) was called",
     "extra_is_missing": r"Run: pip install 'shoal\[ray\]'",
     "call_warns": "a warning of the call's",

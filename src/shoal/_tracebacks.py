@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import re
 from types import TracebackType
 
@@ -20,6 +21,7 @@ _MACHINERY = re.compile(
     r"(shoal\.(parallel|backends|_pickling|_tracebacks)|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
 )
 _FRAME = re.compile(r'(?P<indent>[ |]*)File "(?P<file>.+)", line (?P<line>\d+), in ')
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 #: A text above so many characters is cut in its middle.
 _MOST_TEXT = 200_000
 
@@ -31,18 +33,24 @@ def from_user(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def shorten(error: BaseException) -> BaseException:
-    """Take the frames of the machinery from the exception of a call, or one of shoal's own; return it.
+def shorten(error: BaseException) -> None:
+    """Take the frames of the machinery from an exception of a call, of other code of the user's, or of shoal's own.
 
     All others keep them: they may tell of a bug of ours.
     """
+    trace = from_user(error.__traceback__)
     if (
         isinstance(vars(error).get("call"), errors.FailedCall)
         or type(error).__module__ == errors.__name__
         or isinstance(error.__cause__, errors.RemoteTraceback)
+        or (trace is not None and not _is_library(trace.tb_frame.f_code.co_filename))
     ):
-        error.with_traceback(from_user(error.__traceback__))
-    return error
+        error.with_traceback(trace)
+
+
+def _is_library(file: str) -> bool:
+    """Tell whether a file is one of the standard library, or of a package that is installed."""
+    return file.startswith((_STANDARD_LIBRARY, "<frozen ")) or "-packages" in file
 
 
 def text_of(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from shoal._tracebacks import from_user
 from shoal.errors import FailedCall, attach
 from shoal.parallel._delayed import Call, describe
 from shoal.parallel._settings import Settings, may_go_on
@@ -91,7 +92,7 @@ class Faults:
         if self._returns and isinstance(error, self.kept):
             self._failures.pop(index, None)
             return None
-        raise error
+        raise error.with_traceback(from_user(error.__traceback__))
 
     def _wait(self, index: int, error: Exception) -> float | None:
         if not self._retries:
