@@ -42,7 +42,8 @@ def print_above(bars: int) -> None:
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if getattr(stream, "write_through", False):  # PYTHONUNBUFFERED: print() would write its arguments one by one
+        # With PYTHONUNBUFFERED, print() would write its arguments one by one.
+        if getattr(stream, "write_through", False) and not stream.closed:
             stream.reconfigure(write_through=False, line_buffering=True)
         if isinstance(stream, _Above):
             stream.bars = bars
