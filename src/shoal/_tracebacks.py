@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 import re
 from types import TracebackType
@@ -46,6 +45,8 @@ def shorten(error: BaseException) -> None:
         or (trace is not None and not _is_library(trace.tb_frame.f_code.co_filename))
     ):
         error.with_traceback(trace)
+    if isinstance(error, errors.WorkerStartError):  # its message says all of its cause
+        error.__context__, error.__cause__ = error.__cause__ or error.__context__, None
 
 
 def _is_library(file: str) -> bool:
@@ -80,6 +81,8 @@ def with_source(text: str) -> str:
 
     The cells of a notebook, and what is typed at a prompt, are in no file: only the process that runs them knows them.
     """
+    import linecache  # which few runs need, and takes a millisecond
+
     lines = text.splitlines(keepends=True)
     whole = []
     for line, following in zip(lines, [*lines[1:], ""], strict=True):

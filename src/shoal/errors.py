@@ -339,8 +339,7 @@ def cannot_start(error: BaseException) -> BaseException:
         advice = "Use fewer workers, or backend='threading'."
     refusal = WorkerStartError(f"{type(error).__name__}: {error}", advice)
     refusal.errno = number
-    refusal.__context__ = error  # not as its cause, since its message says all of it
-    refusal.__suppress_context__ = True
+    refusal.__cause__ = error
     return refusal
 
 
