@@ -64,6 +64,11 @@ def be_worker(index: int) -> None:
     _index_of_process = index
 
 
+def is_worker() -> bool:
+    """Tell whether this process is a worker of another one."""
+    return _index_of_process is not None
+
+
 class Slot(NamedTuple):
     """A place where batches run.
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import MAGIC_NUMBER, cache_from_source
 from typing import Any
 
+from shoal.backends.base import is_worker
 from shoal.hashing import hash
 
 #: Clocks of file servers may be wrong by so many seconds, and the system's clock may be set while a process runs.
@@ -55,9 +56,10 @@ _started = _start_of_process()  # forked children inherit it, with the code
 def code_started() -> float:
     """Return when the process started that has loaded the code of this one, in seconds since the epoch.
 
-    Nothing that this process runs was loaded before. 0.0 where that is unknown.
+    Nothing that this process runs was loaded before. 0.0 where that is unknown, and in a worker process: functions that
+    no import finds were loaded by the process that has sent them, before the worker started.
     """
-    return _started
+    return 0.0 if is_worker() else _started
 
 
 def may_have_changed(path: str) -> bool:
