@@ -567,6 +567,7 @@ def test_wrong_arguments_to_memory(tmp_path: Path) -> None:
         ({"items_limit": "3"}, TypeError, "items_limit='3' (str) is no number of results"),
         ({"items_limit": 2.5}, TypeError, "items_limit=2.5 (float) is no number of results"),
         ({"backend": ["local"]}, TypeError, "or backend ['local']: there are ['fsspec', 'local'"),
+        ({"backend_options": {"a": 1}}, TypeError, "the store 'local' takes no option 'a'"),
         ({"backend_options": [1]}, TypeError, "backend_options=[1] is no dictionary of options"),
         ({"compress": "abc"}, ValueError, 'Non valid compression method given: "abc"'),
     ],

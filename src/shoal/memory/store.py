@@ -255,7 +255,15 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
     given = {name: value for name, value in options.items() if value is not None}
     if not given.get("compress", True):
         del given["compress"]
-    return _stores[backend](path, **given)
+    try:
+        return _stores[backend](path, **given)
+    except TypeError as error:
+        unknown = [option for option in given if f"unexpected keyword argument {option!r}" in str(error)]
+        if not unknown:
+            raise
+        raise TypeError(
+            f"the store {backend!r} takes no option {unknown[0]!r}: leave it out of backend_options"
+        ) from None
 
 
 def location_of(store: Store) -> str:
