@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -201,3 +202,82 @@ def test_interrupts_sent_to_idle_workers_alone() -> None:
         os.kill(pid, signal.SIGINT)
     assert until(lambda: worker_pids(2) == before, PATIENCE)
     assert Parallel(n_jobs=2)([delayed(abs)(-1)]) == [1]
+
+
+#: What a program has open when it is told to end. Each prints "up" when it is.
+OPEN = {
+    "loky": "works(2); up(); time.sleep(1000)",
+    "multiprocessing": """
+with Parallel(n_jobs=2, backend="multiprocessing") as parallel:
+    parallel([delayed(abs)(1)] * 4)
+    up()
+    time.sleep(1000)
+""",
+    "run": "threading.Timer(0.3, up).start(); Parallel(n_jobs=2, batch_size=1)(calls('sleep', 4))",
+    "run of multiprocessing": """
+threading.Timer(0.3, up).start()
+Parallel(n_jobs=2, backend="multiprocessing", batch_size=1)(calls("sleep", 4))
+""",
+    "generator": """
+results = Parallel(n_jobs=2, return_as="generator", batch_size=1)([delayed(abs)(1), *calls("sleep", 4)])
+next(results)
+up()
+time.sleep(1000)
+""",
+    "executor": """
+workers = executor(2)
+futures = [workers.submit(call[0], *call[1]) for call in calls("sleep", 4)]
+assert until(lambda: len(list(folder.glob("began-*"))) >= 2)
+up()
+time.sleep(1000)
+""",
+    "executor of multiprocessing": """
+with executor(2, "multiprocessing") as workers:
+    futures = [workers.submit(call[0], *call[1]) for call in calls("sleep", 4)]
+    assert until(lambda: len(list(folder.glob("began-*"))) >= 2)
+    up()
+    time.sleep(1000)
+""",
+    "executor of threads": """
+workers = executor(2, "threading")
+futures = [workers.submit(time.sleep, 1000) for _ in range(4)]
+up()
+time.sleep(1000)
+""",
+    "acall": """
+import asyncio
+
+threading.Timer(0.5, up).start()
+asyncio.run(Parallel(n_jobs=2, batch_size=1).acall(calls("sleep", 4)))
+""",
+}
+
+
+@pytest.mark.parametrize("form", OPEN)
+def test_more_signals_while_the_program_ends(tmp_path: Path, form: str) -> None:
+    """Whenever they come, and however many: the program ends, and takes its workers with it."""
+    source = f"""{PRELUDE}
+import threading
+from _faults_util import until
+from shoal import executor
+
+
+def up():
+    (folder / "up").touch()
+
+
+{OPEN[form]}
+"""
+    delays = {"SIGINT": (0, 0.002, 0.005, 0.01), "SIGTERM": (0.003,)}
+    for last in delays:
+        for delay in delays[last]:
+            for gate in (tmp_path / "up", *tmp_path.glob("began-*")):
+                gate.unlink(missing_ok=True)
+            with Child(source, tmp_path, "-W", "ignore") as child:
+                assert until(lambda: (tmp_path / "up").exists()), child.wait()
+                for name in ("SIGINT", *["SIGINT"] * (delay < 0.01), last):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child.pid, signal.Signals[name])
+                    time.sleep(delay)
+                child.wait()
+                assert child.leaves_nothing() == []

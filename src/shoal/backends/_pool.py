@@ -13,11 +13,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable
+from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.backends._workers import AT_EXIT, Maker, Turn, Worker
 from shoal.backends.base import Slot, start_thread
+
+if TYPE_CHECKING:
+    from shoal.backends._channel import Channel
 
 #: At exit, a worker that has not ended after so many seconds is killed: a call may have left a process there.
 EXIT_SECONDS = 3.0
@@ -33,8 +37,9 @@ class Pool:
         self._workers: dict[Hashable, list[Worker]] = {}
         self._latest: Hashable = None
         self._kinds: set[type] = set()
-        # The threads of channels that end, and their processes.
-        self.ending: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
+        # The threads that live as long as a process of ours, and that process. Only the pool's thread uses it, so that
+        # no signal can keep a process from being entered here or ended.
+        self._processes: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -127,12 +132,13 @@ class Pool:
         if self._closed:
             raise RuntimeError(AT_EXIT)
 
-    def end_first(self, kind: type) -> None:
-        """See to it that the pool ends its workers, at exit, before the library that starts them waits for them.
+    def started(self, kind: type, channel: Channel) -> None:
+        """Take note of a process, so that it is ended at exit, before the library that has started it waits for it.
 
-        Called in the pool's thread, when a first worker of a kind was started: by now, that library has registered
-        what it does at exit; what is registered later is called earlier.
+        Called in the pool's thread. By now that library has registered what it does at exit; what is registered later
+        is called earlier.
         """
+        self._processes.update(dict.fromkeys(channel.threads, channel.process))
         if kind not in self._kinds:
             from multiprocessing import util
 
@@ -142,16 +148,23 @@ class Pool:
             util.Finalize(None, self.shut_down, exitpriority=100)
 
     def shut_down(self) -> None:
-        """End all workers: nothing that still runs will be waited for."""
+        """End all workers at exit, and return when their processes are gone; from then on none is started.
+
+        A signal may interrupt the caller at any point. The pool's thread does the work, which no signal interrupts. So
+        one call that comes as far as asking for it suffices, and whoever calls again waits for the same end.
+        """
         if self is not _pool:
             return  # a forked child must not touch the workers of its parent
-        for wait in self.before_end:
-            wait()
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self.catch_up()  # from here on, nothing starts
+        while self.before_end:  # each is waited for once: whoever interrupts that wants the program to end
+            self.before_end.pop()()
+        self._closed = True
+        if self._thread is not None:
+            ended = threading.Event()
+            self.ask(partial(self._end_all, ended))
+            ended.wait()
+
+    def _end_all(self, ended: threading.Event) -> None:
+        """End all workers and what runs on them, and wait until they are gone; called in the pool's thread."""
         with self._lock:
             workers = [worker for group in self._workers.values() for worker in group]
             self._workers.clear()
@@ -160,14 +173,17 @@ class Pool:
         # They close pipes into which the standard library writes at exit, which before CPython's gh-125451 (3.12.8,
         # 3.13.1) is an error on stderr if both come at the same time; and queues that multiprocessing closes at exit.
         deadline = time.monotonic() + EXIT_SECONDS
-        for thread, process in list(self.ending.items()):
+        for thread, process in list(self._processes.items()):
             thread.join(max(deadline - time.monotonic(), 0))
             if thread.is_alive():
                 from loky.backend.utils import kill_process_tree
 
-                kill_process_tree(process)
+                try:
+                    kill_process_tree(process)
+                except OSError:  # no descriptors are left to look for what it has started
+                    process.kill()
                 thread.join()
-        self.catch_up()  # with what comes of their ends
+        self.ask(ended.set)  # after what was asked for because of their ends
 
     def catch_up(self) -> None:
         """Wait until the pool's thread has done all that it was asked for."""

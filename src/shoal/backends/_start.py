@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import multiprocessing.process
 import os
 import signal
 import sys
@@ -42,6 +43,10 @@ def begin(executor: Any) -> Future[None]:
             executor._result_queue.close()
             executor._executor_manager_thread_wakeup.close()
         raise
+    for process in list(executor._processes.values()):
+        # multiprocessing waits at exit for the children that it knows, and would wait for ever if a signal has kept the
+        # pool from ending its workers before. The executor knows the process; nobody else has to.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
     return life
 
 

@@ -124,7 +124,7 @@ class Worker:
         try:
             self._pool.check()
             channel = Channel(partial(self.maker.start, self.index), self._answered, self._ended)
-            self._pool.end_first(type(self.maker))
+            self._pool.started(type(self.maker), channel)
             self._take(channel)
         except BaseException as error:  # it is raised where the results are awaited
             if channel is not None:
@@ -250,8 +250,6 @@ class Worker:
         """Have no process; return the channel to the one there was. One that is broken ends by itself."""
         channel, self._channel = self._channel, None
         self._served, self._retiring = 0, False
-        if channel is not None:
-            self._pool.ending.update(dict.fromkeys(channel.threads, channel.process))
         return channel
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -177,6 +178,13 @@ class Executor(concurrent.futures.Executor):
         if wait:
             self._loop.join_all()
 
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Shut down and wait; after Ctrl-C, give up what runs instead."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.stop()
+        else:
+            self.shutdown(wait=True)
+
     def stop(self) -> None:
         """Cancel what has not begun and give up what runs, by force where that is possible; then shut down.
 
@@ -331,10 +339,21 @@ def _wait_at_exit(pooled: bool) -> None:
 
 def _end_all() -> None:
     loops = list(_live)
+    interrupted = _interrupted()
     for loop in loops:
-        loop.submitted.close()
+        loop.submitted.close(cancel=interrupted)
+        if interrupted:
+            loop.run_.stop()
     for loop in loops:
         loop.join_all()
+
+
+def _interrupted() -> bool:
+    """Tell whether the program ends by a KeyboardInterrupt that nothing has caught."""
+    kind = sys.exc_info()[0]  # where multiprocessing ends one of its processes, the exception is still being handled
+    if kind is None and not hasattr(sys, "ps1"):  # at a prompt, one that is long over would still be found here
+        kind = getattr(sys, "last_type", None)
+    return kind is not None and issubclass(kind, KeyboardInterrupt)
 
 
 def _after_fork() -> None:

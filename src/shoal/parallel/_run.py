@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 from shoal import errors
 from shoal._tracebacks import shorten
 from shoal.backends import Backend, Slot
-from shoal.backends.base import start_thread
-from shoal.errors import UnusedResultsWarning
+from shoal.backends._threads import DaemonThreads
+from shoal.backends.base import in_main_thread, start_thread
+from shoal.errors import UnusedResultsWarning, WorkerStartError
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
 from shoal.parallel._faults import Faults
@@ -241,18 +242,41 @@ class Run(ABC):
     def _end(self, error: BaseException | None) -> None:
         self.error = error
         try:
+            if isinstance(error, (KeyboardInterrupt, SystemExit)) and in_main_thread():
+                _uninterrupted(self._let_go)
+            else:
+                self._let_go()
+        finally:
+            if self._tell is not None:
+                self._tell.finished(GeneratorExit() if isinstance(error, Cancelled) else error)
+
+    def _let_go(self) -> None:
+        """Stop what still runs, and give everything back that the run holds."""
+        try:
             for index in self._busy():
                 self.slots[index] = self._backend.abort(self.slots[index])
         finally:
-            try:
-                self._clean()
-                self._release()
-            finally:
-                if self._tell is not None:
-                    self._tell.finished(GeneratorExit() if isinstance(error, Cancelled) else error)
+            self._clean()
+            self._release()
 
     def _clean(self) -> None:  # noqa: B027 most runs hold nothing
         """Let go of what the run holds beside its slots."""
+
+
+def _uninterrupted(do: Callable[[], None]) -> None:
+    """Call `do` in another thread and wait for it.
+
+    A user who presses Ctrl-C once often presses it again. The second KeyboardInterrupt is raised in the main thread,
+    where it may end the waiting, but not what `do` has begun: a worker would go on with a call that nobody waits for.
+    """
+    threads = DaemonThreads(1)
+    try:
+        done = threads.submit(do)
+    except (WorkerStartError, RuntimeError):  # the system allows no more threads, or the interpreter shuts down
+        do()
+        return
+    threads.shutdown(wait=False)
+    done.result()
 
 
 def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
