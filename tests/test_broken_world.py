@@ -126,6 +126,52 @@ print(said["plain"])
     assert ("WorkerStartError" in out) == (cold or backend == "multiprocessing")
 
 
+@pytest.mark.parametrize("failed", [(8,), (16,), (8, 16)])
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_idle_workers_give_way_where_descriptors_are_short(tmp_path: Path, backend: str, failed: tuple[int]) -> None:
+    """After runs of too many workers, two start at once, whatever the others hold; and where they differ from these."""
+    source = f"""
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+for n in {failed}:
+    try:
+        Parallel(n_jobs=n)(delayed(abs)(i) for i in range(n))
+    except WorkerStartError:
+        print("refused")
+assert works(2, backend={backend!r})
+assert works(3)
+assert works(3, backend="multiprocessing")
+assert works(2, backend={backend!r}, environment={{"A": "1"}})
+"""
+    assert check(source, tmp_path) == "refused\n" * len(failed)
+
+
+def test_idle_workers_give_way_where_threads_are_short(tmp_path: Path) -> None:
+    source = """
+name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+original = getattr(threading, name)
+
+
+def refuse(*args, **kwargs):
+    if threading.active_count() > 7:
+        raise RuntimeError("can't start new thread")
+    return original(*args, **kwargs)
+
+
+worker_pids(4)
+assert threading.active_count() > 7
+setattr(threading, name, refuse)
+assert works(2, backend="threading")
+setattr(threading, name, original)
+worker_pids(4)
+setattr(threading, name, refuse)
+assert list(Parallel(n_jobs=2, backend="threading", return_as="generator")([delayed(abs)(-1)] * 3)) == [1] * 3
+setattr(threading, name, original)
+assert worker_pids(2)
+"""
+    check(source, tmp_path)
+
+
 NOBODY = """
 def become_nobody():
     # A user of whom there is no other process, whom the limit binds as it does not bind root; it may still read what

@@ -123,7 +123,7 @@ class Channel:
             If the system allows no more threads.
         """
         try:
-            start_thread(self._reader)
+            start_thread(self._reader, make_room=False)  # the pool does that, without the worker's lock
         except BaseException:
             self._connection.close()
             raise
@@ -182,7 +182,7 @@ class Channel:
                 return
             if not self._late:
                 sender = threading.Thread(target=self._send_late, name="shoal-requests", daemon=True)
-                start_thread(sender)
+                start_thread(sender, make_room=False)
                 self._sender = sender
             self._late.append(message)
 

@@ -23,7 +23,8 @@ from shoal.backends.base import Slot, start_thread
 if TYPE_CHECKING:
     from shoal.backends._channel import Channel
 
-#: At exit, a worker that has not ended after so many seconds is killed: a call may have left a process there.
+#: A worker that has not ended so many seconds after it was told to is killed, where that is waited for: a call may have
+#: left a process there.
 EXIT_SECONDS = 3.0
 #: A worker that was started with other options than the last run's goes after so many idle seconds.
 BESIDE_SECONDS = 2.0
@@ -56,7 +57,7 @@ class Pool:
             if self._thread is None:
                 threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
                 thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
-                start_thread(thread)
+                start_thread(thread, make_room=False)
                 self._thread = thread
             group = self._workers.setdefault(maker.key, [])
             workers = [worker for worker in group if not (worker.own or (own and worker.users))]
@@ -121,7 +122,23 @@ class Pool:
             for workers in self._workers.values():
                 for worker in [worker for worker in workers if not worker.users]:
                     workers.remove(worker)
-                    worker.end()
+                    worker.end(now=True)
+
+    def make_room(self) -> bool:
+        """End the idle workers, because the system refuses something that they hold: descriptors, threads, memory.
+
+        Returns
+        -------
+        Whether processes have ended, so that it is worth trying again.
+        """
+        if threading.current_thread() is self._thread:
+            self.end_idle()
+            return self._see_off()
+        if self._thread is None:
+            return False
+        made: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.ask(lambda: made.put(self.make_room()))
+        return made.get()
 
     def ask(self, request: Callable[[], None]) -> None:
         """Have the pool's thread do something."""
@@ -172,18 +189,30 @@ class Pool:
             worker.end(now=True)
         # They close pipes into which the standard library writes at exit, which before CPython's gh-125451 (3.12.8,
         # 3.13.1) is an error on stderr if both come at the same time; and queues that multiprocessing closes at exit.
+        self._see_off()
+        self.ask(ended.set)  # after what was asked for because of their ends
+
+    def _see_off(self) -> bool:
+        """Wait until all processes are gone that are no worker's any more; kill those that do not end.
+
+        Called in the pool's thread. Return whether there were any.
+        """
+        with self._lock:
+            kept = {thread for group in self._workers.values() for worker in group for thread in worker.threads}
+        leaving = [thread for thread in self._processes if thread not in kept and thread.is_alive()]
         deadline = time.monotonic() + EXIT_SECONDS
-        for thread, process in list(self._processes.items()):
+        for thread in leaving:
             thread.join(max(deadline - time.monotonic(), 0))
             if thread.is_alive():
                 from loky.backend.utils import kill_process_tree
 
+                process = self._processes[thread]
                 try:
                     kill_process_tree(process)
                 except OSError:  # no descriptors are left to look for what it has started
                     process.kill()
                 thread.join()
-        self.ask(ended.set)  # after what was asked for because of their ends
+        return bool(leaving)
 
     def catch_up(self) -> None:
         """Wait until the pool's thread has done all that it was asked for."""

@@ -25,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.backends._channel import Channel, Item
+from shoal.backends.base import is_shortage
 from shoal.errors import WorkerStartError, cannot_start
 
 if TYPE_CHECKING:
@@ -120,16 +121,25 @@ class Worker:
             if self._channel is not None or not self._starting:
                 return
             asked = list(self._waiting)
+        error = self._try_to_start()
+        if is_shortage(error) and self._pool.make_room():
+            error = self._try_to_start()
+        if error is not None:  # it is raised where the results are awaited
+            self._refuse(error, asked)
+
+    def _try_to_start(self) -> BaseException | None:
+        """Start the process; return what has kept it from starting."""
         channel: Channel | None = None
         try:
             self._pool.check()
             channel = Channel(partial(self.maker.start, self.index), self._answered, self._ended)
             self._pool.started(type(self.maker), channel)
             self._take(channel)
-        except BaseException as error:  # it is raised where the results are awaited
+        except BaseException as error:
             if channel is not None:
                 self.maker.stop(channel.executor, kill=True)
-            self._refuse(cannot_start(error), asked)
+            return cannot_start(error)
+        return None
 
     def _take(self, channel: Channel) -> None:
         """Have a new process run what waits."""
@@ -141,6 +151,12 @@ class Worker:
                 self._pump(new=True)
             else:  # it was ended while it started
                 self._discard(kill=True)
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The threads that live as long as the process, if there is one."""
+        channel = self._channel
+        return [] if channel is None else channel.threads
 
     def end(self, now: bool = False) -> None:
         """End the process once what was submitted has run; with `now`, kill it if something runs or it is not up."""

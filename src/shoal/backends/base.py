@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -18,7 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shoal._cpus import cpu_budget, is_serial
-from shoal.errors import cannot_start
+from shoal.errors import WorkerStartError, cannot_start
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -232,14 +234,24 @@ class Backend(ABC):
 
 Factory = Callable[..., Backend]
 
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+
 
 def in_main_thread() -> bool:
     """Tell whether this is the thread that started the interpreter."""
     return threading.current_thread() is threading.main_thread()
 
 
-def start_thread(thread: threading.Thread) -> None:
+def start_thread(thread: threading.Thread, make_room: bool = True) -> None:
     """Start a thread.
+
+    Parameters
+    ----------
+    thread
+        What to start.
+    make_room
+        Whether to end idle worker processes, each of which has threads here, and to try again where the system allows no
+        more. Not for whoever holds a lock of the pool's.
 
     Raises
     ------
@@ -249,4 +261,14 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except RuntimeError as error:
-        raise cannot_start(error) from error
+        refusal = cannot_start(error)
+        pools: Any = sys.modules.get("shoal.backends._pool")
+        if not (make_room and is_shortage(refusal) and pools is not None and pools.pool().make_room()):
+            raise refusal from error
+        start_thread(thread, make_room=False)
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Tell whether an error says that descriptors, processes, threads or memory are short, and not another refusal."""
+    cause = error.__cause__ if isinstance(error, WorkerStartError) else None
+    return isinstance(cause, (MemoryError, RuntimeError)) or getattr(cause, "errno", None) in _SHORTAGES
