@@ -257,3 +257,32 @@ for thread in threads:
 print("ok")
 """
     assert check(source, tmp_path) == "ok\n"
+
+
+@pytest.mark.parametrize(
+    "module", ["loky.process_executor", "concurrent.futures.process", "multiprocessing.resource_tracker"]
+)
+def test_a_fork_while_another_thread_imports_what_starts_workers(tmp_path: Path, module: str) -> None:
+    """The child knows nothing of its parent's children, and at its exit waits for none of them."""
+    source = f"""
+import types
+from multiprocessing import resource_tracker
+
+assert works(2)
+others = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+others.start()
+imported = sys.modules[{module!r}]
+sys.modules[{module!r}] = types.ModuleType({module!r})  # as it is at the beginning of its import
+pid = os.fork()
+if pid == 0:
+    assert multiprocessing.active_children() == []
+    assert run("threading")[0]
+    print("child", flush=True)
+    sys.exit(0)
+sys.modules[{module!r}] = imported
+assert os.waitpid(pid, 0)[1] == 0
+others.kill()
+others.join()
+print("ok")
+"""
+    assert check(source, tmp_path) == "child\nok\n"

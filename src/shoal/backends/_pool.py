@@ -264,6 +264,16 @@ def pool() -> Pool:
     return _pool
 
 
+#: Where libraries keep the children of this process, and what ends them. A module that another thread of the parent's
+#: was importing at the fork does not have it yet.
+_OF_THE_PARENT = {
+    "concurrent.futures.process": "_threads_wakeups",
+    "loky.process_executor": "_threads_wakeups",
+    "multiprocessing.process": "_children",
+}
+_NONE: set[Any] = set()
+
+
 def _after_fork() -> None:
     """Start anew in a forked child: the workers are the parent's.
 
@@ -274,14 +284,11 @@ def _after_fork() -> None:
     global _pool
     _inherited.append(_pool)
     _pool = Pool()
-    module: Any
-    for name in ("concurrent.futures.process", "loky.process_executor"):
-        if module := sys.modules.get(name):
-            module._threads_wakeups.clear()
-    if module := sys.modules.get("multiprocessing.process"):
-        module._children.clear()
-    if module := sys.modules.get("multiprocessing.resource_tracker"):
-        module._resource_tracker._pid = None
+    for name, attribute in _OF_THE_PARENT.items():
+        getattr(sys.modules.get(name), attribute, _NONE).clear()
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    if tracker is not None:
+        tracker._pid = None
 
 
 if hasattr(os, "register_at_fork"):

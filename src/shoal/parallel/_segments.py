@@ -156,7 +156,8 @@ SPARE = 8
 
 def _after_fork() -> None:
     while _spare:  # they are the parent's, and it would write into the same memory
-        _spare.pop().close()
+        with contextlib.suppress(OSError):  # whoever forks may close descriptors before this
+            _spare.pop().close()
 
 
 if hasattr(os, "register_at_fork"):
