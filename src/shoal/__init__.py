@@ -21,6 +21,7 @@ os.environ.setdefault("KMP_INIT_AT_FORK", "FALSE")
 if TYPE_CHECKING:
     from shoal._cpus import cpu_count
     from shoal.backends import Backend, Slot, WorkerSpec, register_parallel_backend, worker_index
+    from shoal.backends._pool import shutdown_workers
     from shoal.compat import install_as_joblib
     from shoal.errors import (
         ArgumentError,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "shoal._cpus": ("cpu_count",),
     "shoal.backends": ("Backend", "Slot", "WorkerSpec", "register_parallel_backend", "worker_index"),
+    "shoal.backends._pool": ("shutdown_workers",),
     "shoal.compat": ("install_as_joblib",),
     "shoal.errors": (
         "ArgumentError",
@@ -159,6 +161,7 @@ __all__ = [
     "register_parallel_backend",
     "register_store_backend",
     "shared",
+    "shutdown_workers",
     "worker_index",
     "wrap_non_picklable_objects",
 ]

@@ -128,6 +128,27 @@ if __name__ == "__main__":
     with parallel_config("mine", n_jobs=2):
         assert set(Parallel()(delayed(look)(i) for i in range(4))) == {("set", "int")}
 """,
+    "a subclass says how arrays are sent": """
+import numpy
+from joblib import Parallel, delayed, parallel_config, register_parallel_backend
+from joblib._parallel_backends import LokyBackend, MultiprocessingBackend
+def look(array): return type(array).__name__, array.flags.writeable
+def subclass(base, **changed):
+    class Mine(base):
+        def configure(self, *args, **kwargs):
+            return super().configure(*args, **{**kwargs, **changed})
+    return Mine
+if __name__ == "__main__":
+    array = numpy.ones(300_000)
+    for base in (LokyBackend, MultiprocessingBackend):
+        for changed, seen in (({"max_nbytes": None}, ("ndarray", True)), ({"mmap_mode": "c"}, ("memmap", True)),
+                              ({"max_nbytes": 10**9}, ("ndarray", True)), ({}, ("memmap", False))):
+            register_parallel_backend("mine", subclass(base, **changed))
+            with parallel_config("mine", n_jobs=2):
+                assert set(Parallel()(delayed(look)(array) for _ in range(2))) == {seen}, (base, changed)
+                with Parallel() as parallel:
+                    assert set(parallel(delayed(look)(array) for _ in range(2))) == {seen}, (base, changed)
+""",
     "a subclass of LokyBackend wraps the callback (freqtrade)": """
 from joblib import Parallel, delayed
 from joblib._parallel_backends import LokyBackend

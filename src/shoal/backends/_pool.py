@@ -60,7 +60,7 @@ class Pool:
                 start_thread(thread, make_room=False)
                 self._thread = thread
             group = self._workers.setdefault(maker.key, [])
-            workers = [worker for worker in group if not (worker.own or (own and worker.users))]
+            workers = [worker for worker in group if not (worker.own or worker.last or (own and worker.users))]
             taken = {worker.index for worker in workers}
             new = [Worker(self, maker, index) for index in range(n_workers) if index not in taken]
             group += new
@@ -98,8 +98,9 @@ class Pool:
                 worker.own = False
                 worker.idle_since = time.monotonic()
                 group = self._workers.get(worker.maker.key, [])
-                twice = [other.index for other in group].count(worker.index) > 1  # beside one that had an owner
-                if end or (twice and not worker.users):
+                # Beside one that had an owner. One that ends anyway does not count.
+                twice = [other.index for other in group if not other.last].count(worker.index) > 1
+                if end or ((twice or worker.last) and not worker.users):
                     group.remove(worker)
                     worker.end()
 
@@ -123,6 +124,24 @@ class Pool:
                 for worker in [worker for worker in workers if not worker.users]:
                     workers.remove(worker)
                     worker.end(now=True)
+
+    def end_all_once_idle(self, wait: bool) -> None:
+        """End each worker as soon as no run has it; with `wait`, return when those that are idle now are gone."""
+        if self._thread is None or self._closed:
+            return
+        gone = threading.Event()
+        self.ask(partial(self._end_all_once_idle, gone))
+        if wait:
+            gone.wait()
+
+    def _end_all_once_idle(self, gone: threading.Event) -> None:
+        with self._lock:
+            for workers in self._workers.values():
+                for worker in workers:
+                    worker.last = True
+        self.end_idle()
+        self._see_off()
+        gone.set()
 
     def make_room(self) -> bool:
         """End the idle workers, because the system refuses something that they hold: descriptors, threads, memory.
@@ -262,6 +281,35 @@ _inherited: list[Pool] = []
 def pool() -> Pool:
     """Return the pool of this process."""
     return _pool
+
+
+def shutdown_workers(wait: bool = True) -> None:
+    """End the worker processes that are kept for the next run, to free the memory that they hold.
+
+    No run is harmed: a worker that runs something, or belongs to a generator that is not exhausted, to an open ``with
+    Parallel(...)`` block or to an :func:`~shoal.executor`, ends with that instead of being kept. The next run starts
+    new workers.
+
+    Parameters
+    ----------
+    wait
+        Whether to return only when the processes that have nothing to do are gone. Those in use are not waited for,
+        since their run may depend on the caller.
+
+    Notes
+    -----
+    Thread-safe. Without it, workers of the backend "loky" end after 300 idle seconds (`idle_worker_timeout`), and at
+    exit; those of "multiprocessing" end with their run. What workers have registered for their exit still runs. A
+    worker that has not ended after three seconds is killed.
+
+    Examples
+    --------
+    >>> from shoal import Parallel, delayed, shutdown_workers
+    >>> Parallel(n_jobs=2)(delayed(abs)(x) for x in (-1, -2))
+    [1, 2]
+    >>> shutdown_workers()
+    """
+    _pool.end_all_once_idle(wait)
 
 
 #: Where libraries keep the children of this process, and what ends them. A module that another thread of the parent's

@@ -81,6 +81,7 @@ class Worker:
         self.index = index  # among the workers of equal makers; its processes have it one after the other
         self.users = 0
         self.own = False  # whether it has a user who shares it with nobody
+        self.last = False  # whether it ends with the runs that have it now, and takes no others
         self.idle_since = time.monotonic()
         self._pool = pool
         self._lock = threading.RLock()  # a future that is done at once calls back under it

@@ -250,8 +250,8 @@ def start_thread(thread: threading.Thread, make_room: bool = True) -> None:
     thread
         What to start.
     make_room
-        Whether to end idle worker processes, each of which has threads here, and to try again where the system allows no
-        more. Not for whoever holds a lock of the pool's.
+        Whether to end idle worker processes, each of which has threads here, and to try again where the system allows
+        no more. Not for whoever holds a lock of the pool's.
 
     Raises
     ------

@@ -73,8 +73,8 @@ def __getattr__(name: str) -> Any:
 def get_reusable_executor(*args: Any, **kwargs: Any) -> Any:
     """Return loky's executor that is kept for whoever asks next.
 
-    It has workers of its own, once something is submitted to it. To shut it down also ends the idle workers of
-    ``Parallel``: that is what joblib's users do it for.
+    It has workers of its own, once something is submitted to it. To shut it down also ends those of ``Parallel``, as
+    :func:`shoal.shutdown_workers` does: that is what joblib's users do it for.
     """
     import_loky()
     import loky
@@ -83,11 +83,11 @@ def get_reusable_executor(*args: Any, **kwargs: Any) -> Any:
     if "shutdown" not in vars(executor):
         shutdown = executor.shutdown
 
-        def shutdown_all(*args: Any, **kwargs: Any) -> None:
-            shutdown(*args, **kwargs)
-            from shoal.backends._pool import pool
+        def shutdown_all(wait: bool = True, kill_workers: bool = False) -> None:
+            shutdown(wait=wait, kill_workers=kill_workers)
+            from shoal.backends._pool import shutdown_workers
 
-            pool().end_idle()
+            shutdown_workers(wait)
 
         executor.shutdown = shutdown_all
     return executor
