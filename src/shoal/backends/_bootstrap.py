@@ -107,9 +107,24 @@ def serve() -> None:
     while message := _received():
         answer = _answer(message)
         del message  # which the next is waited for without
+        _flush_streams()
         _connection.send_bytes(answer)
         del answer
     _end_executors()
+
+
+def _flush_streams() -> None:
+    """Write out what calls have printed, before their answer is sent.
+
+    A stream that is no terminal keeps it until this process ends, which may be much later, or by a signal. Where
+    nothing is kept, this takes less than a microsecond.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except BaseException:  # it is closed, has no reader, or is of a user's own class: no reason to lose results
+                pass
 
 
 def _received() -> bytes:
