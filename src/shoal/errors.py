@@ -10,6 +10,7 @@
       └─ UnpicklingError ────── DamagedFile           ... something else stands in it
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
         └────────────────────── WorkerStartError      the system refuses what a worker process or a thread takes
+    RuntimeError ────────────── MissingMainGuard      a worker would start workers while it imports the program
     Exception ───────────────── RemoteTraceback       the cause of a task's exception: its traceback in the worker
     TimeoutError ────────────── TaskTimeout           a call has run longer than ``Parallel(task_timeout=)``
     multiprocessing.TimeoutError, TimeoutError
@@ -52,6 +53,7 @@ __all__ = [
     "FallbackWarning",
     "HashingError",
     "MissingExtra",
+    "MissingMainGuard",
     "NoSpaceError",
     "RemoteTraceback",
     "RunTimeout",
@@ -320,6 +322,30 @@ class WorkerStartError(OSError):
 
     def __str__(self) -> str:
         return f"no worker can be started ({self.reason}). {self.advice}"
+
+
+class MissingMainGuard(RuntimeError):
+    """A program starts worker processes when it is imported, and these import it: by "spawn" and "forkserver".
+
+    Parameters
+    ----------
+    path
+        The program.
+    """
+
+    path: str
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"worker processes that start by 'spawn' or 'forkserver' import {self.path}, which would start worker "
+            "processes again. Put what it does when it is run, and not when it is imported, below a line\n\n"
+            '    if __name__ == "__main__":\n\n'
+            "or use backend='loky', whose workers do not import it."
+        )
 
 
 def cannot_start(error: BaseException) -> BaseException:

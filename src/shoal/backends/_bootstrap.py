@@ -107,13 +107,13 @@ def serve() -> None:
     while message := _received():
         answer = _answer(message)
         del message  # which the next is waited for without
-        _flush_streams()
+        flush_streams()
         _connection.send_bytes(answer)
         del answer
     _end_executors()
 
 
-def _flush_streams() -> None:
+def flush_streams() -> None:
     """Write out what calls have printed, before their answer is sent.
 
     A stream that is no terminal keeps it until this process ends, which may be much later, or by a signal. Where

@@ -25,6 +25,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.backends._failure import rebuilt
+from shoal.backends._start import UNGUARDED, missing_main_guard
 from shoal.backends.base import start_thread
 from shoal.errors import WorkerStartError
 
@@ -95,6 +96,7 @@ class Channel:
         self._lock = threading.Lock()  # over what is late, and the connection's end
         self._late: deque[bytes] = deque()  # messages for which there is surely no room yet
         self._sender: threading.Thread | None = None  # what sends those
+        self._began = False  # whether an answer has come
         self._reader = threading.Thread(target=self._read, name="shoal-answers", daemon=True)
         self._connection, theirs = Pipe()
         try:
@@ -205,6 +207,7 @@ class Channel:
         error: BaseException | None = None
         try:
             while (data := self._receive()) is not None:
+                self._began = True
                 self._answered(self, *_decoded(data))
                 del data
         except BaseException as caught:  # there is no memory, say: no answer can be told from another any more
@@ -239,7 +242,10 @@ class Channel:
         except CancelledError as cancelled:
             return cancelled
         if isinstance(error, BrokenExecutor):
-            error.exit_code = self._exit_code()  # type: ignore[attr-defined]
+            exit_code = self._exit_code()
+            if exit_code == UNGUARDED and not self._began:
+                return missing_main_guard()
+            error.exit_code, error.began = exit_code, self._began  # type: ignore[attr-defined]
         return error or BrokenExecutor("the worker process has ended its task")
 
     def _exit_code(self) -> int | None:

@@ -17,6 +17,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from shoal.backends._start import refuse_while_main_is_imported
 from shoal.backends._workers import AT_EXIT, Maker, Turn, Worker
 from shoal.backends.base import Slot, start_thread
 
@@ -52,6 +53,7 @@ class Pool:
 
         With `own`, they are workers that no run uses, and no other run uses them until they are given back.
         """
+        refuse_while_main_is_imported()
         with self._lock:
             self.check()
             if self._thread is None:

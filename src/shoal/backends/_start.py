@@ -20,7 +20,13 @@ from multiprocessing import util
 from multiprocessing.context import set_spawning_popen
 from typing import Any
 
-from shoal.backends._bootstrap import serve
+from shoal.backends._bootstrap import flush_streams, serve
+from shoal.errors import MissingMainGuard
+
+#: The exit code of a worker that would have started workers while it imported the main module.
+UNGUARDED = 177
+#: What is in the name of a worker process that imports the main module.
+_MARK = "ShoalWorker"
 
 
 def begin(executor: Any) -> Future[None]:
@@ -50,6 +56,30 @@ def begin(executor: Any) -> Future[None]:
     return life
 
 
+def refuse_while_main_is_imported() -> None:
+    """Refuse to start workers where a process of multiprocessing imports the program's main module.
+
+    That would never end, since each worker would import it. A worker of ours says so by its exit code, so that its
+    parent raises the error: once, and not each time that a worker is started.
+
+    Raises
+    ------
+    MissingMainGuard
+        In a process that is no worker of ours.
+    """
+    process = multiprocessing.process.current_process()
+    if getattr(process, "_inheriting", False):
+        if _MARK in process.name:
+            flush_streams()
+            os._exit(UNGUARDED)
+        raise missing_main_guard()
+
+
+def missing_main_guard() -> MissingMainGuard:
+    """Return the error for the program that runs here."""
+    return MissingMainGuard(getattr(sys.modules.get("__main__"), "__file__", None) or "the program")
+
+
 def launch(process: Any) -> Any:
     """Start a process of loky's; return what stands for it in ``multiprocessing``."""
     return _popen_class()(process)
@@ -63,6 +93,8 @@ def watching(make: Callable[..., Any], start: Callable[[Any], Any] | None = None
 
     def make_watched(**options: Any) -> Any:
         process = make(**options)
+        if process._start_method in ("spawn", "forkserver"):
+            process.name = process.name.replace("Process", _MARK)
         started = start or process._Popen
 
         def launch_watched(process: Any) -> Any:

@@ -1,0 +1,130 @@
+"""Programs whose main module worker processes import, or cannot import: what is missing is said once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from _python import needs_forks
+
+pytestmark = needs_forks
+
+
+def run(folder: Path, source: str, by_stdin: bool = False) -> tuple[int, str, str]:
+    program = folder / "program.py"
+    program.write_text(source)
+    # The path of a fork server's socket must be short.
+    environment = {**os.environ, "TMPDIR": "/tmp", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-"] if by_stdin else [sys.executable, str(program)]
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        input=source if by_stdin else None,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+FORMS = {
+    "list": "print(Parallel(n_jobs=2, backend=context)(delayed(abs)(-i) for i in range(4)))",
+    "with retries": "print(Parallel(n_jobs=2, backend=context, batch_size=1, retries=3)([delayed(abs)(-1)] * 4))",
+    "exceptions as results": "print(Parallel(n_jobs=2, backend=context, on_error='return')([delayed(abs)(-1)] * 4))",
+    "under the name joblib": """
+from shoal import install_as_joblib
+
+install_as_joblib()
+import joblib
+
+print(joblib.Parallel(n_jobs=2, backend=context)(joblib.delayed(abs)(-i) for i in range(4)))
+""",
+}
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_program_without_a_guard(tmp_path: Path, form: str, method: str) -> None:
+    source = f"""
+import multiprocessing
+from shoal import Parallel, delayed
+
+context = multiprocessing.get_context({method!r})
+{FORMS[form]}
+"""
+    code, out, err = run(tmp_path, source)
+    assert (code, out) == (1, "")
+    assert err.count("Traceback") == 1
+    assert err.count('if __name__ == "__main__":') == 1
+    assert "shoal.errors.MissingMainGuard" in err
+    assert str(tmp_path / "program.py") in err.rpartition("MissingMainGuard")[2]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_an_executor_without_a_guard(tmp_path: Path, method: str) -> None:
+    source = f"""
+import multiprocessing
+from concurrent.futures import BrokenExecutor
+from shoal import MissingMainGuard, executor
+
+with executor(2, multiprocessing.get_context({method!r})) as workers:
+    try:
+        workers.submit(abs, -1).result()
+    except BrokenExecutor as error:
+        print(type(error.__cause__).__name__)
+"""
+    assert run(tmp_path, source) == (0, "MissingMainGuard\n", "")
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_with_a_guard_all_is_well(tmp_path: Path, method: str) -> None:
+    source = f"""
+import multiprocessing
+from shoal import Parallel, delayed
+
+
+def square(x):
+    return x * x
+
+
+if __name__ == "__main__":
+    print(Parallel(n_jobs=2, backend=multiprocessing.get_context({method!r}))(delayed(square)(i) for i in range(4)))
+"""
+    assert run(tmp_path, source) == (0, "[0, 1, 4, 9]\n", "")
+
+
+def test_a_child_of_the_user_s_that_imports_a_program_without_a_guard(tmp_path: Path) -> None:
+    """It is not shoal's, so that nobody else would say what is missing."""
+    source = """
+import multiprocessing
+from shoal import Parallel, delayed
+
+print(Parallel(n_jobs=2)(delayed(abs)(-i) for i in range(4)))
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=print, args=("child",))
+    child.start()
+    child.join()
+    print(child.exitcode)
+"""
+    code, out, err = run(tmp_path, source)
+    assert (code, out) == (0, "[0, 1, 2, 3]\n1\n")
+    assert "shoal.errors.MissingMainGuard" in err
+
+
+def test_workers_that_die_of_their_start(tmp_path: Path) -> None:
+    """Nobody says that they ran a call: here they cannot import a program that was read from stdin."""
+    source = """
+import multiprocessing
+from shoal import Parallel, delayed
+
+Parallel(n_jobs=2, backend=multiprocessing.get_context("spawn"))(delayed(abs)(-i) for i in range(4))
+"""
+    code, out, err = run(tmp_path, source, by_stdin=True)
+    assert (code, out) == (1, "")
+    assert "WorkerStartError: no worker can be started (each worker process exited with code 1" in err
+    assert "WorkerDied" not in err
