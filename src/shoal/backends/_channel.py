@@ -258,7 +258,6 @@ class Channel:
             time.sleep(0.001)
         if self.process is None or self.process.exitcode is None:
             return None
-        self.process.join()  # else multiprocessing keeps it, if the executor was not the one who was told
         code: int = self.process.exitcode
         return code
 

@@ -224,15 +224,15 @@ class Pool:
         deadline = time.monotonic() + EXIT_SECONDS
         for thread in leaving:
             thread.join(max(deadline - time.monotonic(), 0))
-            if thread.is_alive():
+            process = self._processes[thread]
+            if thread.is_alive() and process is not None:  # else it is dead, and its end about to be noticed
                 from loky.backend.utils import kill_process_tree
 
-                process = self._processes[thread]
                 try:
                     kill_process_tree(process)
-                except OSError:  # no descriptors are left to look for what it has started
+                except Exception:  # no descriptors are left, say, to look for what it has started
                     process.kill()
-                thread.join()
+            thread.join()
         return bool(leaving)
 
     def catch_up(self) -> None:
