@@ -543,7 +543,7 @@ def test_a_process_that_has_ended_before_it_is_known(when: str, backend: str, fr
         def die():
             os._exit(3)
 
-        def start_thread(thread):
+        def start_thread(thread, **options):
             thread.start()
             thread.join(0.3)
 

@@ -1,4 +1,4 @@
-"""Programs whose main module worker processes import, or cannot import: what is missing is said once."""
+"""Programs that worker processes import, and that would start workers then: what is missing is said once."""
 
 from __future__ import annotations
 
@@ -14,21 +14,13 @@ from _python import needs_forks
 pytestmark = needs_forks
 
 
-def run(folder: Path, source: str, by_stdin: bool = False) -> tuple[int, str, str]:
+def run(folder: Path, source: str) -> tuple[int, str, str]:
     program = folder / "program.py"
     program.write_text(source)
     # The path of a fork server's socket must be short.
     environment = {**os.environ, "TMPDIR": "/tmp", "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-"] if by_stdin else [sys.executable, str(program)]
-    done = subprocess.run(
-        command,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        input=source if by_stdin else None,
-    )
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -114,17 +106,3 @@ if __name__ == "__main__":
     code, out, err = run(tmp_path, source)
     assert (code, out) == (0, "[0, 1, 2, 3]\n1\n")
     assert "shoal.errors.MissingMainGuard" in err
-
-
-def test_workers_that_die_of_their_start(tmp_path: Path) -> None:
-    """Nobody says that they ran a call: here they cannot import a program that was read from stdin."""
-    source = """
-import multiprocessing
-from shoal import Parallel, delayed
-
-Parallel(n_jobs=2, backend=multiprocessing.get_context("spawn"))(delayed(abs)(-i) for i in range(4))
-"""
-    code, out, err = run(tmp_path, source, by_stdin=True)
-    assert (code, out) == (1, "")
-    assert "WorkerStartError: no worker can be started (each worker process exited with code 1" in err
-    assert "WorkerDied" not in err

@@ -245,7 +245,7 @@ class Channel:
             exit_code = self._exit_code()
             if exit_code == UNGUARDED and not self._began:
                 return missing_main_guard()
-            error.exit_code, error.began = exit_code, self._began  # type: ignore[attr-defined]
+            error.exit_code = exit_code  # type: ignore[attr-defined]
         return error or BrokenExecutor("the worker process has ended its task")
 
     def _exit_code(self) -> int | None:

@@ -201,13 +201,7 @@ class BatchRun(Run):
         if running.batch is not None:
             return None if running.batch == batch.start else -1
         # It had not begun with this run. Once per slot that is nobody's fault, but some die whenever they start.
-        if self._died_idle.setdefault(index, lost) is lost:
-            return -1
-        if getattr(lost, "began", True):
-            return None
-        end = errors.signal_in_words(lost.exit_code)  # type: ignore[attr-defined]
-        advice = "It has not run any call; what it has written to stderr may say why."
-        raise errors.WorkerStartError(f"each worker process {end} while it started", advice) from lost
+        return -1 if self._died_idle.setdefault(index, lost) is lost else None
 
     def _look(self, now: float) -> Due:
         due: Due = []
