@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from shoal._tracebacks import from_user
 from shoal.errors import FailedCall, attach
 from shoal.parallel._delayed import Call, describe
+from shoal.parallel._policies import number_from
 from shoal.parallel._settings import Settings, may_go_on
 
 if TYPE_CHECKING:
@@ -84,7 +86,12 @@ class Faults:
             `error`, if it ends the run.
         """
         attach(error, "call", named(index, call))
-        wait = self._wait(index, error) if isinstance(error, Exception) else None
+        try:
+            wait = self._wait(index, error) if isinstance(error, Exception) else None
+        except Exception as raised:  # by a callable of the user's: what the call has raised is shown with it
+            if raised is not error and raised.__context__ is None:
+                raised.__context__ = error
+            raise
         if self._tell is not None:
             self._tell.failed(index, error, wait)
         if wait is not None:
@@ -111,11 +118,19 @@ class Faults:
         attempt.idle_for, attempt.upcoming_sleep = waited, 0.0
         attempt.outcome = Future()
         attempt.outcome.set_exception(error)
-        wait = float(self._retry_wait(attempt) if callable(self._retry_wait) else self._retry_wait)
+        wait = self._retry_wait if not callable(self._retry_wait) else self._asked_wait(self._retry_wait, attempt)
         attempt.upcoming_sleep = wait
         if callable(self._retries) and self._retries(attempt):
             return None
         self._failures[index] = number, first, waited + wait
+        return wait
+
+    @staticmethod
+    def _asked_wait(retry_wait: Callable[[Attempt], float], attempt: Attempt) -> float:
+        """Return the seconds that a callable of the user's asks for; less than 0 means at once."""
+        wait = number_from("retry_wait", retry_wait, retry_wait(attempt))
+        if wait > threading.TIMEOUT_MAX:
+            raise ValueError(f"the callable retry_wait={retry_wait!r} must return seconds, but it returned {wait!r}")
         return max(wait, 0.0)
 
 

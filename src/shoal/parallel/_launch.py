@@ -20,7 +20,14 @@ from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
 from shoal.parallel._limits import Limits, held
 from shoal.parallel._objects import ObjectTransport, Order
-from shoal.parallel._policies import CUT_SECONDS, Pace, auto_batch_size, auto_max_pending
+from shoal.parallel._policies import (
+    CUT_SECONDS,
+    MOST_CALLS,
+    Pace,
+    asked_batch_size,
+    auto_batch_size,
+    auto_max_pending,
+)
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
@@ -39,10 +46,14 @@ Sizes = int | str | Callable[[Pace], int]
 def size_policy(batch_size: Sizes, settings: Settings, distance: float = 1.0) -> int | Callable[[Pace], int]:
     """Return what ``batch_size=`` means to a :class:`Schedule`: no batch is longer than its worker serves."""
     most = settings.max_tasks_per_worker
-    policy = partial(auto_batch_size, distance=distance) if batch_size == "auto" else batch_size
-    if callable(policy):
-        return policy if most is None else lambda pace: min(policy(pace), most)
-    return int(policy) if most is None else min(int(policy), most)
+    policy: Callable[[Pace], int]
+    if batch_size == "auto":
+        policy = partial(auto_batch_size, distance=distance)
+    elif callable(batch_size):
+        policy = partial(asked_batch_size, batch_size)
+    else:
+        return min(max(int(batch_size), 1), MOST_CALLS if most is None else most)
+    return policy if most is None else lambda pace: min(policy(pace), most)
 
 
 def make_run(

@@ -57,7 +57,8 @@ class Parallel:
         input is read no further ahead than they need, and two rounds more once a first result is there.
     batch_size : int, "auto" or callable
         The calls that travel together to a worker process; "auto" follows what they cost. A callable takes what the
-        calls have cost so far, of which ``seconds_per_call`` is one (0 before any has ended), and returns a number.
+        calls have cost so far, of which ``seconds_per_call`` is one (0 before any has ended), and returns a number,
+        of which the fraction is dropped. Numbers below 1 mean 1.
     temp_folder : str, optional
         A folder for arrays that workers map. By default the environment variable ``JOBLIB_TEMP_FOLDER`` says where,
         else they are in shared memory.
@@ -80,7 +81,7 @@ class Parallel:
         :class:`~shoal.errors.TaskTimeout` among them. A callable takes the exception.
     retry_wait : float or callable
         The seconds before it is; or a callable that takes the number of attempts so far, such as tenacity's
-        ``wait_exponential()``. The worker is free meanwhile.
+        ``wait_exponential()``, and returns seconds. The worker is free meanwhile.
     on_error : {"raise", "return"}
         A failure that stands ends the run and is raised; or its exception is the result of its call.
     task_timeout : float, optional

@@ -5,6 +5,11 @@ Small callables over what was measured.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
 #: The work that one batch should hold. The way of a batch costs about 0.3 ms, so that it is lost in it, and two
 #: workers still finish together, since the last batches are smaller.
 BATCH_SECONDS = 0.035
@@ -19,6 +24,8 @@ SHORTEST = 1e-7
 BATCH_BYTES = 32 * 2**20
 #: The calls of one batch: with so many the way is lost in the work already, and more would only take memory.
 BATCH_CALLS = 2**14
+#: No batch has more calls than this, whatever number the user gives: ``islice`` takes no larger one on some systems.
+MOST_CALLS = 2**31 - 1
 #: A batch may be so many times larger than the one that was measured.
 LEAP, STEP = 512, 8
 #: A worker gives back the calls of a batch that it has not begun after so many seconds: they were not like those that
@@ -78,6 +85,50 @@ class Pace:
         """
         least = int(LEAST_BATCH_SECONDS / max(self.seconds_per_call, SHORTEST)) if self.calls else 1
         return max(-(-left // (2 * slots)), least, 1)
+
+
+def number_from(name: str, function: Callable[..., Any], value: Any) -> float:
+    """Return the number that a callable of the user's has returned.
+
+    Parameters
+    ----------
+    name
+        The argument that was given the callable: ``"batch_size"``.
+    function, value
+        The callable, and what it has returned.
+
+    Raises
+    ------
+    TypeError
+        If `value` is no number.
+    ValueError
+        If it is NaN.
+    """
+    kind = type(value)
+    if kind is int:
+        return value  # type: ignore[no-any-return]
+    number = None
+    if kind is not bool and (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
+        with suppress(TypeError):  # an array of several numbers
+            number = float(value)
+    if number is None:
+        raise TypeError(
+            f"the callable {name}={function!r} must return a number, but it returned {value!r:.80} ({kind.__name__})"
+        )
+    if math.isnan(number):
+        raise ValueError(f"the callable {name}={function!r} must return a number, but it returned NaN")
+    return number
+
+
+def asked_batch_size(function: Callable[[Pace], Any], pace: Pace) -> int:
+    """Return the calls of a batch that a callable of the user's asks for: at least 1; fractions are rounded down.
+
+    Infinity, which is what a division by a time of zero gives in numpy, stands for the largest batch that "auto" makes.
+    """
+    number = number_from("batch_size", function, function(pace))
+    if number == math.inf:
+        return BATCH_CALLS
+    return int(min(max(number, 1), MOST_CALLS))
 
 
 def auto_batch_size(pace: Pace, distance: float = 1.0) -> int:

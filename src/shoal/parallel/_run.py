@@ -185,7 +185,7 @@ class Run(ABC):
         """Return the seconds until something is to be done in any case; None if nothing is."""
         look_at = self._look_at if self._look_at < math.inf and self._busy() else math.inf
         then = min(look_at, self._later[0][0] if self._later else math.inf, math.inf if deadline is None else deadline)
-        return None if then == math.inf else max(then - time.monotonic(), 0)
+        return None if then == math.inf else min(max(then - time.monotonic(), 0), threading.TIMEOUT_MAX)
 
     def _tick(self) -> Due:
         """Do what is to be done by now; return the results that are now due."""
