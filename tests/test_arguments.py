@@ -31,7 +31,10 @@ def test_a_batch_has_one_call_at_least_whatever_number_a_callable_returns(backen
 
 
 def test_a_batch_size_that_falls_below_one_does_not_end_the_run_early() -> None:
-    parallel = Parallel(n_jobs=2, batch_size=lambda pace: int(1e-9 / max(pace.seconds_per_call, 1e-8)) if pace.calls else 4)
+    def falling(pace: Any) -> int:
+        return int(1e-9 / max(pace.seconds_per_call, 1e-8)) if pace.calls else 4
+
+    parallel = Parallel(n_jobs=2, batch_size=falling)
     assert parallel(delayed(abs)(-number) for number in range(50)) == list(range(50))
 
 

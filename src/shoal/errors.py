@@ -12,6 +12,7 @@
         └────────────────────── WorkerStartError      the system refuses what a worker process or a thread takes
     RuntimeError ────────────── MissingMainGuard      a worker would start workers while it imports the program
     Exception ───────────────── RemoteTraceback       the cause of a task's exception: its traceback in the worker
+    RuntimeError ────────────── CallStopped           a call has raised StopIteration, which a generator cannot raise
     TimeoutError ────────────── TaskTimeout           a call has run longer than ``Parallel(task_timeout=)``
     multiprocessing.TimeoutError, TimeoutError
       └──────────────────────── RunTimeout            ``Parallel(timeout=)`` has run out
@@ -45,6 +46,7 @@ __all__ = [
     "ArgumentError",
     "CacheWarning",
     "CallPicklingError",
+    "CallStopped",
     "CallUnpicklingError",
     "CollisionWarning",
     "CorruptFile",
@@ -417,6 +419,34 @@ class FailedCall:
 
     def __str__(self) -> str:
         return f"call {self.index}, {self.function}({self.arguments})"
+
+
+class CallStopped(RuntimeError):
+    """A call has raised StopIteration, and its results come from a generator or a coroutine.
+
+    Those cannot raise it, because it would look as if they had come to their end (PEP 479). The exception of the call
+    is the ``__cause__``. The same holds for StopAsyncIteration and asynchronous generators.
+
+    Parameters
+    ----------
+    call
+        Which call it was.
+    error
+        What it has raised.
+    """
+
+    call: FailedCall
+    error: BaseException
+
+    def __init__(self, call: FailedCall, error: BaseException) -> None:
+        super().__init__(call, error)
+        self.call, self.error, self.__cause__ = call, error, error
+
+    def __str__(self) -> str:
+        return (
+            f"{self.call} raised {self.error!r}, which neither a generator nor a coroutine can raise. Catch it in the "
+            "function; next(iterator, default) does not raise it."
+        )
 
 
 class TaskTimeout(TimeoutError):

@@ -20,6 +20,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from shoal import backends
+from shoal.errors import CallStopped
 from shoal.parallel._delayed import Call
 from shoal.parallel._run import Run
 
@@ -44,7 +45,15 @@ async def collect(parallel: Parallel, calls: Iterable[Call]) -> list[Any]:
 async def each(parallel: Parallel, calls: Iterable[Call]) -> AsyncGenerator[Any, None]:
     """Yield the results of a run."""
     async with _Course(parallel, calls) as course:
-        while (values := await course.due(parallel.timeout)) is not None:
+        while True:
+            try:
+                values = await course.due(parallel.timeout)
+            except StopAsyncIteration as stop:
+                if hasattr(stop, "call"):
+                    raise CallStopped(stop.call, stop) from stop
+                raise
+            if values is None:
+                return
             assert course.run is not None
             left = len(values)
             for value in values:

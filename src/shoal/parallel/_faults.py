@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal._tracebacks import from_user
-from shoal.errors import FailedCall, attach
+from shoal.errors import CallStopped, FailedCall, attach
 from shoal.parallel._delayed import Call, describe
 from shoal.parallel._policies import number_from
 from shoal.parallel._settings import Settings, may_go_on
@@ -83,7 +83,8 @@ class Faults:
         Raises
         ------
         BaseException
-            `error`, if it ends the run.
+            `error`, if it ends the run; a :class:`~shoal.errors.CallStopped` for a StopIteration, since runs are
+            generators, which could not raise it.
         """
         attach(error, "call", named(index, call))
         try:
@@ -99,7 +100,10 @@ class Faults:
         if self._returns and isinstance(error, self.kept):
             self._failures.pop(index, None)
             return None
-        raise error.with_traceback(from_user(error.__traceback__))
+        error = error.with_traceback(from_user(error.__traceback__))
+        if isinstance(error, StopIteration):
+            raise CallStopped(named(index, call), error)
+        raise error
 
     def _wait(self, index: int, error: Exception) -> float | None:
         if not self._retries:

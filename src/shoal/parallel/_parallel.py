@@ -10,13 +10,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.backends.base import PLACEMENT, index_of_call, placed_by, worker_index
-from shoal.errors import FallbackWarning, attach
+from shoal.errors import CallStopped, FallbackWarning, attach
 from shoal.parallel._delayed import Call, StandIn, forget_latest, not_a_call, plain
 from shoal.parallel._expressions import evaluate
 from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
@@ -307,10 +307,15 @@ class Parallel:
             try:
                 for due in run.results():
                     values.extend(due)
+            except CallStopped as stopped:
+                stop = stopped.error
             except BaseException as error:
                 run.attach(values, error)
                 raise
-            return values
+            else:
+                return values
+            run.attach(values, stop)
+            return _raise(stop)
         except BaseException:
             generates = False  # there is no generator that would end the run
             raise
@@ -418,7 +423,7 @@ class Parallel:
                     outside = index_of_call.set(inside)  # call by call: what is between is the consumer's
                     try:
                         value = function(*args, **kwargs)
-                    except Exception as raised:
+                    except BaseException as raised:
                         wait = faults.judge(done, (function, args, kwargs), raised)
                         if wait is None:
                             value = raised
@@ -566,10 +571,23 @@ def _collected(results: Iterable[Any]) -> list[Any]:
     values: list[Any] = []
     try:
         values.extend(results)
+    except CallStopped as stopped:
+        stop = stopped.error
     except BaseException as error:
         attach(error, "results", dict(enumerate(values)))
         raise
-    return values
+    else:
+        return values
+    attach(stop, "results", dict(enumerate(values)))
+    return _raise(stop)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    """Raise an exception that was caught as another's: this function's frame, in its traceback, does not keep it."""
+    try:
+        raise error
+    finally:
+        del error
 
 
 def _integer(n_jobs: Any) -> Any:

@@ -307,6 +307,7 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
         raise
     consumed = 0
     freed = False
+    failure: BaseException | None = None
     try:
         yield None
         while True:
@@ -322,7 +323,8 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
             if values is None:
                 return
             if isinstance(values, BaseException):
-                raise values
+                failure = values
+                raise failure
             end = consumed + len(values)
             for value in values:
                 consumed += 1
@@ -333,11 +335,12 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
                     ended()
                 yield value
             del values
-    except GeneratorExit:
-        if not is_finalizing() and getpid() == owner:
+    except GeneratorExit as exiting:
+        if exiting is not failure and not is_finalizing() and getpid() == owner:
             _warn_unused(run.schedule, consumed)
         raise
     finally:
+        failure = None  # else it and this frame, which is in its traceback, would keep each other
         if not is_finalizing():  # else the workers are ended already, and the thread has stopped where it was
             run.inbox.put(Cancelled())
             if thread is not current_thread():  # the collector may drop the generator anywhere
