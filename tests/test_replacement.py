@@ -269,8 +269,8 @@ def test_limits_of_the_context() -> None:
 def test_limits_that_are_none(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a positive|is no size"):
         Parallel(n_jobs=2, **bad)
-    with parallel_config(**bad), pytest.raises(ValueError, match=r"must be a positive|is no size"):
-        Parallel(n_jobs=2)
+    with pytest.raises(ValueError, match=r"must be a positive|is no size"):
+        parallel_config(**bad)
 
 
 @pytest.mark.parametrize(("backend", "n_jobs"), [("threading", 2), ("sequential", 1), ("loky", 1)])

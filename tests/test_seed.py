@@ -138,7 +138,7 @@ def test_seeds_are_not_negative_and_belong_to_a_run() -> None:
     for bad in (-1, [1, -1]):
         with pytest.raises(ValueError, match="seed must not be negative, got: -1"):
             Parallel(n_jobs=2, seed=bad)
-    with pytest.raises(ValueError, match="only supported when backend is not None"):
+    with pytest.raises(TypeError, match=r"'seed': it is no setting of a context.* Give it there: Parallel\(seed=...\)"):
         parallel_config(seed=1)
 
 

@@ -244,7 +244,11 @@ def test_a_backend_may_take_any_keyword() -> None:
         ({"prefer": "threads"}, {"n_jobs": 2}, ("threading", 2)),
         ({"backend": "loky", "n_jobs": 2}, {"prefer": "threads"}, ("loky", 2)),  # a hint gives way to a context
         ({"backend": "threading", "n_jobs": 2}, {"prefer": "processes"}, ("threading", 2)),
-        ({"backend": "loky", "n_jobs": 2}, {"require": "sharedmem"}, ("threading", 1)),  # a requirement does not
+        ({"backend": "loky", "n_jobs": 2}, {"require": "sharedmem"}, ("threading", 2)),  # a requirement does not
+        ({"n_jobs": 2}, {"require": "sharedmem"}, ("threading", 2)),
+        ({"n_jobs": 2}, {"prefer": "threads"}, ("threading", 2)),
+        ({"n_jobs": 2}, {"prefer": "threads", "n_jobs": None}, ("threading", 2)),
+        ({"backend": "loky"}, {"require": "sharedmem"}, ("threading", 1)),
         ({"backend": "loky", "n_jobs": 2}, {"require": "sharedmem", "n_jobs": 3}, ("threading", 3)),
         ({"backend": "sequential", "n_jobs": 2}, {"require": "sharedmem"}, ("sequential", 2)),
         ({}, {"backend": "loky", "prefer": "threads", "n_jobs": 2}, ("loky", 2)),  # a hint gives way to an argument
@@ -392,31 +396,46 @@ for context in CONTEXTS:
 """
 
 
+def wanted_in(context: dict[str, Any]) -> Any:
+    """Return the n_jobs that a context sets."""
+    return context.get("n_jobs", -1 if "legacy" in context else None)
+
+
+def workers_in(context: dict[str, Any], otherwise: Any, serial: bool) -> Any:
+    """Return the number of workers that the n_jobs of a context means."""
+    wanted = wanted_in(context)
+    if wanted == 0:
+        return "ValueError"
+    if wanted is None or serial:
+        return otherwise if wanted is None else 1
+    return wanted if wanted > 0 else max(cpu_count() + 1 + wanted, 1)
+
+
 def as_in_shoal(context: dict[str, Any], arguments: Any, joblib: Any) -> Any:
     """Turn what joblib makes of arguments into what shoal is to make of them: the list of all differences."""
     if not isinstance(arguments, dict):
         # With n_jobs=1, joblib does not look at what the context asks for.
         refused = "bad" in context.values() or {"prefer", "require"} <= set(context)
+        if arguments is None and joblib == 1 and {"prefer", "require"} & set(context):
+            return workers_in(context, 1, context.get("backend") == "sequential")
         return "ValueError" if arguments == 1 and refused else joblib
     if joblib == "OverflowError":
         return "ValueError"  # n_jobs=inf, a bad number like others
     if not isinstance(joblib, list):
         return joblib
-    if arguments.get("batch_size") is True or arguments.get("mmap_mode") == "bad":
+    if arguments.get("batch_size") is True or "bad" in (arguments.get("mmap_mode"), *context.values()):
         return "ValueError"  # joblib takes them, and fails later or not at all
+    if {"prefer": "processes", "require": "sharedmem"}.items() <= context.items():
+        return "ValueError"  # joblib takes them where a Parallel says otherwise
     n_jobs, workers, backend, verbose, max_nbytes, mmap_mode, temp_folder = joblib
     if "mmap_mode" not in arguments and "mmap_mode" not in context:
         mmap_mode = "c"
-    if arguments.get("backend") and "n_jobs" not in arguments and n_jobs == 1:
-        # joblib forgets the n_jobs of the context if `prefer` or `require` would have meant another backend than the
-        # one that is named.
-        wanted = context.get("n_jobs", -1 if "legacy" in context else None)
-        if wanted == 0:
-            return "ValueError"
-        if wanted is not None:
-            n_jobs = wanted
-            workers = wanted if wanted > 0 else max(cpu_count() + 1 + wanted, 1)
-            workers = 1 if backend == "SequentialBackend" else workers
+    if arguments.get("n_jobs") is None and n_jobs == 1:
+        # joblib forgets the n_jobs of the context where `prefer` or `require` mean another backend than its own.
+        workers = workers_in(context, workers, backend == "SequentialBackend")
+        if workers == "ValueError":
+            return workers
+        n_jobs = n_jobs if wanted_in(context) is None else wanted_in(context)
     return [n_jobs, workers, backend, verbose, max_nbytes, mmap_mode, temp_folder]
 
 

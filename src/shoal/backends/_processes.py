@@ -127,7 +127,7 @@ class LokyBackend(Backend):
     """
 
     name = "loky"
-    options = frozenset({"initializer", "initargs", "idle_worker_timeout", "context", *PLACEMENT})
+    options = frozenset({"initializer", "initargs", "idle_worker_timeout", *PLACEMENT})
     supports_inner_max_num_threads = True
     replaces_workers = True
 

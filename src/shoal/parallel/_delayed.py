@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -143,9 +143,46 @@ def describe(function: Any) -> str:
     return f"{module}.{name}" if module not in (None, "builtins", "__main__") else str(name)
 
 
+def is_call(function: Any, args: Any, kwargs: Any) -> bool:
+    """Tell whether the parts of an item are those of a call; people also make such tuples by hand."""
+    return callable(function) and isinstance(args, Iterable) and isinstance(kwargs, Mapping)
+
+
 def not_a_call(item: Any, index: int) -> TypeError:
     """Return the error for an item of the input that is no delayed call."""
     return TypeError(
-        f"item {index} of the input is no delayed call but {item!r:.80} ({type(item).__name__}). "
-        "Write Parallel(...)(delayed(function)(argument) for argument in arguments)."
+        f"item {index} of the input is no delayed call but {item!r:.80} ({type(item).__name__}). {_remedy(item)}: "
+        "Parallel(...)(delayed(function)(argument) for argument in arguments)."
     )
+
+
+def _remedy(item: Any) -> str:
+    if isinstance(item, _Delayed):
+        return "It lacks its arguments: call it, delayed(function)(), even if there are none"
+    if isinstance(item, Coroutine):
+        return "It is what an async function returns, which needs an event loop: give delayed a plain function"
+    if isinstance(item, (list, Iterator)):
+        return "If it holds calls, leave out the brackets around them"
+    if isinstance(item, tuple) and item and callable(item[0]):
+        return "A call is made by delayed, of a function and its arguments"
+    if callable(item):
+        return "It is the function itself: wrap it in delayed, then call it with its arguments"
+    return "If a function has returned it, that was called too early: wrap the function in delayed"
+
+
+def check_input(calls: Any) -> None:
+    """Refuse what cannot be the calls of a run, before it begins.
+
+    Raises
+    ------
+    TypeError
+        If `calls` is no iterable, or one call by itself.
+    """
+    if type(calls) is tuple and len(calls) == 3 and type(calls[2]) is dict and is_call(*calls):
+        raise TypeError("Parallel was given one call, not an iterable of calls: write [delayed(function)(argument)]")
+    if not hasattr(type(calls), "__iter__") and not hasattr(type(calls), "__getitem__"):
+        if hasattr(type(calls), "__aiter__"):
+            said = "which only acall takes: await Parallel(...).acall(calls), or async for"
+        else:
+            said = "not calls. Write Parallel(...)(delayed(function)(argument) for argument in arguments)"
+        raise TypeError(f"Parallel was given {calls!r:.80} ({type(calls).__name__}), {said}")

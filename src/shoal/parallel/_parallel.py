@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shoal._cpus import thread_limits
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot, WorkerSpec
-from shoal.backends.base import PLACEMENT, index_of_call, placed_by, worker_index
+from shoal.backends.base import index_of_call, placed_by, worker_index
 from shoal.errors import CallStopped, FallbackWarning, attach
-from shoal.parallel._delayed import Call, StandIn, forget_latest, not_a_call, plain
+from shoal.parallel._checks import OF_ONE_PARALLEL, check, check_options, integer
+from shoal.parallel._delayed import Call, StandIn, check_input, forget_latest, is_call, not_a_call, plain
 from shoal.parallel._expressions import evaluate
 from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from shoal.parallel._settings import Settings
 
 _RETURNS = ("list", "generator", "generator_unordered")
-_MMAP_MODES = (None, "r", "r+", "w+", "c")
 
 
 class Parallel:
@@ -157,6 +157,7 @@ class Parallel:
 
     memory: ResultCache | None = None
     _seeds: Seeds | None = None
+    _called = "Parallel"  # in messages
     _run: Run | None = None
     _kept: list[Slot] | None = None
     _kept_in = 0  # the process
@@ -193,7 +194,7 @@ class Parallel:
             raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
         chosen, settings = resolve(
             backend,
-            n_jobs=DEFAULTS["n_jobs"] if n_jobs is None else _integer(n_jobs),
+            n_jobs=DEFAULTS["n_jobs"] if n_jobs is None or isinstance(n_jobs, Default) else integer(n_jobs),
             verbose=verbose,
             temp_folder=temp_folder,
             max_nbytes=max_nbytes,
@@ -211,8 +212,7 @@ class Parallel:
             max_worker_memory=max_worker_memory,
         )
         chosen.check_placement(options)
-        named = backend is not None and not isinstance(backend, Default)
-        _check_options(options, chosen if named else None)
+        check_options(self._called, [*DEFAULTS, *OF_ONE_PARALLEL], chosen, options, settings.depth)
         self._set_up(chosen, settings, options, return_as, timeout, pre_dispatch, batch_size)
         self.memory = memory
         if seed is not None:
@@ -235,13 +235,13 @@ class Parallel:
             raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
         if batch_size != "auto" and not callable(batch_size) and not (_is_integer(batch_size) and int(batch_size) > 0):
             raise ValueError(f"batch_size must be 'auto', a positive integer or a callable, got: {batch_size!r}")
-        if settings.mmap_mode not in _MMAP_MODES:
-            raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {settings.mmap_mode!r}")
+        check({"timeout": timeout})
         if return_as != "list" and not backend.supports_return_generator:
             raise ValueError(f"Backend {backend} does not support return_as={return_as!r}; loky and threading do")
         self.n_jobs: int = int(settings.n_jobs)  # type: ignore[arg-type]
         self.verbose: int = settings.verbose
-        self.timeout = timeout
+        # No lock can be waited for any longer, and nobody will.
+        self.timeout = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
         self.pre_dispatch = pre_dispatch
         self.batch_size = batch_size
         self.return_as = return_as
@@ -375,6 +375,7 @@ class Parallel:
 
     def _input(self, iterable: Iterable[Call]) -> tuple[Iterable[Call], int | None]:
         """Return the calls as they are to run, with their generators and known results, and how many they are."""
+        check_input(iterable)
         total = len(iterable) if isinstance(iterable, Sized) else None
         if self._seeds is not None:
             iterable = self._seeds.over(iterable)
@@ -415,11 +416,14 @@ class Parallel:
                     return
                 if tell is not None:
                     tell.dispatched(1)
+                try:
+                    function, args, kwargs = call
+                except (TypeError, ValueError):
+                    raise not_a_call(call, done) from None
+                if not is_call(function, args, kwargs):
+                    raise not_a_call(call, done)
                 while True:
-                    try:
-                        function, args, kwargs = plain(call)  # anew for each attempt
-                    except (TypeError, ValueError):
-                        raise not_a_call(call, done) from None
+                    function, args, kwargs = plain(call)  # anew for each attempt
                     outside = index_of_call.set(inside)  # call by call: what is between is the consumer's
                     try:
                         value = function(*args, **kwargs)
@@ -456,9 +460,13 @@ class Parallel:
         try:
             for call in calls:
                 try:
-                    function, args, kwargs = plain(call) if StandIn.in_use else call
+                    function, args, kwargs = call
                 except (TypeError, ValueError):
                     raise not_a_call(call, len(results)) from None
+                if (type(args) is not tuple or type(kwargs) is not dict) and not is_call(function, args, kwargs):
+                    raise not_a_call(call, len(results))
+                if StandIn.in_use:
+                    function, args, kwargs = plain(call)
                 if self._stopped:
                     break
                 try:
@@ -590,34 +598,5 @@ def _raise(error: BaseException) -> NoReturn:
         del error
 
 
-def _integer(n_jobs: Any) -> Any:
-    if isinstance(n_jobs, Default):
-        return n_jobs
-    try:
-        return int(n_jobs)
-    except (ValueError, OverflowError):
-        raise ValueError(f"n_jobs could not be converted to int: {n_jobs!r}") from None
-
-
 def _is_integer(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
-def _check_options(options: dict[str, Any], backend: Backend | None) -> None:
-    """Refuse what no backend would understand; a backend that was not chosen by name may ignore others' options."""
-    if not options or (backend is not None and backend.options is None):
-        return
-    known = {"initializer", "initargs", "idle_worker_timeout", "maxtasksperchild", "context", *PLACEMENT}
-    if backend is not None and backend.options is not None:
-        known = set(backend.options)
-    for name in options:
-        if name not in known:
-            own = [*DEFAULTS, "memory", "return_as", "seed", "timeout", "pre_dispatch", "batch_size", *known]
-            import difflib
-
-            nearest = difflib.get_close_matches(name, own, 1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            where = "any backend" if backend is None else f"the backend {backend.name!r}"
-            raise TypeError(
-                f"Parallel() got an unexpected keyword argument {name!r}: neither it nor {where} takes it{hint}"
-            )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
+
+from shoal.parallel._checks import as_number
 
 #: The work that one batch should hold. The way of a batch costs about 0.3 ms, so that it is lost in it, and two
 #: workers still finish together, since the last batches are smaller.
@@ -107,16 +108,10 @@ def number_from(name: str, function: Callable[..., Any], value: Any) -> float:
     kind = type(value)
     if kind is int:
         return value  # type: ignore[no-any-return]
-    number = None
-    if kind is not bool and (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
-        with suppress(TypeError):  # an array of several numbers
-            number = float(value)
+    number = as_number(value)
     if number is None:
-        raise TypeError(
-            f"the callable {name}={function!r} must return a number, but it returned {value!r:.80} ({kind.__name__})"
-        )
-    if math.isnan(number):
-        raise ValueError(f"the callable {name}={function!r} must return a number, but it returned NaN")
+        said = f"the callable {name}={function!r} must return a number, but it returned {value!r:.80} ({kind.__name__})"
+        raise ValueError(said) if issubclass(kind, float) else TypeError(said)
     return number
 
 

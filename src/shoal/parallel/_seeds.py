@@ -18,7 +18,7 @@ from typing import Any
 
 from numpy.random import Generator, SeedSequence, default_rng
 
-from shoal.parallel._delayed import StandIn, describe
+from shoal.parallel._delayed import StandIn, describe, is_call
 
 #: The name of the argument.
 NAME = "rng"
@@ -87,6 +87,9 @@ class Seeds:
             try:
                 function, args, kwargs = call
             except (TypeError, ValueError):
+                yield call
+                continue
+            if not is_call(function, args, kwargs):
                 yield call
                 continue
             if function is not latest:

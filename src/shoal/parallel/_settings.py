@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from shoal import backends
 from shoal._cpus import budget_of_call
-from shoal._files import parse_size
 from shoal.backends import Backend
 from shoal.backends._blas import cap_this_thread
 from shoal.backends.base import index_of_call
+from shoal.parallel._checks import check, check_options, check_unowned, integer, refuse_calls
 
 
 class Default:
@@ -88,13 +88,13 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
         If there is no such backend, or the settings contradict each other.
     """
     context = _current.get()
-    settings = context._replace(**given(**arguments))
-    n_jobs = settings.n_jobs
-    check(settings)
-    chosen, settings = _choose(context.backend, settings, isinstance(arguments.get("n_jobs"), int))
-    if backend is not None and not isinstance(backend, Default):
+    values = given(**arguments)
+    settings = context._replace(**values)
+    check({**values, "prefer": settings.prefer, "require": settings.require})
+    if backend is None or isinstance(backend, Default):
+        chosen = _choose(context.backend, settings)
+    else:
         chosen = _named(backend)
-        settings = settings._replace(n_jobs=n_jobs)
     if settings.n_jobs is None:
         settings = settings._replace(n_jobs=chosen.default_n_jobs)
     if arguments.get("require") == "sharedmem" and not chosen.in_process:
@@ -102,62 +102,12 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     return chosen, settings
 
 
-def check(settings: Settings) -> None:
-    """Raise ValueError or TypeError if settings contradict each other, or one of them cannot be used."""
-    if settings.prefer not in ("processes", "threads", None):
-        raise ValueError(
-            f"prefer={settings.prefer!r} is not a valid backend hint, expected 'processes', 'threads' or None"
-        )
-    if settings.require not in ("sharedmem", None):
-        raise ValueError(f"require={settings.require!r} is not a valid constraint, expected 'sharedmem' or None")
-    if settings.prefer == "processes" and settings.require == "sharedmem":
-        raise ValueError("prefer='processes' and require='sharedmem' are inconsistent settings: processes share none")
-    _check_faults(settings)
-    _check_limits(settings)
-
-
-def _check_faults(settings: Settings) -> None:
-    retries, retry_on, retry_wait = settings.retries, settings.retry_on, settings.retry_wait
-    on_error, task_timeout = settings.on_error, settings.task_timeout
-    if on_error not in ("raise", "return"):
-        raise ValueError(f"on_error must be 'raise' or 'return', got: {on_error!r}")
-    if not callable(retries) and not (_is_number(retries, int) and retries >= 0):
-        raise ValueError(
-            f"retries must be a number of attempts after the first, 0 or more, or a callable that tells whether to "
-            f"stop, got: {retries!r}"
-        )
-    if not callable(retry_wait) and not (_is_number(retry_wait, (int, float)) and 0 <= retry_wait < float("inf")):
-        raise ValueError(f"retry_wait must be seconds, 0 or more, or a callable that returns them, got: {retry_wait!r}")
-    types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-    if all(isinstance(kind, type) for kind in types):
-        if not all(issubclass(kind, BaseException) for kind in types):
-            raise TypeError(f"retry_on must name types of exceptions, or be a predicate of one, got: {retry_on!r}")
-    elif not callable(retry_on):
-        raise TypeError(f"retry_on must name types of exceptions, or be a predicate of one, got: {retry_on!r}")
-    if task_timeout is not None and not (_is_number(task_timeout, (int, float)) and task_timeout > 0):
-        raise ValueError(f"task_timeout must be a positive number of seconds, or None, got: {task_timeout!r}")
-
-
-def _check_limits(settings: Settings) -> None:
-    for name, what in (("max_pending", "results"), ("max_tasks_per_worker", "calls")):
-        value = getattr(settings, name)
-        if value is not None and not (_is_number(value, int) and value > 0):
-            raise ValueError(f"{name} must be a positive number of {what}, or None, got: {value!r}")
-    memory = settings.max_worker_memory
-    if memory is not None and (isinstance(memory, bool) or parse_size(memory) == 0):
-        raise ValueError(f"max_worker_memory must be a positive size, such as '2G', or None, got: {memory!r}")
-
-
-def _is_number(value: Any, kinds: Any) -> bool:
-    return not isinstance(value, bool) and (isinstance(value, kinds) or hasattr(value, "__index__"))
-
-
 def may_go_on(settings: Settings) -> bool:
     """Tell whether a run may outlive the failure of a call."""
     return settings.on_error == "return" or settings.retries != 0
 
 
-def _choose(active: Backend | str | None, settings: Settings, explicit_n_jobs: bool) -> tuple[Backend, Settings]:
+def _choose(active: Backend | str | None, settings: Settings) -> Backend:
     """Return the backend of the context, or the one that `prefer` and `require` put in its place."""
     backend = _named(active if active is not None else backends.default_name())
     threads = (settings.require == "sharedmem" and not backend.in_process) or (
@@ -169,16 +119,16 @@ def _choose(active: Backend | str | None, settings: Settings, explicit_n_jobs: b
                 f"Using ThreadingBackend as shoal backend instead of {type(backend).__name__} as the latter does not "
                 "provide shared memory semantics."
             )
-        # An n_jobs of the context was meant for another kind of worker.
-        return backends.create("threading"), settings if explicit_n_jobs else settings._replace(n_jobs=1)
+        return backends.create("threading")
     if active is None and settings.prefer == "processes" and backend.in_process and backends.has_processes():
-        return backends.create("loky"), settings
-    return backend, settings
+        return backends.create("loky")
+    return backend
 
 
 def _named(backend: Any) -> Backend:
     if isinstance(backend, Backend):
         return backend
+    refuse_calls("backend", backend)
     if hasattr(backend, "Pool") and hasattr(backend, "Lock"):
         return backends.create("multiprocessing", context=backend)
     return backends.create(backend)
@@ -239,27 +189,29 @@ class parallel_config:
         **backend_params: Any,
     ) -> None:
         self._before = _current.get()
-        self.settings: Settings = self._before._replace(
-            **given(
-                backend=_configured(backend, inner_max_num_threads, backend_params),
-                n_jobs=n_jobs,
-                verbose=verbose,
-                temp_folder=temp_folder,
-                max_nbytes=max_nbytes,
-                mmap_mode=mmap_mode,
-                prefer=prefer,
-                require=require,
-                progress=progress,
-                retries=retries,
-                retry_on=retry_on,
-                retry_wait=retry_wait,
-                on_error=on_error,
-                task_timeout=task_timeout,
-                max_pending=max_pending,
-                max_tasks_per_worker=max_tasks_per_worker,
-                max_worker_memory=max_worker_memory,
-            ),
+        values = given(
+            n_jobs=n_jobs,
+            verbose=verbose,
+            temp_folder=temp_folder,
+            max_nbytes=max_nbytes,
+            mmap_mode=mmap_mode,
+            prefer=prefer,
+            require=require,
+            progress=progress,
+            retries=retries,
+            retry_on=retry_on,
+            retry_wait=retry_wait,
+            on_error=on_error,
+            task_timeout=task_timeout,
+            max_pending=max_pending,
+            max_tasks_per_worker=max_tasks_per_worker,
+            max_worker_memory=max_worker_memory,
         )
+        check(values)
+        if values.get("n_jobs") is not None:
+            values["n_jobs"] = integer(n_jobs)
+        configured = _configured(type(self).__name__, backend, inner_max_num_threads, backend_params)
+        self.settings: Settings = self._before._replace(**values, **given(backend=configured))
         _current.set(self.settings)
 
     def __enter__(self) -> Any:
@@ -295,18 +247,18 @@ class parallel_backend(parallel_config):
         return self.settings.backend, self.settings.n_jobs
 
 
-def _configured(backend: Any, inner_max_num_threads: int | None, backend_params: dict[str, Any]) -> Any:
-    if isinstance(backend, Default) or backend is None:
-        if inner_max_num_threads is not None or backend_params:
-            raise ValueError(
-                "inner_max_num_threads and other constructor parameters backend_params are only supported when "
-                "backend is not None."
-            )
+def _configured(who: str, backend: Any, inner_max_num_threads: int | None, backend_params: dict[str, Any]) -> Any:
+    """Return the backend that a context names, with its options."""
+    check({"inner_max_num_threads": inner_max_num_threads})
+    inner = {} if inner_max_num_threads is None else {"inner_max_num_threads": inner_max_num_threads}
+    named = not isinstance(backend, Default) and backend is not None
+    check_unowned(who, DEFAULTS, {**backend_params, **inner}, named)
+    if not named:
         return backend
     if isinstance(backend, str):
-        if inner_max_num_threads is not None:
-            backend_params["inner_max_num_threads"] = inner_max_num_threads
-        return backends.create(backend, **backend_params)
+        created = backends.create(backend, **backend_params, **inner)
+        check_options(who, [*DEFAULTS, "inner_max_num_threads"], created, created.given_options)
+        return created
     if backend_params:
         raise ValueError("Constructor parameters backend_params are only supported when backend is a string.")
     backend = _named(backend)
@@ -366,5 +318,5 @@ def effective_n_jobs(n_jobs: int | None = -1) -> int:
     ValueError
         If it is 0.
     """
-    backend, settings = resolve(n_jobs=DEFAULTS["n_jobs"] if n_jobs is None else n_jobs)
+    backend, settings = resolve(n_jobs=DEFAULTS["n_jobs"] if n_jobs is None else integer(n_jobs))
     return backend.workers(settings.n_jobs, settings.depth)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from shoal.backends import Backend
-from shoal.parallel._settings import Settings, _current, check
+from shoal.parallel._checks import check
+from shoal.parallel._settings import Settings, _current
 
 from ._config import _get_active_backend, _get_config_param, _made, default_parallel_config, named
 from ._parallel_backends import (
@@ -90,7 +91,7 @@ def take(mp_context: Callable[[], Any], return_as: str, backend_kwargs: dict[str
         require=None,
         depth=backend.nesting_level or 0,
     )
-    check(settings)
+    check(settings._asdict())
     return Taken(backend, settings, backend_kwargs)
 
 

@@ -1,0 +1,340 @@
+"""What arguments may be: those of ``Parallel``, of contexts and of executors, and the options of backends.
+
+Each name has one check, whoever is given the argument. What cannot be used is refused where it is written, with the
+name, the value and what would be right.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from shoal._cpus import is_serial
+from shoal._files import parse_size
+from shoal.backends import Backend
+
+#: What belongs to one ``Parallel``, and is no setting of a context.
+OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total")
+
+_MMAP_MODES = (None, "r", "r+", "w+", "c")
+
+#: What others call the arguments, where that is not near enough to be guessed.
+_ELSEWHERE = {
+    "max_workers": "n_jobs",
+    "n_workers": "n_jobs",
+    "num_workers": "n_jobs",
+    "processes": "n_jobs",
+    "max_tasks_per_child": "max_tasks_per_worker",
+    "maxtasksperchild": "max_tasks_per_worker",
+    "chunksize": "batch_size",
+    "chunk_size": "batch_size",
+    "context": "backend=multiprocessing.get_context(...)",
+    "mp_context": "backend=multiprocessing.get_context(...)",
+    "inner_max_num_threads": "parallel_config(backend=..., inner_max_num_threads=...)",
+}
+
+
+def as_number(value: Any) -> float | None:
+    """Return a number as a float; None if `value` is none, or NaN. Booleans and strings are none."""
+    kind = type(value)
+    if kind is bool or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError):  # an array of several, for one
+        return None
+    return None if math.isnan(number) else number
+
+
+def integer(n_jobs: Any) -> int:
+    """Return `n_jobs`, cut to an integer.
+
+    Raises
+    ------
+    TypeError
+        If it is what is to be called.
+    ValueError
+        If it cannot be made an integer.
+    """
+    try:
+        return int(n_jobs)
+    except (TypeError, ValueError, OverflowError):
+        refuse_calls("n_jobs", n_jobs)
+        raise ValueError(f"n_jobs could not be converted to int: {n_jobs!r:.80}") from None
+
+
+def refuse_calls(name: str, value: Any) -> None:
+    """Raise TypeError if an argument of ``Parallel`` is what its call should be given."""
+    if isinstance(value, (list, tuple, Iterator)) or hasattr(type(value), "__aiter__"):
+        raise TypeError(
+            f"Parallel() itself takes no calls, but {name} is {value!r:.60} ({type(value).__name__}). Make it first, "
+            "then call it with them: Parallel(n_jobs=2)(delayed(function)(argument) for argument in arguments)"
+        )
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Refuse values that their arguments cannot have, or that contradict each other.
+
+    Parameters
+    ----------
+    values
+        The values of arguments, by name; those without a check pass.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If one of them cannot be used.
+    """
+    for name, value in values.items():
+        accepts = _CHECKS.get(name)
+        if accepts is not None:
+            accepts(name, value)
+    if values.get("prefer") == "processes" and values.get("require") == "sharedmem":
+        raise ValueError("prefer='processes' and require='sharedmem' are inconsistent settings: processes share none")
+
+
+def _hint(_name: str, prefer: Any) -> None:
+    if prefer not in ("processes", "threads", None):
+        raise ValueError(f"prefer={prefer!r} is not a valid backend hint, expected 'processes', 'threads' or None")
+
+
+def _constraint(_name: str, require: Any) -> None:
+    if require not in ("sharedmem", None):
+        raise ValueError(f"require={require!r} is not a valid constraint, expected 'sharedmem' or None")
+
+
+def _verbose(_name: str, verbose: Any) -> None:
+    if not (verbose is None or isinstance(verbose, bool) or as_number(verbose) is not None):
+        raise TypeError(f"verbose must be a number, the higher the more is printed, or a bool, got: {verbose!r:.80}")
+
+
+def _folder(_name: str, folder: Any) -> None:
+    if not (folder is None or isinstance(folder, (str, os.PathLike))):
+        raise TypeError(f"temp_folder must be the path of a folder, or None, got: {folder!r:.80}")
+
+
+def _size(name: str, size: Any) -> None:
+    if size is None:
+        return
+    try:
+        if isinstance(size, bool):
+            raise ValueError
+        parse_size(size)
+    except ValueError:
+        message = f"{name}={size!r:.80} is no size: give a number of bytes, or a string like '500M', or None"
+        raise ValueError(message) from None
+
+
+def _positive_size(name: str, size: Any) -> None:
+    _size(name, size)
+    if size is not None and parse_size(size) == 0:
+        raise ValueError(f"{name} must be a positive size, such as '2G', or None, got: {size!r}")
+
+
+def _mmap_mode(_name: str, mode: Any) -> None:
+    if mode not in _MMAP_MODES:
+        raise ValueError(f"mmap_mode must be one of {_MMAP_MODES}, got: {mode!r:.80}")
+
+
+def _progress(_name: str, progress: Any) -> None:
+    if not (isinstance(progress, bool) or callable(progress)):
+        raise TypeError(
+            f"progress must be True, False or a callable that takes (done, total), not {progress!r:.80} "
+            f"of type {type(progress).__name__}"
+        )
+
+
+def _timeout(_name: str, timeout: Any) -> None:
+    if timeout is not None and not (_is_real(timeout) and timeout >= 0):
+        raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, got: {timeout!r:.80}")
+
+
+def _total(_name: str, total: Any) -> None:
+    if total is not None and not (_is_integer(total) and total >= 0):
+        raise ValueError(f"total must be the number of calls, 0 or more, or None, got: {total!r:.80}")
+
+
+def _on_error(_name: str, on_error: Any) -> None:
+    if on_error not in ("raise", "return"):
+        raise ValueError(f"on_error must be 'raise' or 'return', got: {on_error!r}")
+
+
+def _retries(_name: str, retries: Any) -> None:
+    if not callable(retries) and not (_is_integer(retries) and retries >= 0):
+        raise ValueError(
+            f"retries must be a number of attempts after the first, 0 or more, or a callable that tells whether to "
+            f"stop, got: {retries!r}"
+        )
+
+
+def _retry_wait(_name: str, wait: Any) -> None:
+    if not callable(wait) and not (_is_real(wait) and 0 <= wait < math.inf):
+        raise ValueError(f"retry_wait must be seconds, 0 or more, or a callable that returns them, got: {wait!r}")
+
+
+def _retry_on(_name: str, retry_on: Any) -> None:
+    types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    if all(isinstance(kind, type) for kind in types):
+        fits = all(issubclass(kind, BaseException) for kind in types)
+    else:
+        fits = callable(retry_on)
+    if not fits:
+        raise TypeError(f"retry_on must name types of exceptions, or be a predicate of one, got: {retry_on!r}")
+
+
+def _seconds(name: str, seconds: Any) -> None:
+    if seconds is not None and not (_is_real(seconds) and seconds > 0):
+        raise ValueError(f"{name} must be a positive number of seconds, or None, got: {seconds!r:.80}")
+
+
+def _count(what: str) -> Callable[[str, Any], None]:
+    def accepts(name: str, value: Any) -> None:
+        if value is not None and not (_is_integer(value) and value > 0):
+            raise ValueError(f"{name} must be a positive number of {what}, or None, got: {value!r:.80}")
+
+    return accepts
+
+
+def _initializer(_name: str, initializer: Any) -> None:
+    if not (initializer is None or callable(initializer)):
+        raise TypeError(f"initializer must be a callable, or None, got: {initializer!r:.80}")
+
+
+def _initargs(_name: str, initargs: Any) -> None:
+    if not (initargs is None or isinstance(initargs, Iterable)):
+        raise TypeError(f"initargs must be a tuple of the initializer's arguments, got: {initargs!r:.80}")
+
+
+def _context(_name: str, context: Any) -> None:
+    if not (context is None or hasattr(context, "Process")):
+        raise TypeError(
+            f"context must be a context of multiprocessing, such as multiprocessing.get_context('spawn'), got: "
+            f"{context!r:.80}"
+        )
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, float) or _is_integer(value)
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "prefer": _hint,
+    "require": _constraint,
+    "verbose": _verbose,
+    "temp_folder": _folder,
+    "max_nbytes": _size,
+    "mmap_mode": _mmap_mode,
+    "progress": _progress,
+    "timeout": _timeout,
+    "total": _total,
+    "retries": _retries,
+    "retry_on": _retry_on,
+    "retry_wait": _retry_wait,
+    "on_error": _on_error,
+    "task_timeout": _seconds,
+    "max_pending": _count("results"),
+    "max_tasks_per_worker": _count("calls"),
+    "max_worker_memory": _positive_size,
+    "inner_max_num_threads": _count("threads"),
+    "initializer": _initializer,
+    "initargs": _initargs,
+    "idle_worker_timeout": _seconds,
+    "maxtasksperchild": _count("calls"),
+    "context": _context,
+}
+
+
+def check_options(who: str, known: Iterable[str], backend: Backend, options: Mapping[str, Any], depth: int = 0) -> None:
+    """Refuse options that a backend does not take, and values of them that it cannot use.
+
+    Parameters
+    ----------
+    who
+        What was given them: ``"Parallel"``.
+    known
+        The arguments that it has by itself.
+    backend, options
+        The backend that runs are to have, and the options.
+    depth
+        How deep the runs are nested in others. There, and where ``JOBLIB_MULTIPROCESSING=0`` forbids processes, nobody
+        has chosen the backend: what another one takes is ignored.
+
+    Raises
+    ------
+    TypeError
+        If the backend does not take one of them.
+    TypeError, ValueError
+        If one has a value that cannot be used.
+    """
+    if not options or backend.options is None:
+        return
+    instead = depth > 0 or is_serial()
+    for name in options:
+        if name not in backend.options and not (instead and _who_takes(name)):
+            raise unexpected(who, name, known, backend)
+    check({name: options[name] for name in options if name in backend.options})
+
+
+def unexpected(who: str, name: str, known: Iterable[str], backend: Backend | None = None) -> TypeError:
+    """Return the error for a keyword that neither `who` nor the backend takes, with the nearest that they do."""
+    import difflib
+
+    own = [*known, *((backend.options or ()) if backend is not None else ())]
+    meant = _ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, own, 1)), None)
+    said = f"{who}() got an unexpected keyword argument {name!r}"
+    if backend is not None:
+        said += f": neither it nor the backend {backend.name!r} takes it"
+    if meant is not None:
+        said += f"; did you mean {repr(meant) if meant.isidentifier() else meant}?"
+    return TypeError(said + "".join(f" The backend {taker!r} takes it." for taker in _who_takes(name)))
+
+
+def _who_takes(name: str) -> list[str]:
+    """Return the names of the backends of processes on this machine that take an option."""
+    from shoal.backends._multiprocessing import MultiprocessingBackend
+    from shoal.backends._processes import LokyBackend
+
+    return [kind.name for kind in (LokyBackend, MultiprocessingBackend) if name in (kind.options or ())]
+
+
+def check_unowned(who: str, known: Iterable[str], options: Mapping[str, Any], named: bool) -> None:
+    """Refuse keywords of a context that no context takes, and options of backends where none is named.
+
+    Parameters
+    ----------
+    who, known
+        As for :func:`check_options`.
+    options
+        The keywords.
+    named
+        Whether a backend is named, which has its own say on what is left.
+
+    Raises
+    ------
+    TypeError
+        If one belongs to a single ``Parallel``, or to nothing.
+    ValueError
+        If one is an option of backends, and none is named.
+    """
+    for name in options:
+        if name in OF_ONE_PARALLEL:
+            raise TypeError(
+                f"{who}() got an unexpected keyword argument {name!r}: it is no setting of a context, but belongs to "
+                f"one Parallel. Give it there: Parallel({name}=...)"
+            )
+        if named:
+            continue
+        if not (name == "inner_max_num_threads" or _who_takes(name)):
+            raise unexpected(who, name, [*known, "inner_max_num_threads"])
+        raise ValueError(
+            f"{name} and other constructor parameters backend_params are only supported when backend is not None. "
+            f"Name one: {who}(backend='loky', {name}=...)"
+        )
