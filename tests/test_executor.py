@@ -21,7 +21,7 @@ import pytest
 
 from _faults_util import Child, alive, until, wait_for, works
 from _python import GIL
-from shoal import CallPicklingError, RemoteTraceback, WorkerDied, executor, parallel_config, shared
+from shoal import CallPicklingError, RemoteTraceback, WorkerDied, cpu_count, executor, parallel_config, shared
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._policies import auto_batch_size
 from shoal.parallel._submitted import Submitted
@@ -689,3 +689,26 @@ def test_arguments_that_cannot_be(arguments: dict[str, Any], error: type[Excepti
     with pytest.raises(error, match=said):
         executor(**arguments)
     assert not threads.left()
+
+
+@pytest.mark.parametrize("given", [{}, {"n_jobs": None}, {"max_workers": None}], ids=str)
+def test_an_executor_has_a_worker_for_each_cpu_unless_the_context_says_otherwise(given: dict[str, Any]) -> None:
+    with executor(backend="threading", **given) as workers:
+        assert repr(workers).startswith(f"<shoal.executor on {cpu_count()} workers")
+    with parallel_config(n_jobs=3), executor(backend="threading", **given) as workers:
+        assert repr(workers).startswith("<shoal.executor on 3 workers")
+
+
+def test_max_workers_is_another_name_of_n_jobs() -> None:
+    with executor(max_workers=2, backend="threading") as workers:
+        assert repr(workers).startswith("<shoal.executor on 2 workers")
+        assert workers.submit(abs, -1).result() == 1
+    with pytest.raises(TypeError, match="either n_jobs or max_workers"):
+        executor(2, max_workers=2)
+    with pytest.raises(ValueError, match="max_workers could not be converted to int: 'two'"):
+        executor(max_workers="two")  # type: ignore[arg-type]
+
+
+def test_a_misspelt_argument_of_an_executor_is_answered_with_the_nearest() -> None:
+    with pytest.raises(TypeError, match=r"executor\(\) got an unexpected keyword argument 'retires'.*'retries'"):
+        executor(2, retires=1)

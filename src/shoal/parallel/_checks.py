@@ -50,8 +50,13 @@ def as_number(value: Any) -> float | None:
     return None if math.isnan(number) else number
 
 
-def integer(n_jobs: Any) -> int:
-    """Return `n_jobs`, cut to an integer.
+def integer(n_jobs: Any, name: str = "n_jobs") -> int:
+    """Return a number of workers, cut to an integer.
+
+    Parameters
+    ----------
+    n_jobs, name
+        The number, and the argument that it was given as.
 
     Raises
     ------
@@ -63,8 +68,8 @@ def integer(n_jobs: Any) -> int:
     try:
         return int(n_jobs)
     except (TypeError, ValueError, OverflowError):
-        refuse_calls("n_jobs", n_jobs)
-        raise ValueError(f"n_jobs could not be converted to int: {n_jobs!r:.80}") from None
+        refuse_calls(name, n_jobs)
+        raise ValueError(f"{name} could not be converted to int: {n_jobs!r:.80}") from None
 
 
 def refuse_calls(name: str, value: Any) -> None:

@@ -28,24 +28,37 @@ from shoal import backends
 from shoal.backends._pool import pool
 from shoal.backends._threads import DaemonThreads
 from shoal.backends._workers import Turn
+from shoal.parallel._checks import integer
 from shoal.parallel._faults import Faults
 from shoal.parallel._launch import make_run, size_policy
 from shoal.parallel._parallel import Parallel
 from shoal.parallel._run import Run
-from shoal.parallel._settings import DEFAULTS
+from shoal.parallel._settings import DEFAULTS, Default, current
 from shoal.parallel._submitted import Submitted
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 #: What ``Parallel`` takes and an executor has no use for.
-_FOREIGN = ("return_as", "verbose", "timeout", "pre_dispatch", "progress", "on_error", "max_pending", "seed", "memory")
+_FOREIGN = (
+    "return_as",
+    "verbose",
+    "timeout",
+    "pre_dispatch",
+    "progress",
+    "on_error",
+    "max_pending",
+    "seed",
+    "memory",
+    "total",
+)
 
 
 def executor(
     n_jobs: Any = DEFAULTS["n_jobs"],
     backend: Any = DEFAULTS["backend"],
     *,
+    max_workers: int | None = None,
     batch_size: int | str = "auto",
     temp_folder: Any = DEFAULTS["temp_folder"],
     max_nbytes: Any = DEFAULTS["max_nbytes"],
@@ -65,11 +78,14 @@ def executor(
     Parameters
     ----------
     n_jobs : int, optional
-        The number of workers, as for Parallel: -1 for one per CPU; None is what the context sets, and 1 outside of
-        any. One worker is a process or a thread as well, as the backend has it.
+        The number of workers, as for Parallel: -1 for one per CPU, which is also the default, as it is for the
+        executors of :mod:`concurrent.futures`, unless a context sets another. One worker is a process or a thread as
+        well, as the backend has it.
     backend : str, Backend or multiprocessing context, optional
         Where the calls run, as for Parallel. One that has no worker beside the caller ("sequential"), or may have none
         here, has a thread instead.
+    max_workers : int, optional
+        Another name of `n_jobs`, which the executors of :mod:`concurrent.futures` have.
     batch_size : int or "auto"
         The calls that may travel together to a worker process; "auto" follows what they cost. Only calls of one
         function that wait for a worker do, and few only if there are few. With 1 each travels by itself, so that one
@@ -119,7 +135,15 @@ def executor(
     for name in _FOREIGN:
         if name in options:
             raise TypeError(f"executor() takes no {name!r}, which is about a whole run of Parallel")
-    parallel = Parallel(
+    if isinstance(n_jobs, Default):
+        n_jobs = None
+    if max_workers is not None:
+        if n_jobs is not None:
+            raise TypeError("executor() takes either n_jobs or max_workers, since both name the number of workers")
+        n_jobs = integer(max_workers, "max_workers")
+    if n_jobs is None and current().n_jobs is None:
+        n_jobs = -1
+    parallel = _Workers(
         n_jobs,
         backend,
         batch_size=batch_size,
@@ -138,6 +162,10 @@ def executor(
         **options,
     )
     return Executor(parallel)
+
+
+class _Workers(Parallel):
+    _called = "executor"
 
 
 class Executor(concurrent.futures.Executor):

@@ -67,6 +67,11 @@ DEFAULTS = {name: Default(value) for name, value in Settings._field_defaults.ite
 _current: ContextVar[Settings] = ContextVar("shoal settings", default=Settings())  # noqa: B039 it is frozen
 
 
+def current() -> Settings:
+    """Return what the context sets."""
+    return _current.get()
+
+
 def given(**arguments: Any) -> dict[str, Any]:
     """Return the arguments that were given."""
     return {name: value for name, value in arguments.items() if not isinstance(value, Default)}
