@@ -213,6 +213,11 @@ def test_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Heavy.pickled == 1
 
 
+def test_what_is_shared_inside_of_an_argument_arrives_bare() -> None:
+    table = shared({"a": 1})
+    assert Parallel(backend="dask")(delayed(list)([table]) for _ in range(3)) == [[{"a": 1}]] * 3
+
+
 def test_scatter_and_futures(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Heavy, "pickled", 0)
     first, second = Heavy("first", 10), Heavy("second", 10)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
+import dataclasses
 import functools
 import gc
 import inspect
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shoal import Parallel, delayed, shared
+from shoal import Parallel, delayed, executor, shared
 
 
 def area(width: int, height: int = 1) -> int:
@@ -153,3 +156,116 @@ def test_what_is_no_call_is_told_so_where_somebody_listens() -> None:
         Parallel(n_jobs=1, verbose=1)([area(1)])
     with pytest.raises(TypeError, match="item 0 of the input"):
         list(Parallel(n_jobs=1, return_as="generator")([area(1)]))
+
+
+class Model:
+    """Has attributes, and is pickled as any object is."""
+
+    def __init__(self, table: Any) -> None:
+        self.table, self.size = table, 2
+
+    def look_up(self, key: str) -> Any:
+        return self.table[key]
+
+
+Pair = collections.namedtuple("Pair", ["left", "right"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    table: Any
+
+
+def reached(path: str, *args: Any, **kwargs: Any) -> Any:
+    """Follow a path of keys and attributes to what should be the table."""
+    found: Any = args or kwargs
+    for step in path.split("."):
+        found = getattr(found, step) if not step.isdigit() and hasattr(found, step) else found[_key(step)]
+    return found
+
+
+def _key(step: str) -> Any:
+    return int(step) if step.isdigit() else step
+
+
+def holders(marked: Any) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    return {
+        "0.0": (([marked, 1],), {}),
+        "0.left": ((Pair(marked, 2),), {}),
+        "0.0.0.1": (([[(0, marked)]],), {}),
+        "0.a.b": (({"a": {"b": marked}},), {}),
+        "0.table": ((Model(marked),), {}),
+        "0.0.table.table": (([Model(Frozen(marked))],), {}),
+        "0.keywords.x": ((functools.partial(reached, x=marked),), {}),
+        "named.0": ((), {"named": [marked]}),
+        "0.x": ((collections.OrderedDict(x=marked),), {}),
+    }
+
+
+@pytest.mark.parametrize("path", list(holders(0)))
+@pytest.mark.parametrize(
+    ("backend", "n_jobs"), [("loky", 1), ("threading", 1), ("threading", 2), ("loky", 2), ("multiprocessing", 2)]
+)
+@pytest.mark.parametrize("options", [{}, {"retries": 1}], ids=["", "retries"])
+def test_what_is_shared_inside_of_an_argument_arrives_bare(backend: str, n_jobs: int, path: str, options: Any) -> None:
+    args, kwargs = holders(shared({"a": 1}))[path]
+    run = Parallel(n_jobs=n_jobs, backend=backend, **options)
+    assert run([delayed(reached)(path, *args, **kwargs)] * 3) == [{"a": 1}] * 3
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_what_is_shared_inside_of_an_argument_arrives_bare_in_executors_and_acall(backend: str) -> None:
+    table = shared({"a": 1})
+    with executor(1, backend=backend) as workers:
+        assert workers.submit(len, [table]).result() == 1
+        assert workers.submit(reached, "0.0", [table]).result() == {"a": 1}
+
+    async def awaited() -> Any:
+        return await Parallel(n_jobs=2, backend=backend).acall([delayed(reached)("0.0", [table])])
+
+    assert asyncio.run(awaited()) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(("backend", "n_jobs"), [("threading", 1), ("threading", 2), ("loky", 2)])
+def test_a_method_of_an_object_that_holds_something_shared(backend: str, n_jobs: int) -> None:
+    model = Model(shared({"a": 1}))
+    assert Parallel(n_jobs=n_jobs, backend=backend)([delayed(model.look_up)("a")] * 2) == [1, 1]
+    assert Parallel(n_jobs=n_jobs, backend=backend)([delayed(functools.partial(model.look_up, "a"))()] * 2) == [1, 1]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_what_leads_to_something_shared_is_copied_and_nothing_else(n_jobs: int) -> None:
+    value, mine, other = {"a": 1}, [1, 2], Model(3)
+    marked = shared(value)
+    given = [marked, mine]
+    run = Parallel(n_jobs=n_jobs, backend="threading")
+    ((got, plain, obj),) = run([delayed(lambda *args: args)(given, mine, other)])
+    assert got[0] is value
+    assert got[1] is mine
+    assert plain is mine
+    assert obj is other
+    assert given == [marked, mine]
+    assert got is not given
+
+
+def test_arguments_that_hold_themselves_are_looked_through_once() -> None:
+    loop: list[Any] = [shared(1)]
+    loop.append(loop)
+    ((got,),) = Parallel(n_jobs=1)([delayed(lambda *args: args)(loop)])
+    assert got[0] == 1
+    deep: Any = []
+    for _ in range(10_000):
+        deep = [deep]
+    assert Parallel(n_jobs=1)([delayed(len)(deep)]) == [1]
+
+
+def test_one_list_that_is_given_twice_stays_one() -> None:
+    both = [shared(1)]
+    ((first, second, (third,)),) = Parallel(n_jobs=1)([delayed(lambda *args: args)(both, both, [both])])
+    assert first is second
+    assert second is third
+    assert first == [1]
+
+
+def test_a_marker_is_pickled_as_what_it_marks() -> None:
+    assert pickle.loads(pickle.dumps([shared(5)])) == [5]

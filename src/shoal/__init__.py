@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ArgumentError,
         CacheWarning,
         CallPicklingError,
+        CallStopped,
         CallUnpicklingError,
         CollisionWarning,
         CorruptFile,
@@ -54,11 +55,12 @@ if TYPE_CHECKING:
     from shoal.memory._uncached import NotMemorizedFunc
     from shoal.memory.store import register_store_backend
     from shoal.parallel._by_value import wrap_non_picklable_objects
-    from shoal.parallel._delayed import delayed, shared
+    from shoal.parallel._delayed import delayed
     from shoal.parallel._executor import executor
     from shoal.parallel._parallel import Parallel
     from shoal.parallel._resume import ResultCache
     from shoal.parallel._settings import effective_n_jobs, parallel_backend, parallel_config
+    from shoal.parallel._shared import shared
     from shoal.persistence._dump import dump
     from shoal.persistence._inspect import FileInfo, inspect
     from shoal.persistence._load import load
@@ -73,6 +75,7 @@ _HOMES = {
         "ArgumentError",
         "CacheWarning",
         "CallPicklingError",
+        "CallStopped",
         "CallUnpicklingError",
         "CollisionWarning",
         "CorruptFile",
@@ -100,11 +103,12 @@ _HOMES = {
     "shoal.memory._uncached": ("NotMemorizedFunc",),
     "shoal.memory.store": ("register_store_backend",),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
-    "shoal.parallel._delayed": ("delayed", "shared"),
+    "shoal.parallel._delayed": ("delayed",),
     "shoal.parallel._executor": ("executor",),
     "shoal.parallel._parallel": ("Parallel",),
     "shoal.parallel._resume": ("ResultCache",),
     "shoal.parallel._settings": ("effective_n_jobs", "parallel_backend", "parallel_config"),
+    "shoal.parallel._shared": ("shared",),
     "shoal.persistence._dump": ("dump",),
     "shoal.persistence._inspect": ("FileInfo", "inspect"),
     "shoal.persistence._load": ("load",),
@@ -117,6 +121,7 @@ __all__ = [
     "Backend",
     "CacheWarning",
     "CallPicklingError",
+    "CallStopped",
     "CallUnpicklingError",
     "CollisionWarning",
     "CompressorWrapper",

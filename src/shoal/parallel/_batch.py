@@ -149,7 +149,7 @@ def folded(functions: list[Any]) -> list[Any] | Alike:
     """Return what stands for a list of objects that are alike; the list itself if they are not."""
     first = functions[0]
     cls = type(first)
-    if not _plainly_reduced(cls):
+    if not plainly_reduced(cls):
         return functions
     names, values = list(vars(first)), list(vars(first).values())
     for function in functions:
@@ -165,7 +165,7 @@ def folded(functions: list[Any]) -> list[Any] | Alike:
     return Alike(first, len(functions))
 
 
-def _plainly_reduced(cls: Any) -> bool:
+def plainly_reduced(cls: Any) -> bool:
     """Tell whether what pickle stores of an instance is its class and its ``__dict__``, and nothing else."""
     return (
         cls.__reduce_ex__ is object.__reduce_ex__

@@ -1,9 +1,9 @@
-"""``delayed(f)(x)`` is the call f(x), not made yet; ``shared(x)`` is an argument that each worker receives once."""
+"""``delayed(f)(x)`` is the call f(x), not made yet; what may stand for its arguments; and what is no call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -76,57 +76,21 @@ class StandIn:
 
     #: Whether any exists: inline and on threads the arguments are looked through only then.
     in_use = False
+    #: Does the same within arguments; there as soon as anything may be marked there.
+    look_through: ClassVar[Callable[[Call], Call] | None] = None
 
     def resolve(self) -> Any:
         """Return the argument."""
         raise NotImplementedError
 
 
-class Shared(StandIn):
-    """An argument that each worker receives and decodes once per run; see :func:`shared`."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        StandIn.in_use = True
-        self.value = value
-
-    def resolve(self) -> Any:
-        """Return the value."""
-        return self.value
-
-    def __repr__(self) -> str:
-        return f"shared({self.value!r})"
-
-
-def shared(value: Any) -> Any:
-    """Mark an argument as one that all calls of a run share.
-
-    Worker processes receive it once per run, however many calls and batches name it, and decode it once; the calls
-    of a worker then share one object. In other backends the calls get `value` itself. It is recognised as an argument
-    of a call, by position or by keyword, and to processes also inside another object.
-
-    Parameters
-    ----------
-    value
-        Any object; it must not be changed while the run goes on.
-
-    Returns
-    -------
-    A marker that stands for `value` in the arguments of delayed calls.
-
-    Examples
-    --------
-    >>> from shoal import Parallel, delayed, shared
-    >>> table = shared({"a": 1, "b": 2})
-    >>> Parallel(n_jobs=1)(delayed(dict.get)(table, key) for key in "ab")
-    [1, 2]
-    """
-    return Shared(value)
-
-
 def plain(call: Call) -> Call:
     """Return `call` with the arguments for which something stands in their places."""
+    return shallow(call) if StandIn.look_through is None else StandIn.look_through(call)
+
+
+def shallow(call: Call) -> Call:
+    """Do as :func:`plain`, for what is an argument by itself."""
     function, args, kwargs = call
     return (
         function,

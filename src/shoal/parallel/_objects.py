@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Call, Shared, StandIn, describe, plain
+from shoal.parallel._delayed import Call, StandIn, describe, plain
 from shoal.parallel._failures import Unsendable, explain, raised
 from shoal.parallel._settings import Nested, nested_settings
+from shoal.parallel._shared import Shared, unmarked_value
 from shoal.parallel._sharing import is_array
 
 #: What is so large is not copied for each batch that may write into it.
@@ -132,6 +133,10 @@ class ObjectTransport:
             always = type(arg) is Shared
             if issubclass(type(arg), StandIn):
                 arg = arg.resolve()
+            else:
+                whole = unmarked_value(arg)
+                if whole is not arg:  # a copy for this call, whose id says nothing once it is gone
+                    return whole
             if id(arg) not in places:
                 reference = self._reference(arg, executor, always)
                 if reference is None:

@@ -24,13 +24,13 @@ from shoal._tracebacks import in_a_line
 from shoal.errors import CallUnpicklingError
 from shoal.observe._terminal import bars_drawn
 from shoal.parallel._batch import Batch, folded
-from shoal.parallel._delayed import Shared
 from shoal.parallel._failures import Unsendable, cause, explain, raised, span
 from shoal.parallel._limits import Limits
 from shoal.parallel._notes import Cell, Running, notes
 from shoal.parallel._objects import Nothing
 from shoal.parallel._segments import Segment, mapped
 from shoal.parallel._settings import Nested
+from shoal.parallel._shared import Shared
 from shoal.parallel._sharing import Workspace, is_array
 from shoal.parallel._worker import LONG_STREAM, Encoded, Outcome, Parcel, RunId, fetch, forget, run_batch
 
