@@ -7,6 +7,8 @@
         ^                                             │ the run; each sequence of results that is due;
         └── asyncio.Queue <── call_soon_threadsafe ───┘ at last, what has ended it
     is cancelled, or leaves ── Parallel.stop ────> the run ends, which is awaited
+
+An asynchronous iterable is read in the event loop, by a task of its own (_arrivals.py).
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import asyncio
 import contextvars
 import copy
 import threading
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import backends
 from shoal.errors import CallStopped
+from shoal.parallel._arrivals import Arrivals, Arrived
 from shoal.parallel._delayed import Call
 from shoal.parallel._run import Run
 
@@ -28,7 +32,10 @@ if TYPE_CHECKING:
     from shoal.parallel._parallel import Parallel
 
 
-async def collect(parallel: Parallel, calls: Iterable[Call]) -> list[Any]:
+Calls = Iterable[Call] | AsyncIterable[Call]
+
+
+async def collect(parallel: Parallel, calls: Calls) -> list[Any]:
     """Return the results of a run in a list."""
     results: list[Any] = []
     async with _Course(parallel, calls) as course:
@@ -42,7 +49,7 @@ async def collect(parallel: Parallel, calls: Iterable[Call]) -> list[Any]:
     return results
 
 
-async def each(parallel: Parallel, calls: Iterable[Call]) -> AsyncGenerator[Any, None]:
+async def each(parallel: Parallel, calls: Calls) -> AsyncGenerator[Any, None]:
     """Yield the results of a run."""
     async with _Course(parallel, calls) as course:
         while True:
@@ -76,11 +83,13 @@ class _Course:
     No asynchronous generator, since a loop that ends closes all of those at once, the inner with the outer.
     """
 
-    def __init__(self, parallel: Parallel, calls: Iterable[Call]) -> None:
+    def __init__(self, parallel: Parallel, calls: Calls) -> None:
         self._parallel = parallel
-        self._calls = calls
+        self._calls: Any = calls
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._over = False
+        self._arrivals: Arrivals | None = None
+        self._feeder: asyncio.Task[None] | None = None
         self.run: Run | None = None
 
     async def __aenter__(self) -> _Course:
@@ -90,8 +99,17 @@ class _Course:
     async def __aexit__(self, *_: object) -> None:
         if not self._over:
             self._parallel.stop()
-        while not self._over:
-            await self._next()
+        feeder = self._feeder
+        if feeder is not None:
+            feeder.cancel()
+        try:
+            while not self._over:
+                await self._next()
+        finally:
+            if feeder is not None:
+                await asyncio.wait([feeder])
+                if not feeder.cancelled():
+                    feeder.result()  # what the iterable raises when it is closed
 
     async def due(self, timeout: float | None) -> Sequence[Any] | None:
         """Return the next sequence of results, None if there are no more.
@@ -125,6 +143,8 @@ class _Course:
     def _begin(self) -> None:
         self._parallel._claim()
         loop = asyncio.get_running_loop()
+        if not isinstance(self._calls, Iterable) and isinstance(self._calls, AsyncIterable):
+            self._arrivals = Arrivals(loop)
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(self._serve, loop), name="shoal-run", daemon=True)
         try:
@@ -132,6 +152,8 @@ class _Course:
         except BaseException:
             self._parallel._ended()
             raise
+        if self._arrivals is not None:
+            self._feeder = loop.create_task(self._arrivals.feed(self._calls))
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         """Be the thread of the run."""
@@ -163,8 +185,13 @@ class _Course:
         if n_workers == 1:  # a plain loop would hold up the event loop, and could not be given up
             maker = copy.copy(parallel)
             maker._backend, maker._kept = backends.create("threading"), None
-        calls, total = parallel._input(self._calls)
+        arrivals = self._arrivals
+        calls, total = parallel._input(self._calls if arrivals is None else arrivals)
+        if arrivals is not None:
+            calls = Arrived(arrivals, calls)
         run = parallel._run = maker._make_run(calls, n_workers, total)
+        if arrivals is not None:
+            arrivals.wake = partial(run.inbox.put, None)
         if parallel._stopped:
             run.stop()
         return run

@@ -15,6 +15,7 @@ from shoal._cpus import cpu_share
 from shoal._files import parse_size
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
+from shoal.parallel._arrivals import Arrived
 from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
@@ -96,11 +97,11 @@ def make_run(
         if isinstance(calls, Schedule):
             schedule = calls
         else:
+            make = calls.schedule if isinstance(calls, Arrived) else partial(Schedule, calls)
             pending: Any = None
             if return_as != "list":
                 pending = settings.max_pending or partial(auto_max_pending, n_workers)
-            schedule = Schedule(
-                calls,
+            schedule = make(
                 slots=n_workers,
                 size=size_policy(batch_size, settings, backend.distance),
                 pre_dispatch=bound,

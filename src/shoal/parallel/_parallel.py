@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal._cpus import thread_limits
@@ -146,7 +146,8 @@ class Parallel:
     An exception that ends the run carries ``call``, which says what failed, and, unless results come from a generator,
     ``results``, a dictionary of those that were ready, by the index of their calls.
 
-    As a context manager, a Parallel keeps its workers between calls. Workers of loky stay warm in any case.
+    As a context manager, by ``with`` or ``async with``, a Parallel keeps its workers between calls. Workers of loky
+    stay warm in any case.
 
     Examples
     --------
@@ -266,6 +267,14 @@ class Parallel:
         if slots and not self._running and self._kept_in == os.getpid():
             self._backend.close(slots)
 
+    async def __aenter__(self) -> Parallel:
+        return self.__enter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        from asyncio import to_thread
+
+        await to_thread(self.__exit__, *exc_info)  # workers may take a while to end
+
     def __call__(self, iterable: Iterable[Call]) -> Any:
         """Run the calls.
 
@@ -323,13 +332,15 @@ class Parallel:
             if not generates:
                 self._ended()
 
-    def acall(self, iterable: Iterable[Call]) -> Any:
+    def acall(self, iterable: Iterable[Call] | AsyncIterable[Call]) -> Any:
         """Run the calls while an event loop of :mod:`asyncio` goes on.
 
         Parameters
         ----------
         iterable
-            The calls, made by :func:`~shoal.delayed`. It is iterated in another thread.
+            The calls, made by :func:`~shoal.delayed`. It is iterated in another thread; an asynchronous iterable in the
+            event loop, no further ahead than `pre_dispatch` and `max_pending` allow, and results do not wait for its
+            next call. It is closed when the run ends.
 
         Returns
         -------
