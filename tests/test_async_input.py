@@ -240,7 +240,7 @@ def test_stop_ends_the_run_and_the_input(backend: str, n_jobs: int) -> None:
         )
         got = await parallel.acall(source)
         assert len(got) > 3
-        assert got[:4] == [0, 1, 4, 9]
+        assert got == sorted(got)
         assert source.closed == 1
 
     run(main)

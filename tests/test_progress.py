@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import subprocess
@@ -9,9 +10,11 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from shoal import Parallel, delayed
 from shoal.observe._progress import progress_listener
 from shoal.observe.events import BatchCompleted, Event, InputExhausted, Listener, RunFinished, RunStarted
 
@@ -119,8 +122,8 @@ def test_lines_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> N
         listen(BatchCompleted(10, 0.1))
     listen(RunFinished(None))
     assert log.getvalue().splitlines() == [
-        "Parallel(n_jobs=2): 420/1000 calls, 5 s",
-        "Parallel(n_jobs=2): 840/1000 calls, 10 s",
+        "Parallel(n_jobs=2): 420/1000 calls, 5 s, 7 s left",
+        "Parallel(n_jobs=2): 840/1000 calls, 10 s, 2 s left",
         "Parallel(n_jobs=2): 1000/1000 calls, 12 s",
     ]
 
@@ -136,9 +139,84 @@ def test_lines_with_an_unknown_total(monkeypatch: pytest.MonkeyPatch) -> None:
     feed(listen, BatchCompleted(5, 0.1), RunFinished(KeyError()))
     assert log.getvalue().splitlines() == [
         "Parallel(n_jobs=2): 10 calls, 6 s",
-        "Parallel(n_jobs=2): 15/20 calls, 12 s",
+        "Parallel(n_jobs=2): 15/20 calls, 12 s, 4 s left",
         "Parallel(n_jobs=2): 15/20 calls, 12 s",
     ]
+
+
+@pytest.mark.parametrize(("said", "line"), [(100, "12/12 calls, 9 s"), (5, "12/12 calls, 9 s")])
+def test_a_wrong_total_is_put_right_at_the_end(monkeypatch: pytest.MonkeyPatch, said: int, line: str) -> None:
+    log = replace_stderr(monkeypatch, io.StringIO())
+    clock = Clock()
+    listen = listener(True, clock)
+    listen(RunStarted(2, "X", said))
+    clock.now += 9
+    feed(listen, BatchCompleted(10, 0.1), InputExhausted(12), BatchCompleted(2, 0.1), RunFinished(None))
+    first, last = log.getvalue().splitlines()
+    assert first == f"Parallel(n_jobs=2): {'10 calls, 9 s' if said == 5 else '10/100 calls, 9 s, 81 s left'}"
+    assert last == f"Parallel(n_jobs=2): {line}"
+
+
+@pytest.mark.parametrize("said", [2, 3, 5, 100])
+def test_a_bar_with_a_total_that_was_given(monkeypatch: pytest.MonkeyPatch, said: int) -> None:
+    terminal = replace_stderr(monkeypatch, Terminal())
+    feed(listener(True), RunStarted(2, "X", said), BatchCompleted(3, 0.0))
+    assert ("%|" in terminal.getvalue().split("\r")[-1]) is (said >= 3)
+    feed(listener(True), RunStarted(2, "X", said), BatchCompleted(3, 0.0), InputExhausted(3), RunFinished(None))
+    assert "| 3/3 [" in terminal.getvalue().split("\r")[-1]
+
+
+def numbers(n: int) -> Any:
+    return (delayed(abs)(-number) for number in range(n))
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator"])
+@pytest.mark.parametrize(("backend", "n_jobs"), [("threading", 1), ("threading", 2), ("loky", 2)])
+@pytest.mark.parametrize(("said", "told"), [(9, {9}), (20, {9, 20}), (4, {4, 9, None})])
+@pytest.mark.parametrize("where", ["constructor", "call", "acall"])
+def test_a_generator_expression_has_the_total_that_is_given(
+    backend: str, n_jobs: int, return_as: str, said: int, told: set[int | None], where: str
+) -> None:
+    calls: list[tuple[int, int | None]] = []
+    given = {"total": said} if where == "constructor" else {}
+    parallel = Parallel(
+        n_jobs, backend, return_as=return_as, progress=lambda done, total: calls.append((done, total)), **given
+    )
+
+    async def awaited() -> list[int]:
+        made = parallel.acall(numbers(9), total=said)
+        return await made if return_as == "list" else [result async for result in made]
+
+    if where == "acall":
+        results = asyncio.run(awaited())
+    else:
+        results = list(parallel(numbers(9), **({"total": said} if where == "call" else {})))
+    assert results == list(range(9))
+    assert {total for _, total in calls} <= told
+    assert calls[0][1] in (said, 9, None)
+    assert all(total is None or done <= total for done, total in calls)
+    assert calls[-1] == (9, 9)
+
+
+def test_the_total_of_a_call_goes_before_that_of_its_parallel() -> None:
+    calls: list[tuple[int, int | None]] = []
+    parallel = Parallel(n_jobs=1, progress=lambda done, total: calls.append((done, total)), total=50)
+    parallel(numbers(2), total=2)
+    parallel(numbers(2))
+    parallel([*numbers(2)], total=7)
+    assert [total for _, total in calls] == [2, 2, 50, 50, 2, 7, 7, 2]
+
+
+@pytest.mark.parametrize("total", [-1, 1.5, "9", True])
+def test_a_total_is_a_number_of_calls(total: Any) -> None:
+    with pytest.raises(ValueError, match="total must be the number of calls, 0 or more, or None, got"):
+        Parallel(total=total)
+    parallel = Parallel()
+    with pytest.raises(ValueError, match="total must be the number of calls"):
+        parallel([], total=total)
+    with pytest.raises(ValueError, match="total must be the number of calls"):
+        parallel.acall([], total=total)
+    assert parallel([]) == []
 
 
 def test_without_a_stream_nothing_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:

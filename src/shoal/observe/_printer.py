@@ -115,7 +115,7 @@ class Printer:
                 times = f"{_duration(self._elapsed())} remaining: {_duration(remaining)}"
                 self._print(f"Done {done:{width}d} out of {total:{width}d} | elapsed: {times}")
         elif self._due_by_batches():
-            out_of = f"tasks {'':{width + 2}}" if total is None else f"out of {total:{width}d} "
+            out_of = f"tasks {'':{width + 2}}" if total is None or done > total else f"out of {total:{width}d} "
             self._print(f"Done {done:{width}d} {out_of}| elapsed: {_duration(self._elapsed())}")
 
     def _due_by_calls(self, total: int) -> bool:

@@ -29,7 +29,8 @@ def progress_listener(
         standard error at most every five seconds and one at the end.
 
         A callable: ``progress(done, total)`` with the number of calls that have returned and the number of
-        calls in the run, None while that is unknown. It is called after each batch of calls that completes.
+        calls in the run, None while that is unknown or was said to be less. It is called after each batch of
+        calls that completes.
         Where this has not told ``(n, n)`` when a run of n calls ends well (its input ended late, or gave
         nothing), it is called once more to tell so; where a run fails or is dropped, it is not called again.
         What it raises ends the run.
@@ -62,6 +63,11 @@ def progress_listener(
     )
 
 
+def _credible(done: int, total: int | None) -> int | None:
+    """Return a total that calls do not exceed: one that was given may be wrong, until the input has ended."""
+    return total if total is None or done <= total else None
+
+
 class _Call:
     def __init__(self, progress: Callable[[int, int | None], object]) -> None:
         self._progress = progress
@@ -82,8 +88,8 @@ class _Call:
                     self._tell()
 
     def _tell(self) -> None:
-        self._told = (self._done, self._total)
-        self._progress(self._done, self._total)
+        self._told = (self._done, _credible(self._done, self._total))
+        self._progress(*self._told)
 
 
 class _Lines:
@@ -109,12 +115,17 @@ class _Lines:
             case InputExhausted(total=total):
                 self._total = total
             case RunFinished():
-                self._print(self._clock())
+                self._print(self._clock(), ended=True)
 
-    def _print(self, now: float) -> None:
+    def _print(self, now: float, ended: bool = False) -> None:
         self._next_line = now + SECONDS_BETWEEN_LINES
-        calls = f"{self._done} calls" if self._total is None else f"{self._done}/{self._total} calls"
-        say(sys.stderr, f"{self._label}: {calls}, {now - self._started:.0f} s\n")
+        total = _credible(self._done, self._total)
+        calls = f"{self._done} calls" if total is None else f"{self._done}/{total} calls"
+        elapsed = now - self._started
+        left = ""
+        if total and self._done and not ended:
+            left = f", {elapsed / self._done * (total - self._done):.0f} s left"
+        say(sys.stderr, f"{self._label}: {calls}, {elapsed:.0f} s{left}\n")
 
 
 class _Bar:

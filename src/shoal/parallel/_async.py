@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 Calls = Iterable[Call] | AsyncIterable[Call]
 
 
-async def collect(parallel: Parallel, calls: Calls) -> list[Any]:
+async def collect(parallel: Parallel, calls: Calls, total: int | None = None) -> list[Any]:
     """Return the results of a run in a list."""
     results: list[Any] = []
-    async with _Course(parallel, calls) as course:
+    async with _Course(parallel, calls, total) as course:
         try:
             while (values := await course.due(None)) is not None:
                 results += values
@@ -49,9 +49,9 @@ async def collect(parallel: Parallel, calls: Calls) -> list[Any]:
     return results
 
 
-async def each(parallel: Parallel, calls: Calls) -> AsyncGenerator[Any, None]:
+async def each(parallel: Parallel, calls: Calls, total: int | None = None) -> AsyncGenerator[Any, None]:
     """Yield the results of a run."""
-    async with _Course(parallel, calls) as course:
+    async with _Course(parallel, calls, total) as course:
         while True:
             try:
                 values = await course.due(parallel.timeout)
@@ -83,8 +83,9 @@ class _Course:
     No asynchronous generator, since a loop that ends closes all of those at once, the inner with the outer.
     """
 
-    def __init__(self, parallel: Parallel, calls: Calls) -> None:
+    def __init__(self, parallel: Parallel, calls: Calls, total: int | None) -> None:
         self._parallel = parallel
+        self._total = parallel.total if total is None else total
         self._calls: Any = calls
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._over = False
@@ -142,6 +143,7 @@ class _Course:
 
     def _begin(self) -> None:
         self._parallel._claim()
+        self._parallel._total = self._total
         loop = asyncio.get_running_loop()
         if not isinstance(self._calls, Iterable) and isinstance(self._calls, AsyncIterable):
             self._arrivals = Arrivals(loop)

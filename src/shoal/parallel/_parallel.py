@@ -106,6 +106,11 @@ class Parallel:
         whichever batches, also if a call runs again. A call that passes an `rng` keeps it; a function that cannot
         take one raises TypeError when its first call is read. Each run of this Parallel has the same generators; a
         SeedSequence that is given is not changed, and may be given again.
+    total : int, optional
+        The number of calls, for `progress` and `verbose`, where the input does not tell: a generator expression has no
+        length. It may be given with the calls as well: ``parallel(calls, total=1000)``. If it is wrong, no call is
+        lost: above it progress is shown as without a total, and at the end of the input the true number takes its
+        place.
     memory : ResultCache, optional
         Where results are kept, by two methods, ``get(call, default)`` and ``put(call, value)``: calls whose results it
         has are not run again, and their results stand at their places.
@@ -157,6 +162,8 @@ class Parallel:
     """
 
     memory: ResultCache | None = None
+    total: int | None = None
+    _total: int | None = None  # of the run that goes on, as it was given
     _seeds: Seeds | None = None
     _called = "Parallel"  # in messages
     _run: Run | None = None
@@ -189,6 +196,7 @@ class Parallel:
         max_worker_memory: Any = DEFAULTS["max_worker_memory"],
         seed: Any = None,
         memory: ResultCache | None = None,
+        total: int | None = None,
         **options: Any,
     ) -> None:
         if memory is not None and not (hasattr(memory, "get") and hasattr(memory, "put")):
@@ -216,6 +224,8 @@ class Parallel:
         check_options(self._called, [*DEFAULTS, *OF_ONE_PARALLEL], chosen, options, settings.depth)
         self._set_up(chosen, settings, options, return_as, timeout, pre_dispatch, batch_size)
         self.memory = memory
+        check({"total": total})
+        self.total = total
         if seed is not None:
             from shoal.parallel._seeds import Seeds
 
@@ -275,13 +285,15 @@ class Parallel:
 
         await to_thread(self.__exit__, *exc_info)  # workers may take a while to end
 
-    def __call__(self, iterable: Iterable[Call]) -> Any:
+    def __call__(self, iterable: Iterable[Call], *, total: int | None = None) -> Any:
         """Run the calls.
 
         Parameters
         ----------
         iterable
             The calls, made by :func:`~shoal.delayed`.
+        total
+            Their number, for `progress` and `verbose`, instead of that given to this Parallel.
 
         Returns
         -------
@@ -294,7 +306,9 @@ class Parallel:
         RuntimeError
             If a run of this Parallel is still going on.
         """
+        check({"total": total})
         self._claim()
+        self._total = self.total if total is None else total
         generates = self.return_as != "list"
         try:
             n_workers = self._workers()
@@ -332,7 +346,7 @@ class Parallel:
             if not generates:
                 self._ended()
 
-    def acall(self, iterable: Iterable[Call] | AsyncIterable[Call]) -> Any:
+    def acall(self, iterable: Iterable[Call] | AsyncIterable[Call], *, total: int | None = None) -> Any:
         """Run the calls while an event loop of :mod:`asyncio` goes on.
 
         Parameters
@@ -341,6 +355,8 @@ class Parallel:
             The calls, made by :func:`~shoal.delayed`. It is iterated in another thread; an asynchronous iterable in the
             event loop, no further ahead than `pre_dispatch` and `max_pending` allow, and results do not wait for its
             next call. It is closed when the run ends.
+        total
+            Their number, as for ``parallel(calls, total=...)``.
 
         Returns
         -------
@@ -367,7 +383,8 @@ class Parallel:
         """
         from shoal.parallel._async import collect, each
 
-        return collect(self, iterable) if self.return_as == "list" else each(self, iterable)
+        check({"total": total})
+        return (collect if self.return_as == "list" else each)(self, iterable, total)
 
     def _workers(self) -> int:
         """Return the number of workers of a run that begins."""
@@ -581,6 +598,8 @@ class Parallel:
             return None
         from shoal.observe._teller import RunStarted, make_teller
 
+        if self._total is not None:
+            total = self._total
         started = RunStarted(n_workers, type(self._backend).__name__, total)
         return make_teller(self.verbose, progress, repr(self), self._bound(n_workers) or 0, started)
 

@@ -89,7 +89,7 @@ class Running(Parallel):
         if not self._running:
             self._terminate()
 
-    def __call__(self, iterable: Iterable[Any]) -> Any:
+    def __call__(self, iterable: Iterable[Any]) -> Any:  # type: ignore[override] # as joblib has it
         """Run the calls.
 
         Parameters
