@@ -100,6 +100,32 @@ if __name__ == "__main__":
             joblib.parallel.BatchCompletionCallBack = old
         assert sum(done) == 11, done
 """,
+    "BatchCompletionCallBack is replaced, and calls travel in batches": """
+import joblib
+from joblib import Parallel, delayed
+if __name__ == "__main__":
+    for backend in ("loky", "threading"):
+        done = []
+        class CallBack(joblib.parallel.BatchCompletionCallBack):
+            def __call__(self, *args, **kwargs):
+                done.append(self.batch_size)
+                return super().__call__(*args, **kwargs)
+        old, joblib.parallel.BatchCompletionCallBack = joblib.parallel.BatchCompletionCallBack, CallBack
+        try:
+            p = Parallel(n_jobs=2, backend=backend, batch_size=5)
+            p(delayed(abs)(i) for i in range(23))
+        finally:
+            joblib.parallel.BatchCompletionCallBack = old
+        assert sum(done) == 23 == p.n_completed_tasks == p.n_dispatched_tasks, done
+        assert max(done) == 5, done
+        assert len(done) == p.n_dispatched_batches, done
+        seen = []
+        class Progress(Parallel):
+            def print_progress(self):
+                seen.append(self.n_completed_tasks)
+        Progress(n_jobs=2, backend=backend, batch_size=5)(delayed(abs)(i) for i in range(23))
+        assert seen == sorted(seen) and seen[-1] == 23 and len(seen) == len(done), seen
+""",
     "the initializer of the workers is wrapped": """
 import os
 from joblib import Parallel, delayed

@@ -23,10 +23,18 @@ class Tracker:
         Whether there is one worker, and no batches.
     bound
         The number of batches that may be in flight; 0 for no bound.
+
+    Notes
+    -----
+    shoal's threads take calls one by one. For joblib's users, so many calls as ``batch_size=`` says count as a batch.
     """
 
     def __init__(self, parallel: Any, serial: bool, bound: int) -> None:
         self._parallel = parallel
+        size = parallel.batch_size
+        one_by_one = not serial and parallel._backend.in_process and parallel._backend_is_served()
+        self._size: int = int(size) if one_by_one and size != "auto" and not callable(size) else 1
+        self._done, self._seconds = 0, 0.0  # of a batch that is not full yet
         self._serial = serial
         self._printer: Printer | None = None
         if parallel.verbose:
@@ -38,17 +46,18 @@ class Tracker:
     def __call__(self, event: Event) -> None:
         parallel = self._parallel
         match event:
-            case BatchCompleted(size=size):
-                parallel.n_completed_tasks += size
-                self._event = event
-                if not self._serial:
-                    self._call_back(size, event.elapsed)
-                parallel.print_progress()
-                self._event = None
+            case BatchCompleted(size=size, elapsed=elapsed):
+                self._done += size
+                self._seconds += elapsed
+                if self._done >= self._size or parallel.n_completed_tasks + self._done == parallel.n_tasks:
+                    self._completed()
                 return
             case BatchDispatched(size=size):
-                parallel.n_dispatched_batches += 1
                 parallel.n_dispatched_tasks += size
+                if self._size == 1:
+                    parallel.n_dispatched_batches += 1
+                else:
+                    parallel.n_dispatched_batches = -(-parallel.n_dispatched_tasks // self._size)
             case RunStarted():
                 parallel._iterating = True
                 parallel._original_iterator = ()
@@ -57,10 +66,22 @@ class Tracker:
                 parallel._original_iterator = None
                 parallel.n_tasks = total
             case RunFinished():
+                if self._done and event.error is None:
+                    self._completed()
                 parallel._iterating = False
                 parallel._aborting = event.error is not None
         if self._printer is not None:
             self._printer(event)
+
+    def _completed(self) -> None:
+        """Take note that a batch has ended."""
+        event = self._event = BatchCompleted(self._done, self._seconds)
+        self._done, self._seconds = 0, 0.0
+        self._parallel.n_completed_tasks += event.size
+        if not self._serial:
+            self._call_back(event.size, event.elapsed)
+        self._parallel.print_progress()
+        self._event = None
 
     def print(self) -> None:
         """Print what is due after the batch that has just ended."""
