@@ -9,7 +9,9 @@ from typing import Any
 import numpy
 import pytest
 
-from shoal import Parallel, delayed, parallel_backend, parallel_config
+from shoal import Parallel, backends, delayed, parallel_backend, parallel_config
+from shoal.backends._processes import LokyBackend
+from shoal.backends._threads import ThreadingBackend
 
 BACKENDS = ["loky", "threading", "multiprocessing"]
 
@@ -116,7 +118,7 @@ def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
         Parallel(n_jobs=2, timeout=timeout)
 
 
-@pytest.mark.parametrize("timeout", [math.inf, 1e300, 10**30, 60])
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 10**30, 60, numpy.float32(60), fractions.Fraction(121, 2)])
 @pytest.mark.parametrize("return_as", ["list", "generator"])
 def test_a_timeout_may_be_as_long_as_one_likes(timeout: Any, return_as: str) -> None:
     parallel = Parallel(n_jobs=2, backend="threading", timeout=timeout, return_as=return_as)
@@ -197,6 +199,22 @@ def test_a_nested_run_on_another_backend_may_have_the_options_of_loky(backend: s
 def test_what_belongs_to_one_parallel_is_no_setting_of_a_context(name: str, backend: Any) -> None:
     with pytest.raises(TypeError, match=rf"{name!r}: it is no setting of a context, .* there: Parallel\({name}=...\)"):
         parallel_config(**{**backend, name: 2})
+
+
+def test_a_backend_may_take_what_is_no_setting_of_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cluster(ThreadingBackend):
+        options = None
+
+    monkeypatch.setattr(backends, "_factories", {**backends._factories, "cluster": Cluster})
+    with parallel_config("cluster", timeout=3, whatever=1, n_jobs=2):
+        parallel = Parallel(another=1)
+        assert parallel._backend.given_options == {"timeout": 3, "whatever": 1}
+        assert parallel([delayed(abs)(-1)]) == [1]
+
+
+def test_options_of_an_instance_are_looked_at() -> None:
+    with pytest.raises(TypeError, match=r"'retires'.*'loky' takes it; did you mean 'retries'\?"):
+        Parallel(n_jobs=2, backend=LokyBackend(retires=1))
 
 
 def test_a_misspelt_setting_of_a_context_is_answered_with_the_nearest() -> None:

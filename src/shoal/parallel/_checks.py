@@ -154,7 +154,8 @@ def _progress(_name: str, progress: Any) -> None:
 
 
 def _timeout(_name: str, timeout: Any) -> None:
-    if timeout is not None and not (_is_real(timeout) and timeout >= 0):
+    number = as_number(timeout)
+    if timeout is not None and (number is None or number < 0):
         raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, got: {timeout!r:.80}")
 
 
@@ -292,6 +293,11 @@ def unexpected(who: str, name: str, known: Iterable[str], backend: Backend | Non
     """Return the error for a keyword that neither `who` nor the backend takes, with the nearest that they do."""
     import difflib
 
+    if name in OF_ONE_PARALLEL and name not in known:
+        return TypeError(
+            f"{who}() got an unexpected keyword argument {name!r}: it is no setting of a context, but belongs to one "
+            f"Parallel. Give it there: Parallel({name}=...)"
+        )
     own = [*known, *((backend.options or ()) if backend is not None else ())]
     meant = _ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, own, 1)), None)
     said = f"{who}() got an unexpected keyword argument {name!r}"
@@ -310,8 +316,8 @@ def _who_takes(name: str) -> list[str]:
     return [kind.name for kind in (LokyBackend, MultiprocessingBackend) if name in (kind.options or ())]
 
 
-def check_unowned(who: str, known: Iterable[str], options: Mapping[str, Any], named: bool) -> None:
-    """Refuse keywords of a context that no context takes, and options of backends where none is named.
+def check_unowned(who: str, known: Iterable[str], options: Mapping[str, Any]) -> None:
+    """Refuse the keywords of a context that names no backend, which might take them.
 
     Parameters
     ----------
@@ -319,24 +325,15 @@ def check_unowned(who: str, known: Iterable[str], options: Mapping[str, Any], na
         As for :func:`check_options`.
     options
         The keywords.
-    named
-        Whether a backend is named, which has its own say on what is left.
 
     Raises
     ------
     TypeError
         If one belongs to a single ``Parallel``, or to nothing.
     ValueError
-        If one is an option of backends, and none is named.
+        If one is an option of backends.
     """
     for name in options:
-        if name in OF_ONE_PARALLEL:
-            raise TypeError(
-                f"{who}() got an unexpected keyword argument {name!r}: it is no setting of a context, but belongs to "
-                f"one Parallel. Give it there: Parallel({name}=...)"
-            )
-        if named:
-            continue
         if not (name == "inner_max_num_threads" or _who_takes(name)):
             raise unexpected(who, name, [*known, "inner_max_num_threads"])
         raise ValueError(

@@ -9,8 +9,8 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence, Sized
+from typing import TYPE_CHECKING, Any
 
 from shoal._cpus import thread_limits
 from shoal._files import parse_size
@@ -221,7 +221,8 @@ class Parallel:
             max_worker_memory=max_worker_memory,
         )
         chosen.check_placement(options)
-        check_options(self._called, [*DEFAULTS, *OF_ONE_PARALLEL], chosen, options, settings.depth)
+        known = [*DEFAULTS, *OF_ONE_PARALLEL]
+        check_options(self._called, known, chosen, {**chosen.given_options, **options}, settings.depth)
         self._set_up(chosen, settings, options, return_as, timeout, pre_dispatch, batch_size)
         self.memory = memory
         check({"total": total})
@@ -251,8 +252,9 @@ class Parallel:
             raise ValueError(f"Backend {backend} does not support return_as={return_as!r}; loky and threading do")
         self.n_jobs: int = int(settings.n_jobs)  # type: ignore[arg-type]
         self.verbose: int = settings.verbose
-        # No lock can be waited for any longer, and nobody will.
-        self.timeout = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        if timeout is not None:  # no lock can be waited for any longer than that, and nobody will
+            timeout = min(timeout if type(timeout) is int else float(timeout), threading.TIMEOUT_MAX)
+        self.timeout = timeout
         self.pre_dispatch = pre_dispatch
         self.batch_size = batch_size
         self.return_as = return_as
@@ -320,25 +322,13 @@ class Parallel:
                     return self._loop(iterable)
                 results = self._one_by_one(iterable, tell)
                 next(results)
-                return results if generates else _collected(results)
+                return results if generates else _collected(zip(results, strict=True), _attach)
             run = self._run = self._make_run(iterable, n_workers, total)
             if self._stopped:
                 run.stop()
             if generates:
                 return run.stream(self.timeout, self._ended)
-            values: list[Any] = []
-            try:
-                for due in run.results():
-                    values.extend(due)
-            except CallStopped as stopped:
-                stop = stopped.error
-            except BaseException as error:
-                run.attach(values, error)
-                raise
-            else:
-                return values
-            run.attach(values, stop)
-            return _raise(stop)
+            return _collected(run.results(), run.attach)
         except BaseException:
             generates = False  # there is no generator that would end the run
             raise
@@ -604,28 +594,34 @@ class Parallel:
         return make_teller(self.verbose, progress, repr(self), self._bound(n_workers) or 0, started)
 
 
-def _collected(results: Iterable[Any]) -> list[Any]:
-    """Return a list of results; what ends them early takes those that were there with it."""
+def _collected(dues: Iterable[Sequence[Any]], attach: Callable[[list[Any], BaseException], None]) -> list[Any]:
+    """Return a list of results; what ends them early is given those that were there.
+
+    Raises
+    ------
+    BaseException
+        What has ended them; a StopIteration as it was raised, since this is no generator.
+    """
     values: list[Any] = []
     try:
-        values.extend(results)
+        for due in dues:
+            values.extend(due)
     except CallStopped as stopped:
         stop = stopped.error
     except BaseException as error:
-        attach(error, "results", dict(enumerate(values)))
+        attach(values, error)
         raise
     else:
         return values
-    attach(stop, "results", dict(enumerate(values)))
-    return _raise(stop)
-
-
-def _raise(error: BaseException) -> NoReturn:
-    """Raise an exception that was caught as another's: this function's frame, in its traceback, does not keep it."""
+    attach(values, stop)
     try:
-        raise error
+        raise stop
     finally:
-        del error
+        del stop  # else it and this frame, which is in its traceback, would keep each other
+
+
+def _attach(values: list[Any], error: BaseException) -> None:
+    attach(error, "results", dict(enumerate(values)))
 
 
 def _is_integer(value: Any) -> bool:

@@ -119,7 +119,7 @@ def _choose(active: Backend | str | None, settings: Settings) -> Backend:
         active is None and settings.prefer == "threads" and not backend.in_process
     )
     if threads:
-        if settings.verbose >= 10 and active is not None:
+        if active is not None and (settings.verbose or 0) >= 10:
             print(  # noqa: T201 as joblib does
                 f"Using ThreadingBackend as shoal backend instead of {type(backend).__name__} as the latter does not "
                 "provide shared memory semantics."
@@ -256,9 +256,8 @@ def _configured(who: str, backend: Any, inner_max_num_threads: int | None, backe
     """Return the backend that a context names, with its options."""
     check({"inner_max_num_threads": inner_max_num_threads})
     inner = {} if inner_max_num_threads is None else {"inner_max_num_threads": inner_max_num_threads}
-    named = not isinstance(backend, Default) and backend is not None
-    check_unowned(who, DEFAULTS, {**backend_params, **inner}, named)
-    if not named:
+    if isinstance(backend, Default) or backend is None:
+        check_unowned(who, DEFAULTS, {**backend_params, **inner})
         return backend
     if isinstance(backend, str):
         created = backends.create(backend, **backend_params, **inner)
