@@ -243,7 +243,7 @@ def items(size: int) -> dict[str, Any]:
         "None": None,
         "delayed": delayed(abs),
         "no arguments": (abs, 5, {}),
-        "no keywords": (abs, (5,), None),
+        "no keywords": (abs, (5,), "x"),
         "a number": 5,
         "functions": [abs] * size,
     }

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice, repeat
 from typing import Any
 
-from shoal.parallel._delayed import Call, is_call, not_a_call
+from shoal.parallel._delayed import Call, not_a_call
 
 
 class Batch:
@@ -77,9 +77,6 @@ class Batch:
                 function, positional, keywords = item
             except (TypeError, ValueError):
                 raise not_a_call(item, self.start + len(args)) from None
-            plain = type(positional) is tuple and type(keywords) is dict
-            if not (plain or is_call(function, positional, keywords)):
-                raise not_a_call(item, self.start + len(args))
             if many is not None:
                 many.append(function)
             elif function is not shared:

@@ -107,9 +107,31 @@ def describe(function: Any) -> str:
     return f"{module}.{name}" if module not in (None, "builtins", "__main__") else str(name)
 
 
-def is_call(function: Any, args: Any, kwargs: Any) -> bool:
-    """Tell whether the parts of an item are those of a call; people also make such tuples by hand."""
-    return callable(function) and isinstance(args, Iterable) and isinstance(kwargs, Mapping)
+def is_call(item: Any) -> bool:
+    """Tell whether an item of three parts may be a call; people also make such tuples by hand.
+
+    Who makes calls one after the other asks only when one has failed, since this is dear: what is no call fails before
+    it does anything.
+    """
+    _, args, kwargs = item
+    return isinstance(args, Iterable) and isinstance(kwargs, Mapping)
+
+
+def parts(item: Any, index: int) -> Call:
+    """Return the function, arguments and keywords of an item of the input.
+
+    Raises
+    ------
+    TypeError
+        If it is no call.
+    """
+    try:
+        function, args, kwargs = item
+    except (TypeError, ValueError):
+        raise not_a_call(item, index) from None
+    if (type(args) is not tuple or type(kwargs) is not dict) and not is_call((function, args, kwargs)):
+        raise not_a_call(item, index)
+    return function, args, kwargs
 
 
 def not_a_call(item: Any, index: int) -> TypeError:
@@ -142,7 +164,7 @@ def check_input(calls: Any) -> None:
     TypeError
         If `calls` is no iterable, or one call by itself.
     """
-    if type(calls) is tuple and len(calls) == 3 and type(calls[2]) is dict and is_call(*calls):
+    if type(calls) is tuple and len(calls) == 3 and callable(calls[0]) and type(calls[2]) is dict:
         raise TypeError("Parallel was given one call, not an iterable of calls: write [delayed(function)(argument)]")
     if not hasattr(type(calls), "__iter__") and not hasattr(type(calls), "__getitem__"):
         if hasattr(type(calls), "__aiter__"):

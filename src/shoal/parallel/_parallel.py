@@ -18,7 +18,7 @@ from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.backends.base import index_of_call, placed_by, worker_index
 from shoal.errors import CallStopped, FallbackWarning, attach
 from shoal.parallel._checks import OF_ONE_PARALLEL, check, check_options, integer
-from shoal.parallel._delayed import Call, StandIn, check_input, forget_latest, is_call, not_a_call, plain
+from shoal.parallel._delayed import Call, StandIn, check_input, forget_latest, is_call, not_a_call, parts, plain
 from shoal.parallel._expressions import evaluate
 from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
 
@@ -308,7 +308,8 @@ class Parallel:
         RuntimeError
             If a run of this Parallel is still going on.
         """
-        check({"total": total})
+        if total is not None:
+            check({"total": total})
         self._claim()
         self._total = self.total if total is None else total
         generates = self.return_as != "list"
@@ -434,12 +435,7 @@ class Parallel:
                     return
                 if tell is not None:
                     tell.dispatched(1)
-                try:
-                    function, args, kwargs = call
-                except (TypeError, ValueError):
-                    raise not_a_call(call, done) from None
-                if not is_call(function, args, kwargs):
-                    raise not_a_call(call, done)
+                call = parts(call, done)
                 while True:
                     function, args, kwargs = plain(call)  # anew for each attempt
                     outside = index_of_call.set(inside)  # call by call: what is between is the consumer's
@@ -478,18 +474,16 @@ class Parallel:
         try:
             for call in calls:
                 try:
-                    function, args, kwargs = call
+                    function, args, kwargs = plain(parts(call, len(results))) if StandIn.in_use else call
                 except (TypeError, ValueError):
                     raise not_a_call(call, len(results)) from None
-                if (type(args) is not tuple or type(kwargs) is not dict) and not is_call(function, args, kwargs):
-                    raise not_a_call(call, len(results))
-                if StandIn.in_use:
-                    function, args, kwargs = plain(call)
                 if self._stopped:
                     break
                 try:
                     results.append(function(*args, **kwargs))
                 except BaseException as error:
+                    if not is_call((function, args, kwargs)):
+                        raise not_a_call(call, len(results)) from None
                     from shoal.parallel._faults import named
 
                     attach(error, "call", named(len(results), (function, args, kwargs)))

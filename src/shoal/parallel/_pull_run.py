@@ -13,7 +13,7 @@ from typing import Any
 from shoal.backends import WorkerSpec
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Call, StandIn, is_call, not_a_call, plain
+from shoal.parallel._delayed import Call, StandIn, not_a_call, parts, plain
 from shoal.parallel._faults import named
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
@@ -207,13 +207,9 @@ class PullRun(Run):
                     index, call = taken
                     del taken
                     try:
-                        function, args, kwargs = call
+                        function, args, kwargs = plain(parts(call, index)) if StandIn.in_use else call
                     except (TypeError, ValueError):
                         raise not_a_call(call, index) from None
-                    if (type(args) is not tuple or type(kwargs) is not dict) and not is_call(function, args, kwargs):
-                        raise not_a_call(call, index)
-                    if StandIn.in_use:
-                        function, args, kwargs = plain(call)
                     try:
                         if plainly:
                             done.append((index, function(*args, **kwargs)))

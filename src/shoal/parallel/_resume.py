@@ -85,7 +85,7 @@ def looked_up(calls: Iterable[Any], cache: ResultCache) -> Iterator[Any]:
     reader = getattr(cache, "reader", None)
     get = cache.get if reader is None else reader()
     for call in calls:
-        value = get(call, _ABSENT) if isinstance(call, tuple) and len(call) == 3 and is_call(*call) else _ABSENT
+        value = get(call, _ABSENT) if isinstance(call, tuple) and len(call) == 3 and is_call(call) else _ABSENT
         yield call if value is _ABSENT else (Known(value), (), {})
 
 

@@ -34,7 +34,7 @@ from shoal.backends._threads import DaemonThreads
 from shoal.backends.base import in_main_thread, start_thread
 from shoal.errors import UnusedResultsWarning, WorkerStartError
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import plain
+from shoal.parallel._delayed import is_call, not_a_call, plain
 from shoal.parallel._faults import Faults
 from shoal.parallel._schedule import Schedule
 
@@ -218,6 +218,8 @@ class Run(ABC):
             `error`, if it ends the run.
         """
         (item,) = call
+        if not is_call(item):
+            raise not_a_call(item, call.start)
         wait = self._faults.judge(call.start, plain(item), error)
         if wait is None:
             if self._tell is not None:

@@ -89,7 +89,7 @@ class Seeds:
             except (TypeError, ValueError):
                 yield call
                 continue
-            if not is_call(function, args, kwargs):
+            if not is_call((function, args, kwargs)):
                 yield call
                 continue
             if function is not latest:
