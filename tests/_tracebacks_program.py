@@ -19,6 +19,7 @@ import numpy
 
 import shoal
 from shoal import Memory, Parallel, delayed, dump, executor, load
+from shoal.backends._start import UNGUARDED
 
 FOLDER, BACKEND = (Path(sys.argv[1]), sys.argv[2]) if len(sys.argv) == 3 else (Path(), "")
 WAY = "list"
@@ -76,6 +77,10 @@ def identity(value: Any) -> Any:
 
 def divide(number: float) -> float:
     return 1 / number
+
+
+def stop(number: int) -> None:
+    raise StopIteration(number)
 
 
 def leave(code: int) -> None:
@@ -191,6 +196,17 @@ def initializer_raises() -> None:
 @case("BrokenExecutor", on=PROCESSES, by=("executor",))
 def initializer_raises_in_executor() -> None:
     run((delayed(divide)(number) for number in (1, 2)), initializer=divide, initargs=(0,))
+
+
+@case("MissingMainGuard", on=("multiprocessing",))
+def no_main_guard() -> None:
+    # A worker says so by its exit code, before it has answered anything.
+    run((delayed(divide)(number) for number in (1, 2)), initializer=leave, initargs=(UNGUARDED,))
+
+
+@case("CallStopped", by=("generator", "acall"))
+def a_call_stops() -> None:
+    run(delayed(stop)(number) for number in (1, 2))
 
 
 @case("TaskTimeout", on=SEVERAL, by=ALL_WAYS)

@@ -5,16 +5,20 @@
     in a worker   text_of(error)       the traceback as text, from the first frame of the user's on
     on the way    with_source(text)    the lines of notebooks and the like, which only the calling process has
     at the end    shorten(error)       without the frames that took the exception from the worker to the caller
+    a warning     warn(message, ...)   is shown at the line of the user's that has called into shoal
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+import warnings
 from types import TracebackType
 
 from shoal import errors
 
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 #: The modules that carry calls, and exceptions, between the user's code here and the user's code in a worker.
 _MACHINERY = re.compile(
     r"(shoal\.(parallel|backends|_pickling|_tracebacks)|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
@@ -30,6 +34,14 @@ def from_user(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and _MACHINERY.match(str(trace.tb_frame.f_globals.get("__name__"))):
         trace = trace.tb_next
     return trace
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn of something at the line that has called into shoal."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def shorten(error: BaseException) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from shoal._cpus import cpu_share
+from shoal._tracebacks import warn
 from shoal.backends._bootstrap import Place
 from shoal.backends.base import WorkerSpec
 from shoal.errors import FallbackWarning
@@ -120,7 +120,7 @@ def _can_pin() -> bool:
     if hasattr(os, "sched_setaffinity"):
         return True
     message = "affinity is ignored: this system does not tie processes to CPUs"
-    warnings.warn(message, FallbackWarning, stacklevel=7)
+    warn(message, FallbackWarning)
     return False
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import warnings
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -13,6 +12,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from shoal._pickling import KeepingFile
+from shoal._tracebacks import warn
 from shoal.backends import _bootstrap
 from shoal.backends._locks import OwnLock, Unbounded
 from shoal.backends._placement import Placement, identity
@@ -175,5 +175,5 @@ def _or_one(n_workers: int, depth: int, what: str, nests: bool = True) -> int:
         reason = "nested below worker processes"
     if reason is None:
         return n_workers
-    warnings.warn(f"{what} parallel loops cannot be {reason}, setting n_jobs=1", FallbackWarning, stacklevel=6)
+    warn(f"{what} parallel loops cannot be {reason}, setting n_jobs=1", FallbackWarning)
     return 1

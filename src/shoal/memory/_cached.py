@@ -19,6 +19,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
 from shoal.hashing import register_hasher
 from shoal.memory import _said
@@ -376,7 +377,7 @@ class MemorizedFunc(Logger):
             raise
         except Exception as error:
             path, reason = _unpicklable(value, error)
-            _said.warn(
+            warn(
                 f"Unable to cache to disk: failed to pickle the result of {self.func_id}: {path} cannot be pickled "
                 f"({reason}). It is computed at each call. Return something else, or do not cache the function.",
                 CacheWarning,
@@ -419,7 +420,7 @@ class MemorizedFunc(Logger):
     def _say_once(self, what: Any, message: str) -> None:
         if what not in self._sources.said:
             self._sources.said.add(what)
-            _said.warn(message, CacheWarning)
+            warn(message, CacheWarning)
 
     # As an object.
 

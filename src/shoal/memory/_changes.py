@@ -14,8 +14,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from shoal._tracebacks import warn
 from shoal.errors import CollisionWarning
-from shoal.memory import _said
 from shoal.memory._source import Source, is_elsewhere, names_of, source_kept
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ class Sources:
             elsewhere = is_elsewhere(kept, source)
             if unknown:
                 described = name if source.line == -1 else f"{name} ({source.file}:{source.line})"
-                _said.warn(f"Cannot detect name collisions for function '{described}'", CollisionWarning)
+                warn(f"Cannot detect name collisions for function '{described}'", CollisionWarning)
             if elsewhere:
-                _said.warn(
+                warn(
                     f"Possible name collisions between functions '{name}' ({source.file}:{line}) "
                     f"and '{name}' ({source.file}:{source.line})",
                     CollisionWarning,

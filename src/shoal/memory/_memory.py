@@ -13,9 +13,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
 from shoal.hashing import register_hasher
-from shoal.memory import _said
 from shoal.memory._bound import BoundMemorizedFunc
 from shoal.memory._cached import ABSENT, MemorizedFunc
 from shoal.memory._changes import Sources
@@ -111,7 +111,7 @@ class Memory(Logger):
         if hash_name not in HASH_NAMES:
             raise ValueError(f"hash_name={hash_name!r} makes no keys: choose one of {', '.join(HASH_NAMES)}")
         if compress and mmap_mode is not None:
-            _said.warn("Compressed results cannot be memmapped", UserWarning)
+            warn("Compressed results cannot be memmapped", UserWarning)
         self._verbose, self.compress = checked_verbose(verbose), compress
         self.mmap_mode = self._mmap_mode(mmap_mode)
         self.timestamp: float | None = time.time()

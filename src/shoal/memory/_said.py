@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import sys
 import time
-import warnings
 from typing import Any
 
 from shoal.memory._source import names_of
 from shoal.observe._logger import format_time, pformat
 
 _WIDTH = 80
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def signature(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str]:
@@ -79,11 +75,3 @@ def documented(function: Any) -> str:
 
         text = pydoc.plaintext.document(function).replace("\n", "\n\n", 1)
     return f"Memoized version of {text}"
-
-
-def warn(message: str, category: type[Warning]) -> None:
-    """Warn whoever called into shoal."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)

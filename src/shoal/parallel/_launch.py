@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shoal import errors
 from shoal._cpus import cpu_share
 from shoal._files import parse_size
+from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
 from shoal.parallel._arrivals import Arrived
@@ -113,14 +113,14 @@ def make_run(
         nested = backend.nested(settings.depth), settings.depth + 1, share
         if timeout is not None and not backend.supports_timeout:
             message = f"timeout={timeout} is ignored: {backend} cannot give up a run"
-            warnings.warn(message, errors.FallbackWarning, stacklevel=4)
+            warn(message, errors.FallbackWarning)
         # The consumer of a generator counts the time by itself: only while it waits.
         limit = timeout if return_as == "list" and backend.supports_timeout else None
         task_timeout = settings.task_timeout
         noted = backend.ships_bytes and all(slot.width == 1 for slot in slots)
         if task_timeout is not None and not (noted or backend.in_process):
             message = f"task_timeout={task_timeout} is ignored: the workers of {backend} do not tell what they run"
-            warnings.warn(message, errors.FallbackWarning, stacklevel=4)
+            warn(message, errors.FallbackWarning)
             task_timeout = None
         limits = _limits(backend, settings)
         common = backend, slots, schedule, tell, limit, faults, task_timeout, memory
@@ -158,7 +158,7 @@ def _limits(backend: Backend, settings: Settings) -> Limits | None:
         memory = None
     for name, value in ignored.items():
         if value is not None:
-            warnings.warn(f"{name}={value!r} is ignored: {reason}", errors.FallbackWarning, stacklevel=5)
+            warn(f"{name}={value!r} is ignored: {reason}", errors.FallbackWarning)
     if calls is None and memory is None:
         return None
     return Limits(calls, None if memory is None else parse_size(memory))

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-import warnings
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 from shoal._cpus import thread_limits
 from shoal._files import parse_size
+from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.backends.base import index_of_call, placed_by, worker_index
 from shoal.errors import CallStopped, FallbackWarning, attach
@@ -417,7 +417,7 @@ class Parallel:
         for name, value in values.items():
             if value is not None:
                 message = f"{name}={value!r} is ignored: with one worker, calls run in the caller's own thread"
-                warnings.warn(message, FallbackWarning, stacklevel=3)
+                warn(message, FallbackWarning)
 
     def _one_by_one(self, calls: Iterable[Call], tell: Teller | None) -> Iterator[Any]:
         """Be the generator of results where there is one worker; the first value is to be thrown away."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from shoal._tracebacks import warn
 from shoal.backends import WorkerSpec
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._batch import Batch
@@ -162,11 +162,10 @@ class PullRun(Run):
                 pull.given_up = True
             if not self._warned:
                 self._warned = True
-                warnings.warn(
+                warn(
                     f"{named(index, call)} ran for longer than task_timeout={limit} seconds. A thread cannot be "
                     "stopped: this one is left to end by itself",
                     FallbackWarning,
-                    stacklevel=5,
                 )
             self._leave(pull)
             due += self._failed(Batch.of(index, call), TaskTimeout(named(index, call), limit))

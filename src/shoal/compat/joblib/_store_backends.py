@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pickle import PicklingError
 from typing import Any, NamedTuple, NoReturn
 
+from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
 from shoal.memory import _said
 from shoal.memory._eviction import excess
@@ -191,9 +192,9 @@ class StoreBackendMixin:
 
             self._concurrency_safe_write(item, self._path(call_id, _OUTPUT), write)
         except PicklingError as error:
-            _said.warn(f"Unable to cache to disk: failed to pickle output. Exception: {error}.", FutureWarning)
+            warn(f"Unable to cache to disk: failed to pickle output. Exception: {error}.", FutureWarning)
         except Exception as error:
-            _said.warn(f"Unable to cache to disk. Exception: {error}.", CacheWarning)
+            warn(f"Unable to cache to disk. Exception: {error}.", CacheWarning)
 
     def clear_item(self, call_id: Sequence[str]) -> None:
         """Remove a value."""
@@ -319,9 +320,9 @@ class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
         except FileExistsError:
             pass
         except OSError as error:
-            _said.warn(f"Unable to write .gitignore. Exception: {error}.", UserWarning)
+            warn(f"Unable to write .gitignore. Exception: {error}.", UserWarning)
         if self.compress and self.mmap_mode is not None:
-            _said.warn(
+            warn(
                 "Compressed items cannot be memmapped in a filesystem store. Option will be ignored.", UserWarning
             )
 

@@ -9,8 +9,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from shoal._tracebacks import warn
 from shoal.errors import CollisionWarning as JobLibCollisionWarning
-from shoal.memory import _async, _cached, _memory, _results, _said
+from shoal.memory import _async, _cached, _memory, _results
 from shoal.memory._changes import Sources
 from shoal.memory._memory import expires_after
 from shoal.memory._results import NotMemorizedResult
@@ -83,7 +84,7 @@ def _store_backend_factory(
     if location is None or isinstance(location, StoreBackendBase):
         return location
     if not isinstance(location, str):
-        _said.warn(
+        warn(
             f"Instantiating a backend using a {type(location).__name__} as a location is not supported by joblib. "
             "Returning None instead.",
             UserWarning,
