@@ -23,6 +23,7 @@ from shoal.backends._pool import pool
 from shoal.backends._processes import _or_one
 from shoal.backends._start import begin, watching
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec
+from shoal.errors import cannot_start
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -145,7 +146,12 @@ class MultiprocessingBackend(Backend):
             tuple(options.get("initargs") or ()),
             options.get("maxtasksperchild"),
         )
-        find_blas()
+        try:
+            find_blas()
+        except OSError as error:  # it reads what is mapped, for which no descriptor may be left
+            if not pool().make_room():
+                raise cannot_start(error) from error
+            find_blas()
         return pool().open(maker, spec.n_workers)
 
     def close(self, slots: list[Slot]) -> None:
