@@ -7,6 +7,7 @@
     UnpicklingError ─────────── CallUnpicklingError   a worker cannot rebuild a call, or the caller a result
     ValueError ──────────────── CorruptFile           a file is not what was written, or is none of shoal's or joblib's
       ├─ EOFError ───────────── TruncatedFile         ... it ends too soon
+      │                └─────── EmptyFile             ... there is nothing in it, or nothing more
       └─ UnpicklingError ────── DamagedFile           ... something else stands in it
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
         └────────────────────── WorkerStartError      the system refuses what a worker process or a thread takes
@@ -51,6 +52,7 @@ __all__ = [
     "CollisionWarning",
     "CorruptFile",
     "DamagedFile",
+    "EmptyFile",
     "FailedCall",
     "FallbackWarning",
     "HashingError",
@@ -162,6 +164,28 @@ class TruncatedFile(CorruptFile, EOFError):
 
     def _said(self) -> str:
         return f"but only {self.found} are left"
+
+
+class EmptyFile(TruncatedFile):
+    """A file is empty, or a file object was read to its end: there is nothing to load.
+
+    Parameters
+    ----------
+    name
+        The file's name.
+    position
+        Where in the file its end was met, in bytes.
+    """
+
+    def __init__(self, name: str, position: int) -> None:
+        super().__init__(name, 0, "an object", "0 bytes")
+        self.args, self.position = (name, position), position
+
+    def __str__(self) -> str:
+        name = self.name or "the stream"
+        if self.position:
+            return f"{name} holds no further object: it was read to its end, at byte {self.position}"
+        return f"{name} is empty: there is no object in it. Write it again, or fetch it again"
 
 
 class DamagedFile(CorruptFile, pickle.UnpicklingError):

@@ -5,26 +5,17 @@ from __future__ import annotations
 import io
 import pickle
 import zlib
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import xxhash
 
 from shoal.persistence._ahead import Ahead
-from shoal.persistence._stream import (
-    CONTAINERS,
-    TRUNCATED,
-    container_of,
-    fastest,
-    opened,
-    read_exactly,
-)
-
-# Bytes read and inflated at a time where the blocks are not known.
-_READ, _PIECE = 1 << 17, 1 << 20
+from shoal.persistence._decompress import DecompressFile, Pieces
+from shoal.persistence._stream import CONTAINERS, TRUNCATED, container_of, fastest, read_exactly
 
 # How many blocks are inflated ahead, for each thread.
 _WAITING = 2
@@ -33,97 +24,38 @@ _WAITING = 2
 _MOST_PER_BYTE = 1032
 
 
-class _Inflated(io.BufferedIOBase):
-    """A file to read from, forwards, made of pieces that come one after the other. To be used from one thread."""
+class _Inflater:
+    """Inflates one stream, with the interface that the decompressors of other formats have."""
 
-    def __init__(self, file: Any, owned: bool) -> None:
-        self._file, self._owned = file, owned
-        self._piece = memoryview(b"")
-        self._position = 0
-        self._failed = False
+    def __init__(self, wbits: int) -> None:
+        self._stream = fastest().decompressobj(wbits)
+        self.needs_input = True
 
-    @abstractmethod
-    def _next(self) -> bytes:
-        """Return the next bytes, at least one; none at the end."""
+    @property
+    def eof(self) -> bool:
+        return bool(self._stream.eof)
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next `size` bytes, less only at the end; all that are left if it is negative or None.
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._stream.unused_data)
 
-        Raises
-        ------
-        EOFError
-            If the stream is truncated.
-        zlib.error
-            If it is damaged.
-        """
-        wanted = -1 if size is None or size < 0 else size
-        if 0 <= wanted <= len(self._piece):
-            return bytes(self._taken(wanted))
-        pieces = [self._taken(len(self._piece))]
-        missing = wanted - len(pieces[0])
-        while missing and self._refilled():
-            piece = self._taken(len(self._piece) if wanted < 0 else missing)
-            pieces.append(piece)
-            missing -= len(piece)
-        return b"".join(pieces)
-
-    def read1(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes of those that are inflated, or of the next ones."""
-        if size and self._refilled():
-            return bytes(self._taken(len(self._piece) if size < 0 else size))
-        return b""
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill `buffer`, and return the number of bytes, which is less than its size only at the end."""
-        view = pickle.PickleBuffer(buffer).raw()
-        filled = 0
-        while filled < len(view) and self._refilled():
-            piece = self._taken(len(view) - filled)
-            view[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        return filled
-
-    def __del__(self) -> None:
-        pass  # not `close`, which waits for threads: this may run anywhere. They end when the executor is gone.
-
-    def _taken(self, size: int) -> memoryview:
-        """Up to `size` bytes of the piece at hand."""
-        taken = self._piece[:size]
-        self._piece = self._piece[size:]
-        self._position += len(taken)
-        return taken
-
-    def _refilled(self) -> bool:
-        if not self._piece:
-            if self.closed:
-                raise ValueError("read from a closed file")
-            if self._failed:  # what follows must not be taken for what was to come
-                raise zlib.error("the compressed data could not be read up to here")
-            self._failed = True
-            self._piece = memoryview(self._next())
-            self._failed = False
-        return bool(self._piece)
-
-    def tell(self) -> int:
-        """Return the number of bytes that were read."""
-        return self._position
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def close(self) -> None:
-        """Close the file if it was opened here."""
-        if not self.closed:
-            self._piece = memoryview(b"")
-            try:
-                if self._owned:
-                    self._file.close()
-            finally:
-                super().close()
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        stream = self._stream
+        try:
+            piece: bytes = stream.decompress(stream.unconsumed_tail + data, max_length)
+        except fastest().error as error:
+            raise zlib.error(f"the compressed data are damaged: {error}") from error
+        # A library may have taken all of its input and hold back what it had no room for: ISA-L does.
+        self.needs_input = not stream.unconsumed_tail and len(piece) < max_length
+        return piece
 
 
-class InflateFile(_Inflated):
+def inflater(container: str) -> _Inflater:
+    """Return what inflates one stream of a kind: "zlib" or "gzip"."""
+    return _Inflater(CONTAINERS[container].wbits)
+
+
+class InflateFile(DecompressFile):
     """A file to read from, forwards, which holds what a zlib or gzip stream does.
 
     Parameters
@@ -132,46 +64,13 @@ class InflateFile(_Inflated):
         Where the stream is, from the current position on. It need not be seekable.
     container : {"zlib", "gzip"}
         The kind of stream.
-
-    Attributes
-    ----------
-    unused : bytes
-        What was read from the file object behind the end of the stream, if it could not be given
-        back by seeking. Known once the end has been read.
     """
 
     def __init__(self, fileobj: Any, container: str = "zlib") -> None:
-        super().__init__(*opened(fileobj, "rb"))
-        # read1 does not wait for more than there is: what stands behind the stream may be long in coming.
-        self._fetch = getattr(self._file, "read1", self._file.read)
-        self._inflater = fastest().decompressobj(CONTAINERS[container].wbits)
-        self.unused = b""
-
-    def _next(self) -> bytes:
-        inflater = self._inflater
-        while not inflater.eof:
-            compressed = inflater.unconsumed_tail or self._fetch(_READ)
-            if not compressed:
-                raise EOFError(TRUNCATED)
-            try:
-                piece: bytes = inflater.decompress(compressed, _PIECE)
-            except fastest().error as error:
-                raise zlib.error(f"the compressed data are damaged: {error}") from error
-            if inflater.eof:
-                self._give_back(inflater.unused_data)
-            if piece:
-                return piece
-        return b""
-
-    def _give_back(self, unused: bytes) -> None:
-        if unused:
-            if hasattr(self._file, "seekable") and self._file.seekable():
-                self._file.seek(-len(unused), io.SEEK_CUR)
-            else:
-                self.unused = unused
+        super().__init__(fileobj, partial(inflater, container))
 
 
-class InflateBlocks(_Inflated):
+class InflateBlocks(Pieces):
     """The data of a stream of `DeflateFile`, whose blocks several threads inflate ahead of the reader.
 
     It ends where the data do: the footer does not belong to them. The checksum of the stream is not looked at: each

@@ -17,7 +17,7 @@ from shoal.errors import CorruptFile, DamagedFile, VersionWarning
 from shoal.persistence._format import differing
 from shoal.persistence._input import Input
 from shoal.persistence._legacy import of_python_2
-from shoal.persistence._opening import Opened, check, find_footer, left_of, opened
+from shoal.persistence._opening import Forwards, Opened, check, find_footer, from_here, left_of, opened
 from shoal.persistence._reader import Reader
 from shoal.persistence._small import OTHER, load_small
 from shoal.persistence._survey import Allowed, Survey, Watched, Woven
@@ -98,13 +98,14 @@ def load(
         )
     trust = None if trusted is None else Trust(trusted)
     if hasattr(filename, "read"):
-        return _load(filename, str(getattr(filename, "name", "")), False, mmap_mode, native, verify, trust)
+        with from_here(filename) as file:
+            return _load(file, str(getattr(filename, "name", "")), False, mmap_mode, native, verify, trust)
     path = os.fspath(filename)
     if mmap_mode is None and trust is None and not verify:
         value = load_small(path)
         if value is not OTHER:
             return value
-    with _by_path(path, mmap_mode) as file:
+    with _by_path(path, mmap_mode) as opened_file, from_here(opened_file) as file:
         return _load(file, path, True, mmap_mode, native, verify, trust)
 
 
@@ -136,10 +137,13 @@ def _load(
     """
     survey, found = None, {}
     if trust is not None:
-        file = file if left_of(file) is not None else _Kept(file)
+        record = bytearray()
+        if isinstance(file, Forwards):
+            file.record = record
         survey = surveyed(file, name)
         found = trust.found(name, survey)
-        file = io.BytesIO(file.data) if isinstance(file, _Kept) else file
+        if isinstance(file, Forwards):
+            file = io.BytesIO(record)
     with opened(file, name) as what:
         if what.old:
             _warn_of_age(name)
@@ -166,8 +170,8 @@ def _load(
         value = _rebuilt(reader, source, what.sound)
         if reader.legacy and not what.old:
             _warn_of_age(name)
-        if what.compressor is None and what.left is not None:
-            what.stream.seek(what.begin + source.position)
+        if not whole:
+            what.leave(source.position)
     footer = what.footer or source.footer
     if footer is None and source.promised and verify is not False:
         raise DamagedFile(name, source.position, "a footer", "the end of the object")
@@ -204,36 +208,16 @@ def surveyed(file: Any, name: str) -> Survey:
     """
     left = left_of(file)
     begin = 0 if left is None else file.tell()
-    with opened(file, name) as what:
+    with from_here(file) as source, opened(source, name) as what:
         exact = what.left is None and what.compressor is None
         survey = Survey(Watched(what.stream, name, what.left, what.ahead, exact=exact))
         survey.compressor = what.compressor
         survey.go_through()
+        if left is None and survey.failure is None:
+            what.leave(survey.size)
     if left is not None:
         file.seek(begin)
     return survey
-
-
-class _Kept(io.RawIOBase):
-    """A stream that keeps what was read from it.
-
-    Attributes
-    ----------
-    data
-        That.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self._file, self.data = file, bytearray()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer)) or b""
-        self.data += data
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def _rebuilt(reader: Reader, source: Input, checked: bool) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,23 @@ from typing import Any
 import xxhash
 
 from shoal._arrays import PIECE
-from shoal.errors import DamagedFile, TruncatedFile
+from shoal.errors import DamagedFile, EmptyFile, TruncatedFile
+from shoal.persistence._decompress import READ
 from shoal.persistence._format import HEAD, POP, PROTO, STOP, TAIL_BYTES, Footer
 from shoal.persistence._legacy import PREFIX, payload
-from shoal.persistence.compression import COMPRESSORS, InflateBlocks, detect, read_stored
+from shoal.persistence.compression import (
+    COMPRESSORS,
+    DecompressFile,
+    InflateBlocks,
+    detect,
+    read_stored,
+    stream_size,
+)
+
+#: Behind an object, its compressed stream holds no more bytes than these, if dump or joblib has written it.
+_MORE = 2**20
+#: What was read of files beyond an object, and cannot be given back.
+_kept: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -62,10 +76,17 @@ class Opened:
     footer: Footer | None = None
     sound: bool = False
 
+    def leave(self, nbytes: int) -> None:
+        """Have the file stand behind the object, which takes so many bytes."""
+        if isinstance(self.stream, _Decompressed):
+            self.stream.end()
+        elif self.left is not None and not self.old:
+            self.stream.seek(self.begin + nbytes)
+
 
 @contextmanager
 def opened(file: Any, name: str) -> Iterator[Opened]:
-    """Open a file from where it stands.
+    """Open a file from where it stands: what can seek, or a :class:`Forwards`.
 
     Raises
     ------
@@ -75,14 +96,29 @@ def opened(file: Any, name: str) -> Iterator[Opened]:
     left = left_of(file)
     begin = 0 if left is None else file.tell()
     head, compressor = _detected(file)
+    if not head:
+        raise EmptyFile(name, begin)
     if head == PREFIX:
-        inner = io.BytesIO(payload(io.BufferedReader(_Rewound(file, head)), name))
+        _unread(file, head)
+        inner = io.BytesIO(payload(file, name))
         yield Opened(inner, left=left_of(inner), compressor="zlib", old=True)
     elif compressor is None:
-        yield Opened(file, head, begin, left)
+        yield Opened(file.direct if left is None else file, head, begin, left)
     else:
-        with _decompressed(file, name, left, head, compressor) as what:
+        _unread(file, head)
+        with _decompressed(file, name, left, compressor) as what:
             yield what
+
+
+@contextmanager
+def from_here(file: Any) -> Iterator[Any]:
+    """Give a file that can be opened; what was read too far of it is left in it if the block ends well."""
+    if left_of(file) is not None or isinstance(file, Forwards):
+        yield file
+    else:
+        forwards = Forwards(file)
+        yield forwards
+        forwards.end()
 
 
 def left_of(file: Any) -> int | None:
@@ -112,34 +148,54 @@ def _detected(file: Any) -> tuple[bytes, str | None]:
     return head, compressor
 
 
+def _unread(file: Any, head: bytes) -> None:
+    """Take back what was just read."""
+    if isinstance(file, Forwards):
+        file.unread(head)
+    else:
+        file.seek(-len(head), os.SEEK_CUR)
+
+
 @contextmanager
-def _decompressed(file: Any, name: str, left: int | None, head: bytes, compressor: str) -> Iterator[Opened]:
-    footer, size = None, None
+def _decompressed(file: Any, name: str, left: int | None, compressor: str) -> Iterator[Opened]:
     record = COMPRESSORS[compressor]
-    if left is None:
-        file = io.BufferedReader(_Rewound(file, head))
-    else:
-        begin = file.seek(-len(head), os.SEEK_CUR)
-        footer = _stored_footer(file, begin, begin + left) if compressor in ("zlib", "gzip") else None
-        file.seek(begin)
-    if footer is None:
-        stream = _Decompressed(name, lambda: record.decompressor_file(file))
-    else:
+    begin = 0 if left is None else file.tell()
+    end = begin + (left or 0)
+    footer = _stored_footer(file, begin, end) if left is not None and compressor in ("zlib", "gzip") else None
+    one_stream = getattr(record, "decompressor", None)
+    size = None
+    if footer is not None:
         blocks, opcodes = footer.blocks, footer.encoded()
         stream = _Decompressed(name, lambda: _Followed(InflateBlocks(file, blocks, begin), opcodes))
         size = blocks[-1][1] + len(opcodes)
+    elif one_stream is not None:
+        stream = _Decompressed(name, lambda: DecompressFile(file, one_stream))
+    else:
+        source = io.BufferedReader(file) if left is None else file
+        stream = _Decompressed(name, lambda: record.decompressor_file(source))
     try:
         yield Opened(stream, size=size, compressor=compressor, footer=footer, sound=footer is not None)
     finally:
         stream.close()
+    if footer is not None:
+        file.seek(end)
 
 
 def _stored_footer(file: Any, begin: int, end: int) -> Footer | None:
-    """Return the footer that stands at the end of a zlib or gzip stream, as it is."""
+    """Return the footer that stands at the end of a zlib or gzip stream, as it is.
+
+    None if there is none, or if it is that of another stream: the last of several dumps in the file.
+    """
     try:
         length = Footer.length(read_stored(file, end, TAIL_BYTES, begin) or b"")
         opcodes = None if length is None else read_stored(file, end, length, begin)
-        return None if opcodes is None else Footer.decoded(opcodes)
+        if opcodes is None:
+            return None
+        footer = Footer.decoded(opcodes)
+        head = file.read(2)
+        file.seek(begin)
+        whole = bool(footer.blocks) and stream_size(head, footer.blocks[-1][0], len(opcodes)) == end - begin
+        return footer if whole else None
     except ValueError:  # damaged: so is the stream, as will be found
         return None
 
@@ -178,13 +234,25 @@ class _Decompressed:
 
     def read(self, size: int) -> bytes:
         data: bytes = self._taken(self._stream.read, size)
+        while size and not data and self._follows():
+            data = self._taken(self._stream.read, size)
         self._position += len(data)
         return data
 
     def readinto(self, buffer: Any) -> int:
         count: int = self._taken(self._stream.readinto, buffer)
+        while len(buffer) and not count and self._follows():
+            count = self._taken(self._stream.readinto, buffer)
         self._position += count
         return count
+
+    def _follows(self) -> bool:
+        """Go on with the next stream: what is compressed in parts at once is several of them in a row."""
+        return isinstance(self._stream, DecompressFile) and bool(self._taken(self._stream.follow))
+
+    def end(self) -> None:
+        """Read to the end of the stream, where its checksum stands, unless it holds much more than one object."""
+        self._taken(self._stream.read, _MORE)
 
     def close(self) -> None:
         self._stream.close()
@@ -206,20 +274,82 @@ def _of_system(error: OSError) -> bool:
     return error.errno is not None or type(error) is not OSError
 
 
-class _Rewound(io.RawIOBase):
-    """A stream some of whose bytes were read already."""
+class Forwards(io.RawIOBase):
+    """A file that cannot seek, or not cheaply, with what was read ahead of it.
 
-    def __init__(self, file: Any, head: bytes) -> None:
-        self._file, self._head = file, head
+    Compressed data are looked at before they are taken if the file has ``peek``: no more is taken than is used. Of any
+    other file they are read ahead. What is left over is then given back, if the file can seek after all, or is kept for
+    the next object that is loaded from the same file.
+
+    Parameters
+    ----------
+    file
+        Has ``read``.
+
+    Attributes
+    ----------
+    record
+        Takes what is read from now on; None if nobody is interested.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.record: bytearray | None = None
+        try:
+            hash(weakref.ref(file))
+            self._ahead, self._step = _kept.pop(file, b""), READ
+        except TypeError:  # nothing can be kept for such an object, so nothing may be read ahead
+            self._ahead, self._step = b"", 1
+        self._at = 0
+
+    @property
+    def direct(self) -> Any:
+        """The file itself, if that is no different."""
+        return self if self._ahead or self.record is not None else self._file
 
     def readable(self) -> bool:
         return True
 
+    def read(self, size: int = -1) -> bytes:
+        """Return some of the next bytes, at most so many."""
+        if self._ahead:
+            data = self._ahead[self._at : None if size < 0 else self._at + size]
+            self._at += len(data)
+            if self._at == len(self._ahead):
+                self._ahead, self._at = b"", 0
+        else:
+            data = self._file.read(size) or b""
+        if self.record is not None:
+            self.record += data
+        return data
+
     def readinto(self, buffer: Any) -> int:
-        data = self._head[: len(buffer)] or self._file.read(len(buffer)) or b""
-        self._head = self._head[len(buffer) :]
+        data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+    def peek(self, size: int = 1) -> bytes:
+        """Return the next bytes, at least one but at the end, and leave them there."""
+        if not self._ahead:
+            if hasattr(self._file, "peek"):
+                return bytes(self._file.peek(1))
+            # read1 does not wait for more than there is.
+            self._ahead = getattr(self._file, "read1", self._file.read)(self._step) or b""
+        return self._ahead[self._at :]
+
+    def unread(self, data: bytes) -> None:
+        """Take back what was just read."""
+        self._ahead, self._at = data + self._ahead[self._at :], 0
+        if self.record is not None:
+            del self.record[len(self.record) - len(data) :]
+
+    def end(self) -> None:
+        """Leave in the file, or keep for it, what was read too far."""
+        rest = self._ahead[self._at :]
+        if rest and hasattr(self._file, "seekable") and self._file.seekable():
+            self._file.seek(-len(rest), os.SEEK_CUR)
+        elif rest:
+            _kept[self._file] = rest
 
 
 def find_footer(file: Any, name: str, left: int, whole: bool) -> Footer | None:

@@ -92,6 +92,11 @@ def stored(footer: bytes) -> bytes:
     return b"".join(pieces)
 
 
+def stream_size(head: bytes, end_of_blocks: int, footer: int) -> int:
+    """Return the size of a stream that begins with `head`, whose blocks end where that says, with such a footer."""
+    return end_of_blocks + footer + -(-footer // _STORED) * _STORED_HEADER + container_of(head).trailer_size
+
+
 def read_stored(file: Any, end: int, nbytes: int, start: int = 0) -> bytes | None:
     """Return the last `nbytes` bytes of the footer of a stream of `DeflateFile`, without inflating anything.
 

@@ -20,20 +20,23 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from shoal.persistence._decompress import DecompressFile, Decompressor
 from shoal.persistence._deflate import DeflateFile
-from shoal.persistence._inflate import InflateBlocks, InflateFile
-from shoal.persistence._stream import read_stored
+from shoal.persistence._inflate import InflateBlocks, InflateFile, inflater
+from shoal.persistence._stream import read_stored, stream_size
 from shoal.persistence._zstd import ZstdWriter
 
 __all__ = [
     "COMPRESSORS",
     "CompressorWrapper",
+    "DecompressFile",
     "DeflateFile",
     "InflateBlocks",
     "InflateFile",
     "detect",
     "read_stored",
     "register_compressor",
+    "stream_size",
 ]
 
 
@@ -49,19 +52,31 @@ class CompressorWrapper:
         What every such file begins with.
     extension : str, default ""
         What the names of such files end with, the dot included.
+    decompressor : callable, optional
+        ``decompressor()`` returns what decompresses one stream, with the interface of ``bz2.BZ2Decompressor``:
+        ``decompress(data, max_length)``, ``eof``, ``needs_input``, ``unused_data``. With it, :func:`shoal.load` reads
+        no further in a file object than the stream goes, so that several dumps may follow each other in it.
+        Without it, `obj` reads as far as it will.
 
     Attributes
     ----------
     fileobj_factory : callable
         `obj`.
-    prefix, extension
+    prefix, extension, decompressor
         As given.
     """
 
-    def __init__(self, obj: Callable[..., Any] | None, prefix: bytes = b"", extension: str = "") -> None:
+    def __init__(
+        self,
+        obj: Callable[..., Any] | None,
+        prefix: bytes = b"",
+        extension: str = "",
+        decompressor: Callable[[], Decompressor] | None = None,
+    ) -> None:
         self.fileobj_factory: Any = obj
         self.prefix = prefix
         self.extension = extension
+        self.decompressor = decompressor
 
     def compressor_file(self, fileobj: Any, compresslevel: int | None = None) -> Any:
         """Return a file object that compresses what is written to it into `fileobj`.
@@ -119,35 +134,47 @@ def _stdlib(name: str) -> ModuleType:
 
 
 def _lz4(fileobj: Any, mode: str, compresslevel: int = 0) -> Any:
+    # Checksums cost next to nothing here, and damage is seen before anything is rebuilt from it.
+    return _lz4_frame().LZ4FrameFile(fileobj, mode, compression_level=compresslevel, block_checksum=True)
+
+
+def _lz4_frame() -> Any:
     try:
-        from lz4.frame import LZ4FrameFile
+        import lz4.frame
     except ImportError as error:
         raise ValueError("LZ4 is not installed. Install it with pip: pip install 'shoal[lz4]'") from error
-    # Checksums cost next to nothing here, and damage is seen before anything is rebuilt from it.
-    return LZ4FrameFile(fileobj, mode, compression_level=compresslevel, block_checksum=True)
+    return lz4.frame
 
 
 def _zstd(fileobj: Any, mode: str, compresslevel: int = 3) -> Any:
+    module = _zstandard()
+    return module.ZstdFile(fileobj, mode) if mode != "wb" else ZstdWriter(module, fileobj, compresslevel)
+
+
+def _zstandard() -> Any:
     import importlib
 
     for name in ("compression.zstd", "backports.zstd"):
         try:
-            module = importlib.import_module(name)
+            return importlib.import_module(name)
         except ImportError:
             continue
-        return module.ZstdFile(fileobj, mode) if mode != "wb" else ZstdWriter(module, fileobj, compresslevel)
     raise ValueError("Zstandard is not installed. Install it with pip: pip install 'shoal[zstd]'")
 
 
 #: What can be written and read, by name. `register_compressor` adds to it.
 COMPRESSORS: dict[str, CompressorWrapper] = {
-    "zlib": CompressorWrapper(partial(_deflated, "zlib"), b"\x78", ".z"),
-    "gzip": CompressorWrapper(partial(_deflated, "gzip"), b"\x1f\x8b", ".gz"),
-    "bz2": CompressorWrapper(_bz2, b"BZ", ".bz2"),
-    "lzma": CompressorWrapper(partial(_lzma, "FORMAT_ALONE"), b"\x5d\x00", ".lzma"),
-    "xz": CompressorWrapper(partial(_lzma, "FORMAT_XZ"), b"\xfd7zXZ", ".xz"),
-    "lz4": CompressorWrapper(_lz4, b"\x04\x22\x4d\x18", ".lz4"),
-    "zstd": CompressorWrapper(_zstd, b"\x28\xb5\x2f\xfd", ".zst"),
+    "zlib": CompressorWrapper(partial(_deflated, "zlib"), b"\x78", ".z", partial(inflater, "zlib")),
+    "gzip": CompressorWrapper(partial(_deflated, "gzip"), b"\x1f\x8b", ".gz", partial(inflater, "gzip")),
+    "bz2": CompressorWrapper(_bz2, b"BZ", ".bz2", lambda: _stdlib("bz2").BZ2Decompressor()),
+    "lzma": CompressorWrapper(
+        partial(_lzma, "FORMAT_ALONE"), b"\x5d\x00", ".lzma", lambda: _stdlib("lzma").LZMADecompressor()
+    ),
+    "xz": CompressorWrapper(
+        partial(_lzma, "FORMAT_XZ"), b"\xfd7zXZ", ".xz", lambda: _stdlib("lzma").LZMADecompressor()
+    ),
+    "lz4": CompressorWrapper(_lz4, b"\x04\x22\x4d\x18", ".lz4", lambda: _lz4_frame().LZ4FrameDecompressor()),
+    "zstd": CompressorWrapper(_zstd, b"\x28\xb5\x2f\xfd", ".zst", lambda: _zstandard().ZstdDecompressor()),
 }
 
 
