@@ -220,10 +220,10 @@ _WRAPPER = b"".join(
 )
 
 
-def plain(value: Any) -> bytes:
-    """Return opcodes that push a value, without any use of the memo."""
+def plain(value: Any, protocol: int) -> bytes:
+    """Return opcodes of a protocol, 2 or higher, that push a value, without frames or any use of the memo."""
     file = BytesIO()
-    pickler = Pickler(file, 2)
+    pickler = Pickler(file, min(protocol, 3))
     pickler.fast = True
     pickler.dump(value)
     return file.getvalue()[2:-1]

@@ -7,9 +7,10 @@
                   │ an array            │ its token
                   └──> waiting ─────────┘──> joblib's wrapper in the place of the token, then the bytes of the array
 
-The C pickler is given a call in the place of an array: `list(token)`, where the token is an integer that nobody could
-guess, and integers are never memoised. In what it writes, token, call and result are found and exchanged, such that the
-number of memo entries stays the same; the first two and the last entry of the call are then the array itself.
+The C pickler is given a call in the place of an array: `numpy.ndarray(token)`, where the token is an integer that
+nobody could guess, and integers are never memoised. In what it writes, token, call and result are found and exchanged,
+such that the number of memo entries stays the same; the first two and the last entry of the call are then the array
+itself. What is called must be a name that joblib's files hold as well: some unpicklers admit no others.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ class Writer:
         pickler = _Pickler(self, self._protocol)
         pickler.reducer_override = self._reduced
         pickler.dump(value)
-        assert not self._waiting, "a token was not found"
+        if self._waiting:
+            raise _lost(f"{len(self._waiting)} arrays did not come by")
         self._flush(last=True)
         self.footer.start = self._position
         self.footer.checksum = self._sum.intdigest()
@@ -131,7 +133,8 @@ class Writer:
         dtype = array.dtype
         if dtype.hasobject or not dtype.itemsize:  # objects keep their identity, and may be part of a cycle
             return NotImplemented
-        if array.nbytes < SMALL and dtype.isnative:
+        # Before protocol 3, bytes are pickled as a call that joblib's files do not hold.
+        if array.nbytes < SMALL and dtype.isnative and self._protocol > 2:
             few = len(self.footer.arrays) + len(self._waiting) < FEW
             if not (few and self._mappable):
                 return _reduce_small(array, self._protocol)
@@ -140,7 +143,7 @@ class Writer:
             self._token = int.from_bytes(number, "little")
             self._mark = b"\x8a%c%b" % (_TOKEN_BYTES, number)  # LONG1
         self._waiting.append(array)
-        return list, (self._token,)
+        return self._array, (self._token,)
 
     def write(self, data: Any) -> None:
         """Take what the pickler writes: frames, the header of a large string or buffer last; or that itself."""
@@ -181,7 +184,8 @@ class Writer:
                 break
             call = _CALL.match(opcodes, at + len(self._mark))
             if call is None:
-                assert len(opcodes) - at <= len(self._mark) + _CALL_BYTES, "a token that is not called"
+                if len(opcodes) - at > len(self._mark) + _CALL_BYTES:
+                    raise _lost("the place of an array is not called")
                 break
             self._splice(put + opcodes[begin:at], self._waiting.popleft())
             put, begin = b"".join(call.groups()), call.end()
@@ -237,7 +241,7 @@ class Writer:
         """Return the opcodes that push a dtype, and what people read for it."""
         known = self._dtypes.get(id(dtype))
         if known is None:
-            known = dtype, plain(dtype), str(dtype.descr if dtype.names else dtype)
+            known = dtype, plain(dtype, self._protocol), str(dtype.descr if dtype.names else dtype)
             self._dtypes[id(dtype)] = known  # with the dtype, so that it lives on and keeps its id
         return known[1:]
 
@@ -261,6 +265,11 @@ class _Pickler(pickle.Pickler):
     reducer_override: Callable[[Any], Any]
 
 
+def _lost(what: str) -> pickle.PicklingError:
+    """Return what is raised where arrays would be missing in the file."""
+    return pickle.PicklingError(f"{what} in what pickle has written: the object cannot be dumped. Please report this")
+
+
 def _frame(opcodes: bytes) -> bytes:
     """Return the header of the frame that opcodes stand in."""
     return FRAME + len(opcodes).to_bytes(8, "little")
@@ -275,8 +284,9 @@ def _reduce_small(array: Any, protocol: int) -> Any:
         copy = numpy.zeros(spec.shape, spec.dtype, spec.order)
         copy[...] = array
         array = copy
-    if protocol < 5 or spec.dtype.kind not in "biufcSU":
+    if protocol < 5:
         return array.__reduce_ex__(protocol)
-    buffer = pickle.PickleBuffer(array)
+    # Times, records and the like have no buffer of their own.
+    buffer = pickle.PickleBuffer(array if spec.dtype.kind in "biufcSU" else flat(array))
     arguments = (spec.shape, spec.dtype, buffer)
     return numpy.ndarray, arguments if spec.order == "C" else (*arguments, 0, None, "F")
