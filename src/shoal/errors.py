@@ -3,12 +3,14 @@
 ::
 
     PicklingError, TypeError ── CallPicklingError     an argument, function, result or exception cannot be pickled
+              ├──────────────── DumpPicklingError     ... an object that is dumped cannot; it is an AttributeError too
               └──────────────── HashingError          something cannot be hashed
     UnpicklingError ─────────── CallUnpicklingError   a worker cannot rebuild a call, or the caller a result
     ValueError ──────────────── CorruptFile           a file is not what was written, or is none of shoal's or joblib's
       ├─ EOFError ───────────── TruncatedFile         ... it ends too soon
       │                └─────── EmptyFile             ... there is nothing in it, or nothing more
-      └─ UnpicklingError ────── DamagedFile           ... something else stands in it
+      ├─ UnpicklingError ────── DamagedFile           ... something else stands in it
+      └─ UnpicklingError ────── ForeignFile           ... it is no file of shoal's or joblib's at all
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
         └────────────────────── WorkerStartError      the system refuses what a worker process or a thread takes
     RuntimeError ────────────── MissingMainGuard      a worker would start workers while it imports the program
@@ -52,9 +54,11 @@ __all__ = [
     "CollisionWarning",
     "CorruptFile",
     "DamagedFile",
+    "DumpPicklingError",
     "EmptyFile",
     "FailedCall",
     "FallbackWarning",
+    "ForeignFile",
     "HashingError",
     "MissingExtra",
     "MissingMainGuard",
@@ -98,6 +102,33 @@ class CallPicklingError(pickle.PicklingError, TypeError):
         return (
             f"{self.what} cannot be sent between processes: {self.path} cannot be pickled ({self.reason}). "
             "Leave it out, build it inside the call, or use backend='threading', which pickles nothing."
+        )
+
+
+class DumpPicklingError(pickle.PicklingError, TypeError, AttributeError):
+    """Something cannot be dumped, because it, or a part of it, cannot be pickled.
+
+    It is a ``TypeError`` and an ``AttributeError`` as well: what ``pickle`` raises depends on the object and on Python.
+
+    Parameters
+    ----------
+    path
+        Where in the object the culprit sits: ``"value[0]['model'].callback"``.
+    reason
+        What the pickler said of the culprit.
+    """
+
+    path: str
+    reason: str
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return (
+            f"the object cannot be dumped: {self.path} cannot be pickled ({self.reason}). Leave it out, or have "
+            "something else stand for it (__getstate__, __reduce__)"
         )
 
 
@@ -190,6 +221,25 @@ class EmptyFile(TruncatedFile):
 
 class DamagedFile(CorruptFile, pickle.UnpicklingError):
     """Something stands in a file that was not written there."""
+
+
+class ForeignFile(CorruptFile, pickle.UnpicklingError):
+    """A file is none that :func:`shoal.dump` or joblib has written.
+
+    Parameters
+    ----------
+    name
+        The file's name.
+    kind
+        What it looks like: ``"a CSV table"``.
+    """
+
+    def __init__(self, name: str, kind: str) -> None:
+        super().__init__(name, 0, "a file of dump's or joblib's", kind)
+        self.args, self.kind = (name, kind), kind
+
+    def __str__(self) -> str:
+        return f"{self.name or 'the stream'} is no file of dump's or joblib's: it looks like {self.kind}"
 
 
 class UntrustedFile(pickle.UnpicklingError):
@@ -524,6 +574,16 @@ def attach(error: BaseException, name: str, value: Any) -> None:
     with contextlib.suppress(Exception):  # attributes may be the user's code
         if type(error).__module__ == __name__ or isinstance(getattr(error, name, None), (type(value), type(None))):
             setattr(error, name, value)
+
+
+def add_to_message(error: BaseException, text: str) -> None:
+    """Have an exception say something more, and leave its type and traceback as they are."""
+    if isinstance(error, ImportError):
+        error.msg = f"{error.msg.rstrip('.')}. {text}"
+    elif len(error.args) == 1 and type(error.args[0]) is str and str(error) == error.args[0]:
+        error.args = (f"{error.args[0].rstrip('.')}. {text}",)
+    elif hasattr(error, "add_note"):  # Python 3.11
+        error.add_note(text)
 
 
 def signal_in_words(exit_code: int | None) -> str:

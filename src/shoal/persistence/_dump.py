@@ -8,6 +8,8 @@ from typing import Any
 
 from shoal._files import replacement
 from shoal._output import Output, putter, takes_all
+from shoal._pickling import culprit
+from shoal.errors import DumpPicklingError
 from shoal.persistence._writer import Writer
 from shoal.persistence.compression import COMPRESSORS
 
@@ -53,8 +55,9 @@ def dump(
     ------
     ValueError
         If an argument cannot be used, or the compressor is not installed.
-    PicklingError, TypeError, AttributeError
-        What pickle raises for what it cannot pickle.
+    DumpPicklingError
+        If something in the object cannot be pickled; it says where that is. It is a PicklingError, a TypeError and an
+        AttributeError, as pickle raises. What a class raises of its own comes as it is.
     OSError
         If the file cannot be written.
 
@@ -85,16 +88,29 @@ def dump(
         )
     protocol = _protocol(protocol)
     compression = compression_of(compress, "" if writable else filename)
-    if writable:
-        write(value, filename, compression, protocol)
-        return None
-    with replacement(filename, durable) as file:
-        if compression is None:
-            with Output(file.fileno(), closefd=False) as output:
-                write(value, output, None, protocol)
-        else:
-            write(value, file, compression, protocol)
-    return [filename]
+    try:
+        if writable:
+            write(value, filename, compression, protocol)
+            return None
+        with replacement(filename, durable) as file:
+            if compression is None:
+                with Output(file.fileno(), closefd=False) as output:
+                    write(value, output, None, protocol)
+            else:
+                write(value, file, compression, protocol)
+        return [filename]
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        path, reason = culprit(value, "value", dump=lambda part: write(part, _Nowhere(), None, protocol))
+        if not reason:  # it is the file's fault
+            raise
+        raise DumpPicklingError(path, reason) from error
+
+
+class _Nowhere:
+    """A file that forgets what is written to it."""
+
+    def write(self, data: Any) -> None:
+        pass
 
 
 def write(value: Any, file: Any, compression: Compression | None, protocol: int = PROTOCOL) -> None:

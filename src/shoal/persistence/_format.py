@@ -23,6 +23,7 @@ sees the footer: dumps may follow each other in a file, for joblib too.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import struct
 import sys
@@ -179,6 +180,8 @@ class Footer:
                 for at, nbytes, dtype, shape, checksum in fields.pop("arrays")
             ]
             footer = cls(arrays=arrays, **fields)
+            if not all(type(version) is str for version in footer.versions.values()):
+                raise ValueError("versions are text")
             end = 0
             for array in arrays:
                 if array.position < end or array.nbytes < 0:
@@ -220,7 +223,7 @@ _WRAPPER = b"".join(
 )
 
 
-def plain(value: Any, protocol: int) -> bytes:
+def plain(value: Any, protocol: int = 2) -> bytes:
     """Return opcodes of a protocol, 2 or higher, that push a value, without frames or any use of the memo."""
     file = BytesIO()
     pickler = Pickler(file, min(protocol, 3))
@@ -248,6 +251,21 @@ def differing(stored: dict[str, str]) -> tuple[list[str], list[str]]:
         if package != "python" and package in now and _release(package, now[package]) != _release(package, version)
     ]
     return differing, [package for package in stored if package not in now]
+
+
+def differing_at_all(stored: dict[str, str]) -> list[str]:
+    """Return, in words, what is here in another version than in a file, if only by a little, or not at all."""
+    now, unlike = here(set(stored)), []
+    for package, version in stored.items():
+        if package == "python":
+            if version.split(".")[:2] != _PYTHON.split(".")[:2]:
+                unlike.append(f"Python {version} (here: {_PYTHON})")
+        elif package in now:
+            if version != now[package]:
+                unlike.append(f"{package} {version} (here: {now[package]})")
+        elif package not in sys.modules and package.isidentifier() and importlib.util.find_spec(package) is None:
+            unlike.append(f"{package} {version} (not installed here)")
+    return unlike
 
 
 def _release(package: str, version: str) -> str:

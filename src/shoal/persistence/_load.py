@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import xxhash
 
-from shoal._arrays import ArraySpec
 from shoal._pickling import collecting_later
-from shoal.errors import CorruptFile, DamagedFile, VersionWarning
-from shoal.persistence._format import differing
+from shoal.errors import (
+    CorruptFile,
+    DamagedFile,
+    EmptyFile,
+    ForeignFile,
+    UntrustedFile,
+    VersionWarning,
+    add_to_message,
+)
+from shoal.persistence._foreign import TORCH, seems_to_be
+from shoal.persistence._format import differing, differing_at_all
+from shoal.persistence._forwards import Forwards, from_here, left_of
 from shoal.persistence._input import Input
 from shoal.persistence._legacy import of_python_2
-from shoal.persistence._opening import Forwards, Opened, check, find_footer, from_here, left_of, opened
+from shoal.persistence._mapping import mapped_in_vain, mapping_of
+from shoal.persistence._opening import Opened, check, find_footer, footer_of, opened
 from shoal.persistence._reader import Reader
 from shoal.persistence._small import OTHER, load_small
 from shoal.persistence._survey import Allowed, Survey, Watched, Woven
 from shoal.persistence._trust import Ask, Trust
+from shoal.persistence.compression import detect
 
 #: Files of so many bytes are read as a whole, once, to be checked and rebuilt.
 WHOLE = 1048576
@@ -40,9 +51,10 @@ def load(
 
     Parameters
     ----------
-    filename : str, os.PathLike or file object
+    filename : str, bytes, os.PathLike or file object
         The file. A file object needs a method ``read``; it is read from where it stands, and no further than the object
-        goes. The compressor is told from the first bytes.
+        goes: several may follow each other (`docs/persistence.md` names the exceptions). The compressor is told from
+        the first bytes.
     mmap_mode : {None, "r", "r+", "w+", "c"}
         How arrays are mapped into memory instead of being read: read-only, shared with the file ("r+", and "w+", which
         means the same here), or copy-on-write. Ignored, with a warning, where the file is compressed or in memory.
@@ -67,13 +79,15 @@ def load(
     Raises
     ------
     CorruptFile
-        If the file is damaged, ends too soon (TruncatedFile), or is none of shoal's or joblib's.
+        If the file is damaged (DamagedFile), ends too soon (TruncatedFile), is empty or was read to its end
+        (EmptyFile), or is none of shoal's or joblib's (ForeignFile, which says what it looks like).
     UntrustedFile
         If it would import what is not trusted; it says all that it would. Nothing was imported, nor rebuilt.
     ValueError
         If arguments cannot be used together, or the file was written by Python 2.
     ImportError, AttributeError
-        If a class or function that the file names is not there.
+        If a class or function that the file names is not there. Whatever is raised while the object is rebuilt says
+        which libraries have written the file, if they are here in other versions.
 
     Warns
     -----
@@ -98,15 +112,48 @@ def load(
         )
     trust = None if trusted is None else Trust(trusted)
     if hasattr(filename, "read"):
-        with from_here(filename) as file:
-            return _load(file, str(getattr(filename, "name", "")), False, mmap_mode, native, verify, trust)
-    path = os.fspath(filename)
+        name = str(getattr(filename, "name", ""))
+        with from_here(filename) as file, _explained(file, name):
+            return _load(file, name, False, mmap_mode, native, verify, trust)
+    path = path_of(filename)
     if mmap_mode is None and trust is None and not verify:
-        value = load_small(path)
+        try:
+            value = load_small(path)
+        except Exception as error:
+            with open(path, "rb") as file:
+                _tell_versions(error, file, 0, path)
+            raise
         if value is not OTHER:
             return value
-    with _by_path(path, mmap_mode) as opened_file, from_here(opened_file) as file:
+    with _by_path(path, mmap_mode) as opened_file, from_here(opened_file) as file, _explained(file, path):
         return _load(file, path, True, mmap_mode, native, verify, trust)
+
+
+def path_of(filename: Any) -> str:
+    """Return a path as a string.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    ValueError
+        If it is what stands in a file, as bytes.
+    """
+    try:
+        path = os.fspath(filename)
+    except TypeError:
+        raise TypeError(
+            f"load() takes a path (str, bytes or os.PathLike) or a file object with a method read, not "
+            f"{type(filename).__name__}: {filename!r:.60}"
+        ) from None
+    if isinstance(path, str):
+        return path
+    in_a_file = path.startswith(b"\x80") or detect(path) is not None
+    if b"\0" in path or (in_a_file and not os.path.exists(path)):
+        raise ValueError(
+            "load() was given bytes that are no path, but what stands in a file: load(io.BytesIO(data)) rebuilds it"
+        )
+    return os.fsdecode(path)
 
 
 def _by_path(path: Any, mmap_mode: str | None) -> Any:
@@ -117,6 +164,57 @@ def _by_path(path: Any, mmap_mode: str | None) -> Any:
         except PermissionError:
             pass
     return open(path, "rb", buffering=0)
+
+
+@contextmanager
+def _explained(file: Any, name: str) -> Iterator[None]:
+    """Say more of what is wrong if a file cannot be loaded."""
+    begin = None if isinstance(file, Forwards) else file.tell()
+    try:
+        yield
+    except EmptyFile:
+        raise
+    except CorruptFile as error:
+        _raise_if_foreign(error, file, begin)
+        raise
+    except (UntrustedFile, MemoryError):
+        raise
+    except Exception as error:
+        kind = seems_to_be(file, begin) if begin is not None and isinstance(error, ImportError) else None
+        if kind is not None:
+            raise ForeignFile(name, kind) from error
+        _tell_versions(error, file, begin, name)
+        raise
+
+
+def _raise_if_foreign(error: CorruptFile, file: Any, begin: int | None) -> None:
+    """Raise ForeignFile in the place of an error, if the file is none of dump's or joblib's."""
+    foreign = _foreign(error, file, begin)
+    if foreign is not None:
+        raise foreign from None
+
+
+def _foreign(error: CorruptFile, file: Any, begin: int | None) -> ForeignFile | None:
+    kind = None if begin is None else seems_to_be(file, begin)
+    return None if kind is None else ForeignFile(error.name, kind)
+
+
+def _tell_versions(error: Exception, file: Any, begin: int | None, name: str) -> None:
+    """Have an exception say which versions have written a file that could not be rebuilt, if they differ from ours."""
+    if begin is None:  # it cannot seek
+        return
+    try:
+        file.seek(begin)
+        footer = footer_of(file, name)
+        if footer is None:  # other objects follow
+            file.seek(begin)
+            footer = surveyed(file, name).footer
+    except (CorruptFile, OSError):  # what was raised first tells more
+        return
+    unlike = differing_at_all(footer.versions) if footer is not None else []
+    if unlike:
+        text = f"{name or 'The stream'} was written with {', '.join(unlike)}: use the same versions, or write it again"
+        add_to_message(error, text)
 
 
 def _load(
@@ -147,7 +245,7 @@ def _load(
     with opened(file, name) as what:
         if what.old:
             _warn_of_age(name)
-        if mmap_mode is not None and (what.old or _mapped_in_vain(what, name, mmap_mode)):
+        if mmap_mode is not None and (what.old or mapped_in_vain(what, name, mmap_mode)):
             mmap_mode = None
         if what.compressor is None and what.left is not None:
             _prepare(what, name, whole, verify is not False, bool(verify and mmap_mode))
@@ -159,7 +257,7 @@ def _load(
             source = Input(woven, name, woven.size)
         if not what.sound and verify is not False:
             source.checksum = xxhash.xxh3_64()
-        mapping = _mapping(what.stream, name, mmap_mode) if mmap_mode is not None and whole else None
+        mapping = mapping_of(what.stream, name, mmap_mode) if mmap_mode is not None and whole else None
         wanted = verify or (verify is None and what.compressor is not None and not what.sound)
         sums: dict[int, int] | None = {} if wanted else None
         if survey is None:
@@ -172,6 +270,8 @@ def _load(
             _warn_of_age(name)
         if not whole:
             what.leave(source.position)
+    if type(value) is int and value == TORCH:
+        raise ForeignFile(name, "a file of torch.save(), of an early version: torch.load() reads it")
     footer = what.footer or source.footer
     if footer is None and source.promised and verify is not False:
         raise DamagedFile(name, source.position, "a footer", "the end of the object")
@@ -208,13 +308,24 @@ def surveyed(file: Any, name: str) -> Survey:
     """
     left = left_of(file)
     begin = 0 if left is None else file.tell()
-    with from_here(file) as source, opened(source, name) as what:
-        exact = what.left is None and what.compressor is None
-        survey = Survey(Watched(what.stream, name, what.left, what.ahead, exact=exact))
-        survey.compressor = what.compressor
-        survey.go_through()
-        if left is None and survey.failure is None:
-            what.leave(survey.size)
+    try:
+        with from_here(file) as source, opened(source, name) as what:
+            exact = what.left is None and what.compressor is None
+            survey = Survey(Watched(what.stream, name, what.left, what.ahead, exact=exact))
+            survey.compressor = what.compressor
+            survey.go_through()
+            if left is None and survey.failure is None:
+                what.leave(survey.size)
+        if isinstance(survey.failure, CorruptFile):
+            foreign = _foreign(survey.failure, file, None if left is None else begin)
+            if foreign is not None and not survey.notes.globals:
+                raise foreign
+            survey.failure = foreign or survey.failure
+    except (EmptyFile, ForeignFile):
+        raise
+    except CorruptFile as error:
+        _raise_if_foreign(error, file, None if left is None else begin)
+        raise
     if left is not None:
         file.seek(begin)
     return survey
@@ -248,53 +359,6 @@ def _raised_elsewhere(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and trace.tb_frame.f_globals.get("__package__") != __package__
-
-
-def _mapped_in_vain(what: Opened, name: str, mmap_mode: str) -> bool:
-    """Tell whether arrays cannot be mapped, and warn of it."""
-    file = what.stream
-    if what.compressor is not None:
-        message = (
-            f'mmap_mode "{mmap_mode}" is not compatible with compressed file {name}. "{mmap_mode}" flag will be '
-            "ignored."
-        )
-    elif isinstance(file, io.BytesIO):
-        message = (
-            f'In memory persistence is not compatible with mmap_mode "{mmap_mode}" flag passed. mmap_mode option will '
-            "be ignored."
-        )
-    elif not isinstance(getattr(file, "raw", file), io.FileIO):
-        message = f'"{file!r}" is not a raw file, mmap_mode "{mmap_mode}" flag will be ignored.'
-    else:
-        return False
-    warnings.warn(message, UserWarning, stacklevel=4)
-    return True
-
-
-def _mapping(file: Any, path: str, mode: str) -> Callable[[ArraySpec, int], Any]:
-    """Return what maps arrays of a file, all in one mapping of it, which the arrays keep alive."""
-    import numpy as np
-
-    mode = "r+" if mode == "w+" else mode
-    access = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}[mode]
-    memory: list[mmap.mmap] = []
-
-    def mapped(spec: ArraySpec, position: int) -> Any:
-        if not memory:
-            # The file that is being read: another may have its path by now.
-            memory.append(mmap.mmap(file.fileno(), 0, access=access))
-        array = spec.over(memory[0], position, np.memmap)
-        array._mmap, array.offset, array.mode, array.filename = memory[0], position, mode, os.path.abspath(path)
-        if position % spec.dtype.alignment:
-            warnings.warn(
-                f"the memmapped array in {path} is not aligned, at offset {position}: libraries such as BLAS may end "
-                "with a segmentation fault when they use it. Load the file and write it again",
-                UserWarning,
-                stacklevel=6,
-            )
-        return array
-
-    return mapped
 
 
 def _warn_of_age(name: str) -> None:

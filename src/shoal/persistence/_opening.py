@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import os
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ import xxhash
 
 from shoal._arrays import PIECE
 from shoal.errors import DamagedFile, EmptyFile, TruncatedFile
-from shoal.persistence._decompress import READ
 from shoal.persistence._format import HEAD, POP, PROTO, STOP, TAIL_BYTES, Footer
+from shoal.persistence._forwards import Forwards, left_of
 from shoal.persistence._legacy import PREFIX, payload
 from shoal.persistence.compression import (
     COMPRESSORS,
@@ -36,8 +35,6 @@ from shoal.persistence.compression import (
 
 #: Behind an object, its compressed stream holds no more bytes than these, if dump or joblib has written it.
 _MORE = 2**20
-#: What was read of files beyond an object, and cannot be given back.
-_kept: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -108,31 +105,6 @@ def opened(file: Any, name: str) -> Iterator[Opened]:
         _unread(file, head)
         with _decompressed(file, name, left, compressor) as what:
             yield what
-
-
-@contextmanager
-def from_here(file: Any) -> Iterator[Any]:
-    """Give a file that can be opened; what was read too far of it is left in it if the block ends well."""
-    if left_of(file) is not None or isinstance(file, Forwards):
-        yield file
-    else:
-        forwards = Forwards(file)
-        yield forwards
-        forwards.end()
-
-
-def left_of(file: Any) -> int | None:
-    """Return the number of bytes from where a file stands to its end; None if that is not cheap to tell."""
-    file = getattr(file, "file", file)  # of tempfile
-    if not isinstance(getattr(file, "raw", file), (io.FileIO, io.BytesIO)):
-        return None
-    try:
-        here = file.tell()
-        end = file.seek(0, os.SEEK_END)
-        file.seek(here)
-    except OSError:
-        return None
-    return int(end) - int(here)
 
 
 def _detected(file: Any) -> tuple[bytes, str | None]:
@@ -254,6 +226,13 @@ class _Decompressed:
         """Read to the end of the stream, where its checksum stands, unless it holds much more than one object."""
         self._taken(self._stream.read, _MORE)
 
+    def last(self, nbytes: int) -> bytes:
+        """Return the last bytes of the stream, at most so many."""
+        end = b""
+        while data := self._taken(self._stream.read, _MORE):
+            end = (end + data)[-nbytes:]
+        return end
+
     def close(self) -> None:
         self._stream.close()
 
@@ -272,84 +251,6 @@ class _Decompressed:
 def _of_system(error: OSError) -> bool:
     # Libraries of compression raise OSError itself, with a text alone.
     return error.errno is not None or type(error) is not OSError
-
-
-class Forwards(io.RawIOBase):
-    """A file that cannot seek, or not cheaply, with what was read ahead of it.
-
-    Compressed data are looked at before they are taken if the file has ``peek``: no more is taken than is used. Of any
-    other file they are read ahead. What is left over is then given back, if the file can seek after all, or is kept for
-    the next object that is loaded from the same file.
-
-    Parameters
-    ----------
-    file
-        Has ``read``.
-
-    Attributes
-    ----------
-    record
-        Takes what is read from now on; None if nobody is interested.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.record: bytearray | None = None
-        try:
-            hash(weakref.ref(file))
-            self._ahead, self._step = _kept.pop(file, b""), READ
-        except TypeError:  # nothing can be kept for such an object, so nothing may be read ahead
-            self._ahead, self._step = b"", 1
-        self._at = 0
-
-    @property
-    def direct(self) -> Any:
-        """The file itself, if that is no different."""
-        return self if self._ahead or self.record is not None else self._file
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Return some of the next bytes, at most so many."""
-        if self._ahead:
-            data = self._ahead[self._at : None if size < 0 else self._at + size]
-            self._at += len(data)
-            if self._at == len(self._ahead):
-                self._ahead, self._at = b"", 0
-        else:
-            data = self._file.read(size) or b""
-        if self.record is not None:
-            self.record += data
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def peek(self, size: int = 1) -> bytes:
-        """Return the next bytes, at least one but at the end, and leave them there."""
-        if not self._ahead:
-            if hasattr(self._file, "peek"):
-                return bytes(self._file.peek(1))
-            # read1 does not wait for more than there is.
-            self._ahead = getattr(self._file, "read1", self._file.read)(self._step) or b""
-        return self._ahead[self._at :]
-
-    def unread(self, data: bytes) -> None:
-        """Take back what was just read."""
-        self._ahead, self._at = data + self._ahead[self._at :], 0
-        if self.record is not None:
-            del self.record[len(self.record) - len(data) :]
-
-    def end(self) -> None:
-        """Leave in the file, or keep for it, what was read too far."""
-        rest = self._ahead[self._at :]
-        if rest and hasattr(self._file, "seekable") and self._file.seekable():
-            self._file.seek(-len(rest), os.SEEK_CUR)
-        elif rest:
-            _kept[self._file] = rest
 
 
 def find_footer(file: Any, name: str, left: int, whole: bool) -> Footer | None:
@@ -381,6 +282,26 @@ def find_footer(file: Any, name: str, left: int, whole: bool) -> Footer | None:
             raise DamagedFile(name, left, "a footer", "something else")
         raise TruncatedFile(name, left, "a footer", "0 bytes")
     return None
+
+
+def footer_of(file: Any, name: str) -> Footer | None:
+    """Return the footer of the object that comes in a file that can seek, without rebuilding anything."""
+    with opened(file, name) as what:
+        if what.footer is not None:
+            return what.footer
+        if isinstance(what.stream, _Decompressed):
+            end = what.stream.last(_MORE)
+            length = Footer.length(end)
+            return None if length is None or length > len(end) else _decoded(end[-length:])
+        what.stream.seek(what.begin)
+        return find_footer(what.stream, name, what.left or 0, False)
+
+
+def _decoded(opcodes: bytes) -> Footer | None:
+    try:
+        return Footer.decoded(opcodes)
+    except ValueError:
+        return None
 
 
 def check(file: Any, name: str, footer: Footer, arrays: bool) -> None:

@@ -29,6 +29,8 @@ from shoal.persistence._legacy import WRAPPERS, read_array
 
 #: Has the unpickler take an array in the place of its wrapper.
 TAKE_ARRAY = b"0NQ"
+#: What modules of NumPy 2 are called in NumPy 1.
+_NUMPY_1 = {"numpy._core": "numpy.core", "numpy.rec": "numpy.core.records", "numpy.char": "numpy.core.defchararray"}
 #: Arrays of so many bytes are rather copied once more than dealt with as large ones.
 SMALL = 2**15
 
@@ -112,10 +114,11 @@ class Reader(pickle.Unpickler):
         try:
             return super().find_class(module, name)
         except ModuleNotFoundError:
-            # NumPy before 1.26 does not know the names of 2.
-            if not module.startswith("numpy._core"):
-                raise
-            return super().find_class(module.replace("numpy._core", "numpy.core", 1), name)
+            # NumPy 1 does not know the names of 2.
+            for new, old in _NUMPY_1.items():
+                if module == new or module.startswith(f"{new}."):
+                    return super().find_class(old + module[len(new) :], name)
+            raise
 
     def persistent_load(self, pid: Any) -> Any:
         """Return the array that was just read."""

@@ -84,9 +84,12 @@ def rebuilt(data: bytes) -> Any:
         return OTHER
     if data[start:begin] != b"B" + (size + TAIL.size).to_bytes(4, "little"):
         return OTHER
+    try:
+        value = pickle.loads(data)  # loads the packages that are compared
+    except ModuleNotFoundError:  # NumPy may have given it another name
+        return OTHER
     if versions in _agreed:
-        return pickle.loads(data)
-    value = pickle.loads(data)  # loads the packages that are compared
+        return value
     stored = json.loads(b'{"versions":' + versions)["versions"]
     unlike, unknown = differing(stored)
     if unlike:
