@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from shoal.persistence._decompress import READ
@@ -15,15 +13,9 @@ from shoal.persistence._decompress import READ
 _kept: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
 
 
-@contextmanager
-def from_here(file: Any) -> Iterator[Any]:
-    """Give a file that can be opened; what was read too far of it is left in it if the block ends well."""
-    if left_of(file) is not None or isinstance(file, Forwards):
-        yield file
-    else:
-        forwards = Forwards(file)
-        yield forwards
-        forwards.end()
+def from_here(file: Any) -> Any:
+    """Return a file if it can be set back, else a :class:`Forwards`: call its ``end`` when the object is there."""
+    return file if isinstance(file, Forwards) or left_of(file) is not None else Forwards(file)
 
 
 def left_of(file: Any) -> int | None:

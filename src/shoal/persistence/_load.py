@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import xxhash
@@ -113,8 +112,12 @@ def load(
     trust = None if trusted is None else Trust(trusted)
     if hasattr(filename, "read"):
         name = str(getattr(filename, "name", ""))
-        with from_here(filename) as file, _explained(file, name):
-            return _load(file, name, False, mmap_mode, native, verify, trust)
+        file = from_here(filename)
+        with _Explained(file, name):
+            value = _load(file, name, False, mmap_mode, native, verify, trust)
+        if isinstance(file, Forwards):
+            file.end()
+        return value
     path = path_of(filename)
     if mmap_mode is None and trust is None and not verify:
         try:
@@ -125,8 +128,10 @@ def load(
             raise
         if value is not OTHER:
             return value
-    with _by_path(path, mmap_mode) as opened_file, from_here(opened_file) as file, _explained(file, path):
-        return _load(file, path, True, mmap_mode, native, verify, trust)
+    with _by_path(path, mmap_mode) as opened_file:
+        file = from_here(opened_file)
+        with _Explained(file, path):
+            return _load(file, path, True, mmap_mode, native, verify, trust)
 
 
 def path_of(filename: Any) -> str:
@@ -166,25 +171,29 @@ def _by_path(path: Any, mmap_mode: str | None) -> Any:
     return open(path, "rb", buffering=0)
 
 
-@contextmanager
-def _explained(file: Any, name: str) -> Iterator[None]:
-    """Say more of what is wrong if a file cannot be loaded."""
-    begin = None if isinstance(file, Forwards) else file.tell()
-    try:
-        yield
-    except EmptyFile:
-        raise
-    except CorruptFile as error:
-        _raise_if_foreign(error, file, begin)
-        raise
-    except (UntrustedFile, MemoryError):
-        raise
-    except Exception as error:
-        kind = seems_to_be(file, begin) if begin is not None and isinstance(error, ImportError) else None
-        if kind is not None:
-            raise ForeignFile(name, kind) from error
-        _tell_versions(error, file, begin, name)
-        raise
+class _Explained:
+    """A block in which a file is loaded: if that fails, more is said of what is wrong."""
+
+    __slots__ = ("_begin", "_file", "_name")
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._file, self._name = file, name
+        self._begin: int | None = None if isinstance(file, Forwards) else file.tell()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, (EmptyFile, UntrustedFile, MemoryError)):
+            return
+        file, begin = self._file, self._begin
+        if isinstance(error, CorruptFile):
+            _raise_if_foreign(error, file, begin)
+            return
+        looks_like = seems_to_be(file, begin) if begin is not None and isinstance(error, ImportError) else None
+        if looks_like is not None:
+            raise ForeignFile(self._name, looks_like) from error
+        _tell_versions(error, file, begin, self._name)
 
 
 def _raise_if_foreign(error: CorruptFile, file: Any, begin: int | None) -> None:
@@ -309,13 +318,16 @@ def surveyed(file: Any, name: str) -> Survey:
     left = left_of(file)
     begin = 0 if left is None else file.tell()
     try:
-        with from_here(file) as source, opened(source, name) as what:
+        source = from_here(file)
+        with opened(source, name) as what:
             exact = what.left is None and what.compressor is None
             survey = Survey(Watched(what.stream, name, what.left, what.ahead, exact=exact))
             survey.compressor = what.compressor
             survey.go_through()
             if left is None and survey.failure is None:
                 what.leave(survey.size)
+        if source is not file:
+            source.end()
         if isinstance(survey.failure, CorruptFile):
             foreign = _foreign(survey.failure, file, None if left is None else begin)
             if foreign is not None and not survey.notes.globals:
