@@ -15,7 +15,8 @@ _kept: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
 
 def from_here(file: Any) -> Any:
     """Return a file if it can be set back, else a :class:`Forwards`: call its ``end`` when the object is there."""
-    return file if isinstance(file, Forwards) or left_of(file) is not None else Forwards(file)
+    known = type(file) is io.BytesIO or isinstance(file, Forwards)  # as opposed to what has to be tried
+    return file if known or left_of(file) is not None else Forwards(file)
 
 
 def left_of(file: Any) -> int | None:
