@@ -180,8 +180,7 @@ class Footer:
                 for at, nbytes, dtype, shape, checksum in fields.pop("arrays")
             ]
             footer = cls(arrays=arrays, **fields)
-            if not all(type(version) is str for version in footer.versions.values()):
-                raise ValueError("versions are text")
+            footer._check_types()
             end = 0
             for array in arrays:
                 if array.position < end or array.nbytes < 0:
@@ -192,6 +191,30 @@ class Footer:
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"what it says cannot be understood ({type(error).__name__}: {error})") from error
         return footer
+
+    def _check_types(self) -> None:
+        """Raise ValueError unless all fields are of the types that they should have."""
+        if not are_versions(self.versions):
+            raise ValueError(f"its versions are {self.versions!r}")
+        for array in self.arrays:
+            if not (
+                _integers((array.position, array.nbytes, array.checksum, *array.shape)) and type(array.dtype) is str
+            ):
+                raise ValueError(f"it has an array {array}")
+        blocks: Any = self.blocks
+        if type(blocks) is not list or not all(type(block) is list and _integers(block) for block in blocks):
+            raise ValueError("its blocks are none")
+        if not _integers((self.start, self.checksum)):
+            raise ValueError(f"it starts at {self.start!r}")
+
+
+def are_versions(versions: Any) -> bool:
+    """Tell whether that can be the versions in a footer."""
+    return type(versions) is dict and all(type(version) is str for version in versions.values())
+
+
+def _integers(values: Any) -> bool:
+    return all(type(value) is int for value in values)
 
 
 def wrapper(shape: bytes, order: str, dtype: bytes, mappable: bool) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from shoal.persistence._format import HEAD, MAGIC, POP, PROTO, STOP, TAIL, TAIL_BYTES, VERSION, differing
+from shoal.persistence._format import HEAD, MAGIC, POP, PROTO, STOP, TAIL, TAIL_BYTES, VERSION, are_versions, differing
 
 #: Files of fewer bytes are small.
 SMALL = 2**14
@@ -84,13 +84,17 @@ def rebuilt(data: bytes) -> Any:
         return OTHER
     if data[start:begin] != b"B" + (size + TAIL.size).to_bytes(4, "little"):
         return OTHER
+    stored = None
+    if versions not in _agreed:
+        stored = json.loads(b'{"versions":' + versions)["versions"]
+        if not are_versions(stored):
+            return OTHER
     try:
         value = pickle.loads(data)  # loads the packages that are compared
     except ModuleNotFoundError:  # NumPy may have given it another name
         return OTHER
-    if versions in _agreed:
+    if stored is None:
         return value
-    stored = json.loads(b'{"versions":' + versions)["versions"]
     unlike, unknown = differing(stored)
     if unlike:
         return OTHER
