@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import shoal
+from shoal.errors import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,11 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     look = commands.add_parser("inspect", help="say what files hold and would import, without running any of it")
     look.add_argument("files", nargs="+", metavar="FILE")
-    code = 0
-    for file in parser.parse_args(arguments).files:
+    look.add_argument("--max-bytes", type=int, help="how many bytes an object may take")
+    code, given = 0, parser.parse_args(arguments)
+    for file in given.files:
         try:
-            print(repr(shoal.inspect(file)))  # noqa: T201
-        except (OSError, ValueError, shoal.UntrustedFile) as error:
-            print(f"shoal: {error}", file=sys.stderr)  # noqa: T201
+            print(repr(shoal.inspect(file, max_bytes=given.max_bytes)))  # noqa: T201
+        except (OSError, ValueError, RecursionError, shoal.FileLimitError, shoal.UntrustedFile) as error:
+            print(f"shoal: {printable(str(error))}", file=sys.stderr)  # noqa: T201
             code = 1
     return code

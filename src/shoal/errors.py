@@ -22,6 +22,7 @@
     BrokenProcessPool, loky's TerminatedWorkerError
       └──────────────────────── WorkerDied            a worker process ended while it ran a call
     UnpicklingError ─────────── UntrustedFile         a file would import what ``load(trusted=)`` does not name
+    MemoryError ─────────────── FileLimitError        a file would take more than ``max_bytes=`` when it is loaded
     ImportError ─────────────── MissingExtra          what is asked for needs a package that is not installed
     TypeError, ValueError ───── ArgumentError         a cached function does not take the arguments of a call
     UserWarning ─────────────── CacheWarning          a result cannot be kept, or one that was kept cannot be read
@@ -58,6 +59,7 @@ __all__ = [
     "EmptyFile",
     "FailedCall",
     "FallbackWarning",
+    "FileLimitError",
     "ForeignFile",
     "HashingError",
     "MissingExtra",
@@ -73,6 +75,13 @@ __all__ = [
     "WorkerDied",
     "WorkerStartError",
 ]
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes in the place of what does not print, such as newlines and escape sequences."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class CallPicklingError(pickle.PicklingError, TypeError):
@@ -181,7 +190,7 @@ class CorruptFile(ValueError):
         self.name, self.offset, self.expected, self.found = name, offset, expected, found
 
     def __str__(self) -> str:
-        return (
+        return printable(
             f"{self.name or 'the stream'} is damaged at offset {self.offset}: expected {self.expected}, "
             f"{self._said()}. It cannot be repaired: write it again, or fetch it again"
         )
@@ -260,15 +269,41 @@ class UntrustedFile(pickle.UnpicklingError):
         self.name, self.imports, self.misuses = name, imports, misuses
 
     def __str__(self) -> str:
-        name, names = self.name or "the stream", ", ".join(map(repr, self.imports))
+        name, names = self.name or "the stream", ", ".join(map(ascii, self.imports))
         said = []
-        if self.imports:
-            said.append(f"{name} would import what is not trusted: {names}")
         if self.misuses:
-            said.append(f"{name} is not what pickle writes of an object: {'; '.join(self.misuses)}. Do not load it")
+            misuses = printable("; ".join(self.misuses))
+            said.append(f"{name} is not what pickle writes of an object: {misuses}. Do not load it")
+            if names:
+                said.append(f"It would also import what is not trusted: {names}")
         else:
-            said.append(f"If you know what they do, and who wrote the file, pass trusted=[{names}]")
+            said.append(
+                f"{name} would import, or call with arguments, what is not trusted: [{names}]. If you know what these "
+                "do, and who wrote the file, add them to trusted="
+            )
         return ". ".join(said)
+
+
+class FileLimitError(MemoryError):
+    """Loading a file would take more memory or time than was allowed; nothing of it was rebuilt.
+
+    Parameters
+    ----------
+    name
+        The file's name.
+    limit
+        The number of bytes that it may take.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(name, limit)
+        self.name, self.limit = name, limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name or 'the stream'} would take more than {self.limit:,} bytes when it is loaded. If you expect "
+            f"that much of it, pass a larger number as max_bytes="
+        )
 
 
 class VersionWarning(UserWarning):

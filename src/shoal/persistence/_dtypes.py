@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 from shoal.persistence._opcodes import Misuse
 
 _DTYPE = re.compile(r"[biufcSUVOMm]\d+")
+#: Dtypes are in each other no deeper.
+_DEPTH = 50
+#: What a field counts for, in bytes: some microseconds go by until it is compared.
+_PER_FIELD = 2000
 #: The classes of records, under all their names.
 RECORDS = ("numpy.record", "numpy.rec.record", "numpy.core.records.record", "numpy._core.records.record")
 
@@ -52,6 +56,10 @@ class Dtype:
         self._kind = np.record if self._record else kind
         self._known: Any = np.dtype(self._kind)
         self._final = False
+        self._text: str | None = None
+        self._depth = 0
+        #: Where it is noted that its fields must be in no other place; whoever makes it says where.
+        self.notes: Any = None
 
     @property
     def real(self) -> Any:
@@ -63,12 +71,16 @@ class Dtype:
         """Return what is to be said of an array of it."""
         real = self.real
         nbytes = math.prod(shape_of(shape)) * real.itemsize
-        return SurveyedArray(str(real.descr if real.names else real), shape, nbytes, position)
+        if self._text is None:
+            self._text = str(real.descr if real.names else real)
+        return SurveyedArray(self._text, shape, nbytes, position)
 
     def __setstate__(self, state: Any) -> None:
         if self._final:
             raise Misuse("a dtype is changed that is used already")
         try:
+            need(type(state) is tuple, "no tuple")
+            self._count(state)
             real = self._of(*state)
             _, written, as_state = real.__reduce__()
             if written != (self._kind, False, True) or not _same(_real(state), as_state):
@@ -76,6 +88,16 @@ class Dtype:
         except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, SyntaxError) as error:
             raise Misuse(f"a dtype is given a state that numpy does not write ({error})") from None
         self._known, self._final = real, True
+
+    def _count(self, state: tuple[Any, ...]) -> None:
+        """Take note of the fields; refuse dtypes of dtypes of dtypes and so on, over which numpy recurs in C."""
+        parts = [*state[4].values()] if len(state) > 4 and type(state[4]) is dict else []
+        inner = [part[0] for part in [*parts, state[2]] if type(part) is tuple and part and type(part[0]) is Dtype]
+        self._depth = 1 + max((dtype._depth for dtype in inner), default=0)
+        need(self._depth <= _DEPTH, f"dtypes in {_DEPTH} others")
+        if parts and self.notes is not None:
+            self.notes.budget.take(_PER_FIELD * len(parts))
+            self.notes.built.append((state, state[4]))
 
     def _of(
         self,

@@ -49,11 +49,15 @@ class Forwards(io.RawIOBase):
     ----------
     record
         Takes what is read from now on; None if nobody is interested.
+    counted
+        Whether :meth:`count` is going to be asked for.
     """
 
     def __init__(self, file: Any) -> None:
         self._file = file
         self.record: bytearray | None = None
+        self.counted = False
+        self._read = 0
         try:
             hash(weakref.ref(file))
             self._ahead, self._step = _kept.pop(file, b""), READ
@@ -64,7 +68,11 @@ class Forwards(io.RawIOBase):
     @property
     def direct(self) -> Any:
         """The file itself, if that is no different."""
-        return self if self._ahead or self.record is not None else self._file
+        return self if self._ahead or self.record is not None or self.counted else self._file
+
+    def count(self) -> int:
+        """Return how many bytes were read."""
+        return self._read
 
     def readable(self) -> bool:
         return True
@@ -78,6 +86,7 @@ class Forwards(io.RawIOBase):
                 self._ahead, self._at = b"", 0
         else:
             data = self._file.read(size) or b""
+        self._read += len(data)
         if self.record is not None:
             self.record += data
         return data
@@ -99,6 +108,7 @@ class Forwards(io.RawIOBase):
     def unread(self, data: bytes) -> None:
         """Take back what was just read."""
         self._ahead, self._at = data + self._ahead[self._at :], 0
+        self._read -= len(data)
         if self.record is not None:
             del self.record[len(self.record) - len(data) :]
 

@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.errors import UntrustedFile
+from shoal.errors import UntrustedFile, printable
 from shoal.persistence._dtypes import SurveyedArray
+from shoal.persistence._limits import checked_limit
 from shoal.persistence._load import surveyed
 from shoal.persistence._safe import SAFE
 from shoal.persistence._survey import Survey
@@ -62,29 +63,41 @@ class FileInfo:
         size = "" if self.size is None else f"{self.size:,} bytes, "
         inner = f"{self.uncompressed:,} bytes by {self.compressor}" if self.compressor else "not compressed"
         checksums = f"{'with' if self.checksums else 'without'} checksums"
-        lines = [f"{self.name or 'a stream'}: {size}{inner}, pickle protocol {self.protocol}, {checksums}"]
+        name = printable(self.name) or "a stream"
+        lines = [f"{name}: {size}{inner}, pickle protocol {self.protocol}, {checksums}"]
         if self.versions:
-            lines.append("written with: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()))
+            lines.append("written with: " + ", ".join(_shown(name, version) for name, version in self.versions.items()))
         lines.append(f"imports: {len(self.imports) or 'nothing'}")
-        lines += [f"  {name}{'' if name in self.untrusted else '  (safe)'}" for name in self.imports]
-        lines += [f"WARNING: not what pickle writes of an object: {misuse}" for misuse in self.misuses]
+        lines += [f"  {_global(name)}{'' if name in self.untrusted else '  (safe)'}" for name in self.imports]
+        lines += [f"WARNING: not what pickle writes of an object: {printable(misuse)}" for misuse in self.misuses]
         total = sum(array.nbytes for array in self.arrays)
         lines.append(f"arrays: {len(self.arrays)}, {total:,} bytes" if self.arrays else "arrays: none")
         for array in self.arrays[:_SHOWN]:
             where = "in the pickle" if array.position is None else f"at {array.position:,}"
-            lines.append(f"  {array.dtype} {array.shape}, {array.nbytes:,} bytes {where}")
+            lines.append(f"  {printable(array.dtype)} {array.shape}, {array.nbytes:,} bytes {where}")
         if len(self.arrays) > _SHOWN:
             lines.append(f"  and {len(self.arrays) - _SHOWN} more")
         return "\n".join(lines)
 
 
-def inspect(filename: Any) -> FileInfo:
+def _shown(name: str, version: str) -> str:
+    return printable(f"{name} {version}")
+
+
+def _global(name: str) -> str:
+    """Return a name as people can read it: in quotes, with escapes, if no import could find it."""
+    return name if name.isascii() and all(part.isidentifier() for part in name.split(".")) else ascii(name)
+
+
+def inspect(filename: Any, *, max_bytes: int | None = None) -> FileInfo:
     """Say what a file holds and what it would import, without importing or running any of that.
 
     Parameters
     ----------
     filename : str, os.PathLike or file object
         The file. A file object is left where it stands, if it can seek, and else behind the object.
+    max_bytes : int, optional
+        How many bytes the object may take, as for :func:`load`. By default 64 MB and 4,000 for each byte of the file.
 
     Returns
     -------
@@ -97,6 +110,8 @@ def inspect(filename: Any) -> FileInfo:
         If the file is damaged, ends too soon (TruncatedFile), or is none of shoal's or joblib's.
     UntrustedFile
         If it is none that anybody should load, and cannot be gone through to its end.
+    FileLimitError
+        If it would take more than `max_bytes`.
 
     Notes
     -----
@@ -112,11 +127,13 @@ def inspect(filename: Any) -> FileInfo:
     >>> inspect(io.BytesIO(file.getvalue())).imports
     ('builtins.complex',)
     """
+    max_bytes = checked_limit(max_bytes)
     if hasattr(filename, "read"):
-        return _info(str(getattr(filename, "name", "")), None, surveyed(filename, str(getattr(filename, "name", ""))))
+        name = str(getattr(filename, "name", ""))
+        return _info(name, None, surveyed(filename, name, max_bytes))
     path = os.fspath(filename)
     with open(path, "rb", buffering=0) as file:
-        return _info(path, os.fstat(file.fileno()).st_size, surveyed(file, path))
+        return _info(path, os.fstat(file.fileno()).st_size, surveyed(file, path, max_bytes))
 
 
 def _info(name: str, size: int | None, survey: Survey) -> FileInfo:

@@ -25,11 +25,13 @@ from shoal.persistence._format import differing, differing_at_all
 from shoal.persistence._forwards import Forwards, from_here, left_of
 from shoal.persistence._input import Input
 from shoal.persistence._legacy import of_python_2
+from shoal.persistence._limits import Budget, checked_limit
 from shoal.persistence._mapping import mapped_in_vain, mapping_of
 from shoal.persistence._opening import Opened, check, find_footer, footer_of, opened
 from shoal.persistence._reader import Reader
+from shoal.persistence._rebuild import Rebuilder, Woven
 from shoal.persistence._small import OTHER, load_small
-from shoal.persistence._survey import Allowed, Survey, Watched, Woven
+from shoal.persistence._survey import Survey, Watched
 from shoal.persistence._trust import Ask, Trust
 from shoal.persistence.compression import detect
 
@@ -45,6 +47,7 @@ def load(
     *,
     verify: bool | None = None,
     trusted: Ask | Iterable[str | Ask] | None = None,
+    max_bytes: int | None = None,
 ) -> Any:
     """Rebuild an object from a file that :func:`dump` has written, or joblib.
 
@@ -70,6 +73,9 @@ def load(
         default, anything. Where it is given, the file is gone through twice; of a file that cannot seek, what it holds
         is kept in memory meanwhile. `docs/trust.md` says what this is good for, :func:`inspect` what a file would
         import.
+    max_bytes : int, optional
+        With `trusted`, how many bytes the object may take: those of arrays and strings after decompression, what is
+        made of them, and 64 for each other byte. By default 64 MB and 4,000 for each byte of the file.
 
     Returns
     -------
@@ -82,6 +88,8 @@ def load(
         (EmptyFile), or is none of shoal's or joblib's (ForeignFile, which says what it looks like).
     UntrustedFile
         If it would import what is not trusted; it says all that it would. Nothing was imported, nor rebuilt.
+    FileLimitError
+        If it would take more than `max_bytes`; nothing was rebuilt.
     ValueError
         If arguments cannot be used together, or the file was written by Python 2.
     ImportError, AttributeError
@@ -109,7 +117,9 @@ def load(
             "Native byte ordering can only be enforced if 'mmap_mode' parameter is set to None, but got "
             f"'mmap_mode={mmap_mode}' instead."
         )
-    trust = None if trusted is None else Trust(trusted)
+    if trusted is None and max_bytes is not None:
+        raise ValueError("max_bytes is heeded only together with trusted=: pass trusted=[...] as well")
+    trust = None if trusted is None else Trust(trusted, checked_limit(max_bytes))
     if hasattr(filename, "read"):
         name = str(getattr(filename, "name", ""))
         file = from_here(filename)
@@ -217,7 +227,7 @@ def _tell_versions(error: Exception, file: Any, begin: int | None, name: str) ->
         footer = footer_of(file, name)
         if footer is None:  # other objects follow
             file.seek(begin)
-            footer = surveyed(file, name).footer
+            footer = surveyed(file, name, None).footer
     except (CorruptFile, OSError):  # what was raised first tells more
         return
     unlike = differing_at_all(footer.versions) if footer is not None else []
@@ -247,7 +257,7 @@ def _load(
         record = bytearray()
         if isinstance(file, Forwards):
             file.record = record
-        survey = surveyed(file, name)
+        survey = surveyed(file, name, trust.max_bytes)
         found = trust.found(name, survey)
         if isinstance(file, Forwards):
             file = io.BytesIO(record)
@@ -262,7 +272,8 @@ def _load(
             left = what.size if what.left is None else what.left
             source = Input(what.stream, name, left, what.ahead, exact=what.left is None and not what.compressor)
         else:
-            woven = Woven(survey.opcodes, survey.notes.arrays, what.stream, None if what.left is None else what.begin)
+            begin = None if what.left is None else what.begin
+            woven = Woven(survey.opcodes, survey.met, what.stream, begin, name)
             source = Input(woven, name, woven.size)
         if not what.sound and verify is not False:
             source.checksum = xxhash.xxh3_64()
@@ -272,8 +283,8 @@ def _load(
         if survey is None:
             reader = Reader(source, native, sums, mapping, mmap_mode)
         else:
-            reader = Allowed(source, native, sums, mapping)
-            reader.found = found
+            reader = Rebuilder(source, native, sums, mapping)
+            reader.found, reader.woven = found, woven
         value = _rebuilt(reader, source, what.sound)
         if reader.legacy and not what.old:
             _warn_of_age(name)
@@ -307,7 +318,7 @@ def _prepare(what: Opened, name: str, whole: bool, verify: bool, arrays: bool) -
         what.sound = True
 
 
-def surveyed(file: Any, name: str) -> Survey:
+def surveyed(file: Any, name: str, max_bytes: int | None) -> Survey:
     """Go through a file without rebuilding anything; leave it where it stands, if it can seek.
 
     Raises
@@ -319,9 +330,12 @@ def surveyed(file: Any, name: str) -> Survey:
     begin = 0 if left is None else file.tell()
     try:
         source = from_here(file)
+        if isinstance(source, Forwards):
+            source.counted = True
         with opened(source, name) as what:
             exact = what.left is None and what.compressor is None
-            survey = Survey(Watched(what.stream, name, what.left, what.ahead, exact=exact))
+            budget = Budget(name, max_bytes, left, source.count if isinstance(source, Forwards) else None)
+            survey = Survey(Watched(what.stream, name, what.left, budget, what.ahead, exact=exact))
             survey.compressor = what.compressor
             survey.go_through()
             if left is None and survey.failure is None:

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from shoal.persistence._dtypes import RECORDS, Dtype, SurveyedArray, need, shape_of
-from shoal.persistence._standins import Global, Result, Rule
+from shoal.persistence._standins import Container, Global, Result, Rule
 
 _FRACTION = re.compile(r"-?\d+(/\d+)?")
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
@@ -78,7 +78,7 @@ def _reconstructor(kind: Any, base: Any, state: Any) -> Any:
     need(isinstance(kind, Global), "something else than a class")
     if base.name == "builtins.object":
         need(state is None, "a state")
-        return kind.called((), {})
+        return kind.called((), {}, "made")
     known = {"list": list, "dict": dict, "tuple": tuple, "int": int, "float": float, "complex": complex, "str": str}
     expected = known.get(base.name.removeprefix("builtins."))
     need(type(state) is expected and kind.rule is None, f"a state of {base.name}")
@@ -87,20 +87,20 @@ def _reconstructor(kind: Any, base: Any, state: Any) -> Any:
 
 def _newobj(kind: Any, *args: Any) -> Any:
     need(isinstance(kind, Global), "something else than a class")
-    return kind.called(args, {})
+    return kind.called(args, {}, "made")
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> Any:
     need(isinstance(kind, Global) and (kind.rule is None or kind.rule.change is _array_state), "no array")
     _empty(shape, code)
-    return kind.result
+    return Container(kind)
 
 
 def _mareconstruct(kind: Any, base: Any, shape: Any, code: Any) -> Any:
     need(isinstance(kind, Global) and (kind.rule is None or kind.rule.change is _masked_state), "no masked array")
     need(isinstance(base, Global) and base.name in _ARRAYS, "a base that is no array")
     _empty(shape, code)
-    return kind.result
+    return Container(kind)
 
 
 def _empty(shape: Any, code: Any) -> None:
@@ -169,8 +169,8 @@ SAFE: dict[str, Rule] = {
     **{f"builtins.{name}": Rule(_plain) for name in ("complex", "range", "slice")},
     "collections.OrderedDict": Rule(_items, _attributes),
     "collections.Counter": Rule(_counter, _attributes),
-    "collections.deque": Rule(_deque, _attributes),
-    "collections.defaultdict": Rule(_defaultdict, _attributes),
+    "collections.deque": Rule(_deque, _attributes, contains=True),
+    "collections.defaultdict": Rule(_defaultdict, _attributes, contains=True),
     **{f"datetime.{name}": Rule(_time) for name in ("date", "time", "datetime", "timedelta", "timezone")},
     "decimal.Decimal": Rule(_texts),
     "fractions.Fraction": Rule(_fraction),

@@ -2,24 +2,31 @@
 
 ::
 
-    Global ──call──> Result        of what has no rule: whatever it is called with
+    Global ──call──> Result        of what has no rule: whatever it is called with; its uses are noted
        │                │
        └─── misuses ────┘          of what has one: only as pickle calls and changes it when it rebuilds data
+       │
+       └──call──> Container        of arrays of objects and the like, one each: built once, and not too deep
 
 A global itself is never to be changed: nothing that pickle writes does so.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from shoal.persistence._dtypes import SurveyedArray, need
+from shoal.persistence._dtypes import Dtype, SurveyedArray, need, shape_of
+from shoal.persistence._limits import Budget
 
 #: Where ``getattr`` is.
 GETATTR = ("builtins", "getattr")
 #: No more misuses are noted than anybody reads.
 _MANY = 20
+#: Objects that the interpreter frees by recursion in C are nested no deeper. The stack of a main thread, 8 MB, takes
+#: 10,000 arrays of objects in each other; pickle itself writes some 300.
+DEPTH = 500
 
 
 class Notes:
@@ -29,6 +36,10 @@ class Notes:
     ----------
     rules
         How what is safe may be used, by dotted name.
+    reconstructors
+        How what patterns cover may be called, by dotted name.
+    budget
+        What may be taken.
 
     Attributes
     ----------
@@ -38,13 +49,22 @@ class Notes:
         The arrays that it holds.
     misuses
         What it would do that pickle does not do, in words.
+    events
+        How often something without a rule was handed anything: code of others runs then.
+    built
+        The states of dtypes with fields, and of arrays of objects, with the dictionary or list in each.
+    late
+        How deep what was put into containers is that were in others already.
     """
 
-    def __init__(self, rules: Mapping[str, Rule]) -> None:
-        self.rules = rules
+    def __init__(self, rules: Mapping[str, Rule], reconstructors: Mapping[str, Rule], budget: Budget) -> None:
+        self.rules, self.reconstructors, self.budget = rules, reconstructors, budget
         self.globals: dict[tuple[str, str], Global] = {}
         self.arrays: list[SurveyedArray] = []
         self.misuses: list[str] = []
+        self.events = 0
+        self.built: list[tuple[Any, Any]] = []
+        self.late = 0
 
     def stand_in(self, module: str, qualname: str) -> Global:
         """Return what stands for a global."""
@@ -74,6 +94,15 @@ class Notes:
         if text not in self.misuses and len(self.misuses) < _MANY:
             self.misuses.append(text)
 
+    def array(self, array: SurveyedArray, state: Any = None) -> None:
+        """Note an array; the state that it was given, if its objects are in a list there."""
+        self.arrays.append(array)
+        if state is not None:
+            self.budget.take(array.nbytes)
+            data = [part for part in state if type(part) is list]
+            if data:
+                self.built.append((state, data[0]))
+
 
 class Rule(NamedTuple):
     """How something may be used.
@@ -85,10 +114,13 @@ class Rule(NamedTuple):
         Returns what the call does, or the array that is made, or None: a stand-in will do.
     change
         Takes the state of a BUILD likewise.
+    contains
+        Whether it holds objects, and is freed by recursion.
     """
 
     call: Callable[..., Any] | None = None
     change: Callable[[Any], SurveyedArray | None] | None = None
+    contains: bool = False
 
 
 class _Standin(type):
@@ -105,38 +137,57 @@ class _Standin(type):
         return f"{cls.module}.{cls.qualname}"
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return cls.called(args, kwargs)
+        return cls.called(args, kwargs, "called")
 
-    def called(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(cls, args: tuple[Any, ...], kwargs: dict[str, Any], how: str) -> Any:
         raise NotImplementedError
-
-    def append(cls, item: Any) -> None:
-        """Take an item: nothing is done."""
-
-    extend = add = append
-
-    def __setitem__(cls, key: Any, value: Any) -> None:
-        """Take an item: nothing is done."""
 
 
 class Global(_Standin):
-    """Stands for what a file would import."""
+    """Stands for what a file would import.
 
-    def called(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        value = None
-        if cls.rule is None:
-            pass
-        elif cls.rule.call is None or kwargs:
-            cls.notes.misused(f"{cls.name} is called")
+    Attributes
+    ----------
+    uses
+        How it is used, without a rule: "called" by REDUCE, and "made" by NEWOBJ with arguments, other than as the table
+        of reconstructors says; the result being "called", given "items" or being "appended" to.
+    """
+
+    uses: set[str]
+
+    def called(cls, args: tuple[Any, ...], kwargs: dict[str, Any], how: str) -> Any:
+        notes, rule, value = cls.notes, cls.rule, None
+        if rule is None:
+            notes.events += 1
+            if how == "called" or args or kwargs:
+                cls._used(how, args, kwargs)
+        elif rule.call is None or kwargs:
+            notes.misused(f"{cls.name} is called")
         else:
+            notes.budget.take(_size(args))
             try:
-                value = cls.rule.call(*args)
+                value = rule.call(*args)
             except (TypeError, ValueError, AttributeError) as error:
-                cls.notes.misused(f"{cls.name} is called with what pickle does not give it ({error})")
+                notes.misused(f"{cls.name} is called with what pickle does not give it ({error})")
+        if value is None:
+            return Container(cls, args) if rule is not None and rule.contains else cls.result
         if type(value) is SurveyedArray:
-            cls.notes.arrays.append(value)
-            return cls.result
-        return cls.result if value is None else value
+            notes.array(value)
+            return Container(cls, (), built=True)
+        if type(value) is Dtype:
+            value.notes = notes
+        return value
+
+    def _used(cls, how: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rule = cls.notes.reconstructors.get(cls.name) if how == "called" and not kwargs else None
+        if rule is not None and rule.call is not None:
+            try:
+                rule.call(*args)
+            except (TypeError, ValueError, AttributeError):
+                pass
+            else:
+                return
+        cls.uses.add(how)
 
     @property
     def result(cls) -> Any:
@@ -144,6 +195,7 @@ class Global(_Standin):
         made = cls.__dict__.get("_result")
         if made is None:
             made = cls._result = _made(Result, cls.module, cls.qualname, cls.notes)
+            made.uses = cls.uses
         return made
 
     def append(cls, item: Any = None, value: Any = None) -> None:
@@ -155,27 +207,154 @@ class Global(_Standin):
 class Result(_Standin):
     """Stands for what a call has returned."""
 
-    def called(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    uses: set[str]
+
+    def called(cls, args: tuple[Any, ...], kwargs: dict[str, Any], how: str) -> Any:
         if cls.rule is not None:
             cls.notes.misused(f"what {cls.name} returns is called")
+        cls.notes.events += 1
+        cls.uses.add("result called")
         return cls
+
+    def append(cls, item: Any) -> None:
+        """Take an item, or several: nothing is done."""
+        if cls.rule is None:
+            cls.notes.events += 1
+            cls.uses.add("appended")
+
+    extend = add = append
+
+    def __setitem__(cls, key: Any, value: Any) -> None:
+        """Take an item: nothing is done."""
+        if cls.rule is None:
+            cls.notes.events += 1
+            cls.uses.add("items")
 
     def __setstate__(cls, state: Any) -> None:
         if cls.rule is None:
+            cls.notes.events += 1
+            if type(state) is tuple:
+                _states_of_arrays(state, cls.notes)
             return
-        try:
-            need(cls.rule.change, "it has none")
-            array = cls.rule.change(state)  # type: ignore[misc]
-            if array is not None:
-                cls.notes.arrays.append(array)
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
-            cls.notes.misused(f"{cls.name} is given a state that pickle does not write ({error})")
+        _change(cls, cls.rule, state)
+
+
+class Container:
+    """Stands for one array of objects, or what else holds objects and is freed by recursion.
+
+    Parameters
+    ----------
+    kind
+        What was called.
+    args
+        With what.
+    built
+        Whether it is whole, and takes no state any more.
+
+    Attributes
+    ----------
+    depth
+        How many such are in each other here.
+    """
+
+    __slots__ = ("_built", "_held", "_kind", "depth")
+
+    def __init__(self, kind: Global, args: tuple[Any, ...] = (), built: bool = False) -> None:
+        self._kind, self._built, self._held, self.depth = kind, built, False, 1
+        for arg in args:
+            if type(arg) in (list, tuple):
+                self._holds(arg)
+
+    def _holds(self, items: Any) -> None:
+        notes = self._kind.notes
+        for item in items:
+            if type(item) is Container and item is not self:
+                if self._held:
+                    notes.late += item.depth
+                item._held = True
+                self.depth = max(self.depth, item.depth + 1)
+        if self.depth + notes.late > DEPTH:
+            raise RecursionError(f"more than {DEPTH} arrays or containers are nested in each other")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._kind.result(*args, **kwargs)
+
+    def append(self, item: Any) -> None:
+        """Take an item."""
+        self._kind.result.append(item)
+        self._holds((item,))
+
+    add = append
+
+    def extend(self, items: Any) -> None:
+        """Take several."""
+        self._kind.result.append(items)
+        self._holds(items)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._kind.result[key] = value
+        self._holds((key, value))
+
+    def __setstate__(self, state: Any) -> None:
+        kind = self._kind
+        if self._built and kind.rule is not None:  # numpy frees the memory that it has, whatever looks at it
+            kind.notes.misused(f"{kind.name} is given a second state")
+        kind.result.__setstate__(state)
+        self._built = True
+        if type(state) is tuple:
+            for part in state:
+                if type(part) is list:
+                    self._holds(part)
+
+
+def _change(kind: Any, rule: Rule, state: Any) -> None:
+    """Check the state of a BUILD."""
+    notes = kind.notes
+    notes.budget.take(_size((state,)))
+    try:
+        need(rule.change, "it has none")
+        array = rule.change(state)  # type: ignore[misc]
+        if array is not None:
+            notes.array(array, state)
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        notes.misused(f"{kind.name} is given a state that pickle does not write ({error})")
+
+
+def _states_of_arrays(state: tuple[Any, ...], notes: Notes) -> None:
+    """Check the states of arrays of objects in that of something else: a class of arrays may give them to numpy."""
+    waiting = [state]
+    while waiting:
+        parts = waiting.pop()
+        for at, part in enumerate(parts):
+            if type(part) is tuple:
+                waiting.append(part)
+                notes.budget.take(_size((part,)))
+            elif type(part) is Dtype and part.real.hasobject and at + 2 < len(parts) and type(parts[at + 2]) is list:
+                try:
+                    right = len(parts[at + 2]) == math.prod(shape_of(parts[at - 1]))
+                except ValueError:
+                    right = False
+                if not right:
+                    notes.misused("an array is given another number of objects than it has")
+                notes.built.append((parts, parts[at + 2]))
+
+
+def _size(parts: tuple[Any, ...]) -> int:
+    """Return how many bytes may be taken for what is made of some objects, at most."""
+    size = 0
+    for part in parts:
+        kind = type(part)
+        if kind is list or kind is tuple or kind is dict:
+            size += 64 * len(part)
+        elif kind is bytes or kind is str or kind is bytearray:
+            size += len(part)
+    return size
 
 
 def _made(kind: Any, module: str, qualname: str, notes: Notes) -> Any:
     def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        return cls.called(args, kwargs)
+        return cls.called(args, kwargs, "made")
 
     rule = notes.rules.get(f"{module}.{qualname}")
-    members = {"__new__": new, "module": module, "qualname": qualname, "rule": rule, "notes": notes}
+    members = {"__new__": new, "module": module, "qualname": qualname, "rule": rule, "notes": notes, "uses": set()}
     return type.__call__(kind, "stand_in", (), members)

@@ -6,7 +6,7 @@
                                    │                          an array: skipped; its dtype, shape and place are
                                    └──> opcodes, kept
 
-    Reader.load() <── read() <── Input <── Woven <── opcodes as they were kept, arrays from the file
+    Rebuilder.load() <── read() <── Input <── Woven <── opcodes as they were kept, arrays from the file (_rebuild.py)
 
 It is the very machine that rebuilds objects which says what it is asked for, so that nothing can be understood in two
 ways; and it is later given the very opcodes that were gone through, whatever the file has become.
@@ -14,20 +14,21 @@ ways; and it is later given the very opcodes that were gone through, whatever th
 
 from __future__ import annotations
 
-import _compat_pickle
-import io
-from collections import deque
 from typing import Any
 
 import xxhash
 
-from shoal.errors import CorruptFile, DamagedFile, UntrustedFile
-from shoal.persistence._dtypes import Dtype, SurveyedArray
+from shoal.errors import CorruptFile, DamagedFile
+from shoal.persistence._dtypes import Dtype
 from shoal.persistence._format import WRAPPER, WRAPPER_MODULE, Footer
-from shoal.persistence._input import BLOCK, Input
+from shoal.persistence._input import Input
 from shoal.persistence._legacy import WRAPPERS, of_python_2
-from shoal.persistence._opcodes import Misuse, Walk
+from shoal.persistence._limits import PER_OPCODE, Budget
+from shoal.persistence._names import as_named_now
+from shoal.persistence._opcodes import Misuse, Walk, memo_uses
 from shoal.persistence._reader import TAKE_ARRAY, Reader, is_wrapper
+from shoal.persistence._rebuild import Met
+from shoal.persistence._reconstructors import RECONSTRUCTORS
 from shoal.persistence._safe import SAFE
 from shoal.persistence._standins import GETATTR, Global, Notes
 
@@ -58,10 +59,13 @@ class Watched(Input):
         What was found: the unpickler says of it that there is no more input.
     """
 
-    def __init__(self, file: Any, name: str, left: int | None, ahead: bytes = b"", exact: bool = False) -> None:
+    def __init__(
+        self, file: Any, name: str, left: int | None, budget: Budget, ahead: bytes = b"", exact: bool = False
+    ) -> None:
         super().__init__(file, name, left, ahead, exact)
         self.checksum = self.kept = Kept()
-        self.walk = Walk(self._refuse)
+        self.budget = budget
+        self.walk = Walk(self._refuse, budget)
         self.damage: DamagedFile | None = None
 
     def _refuse(self, expected: str, found: str) -> None:
@@ -71,6 +75,7 @@ class Watched(Input):
     def read(self, size: int = -1) -> bytes | memoryview:
         """Return what the unpickler needs next."""
         data = super().read(size)
+        self.budget.take(PER_OPCODE * len(data))
         self.walk.feed(data)
         return data
 
@@ -79,6 +84,7 @@ class Watched(Input):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer of the unpickler's."""
+        self.budget.take(len(buffer))
         count = super().readinto(buffer)
         self.walk.feed(buffer)
         return count
@@ -86,6 +92,7 @@ class Watched(Input):
     def readline(self) -> bytes:
         """Return a line."""
         data = super().readline()
+        self.budget.take(PER_OPCODE + len(data))
         self.walk.feed(data)
         return data
 
@@ -106,6 +113,8 @@ class Survey(Reader):
         What was raised when it could not be gone through to its end.
     compressor
         What the file is compressed by.
+    met
+        The arrays outside of the pickle, in the order in which their wrappers were met.
     """
 
     failure: Exception | None = None
@@ -114,8 +123,56 @@ class Survey(Reader):
     def __init__(self, source: Watched) -> None:
         super().__init__(source, native=False)
         self._watched = source
-        self.notes = Notes(SAFE)
+        self.notes = Notes(SAFE, RECONSTRUCTORS, source.budget)
+        self.met: list[Met] = []
         self.wrapper = self._stand_in(WRAPPER, self._met)
+        self._begin = len(source.kept.data)
+        self._parts: list[tuple[int, int]] = []  # where its own opcodes are among those that were kept
+
+    def load(self) -> Any:
+        """Go through the object."""
+        notes, walk = self.notes, self._watched.walk
+        events, built, top = notes.events, len(notes.built), walk.top
+        walk.top = 0
+        try:
+            value = super().load()
+        finally:
+            walk.top = top
+        self._pause()
+        if notes.events > events and len(notes.built) > built:
+            self._compare_uses(notes.built[built:])
+        del notes.built[built:]
+        return value
+
+    def _pause(self) -> None:
+        """Take note that what comes next is not an opcode of this object."""
+        self._parts.append((self._begin, len(self._watched.kept.data)))
+
+    def _go_on(self) -> None:
+        self._begin = len(self._watched.kept.data)
+
+    def _compare_uses(self, built: list[tuple[Any, Any]]) -> None:
+        """Refuse dictionaries and lists that numpy is given, if anything else may have them as well.
+
+        Code of what is trusted could change these: fields of a dtype after they were checked, or the list of an array's
+        objects before numpy takes as many of them as there were. Pickle pushes such a list once, and gives it to one
+        object; whoever wants it in two places has it taken from the memo, which the opcodes tell.
+        """
+        data = self._watched.kept.data
+        gets, puts = memo_uses(b"".join(data[begin:end] for begin, end in self._parts))
+        memo = self.memo.copy()
+        if puts != len(memo):
+            self.notes.misused("it puts several objects at one place of the memo")
+            return
+        place = {id(value): index for index, value in memo.items() if type(value) in (tuple, dict, list)}
+        states: dict[int, int] = {}
+        holders: dict[int, set[int]] = {}
+        for state, inner in built:
+            states[id(state)] = states.get(id(state), 0) + 1
+            holders.setdefault(id(inner), set()).add(id(state))
+        wanted = {**{key: len(value) for key, value in holders.items()}, **states}
+        if any(count != 1 + gets.get(place.get(key, -1), 0) for key, count in wanted.items()):
+            self.notes.misused("the fields of a dtype, or the list of an array's objects, are used elsewhere as well")
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a global."""
@@ -153,6 +210,8 @@ class Survey(Reader):
             self.load()
             if self.footer is not None:
                 self.footer.compare(source.name, source.before_footer, None)
+            elif source.promised:
+                self.failure = DamagedFile(source.name, source.position, "a footer", "the end of the object")
         except Misuse as error:
             self.notes.misused(str(error))
         except (CorruptFile, RecursionError, MemoryError) as error:
@@ -173,7 +232,7 @@ class Survey(Reader):
 
     def _met(self, state: Any) -> None:
         """Skip an array."""
-        source = self._watched
+        source, begin = self._watched, self._watched.position
         if self._array is not None:
             raise self._damage("the end of a frame", "another array")
         try:
@@ -182,138 +241,29 @@ class Survey(Reader):
             right = type(state) is dict and all(type(key) is str for key in state)
             right = right and type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape)
             right = right and order in ("C", "F") and type(mappable) is bool and isinstance(kind, Global)
-            aligned = state.get("numpy_array_alignment_bytes")
+            aligned = state.get("numpy_array_alignment_bytes") is not None
         except (AttributeError, KeyError, TypeError) as error:
             raise self._damage("what describes an array", f"{type(error).__name__}: {error}") from None
         if not (right and isinstance(dtype, Dtype)):
             raise Misuse("an array is described by something else than plain data and a dtype of numpy's")
+        self._pause()
         if dtype.real.hasobject:
+            self.met.append(Met(begin, begin, 0, shape, dtype.real, order, aligned))
             array = self._nested()
         else:
-            if aligned is not None:
+            if aligned:
                 source.padding()
             stored = dtype.described(shape, source.position)
-            self.notes.arrays.append(stored)
+            self.met.append(Met(begin, source.position, stored.nbytes, shape, dtype.real, order, aligned))
+            self.notes.array(stored)
+            source.budget.take(stored.nbytes)
             source.skip(stored.nbytes, "an array")
             array = kind.result
+        self._go_on()
         self._array = array
         source.go_on(TAKE_ARRAY)
 
     def _inner(self) -> Survey:
         inner = Survey(self._watched)
-        inner.notes = self.notes
+        inner.notes, inner.met = self.notes, self.met
         return inner
-
-
-class Allowed(Reader):
-    """Rebuilds one object from opcodes that were gone through.
-
-    Parameters
-    ----------
-    found
-        What it may import.
-    """
-
-    found: dict[tuple[str, str], Any]
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a global, if it is among them."""
-        if is_wrapper(module, name):
-            return super().find_class(module, name)
-        name_now = as_named_now(module, name)
-        if name_now == GETATTR and name_now not in self.found:
-            return self._attribute
-        return self.found[name_now]
-
-    def _attribute(self, kind: Any, name: str) -> Any:
-        """Return what is named by a class and the name of an attribute."""
-        for (module, qualname), value in self.found.items():
-            parent, _, last = qualname.rpartition(".")
-            if last == name and self.found.get((module, parent)) is kind:
-                return value
-        raise UntrustedFile(self._source.name, (".".join(GETATTR),))
-
-    def _inner(self) -> Allowed:
-        inner: Allowed = super()._inner()
-        inner.found = self.found
-        return inner
-
-
-def as_named_now(module: str, name: str) -> tuple[str, str]:
-    """Return what Python 2 called otherwise."""
-    known = _compat_pickle.NAME_MAPPING.get((module, name))
-    return known or (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
-
-
-class Woven(io.RawIOBase):
-    """A stream made of opcodes that were kept, and of arrays from the file.
-
-    Parameters
-    ----------
-    opcodes
-        All that belongs to no array.
-    arrays
-        The arrays.
-    stream
-        Where they are.
-    begin
-        From where on; None if it cannot seek, and stands there.
-    """
-
-    def __init__(self, opcodes: bytearray, arrays: list[SurveyedArray], stream: Any, begin: int | None) -> None:
-        self._opcodes, self._stream, self._begin = opcodes, stream, begin
-        self._arrays = deque(
-            (array.position, array.position + array.nbytes)
-            for array in arrays
-            if array.position is not None and array.nbytes
-        )
-        self._passed = 0  # bytes of arrays that were passed
-        self._at = 0
-        self._stands = 0  # where the stream does
-        self.size = len(opcodes) + sum(stop - start for start, stop in self._arrays)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Go on by so many bytes of an array."""
-        assert whence == 1
-        self._pass(offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        start, stop = self._arrays[0] if self._arrays else (self.size, self.size)
-        with memoryview(buffer).cast("B") as memory, memoryview(self._opcodes) as opcodes:
-            if self._at < start or not self._arrays:
-                at = self._at - self._passed
-                data = opcodes[at : at + min(start - self._at, len(memory))]
-                memory[: len(data)] = data
-                self._at += len(data)
-                return len(data)
-            if self._stands != self._at:
-                self._go()
-            count: int = self._stream.readinto(memory[: stop - self._at])
-            self._stands += count
-            self._pass(count)
-            return count
-
-    def _go(self) -> None:
-        """Have the stream stand where this one does."""
-        if self._begin is not None:
-            self._stream.seek(self._begin + self._at)
-        else:
-            missing = self._at - self._stands
-            while missing:
-                missing -= len(self._stream.read(min(missing, BLOCK))) or missing
-        self._stands = self._at
-
-    def _pass(self, nbytes: int) -> None:
-        """Take note that so many bytes of an array were taken."""
-        self._at += nbytes
-        start, stop = self._arrays[0]
-        if self._at == stop:
-            self._passed += stop - start
-            self._arrays.popleft()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 import importlib
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from shoal.errors import UntrustedFile
+from shoal.persistence._reconstructors import RECONSTRUCTORS
 from shoal.persistence._safe import SAFE
+from shoal.persistence._standins import Global
 from shoal.persistence._survey import Survey
 
 Ask = Callable[[str], Any]
+#: What no pattern covers: tests run whatever they are given, and the import of a command line runs it.
+_NEVER = frozenset(("tests", "_tests", "testing", "_testing", "test_utils", "conftest", "__main__"))
 _PATTERN = re.compile(r"([^\W\d]\w*)(\.[^\W\d]\w*)*(\.\*)?")
 
 
@@ -23,6 +28,8 @@ class Trust:
     trusted
         A callable that takes a dotted name; or several of: such callables, dotted names, and names of modules followed
         by ``.*``.
+    max_bytes
+        How many bytes an object may take; None for the default.
 
     Raises
     ------
@@ -30,7 +37,8 @@ class Trust:
         If it is none of that.
     """
 
-    def __init__(self, trusted: Ask | Iterable[str | Ask]) -> None:
+    def __init__(self, trusted: Ask | Iterable[str | Ask], max_bytes: int | None = None) -> None:
+        self.max_bytes = max_bytes
         self._names: set[str] = set()
         self._packages: set[str] = set()
         self._asked: list[Ask] = []
@@ -48,10 +56,6 @@ class Trust:
             else:
                 self._names.add(item)
 
-    def covers(self, module: str, name: str) -> bool:
-        """Tell whether a global may be imported; what a package defines is only known then."""
-        return self._named(f"{module}.{name}") or self._in_package(module)
-
     def found(self, name: str, survey: Survey) -> dict[tuple[str, str], Any]:
         """Return what the globals of a file are, by module and qualified name.
 
@@ -59,29 +63,31 @@ class Trust:
         ------
         UntrustedFile
             If something does not cover them all: then nothing was imported. Or if a package that is trusted has some of
-            them only from elsewhere.
+            them only from elsewhere, or as functions.
         CorruptFile
             If the file could not be gone through.
         ImportError, AttributeError
             If one is not there.
         """
-        untrusted = [
-            f"{module}.{qualname}" for module, qualname in survey.notes.globals if not self.covers(module, qualname)
-        ]
+        known = survey.notes.globals
+        named = {place for place, standin in known.items() if self._named(standin.name)}
+        untrusted = {
+            standin.name for place, standin in known.items() if place not in named and not self._in_package(place[0])
+        }
         if untrusted or survey.notes.misuses:
             raise UntrustedFile(name, tuple(sorted(untrusted)), tuple(survey.notes.misuses)) from survey.failure
         if survey.failure is not None:
             raise survey.failure
         values = {}
-        for module, qualname in survey.notes.globals:
-            dotted = f"{module}.{qualname}"
+        for place, standin in known.items():
+            dotted = standin.name
             if dotted in SAFE:
-                values[module, qualname] = _safe(dotted)
+                values[place] = _safe(dotted)
                 continue
-            steps = _steps(module, qualname)
-            values[module, qualname] = steps[-1]
-            if not (self._named(dotted) or self._defines(steps)):
-                untrusted.append(dotted)
+            steps = _steps(*place)
+            values[place] = steps[-1]
+            if place not in named and not (self._defines(steps) and _as_pickle_does(standin, steps[-1])):
+                untrusted.add(dotted)
         if untrusted:
             raise UntrustedFile(name, tuple(sorted(untrusted)))
         return values
@@ -93,13 +99,35 @@ class Trust:
         if not isinstance(module, str):
             return False
         parents = module.split(".")
-        return any(".".join(parents[:depth]) in self._packages for depth in range(1, len(parents) + 1))
+        return not _NEVER.intersection(parents) and any(
+            ".".join(parents[:depth]) in self._packages for depth in range(1, len(parents) + 1)
+        )
 
     def _defines(self, steps: list[Any]) -> bool:
         """Tell whether a trusted package defines something itself, and every class on the way to it."""
         return all(isinstance(step, type) for step in steps[:-1]) and all(
             self._in_package(getattr(step, "__module__", None)) for step in steps
         )
+
+
+def _as_pickle_does(standin: Global, value: Any) -> bool:
+    """Tell whether a pattern covers what a file does with a global.
+
+    Of classes it covers ``__new__`` without arguments, and what follows to give the instance its state; with arguments,
+    members of enumerations and named tuples, whose construction runs no code of theirs; and what is in the table.
+    """
+    uses = standin.uses
+    if not isinstance(value, type):
+        return not uses and standin.name in RECONSTRUCTORS
+    if "items" in uses and not issubclass(value, dict):
+        return False
+    if "appended" in uses and not issubclass(value, (list, set)):
+        return False
+    if "called" in uses and type(value) is not enum.EnumMeta:
+        return False
+    if "made" in uses and not str(getattr(value.__new__, "__module__", "")).startswith("namedtuple_"):
+        return False
+    return "result called" not in uses
 
 
 def _steps(module: str, name: str) -> list[Any]:
