@@ -79,6 +79,10 @@ def divide(number: float) -> float:
     return 1 / number
 
 
+def dump_a_lock(path: Path) -> None:
+    dump({"lock": threading.Lock()}, path)
+
+
 def stop(number: int) -> None:
     raise StopIteration(number)
 
@@ -376,13 +380,13 @@ def file_is_damaged() -> None:
     run(delayed(load)(path, verify=True) for _ in range(1))
 
 
-@case("DamagedFile")
+@case("ForeignFile")
 def file_is_text() -> None:
     path = write("table.csv", b"a,b\n1,2\n")
     run(delayed(load)(path) for _ in range(1))
 
 
-@case("TruncatedFile")
+@case("EmptyFile")
 def file_is_empty() -> None:
     path = write("empty.joblib", b"")
     run(delayed(load)(path) for _ in range(1))
@@ -400,6 +404,17 @@ def compressed_file_is_damaged() -> None:
 def file_is_not_trusted() -> None:
     path = write("untrusted.joblib", dumped(threading.Thread.start))
     run(delayed(load)(path, trusted=[]) for _ in range(1))
+
+
+@case("FileLimitError")
+def file_would_take_too_much() -> None:
+    path = write("large.joblib", dumped(list(range(10_000))))
+    run(delayed(load)(path, trusted=[], max_bytes=1_000) for _ in range(1))
+
+
+@case("DumpPicklingError")
+def value_cannot_be_dumped() -> None:
+    run(delayed(dump_a_lock)(FOLDER / f"never-{number}") for number in (1, 2))
 
 
 @case("MissingExtra")

@@ -50,6 +50,9 @@ SAYS = {
     "no_descriptors": r"no worker can be started .*\(ulimit -n\)",
     "no_threads": r"no worker can be started .*\(ulimit -u\)",
     "wrong_arguments": r"Too many arguments for twice\(number: int\) -> int:\n    twice\(1, 2, \) was called",
+    "file_is_text": r"table\.csv.* looks like a CSV|it looks like|CSV",
+    "file_is_empty": "empty",
+    "value_cannot_be_dumped": r"value\['lock'\]",
     "extra_is_missing": r"Run: pip install 'shoal\[ray\]'",
     "call_warns": "a warning of the call's",
 }
