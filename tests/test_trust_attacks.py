@@ -117,6 +117,18 @@ def test_a_pattern_covers_no_calls(opcodes: bytes) -> None:
         pass
 
 
+def test_a_time_zone() -> None:
+    import zoneinfo
+
+    try:
+        zone = zoneinfo.ZoneInfo("Europe/Berlin")
+    except zoneinfo.ZoneInfoNotFoundError:
+        pytest.skip("no database of time zones")
+    data = pickle.dumps(zone)
+    assert shoal.load(io.BytesIO(data), trusted=["zoneinfo.*"]) == zone
+    refused(data, "zoneinfo.ZoneInfo", "zoneinfo.ZoneInfo._unpickle")
+
+
 def test_a_pattern_covers_classes_and_their_state() -> None:
     point = Point()
     vars(point)["x"] = [1, Kind.B, Pair(1, 2), Mapping(a=1), Items([3])]
@@ -240,7 +252,8 @@ def test_a_wrapper_whose_state_is_an_instances_dict(shape: bytes, tmp_path: Path
     made = tmp_path / "made"
     hidden = named("numpy", "memmap") + text(made) + text("w+") + b"\x86R"
     hidden += b"N" * (255 - len(hidden)) if len(hidden) < 255 else b""
-    data = PROTO4 + named(__name__, "Point") + b")\x81q\x01" + wrapped(255) + b"0"
+    data = PROTO4 + named("numpy", "memmap") + b"0"  # so that the second pass may import it
+    data += named(__name__, "Point") + b")\x81q\x01" + wrapped(255) + b"0"
     data += b"h\x01N}" + text("__dict__") + b"h\x06s\x86b0"  # its __dict__ is that state now
     data += b"h\x01}" + text("shape") + shape + b"sb0"  # which is changed, but not in a dry run
     data += WRAPPER + b"h\x06b" + hidden + b"."
@@ -254,7 +267,19 @@ def test_a_wrapper_that_never_takes_its_array(tmp_path: Path) -> None:
     made = tmp_path / "made"
     hidden = named("numpy", "memmap") + text(made) + text("w+") + b"\x86R"
     setter = named(f"{__name__}", "Hider") + b")\x81}" + text("wrapper") + b"h\x05sb0"
-    data = PROTO4 + WRAPPER + b"q\x050" + setter + b"h\x05" + wrapped(len(hidden)) + b"b" + hidden + b"."
+    data = (
+        PROTO4
+        + named("numpy", "memmap")
+        + b"0"
+        + WRAPPER
+        + b"q\x050"
+        + setter
+        + b"h\x05"
+        + wrapped(len(hidden))
+        + b"b"
+        + hidden
+        + b"."
+    )
     with pytest.raises(CorruptFile):
         shoal.load(io.BytesIO(data), trusted=[f"{__name__}.Hider"])
     assert not made.exists()
@@ -476,12 +501,12 @@ def _deques(kind: str, depth: int) -> bytes:
 
 
 HOSTILE: dict[str, tuple[bytes, tuple[type[Exception], ...]]] = {
-    "tuples as a key": (b"}N" + b"\x85" * 300_000 + b"Ns", (UntrustedFile,)),
-    "tuples as a key, in a frame": (framed(b"}N" + b"\x85" * 300_000 + b"Ns."), (UntrustedFile,)),
-    "pairs as a key": (b"}N" + b"K\x01\x86" * 300_000 + b"Ns", (UntrustedFile,)),
-    "pairs as a key, in a frame": (framed(b"}N" + b"K\x01\x86\x94" * 300_000 + b"Ns."), (UntrustedFile,)),
+    "tuples as a key": (b"}N" + b"\x85" * 100_000 + b"Ns", (UntrustedFile,)),
+    "tuples as a key, in a frame": (framed(b"}N" + b"\x85" * 100_000 + b"Ns."), (UntrustedFile,)),
+    "pairs as a key": (b"}N" + b"K\x01\x86" * 100_000 + b"Ns", (UntrustedFile,)),
+    "pairs as a key, in a frame": (framed(b"}N" + b"K\x01\x86\x94" * 100_000 + b"Ns."), (UntrustedFile,)),
     "marks": (b"}" + b"(" * 20_000 + b"t" * 20_000 + b"Ns", (UntrustedFile,)),
-    "through the memo": (framed(b"}Nq\x00" + b"\x85q\x000h\x00" * 300_000 + b"Ns."), (UntrustedFile,)),
+    "through the memo": (framed(b"}Nq\x00" + b"\x85q\x000h\x00" * 100_000 + b"Ns."), (UntrustedFile,)),
     "arrays of arrays": (_nested_arrays(1000), (RecursionError,)),
     "arrays of arrays, through the memo": (_growing(), (RecursionError,)),
     "deques": (_deques("deque", 4_000), (RecursionError,)),

@@ -15,11 +15,11 @@ _FIXED = {b"K": 1, b"h": 1, b"q": 1, b"M": 2, b"J": 4, b"j": 4, b"r": 4, b"G": 8
 _RUN = re.compile(rb"(?:%b|[Khq].|M..|[Jj]....|G.{8}){0,4096}" % _BY_CODE, re.DOTALL)
 #: Many tuples that hold the one before each: what a tuple is made of is more than what stands just before its opcode.
 _PUSH = rb"(?:[N)\]}\x88\x89]|[Kh].|M..|[Jj]....|G.{8})"
-_CHAIN = re.compile(
-    rb"[\x85-\x87t](?:(?:\x94|q.|r....)?(?:0(?:h.|j....))?(?:\x85|%b?\x86|%b{0,2}\x87|%b{0,3}t)){100,}"
-    % (_PUSH, _PUSH, _PUSH),
-    re.DOTALL,
-)
+_LINK = rb"(?:\x94|q.|r....)?(?:0(?:h.|j....))?(?:\x85|%b?\x86|%b{0,2}\x87|%b{0,3}t)" % (_PUSH, _PUSH, _PUSH)
+_CHAIN = re.compile(rb"[\x85-\x87t](?:%b){100,}" % _LINK, re.DOTALL)
+#: A long chain goes beyond what `_RUN` matches at once, so the end of that tells whether one may be there.
+_END_OF_CHAIN = re.compile(rb"[\x85-\x87t](?:%b){20,}.{0,40}\Z" % _LINK, re.DOTALL)
+_END_BYTES = 700
 _TUPLE = re.compile(rb"[\x85-\x87t]")
 #: Tuples are nested no deeper in a row. The hash of one recurs in C: a stack of 8 MB is enough for some 120,000.
 _DEPTH = 5000
@@ -166,7 +166,8 @@ class Walk:
                     continue
             begin, at = at, _RUN.match(data, at).end()  # type: ignore[union-attr]
             if at > begin:
-                if at - begin > 200:
+                end_at = max(begin, at - _END_BYTES)
+                if at - begin > 200 and (self._chain or _END_OF_CHAIN.search(data, end_at, at)):
                     self._bound(data[begin:at])
                 continue
             if data[at : at + 1] == FRAME and at + 9 <= end:

@@ -86,7 +86,8 @@ class Trust:
                 continue
             steps = _steps(*place)
             values[place] = steps[-1]
-            if place not in named and not (self._defines(steps) and _as_pickle_does(standin, steps[-1])):
+            defined = self._defines(steps[:-1] if dotted in RECONSTRUCTORS else steps)
+            if place not in named and not (defined and _as_pickle_does(standin, steps[-1])):
                 untrusted.add(dotted)
         if untrusted:
             raise UntrustedFile(name, tuple(sorted(untrusted)))
