@@ -9,10 +9,13 @@ import functools
 import gc
 import inspect
 import pickle
+import threading
+import types
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import numpy
 import pytest
 
 from shoal import Parallel, delayed, executor, shared
@@ -176,6 +179,35 @@ class Frozen:
     table: Any
 
 
+@dataclasses.dataclass
+class Slotted:
+    __slots__ = ("table",)
+    table: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenSlotted:
+    table: Any
+
+
+class Rows(list[Any]):
+    """A list of one's own."""
+
+
+class Columns(dict[str, Any]):
+    """A dictionary of one's own."""
+
+
+class LookUp:
+    """An object that is called, and holds what it needs for that."""
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+
+    def __call__(self, key: str) -> Any:
+        return self.table[key]
+
+
 def reached(path: str, *args: Any, **kwargs: Any) -> Any:
     """Follow a path of keys and attributes to what should be the table."""
     found: Any = args or kwargs
@@ -185,7 +217,7 @@ def reached(path: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _key(step: str) -> Any:
-    return int(step) if step.isdigit() else step
+    return int(step) if step.lstrip("-").isdigit() else step
 
 
 def holders(marked: Any) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -199,6 +231,15 @@ def holders(marked: Any) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
         "0.keywords.x": ((functools.partial(reached, x=marked),), {}),
         "named.0": ((), {"named": [marked]}),
         "0.x": ((collections.OrderedDict(x=marked),), {}),
+        "0.y": ((collections.defaultdict(list, y=marked),), {}),
+        "0.-1": ((collections.deque([1, marked]),), {}),
+        "0.data.0": ((collections.UserList([marked]),), {}),
+        "0.table.0": ((types.SimpleNamespace(table=[marked]),), {}),
+        "0.0.table": (([Slotted(marked)],), {}),
+        "0.1.table": (([1, FrozenSlotted(marked)],), {}),
+        "0.1": ((Rows([1, marked]),), {}),
+        "0.a": ((Columns(a=marked),), {}),
+        "0.2": ((numpy.array([1, [2], marked], dtype=object),), {}),
     }
 
 
@@ -231,6 +272,27 @@ def test_a_method_of_an_object_that_holds_something_shared(backend: str, n_jobs:
     model = Model(shared({"a": 1}))
     assert Parallel(n_jobs=n_jobs, backend=backend)([delayed(model.look_up)("a")] * 2) == [1, 1]
     assert Parallel(n_jobs=n_jobs, backend=backend)([delayed(functools.partial(model.look_up, "a"))()] * 2) == [1, 1]
+
+
+@pytest.mark.parametrize(("backend", "n_jobs"), [("threading", 1), ("threading", 2), ("loky", 2)])
+def test_an_object_that_is_called_and_holds_something_shared(backend: str, n_jobs: int) -> None:
+    called = LookUp(shared({"a": 1}))
+    assert Parallel(n_jobs=n_jobs, backend=backend)([delayed(called)("a")] * 2) == [1, 1]
+
+
+class Loud:
+    """Says by itself how it is pickled, which is dear."""
+
+    def __getstate__(self) -> Any:
+        raise AssertionError("nobody asked")
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_threads_pickle_nothing_to_find_what_is_shared(n_jobs: int) -> None:
+    held = [Loud(), threading.Lock(), (number for number in range(3)), numpy.zeros(3), shared(1)]
+    ((got),) = Parallel(n_jobs=n_jobs, backend="threading")([delayed(list)(held)])
+    assert got[4] == 1
+    assert all(new is old for new, old in zip(got[:4], held[:4], strict=True))
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

@@ -7,21 +7,29 @@ caller's objects are not changed; all else reaches the call as it is.
 
 from __future__ import annotations
 
+import copyreg
 import functools
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
-from types import MethodType
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any, ClassVar
 from weakref import WeakSet
 
-from shoal.parallel._batch import plainly_reduced
 from shoal.parallel._delayed import Call, StandIn, shallow
 
 #: An object's parts, and the object made anew of others.
 Parts = Callable[[Any], list[Any]]
 Make = Callable[[Any, list[Any]], Any]
+#: What objects have become, by their ids; with the objects, since parts may be made on the way and go again.
+Memo = dict[int, tuple[Any, Any]]
 
-_LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, type, range, slice})
+_LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, type, range, slice, FunctionType})
+
+#: The ``__reduce__`` of Python's own classes that hold other objects.
+_REDUCTIONS: frozenset[Any] = frozenset(
+    cls.__reduce__
+    for cls in (object, set, frozenset, deque, Counter, OrderedDict, defaultdict, SimpleNamespace, MethodType)
+) | {functools.partial.__reduce__}
 
 
 class Shared(StandIn):
@@ -58,9 +66,10 @@ def shared(value: Any) -> Any:
 
     Worker processes receive it once per run, however many calls and batches name it, and decode it once; the calls
     of a worker then share one object. In other backends the calls get `value` itself. It is recognised as an argument
-    of a call, by position or by keyword, and inside other arguments: in lists, tuples, dictionaries, sets, partials and
-    the attributes of objects. Worker processes find it in whatever can be pickled; threads do not look into objects
-    that say by themselves how they are pickled, nor into arrays.
+    of a call, by position or by keyword, and inside other arguments and the callable itself: in containers of Python's
+    own and classes derived from them, in arrays of objects, partials, methods, and the attributes and slots of objects.
+    Worker processes find it in whatever can be pickled. Threads do not look into objects whose class defines how they
+    are pickled (``__reduce__``, ``__getstate__``), nor into exceptions, iterators and the variables of closures.
 
     Parameters
     ----------
@@ -89,8 +98,8 @@ def unmarked(call: Call) -> Call:
     if not Shared.alive:
         return shallow(call)
     function, args, kwargs = call
-    memo: dict[int, Any] = {}
-    if type(function) in (functools.partial, MethodType):
+    memo: Memo = {}
+    if type(function) is not FunctionType:
         function = _unmarked(function, memo)
     if kwargs:
         kwargs = {name: _unmarked(arg, memo) for name, arg in kwargs.items()}
@@ -102,7 +111,7 @@ def unmarked_value(value: Any) -> Any:
     return _unmarked(value, {}) if Shared.alive else value
 
 
-def _unmarked(value: Any, memo: dict[int, Any]) -> Any:
+def _unmarked(value: Any, memo: Memo) -> Any:
     cls = type(value)
     if cls in _LEAVES:
         return value
@@ -113,7 +122,7 @@ def _unmarked(value: Any, memo: dict[int, Any]) -> Any:
 
 def _holds_any(value: Any) -> bool:
     """Tell whether a marker is in an object; not by recursion, since it may be as deep as it likes."""
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # with the objects: some are made on the way
     stack = [value]
     while stack:
         obj = stack.pop()
@@ -121,7 +130,7 @@ def _holds_any(value: Any) -> bool:
         form = _form(cls)
         if form is None or id(obj) in seen:
             continue
-        seen.add(id(obj))
+        seen[id(obj)] = obj
         parts = form[0](obj)
         kinds: set[Any] = set(map(type, parts)) - _LEAVES
         if any(issubclass(kind, StandIn) for kind in kinds):
@@ -132,7 +141,7 @@ def _holds_any(value: Any) -> bool:
     return False
 
 
-def _rebuilt(obj: Any, memo: dict[int, Any]) -> Any:
+def _rebuilt(obj: Any, memo: Memo) -> Any:
     """Return an object with what is marked in it; where it holds itself, that stays as it was."""
     cls: Any = type(obj)
     if issubclass(cls, StandIn):
@@ -141,31 +150,48 @@ def _rebuilt(obj: Any, memo: dict[int, Any]) -> Any:
     if form is None:
         return obj
     if id(obj) not in memo:
-        memo[id(obj)] = obj
+        memo[id(obj)] = obj, obj
         parts, make = form
         before = parts(obj)
         after = [_rebuilt(part, memo) for part in before]
         if any(new is not old for new, old in zip(after, before, strict=True)):
-            memo[id(obj)] = make(obj, after)
-    return memo[id(obj)]
+            memo[id(obj)] = obj, make(obj, after)
+    return memo[id(obj)][1]
 
 
 @functools.lru_cache(512)
-def _form(cls: type) -> tuple[Parts, Make] | None:
+def _form(cls: Any) -> tuple[Parts, Make] | None:
     """Return how the objects of a class come apart, and are made again; None if they are not looked into."""
+    if cls in _LEAVES:
+        return None
     if cls in (list, tuple, set, frozenset):
         return list, _make_of_items
-    if cls in (dict, OrderedDict, defaultdict):
+    if cls is dict:
         return _items, _make_dict
-    if issubclass(cls, tuple) and hasattr(cls, "_make"):
-        return list, _make_named_tuple
-    if cls is functools.partial:
-        return _of_partial, _make_partial
-    if cls is MethodType:
-        return _of_method, _make_method
-    if plainly_reduced(cls):
-        return _attributes, _make_object
-    return None
+    if cls.__module__ == "numpy" and cls.__name__ == "ndarray":
+        return _of_array, _make_reduced
+    return (_of_object, _make_reduced) if _reduced_by_python(cls) else None
+
+
+def _reduced_by_python(cls: Any) -> bool:
+    """Tell whether Python's own rules say how the objects of a class are pickled.
+
+    To take them apart then runs no code of theirs, and costs little. What says by itself how it is pickled may write a
+    whole model into bytes for that.
+    """
+    if issubclass(cls, type) or cls in copyreg.dispatch_table:
+        return False
+    state = getattr(cls, "__getstate__", None)
+    return (
+        cls.__reduce_ex__ is object.__reduce_ex__
+        and cls.__reduce__ in _REDUCTIONS
+        and (state is getattr(object, "__getstate__", None) or getattr(state, "__module__", None) == "dataclasses")
+        and (
+            type(cls.__new__) is not FunctionType or hasattr(cls, "__getnewargs__") or hasattr(cls, "__getnewargs_ex__")
+        )
+        and (not issubclass(cls, list) or cls.__iter__ is list.__iter__)
+        and (not issubclass(cls, dict) or cls.items in (dict.items, OrderedDict.items))
+    )
 
 
 def _make_of_items(obj: Any, parts: Iterable[Any]) -> Any:
@@ -177,42 +203,42 @@ def _items(obj: Any) -> list[Any]:
     return [*copy, *copy.values()]
 
 
-def _make_dict(obj: Any, parts: list[Any]) -> Any:
-    made = obj.copy()
-    made.clear()
+def _make_dict(_obj: Any, parts: list[Any]) -> Any:
     half = len(parts) // 2
-    made.update(zip(parts[:half], parts[half:], strict=True))
-    return made
+    return dict(zip(parts[:half], parts[half:], strict=True))
 
 
-def _make_named_tuple(obj: Any, parts: list[Any]) -> Any:
-    return type(obj)._make(parts)
+def _of_array(obj: Any) -> list[Any]:
+    return _of_object(obj) if obj.dtype.hasobject else []
 
 
-def _of_partial(obj: Any) -> list[Any]:
-    return [obj.func, obj.args, obj.keywords]
+def _of_object(obj: Any) -> list[Any]:
+    """Take an object apart as pickle does."""
+    try:
+        reduced = obj.__reduce_ex__(4)
+        function, args, state, items, pairs = (*reduced, None, None, None)[:5]
+        return [function, args, state, None if items is None else [*items], None if pairs is None else [*pairs]]
+    except Exception:  # it cannot be pickled, or another call is changing it
+        return []
 
 
-def _make_partial(_obj: Any, parts: list[Any]) -> Any:
-    function, args, keywords = parts
-    return functools.partial(function, *args, **keywords)
-
-
-def _of_method(obj: Any) -> list[Any]:
-    return [obj.__self__]
-
-
-def _make_method(obj: Any, parts: list[Any]) -> Any:
-    return MethodType(obj.__func__, parts[0])
-
-
-def _attributes(obj: Any) -> list[Any]:
-    return list(vars(obj).copy().values())
-
-
-def _make_object(obj: Any, parts: list[Any]) -> Any:
-    made = object.__new__(type(obj))
-    vars(made).update(zip(list(vars(obj)), parts, strict=True))
+def _make_reduced(_obj: Any, parts: list[Any]) -> Any:
+    """Make an object of its parts as pickle does."""
+    function, args, state, items, pairs = parts
+    made = function(*args)
+    if state is not None:
+        if hasattr(made, "__setstate__"):
+            made.__setstate__(state)
+        else:
+            attributes, slots = state if type(state) is tuple else (state, None)
+            if attributes:
+                vars(made).update(attributes)
+            for name, value in (slots or {}).items():
+                setattr(made, name, value)
+    for item in items or ():
+        made.append(item)
+    for key, value in pairs or ():
+        made[key] = value
     return made
 
 
