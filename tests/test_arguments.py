@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 import pytest
 
-from shoal import Parallel, backends, delayed, parallel_backend, parallel_config
+from shoal import Parallel, backends, delayed, executor, parallel_backend, parallel_config
 from shoal.backends._processes import LokyBackend
 from shoal.backends._threads import ThreadingBackend
 
@@ -40,7 +40,7 @@ def test_a_batch_size_that_falls_below_one_does_not_end_the_run_early() -> None:
     assert parallel(delayed(abs)(-number) for number in range(50)) == list(range(50))
 
 
-@pytest.mark.parametrize("size", [None, "3", [], True, 3j])
+@pytest.mark.parametrize("size", [None, "3", [], True, numpy.bool_(True), 3j, numpy.complex64(2)], ids=repr)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_callable_that_returns_no_batch_size_is_named(backend: str, size: Any) -> None:
     def asked(_pace: Any) -> Any:
@@ -112,6 +112,28 @@ def test_a_value_is_refused_where_it_is_written(name: str, value: Any, kind: typ
     assert Parallel()._settings == Parallel(n_jobs=1)._settings  # it has left nothing behind
 
 
+@pytest.mark.parametrize(
+    ("pre_dispatch", "kind"),
+    [
+        (None, TypeError),
+        ([1], TypeError),
+        (math.inf, TypeError),
+        (math.nan, TypeError),
+        (0, ValueError),
+        (0.5, ValueError),
+    ],
+)
+def test_what_no_pre_dispatch_can_be_is_refused_where_it_is_written(pre_dispatch: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="pre_dispatch must "):
+        Parallel(pre_dispatch=pre_dispatch)
+
+
+@pytest.mark.parametrize("n_jobs", ["[2]", "[]", [2], []])
+def test_a_list_without_calls_is_no_number_of_workers(n_jobs: Any) -> None:
+    with pytest.raises(ValueError, match="n_jobs could not be converted to int"):
+        Parallel(n_jobs)
+
+
 @pytest.mark.parametrize("timeout", ["5", -1, -0.5, math.nan, True, []])
 def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
     with pytest.raises(ValueError, match="timeout must be a number of seconds, 0 or more, or None, got"):
@@ -167,7 +189,8 @@ def test_a_misspelt_setting_is_not_taken_for_an_option_of_the_backend(backend: s
     ("name", "value", "said"),
     [
         ("max_tasks_per_child", 1, r"'max_tasks_per_worker'\?$"),
-        ("maxtasksperchild", 1, r"'max_tasks_per_worker'\? The backend 'multiprocessing' takes it."),
+        ("maxtasksperchild", 1, r"'max_tasks_per_worker'\? The backend 'multiprocessing' takes it\.$"),
+        ("depth", 1, "neither it nor the backend 'loky' takes it$"),
         ("context", "spawn", r"did you mean backend=multiprocessing.get_context\(...\)\?"),
         ("max_workers", 2, r"did you mean 'n_jobs'\?"),
         ("inner_max_num_threads", 2, r"did you mean parallel_config\(backend=..., inner_max_num_threads=...\)"),
@@ -179,8 +202,42 @@ def test_an_option_that_the_default_backend_would_ignore_is_an_error(name: str, 
 
 
 def test_threads_have_no_initializer() -> None:
-    with parallel_config("threading"), pytest.raises(TypeError, match=r"backend 'loky' takes it\. The backend 'mult"):
+    said = r"'threading' takes it\. The backends 'loky' and 'multiprocessing' take it\.$"
+    with parallel_config("threading"), pytest.raises(TypeError, match=said):
         Parallel(n_jobs=2, initializer=print)
+
+
+def test_an_option_of_another_backend_is_not_taken_for_a_misspelt_one() -> None:
+    with pytest.raises(TypeError, match=r"'multiprocessing' takes it\. The backend 'loky' takes it\.$"):
+        Parallel(n_jobs=2, backend="multiprocessing", idle_worker_timeout=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("context", ValueError, r"Name one: parallel_config\(backend='multiprocessing', context=...\)"),
+        ("initializer", ValueError, r"Name one: parallel_config\(backend='loky', initializer=...\)"),
+        ("initialiser", TypeError, r"'initialiser'; did you mean 'initializer'\?"),
+    ],
+)
+def test_an_option_in_a_context_without_a_backend(name: str, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=said):
+        parallel_config(**{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("max_worker", "'max_workers'"), ("workers", "'n_jobs'"), ("max_tasks_per_child", "'max_tasks_per_worker'")],
+)
+def test_what_an_executor_takes_is_nearest_to_what_it_does_not_take(name: str, said: str) -> None:
+    with pytest.raises(TypeError, match=rf"executor\(\) got an .* did you mean {said}\?"):
+        executor(**{name: 2})
+
+
+@pytest.mark.parametrize(("name", "near"), [("lokey", "loky"), ("Loky", "loky"), ("threads", "threading")])
+def test_a_misspelt_backend_is_answered_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ValueError, match=rf"Invalid backend: {name}, expected one of .*; did you mean '{near}'\?"):
+        Parallel(n_jobs=2, backend=name)
 
 
 def nested() -> list[int]:
@@ -257,6 +314,15 @@ def test_an_item_that_is_no_call_is_named(backend: str, n_jobs: int, what: str, 
     given = [delayed(fine)(1), items(size)[what]]
     with pytest.raises(TypeError, match=r"item 1 of the input is no delayed call but .*Parallel\(\.\.\.\)\(delayed\("):
         Parallel(n_jobs=n_jobs, backend=backend, **options)(given)
+
+
+@pytest.mark.parametrize(
+    ("backend", "n_jobs"), [("threading", 1), ("threading", 2), ("loky", 2), ("multiprocessing", 2)]
+)
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4])
+def test_a_generator_of_calls_within_a_list(backend: str, n_jobs: int, size: int) -> None:
+    with pytest.raises(TypeError, match="leave out the brackets around them"):
+        Parallel(n_jobs=n_jobs, backend=backend)([items(size)["a generator"]])
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

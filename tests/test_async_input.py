@@ -248,6 +248,19 @@ def test_what_the_input_raises_while_it_is_closed_arrives(backend: str, n_jobs: 
     run(main)
 
 
+class Broken:
+    """Is no asynchronous iterable, though it looks like one."""
+
+    def __aiter__(self) -> Any:
+        return 5
+
+
+@everywhere
+def test_what_only_looks_like_an_asynchronous_iterable_is_told_so(backend: str, n_jobs: int) -> None:
+    with pytest.raises(TypeError, match=r"aiter\(\) returned not an async iterator of type 'int'"):
+        run(lambda: Parallel(n_jobs, backend).acall(Broken()))
+
+
 @everywhere
 def test_stop_ends_the_run_and_the_input(backend: str, n_jobs: int) -> None:
     async def main() -> None:

@@ -91,6 +91,23 @@ def test_who_awaits_is_told_which_call_has_raised_it(backend: str, n_jobs: int, 
 
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_the_iterator_of_an_executor_says_which_call_has_raised_it(backend: str) -> None:
+    with executor(1, backend) as workers:
+        results = workers.map(ends, [0, 1, 2], timeout=100)
+        assert next(results) == 0
+        with pytest.raises(CallStopped) as caught:
+            next(results)
+        assert caught.value.call.index == 1
+        assert isinstance(caught.value.__cause__, StopIteration)
+        with pytest.raises(KeyError):
+            list(workers.map(ends, [1], ["KeyError"]))
+        abandoned: Any = workers.map(ends, [0, 2, 3])
+        assert next(abandoned) == 0
+        abandoned.close()
+        assert list(workers.map(ends, [4])) == [4]
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_a_future_raises_stop_iteration_as_it_is(backend: str) -> None:
     with executor(1, backend) as workers:
         error = workers.submit(ends, 1).exception()

@@ -97,7 +97,11 @@ def create(name: str, **options: Any) -> Backend:
     try:
         factory = _factories[name]
     except (KeyError, TypeError):
-        raise ValueError(f"Invalid backend: {name}, expected one of {names()}") from None
+        import difflib
+
+        near = difflib.get_close_matches(str(name).lower(), names(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Invalid backend: {name}, expected one of {names()}{hint}") from None
     return factory(**options)
 
 

@@ -104,7 +104,7 @@ class Arrivals:
         error: BaseException | None = None
         number = 0
         try:
-            iterator = calls.__aiter__()
+            iterator = aiter(calls)
             while True:
                 while self._wanted <= 0:
                     self._more.clear()

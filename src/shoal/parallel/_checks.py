@@ -7,6 +7,7 @@ name, the value and what would be right.
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -25,11 +26,13 @@ _ELSEWHERE = {
     "max_workers": "n_jobs",
     "n_workers": "n_jobs",
     "num_workers": "n_jobs",
+    "workers": "n_jobs",
     "processes": "n_jobs",
     "max_tasks_per_child": "max_tasks_per_worker",
     "maxtasksperchild": "max_tasks_per_worker",
     "chunksize": "batch_size",
     "chunk_size": "batch_size",
+    "env": "environment",
     "context": "backend=multiprocessing.get_context(...)",
     "mp_context": "backend=multiprocessing.get_context(...)",
     "inner_max_num_threads": "parallel_config(backend=..., inner_max_num_threads=...)",
@@ -37,9 +40,11 @@ _ELSEWHERE = {
 
 
 def as_number(value: Any) -> float | None:
-    """Return a number as a float; None if `value` is none, or NaN. Booleans and strings are none."""
+    """Return a real number as a float; None if `value` is none, or NaN. Booleans and strings are none."""
     kind = type(value)
-    if kind is bool or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
+    if kind.__name__ in ("bool", "bool_") or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
+        return None
+    if isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):  # numpy's would lose a part
         return None
     try:
         number = float(value)
@@ -74,7 +79,8 @@ def integer(n_jobs: Any, name: str = "n_jobs") -> int:
 
 def refuse_calls(name: str, value: Any) -> None:
     """Raise TypeError if an argument of ``Parallel`` is what its call should be given."""
-    if isinstance(value, (list, tuple, Iterator)) or hasattr(type(value), "__aiter__"):
+    first = value[0] if isinstance(value, (list, tuple)) and value else None
+    if isinstance(first, tuple) or callable(first) or isinstance(value, Iterator) or hasattr(type(value), "__aiter__"):
         raise TypeError(
             f"Parallel() itself takes no calls, but {name} is {value!r:.60} ({type(value).__name__}). Make it first, "
             "then call it with them: Parallel(n_jobs=2)(delayed(function)(argument) for argument in arguments)"
@@ -159,6 +165,19 @@ def _timeout(_name: str, timeout: Any) -> None:
         raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, got: {timeout!r:.80}")
 
 
+def _pre_dispatch(_name: str, pre_dispatch: Any) -> None:
+    if isinstance(pre_dispatch, str):  # what it comes to depends on the number of workers
+        return
+    try:
+        bound = int(pre_dispatch)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r:.80}"
+        ) from None
+    if bound < 1:
+        raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r:.80}")
+
+
 def _total(_name: str, total: Any) -> None:
     if total is not None and not (_is_integer(total) and total >= 0):
         raise ValueError(f"total must be the number of calls, 0 or more, or None, got: {total!r:.80}")
@@ -240,6 +259,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "mmap_mode": _mmap_mode,
     "progress": _progress,
     "timeout": _timeout,
+    "pre_dispatch": _pre_dispatch,
     "total": _total,
     "retries": _retries,
     "retry_on": _retry_on,
@@ -298,22 +318,38 @@ def unexpected(who: str, name: str, known: Iterable[str], backend: Backend | Non
             f"{who}() got an unexpected keyword argument {name!r}: it is no setting of a context, but belongs to one "
             f"Parallel. Give it there: Parallel({name}=...)"
         )
-    own = [*known, *((backend.options or ()) if backend is not None else ())]
-    meant = _ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, own, 1)), None)
+    takers = _who_takes(name)
     said = f"{who}() got an unexpected keyword argument {name!r}"
     if backend is not None:
         said += f": neither it nor the backend {backend.name!r} takes it"
+    meant = _ELSEWHERE.get(name)
+    if meant is None and not takers:
+        options = _options_here() if backend is None else backend.options or ()
+        meant = next(iter(difflib.get_close_matches(name, [*known, *options], 1)), None)
     if meant is not None:
         said += f"; did you mean {repr(meant) if meant.isidentifier() else meant}?"
-    return TypeError(said + "".join(f" The backend {taker!r} takes it." for taker in _who_takes(name)))
+    if takers:
+        stop = "." if meant is None else ""
+        who_takes = "The backend {!r} takes" if len(takers) == 1 else "The backends {!r} and {!r} take"
+        said += f"{stop} {who_takes.format(*takers)} it."
+    return TypeError(said)
+
+
+def _options_here() -> dict[str, list[str]]:
+    """Return the options of the backends of processes on this machine, with the names of those that take them."""
+    from shoal.backends._multiprocessing import MultiprocessingBackend
+    from shoal.backends._processes import LokyBackend
+
+    takers: dict[str, list[str]] = {}
+    for kind in (LokyBackend, MultiprocessingBackend):
+        for name in kind.options or ():
+            takers.setdefault(name, []).append(kind.name)
+    return takers
 
 
 def _who_takes(name: str) -> list[str]:
     """Return the names of the backends of processes on this machine that take an option."""
-    from shoal.backends._multiprocessing import MultiprocessingBackend
-    from shoal.backends._processes import LokyBackend
-
-    return [kind.name for kind in (LokyBackend, MultiprocessingBackend) if name in (kind.options or ())]
+    return _options_here().get(name, [])
 
 
 def check_unowned(who: str, known: Iterable[str], options: Mapping[str, Any]) -> None:
@@ -334,9 +370,10 @@ def check_unowned(who: str, known: Iterable[str], options: Mapping[str, Any]) ->
         If one is an option of backends.
     """
     for name in options:
-        if not (name == "inner_max_num_threads" or _who_takes(name)):
+        takers = ["loky"] if name == "inner_max_num_threads" else _who_takes(name)
+        if not takers:
             raise unexpected(who, name, [*known, "inner_max_num_threads"])
         raise ValueError(
             f"{name} and other constructor parameters backend_params are only supported when backend is not None. "
-            f"Name one: {who}(backend='loky', {name}=...)"
+            f"Name one: {who}(backend={takers[0]!r}, {name}=...)"
         )

@@ -147,7 +147,8 @@ def _remedy(item: Any) -> str:
         return "It lacks its arguments: call it, delayed(function)(), even if there are none"
     if isinstance(item, Coroutine):
         return "It is what an async function returns, which needs an event loop: give delayed a plain function"
-    if isinstance(item, (list, Iterator)):
+    nested = isinstance(item, tuple) and item and isinstance(item[0], tuple)  # a generator of three calls comes apart
+    if nested or isinstance(item, (list, Iterator)):
         return "If it holds calls, leave out the brackets around them"
     if isinstance(item, tuple) and item and callable(item[0]):
         return "A call is made by delayed, of a function and its arguments"

@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -28,6 +28,7 @@ from shoal import backends
 from shoal.backends._pool import pool
 from shoal.backends._threads import DaemonThreads
 from shoal.backends._workers import Turn
+from shoal.errors import CallStopped
 from shoal.parallel._checks import integer
 from shoal.parallel._faults import Faults
 from shoal.parallel._launch import make_run, size_policy
@@ -166,6 +167,7 @@ def executor(
 
 class _Workers(Parallel):
     _called = "executor"
+    _takes = ("max_workers", *(name for name in Parallel._takes if name not in _FOREIGN))
 
 
 class Executor(concurrent.futures.Executor):
@@ -191,6 +193,21 @@ class Executor(concurrent.futures.Executor):
         future: Future[T] = _Future(self._loop)
         self._loop.submitted.submit(future, (fn, args, kwargs))
         return future
+
+    def map(self, fn: Callable[..., T], *iterables: Iterable[Any], **options: Any) -> Iterator[T]:
+        """Submit a call for each tuple of arguments; return an iterator of their results, in that order.
+
+        Parameters
+        ----------
+        fn, *iterables, **options
+            As for ``concurrent.futures.Executor.map``: `timeout` is in seconds; `chunksize` has no effect.
+
+        Raises
+        ------
+        CallStopped
+            From the iterator, if a call has raised StopIteration, which an iterator cannot.
+        """
+        return _named_stop(super().map(fn, *iterables, **options))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and give the workers back when all that was submitted has ended.
@@ -222,6 +239,17 @@ class Executor(concurrent.futures.Executor):
         self._loop.submitted.close(cancel=True)
         self._loop.run_.stop()
         self._loop.join_all()
+
+
+def _named_stop(results: Iterator[T]) -> Iterator[T]:
+    """Yield results; what a generator makes of a StopIteration becomes an error that names its call."""
+    try:
+        yield from results
+    except RuntimeError as error:
+        stop = error.__cause__
+        if not (isinstance(stop, StopIteration) and hasattr(stop, "call")):
+            raise
+        raise CallStopped(stop.call, stop) from stop
 
 
 class _Future(Future[T]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 from shoal._cpus import thread_limits
@@ -165,7 +165,8 @@ class Parallel:
     total: int | None = None
     _total: int | None = None  # of the run that goes on, as it was given
     _seeds: Seeds | None = None
-    _called = "Parallel"  # in messages
+    _called = "Parallel"  # in messages, as well as what it takes
+    _takes: Collection[str] = (*DEFAULTS, *OF_ONE_PARALLEL)
     _run: Run | None = None
     _kept: list[Slot] | None = None
     _kept_in = 0  # the process
@@ -221,8 +222,7 @@ class Parallel:
             max_worker_memory=max_worker_memory,
         )
         chosen.check_placement(options)
-        known = [*DEFAULTS, *OF_ONE_PARALLEL]
-        check_options(self._called, known, chosen, {**chosen.given_options, **options}, settings.depth)
+        check_options(self._called, self._takes, chosen, {**chosen.given_options, **options}, settings.depth)
         self._set_up(chosen, settings, options, return_as, timeout, pre_dispatch, batch_size)
         self.memory = memory
         check({"total": total})
@@ -247,7 +247,7 @@ class Parallel:
             raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
         if batch_size != "auto" and not callable(batch_size) and not (_is_integer(batch_size) and int(batch_size) > 0):
             raise ValueError(f"batch_size must be 'auto', a positive integer or a callable, got: {batch_size!r}")
-        check({"timeout": timeout})
+        check({"timeout": timeout, "pre_dispatch": pre_dispatch})
         if return_as != "list" and not backend.supports_return_generator:
             raise ValueError(f"Backend {backend} does not support return_as={return_as!r}; loky and threading do")
         self.n_jobs: int = int(settings.n_jobs)  # type: ignore[arg-type]
@@ -549,12 +549,7 @@ class Parallel:
         pre_dispatch = self.pre_dispatch
         if pre_dispatch == "all":
             return None
-        try:
-            bound = evaluate(pre_dispatch, n_workers) if isinstance(pre_dispatch, str) else int(pre_dispatch)
-        except TypeError:
-            raise TypeError(
-                f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r}"
-            ) from None
+        bound = evaluate(pre_dispatch, n_workers) if isinstance(pre_dispatch, str) else int(pre_dispatch)
         if bound < 1:
             raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
         return bound

@@ -62,7 +62,7 @@ class Settings(NamedTuple):
 
 
 #: The default of each argument that a context can set.
-DEFAULTS = {name: Default(value) for name, value in Settings._field_defaults.items()}
+DEFAULTS = {name: Default(value) for name, value in Settings._field_defaults.items() if name != "depth"}
 
 _current: ContextVar[Settings] = ContextVar("shoal settings", default=Settings())  # noqa: B039 it is frozen
 
