@@ -123,9 +123,10 @@ def test_a_value_is_refused_where_it_is_written(name: str, value: Any, kind: typ
         (0.5, ValueError),
     ],
 )
-def test_what_no_pre_dispatch_can_be_is_refused_where_it_is_written(pre_dispatch: Any, kind: type[Exception]) -> None:
+def test_what_no_pre_dispatch_can_be_is_named(pre_dispatch: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="pre_dispatch must "):
-        Parallel(pre_dispatch=pre_dispatch)
+        Parallel(n_jobs=2, pre_dispatch=pre_dispatch)([delayed(abs)(-1)])
+    assert Parallel(n_jobs=1, pre_dispatch=pre_dispatch)([delayed(abs)(-1)]) == [1]  # where nothing is dispatched
 
 
 @pytest.mark.parametrize("n_jobs", ["[2]", "[]", [2], []])

@@ -106,6 +106,7 @@ def call(i):
     sys.stderr.write(f"\\x1b[31mwarning {{i}}\\x1b[0m\\n")
     if i == 3:
         print("long " * 30)
+        print()
     print("without end", i, end="")
     return i
 
@@ -138,6 +139,19 @@ def test_what_workers_print_goes_above_the_bar(backend: str, whose: str, tmp_pat
     assert last == "the end"
 
 
+def test_lines_of_verbose_go_above_the_bar(tmp_path: Path) -> None:
+    run = "Parallel(n_jobs=2, batch_size=1, progress=True, verbose=20)([delayed(abs)(i) for i in range(6)])"
+    *told, bar, last = run_on_terminal(PROGRAM.format(run=run), tmp_path).lines
+    line = re.compile(
+        r"\[Parallel\(n_jobs=2\)\]: (Using backend LokyBackend with 2 concurrent workers\."
+        r"|Done +\d+ (tasks|out of +6) +\| elapsed: +[\d.]+s( remaining: +[\d.]+s)?( finished)?)"
+    )
+    assert len(told) > 2
+    assert [text for text in told if not line.fullmatch(text)] == []
+    assert "6/6" in bar
+    assert last == "the end"
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_without_a_bar_lines_of_workers_are_whole(backend: str, unbuffered: str, tmp_path: Path) -> None:
@@ -166,6 +180,15 @@ class Sink:
 
     def fileno(self) -> int:
         raise OSError("no descriptor")
+
+
+@pytest.mark.parametrize(
+    ("line", "rows"), [("", 1), ("x" * 80, 1), ("x" * 81, 2), ("\xe9" * 80, 1), ("e\u0301" * 80, 1), ("\u65e5" * 41, 2)]
+)
+def test_a_line_pushes_the_bar_down_by_the_rows_that_it_takes(line: str, rows: int) -> None:
+    sink: Any = Sink()
+    _Above(sink, bars=1).write(line + "\n")
+    assert sink.said == ["\n" * rows + f"\x1b[{rows}A\r\x1b[{rows}L{line}\n"]
 
 
 def test_text_that_moves_the_cursor_passes_as_it_is() -> None:

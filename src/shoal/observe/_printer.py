@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from shoal.observe._terminal import above_bars, bars_drawn
 from shoal.observe.events import (
     BatchCompleted,
     BatchDispatched,
@@ -148,7 +149,7 @@ def say(stream: TextIO | None, line: str) -> None:
     """Write a line to a standard stream, unless that is None or closed and nobody would read it."""
     if stream is not None:
         with contextlib.suppress(OSError, ValueError):
-            stream.write(line)
+            above_bars(stream, bars_drawn()).write(line)
 
 
 def _duration(seconds: float) -> str:

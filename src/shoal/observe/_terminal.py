@@ -9,7 +9,7 @@
                             50%|█████     | 4/8                     where the bar is drawn next
 
 The worker writes each line at once, with the control sequences that make room for it. Lines that several processes
-write at one time follow each other, and no process waits for another.
+write at one time follow each other, and no process waits for another. The lines of ``verbose=`` go there, too.
 """
 
 from __future__ import annotations
@@ -47,8 +47,14 @@ def print_above(bars: int) -> None:
             stream.reconfigure(write_through=False, line_buffering=True)
         if isinstance(stream, _Above):
             stream.bars = bars
-        elif bars and os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb" and _on_terminal(stream):
-            setattr(sys, name, _Above(stream, bars))
+        elif bars:
+            setattr(sys, name, above_bars(stream, bars))
+
+
+def above_bars(stream: Any, bars: int) -> Any:
+    """Return what writes the lines of a stream above so many bars; the stream itself where none can be there."""
+    drawn = bars and os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb" and _on_terminal(stream)
+    return _Above(stream, bars) if drawn else stream
 
 
 def finish_lines() -> None:
@@ -75,6 +81,7 @@ class _Above:
         self.bars = bars
         self._stream = stream
         self._begun: dict[int, str] = {}  # by thread: what it has printed of a line whose end it has not
+        self._moved = False  # whether the batch has moved the cursor: then even an empty line may be part of that
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -84,7 +91,9 @@ class _Above:
         plain = _STYLE.sub("", text)
         thread = get_ident()
         begun = self._begun.pop(thread, "")
-        if not self.bars or "\r" in plain or "\x1b" in plain or not (begun or plain.strip("\n")):
+        moves = "\r" in plain or "\x1b" in plain
+        self._moved = self._moved or moves
+        if not self.bars or moves or (self._moved and not (begun or plain.strip("\n"))):
             return self._stream.write(begun + text)
         *lines, begun = (begun + text).split("\n")
         if begun:
@@ -101,6 +110,7 @@ class _Above:
 
     def finish(self) -> None:
         """Write the lines that have no end yet."""
+        self._moved = False
         while self._begun:
             _, line = self._begun.popitem()
             self._stream.write(self._placed(line))
@@ -109,12 +119,20 @@ class _Above:
     def _placed(self, line: str) -> str:
         """Return a line with what pushes the bars down by as many rows as it takes."""
         shown = _STYLE.sub("", line).expandtabs()
-        width = len(shown) + sum(not char.isascii() for char in shown)  # of those, some take two columns
         try:
             columns = max(os.get_terminal_size(self._stream.fileno()).columns, 1)
         except OSError:
             columns = 80
-        rows = max(1, -(-width // columns))
+        rows = max(1, -(-_width(shown) // columns))
         down = rows + self.bars - 1
         # Newlines make room at the bottom of the screen; then up to the first bar, and there so many empty lines.
         return "\n" * down + f"\x1b[{down}A\r\x1b[{rows}L{line}\n"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a line takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)

@@ -165,19 +165,6 @@ def _timeout(_name: str, timeout: Any) -> None:
         raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, got: {timeout!r:.80}")
 
 
-def _pre_dispatch(_name: str, pre_dispatch: Any) -> None:
-    if isinstance(pre_dispatch, str):  # what it comes to depends on the number of workers
-        return
-    try:
-        bound = int(pre_dispatch)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(
-            f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r:.80}"
-        ) from None
-    if bound < 1:
-        raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r:.80}")
-
-
 def _total(_name: str, total: Any) -> None:
     if total is not None and not (_is_integer(total) and total >= 0):
         raise ValueError(f"total must be the number of calls, 0 or more, or None, got: {total!r:.80}")
@@ -259,7 +246,6 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "mmap_mode": _mmap_mode,
     "progress": _progress,
     "timeout": _timeout,
-    "pre_dispatch": _pre_dispatch,
     "total": _total,
     "retries": _retries,
     "retry_on": _retry_on,

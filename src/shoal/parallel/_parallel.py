@@ -247,7 +247,7 @@ class Parallel:
             raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
         if batch_size != "auto" and not callable(batch_size) and not (_is_integer(batch_size) and int(batch_size) > 0):
             raise ValueError(f"batch_size must be 'auto', a positive integer or a callable, got: {batch_size!r}")
-        check({"timeout": timeout, "pre_dispatch": pre_dispatch})
+        check({"timeout": timeout})
         if return_as != "list" and not backend.supports_return_generator:
             raise ValueError(f"Backend {backend} does not support return_as={return_as!r}; loky and threading do")
         self.n_jobs: int = int(settings.n_jobs)  # type: ignore[arg-type]
@@ -549,7 +549,15 @@ class Parallel:
         pre_dispatch = self.pre_dispatch
         if pre_dispatch == "all":
             return None
-        bound = evaluate(pre_dispatch, n_workers) if isinstance(pre_dispatch, str) else int(pre_dispatch)
+        if isinstance(pre_dispatch, str):
+            bound = evaluate(pre_dispatch, n_workers)
+        else:
+            try:
+                bound = int(pre_dispatch)
+            except (TypeError, ValueError, OverflowError):
+                raise TypeError(
+                    f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r}"
+                ) from None
         if bound < 1:
             raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
         return bound
