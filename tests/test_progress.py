@@ -203,8 +203,8 @@ def test_the_total_of_a_call_goes_before_that_of_its_parallel() -> None:
     parallel = Parallel(n_jobs=1, progress=lambda done, total: calls.append((done, total)), total=50)
     parallel(numbers(2), total=2)
     parallel(numbers(2))
-    parallel([*numbers(2)], total=7)
-    assert [total for _, total in calls] == [2, 2, 50, 50, 2, 7, 7, 2]
+    parallel([*numbers(2)], total=7)  # a list tells by itself
+    assert [total for _, total in calls] == [2, 2, 50, 50, 2, 2, 2]
 
 
 @pytest.mark.parametrize("total", [-1, 1.5, "9", True])

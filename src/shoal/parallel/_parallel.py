@@ -585,7 +585,7 @@ class Parallel:
             return None
         from shoal.observe._teller import RunStarted, make_teller
 
-        if self._total is not None:
+        if total is None:
             total = self._total
         started = RunStarted(n_workers, type(self._backend).__name__, total)
         return make_teller(self.verbose, progress, repr(self), self._bound(n_workers) or 0, started)
