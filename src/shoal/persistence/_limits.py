@@ -13,6 +13,10 @@ FLOOR, RATIO = 2**26, 4000
 PER_OPCODE = 64
 
 
+class Misuse(Exception):
+    """Something is done that pickle does not do, and nobody can go on; the text says what."""
+
+
 class Budget:
     """Counts the bytes that loading a file would take, before they are taken.
 

@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from shoal.persistence._depth import FEW, SOON, TEXT, Depths
 from shoal.persistence._format import FRAME, MEMOIZE, PROTO
-from shoal.persistence._limits import Budget
+from shoal.persistence._limits import Budget, Misuse
 
-_BY_CODE = rb"[()\]}01.NaebdlostuRQ\x81\x85-\x89\x8f-\x94\x97\x98]"
 _FIXED = {b"K": 1, b"h": 1, b"q": 1, b"M": 2, b"J": 4, b"j": 4, b"r": 4, b"G": 8, PROTO: 1, FRAME: 8}
+#: What puts something that holds no tuple on the stack, and into the memo.
+_PUSH = rb"(?:(?:[N\]})\x88\x89\x8f]|K.|M..|J....|G.{8}|%b)(?:\x94|q.)?)" % TEXT
+#: Several of them, and the tuple that is made of the last of them: it is one deep. Behind a mark, also of all of them.
+_FLAT = rb"%b(?:\x85|%b(?:[\x85\x86]|%b{1,4096}[\x85-\x87]?)?)?" % (_PUSH, _PUSH, _PUSH)
+_MARKED = rb"\((?:%b(?:[\x85t]|%b(?:[\x85\x86t]|%b{1,4096}[\x85-\x87t]?)?)?)?" % (_PUSH, _PUSH, _PUSH)
 #: Opcodes that need no second look. So many at a time: a match takes memory for each.
-_RUN = re.compile(rb"(?:%b|[Khq].|M..|[Jj]....|G.{8}){0,4096}" % _BY_CODE, re.DOTALL)
-#: Many tuples that hold the one before each: what a tuple is made of is more than what stands just before its opcode.
-_PUSH = rb"(?:[N)\]}\x88\x89]|[Kh].|M..|[Jj]....|G.{8})"
-_LINK = rb"(?:\x94|q.|r....)?(?:0(?:h.|j....))?(?:\x85|%b?\x86|%b{0,2}\x87|%b{0,3}t)" % (_PUSH, _PUSH, _PUSH)
-_CHAIN = re.compile(rb"[\x85-\x87t](?:%b){100,}" % _LINK, re.DOTALL)
-#: A long chain goes beyond what `_RUN` matches at once, so the end of that tells whether one may be there.
-_END_OF_CHAIN = re.compile(rb"[\x85-\x87t](?:%b){20,}.{0,40}\Z" % _LINK, re.DOTALL)
-_END_BYTES = 700
-_TUPLE = re.compile(rb"[\x85-\x87t]")
-#: Tuples are nested no deeper in a row. The hash of one recurs in C: a stack of 8 MB is enough for some 120,000.
-_DEPTH = 5000
-#: Opcodes after which keys may be hashed.
-_HASHES = frozenset(b"sud\x90\x91RboiQ\x81\x92")
+_RUN = re.compile(rb"(?:%b|%b|[1.0aebdlsuRQ\x81\x8f-\x94\x97\x98]|[hq].|j....){0,4096}" % (_FLAT, _MARKED), re.DOTALL)
+#: The same, where it does not matter what is in tuples.
+_ANY = re.compile(
+    rb"(?:[()\]}01.NaebdlostuRQ\x81\x85-\x89\x8f-\x94\x97\x98]|[Khq].|M..|[Jj]....|G.{8}|%b){0,4096}" % TEXT, re.DOTALL
+)
+#: What may make a tuple of others, or of what holds some.
+_TUPLES = frozenset(b"to\x85\x86\x87")
 #: Opcodes that begin with a length, of so many bytes.
 _SIZED = {b"C": 1, b"U": 1, b"\x8a": 1, b"\x8c": 1, b"B": 4, b"T": 4, b"X": 4, b"\x8b": 4}
 _SIZED |= {b"\x8d": 8, b"\x8e": 8, b"\x96": 8}
 #: Opcodes that are followed by so many lines.
 _LINES = {b"I": 1, b"L": 1, b"F": 1, b"S": 1, b"V": 1, b"g": 1, b"p": 1, b"P": 1, b"c": 2, b"i": 2}
-_SHORT_TEXT = 0x8C
 _DUP = b"2"
 #: The memo takes so many bytes for an index, twice as many for a moment.
 _PER_INDEX = 24
+#: What does the same to the memo as the opcodes of protocol 0.
+_BINARY = {b"g": b"j", b"p": b"r"}
 _EXTENSIONS = (b"\x82", b"\x83", b"\x84")
 
 
-#: Opcodes without a length that have nothing to do with the memo; short texts, most of which are shorter than this.
+#: Opcodes that have nothing to do with the memo.
 _APART = re.compile(
-    rb"(?:[()\]}01.NaebdlostuRQ\x81\x85-\x89\x8f-\x93\x97\x98]|K.|M..|J....|G.{8}|\x80.|\x95.{8}|\x8c(?:%b)){0,4096}"
-    % b"|".join(b"%b.{%d}" % (re.escape(bytes([size])), size) for size in range(1, 33)),
+    rb"(?:[()\]}01.NaebdlostuRQ\x81\x85-\x89\x8f-\x93\x97\x98]|K.|M..|J....|G.{8}|\x80.|\x95.{8}|%b){0,4096}" % TEXT,
     re.DOTALL,
 )
 _GET = {b"h": 1, b"j": 4}
@@ -91,14 +90,39 @@ def memo_uses(data: bytes) -> tuple[dict[int, int], int]:
     return gets, puts
 
 
-#: A chain goes on, perhaps, where so few bytes follow it.
-_REST = 40
-#: What was fed one by one is looked at when it is so long.
-_LONG = 2**16
+def short(data: bytes) -> bytes:
+    """Return what :class:`Depths` follows: opcodes as they are, but for those that are of many lengths.
 
-
-class Misuse(Exception):
-    """Something is done that pickle does not do, and nobody can go on; the text says what."""
+    Parameters
+    ----------
+    data
+        Opcodes that a :class:`Walk` has gone through.
+    """
+    parts, at, end = [], 0, len(data)
+    while at < end:
+        begin, at = at, _ANY.match(data, at).end()  # type: ignore[union-attr]
+        if at > begin:
+            parts.append(data[begin:at])
+            continue
+        code = data[at : at + 1]
+        if code in _SIZED:
+            after = at + 1 + _SIZED[code]
+            at = after + int.from_bytes(data[at + 1 : after], "little")
+            parts.append(b"N")
+        elif code in _LINES:
+            after = at
+            for _ in range(_LINES[code]):
+                after = data.index(b"\n", after + 1)
+            if code in _BINARY:
+                parts.append(_BINARY[code] + int(data[at + 1 : after]).to_bytes(4, "little"))
+            else:
+                parts.append(b"i" if code == b"i" else b"N")
+            at = after + 1
+        else:
+            begin, at = at, at + 1 + _FIXED.get(code, 0)
+            if code == b"r":
+                parts.append(data[begin:at])
+    return b"".join(parts)
 
 
 class Walk:
@@ -117,6 +141,8 @@ class Walk:
         That of pickle, the first one that was named.
     top
         The highest index that was put into the memo by its number.
+    links
+        How many tuples there are, of one unpickler, that may hold others: nothing is deeper than one more.
     """
 
     def __init__(self, refuse: Callable[[str, str], Any], budget: Budget) -> None:
@@ -128,7 +154,20 @@ class Walk:
         self._rest = b""  # of an opcode that is not whole
         self._payload = 0  # how many bytes of a string are still to come
         self._frame: int | None = None  # the length of the frame that comes next
-        self._chain = bytearray()  # of tuples in each other, so far
+        self._whole = 0  # where the last opcode ends whose string is whole, too
+        self._memo: Callable[[], Mapping[int, Any]] = dict
+        self.links = 0
+        self._depths: Depths | None = None  # if these are many
+
+    def enter(self, memo: Callable[[], Mapping[int, Any]]) -> tuple[Any, ...]:
+        """Begin with the opcodes of another unpickler; return what :meth:`leave` takes."""
+        outer = self.top, self._memo, self.links, self._depths
+        self.top, self._memo, self.links, self._depths = 0, memo, 0, None
+        return outer
+
+    def leave(self, outer: tuple[Any, ...]) -> None:
+        """Go on with those of the one before."""
+        self.top, self._memo, self.links, self._depths = outer
 
     def feed(self, given: Any) -> None:
         """Take what the unpickler is given next.
@@ -147,28 +186,32 @@ class Walk:
         if framed and len(data) != self._frame:
             self._refuse(f"a frame of {self._frame} bytes", f"one of {len(data)}")
         self._frame = None
-        if len(given) <= 9:  # opcodes come one by one
-            self._chain += given
-            if len(self._chain) > _DEPTH and (given[0] in _HASHES or len(self._chain) > _LONG):
-                self._bound(b"")
+        links = self.links
         at = self._walk(data, framed)
+        if self.links > FEW:
+            if self._depths is None:
+                self._depths = Depths(links + 1, self._memo())
+            waiting = self._depths.waiting
+            waiting += data[: self._whole]
+            if at > self._whole:  # a string, which is not there as a whole
+                waiting += b"N"
+            if len(waiting) > SOON:
+                self._depths.follow(short(bytes(waiting)))
+                waiting.clear()
         self._walked += at
         self._rest = data[at:]
 
     def _walk(self, data: bytes, framed: bool) -> int:
         """Return where the last whole opcode ends; framed ones, and those of a frame that begins here, end with it."""
         at, end = 0, len(data)
+        run = _RUN if self._depths is None else _ANY
         while at < end:
-            if data[at] == _SHORT_TEXT and at + 1 < end:  # most of what has a length
-                after = at + 2 + data[at + 1]
-                if after <= end:
-                    at = after
-                    continue
-            begin, at = at, _RUN.match(data, at).end()  # type: ignore[union-attr]
+            begin, at = at, run.match(data, at).end()  # type: ignore[union-attr]
             if at > begin:
-                end_at = max(begin, at - _END_BYTES)
-                if at - begin > 200 and (self._chain or _END_OF_CHAIN.search(data, end_at, at)):
-                    self._bound(data[begin:at])
+                continue
+            if data[at] in _TUPLES:
+                self.links += 1
+                at += 1
                 continue
             if data[at : at + 1] == FRAME and at + 9 <= end:
                 if framed:
@@ -186,22 +229,14 @@ class Walk:
             if stop is None or stop > end:
                 if framed:
                     self._refuse("an opcode", "the end of a frame in the middle of one")
+                self._whole = at
                 if stop is None:
                     return at
                 self._payload = stop - end
                 return end
             at = stop
+        self._whole = at
         return at
-
-    def _bound(self, opcodes: bytes) -> None:
-        """Refuse tuples that are nested too deep, before anything takes a hash of them."""
-        opcodes = bytes(self._chain) + opcodes
-        self._chain.clear()
-        for chain in _CHAIN.finditer(opcodes):
-            if len(_TUPLE.findall(chain[0])) > _DEPTH:
-                raise Misuse(f"it nests more than {_DEPTH:,} tuples in each other")
-            if len(opcodes) - chain.end() < _REST:
-                self._chain += opcodes[chain.start() :]
 
     def _end_of(self, data: bytes, at: int) -> int | None:
         """Return where an opcode ends; None if that is not to be told yet."""
@@ -229,6 +264,7 @@ class Walk:
             if code == b"p":
                 text = data[at + 1 : after]
                 self._put(int(text) if text.isdigit() and len(text) < 20 else -1)
+            self.links += code == b"i"
             return after + 1
         if code in _EXTENSIONS:  # what copyreg has in its cache would come from there, past find_class
             raise Misuse("it names a global by an extension code (copyreg.add_extension)")

@@ -23,9 +23,9 @@ from shoal.persistence._dtypes import Dtype
 from shoal.persistence._format import WRAPPER, WRAPPER_MODULE, Footer
 from shoal.persistence._input import Input
 from shoal.persistence._legacy import WRAPPERS, of_python_2
-from shoal.persistence._limits import PER_OPCODE, Budget
+from shoal.persistence._limits import PER_OPCODE, Budget, Misuse
 from shoal.persistence._names import as_named_now
-from shoal.persistence._opcodes import Misuse, Walk, memo_uses
+from shoal.persistence._opcodes import Walk, memo_uses
 from shoal.persistence._reader import TAKE_ARRAY, Reader, is_wrapper
 from shoal.persistence._rebuild import Met
 from shoal.persistence._reconstructors import RECONSTRUCTORS
@@ -132,12 +132,12 @@ class Survey(Reader):
     def load(self) -> Any:
         """Go through the object."""
         notes, walk = self.notes, self._watched.walk
-        events, built, top = notes.events, len(notes.built), walk.top
-        walk.top = 0
+        events, built = notes.events, len(notes.built)
+        outer = walk.enter(lambda: self.memo.copy())
         try:
             value = super().load()
         finally:
-            walk.top = top
+            walk.leave(outer)
         self._pause()
         if notes.events > events and len(notes.built) > built:
             self._compare_uses(notes.built[built:])
@@ -250,6 +250,8 @@ class Survey(Reader):
         if dtype.real.hasobject:
             self.met.append(Met(begin, begin, 0, shape, dtype.real, order, aligned))
             array = self._nested()
+            if isinstance(array, tuple):  # whose depth nobody knows here
+                raise Misuse("there is a tuple in the place of an array")
         else:
             if aligned:
                 source.padding()
