@@ -106,6 +106,8 @@ class Footer:
     blocks
         Where blocks begin that can be inflated by themselves: their offsets when compressed, and before; and the
         xxh3_64 of what is compressed.
+    opcodes
+        Those that it was decoded from; none if it was not.
     """
 
     start: int = 0
@@ -113,6 +115,7 @@ class Footer:
     arrays: list[StoredArray] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     blocks: list[tuple[int, ...]] = field(default_factory=list)
+    opcodes: bytes = field(default=b"", init=False, compare=False)
 
     def compare(self, name: str, checksum: int | None, arrays: dict[int, int] | None) -> None:
         """Compare checksums of what was read: of what is no array, and of arrays by position.
@@ -180,6 +183,7 @@ class Footer:
                 for at, nbytes, dtype, shape, checksum in fields.pop("arrays")
             ]
             footer = cls(arrays=arrays, **fields)
+            footer.opcodes = opcodes
             footer._check_types()
             end = 0
             for array in arrays:
@@ -210,11 +214,11 @@ class Footer:
 
 def are_versions(versions: Any) -> bool:
     """Tell whether that can be the versions in a footer."""
-    return type(versions) is dict and all(type(version) is str for version in versions.values())
+    return type(versions) is dict and {str}.issuperset(map(type, versions.values()))
 
 
 def _integers(values: Any) -> bool:
-    return all(type(value) is int for value in values)
+    return {int}.issuperset(map(type, values))
 
 
 def wrapper(shape: bytes, order: str, dtype: bytes, mappable: bool) -> bytes:

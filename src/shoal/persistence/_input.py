@@ -40,6 +40,8 @@ class Input:
         Bytes that were read from it already.
     exact
         Whether no more may be read than the object takes.
+    known
+        The footer, if it was read already.
 
     Attributes
     ----------
@@ -57,7 +59,15 @@ class Input:
         The checksum of what stood before it.
     """
 
-    def __init__(self, file: Any, name: str, left: int | None, ahead: bytes = b"", exact: bool = False) -> None:
+    def __init__(
+        self,
+        file: Any,
+        name: str,
+        left: int | None,
+        ahead: bytes = b"",
+        exact: bool = False,
+        known: Footer | None = None,
+    ) -> None:
         self.name = name
         self.position = 0
         self.left = left
@@ -68,6 +78,7 @@ class Input:
         self.failure: DamagedFile | None = None
         self._file = file
         self._exact = exact
+        self._known = known
         self._block, self._at = ahead, 0  # what was read already, and how much of it was taken
         self._before = b""  # opcodes to be run before what comes next
         self._before_opcode: Any = None  # the checksum before the byte that was last asked for by itself
@@ -159,8 +170,10 @@ class Input:
         return len(buffer)
 
     def _take_footer(self, body: bytes) -> None:
+        opcodes = b"B" + len(body).to_bytes(4, "little") + body + _END
         try:
-            self.footer = Footer.decoded(b"B" + len(body).to_bytes(4, "little") + body + _END)
+            known = self._known is not None and self._known.opcodes == opcodes
+            self.footer = self._known if known else Footer.decoded(opcodes)
         except ValueError:  # another string that ends like one; if it is a damaged one, none will come
             return
         if self._before_opcode is not None:

@@ -30,7 +30,7 @@ from shoal.persistence._mapping import mapped_in_vain, mapping_of
 from shoal.persistence._opening import Opened, check, find_footer, footer_of, opened
 from shoal.persistence._reader import Reader
 from shoal.persistence._rebuild import Rebuilder, Woven
-from shoal.persistence._small import OTHER, load_small
+from shoal.persistence._small import OTHER, rebuilt, whole_if_small
 from shoal.persistence._survey import Survey, Watched
 from shoal.persistence._trust import Ask, Trust
 from shoal.persistence.compression import detect
@@ -129,16 +129,16 @@ def load(
             file.end()
         return value
     path = path_of(filename)
-    if mmap_mode is None and trust is None and not verify:
+    small = whole_if_small(path) if mmap_mode is None and trust is None and not verify else None
+    if small is not None:
         try:
-            value = load_small(path)
+            value = rebuilt(small)
         except Exception as error:
-            with open(path, "rb") as file:
-                _tell_versions(error, file, 0, path)
+            _tell_versions(error, io.BytesIO(small), 0, path)
             raise
         if value is not OTHER:
             return value
-    with _by_path(path, mmap_mode) as opened_file:
+    with _by_path(path, mmap_mode) if small is None else io.BytesIO(small) as opened_file:
         file = from_here(opened_file)
         with _Explained(file, path):
             return _load(file, path, True, mmap_mode, native, verify, trust)
@@ -270,7 +270,8 @@ def _load(
             _prepare(what, name, whole, verify is not False, bool(verify and mmap_mode))
         if survey is None:
             left = what.size if what.left is None else what.left
-            source = Input(what.stream, name, left, what.ahead, exact=what.left is None and not what.compressor)
+            exact = what.left is None and not what.compressor
+            source = Input(what.stream, name, left, what.ahead, exact, what.footer)
         else:
             begin = None if what.left is None else what.begin
             woven = Woven(survey.opcodes, survey.met, what.stream, begin, name)

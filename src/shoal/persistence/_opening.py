@@ -76,7 +76,8 @@ class Opened:
     def leave(self, nbytes: int) -> None:
         """Have the file stand behind the object, which takes so many bytes."""
         if isinstance(self.stream, _Decompressed):
-            self.stream.end()
+            if self.footer is None:  # else it is known where the stream ends
+                self.stream.end()
         elif self.left is not None and not self.old:
             self.stream.seek(self.begin + nbytes)
 
@@ -95,7 +96,7 @@ def opened(file: Any, name: str) -> Iterator[Opened]:
     head, compressor = _detected(file)
     if not head:
         raise EmptyFile(name, begin)
-    if head == PREFIX:
+    if head.startswith(PREFIX):
         _unread(file, head)
         inner = io.BytesIO(payload(file, name))
         yield Opened(inner, left=left_of(inner), compressor="zlib", old=True)
@@ -110,12 +111,14 @@ def opened(file: Any, name: str) -> Iterator[Opened]:
 def _detected(file: Any) -> tuple[bytes, str | None]:
     """Return the compressor of what comes, None for none, and the bytes that were read to tell."""
     prefixes = [PREFIX, *(record.prefix for record in COMPRESSORS.values() if record.prefix)]
+    # Of what cannot be set back no more than needed: a pipe may have no more.
+    step = 1 if isinstance(file, Forwards) else max(map(len, prefixes))
     head, compressor = b"", None
-    while compressor is None and head != PREFIX and any(prefix.startswith(head) for prefix in prefixes):
-        byte = file.read(1)  # no more than needed: a pipe may have no more
-        if not byte:
+    while compressor is None and not head.startswith(PREFIX) and any(prefix.startswith(head) for prefix in prefixes):
+        more = file.read(step)
+        if not more:
             break
-        head += byte
+        head += more
         compressor = detect(head)
     return head, compressor
 
@@ -137,7 +140,7 @@ def _decompressed(file: Any, name: str, left: int | None, compressor: str) -> It
     one_stream = getattr(record, "decompressor", None)
     size = None
     if footer is not None:
-        blocks, opcodes = footer.blocks, footer.encoded()
+        blocks, opcodes = footer.blocks, footer.opcodes
         stream = _Decompressed(name, lambda: _Followed(InflateBlocks(file, blocks, begin), opcodes))
         size = blocks[-1][1] + len(opcodes)
     elif one_stream is not None:

@@ -42,16 +42,16 @@ def read_small(path: str) -> bytes:
         os.close(fd)
 
 
-def load_small(path: str) -> Any:
-    """Return the object that a file holds, or OTHER."""
+def whole_if_small(path: str) -> bytes | None:
+    """Return what a regular file holds if it is small and can be read, else None."""
     try:
         status = os.stat(path)  # before it is opened: a pipe can be opened only once
         if status.st_size >= SMALL or not stat.S_ISREG(status.st_mode):
-            return OTHER
+            return None
         data = read_small(path)
     except OSError:
-        return OTHER
-    return rebuilt(data)
+        return None
+    return data if len(data) < SMALL else None
 
 
 def rebuilt(data: bytes) -> Any:
