@@ -967,3 +967,15 @@ def test_damage_is_told_before_trust(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(DamagedFile):
         shoal.inspect(path)
+
+
+@pytest.mark.parametrize("write", [shoal.dump, joblib.dump])
+@pytest.mark.parametrize("compress", ["zlib", "bz2"])
+@pytest.mark.parametrize(
+    "value", ["ab" * 2_000_000, ["x" * 10_000 + str(number) for number in range(1000)]], ids=["one", "many"]
+)
+def test_texts_take_what_they_are_long(write: Any, compress: str, value: Any) -> None:
+    """However well they are compressed: their bytes are no opcodes."""
+    file = io.BytesIO()
+    write(value, file, compress=(compress, 9))
+    assert shoal.load(io.BytesIO(file.getvalue()), trusted=[]) == value

@@ -143,11 +143,14 @@ class Walk:
         The highest index that was put into the memo by its number.
     links
         How many tuples there are, of one unpickler, that may hold others: nothing is deeper than one more.
+    text
+        How many of the bytes so far stand in strings, beside the short texts of protocol 4.
     """
 
     def __init__(self, refuse: Callable[[str, str], Any], budget: Budget) -> None:
         self.protocol = 0
         self.top = 0
+        self.text = 0
         self._budget = budget
         self._refuse = refuse
         self._walked = 0
@@ -179,6 +182,7 @@ class Walk:
             if len(given) > self._payload:
                 self._refuse("the rest of a string", "more than that")
             self._payload -= len(given)
+            self.text += len(given)
             self._walked += len(given)
             return
         data = self._rest + given
@@ -244,7 +248,11 @@ class Walk:
         size = _SIZED.get(code)
         if size is not None:
             after = at + 1 + size
-            return None if after > end else after + int.from_bytes(data[at + 1 : after], "little")
+            if after > end:
+                return None
+            length = int.from_bytes(data[at + 1 : after], "little")
+            self.text += min(length, end - after)
+            return after + length
         size = _FIXED.get(code)
         if size is not None:
             after = at + 1 + size

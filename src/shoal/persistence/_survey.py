@@ -75,8 +75,10 @@ class Watched(Input):
     def read(self, size: int = -1) -> bytes | memoryview:
         """Return what the unpickler needs next."""
         data = super().read(size)
-        self.budget.take(PER_OPCODE * len(data))
+        self.budget.take(len(data))
+        before = self.walk.text
         self.walk.feed(data)
+        self.budget.take((PER_OPCODE - 1) * (len(data) - self.walk.text + before))
         return data
 
     def _no_footer(self) -> None:
