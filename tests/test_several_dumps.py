@@ -84,6 +84,17 @@ class SeeksDearly(io.BytesIO):
         return None
 
 
+class Mirrored:
+    """Reads a file of its own, whose bytes are others than those that it gives."""
+
+    def __init__(self, data: bytes, folder: Path) -> None:
+        self.file = by_path(bytes(byte ^ 0x55 for byte in data), folder)
+        self.close = self.file.close
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(byte ^ 0x55 for byte in self.file.read(size))
+
+
 def by_path(data: bytes, folder: Path, **options: Any) -> Any:
     (folder / "x").write_bytes(data)
     return open(folder / "x", "rb", **options)
@@ -102,6 +113,7 @@ LOOKED_INTO: dict[str, Callable[[bytes, Path], Any]] = {
 BLIND: dict[str, Callable[[bytes, Path], Any]] = {
     "raw pipe": lambda data, _: Pipe(data),
     "read": lambda data, _: OnlyReads(data),
+    "mirrored": Mirrored,
 }
 FILES = {**SEEKABLE, **LOOKED_INTO, **BLIND}
 

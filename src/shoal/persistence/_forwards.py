@@ -21,14 +21,14 @@ def from_here(file: Any) -> Any:
 
 def left_of(file: Any) -> int | None:
     """Return the number of bytes from where a file stands to its end; None if that is not cheap to tell."""
-    file = getattr(file, "file", file)  # of tempfile
-    if not isinstance(getattr(file, "raw", file), (io.FileIO, io.BytesIO)):
+    inner = getattr(file, "file", file)  # of tempfile
+    if not isinstance(getattr(inner, "raw", inner), (io.FileIO, io.BytesIO)):
         return None
     try:
         here = file.tell()
         end = file.seek(0, os.SEEK_END)
         file.seek(here)
-    except OSError:
+    except (OSError, AttributeError):  # what has such a file need not be able to seek as that is
         return None
     return int(end) - int(here)
 
