@@ -221,7 +221,10 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be several users")
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o2775), (0o022, 0o2775), (0o002, 0o775), (0o022, 0o777)], ids=oct)
-def test_users_share_a_cache_with_a_limit(open_folder: Path, fresh_python: Any, umask: int, mode: int) -> None:
+@pytest.mark.parametrize(("kind", "place"), [("Path", "."), ("str", "joblib"), ("Path", "by/name")])
+def test_users_share_a_cache_with_a_limit(
+    open_folder: Path, fresh_python: Any, umask: int, mode: int, kind: str, place: str
+) -> None:
     folder = open_folder / "cache"
     folder.mkdir()
     os.chown(folder, 0, 54321)
@@ -235,7 +238,7 @@ def test_users_share_a_cache_with_a_limit(open_folder: Path, fresh_python: Any, 
             return 2 * x
 
         def run(folder, limit, numbers):
-            memory = Memory(Path(folder), verbose=0, items_limit=limit)
+            memory = Memory({kind}(folder), verbose=0, items_limit=limit)
             cached = memory.cache(double)
             assert [cached(number) for number in numbers] == [2 * number for number in numbers]
             memory.info()
@@ -253,14 +256,21 @@ def test_users_share_a_cache_with_a_limit(open_folder: Path, fresh_python: Any, 
             os.setgroups([54321])
             os.setgid(user)
             os.setuid(user)
-            print(*run({str(folder)!r}, limit, numbers), flush=True)
+            print(*run({str(folder / place if kind == "Path" else folder)!r}, limit, numbers), flush=True)
             os._exit(0)
         """
     assert fresh_python(source).splitlines() == ["True 2", "True 4", "True 3", "True 2", "True 2"]
     for name in ("index.sqlite", "locks"):
-        status = (folder / ".shoal" / name).stat()
+        status = (folder / place / ".shoal" / name).stat()
         assert status.st_gid == 54321
         assert status.st_mode & 0o060 == 0o060
+
+
+def test_a_cache_in_a_folder_such_as_tmp_is_its_users_alone(tmp_path: Path) -> None:
+    """Everybody may write there, but not replace what is another's."""
+    os.chmod(tmp_path, 0o1777)
+    use(tmp_path / "cache", items_limit=3)
+    assert all(path.lstat().st_mode & 0o022 == 0 for path in tmp_path.rglob("*"))
 
 
 def test_a_folder_of_one_user_stays_theirs(tmp_path: Path) -> None:

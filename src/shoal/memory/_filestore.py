@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal._files import delete
 from shoal._output import Output, write_new
+from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
 from shoal.memory._aside import Aside
 from shoal.memory._eviction import excess
@@ -40,7 +41,7 @@ from shoal.memory._places import METADATA as _METADATA
 from shoal.memory._places import OUTPUT as _OUTPUT
 from shoal.memory._places import OWN as _OWN
 from shoal.memory._places import SOURCE as _SOURCE
-from shoal.memory._places import is_key, make_folder_below, refuse_links
+from shoal.memory._places import is_key, make_folder_below, make_location, refuse_links
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
@@ -122,7 +123,7 @@ class FileStore(Store):
         """Make the folder. Where that cannot be done, saving will say so."""
         folder, name = os.path.split(self.location)
         try:
-            os.makedirs(self.location, exist_ok=True)
+            make_location(self.location)
             with open(f"{folder if name == 'joblib' else self.location}/.gitignore", "x", encoding="ascii") as file:
                 file.write(_IGNORE)
         except OSError:
@@ -179,10 +180,9 @@ class FileStore(Store):
         return self._tell_unreadable(key, error)
 
     def _tell_unreadable(self, key: Key, error: Exception) -> NoReturn:
-        warnings.warn(
+        warn(
             f"{self.folder(key)} cannot be read ({type(error).__name__}: {error}): it is discarded, and computed again",
             CacheWarning,
-            stacklevel=5,
         )
         raise KeyError(key) from None
 
@@ -239,10 +239,9 @@ class FileStore(Store):
     def _admit(self, key: Key, nbytes: int) -> bool:
         if self._index is None or self._index.admit(Entry(key, nbytes, time.time()), self._limits):
             return True
-        warnings.warn(
+        warn(
             f"a result of {key.function} is not kept: its {nbytes} bytes are more than the limit of the cache allows",
             CacheWarning,
-            stacklevel=4,
         )
         return False
 

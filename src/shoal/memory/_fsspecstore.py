@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
 from shoal.memory._eviction import excess
 from shoal.memory._leases import Leases
@@ -159,10 +160,9 @@ class FsspecStore(Store):
             if self._get(path) != data:  # another has taken its place
                 return self.load(key)
             self.discard(key)
-            warnings.warn(
+            warn(
                 f"{path} cannot be read ({type(error).__name__}: {error}): it is discarded, and computed again",
                 CacheWarning,
-                stacklevel=3,
             )
             raise KeyError(key) from None
         self._uses[key] = time.time()
@@ -177,11 +177,10 @@ class FsspecStore(Store):
         if limits is not None:
             nbytes = len(text) + file.tell()
             if (limits.nbytes is not None and nbytes > limits.nbytes) or limits.items == 0:
-                warnings.warn(
+                warn(
                     f"a result of {key.function} is not kept: its {nbytes} bytes are more than the limit of the cache "
                     "allows",
                     CacheWarning,
-                    stacklevel=3,
                 )
                 return
         self._put(self._path(key, _METADATA), text)

@@ -101,6 +101,15 @@ def make_folder_below(location: str, path: str) -> None:
             share(location)
 
 
+def make_location(location: str) -> None:
+    """Make the folder of a cache: where others may write in the folder that it is made in, they may write in it."""
+    above = location
+    while not os.path.isdir(above) and os.path.dirname(above) != above:
+        above = os.path.dirname(above)
+    if above != location:
+        make_folder_below(above, os.path.relpath(location, above).replace(os.sep, "/"))
+
+
 def is_shared(folder: str) -> bool:
     """Tell whether others than its owner may write in a folder."""
     return os.name == "posix" and bool(os.stat(folder).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
@@ -123,11 +132,16 @@ def create_own_file(path: str) -> int | None:
 
 
 def share(path: str) -> None:
-    """Let whoever may write in a folder write what we have made in it, whatever the umask: several users share it."""
+    """Let whoever may write in a folder write what we have made in it, whatever the umask: several users share it.
+
+    Not so in a folder such as /tmp, in which nobody may replace what is another's (the sticky bit).
+    """
     if os.name != "posix":
         return
     try:
         around, status = os.stat(os.path.dirname(path)), os.lstat(path)
+        if around.st_mode & stat.S_ISVTX:
+            return
         mode = stat.S_IMODE(status.st_mode)
         access = 0o7 if stat.S_ISDIR(status.st_mode) else 0o6
         if around.st_mode & stat.S_IWGRP:
