@@ -16,6 +16,7 @@ import importlib
 import io
 import os
 import pickle
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -224,6 +225,9 @@ def _children(obj: Any) -> Iterator[tuple[Any, str]]:
     elif isinstance(obj, (set, frozenset)):
         for value in list(obj):
             yield value, f"'s element {value!r:.60}"
+    elif _is_array_of_objects(obj):
+        for place in sys.modules["numpy"].ndindex(obj.shape):
+            yield obj[place], f"[{', '.join(map(str, place)) or '()'}]"
     attributes: tuple[str, ...] = ()
     if isinstance(obj, BaseException):
         attributes = ("args",)
@@ -248,9 +252,14 @@ def _children(obj: Any) -> Iterator[tuple[Any, str]]:
             yield value, f".{attribute}"
 
 
+def _is_array_of_objects(obj: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(obj, numpy.ndarray) and obj.dtype.kind == "O"
+
+
 def _state(obj: Any) -> Any:
     """Return what the pickler would store of an instance, by attribute, where that can be told."""
-    if isinstance(obj, type):
+    if isinstance(obj, (type, types.ModuleType)):
         return None
     try:
         reduced = obj.__reduce_ex__(4)

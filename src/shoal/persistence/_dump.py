@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from typing import Any
@@ -86,6 +87,8 @@ def dump(
             f"Second argument should be a filename or a file-like object, {filename!r} (type {type(filename)}) was "
             "given: dump(value, filename)"
         )
+    if isinstance(filename, io.TextIOBase):
+        raise TypeError(f"dump() writes bytes, and {filename!r:.80} takes text: open the file with mode 'wb'")
     protocol = _protocol(protocol)
     compression = compression_of(compress, "" if writable else filename)
     try:

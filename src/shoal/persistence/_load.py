@@ -121,6 +121,8 @@ def load(
         raise ValueError("max_bytes is heeded only together with trusted=: pass trusted=[...] as well")
     trust = None if trusted is None else Trust(trusted, checked_limit(max_bytes))
     if hasattr(filename, "read"):
+        if isinstance(filename, io.TextIOBase):
+            raise TypeError(f"load() reads bytes, and {filename!r:.80} gives text: open the file with mode 'rb'")
         name = str(getattr(filename, "name", ""))
         file = from_here(filename)
         with _Explained(file, name):
