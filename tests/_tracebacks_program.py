@@ -19,7 +19,7 @@ import numpy
 
 import shoal
 from shoal import Memory, Parallel, delayed, dump, executor, load
-from shoal.backends._start import UNGUARDED
+from shoal.backends._guard import UNGUARDED
 
 FOLDER, BACKEND = (Path(sys.argv[1]), sys.argv[2]) if len(sys.argv) == 3 else (Path(), "")
 WAY = "list"

@@ -101,7 +101,7 @@ def test_less_than_no_seconds_to_wait_means_at_once(n_jobs: int) -> None:
         ("max_tasks_per_worker", "5", ValueError, "max_tasks_per_worker must be a positive number of calls"),
         ("max_worker_memory", "x", ValueError, "max_worker_memory='x' is no size"),
         ("n_jobs", "a", ValueError, "n_jobs could not be converted to int: 'a'"),
-        ("n_jobs", {}, ValueError, "n_jobs could not be converted to int: {}"),
+        ("n_jobs", {}, TypeError, "n_jobs could not be converted to int: {}"),
     ],
 )
 def test_a_value_is_refused_where_it_is_written(name: str, value: Any, kind: type[Exception], said: str) -> None:
@@ -131,7 +131,8 @@ def test_what_no_pre_dispatch_can_be_is_named(pre_dispatch: Any, kind: type[Exce
 
 @pytest.mark.parametrize("n_jobs", ["[2]", "[]", [2], []])
 def test_a_list_without_calls_is_no_number_of_workers(n_jobs: Any) -> None:
-    with pytest.raises(ValueError, match="n_jobs could not be converted to int"):
+    kind = ValueError if isinstance(n_jobs, str) else TypeError
+    with pytest.raises(kind, match="n_jobs could not be converted to int"):
         Parallel(n_jobs)
 
 

@@ -51,6 +51,18 @@ class TestLoky(BackendTests):
     backend = "loky"
 
 
+class TestLokyByExec(BackendTests):
+    """As where there is no fork server."""
+
+    def make_backend(self) -> Backend:
+        return backends.create("loky", start_method="loky")
+
+
+class TestLokyBySpawn(BackendTests):
+    def make_backend(self) -> Backend:
+        return backends.create("loky", start_method="spawn")
+
+
 class TestMultiprocessing(BackendTests):
     backend = "multiprocessing"
 

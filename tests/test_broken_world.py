@@ -126,7 +126,7 @@ print(said["plain"])
     assert ("WorkerStartError" in out) == (cold or backend == "multiprocessing")
 
 
-@pytest.mark.parametrize("failed", [(8,), (16,), (8, 16)])
+@pytest.mark.parametrize("failed", [(80,), (160,), (80, 160)])
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_idle_workers_give_way_where_descriptors_are_short(tmp_path: Path, backend: str, failed: tuple[int]) -> None:
     """After runs of too many workers, two start at once, whatever the others hold; and where they differ from these."""
@@ -154,17 +154,16 @@ original = getattr(threading, name)
 
 
 def refuse(*args, **kwargs):
-    if threading.active_count() > 7:
+    if any(map(alive, pids)):  # as where so many processes and threads are allowed
         raise RuntimeError("can't start new thread")
     return original(*args, **kwargs)
 
 
-worker_pids(4)
-assert threading.active_count() > 7
+pids = worker_pids(4)
 setattr(threading, name, refuse)
 assert works(2, backend="threading")
 setattr(threading, name, original)
-worker_pids(4)
+pids = worker_pids(4)
 setattr(threading, name, refuse)
 assert list(Parallel(n_jobs=2, backend="threading", return_as="generator")([delayed(abs)(-1)] * 3)) == [1] * 3
 setattr(threading, name, original)
@@ -204,7 +203,14 @@ hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
 become_nobody()
 
 
+def settled():  # workers of runs before have ended
+    seen = tasks()
+    time.sleep(0.3)
+    return tasks() == seen
+
+
 def break_it(cycle):
+    assert until(settled)
     resource.setrlimit(resource.RLIMIT_NPROC, (tasks() + [0, 1, 2, 5][cycle], hard))
 
 
@@ -242,7 +248,8 @@ cycles({backend!r}, break_it, mend_it, ["start new thread", "temporarily unavail
 print(said["plain"])
 """
     out = check(source, tmp_path)
-    assert ("WorkerStartError" in out) == (how == "RLIMIT_NPROC" or backend != "threading")
+    # The program itself forks no workers of loky's.
+    assert ("WorkerStartError" in out) == (how == "RLIMIT_NPROC" or backend == "multiprocessing")
 
 
 @EVERYWHERE
@@ -299,7 +306,7 @@ def mend_it():
 cycles({backend!r}, break_it, mend_it, ["The working folder may have been removed"])
 print(said["plain"])
 """
-    assert check(source, tmp_path) == ("{'WorkerStartError'}\n" if backend == "loky" else "{'works'}\n")
+    assert check(source, tmp_path) == "{'works'}\n"
 
 
 @WITH_PROCESSES

@@ -6,8 +6,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import socket
-import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -20,10 +18,10 @@ import pytest
 
 from _faults_util import PATIENCE, alive, until, wait_for
 from shoal import Parallel, backends, delayed
-from shoal.backends import Slot, _channel
+from shoal.backends import Slot, _process
 from shoal.backends._workers import Turn
 from shoal.backends.base import WorkerSpec
-from shoal.errors import WorkerDied, WorkerStartError
+from shoal.errors import WorkerDied
 
 
 @pytest.fixture(params=["loky", "multiprocessing"])
@@ -54,23 +52,6 @@ def stopped(slot: Slot) -> Iterator[int]:
             os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("size", [0, 100, 5_000, 40_000])
-def test_what_surely_fits_does(size: int) -> None:
-    from multiprocessing import Pipe
-
-    connection, other = Pipe()
-    with connection, other:
-        end = socket.socket(fileno=connection.fileno())
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _channel.BUFFER_BYTES)
-        end.setblocking(False)
-        end.detach()
-        number = _channel.SURE_BYTES // (size + _channel.MESSAGE_BYTES)
-        for _ in range(number):
-            connection.send_bytes(bytes(size))  # BlockingIOError
-        for _ in range(number):
-            assert len(other.recv_bytes()) == size
-
-
 @pytest.mark.parametrize("sizes", [[1] * 500, [1_000_000] * 3, [1, 200_000, 1, 1, 70_000, 1]])
 def test_nobody_waits_for_a_worker_that_does_not_read(slot: Slot, stopped: int, sizes: list[int]) -> None:
     futures = [slot.executor.submit(bytes.__add__, bytes([number % 256]), bytes(n)) for number, n in enumerate(sizes)]
@@ -90,7 +71,6 @@ def test_a_death_is_told_to_all_that_wait(slot: Slot, stopped: int, size: int) -
     assert isinstance(error, BrokenExecutor)
     assert error.exit_code == -signal.SIGKILL  # type: ignore[attr-defined]
     assert pid_of(slot) != stopped
-    assert until(lambda: not any(thread.name == "shoal-requests" for thread in threading.enumerate()))
 
 
 def test_what_was_answered_before_a_death_is_not_lost(slot: Slot) -> None:
@@ -114,18 +94,18 @@ def have_a_child(gate: Path) -> int:
     return pid
 
 
-def test_a_child_of_the_worker_does_not_keep_its_thread(slot: Slot, tmp_path: Path) -> None:
+def test_a_child_of_the_worker_does_not_keep_its_connection(slot: Slot, tmp_path: Path) -> None:
     """It has the worker's end of the connection, which is open as long as it lives."""
     gate = tmp_path / "gate"
     pid = pid_of(slot)
     child = slot.executor.submit(have_a_child, gate).result(PATIENCE)
     try:
         assert isinstance(slot.executor, Turn)
-        channel = slot.executor.worker._channel
-        assert channel is not None
+        process = slot.executor.worker._process
+        assert process is not None
         assert slot.executor.worker.retire(pid)
         assert pid_of(slot) != pid
-        assert until(lambda: not any(thread.is_alive() for thread in channel.threads))
+        assert until(lambda: process._connection.fileno() < 0)
         assert alive(child)
     finally:
         gate.touch()
@@ -159,12 +139,12 @@ def test_a_death_is_told_though_a_child_of_the_worker_lives(tmp_path: Path, name
 
 @pytest.mark.parametrize("end", [os.getpid, partial(os._exit, 3)])
 def test_nothing_of_a_process_is_left_to_the_collector(slot: Slot, end: Any) -> None:
-    """It might collect the executor in a thread that the executor waits for, or in a child with a lock that is held."""
+    """It might be collected in a forked child, where nothing may touch what is the parent's."""
     pid = pid_of(slot)
     assert isinstance(slot.executor, Turn)
     worker = slot.executor.worker
-    assert worker._channel is not None
-    gone = weakref.ref(worker._channel), weakref.ref(worker._channel.executor), weakref.ref(worker._channel.process)
+    assert worker._process is not None
+    gone = weakref.ref(worker._process), weakref.ref(worker._process._child)
     gc.collect()
     gc.disable()
     try:
@@ -173,7 +153,7 @@ def test_nothing_of_a_process_is_left_to_the_collector(slot: Slot, end: Any) -> 
         assert pid_of(slot) != pid
 
         def nothing_left() -> bool:
-            worker._pool.ask(lambda: None)  # without a GIL, what a thread has made may go only when it runs again
+            worker._pool.loop.ask(lambda: None)  # without a GIL, what a thread has made may go only when it runs again
             return all(reference() is None for reference in gone)
 
         assert until(nothing_left)
@@ -245,23 +225,9 @@ def test_a_reader_that_fails_ends_its_worker(slot: Slot, stopped: int, monkeypat
         monkeypatch.undo()
         raise MemoryError("for an answer")
 
-    monkeypatch.setattr(_channel, "_decoded", no_memory)
+    monkeypatch.setattr(_process, "decoded", no_memory)
     futures = [slot.executor.submit(abs, -1) for _ in range(2)]
     os.kill(stopped, signal.SIGCONT)
     assert {str(future.exception(PATIENCE)) for future in futures} == {"for an answer"}
     assert pid_of(slot) != stopped
     assert until(lambda: not alive(stopped))
-
-
-def test_a_thread_that_cannot_start_is_an_error_of_the_call(
-    slot: Slot, stopped: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        future = slot.executor.submit(len, bytes(1_000_000))
-    assert isinstance(future.exception(PATIENCE), WorkerStartError)
-    os.kill(stopped, signal.SIGCONT)
-    assert pid_of(slot) == stopped

@@ -22,7 +22,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="about /proc and affi
 
 @pytest.fixture(autouse=True)
 def no_thread_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOKY_MAX_CPU_COUNT", "ENABLE_IPC", *_cpus._THREAD_VARIABLES):
+    for name in ("LOKY_MAX_CPU_COUNT", "ENABLE_IPC", *_cpus.THREAD_VARIABLES):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -348,5 +348,5 @@ def test_variables_of_the_parent_are_kept(monkeypatch: pytest.MonkeyPatch, fake_
 def test_each_worker_has_a_thread(fake_machine: Callable[..., None]) -> None:
     fake_machine(2)
     limits = thread_limits(None, 5)
-    assert limits.keys() == {*_cpus._THREAD_VARIABLES, "ENABLE_IPC"}
+    assert limits.keys() == {*_cpus.THREAD_VARIABLES, "ENABLE_IPC"}
     assert set(limits.values()) == {"1"}

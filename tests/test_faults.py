@@ -14,7 +14,6 @@ import sys
 import threading
 import weakref
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from loky.process_executor import TerminatedWorkerError
 from _faults_util import Child, alive, until, wait_for, worker_pids, works
 from conftest import FreshPython
 from shoal import Parallel, delayed
-from shoal.backends._channel import Channel
+from shoal.backends import _messages
+from shoal.backends._process import Process
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback, UnusedResultsWarning, WorkerDied
 from shoal.parallel._transport import Transport
 
@@ -112,11 +112,11 @@ def test_the_call_that_ran_is_named_whatever_else_a_dead_worker_held(backend: st
 def die_while_writing() -> None:
     """Let this worker die when a part of its next message is in the pipe."""
 
-    def send_bytes(connection: Any, message: bytes) -> None:
-        os.write(connection.fileno(), struct.pack("!i", len(message)) + bytes(message[:20]))
+    def send(end: Any, message: bytes) -> None:
+        end._connection.send(struct.pack("<Q", len(message)) + bytes(message[:20]))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    Connection._send_bytes = send_bytes  # type: ignore[attr-defined, method-assign]
+    _messages.Blocking.send = send  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
@@ -324,7 +324,7 @@ def begin(folder: Path) -> None:
     wait_for(folder / "gate")
 
 
-@pytest.mark.parametrize("where", [(Transport, "send"), (Channel, "send"), (Channel, "_send")])
+@pytest.mark.parametrize("where", [(Transport, "send"), (Process, "send"), (Process, "_write")])
 def test_interrupt_while_a_batch_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     """It comes when the call runs already, and before that was noted: its worker must not stay busy."""
     worker_pids(2)
@@ -531,30 +531,22 @@ def test_initializer_that_ends_the_worker(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-@pytest.mark.parametrize("when", ["in begin", "after begin"])
-def test_a_process_that_has_ended_before_it_is_known(when: str, backend: str, fresh_python: FreshPython) -> None:
-    # What reads from a process has time to come to its end, as it had where the pool's thread waited for a CPU.
+def test_a_process_that_has_ended_before_it_is_known(backend: str, fresh_python: FreshPython) -> None:
+    # It has time to end, as it had where the pool's thread waited for a CPU.
     printed = fresh_python(
         f"""
-        import os
+        import os, time
         from shoal import Parallel, WorkerDied, delayed
-        from shoal.backends import _channel
+        from shoal.backends._process import Process
 
         def die():
             os._exit(3)
 
-        def start_thread(thread, **options):
-            thread.start()
-            thread.join(0.3)
+        def start(self, how, begin=Process.start):
+            begin(self, how)
+            time.sleep(0.3)
 
-        def begin(self, begin=_channel.Channel.begin):
-            begin(self)
-            self._reader.join(0.3)
-
-        if {when!r} == "in begin":
-            _channel.start_thread = start_thread
-        else:
-            _channel.Channel.begin = begin
+        Process.start = start
         try:
             Parallel(n_jobs=2, backend={backend!r}, initializer=die)(delayed(abs)(-i) for i in range(4))
         except WorkerDied:

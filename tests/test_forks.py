@@ -265,7 +265,7 @@ print("ok")
 def test_a_fork_while_another_thread_imports_what_starts_workers(tmp_path: Path, module: str) -> None:
     """The child knows nothing of its parent's children, and at its exit waits for none of them."""
     source = f"""
-import types
+import concurrent.futures.process, loky.process_executor, types
 from multiprocessing import resource_tracker
 
 assert works(2)

@@ -184,7 +184,7 @@ def leak(folder: Path, index: int, nbytes: int) -> int:
 @pytest.mark.parametrize("backend", PROCESSES)
 @pytest.mark.parametrize("batch_size", ["auto", 30])
 def test_a_worker_that_grows_is_replaced_between_calls(tmp_path: Path, backend: str, batch_size: Any) -> None:
-    pool().end_idle()  # those that were forked earlier begin with less than this process holds
+    pool().end_all_once_idle(wait=True)  # those that were forked earlier begin with less than this process holds
     free = (held("self") or 0) + 180 * MB if backend == "multiprocessing" else 200 * MB
     run = Parallel(n_jobs=2, backend=backend, batch_size=batch_size, max_worker_memory=free)
     assert run(delayed(leak)(tmp_path, index, 50 * MB) for index in range(24)) == list(range(24))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from benchmarks._registry import Row
 
-from . import cache, calls, data, files, hashing, memory, processes, sklearn, survival
+from . import cache, calls, data, files, hashing, memory, processes, sklearn, survival, workers
 
 ROWS: dict[str, Row] = {
     value.name: value
-    for module in (processes, calls, data, hashing, cache, memory, sklearn, survival)
+    for module in (processes, calls, data, hashing, cache, memory, sklearn, survival, workers)
     for value in vars(module).values()
     if isinstance(value, Row)
 } | {value.name: value for value in files.FILES}

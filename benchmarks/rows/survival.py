@@ -14,6 +14,12 @@ from benchmarks import workloads
 from benchmarks._registry import Asked, Measured, row, timed
 from benchmarks.contenders import WORKERS
 
+
+def is_worker(process: Any) -> bool:
+    """Tell workers from fork servers and resource trackers."""
+    return process.ppid() != os.getpid() or b"popen_loky" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+
+
 CALM = Asked("shoal", "calm", most=1.4)
 
 
@@ -27,9 +33,8 @@ def deaths(contender: str) -> Measured:
 
     def kill() -> None:
         while not over.wait(0.5):
-            children = [child.pid for child in psutil.Process().children()]
-            with contextlib.suppress(OSError, ZeroDivisionError):  # they have just been killed
-                workers = [pid for pid in children if b"popen_loky" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            with contextlib.suppress(OSError, psutil.Error, ZeroDivisionError):  # they have just been killed
+                workers = [child.pid for child in psutil.Process().children(recursive=True) if is_worker(child)]
                 os.kill(workers[len(killed) % len(workers)], signal.SIGKILL)
                 killed.append(workers[-1])
 

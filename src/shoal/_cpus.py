@@ -42,7 +42,8 @@ _CORE_COMMANDS = {
     ),
 }
 
-_THREAD_VARIABLES = (
+#: Each caps the threads of a BLAS, of OpenMP, or of what is built on them.
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -256,11 +257,11 @@ def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
     """
     share = cpu_share(n_workers)
     if n_threads is not None:
-        limits = dict.fromkeys(_THREAD_VARIABLES, str(n_threads))
+        limits = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
     elif budget_of_call.get() is None:
-        limits = {name: os.environ.get(name, str(share)) for name in _THREAD_VARIABLES}
+        limits = {name: os.environ.get(name, str(share)) for name in THREAD_VARIABLES}
     else:  # this worker was given its own limits by the same variables
-        limits = {name: str(min(threads_allowed(name), share)) for name in _THREAD_VARIABLES}
+        limits = {name: str(min(threads_allowed(name), share)) for name in THREAD_VARIABLES}
     if "ENABLE_IPC" not in os.environ:
         limits["ENABLE_IPC"] = "1"  # schedulers of TBB in several processes then share the CPUs
     return limits

@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import Any
 
-from shoal._cpus import NO_LIMIT, threads_allowed
+from shoal._cpus import NO_LIMIT, THREAD_VARIABLES, threads_allowed
 
 
 class BlasCap:
@@ -147,6 +147,28 @@ def heed_thread_variables() -> None:
         os.close(stderr)
         os.close(nowhere)
         signal.signal(signal.SIGINT, handler)
+
+
+def follow_thread_variables() -> None:
+    """Give each BLAS and OpenMP that is loaded the threads that it would have, were it loaded now.
+
+    For a process that was forked from one that had loaded them with one thread each.
+    """
+    names = [name for name in THREAD_VARIABLES if os.environ.get(name) != "1"]
+    if not names:
+        return
+    from threadpoolctl import ThreadpoolController
+
+    for library in ThreadpoolController().lib_controllers:
+        own = threads_allowed(f"{library.internal_api.upper()}_NUM_THREADS")
+        wanted = min(own if own < NO_LIMIT else threads_allowed("OMP_NUM_THREADS"), _cpus_seen())
+        if wanted != (library.get_num_threads() or wanted):
+            _set_threads(library, wanted)
+
+
+def _cpus_seen() -> int:
+    """Return how many threads such a library takes without being told."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if hasattr(os, "register_at_fork"):

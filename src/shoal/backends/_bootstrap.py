@@ -8,18 +8,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal.backends._failure import Failure, failure_of
+from shoal.backends._messages import Blocking
 from shoal.backends.base import be_worker
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 _PR_SET_PDEATHSIG = 1
 _F_SETSIG = 10
 
-_connection: Connection
+_connection: Blocking
 _failed: Failure | None = None
 
 
@@ -36,17 +34,21 @@ class Place:
         Variables of its environment; None: there is none of that name.
     cpus
         The CPUs to run on; None: all.
+    depth
+        How deep it is in workers of workers.
     """
 
-    def __init__(self, index: int, variables: dict[str, str | None], cpus: tuple[int, ...] | None) -> None:
-        self.index, self.variables, self.cpus = index, variables, cpus
+    def __init__(
+        self, index: int, variables: dict[str, str | None], cpus: tuple[int, ...] | None, depth: int = 1
+    ) -> None:
+        self.index, self.variables, self.cpus, self.depth = index, variables, cpus, depth
 
     def __reduce__(self) -> Any:
-        return _arrive, (self.index, self.variables, self.cpus)
+        return _arrive, (self.index, self.variables, self.cpus, self.depth)
 
     def take(self) -> None:
         """Make this process the worker that belongs here; its variables are set."""
-        be_worker(self.index)
+        be_worker(self.index, self.depth)
         if self.cpus is not None:
             os.sched_setaffinity(0, self.cpus)
 
@@ -55,6 +57,10 @@ def _arrive(*given: Any) -> Place:
     place = Place(*given)
     set_variables(place.variables)
     return place
+
+
+#: Which worker a process is, and the user's initializer with its arguments.
+Beginning = tuple[Place, "Callable[..., object] | None", tuple[Any, ...]]
 
 
 def set_variables(variables: Mapping[str, str | None]) -> None:
@@ -66,51 +72,40 @@ def set_variables(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def initialize(
-    place: Place,
-    parent: int,
-    connection: Connection,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-) -> None:
-    """Prepare this worker process.
+def serve(begin: Callable[[], Beginning], parent: int, connection: Blocking) -> None:
+    """Be a worker process: run what the parent sends, and answer each message, until one is empty.
 
     Parameters
     ----------
-    place
-        Which worker it is.
+    begin
+        Returns which worker this is, and an initializer with its arguments: what the user wants called first. What that
+        raises is raised instead of the worker's calls, so that a run fails with that error and not with a dead worker.
     parent
-        The process id of the parent.
+        The id of the process with which it ends: the one that has started it.
     connection
-        Where messages come from, once it serves.
-    initializer, initargs
-        What the user wants called first. What it raises is raised instead of the worker's calls, so that a run fails
-        with that error and not with a dead worker.
+        Where messages come from.
     """
     global _connection, _failed
     _connection = connection
-    _die_with(parent)
-    if sys.stderr is None:  # as under pythonw; loky's worker has faulthandler write there, and would end
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 for as long as this process lives
+    die_with(parent)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the parent may have been told to do
         signal.signal(signal.SIGINT, on_interrupt)
+    _send(os.getpid().to_bytes(8, "little"))
     try:
+        place, initializer, initargs = begin()
         place.take()
         if initializer is not None:
             initializer(*initargs)
     except BaseException as error:  # kept for the answers, so that it is raised where the caller sees it
         _failed = failure_of(error, error)
-
-
-def serve() -> None:
-    """Run what the parent sends, and answer each message, until one is empty."""
     while message := _received():
         answer = _answer(message)
         del message  # which the next is waited for without
         flush_streams()
-        _connection.send_bytes(answer)
+        _send(answer)
         del answer
     _end_executors()
+    _connection.leave()
 
 
 def flush_streams() -> None:
@@ -127,10 +122,17 @@ def flush_streams() -> None:
                 pass
 
 
-def _received() -> bytes:
+def _received() -> bytes | bytearray:
     try:
-        return _connection.recv_bytes()
+        return _connection.receive()
     except (EOFError, OSError):  # the parent is gone: nobody is left to be told anything
+        os._exit(1)
+
+
+def _send(answer: bytes) -> None:
+    try:
+        _connection.send(answer)
+    except OSError:
         os._exit(1)
 
 
@@ -144,7 +146,7 @@ def _end_executors() -> None:
         at_exit.pop()()
 
 
-def _answer(message: bytes) -> bytes:
+def _answer(message: bytes | bytearray) -> bytes:
     """Call the function in a message with its arguments; return the pickle of its value, and of how it has failed."""
     failure = _failed
     if failure is None:
@@ -156,7 +158,7 @@ def _answer(message: bytes) -> bytes:
     return pickle.dumps((None, failure), pickle.HIGHEST_PROTOCOL)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent ends, however that ends, also while compiled code runs here.
 
     The signal comes when the *thread* that started this process ends; the pool starts its workers in one that lasts.

@@ -195,6 +195,7 @@ class DaskBackend(Backend):
     name = "dask"
     ships_bytes = False
     options = frozenset({"scatter", *SUBMITS})
+    constructor_options = frozenset({"client", "wait_for_workers_timeout"})
     default_n_jobs = -1
     distance = 10.0  # by way of the scheduler, there and back, it takes 5 ms and more
 

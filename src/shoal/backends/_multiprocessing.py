@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes  # noqa: F401 a worker's first steps take it; see Backend.forks
 import itertools
 import multiprocessing
@@ -10,23 +9,21 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable
+from typing import Any
 
 from shoal.backends._blas import find_blas, heed_thread_variables
-from shoal.backends._bootstrap import Place, initialize, set_variables
-from shoal.backends._locks import OwnLock, Unbounded
+from shoal.backends._bootstrap import Place, serve, set_variables
+from shoal.backends._loop import Loop
+from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
 from shoal.backends._pool import pool
+from shoal.backends._process import Child, Process
 from shoal.backends._processes import _or_one
-from shoal.backends._start import begin, watching
+from shoal.backends._start import Handed, lent, start, watching
+from shoal.backends._workers import Worker
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec
 from shoal.errors import cannot_start
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 _numbers = itertools.count()
 
@@ -35,6 +32,7 @@ class ProcessMaker:
     """Starts workers as executors of one process, of the standard library's."""
 
     idle_seconds: float | None = None
+    follows = False  # each run has its own
 
     def __init__(
         self,
@@ -54,33 +52,32 @@ class ProcessMaker:
         # Workers are not shared: a forked one knows the program as it was when its run began.
         self.key: Hashable = ("multiprocessing", next(_numbers))
 
-    def start(self, index: int, connection: Connection) -> tuple[Executor, Future[None]]:
+    def prepare(self, worker: Worker) -> bool:
+        """Start the worker's process, unless it is there."""
+        return worker.warm()
+
+    def start(self, worker: Worker, process: Process, loop: Loop) -> Child:
         """Start a worker process."""
-        place = self._placement.of(index)
-        executor = ProcessPoolExecutor(
-            1,
-            mp_context=self._context,
-            initializer=_begin,
-            initargs=(self._environment, place, os.getpid(), connection, self._initializer, self._initargs),
-        )
+        place = self._placement.of(worker.index)
         # A worker that is spawned imports the program's main module before it is sent anything.
         variables = place.variables if self._context.get_start_method() == "spawn" else {}
-        with warnings.catch_warnings(), _lent(variables):
+        with warnings.catch_warnings(), lent(variables):
             # Python 3.12 warns of every fork of a process that has threads, which each that has workers is.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             try:
-                life = begin(executor)
+                return start(
+                    watching(self._context.Process),
+                    _serve,
+                    place,
+                    process,
+                    loop,
+                    self._initializer,
+                    self._initargs,
+                    self._environment,
+                )
             except OSError as error:
                 _close_pipes(error)
                 raise
-        return executor, life
-
-    def stop(self, executor: Executor, kill: bool) -> None:
-        """End a worker process, or kill it."""
-        if kill:
-            for process in list((executor._processes or {}).values()):  # type: ignore[attr-defined]
-                process.kill()
-        executor.shutdown(wait=False, cancel_futures=kill)
 
 
 def _close_pipes(error: OSError) -> None:
@@ -93,23 +90,12 @@ def _close_pipes(error: OSError) -> None:
                     os.close(frame.f_locals[name])
 
 
-@contextmanager
-def _lent(variables: dict[str, str | None]) -> Iterator[None]:
-    """Have `variables` in the environment of this process, from which a child that is spawned takes its own."""
-    before = {name: os.environ.get(name) for name in variables}
-    set_variables(variables)
-    try:
-        yield
-    finally:
-        set_variables(before)
-
-
-def _begin(environment: dict[str, str], place: Place, *more: Any) -> None:
+def _serve(place: Place, parent: int, end: Handed, initializer: Any, initargs: Any, environment: Any) -> None:
+    """Be a worker process that may start no processes, as a Pool's: multiprocessing would wait for them at its end."""
+    multiprocessing.current_process().daemon = True
     set_variables({**environment, **place.variables})
     heed_thread_variables()
-    # As a Pool's worker: it may start no processes, which multiprocessing would wait for when it ends.
-    multiprocessing.current_process().daemon = True
-    initialize(place, *more)
+    serve(lambda: (place, initializer, initargs), parent, Blocking(end.socket))
 
 
 class MultiprocessingBackend(Backend):
@@ -135,11 +121,8 @@ class MultiprocessingBackend(Backend):
         """Return slots of one worker process each."""
         options = {**self.given_options, **spec.options}
         context = options.get("context") or multiprocessing.get_context(os.environ.get("JOBLIB_START_METHOD") or None)
-        own: Any = copy.copy(context.get_context())
-        own.Lock, own.BoundedSemaphore = OwnLock, Unbounded
-        own.Process = watching(own.Process)
         maker = ProcessMaker(
-            own,
+            context.get_context(),
             dict(spec.environment),
             Placement(spec, options),
             options.get("initializer"),

@@ -9,7 +9,7 @@ from typing import Any
 from shoal._cpus import cpu_share
 from shoal._tracebacks import warn
 from shoal.backends._bootstrap import Place
-from shoal.backends.base import WorkerSpec
+from shoal.backends.base import WorkerSpec, process_depth
 from shoal.errors import FallbackWarning
 
 
@@ -64,6 +64,11 @@ class Placement:
             tuple(self._affinity) if isinstance(self._affinity, list) else identity(self._affinity),
         )
 
+    @property
+    def variables(self) -> dict[str, str | None] | None:
+        """The variables that all workers have; None where each has its own."""
+        return self._environment if isinstance(self._environment, dict) else None
+
     def of(self, index: int) -> Place:
         """Return what the worker of an index is given; called once for each worker that starts.
 
@@ -80,7 +85,7 @@ class Placement:
             cpus = affinity[index % len(affinity)]
         elif affinity is not None:
             cpus = _cpus(affinity(index))
-        return Place(index, variables, cpus)
+        return Place(index, variables, cpus, process_depth() + 1)
 
 
 def _checked(variables: Any) -> dict[str, str | None]:

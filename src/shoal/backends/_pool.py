@@ -1,28 +1,27 @@
 """The worker processes of this process: kept warm, and shared by all runs.
 
-One thread that lasts starts them, because the kernel ties their lives to it (see _bootstrap), and ends those that are
-idle; what a worker is, and how runs share it, is in _workers.
+One thread serves all of them (see _loop). It also starts the processes, because the kernel ties their lives to the
+thread that has started them. What a worker is, and how runs share it, is in _workers.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Hashable
-from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from shoal.backends._start import refuse_while_main_is_imported
+from shoal.backends._guard import refuse_while_main_is_imported
+from shoal.backends._loop import Loop
+from shoal.backends._process import Process
+from shoal.backends._surroundings import current
 from shoal.backends._workers import AT_EXIT, Maker, Turn, Worker
-from shoal.backends.base import Slot, start_thread
-
-if TYPE_CHECKING:
-    from shoal.backends._channel import Channel
+from shoal.backends.base import Slot
 
 #: A worker that has not ended so many seconds after it was told to is killed, where that is waited for: a call may have
 #: left a process there.
@@ -35,15 +34,14 @@ class Pool:
     """The worker processes of this process."""
 
     def __init__(self) -> None:
+        self.loop = Loop("shoal-pool")
         self._lock = threading.Lock()
         self._workers: dict[Hashable, list[Worker]] = {}
         self._latest: Hashable = None
-        self._kinds: set[type] = set()
-        # The threads that live as long as a process of ours, and that process. Only the pool's thread uses it, so that
-        # no signal can keep a process from being entered here or ended.
-        self._processes: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
-        self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._look_at = math.inf  # when a worker may have been idle for too long
+        self._processes: set[Process] = set()  # that live; the loop's thread alone changes it
+        self._waiting: list[tuple[set[Process], Callable[[], object]]] = []  # for processes to end; likewise
+        self._gone = threading.Event()  # set when all have ended at exit
         self._closed = False
         #: Called at exit before the workers are ended: what waits until they have done what they have.
         self.before_end: list[Callable[[], None]] = []
@@ -56,11 +54,9 @@ class Pool:
         refuse_while_main_is_imported()
         with self._lock:
             self.check()
-            if self._thread is None:
+            if not self.loop.started:
                 threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
-                thread = threading.Thread(target=self._serve, name="shoal-pool", daemon=True)
-                start_thread(thread, make_room=False)
-                self._thread = thread
+                self.loop.start()
             group = self._workers.setdefault(maker.key, [])
             workers = [worker for worker in group if not (worker.own or worker.last or (own and worker.users))]
             taken = {worker.index for worker in workers}
@@ -75,11 +71,12 @@ class Pool:
                 worker.own = own
             if maker.key != self._latest:
                 self._latest = maker.key
-                self.ask(_nothing)  # what is idle beside goes sooner from now on
-        slots = [Slot(Turn(worker)) for worker in chosen]
+                self.loop.ask(self._reap)  # what is idle beside goes sooner from now on
+        surroundings = current() if maker.follows else None
+        slots = [Slot(Turn(worker, surroundings)) for worker in chosen]
         try:
-            coming = [worker.warm() for worker in chosen]
-            if any(coming):
+            on_their_way = [maker.prepare(worker) for worker in chosen]
+            if any(on_their_way):
                 # Who encodes a large object meanwhile holds the lock of the interpreter, and so the start up. And a
                 # fork while this thread imports something leaves the child with a lock that nobody releases.
                 self.catch_up()
@@ -105,85 +102,81 @@ class Pool:
                 if end or ((twice or worker.last) and not worker.users):
                     group.remove(worker)
                     worker.end()
+                elif (limit := self._limit(worker)) is not None and worker.idle_since + limit < self._look_at:
+                    self._look_at = worker.idle_since + limit
+                    self.loop.ask(self._reap)
 
-    def abort(self, slot: Slot, warm: bool = False) -> Slot:
-        """Stop what a slot's run has on its worker; return a new slot there, with `warm` one that starts at once."""
+    def abort(self, slot: Slot) -> Slot:
+        """Stop what a slot's run has on its worker; return a new slot there."""
         assert isinstance(slot.executor, Turn)
         slot.executor.abort()
-        if warm and not self._closed:
-            slot.executor.worker.warm()
-        return Slot(Turn(slot.executor.worker))
+        return Slot(Turn(slot.executor.worker, slot.executor.surroundings))
 
     def retire(self, slot: Slot, pid: int) -> bool:
         """Replace the worker process `pid` of a slot once what was submitted to it has run."""
         assert isinstance(slot.executor, Turn)
         return slot.executor.worker.retire(pid)
 
-    def end_idle(self) -> None:
-        """End the workers that no run has now."""
-        with self._lock:
-            for workers in self._workers.values():
-                for worker in [worker for worker in workers if not worker.users]:
-                    workers.remove(worker)
-                    worker.end(now=True)
-
     def end_all_once_idle(self, wait: bool) -> None:
         """End each worker as soon as no run has it; with `wait`, return when those that are idle now are gone."""
-        if self._thread is None or self._closed:
-            return
-        gone = threading.Event()
-        self.ask(partial(self._end_all_once_idle, gone))
-        if wait:
-            gone.wait()
-
-    def _end_all_once_idle(self, gone: threading.Event) -> None:
-        with self._lock:
-            for workers in self._workers.values():
-                for worker in workers:
-                    worker.last = True
-        self.end_idle()
-        self._see_off()
-        gone.set()
+        if self.loop.started and not self._closed:
+            gone = threading.Event()
+            self.loop.ask(lambda: self._end_all_once_idle(gone.set))
+            if wait:
+                gone.wait()
 
     def make_room(self) -> bool:
-        """End the idle workers, because the system refuses something that they hold: descriptors, threads, memory.
+        """End the idle workers, because the system refuses something that they hold: descriptors, memory.
+
+        Not in the loop's thread.
 
         Returns
         -------
         Whether processes have ended, so that it is worth trying again.
         """
-        if threading.current_thread() is self._thread:
-            self.end_idle()
-            return self._see_off()
-        if self._thread is None:
+        if not self.loop.started or self.loop.current:
             return False
         made: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self.ask(lambda: made.put(self.make_room()))
+
+        def end_idle() -> None:
+            if not self.once_there_is_room(lambda: made.put(True)):
+                made.put(False)
+
+        self.loop.ask(end_idle)
         return made.get()
 
-    def ask(self, request: Callable[[], None]) -> None:
-        """Have the pool's thread do something."""
-        self._requests.put(request)
+    def once_there_is_room(self, then: Callable[[], object]) -> bool:
+        """End the idle workers, and call `then` when they are gone; return whether there are any.
+
+        In the loop's thread.
+        """
+        self._end_idle()
+        leaving = self._leaving()
+        if leaving:
+            self._once_gone(leaving, then)
+        return bool(leaving)
+
+    def catch_up(self) -> None:
+        """Wait until the pool's thread has done all that it was asked for."""
+        self.loop.catch_up()
 
     def check(self) -> None:
         """Raise RuntimeError if no worker can be started any more."""
         if self._closed:
             raise RuntimeError(AT_EXIT)
 
-    def started(self, kind: type, channel: Channel) -> None:
-        """Take note of a process, so that it is ended at exit, before the library that has started it waits for it.
+    def began(self, process: Process) -> None:
+        """Take note of a process."""
+        self._processes.add(process)
 
-        Called in the pool's thread. By now that library has registered what it does at exit; what is registered later
-        is called earlier.
-        """
-        self._processes.update(dict.fromkeys(channel.threads, channel.process))
-        if kind not in self._kinds:
-            from multiprocessing import util
-
-            self._kinds.add(kind)
-            threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
-            # A process that multiprocessing has started waits for its children before it comes to what is registered.
-            util.Finalize(None, self.shut_down, exitpriority=100)
+    def ended(self, process: Process) -> None:
+        """Take note that a process is gone."""
+        self._processes.discard(process)
+        for waiting in list(self._waiting):
+            waiting[0].discard(process)
+            if not waiting[0] and waiting in self._waiting:
+                self._waiting.remove(waiting)
+                waiting[1]()
 
     def shut_down(self) -> None:
         """End all workers at exit, and return when their processes are gone; from then on none is started.
@@ -196,87 +189,96 @@ class Pool:
         while self.before_end:  # each is waited for once: whoever interrupts that wants the program to end
             self.before_end.pop()()
         self._closed = True
-        if self._thread is not None:
-            ended = threading.Event()
-            self.ask(partial(self._end_all, ended))
-            ended.wait()
+        if self.loop.started:
+            self.loop.ask(self._end_all)
+            self._gone.wait()
+            self.loop.catch_up()  # with what comes of their ends
 
-    def _end_all(self, ended: threading.Event) -> None:
-        """End all workers and what runs on them, and wait until they are gone; called in the pool's thread."""
+    def abandon(self) -> None:
+        """Have no part in the workers, in a forked child: they are the parent's."""
+        self.loop.abandon()
+        for process in list(self._processes):
+            process.abandon()
+
+    def _end_all(self) -> None:
+        """End all workers and what runs on them; in the loop's thread."""
         with self._lock:
             workers = [worker for group in self._workers.values() for worker in group]
             self._workers.clear()
         for worker in workers:
             worker.end(now=True)
-        # They close pipes into which the standard library writes at exit, which before CPython's gh-125451 (3.12.8,
-        # 3.13.1) is an error on stderr if both come at the same time; and queues that multiprocessing closes at exit.
-        self._see_off()
-        self.ask(ended.set)  # after what was asked for because of their ends
+        self._once_gone(set(self._processes), self._gone.set)
 
-    def _see_off(self) -> bool:
-        """Wait until all processes are gone that are no worker's any more; kill those that do not end.
-
-        Called in the pool's thread. Return whether there were any.
-        """
+    def _end_all_once_idle(self, then: Callable[[], object]) -> None:
         with self._lock:
-            kept = {thread for group in self._workers.values() for worker in group for thread in worker.threads}
-        leaving = [thread for thread in self._processes if thread not in kept and thread.is_alive()]
-        deadline = time.monotonic() + EXIT_SECONDS
-        for thread in leaving:
-            thread.join(max(deadline - time.monotonic(), 0))
-            process = self._processes[thread]
-            if thread.is_alive() and process is not None:  # else it is dead, and its end about to be noticed
-                from loky.backend.utils import kill_process_tree
+            for workers in self._workers.values():
+                for worker in workers:
+                    worker.last = True
+        self._end_idle()
+        self._once_gone(self._leaving(), then)
 
-                try:
-                    kill_process_tree(process)
-                except Exception:  # no descriptors are left, say, to look for what it has started
-                    process.kill()
-            thread.join()
-        return bool(leaving)
-
-    def catch_up(self) -> None:
-        """Wait until the pool's thread has done all that it was asked for."""
-        done = threading.Event()
-        self.ask(done.set)
-        done.wait()
-
-    def _serve(self) -> None:
-        """Be the pool's thread: start workers when asked, end those that have been idle for long."""
-        while True:
-            try:
-                request = self._requests.get(timeout=self._reap())
-            except queue.Empty:
-                continue
-            request()
-            del request  # it may hold what is left of a dead worker
-
-    def _reap(self) -> float | None:
-        """End the workers that have been idle for too long; return the seconds until the next may have been."""
-        now = time.monotonic()
-        next_look: float | None = None
+    def _end_idle(self) -> None:
+        """End the workers that no run has now."""
         with self._lock:
-            for key, workers in self._workers.items():
+            for workers in self._workers.values():
+                for worker in [worker for worker in workers if not worker.users]:
+                    workers.remove(worker)
+                    worker.end(now=True)
+
+    def _leaving(self) -> set[Process]:
+        """Return the processes that are no worker's any more."""
+        with self._lock:
+            kept = {worker.process for group in self._workers.values() for worker in group}
+        return self._processes - kept
+
+    def _once_gone(self, processes: set[Process], then: Callable[[], object]) -> None:
+        """Call `then` when all of the processes have ended; those that do not end in time are killed."""
+        if not processes:
+            then()
+            return
+        waiting = processes, then
+        self._waiting.append(waiting)
+
+        def kill() -> None:
+            for process in list(processes):
+                process.kill()
+
+        def give_up() -> None:  # the system never tells of an end
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+                then()
+
+        self.loop.later(EXIT_SECONDS, kill)
+        self.loop.later(2 * EXIT_SECONDS, give_up)
+
+    def _limit(self, worker: Worker) -> float | None:
+        """Return the seconds after which a worker that is idle goes; None for never."""
+        limit = worker.maker.idle_seconds
+        return limit if limit is None or worker.maker.key == self._latest else BESIDE_SECONDS
+
+    def _reap(self) -> None:
+        """End the workers that have been idle for too long; see to it that the next are looked at when they may be."""
+        with self._lock:
+            now = time.monotonic()
+            self._look_at = math.inf
+            for workers in self._workers.values():
                 for worker in list(workers):
-                    limit = worker.maker.idle_seconds if key == self._latest else BESIDE_SECONDS
-                    if limit is None:
+                    limit = self._limit(worker)
+                    if limit is None or worker.users:
                         continue
-                    left = limit if worker.users else worker.idle_since + limit - now
-                    if left <= 0:
+                    if worker.idle_since + limit <= now:
                         workers.remove(worker)
                         worker.end()
                     else:
-                        next_look = left if next_look is None else min(next_look, left)
+                        self._look_at = min(self._look_at, worker.idle_since + limit)
             for key in [key for key, workers in self._workers.items() if not workers]:
                 del self._workers[key]
-        return next_look
-
-
-def _nothing() -> None:
-    """Wake the pool's thread."""
+            if self._look_at < math.inf:
+                self.loop.later(self._look_at - now, self._reap)
 
 
 _pool = Pool()
+#: Kept, unused, since what was being changed at the fork by another thread must not be collected.
 _inherited: list[Pool] = []
 
 
@@ -315,7 +317,7 @@ def shutdown_workers(wait: bool = True) -> None:
 
 
 #: Where libraries keep the children of this process, and what ends them. A module that another thread of the parent's
-#: was importing at the fork does not have it yet.
+#: was importing at the fork may not have its place yet.
 _OF_THE_PARENT = {
     "concurrent.futures.process": "_threads_wakeups",
     "loky.process_executor": "_threads_wakeups",
@@ -327,13 +329,13 @@ _NONE: set[Any] = set()
 def _after_fork() -> None:
     """Start anew in a forked child: the workers are the parent's.
 
-    The parent's pool is kept, unused, since its executors would wake the parent's threads if they were collected.
     What the libraries below would do at exit with the parent's children fails or, with a lock that was held at the
     fork, waits for ever.
     """
     global _pool
     _inherited.append(_pool)
-    _pool = Pool()
+    _pool, inherited = Pool(), _pool
+    inherited.abandon()
     for name, attribute in _OF_THE_PARENT.items():
         getattr(sys.modules.get(name), attribute, _NONE).clear()
     tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 from collections.abc import Callable, Hashable
-from concurrent.futures import Executor, Future
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from shoal._pickling import KeepingFile
+from shoal._cpus import THREAD_VARIABLES
+from shoal._pickling import KeepingFile, dumps
 from shoal._tracebacks import warn
-from shoal.backends import _bootstrap
-from shoal.backends._locks import OwnLock, Unbounded
+from shoal.backends._bootstrap import Place, serve
+from shoal.backends._loop import Loop
+from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement, identity
 from shoal.backends._pool import pool
-from shoal.backends._start import begin, launch, watching
-from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread
+from shoal.backends._process import Child, Process
+from shoal.backends._start import Handed, launch, lent, start, watching
+from shoal.backends._workers import Worker, fill_standard_streams
+from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread, process_depth
 from shoal.errors import FallbackWarning, import_loky
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
+    from shoal.backends._forkserver import ForkServer
 
 #: The seconds after which an idle worker goes, as in joblib.
 IDLE_SECONDS = 300.0
+#: Ways of starting workers that may be asked for, and where.
+_METHODS, _VARIABLE = ("loky", "spawn"), "SHOAL_START_METHOD"
+#: Variables with which no BLAS or OpenMP starts a thread when it is loaded.
+ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
 
 
 class LokyMaker:
-    """Starts workers as loky executors of one process."""
+    """Starts workers by a fork server, or by loky."""
 
     max_batches: int | None = None
+    follows = True
 
     def __init__(
         self,
@@ -40,8 +49,11 @@ class LokyMaker:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         idle_seconds: float | None,
+        method: str | None,
     ) -> None:
         self._environment = environment
+        self._method = method
+        self._prepared = False  # whether the server was asked to start
         self._placement = placement
         self._initializer = initializer
         self._initargs = initargs
@@ -52,68 +64,105 @@ class LokyMaker:
             placement.key,
             *map(identity, (initializer, *initargs)),
             idle_seconds,
+            method,
         )
 
-    def start(self, index: int, connection: Connection) -> tuple[Executor, Future[None]]:
+    def prepare(self, worker: Worker) -> bool:
+        """Start the fork server, or, without one, the worker's process, unless it is there."""
+        if worker.process is not None:
+            return False
+        if not self._forks:
+            return worker.warm()
+        if self._prepared:
+            return False
+        self._prepared = True
+        fill_standard_streams()
+        worker.loop.ask(lambda: self._begin(worker.loop))
+        return False
+
+    def start(self, worker: Worker, process: Process, loop: Loop) -> Child:
         """Start a worker process."""
-        place = self._placement.of(index)
-        variables = {name: value for name, value in place.variables.items() if value is not None}
+        place = self._placement.of(worker.index)
+        if self._forks and (initial := self._initial(place)) is not None:
+            from shoal.backends._forkserver import modules_named, preparation, servers
+
+            process.own = {**self._environment, **place.variables}
+            variables = {name: os.environ.get(name) for name in ONE_THREAD}
+            process.prepare(preparation(worker.index, {**variables, **process.own}, initial))
+            modules = modules_named(worker.messages) if self._preloads else ()
+            wanted = tuple(module for module in modules if module not in servers.avoided)
+            return self._server(loop).fork(worker, process, wanted)
+        process.own = {**self._environment, **place.variables}
         initializer: Any = self._initializer
         if isinstance(initializer, FunctionType):
             initializer = KeepingFile(initializer)
-        loky = import_loky()
-        executor: Executor = loky.ProcessPoolExecutor(
-            1,
-            context=_context_class()(),
-            initializer=_bootstrap.initialize,
-            initargs=(place, os.getpid(), connection, initializer, self._initargs),
-            env={**self._environment, **variables},
-        )
+        if self._method == "spawn":
+            import multiprocessing
+
+            make: Any = watching(multiprocessing.get_context("spawn").Process)
+        else:
+            given = {name: value for name, value in process.own.items() if value is not None}
+            make = partial(_context_class()().Process, env=given)
+        with lent(process.own if self._method == "spawn" else {}):
+            return start(make, _serve, place, process, loop, initializer, self._initargs)
+
+    @property
+    def _forks(self) -> bool:
+        """Whether a fork server starts the processes."""
+        if self._method is None and sys.platform == "linux" and sys.executable and not getattr(sys, "frozen", False):
+            from shoal.backends._forkserver import servers
+
+            return servers.usable
+        return False
+
+    @property
+    def _preloads(self) -> bool:
+        """Whether a server may import modules for the workers: they all have the variables that an import may read."""
+        return self._placement.variables is not None
+
+    def _begin(self, loop: Loop) -> None:
+        with contextlib.suppress(OSError):  # what keeps a server from starting is said where a worker is wanted
+            self._server(loop)
+
+    def _server(self, loop: Loop) -> ForkServer:
+        from shoal.backends._forkserver import servers
+
+        environment = {**os.environ, **ONE_THREAD}
+        for name, value in (self._placement.variables or {}).items():
+            environment.pop(name, None)
+            if value is not None:
+                environment[name] = value
+        return servers.of(environment, self._preloads, loop)
+
+    def _initial(self, place: Place) -> bytes | None:
+        """Return what tells a worker how to begin; None where that is only sent to a process that is being started."""
         try:
-            life = begin(executor)
-        except BaseException:  # the interpreter shuts down: loky can register nothing for its exit any more
-            self.stop(executor, kill=True)
-            raise
-        manager = executor._executor_manager_thread  # type: ignore[attr-defined]
-        manager.kill_workers = partial(_kill_workers, manager.processes)
-        # Else loky registers what it does at exit anew for each executor (up to 3.7 at least), and after the pool.
-        loky.process_pool_executor_at_exit = True
-        return executor, life
-
-    def stop(self, executor: Executor, kill: bool) -> None:
-        """End a worker process, or kill it with all that it has started."""
-        executor.shutdown(wait=False, kill_workers=kill)  # type: ignore[call-arg]
+            return dumps((place, self._initializer, self._initargs), out_of_band=2**63)[0]
+        except RuntimeError:  # locks and queues of multiprocessing
+            return None
 
 
-def _kill_workers(processes: dict[int, Any], reason: str) -> None:
-    """Kill processes with all that they have started; where no descriptors are left to look for that, at least them.
+def _serve(place: Place, parent: int, end: Handed, *initial: Any) -> None:
+    """Be a worker process of loky's: one that tells of crashes in compiled code."""
+    import faulthandler
 
-    loky's own (3.7) leaves them alive then.
-    """
-    from loky.backend.utils import kill_process_tree
-
-    while processes:
-        process = processes.popitem()[1]
-        try:
-            kill_process_tree(process)
-        except OSError:
-            process.kill()
-            process.join()
+    if sys.stderr is None:  # as under pythonw
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 for as long as this process lives
+    elif "PYTHONFAULTHANDLER" not in os.environ:
+        faulthandler.enable()
+    serve(lambda: (place, *initial), parent, Blocking(end.socket))
 
 
 @functools.cache
 def _context_class() -> Any:
-    """Return loky's context, with locks that need no semaphores, and our way of starting a process.
+    """Return loky's context, with our way of starting a process.
 
-    It is passed to loky explicitly: in multiprocessing, joblib's own loky may stand under that name.
+    In multiprocessing, joblib's own loky may stand under its name.
     """
     import_loky()
     from loky.backend.context import LokyContext
 
     class Context(LokyContext):  # type: ignore[misc]
-        Lock = OwnLock
-        BoundedSemaphore = Unbounded
-
         if sys.platform != "win32":
             Process = staticmethod(watching(LokyContext.Process, launch))
 
@@ -127,7 +176,7 @@ class LokyBackend(Backend):
     """
 
     name = "loky"
-    options = frozenset({"initializer", "initargs", "idle_worker_timeout", *PLACEMENT})
+    options = frozenset({"initializer", "initargs", "idle_worker_timeout", "start_method", *PLACEMENT})
     supports_inner_max_num_threads = True
     replaces_workers = True
 
@@ -136,7 +185,14 @@ class LokyBackend(Backend):
         return _or_one(super().workers(n_jobs, depth), depth, "Loky-backed")
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
-        """Return slots of one worker process each."""
+        """Return slots of one worker process each.
+
+        Raises
+        ------
+        RuntimeError
+            If this process is a worker of workers, as many deep as ``LOKY_MAX_DEPTH`` allows, or 10.
+        """
+        _check_depth()
         options = {**self.given_options, **spec.options}
         idle_seconds = options.get("idle_worker_timeout")
         maker = LokyMaker(
@@ -145,6 +201,7 @@ class LokyBackend(Backend):
             options.get("initializer"),
             tuple(options.get("initargs") or ()),
             IDLE_SECONDS if idle_seconds is None else float(idle_seconds),
+            _start_method(options.get("start_method")),
         )
         return pool().open(maker, spec.n_workers, spec.own)
 
@@ -153,12 +210,30 @@ class LokyBackend(Backend):
         pool().close(slots)
 
     def abort(self, slot: Slot) -> Slot:
-        """Kill the worker if this run's batches are on it; the slot that is returned has a new one."""
-        return pool().abort(slot, warm=True)
+        """Kill the worker if this run's batches are on it; the slot that is returned starts a new one when used."""
+        return pool().abort(slot)
 
     def retire(self, slot: Slot, pid: int) -> bool:
         """Replace the worker process `pid` once what was submitted to it has run."""
         return pool().retire(slot, pid)
+
+
+def _check_depth() -> None:
+    """Refuse workers of workers that are nested too deep: a mistake would fill the machine."""
+    most = int(os.environ.get("LOKY_MAX_DEPTH") or 10)
+    if 0 < most <= process_depth():
+        raise RuntimeError(
+            f"worker processes are nested {most} deep, and no deeper ones are started. If that is meant, set the "
+            "environment variable LOKY_MAX_DEPTH to a larger number"
+        )
+
+
+def _start_method(given: Any) -> str | None:
+    """Return how workers are started: "loky", "spawn", or None for a fork server where there can be one."""
+    name, value = ("start_method", given) if given is not None else ("SHOAL_START_METHOD", os.environ.get(_VARIABLE))
+    if value not in (None, "", *_METHODS):
+        raise ValueError(f"{name} must be one of {_METHODS}, or None for the fastest that there is, got: {value!r}")
+    return value or None
 
 
 def _or_one(n_workers: int, depth: int, what: str, nests: bool = True) -> int:

@@ -1,4 +1,4 @@
-"""Starting processes as loky and the standard library do, without what fails in their own way of doing it.
+"""Starting a worker process by a context of loky or the standard library; without what fails in their own ways of it.
 
 loky (up to 3.7 at least) flushes ``sys.stdout``, which may be None or closed; and it leaves a pipe open where no
 process can be started. Both know that a process has ended from the end of a pipe that it held: a child that it has
@@ -13,71 +13,107 @@ import io
 import multiprocessing.process
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import util
 from multiprocessing.context import set_spawning_popen
+from multiprocessing.reduction import DupFd
 from typing import Any
 
-from shoal.backends._bootstrap import flush_streams, serve
-from shoal.errors import MissingMainGuard
-
-#: The exit code of a worker that would have started workers while it imported the main module.
-UNGUARDED = 177
-#: What is in the name of a worker process that imports the main module.
-_MARK = "ShoalWorker"
+from shoal.backends._bootstrap import Place, set_variables
+from shoal.backends._guard import MARK
+from shoal.backends._loop import Loop
+from shoal.backends._process import Process, kill_tree
 
 
-def begin(executor: Any) -> Future[None]:
-    """Have a new executor start its process, for the one task there; where that fails, leave nothing of it.
+class ContextChild:
+    """A process that a context has started.
 
-    At exit, since Python 3.12, the thread that would manage the process cannot be started any more: it is ended here.
+    Parameters
+    ----------
+    started
+        The started ``multiprocessing.Process``.
+    process
+        Is told when it has ended.
     """
+
+    def __init__(self, started: Any, process: Process, loop: Loop) -> None:
+        self.pid: int | None = started.pid
+        self._started = started
+        self._process: Process | None = process
+        self._loop = loop
+        self._tries = 0
+        loop.watch(started.sentinel, self._ended)
+
+    def kill(self, pid: int | None) -> None:
+        """Kill it, and all that it has started."""
+        if sys.platform == "linux":
+            if self._started.exitcode is None:
+                kill_tree(self._started.pid)
+        else:
+            from loky.backend.utils import kill_process_tree
+
+            kill_process_tree(self._started)
+
+    def _ended(self) -> None:
+        """Take note of its end; the system may take a moment to say how it was."""
+        self._loop.unwatch(self._started.sentinel)
+        self._tries += 1
+        code = self._started.exitcode
+        if code is None and self._tries < 1000:
+            self._loop.later(0.001, self._ended)
+            return
+        if code is not None:
+            self._started.join()  # else multiprocessing keeps it
+        process, self._process = self._process, None
+        if process is not None:
+            process.exited(code)
+
+
+class Handed:
+    """A socket on its way to a process that is started; loky (up to 3.7) would leave a copy of it open there."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.socket = end
+
+    def __reduce__(self) -> Any:
+        if sys.platform == "win32":
+            return Handed, (self.socket,)
+        return _taken, (DupFd(self.socket.fileno()),)
+
+
+def _taken(handed: Any) -> Handed:
+    return Handed(socket.socket(fileno=handed.detach()))
+
+
+def start(
+    make: Callable[..., Any],
+    serve: Callable[..., object],
+    place: Place,
+    process: Process,
+    loop: Loop,
+    *more: Any,
+    **options: Any,
+) -> ContextChild:
+    """Start the process that `make` makes, a context's ``Process``, which does `serve`; in the loop's thread."""
+    started = make(target=serve, args=(place, os.getpid(), Handed(process.theirs), *more), **options)
+    started.start()
+    # multiprocessing waits at exit for the children that it knows, for ever if a signal has kept the pool from ending
+    # its workers before; and in a forked child of this process it would take them for its own.
+    multiprocessing.process._children.discard(started)  # type: ignore[attr-defined]
+    return ContextChild(started, process, loop)
+
+
+@contextlib.contextmanager
+def lent(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Have `variables` in the environment of this process, from which a child that is spawned takes its own."""
+    before = {name: os.environ.get(name) for name in variables}
+    set_variables(variables)
     try:
-        # Its manager would start this thread with the first task, and is lost if that fails.
-        executor._call_queue._start_thread()
-        life: Future[None] = executor.submit(serve)
-    except BaseException:
-        for process in list(executor._processes.values()):
-            process.terminate()
-            process.join()
-        manager = executor._executor_manager_thread
-        if manager is None or not manager.is_alive():
-            # The error holds them, as long as somebody holds the error.
-            executor._call_queue.close()
-            executor._result_queue.close()
-            executor._executor_manager_thread_wakeup.close()
-        raise
-    for process in list(executor._processes.values()):
-        # multiprocessing waits at exit for the children that it knows, and would wait for ever if a signal has kept the
-        # pool from ending its workers before. The executor knows the process; nobody else has to.
-        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
-    return life
-
-
-def refuse_while_main_is_imported() -> None:
-    """Refuse to start workers where a process of multiprocessing imports the program's main module.
-
-    That would never end, since each worker would import it. A worker of ours says so by its exit code, so that its
-    parent raises the error: once, and not each time that a worker is started.
-
-    Raises
-    ------
-    MissingMainGuard
-        In a process that is no worker of ours.
-    """
-    process = multiprocessing.process.current_process()
-    if getattr(process, "_inheriting", False):
-        if _MARK in process.name:
-            flush_streams()
-            os._exit(UNGUARDED)
-        raise missing_main_guard()
-
-
-def missing_main_guard() -> MissingMainGuard:
-    """Return the error for the program that runs here."""
-    return MissingMainGuard(getattr(sys.modules.get("__main__"), "__file__", None) or "the program")
+        yield
+    finally:
+        set_variables(before)
 
 
 def launch(process: Any) -> Any:
@@ -94,7 +130,7 @@ def watching(make: Callable[..., Any], start: Callable[[Any], Any] | None = None
     def make_watched(**options: Any) -> Any:
         process = make(**options)
         if process._start_method in ("spawn", "forkserver"):
-            process.name = process.name.replace("Process", _MARK)
+            process.name = process.name.replace("Process", MARK)
         started = start or process._Popen
 
         def launch_watched(process: Any) -> Any:

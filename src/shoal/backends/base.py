@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 #: The index of the worker in whose call this is, in threads and in the caller; processes have theirs below.
 index_of_call: ContextVar[int | None] = ContextVar("shoal worker index")
 _index_of_process: int | None = None
+_depth_of_process = 0
 
 
 def worker_index() -> int | None:
@@ -60,10 +61,15 @@ def worker_index() -> int | None:
     return index_of_call.get(_index_of_process)
 
 
-def be_worker(index: int) -> None:
-    """Take note that this process is the worker of that index."""
-    global _index_of_process
-    _index_of_process = index
+def be_worker(index: int, depth: int) -> None:
+    """Take note that this process is the worker of that index, so deep in workers of workers."""
+    global _index_of_process, _depth_of_process
+    _index_of_process, _depth_of_process = index, depth
+
+
+def process_depth() -> int:
+    """Return how deep this process is in workers of workers; 0 in a program."""
+    return _depth_of_process
 
 
 def is_worker() -> bool:
@@ -140,6 +146,8 @@ class Backend(ABC):
     ships_bytes: ClassVar[bool] = True
     #: The keywords that :meth:`open` understands in ``spec.options``; None: any.
     options: ClassVar[frozenset[str] | None] = frozenset()
+    #: Keywords that the constructor takes beside them, and a run does not.
+    constructor_options: ClassVar[frozenset[str]] = frozenset()
     #: The `n_jobs` that is taken where none is given.
     default_n_jobs: ClassVar[int] = 1
     #: Whether the threads inside a worker can be limited.

@@ -66,7 +66,7 @@ def integer(n_jobs: Any, name: str = "n_jobs") -> int:
     Raises
     ------
     TypeError
-        If it is what is to be called.
+        If it is what is to be called, or a container.
     ValueError
         If it cannot be made an integer.
     """
@@ -74,7 +74,8 @@ def integer(n_jobs: Any, name: str = "n_jobs") -> int:
         return int(n_jobs)
     except (TypeError, ValueError, OverflowError):
         refuse_calls(name, n_jobs)
-        raise ValueError(f"{name} could not be converted to int: {n_jobs!r:.80}") from None
+        kind = TypeError if isinstance(n_jobs, (list, tuple, set, dict)) else ValueError  # as int() and joblib have it
+        raise kind(f"{name} could not be converted to int: {n_jobs!r:.80}") from None
 
 
 def refuse_calls(name: str, value: Any) -> None:
@@ -288,6 +289,12 @@ def check_options(who: str, known: Iterable[str], backend: Backend, options: Map
     """
     if not options or backend.options is None:
         return
+    made_with = {name for name in backend.constructor_options if name in backend.given_options}
+    options = {
+        name: value
+        for name, value in options.items()
+        if not (name in made_with and value is backend.given_options[name])
+    }
     instead = depth > 0 or is_serial()
     for name in options:
         if name not in backend.options and not (instead and _who_takes(name)):

@@ -94,7 +94,8 @@ class Parallel:
         default four batches per worker, within 64 MB of results.
     max_tasks_per_worker : int, optional
         The calls after which a worker process is replaced by a new one: where calls leak what nothing gives back. All
-        calls that the process has run count, also those of earlier runs.
+        calls that the process has run count, also those of earlier runs. With 1, each call has a process of its own,
+        which costs a few milliseconds where a fork server starts them (Linux): for native code that leaks or crashes.
     max_worker_memory : int or str, optional
         The memory ("2G") above which a worker process is replaced, between calls and without losing any. It is sampled
         ten times a second; one that is over the limit by half in the middle of a call is killed, and the call fails
@@ -115,7 +116,9 @@ class Parallel:
         Where results are kept, by two methods, ``get(call, default)`` and ``put(call, value)``: calls whose results it
         has are not run again, and their results stand at their places.
     **options
-        Options of the backend. loky takes `initializer`, `initargs` and `idle_worker_timeout` (seconds);
+        Options of the backend. loky takes `initializer`, `initargs`, `idle_worker_timeout` (seconds) and
+        `start_method`: "loky" starts each worker as a new interpreter, "spawn" by the method of multiprocessing; by
+        default, which the environment variable ``SHOAL_START_METHOD`` sets, a fork server starts them where it can;
         multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`. Both take
 
         `environment`: variables of the worker processes, a mapping of their names to their values, None for one that

@@ -1,0 +1,187 @@
+"""Rows on what worker processes cost: to start, to have many of, in memory, to replace."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import workloads
+from benchmarks._registry import Asked, Measured, faster, row, timed
+from benchmarks.contenders import LIBRARIES, WORKERS
+from benchmarks.rows.sklearn import iris, stand_in
+
+MANY = 128
+SOME = 16
+#: Who can have a process for each call.
+OWN = ("shoal", "multiprocessing")
+
+
+def calls(contender: str, n_jobs: int, count: int, function: Any = workloads.nothing, **options: Any) -> list[Any]:
+    library = import_module(contender)
+    found: list[Any] = library.Parallel(n_jobs=n_jobs, **options)(library.delayed(function)(i) for i in range(count))
+    return found
+
+
+def pid(_: int) -> int:
+    return os.getpid()
+
+
+def workers(contender: str, n_jobs: int) -> set[int]:
+    """The processes of the workers, all of which have had a call."""
+    found: set[int] = set()
+    while len(found) < n_jobs:
+        found |= set(calls(contender, n_jobs, n_jobs, slow_pid, batch_size=1))
+    return found
+
+
+def slow_pid(_: int) -> int:
+    time.sleep(0.05)
+    return os.getpid()
+
+
+@row("first 128 calls on 128 workers", LIBRARIES, faster(20), rounds=3, at_most={"joblib": 1})
+def many_first(contender: str) -> Measured:
+    return timed(lambda: calls(contender, MANY, MANY, batch_size=1), 1, warm_up=False)
+
+
+@row("128 no-op calls on 128 warm workers", LIBRARIES, Asked("shoal", most=0.025), rounds=3, at_most={"joblib": 1})
+def many_warm(contender: str) -> Measured:
+    workers(contender, MANY)
+    return timed(lambda: calls(contender, MANY, MANY, batch_size=1), 9)
+
+
+@row("20,000 no-op calls on 128 workers", LIBRARIES, Asked("shoal", most=0.1), rounds=3, at_most={"joblib": 1})
+def many_calls(contender: str) -> Measured:
+    workers(contender, MANY)
+    return timed(lambda: calls(contender, MANY, 20_000), 5)
+
+
+@row("threads in the caller, 128 workers", LIBRARIES, Asked("shoal", most=4), unit="1", rounds=1)
+def many_threads(contender: str) -> Measured:
+    workers(contender, MANY)
+    return float(threading.active_count())
+
+
+@row("descriptors in the caller, 128 workers", LIBRARIES, Asked("shoal", most=2 * MANY + 30), unit="1", rounds=1)
+def many_descriptors(contender: str) -> Measured:
+    workers(contender, MANY)
+    return float(len(os.listdir("/proc/self/fd")))
+
+
+@row("400 workers, ulimit -n 1024: first answers", ("shoal",), Asked("shoal", most=3), unit="s", rounds=1)
+def few_descriptors(contender: str) -> Measured:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return timed(lambda: calls(contender, 400, 400, batch_size=1), 1, warm_up=False)
+
+
+def fitted(_: int) -> int:
+    from sklearn.linear_model import LogisticRegression
+
+    LogisticRegression(max_iter=500).fit(*iris())
+    return slow_pid(0)
+
+
+def summed(_: int) -> int:
+    import numpy as np
+
+    np.ones(1000).sum()
+    return slow_pid(0)
+
+
+def held(pids: set[int], name: str) -> float:
+    """The memory of processes, in bytes: proportional ("Pss") or their own ("Private_")."""
+    kilobytes = 0
+    for each in pids:
+        for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
+            if line.startswith(name + ":") or (name.endswith("_") and line.startswith(name)):
+                kilobytes += int(line.split()[1])
+    return kilobytes * 1024
+
+
+def memory_of(contender: str, function: Any, name: str) -> float:
+    found: set[int] = set()
+    while len(found) < SOME:
+        found |= set(calls(contender, SOME, SOME, function, batch_size=1))
+    return held(found, name) / 2**20
+
+
+@row("memory of 16 workers with scikit-learn, PSS", LIBRARIES, faster(5), unit="MB", rounds=1)
+def memory_sklearn(contender: str) -> Measured:
+    import sklearn.linear_model  # noqa: F401 as a program has that fits models
+
+    return memory_of(contender, fitted, "Pss")
+
+
+@row("memory of 16 workers with numpy, USS", LIBRARIES, faster(5), unit="MB", rounds=1)
+def memory_numpy(contender: str) -> Measured:
+    import numpy  # noqa: F401
+
+    return memory_of(contender, summed, "Private_")
+
+
+def first_cross_val_score(contender: str, n_jobs: int) -> float:
+    stand_in(contender)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_score
+
+    x, y = iris()
+    model = LogisticRegression(max_iter=500)
+    return timed(lambda: cross_val_score(model, x, y, cv=16, n_jobs=n_jobs), 1, warm_up=False)
+
+
+@row("first cross_val_score, 16 workers", LIBRARIES, faster(5), rounds=2)
+def first_cv_16(contender: str) -> Measured:
+    return first_cross_val_score(contender, SOME)
+
+
+@row("first cross_val_score, 2 workers", LIBRARIES, faster(1.1), rounds=3)
+def first_cv_2(contender: str) -> Measured:
+    return first_cross_val_score(contender, WORKERS)
+
+
+@row("a worker killed: until its replacement answers", ("shoal",), Asked("shoal", most=0.01), rounds=3)
+def replacement(contender: str) -> Measured:
+    """Two workers, one of which is killed while it is idle; then one call to each."""
+    times = []
+    for _ in range(9):
+        victim = min(workers(contender, WORKERS))
+        os.kill(victim, signal.SIGKILL)
+        while Path(f"/proc/{victim}/stat").exists():
+            time.sleep(0.001)
+        start = time.perf_counter()
+        calls(contender, WORKERS, WORKERS, pid, batch_size=1)
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+@row("1,000 no-op calls, each in its own process", OWN, faster(1.2, "multiprocessing"), rounds=3)
+def own_process(contender: str) -> Measured:
+    if contender == "shoal":
+        return timed(lambda: calls(contender, WORKERS, 1_000, max_tasks_per_worker=1), 3)
+    from multiprocessing.pool import Pool
+
+    def run() -> None:
+        with Pool(WORKERS, maxtasksperchild=1) as pool:
+            assert pool.map(workloads.nothing, range(1_000), chunksize=1) == list(range(1_000))
+
+    return timed(run, 3)
+
+
+@row("first call of a script that has numpy, whole process", LIBRARIES, faster(1.5), rounds=3)
+def first_call_numpy(contender: str) -> Measured:
+    imports = f"import numpy\nfrom {contender} import Parallel, delayed\n"
+    script = imports + "Parallel(n_jobs=2)([delayed(numpy.ones)(3)] * 2)"
+
+    def run() -> None:
+        subprocess.run([sys.executable, "-c", script], check=True)
+
+    return timed(run, 3)

@@ -1,0 +1,144 @@
+"""One thread that waits for everything that concerns worker processes: their connections, their ends, timers, requests.
+
+::
+
+    ask(request) ── any thread ──┐ a byte wakes the thread
+                                 v
+    watch(fd, ready) ──────> selector ──────> the thread calls what is ready, then what is due, then what was asked for
+    later(seconds, due) ───> heap of timers ──┘
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+
+from shoal.backends.base import start_thread
+
+Request = Callable[[], object]
+
+
+class Loop:
+    """A daemon thread that calls functions when descriptors are ready, when time has passed, and when it is asked to.
+
+    Parameters
+    ----------
+    name
+        The name of the thread.
+
+    Notes
+    -----
+    :meth:`ask` and :meth:`catch_up` may be called in any thread, all other methods in the loop's own.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._requests: deque[Request] = deque()
+        self._timers: list[tuple[float, int, Request]] = []
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the thread was started."""
+        return self._thread is not None
+
+    @property
+    def current(self) -> bool:
+        """Whether this is the thread."""
+        return threading.current_thread() is self._thread
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises
+        ------
+        WorkerStartError
+            If the system allows no more threads.
+        OSError
+            If it allows no more descriptors.
+        """
+        with contextlib.ExitStack() as opened:
+            self._selector = opened.enter_context(selectors.DefaultSelector())
+            self._woken, self._waker = map(opened.enter_context, socket.socketpair())
+            self._woken.setblocking(False)
+            self._waker.setblocking(False)
+            self._selector.register(self._woken, selectors.EVENT_READ, self._wake_up)
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            start_thread(thread, make_room=False)
+            opened.pop_all()
+        self._thread = thread
+
+    def ask(self, request: Request) -> None:
+        """Have the thread call `request`."""
+        self._requests.append(request)
+        # A byte that does not fit is not needed: there are others to wake the thread.
+        with contextlib.suppress(BlockingIOError):
+            self._waker.send(b"\0")
+
+    def catch_up(self) -> None:
+        """Wait until the thread has done all that it was asked for."""
+        if not self.current:
+            done = threading.Event()
+            self.ask(done.set)
+            done.wait()
+
+    def watch(self, fd: int, ready: Request, writable: bool = False) -> None:
+        """Call `ready` whenever a descriptor can be read; with `writable`, also whenever it can be written to."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
+        if fd in self._selector.get_map():
+            self._selector.modify(fd, events, ready)
+        else:
+            self._selector.register(fd, events, ready)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor; to be called before it is closed."""
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(fd)
+
+    def later(self, seconds: float, due: Request) -> None:
+        """Call `due` after so many seconds."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), due))
+
+    def abandon(self) -> None:
+        """Close this process's copies of the descriptors, in a forked child: the thread is the parent's.
+
+        The selector itself stays open: what it watches is known to the system, and shared with the parent.
+        """
+        if self._thread is not None:
+            os.close(self._woken.detach())
+            os.close(self._waker.detach())
+
+    def _wake_up(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(4096)
+
+    def _run(self) -> None:
+        while True:
+            timeout = max(self._timers[0][0] - time.monotonic(), 0) if self._timers else None
+            # No name is left to hold what has ended meanwhile.
+            for ready in [key.data for key, _ in self._selector.select(timeout)]:
+                self._call(ready)
+            ready = None
+            while self._timers and self._timers[0][0] <= time.monotonic():
+                self._call(heapq.heappop(self._timers)[2])
+            while self._requests:
+                self._call(self._requests.popleft())
+
+    def _call(self, request: Request) -> None:
+        """Call a function whose errors must not end the thread, since every later run would wait for ever."""
+        try:
+            request()
+        except BaseException:
+            if sys.stderr is not None:
+                traceback.print_exc()
