@@ -235,12 +235,22 @@ def _nothing(_signal: int, _frame: object) -> None:
 
 def _unfit() -> str:
     """Return why this process must not be forked; nothing if it may be."""
-    if len(os.listdir("/proc/self/task")) > 1:
+    threads = os.listdir("/proc/self/task")
+    if len(threads) > 1 and len(threads) > 1 + sum(map(_forks_well, threads)):
         return "there are threads"
     monitoring = getattr(sys, "monitoring", None)
     if sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6)))):
         return "the interpreter is traced or profiled"
     return ""
+
+
+def _forks_well(thread: str) -> bool:
+    """Tell whether a thread is one that a fork may do without: jemalloc's, which has handlers for forks (pyarrow)."""
+    try:
+        with open(f"/proc/self/task/{thread}/comm") as file:
+            return file.read().strip() == "jemalloc_bg_thd"
+    except OSError:  # it has ended
+        return True
 
 
 def _traces() -> tuple[Any, ...]:

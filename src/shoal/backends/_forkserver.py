@@ -217,7 +217,7 @@ class ForkServer:
     def _tainted(self, module: str, why: str) -> None:
         if module:
             logger.debug("the fork server does not import %s: %s", module, why)
-            servers.avoided.add(module)
+            servers.avoid(module)
         else:
             logger.debug("the fork server cannot be used: %s", why)
             servers.failures += 1
@@ -267,7 +267,7 @@ class ForkServer:
         """Take note that the server has ended, and with it its workers, if there are any."""
         self._retire()
         if self._importing:
-            servers.avoided.add(self._importing)
+            servers.avoid(self._importing)
         elif not self.proven and self.children:
             servers.failures += 1
         self._loop.unwatch(self._control.fileno())
@@ -313,13 +313,21 @@ class Servers:
         # For workers that are wanted at the same time: what was asked for last, and its server.
         self._latest: tuple[tuple[bool, Mapping[str, str]], ForkServer] | None = None
         self._relay: TrackerRelay | None = None
-        self.avoided: set[str] = set()  # modules that no server imports
+        self.avoided: set[str] = set()  # packages that no server imports
         self.failures = 0  # servers that have ended without a worker
 
     @property
     def usable(self) -> bool:
         """Whether servers have not failed too often."""
         return self.failures < TRIES
+
+    def avoid(self, module: str) -> None:
+        """Have no server import a module, nor others of its package, which would most likely do the same."""
+        self.avoided.add(module.partition(".")[0])
+
+    def wanted(self, modules: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the modules that a server may import."""
+        return tuple(module for module in modules if module.partition(".")[0] not in self.avoided)
 
     def of(self, environment: Mapping[str, str], preloads: bool, loop: Loop) -> ForkServer:
         """Return the server for an environment, a new one if there is none."""
@@ -329,8 +337,7 @@ class Servers:
         key = (preloads, *_state(environment))
         server = self._fit.get(key)
         if server is None:
-            wanted = preloads and "numpy" in sys.modules and "numpy" not in self.avoided
-            modules = ("numpy",) if wanted else ()
+            modules = self.wanted(["numpy"]) if preloads and "numpy" in sys.modules else ()
             if self._relay is None:
                 self._relay = TrackerRelay(loop)
             server = self._fit[key] = ForkServer(key, loop, environment, modules, self._relay.writer)

@@ -90,8 +90,7 @@ class LokyMaker:
             variables = {name: os.environ.get(name) for name in ONE_THREAD}
             process.prepare(preparation(worker.index, {**variables, **process.own}, initial))
             modules = modules_named(worker.messages) if self._preloads else ()
-            wanted = tuple(module for module in modules if module not in servers.avoided)
-            return self._server(loop).fork(worker, process, wanted)
+            return self._server(loop).fork(worker, process, servers.wanted(modules))
         process.own = {**self._environment, **place.variables}
         initializer: Any = self._initializer
         if isinstance(initializer, FunctionType):
