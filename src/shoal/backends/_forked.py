@@ -53,6 +53,7 @@ class Preparation(NamedTuple):
     parent_name: str
     name: str
     authkey: bytes
+    log_level: int | None  # of multiprocessing's messages to stderr, if they are wanted
     path: list[str]
     argv: list[str]
     cwd: str | None
@@ -304,7 +305,7 @@ class _LokyWhenNeeded:
 
 def _work(end: socket.socket, server: int, tracker: int) -> None:
     """Be a worker, up to the end of this process."""
-    import multiprocessing
+    import multiprocessing.util
     from multiprocessing import resource_tracker
 
     connection = Blocking(end)
@@ -323,6 +324,8 @@ def _work(end: socket.socket, server: int, tracker: int) -> None:
     process._parent_pid, process._parent_name = told.caller, told.parent_name
     if told.authkey:
         process.authkey = told.authkey
+    if told.log_level is not None:
+        multiprocessing.util.log_to_stderr(told.log_level)
     resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined] # as in a process that it spawns
     sys.exit(process._bootstrap())
 

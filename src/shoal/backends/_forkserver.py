@@ -386,23 +386,27 @@ def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:
             os.close(fd)
 
 
-def preparation(index: int, variables: dict[str, str | None], initial: bytes) -> bytes:
+#: Of the workers of this process, as multiprocessing counts those that it starts.
+_numbers = itertools.count(1)
+
+
+def preparation(variables: dict[str, str | None], initial: bytes) -> bytes:
     """Return what a worker is told first.
 
     Parameters
     ----------
-    index
-        Its number.
     variables
         Variables that it sets; None takes one away.
     initial
         The pickle of its place, and of the initializer with its arguments.
     """
     process: Any = sys.modules.get("multiprocessing.process")
+    util: Any = sys.modules.get("multiprocessing.util")
     parent = None if process is None else process.current_process()
     name, authkey = ("MainProcess", b"") if parent is None else (parent.name, bytes(parent.authkey))
-    told = (os.getpid(), name, f"ShoalWorker-{index}", authkey, _path(), sys.argv, _cwd(), variables, initial)
-    return pickle.dumps(told)
+    log_level = util.get_logger().getEffectiveLevel() if util is not None and util._log_to_stderr else None
+    own = f"LokyProcess-{next(_numbers)}"
+    return pickle.dumps((os.getpid(), name, own, authkey, log_level, _path(), sys.argv, _cwd(), variables, initial))
 
 
 def _cwd() -> str | None:

@@ -88,7 +88,7 @@ class LokyMaker:
 
             process.own = {**self._environment, **place.variables}
             variables = {name: os.environ.get(name) for name in ONE_THREAD}
-            process.prepare(preparation(worker.index, {**variables, **process.own}, initial))
+            process.prepare(preparation({**variables, **process.own}, initial))
             modules = modules_named(worker.messages) if self._preloads else ()
             return self._server(loop).fork(worker, process, servers.wanted(modules))
         process.own = {**self._environment, **place.variables}

@@ -19,7 +19,7 @@ from typing import Any
 
 from shoal._cpus import is_serial
 from shoal.backends._placement import identity
-from shoal.backends.base import Slot
+from shoal.backends.base import Slot, process_depth
 
 from ._backend_base import FallbackToBackend, ParallelBackendBase, SequentialBackend, _refuse_zero, inside_dask_worker
 from ._executor_of_all import aborted, shut_down
@@ -110,7 +110,7 @@ class MultiprocessingBackend(PoolManagerMixin, _Processes):
         loky = sys.modules.get("loky.process_executor")
         if _is_daemon():
             return _one(n_jobs, "Multiprocessing", "nested")
-        if loky is not None and loky._CURRENT_DEPTH > 0:
+        if process_depth() > 0 or (loky is not None and loky._CURRENT_DEPTH > 0):
             return _one(n_jobs, "Multiprocessing", "nested, below loky")
         if not (self.in_main_thread() or self.nesting_level == 0):
             return _one(n_jobs, "Multiprocessing", "nested below threads")
