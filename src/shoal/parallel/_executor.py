@@ -17,6 +17,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -40,6 +41,8 @@ from shoal.parallel._submitted import Submitted
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: A program that ends by Ctrl-C waits no longer for its executors, in seconds.
+INTERRUPTED_SECONDS = 2.0
 #: What ``Parallel`` takes and an executor has no use for.
 _FOREIGN = (
     "return_as",
@@ -300,11 +303,12 @@ class _Loop(threading.Thread):
         self._callbacks.shutdown(wait=False)
         _live.discard(self)
 
-    def join_all(self) -> None:
-        """Wait until all has ended, callbacks too; in a callback, for the others."""
+    def join_all(self, timeout: float | None = None) -> None:
+        """Wait until all has ended, callbacks too, or so many seconds; in a callback, for the others."""
         if threading.current_thread() is not self:
-            self.join()
-            self._callbacks.shutdown(wait=True)
+            self.join(timeout)
+            if not self.is_alive():
+                self._callbacks.shutdown(wait=True)
 
     def forked(self) -> None:
         """Be of no use in a forked child, where the thread is not; nothing there waits for it."""
@@ -400,8 +404,10 @@ def _end_all() -> None:
         loop.submitted.close(cancel=interrupted)
         if interrupted:
             loop.run_.stop()
+    # An interrupt can leave the lock of a future held (by a wait for its result, say): then its loop never ends.
+    deadline = time.monotonic() + INTERRUPTED_SECONDS
     for loop in loops:
-        loop.join_all()
+        loop.join_all(max(deadline - time.monotonic(), 0) if interrupted else None)
 
 
 def _interrupted() -> bool:
