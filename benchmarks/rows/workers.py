@@ -31,21 +31,13 @@ def calls(contender: str, n_jobs: int, count: int, function: Any = workloads.not
     return found
 
 
-def pid(_: int) -> int:
-    return os.getpid()
-
-
 def workers(contender: str, n_jobs: int) -> set[int]:
     """The processes of the workers, all of which have had a call."""
+    library = import_module(contender)
     found: set[int] = set()
     while len(found) < n_jobs:
-        found |= set(calls(contender, n_jobs, n_jobs, slow_pid, batch_size=1))
+        found |= set(library.Parallel(n_jobs=n_jobs, batch_size=1)(library.delayed(os.getpid)() for _ in range(n_jobs)))
     return found
-
-
-def slow_pid(_: int) -> int:
-    time.sleep(0.05)
-    return os.getpid()
 
 
 @row("first 128 calls on 128 workers", LIBRARIES, faster(20), rounds=3, at_most={"joblib": 1})
@@ -83,20 +75,6 @@ def few_descriptors(contender: str) -> Measured:
     return timed(lambda: calls(contender, 400, 400, batch_size=1), 1, warm_up=False)
 
 
-def fitted(_: int) -> int:
-    from sklearn.linear_model import LogisticRegression
-
-    LogisticRegression(max_iter=500).fit(*iris())
-    return slow_pid(0)
-
-
-def summed(_: int) -> int:
-    import numpy as np
-
-    np.ones(1000).sum()
-    return slow_pid(0)
-
-
 def held(pids: set[int], name: str) -> float:
     """The memory of processes, in bytes: proportional ("Pss") or their own ("Private_")."""
     kilobytes = 0
@@ -107,25 +85,30 @@ def held(pids: set[int], name: str) -> float:
     return kilobytes * 1024
 
 
-def memory_of(contender: str, function: Any, name: str) -> float:
-    found: set[int] = set()
-    while len(found) < SOME:
-        found |= set(calls(contender, SOME, SOME, function, batch_size=1))
+def memory_of(contender: str, function: Any, *args: Any, name: str) -> float:
+    """The memory of workers, each of which has called a function that is installed, as those of libraries are."""
+    library = import_module(contender)
+    found = workers(contender, SOME)
+    for _ in range(3):
+        library.Parallel(n_jobs=SOME, batch_size=1)(library.delayed(function)(*args) for _ in range(4 * SOME))
     return held(found, name) / 2**20
 
 
 @row("memory of 16 workers with scikit-learn, PSS", LIBRARIES, faster(5), unit="MB", rounds=1)
 def memory_sklearn(contender: str) -> Measured:
-    import sklearn.linear_model  # noqa: F401 as a program has that fits models
+    from sklearn.linear_model import LogisticRegression
 
-    return memory_of(contender, fitted, "Pss")
+    model = LogisticRegression(max_iter=500)
+    library = import_module(contender)
+    library.Parallel(n_jobs=SOME, batch_size=1)(library.delayed(model.fit)(*iris()) for _ in range(4 * SOME))
+    return memory_of(contender, model.fit, *iris(), name="Pss")
 
 
 @row("memory of 16 workers with numpy, USS", LIBRARIES, faster(5), unit="MB", rounds=1)
 def memory_numpy(contender: str) -> Measured:
-    import numpy  # noqa: F401
+    import numpy as np
 
-    return memory_of(contender, summed, "Private_")
+    return memory_of(contender, np.ones, 1000, name="Private_")
 
 
 def first_cross_val_score(contender: str, n_jobs: int) -> float:
@@ -158,7 +141,7 @@ def replacement(contender: str) -> Measured:
         while Path(f"/proc/{victim}/stat").exists():
             time.sleep(0.001)
         start = time.perf_counter()
-        calls(contender, WORKERS, WORKERS, pid, batch_size=1)
+        calls(contender, WORKERS, WORKERS, abs, batch_size=1)
         times.append(time.perf_counter() - start)
     return median(times)
 
