@@ -34,7 +34,7 @@ from shoal.backends._messages import Blocking
 CONTROL_BYTES = 128 * 1024
 
 
-class Surroundings(NamedTuple):
+class Start(NamedTuple):
     """What a server is told first."""
 
     caller: int  # the process id
@@ -74,7 +74,7 @@ def main(fd: int, tracker: int) -> None:
     for given in (fd, tracker):
         os.set_inheritable(given, False)
     control = socket.socket(fileno=fd)
-    told = Surroundings(*pickle.loads(control.recv(CONTROL_BYTES)))
+    told = Start(*pickle.loads(control.recv(CONTROL_BYTES)))
     die_with(told.caller)
     _close_others(fd, tracker)
     if told.cpus:

@@ -246,7 +246,7 @@ class ForkServer:
             child.worker.restart(child.process)
 
     def _restart_unborn(self) -> None:
-        """Start the workers that have not said anything in another way."""
+        """Have another server start the workers that this one has not forked yet."""
         for number, child in list(self.children.items()):
             if not child.forked:
                 self._gone(number)

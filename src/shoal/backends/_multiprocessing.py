@@ -29,7 +29,7 @@ _numbers = itertools.count()
 
 
 class ProcessMaker:
-    """Starts workers as executors of one process, of the standard library's."""
+    """Starts workers by a context of multiprocessing."""
 
     idle_seconds: float | None = None
     follows = False  # each run has its own
