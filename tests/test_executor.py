@@ -712,3 +712,56 @@ def test_max_workers_is_another_name_of_n_jobs() -> None:
 def test_a_misspelt_argument_of_an_executor_is_answered_with_the_nearest() -> None:
     with pytest.raises(TypeError, match=r"executor\(\) got an unexpected keyword argument 'retires'.*'retries'"):
         executor(2, retires=1)
+
+
+def test_ctrl_c_while_a_result_is_awaited_leaves_the_future_usable(tmp_path: Path) -> None:
+    """However often it comes: the lock of the future is never left held, for which the executor would wait."""
+    source = """
+import concurrent.futures, random, signal, threading, time
+from shoal import executor
+
+armed = False
+
+
+def interrupt(*_):
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+
+
+def shoot():
+    for _ in range(1000):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(random.random() * 2e-4)
+    over.set()
+
+
+signal.signal(signal.SIGINT, interrupt)
+gate, over = threading.Event(), threading.Event()
+workers = executor(2, "threading")
+future = workers.submit(gate.wait)
+threading.Thread(target=shoot).start()
+interrupts = 0
+while not over.is_set():
+    try:
+        armed = True
+        for _ in range(50):
+            try:
+                future.result(timeout=0)
+            except concurrent.futures.TimeoutError:
+                pass
+        armed = False
+    except KeyboardInterrupt:
+        interrupts += 1
+    except RuntimeError:  # of the lock, which a wait that was interrupted did not get back
+        pass
+assert interrupts
+gate.set()
+end = threading.Thread(target=workers.shutdown, daemon=True)
+end.start()
+end.join(30)
+print(end.is_alive())
+"""
+    with Child(source, tmp_path) as child:
+        assert child.wait() == (0, "False\n", "")

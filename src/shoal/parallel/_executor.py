@@ -255,11 +255,22 @@ def _named_stop(results: Iterator[T]) -> Iterator[T]:
         raise CallStopped(stop.call, stop) from stop
 
 
+class _Condition(threading.Condition):
+    """One that ``with`` acquires and releases in C, where no interrupt comes between and leaves it held.
+
+    Else Ctrl-C during ``Future.result`` could, and the executor's thread would wait for ever to settle that future.
+    """
+
+    __enter__: Any = property(lambda self: self._lock.__enter__)
+    __exit__: Any = property(lambda self: self._lock.__exit__)
+
+
 class _Future(Future[T]):
     """A future whose callbacks do not hold up the executor's thread."""
 
     def __init__(self, loop: _Loop) -> None:
         super().__init__()
+        self._condition = _Condition()
         self._loop = loop
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
@@ -404,7 +415,7 @@ def _end_all() -> None:
         loop.submitted.close(cancel=interrupted)
         if interrupted:
             loop.run_.stop()
-    # An interrupt can leave the lock of a future held (by a wait for its result, say): then its loop never ends.
+    # An interrupt of concurrent.futures.wait can leave the locks of futures held: then a loop never ends.
     deadline = time.monotonic() + INTERRUPTED_SECONDS
     for loop in loops:
         loop.join_all(max(deadline - time.monotonic(), 0) if interrupted else None)
