@@ -213,6 +213,21 @@ def test_a_generator_that_is_dropped_ends_its_run(gate: Path, tmp_path: Path) ->
     assert works()
 
 
+def test_a_coroutine_that_outlives_its_loop_ends_its_run(gate: Path, tmp_path: Path) -> None:
+    """As after a second Ctrl-C: nothing can be awaited when it is closed, and nothing is."""
+    parallel = Parallel(2, "threading")
+    loop = asyncio.new_event_loop()
+    waiting = parallel.acall([delayed(gated)(gate, tmp_path, x) for x in range(20)])
+    task = loop.create_task(waiting)
+    loop.call_later(0.1, loop.stop)
+    loop.run_forever()
+    waiting.close()
+    loop.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    gate.touch()
+    assert until(lambda: not parallel._running, 5)
+
+
 @each_stream
 def test_a_generator_that_is_open_when_the_loop_ends(
     backend: str, n_jobs: int, return_as: str, gate: Path, tmp_path: Path

@@ -279,9 +279,9 @@ def up():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child.pid, signal.Signals[name])
                     time.sleep(delay)
-                if form == "acall" and not until(lambda: child.process.poll() is not None, 10):
-                    # A KeyboardInterrupt between asyncio's taking a task's wake-up from its queue and calling it loses
-                    # the task: asyncio.run waits for it, whatever it runs, until there is another signal.
+                if form == "acall" and not until(lambda: child.process.poll() is not None, 3):
+                    # A second signal can cut off asyncio's own cancelling of the main task, or the call of its wake-up:
+                    # then asyncio.run waits for that task, whatever it runs, until there is another signal.
                     os.kill(child.pid, signal.SIGINT)
                 child.wait()
                 assert child.leaves_nothing() == []

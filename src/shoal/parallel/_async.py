@@ -100,6 +100,10 @@ class _Course:
     async def __aexit__(self, *_: object) -> None:
         if not self._over:
             self._parallel.stop()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # the loop is over, and the collector closes what still waited there
+            return
         feeder = self._feeder
         if feeder is not None:
             feeder.cancel()
