@@ -6,8 +6,6 @@ import binascii
 import contextlib
 import math
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -74,6 +72,8 @@ def delete(path: str) -> None:
     """Delete a file or a folder, as far as that can be done."""
     try:
         if stat.S_ISDIR(os.lstat(path).st_mode):
+            import shutil  # with the libraries of three compressors
+
             shutil.rmtree(path, ignore_errors=True)
         else:
             os.unlink(path)
@@ -165,7 +165,7 @@ class _Aside:
             os.close(fd)
 
     def _other_name(self) -> str:
-        return os.path.join(self._folder, f".{secrets.token_hex(8)}{self._MARK}")
+        return os.path.join(self._folder, f".{os.urandom(8).hex()}{self._MARK}")
 
     def _sweep(self) -> None:
         """Remove what writers have left that are no more."""

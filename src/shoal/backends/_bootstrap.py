@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import signal
@@ -164,11 +165,17 @@ def die_with(parent: int) -> None:
     The signal comes when the *thread* that started this process ends; the pool starts its workers in one that lasts.
     """
     if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent and not _die_with_pipe(parent):  # it ended before the call
             os._exit(1)
+
+
+@functools.cache
+def libc() -> Any:
+    """Return the C library; the interpreter's lock is held while a function of it runs."""
+    import ctypes
+
+    return ctypes.PyDLL(None)
 
 
 def _die_with_pipe(parent: int) -> bool:

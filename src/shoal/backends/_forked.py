@@ -13,9 +13,12 @@ worker begins with what the server has imported, in memory that they share.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import faulthandler
 import gc
 import importlib
+import io
 import os
 import pickle
 import resource
@@ -27,7 +30,7 @@ import traceback
 import types
 from typing import Any, NamedTuple
 
-from shoal.backends._bootstrap import die_with, on_interrupt, serve, set_variables
+from shoal.backends._bootstrap import die_with, libc, on_interrupt, serve, set_variables
 from shoal.backends._messages import Blocking
 
 #: No message on the control connection is longer.
@@ -42,7 +45,7 @@ class Start(NamedTuple):
     argv: list[str]
     cwd: str | None
     cpus: tuple[int, ...]
-    base: tuple[str, ...]  # modules that every worker needs
+    base: tuple[str, ...]  # modules that every worker needs; those that have a ``rehearse`` are to rehearse
     modules: tuple[str, ...]  # others, to be imported before there is a worker
 
 
@@ -84,17 +87,17 @@ def main(fd: int, tracker: int) -> None:
     gc.disable()
     server = _Server(control)
     try:
-        for module in told.base:
-            importlib.import_module(module)
+        for name in told.base:
+            getattr(importlib.import_module(name), "rehearse", _nothing)()
         server.prepare(told.modules)
-        connection = server.run()
+        begun = server.run()
     except Exception:  # the caller is told, and nobody else: workers are started in another way
         server.fail(traceback.format_exc())
         os._exit(1)
-    if connection is None:
+    if begun is None:
         os._exit(0)  # what libraries do at exit is for workers to do
     gc.enable()
-    _work(connection, server.pid, tracker)
+    _work(*begun, server.pid, tracker)
 
 
 def _close_others(*kept: int) -> None:
@@ -136,8 +139,8 @@ class _Server:
         """Tell the caller that this is no server any more."""
         self._taint("", why)
 
-    def run(self) -> socket.socket | None:
-        """Do what the caller asks for; return in each worker, with its connection, and at the end, with None."""
+    def run(self) -> tuple[Blocking, Preparation] | None:
+        """Do what the caller asks for; return in each worker, with how it begins, and at the end, with None."""
         while True:
             ready, _, _ = select.select([self._control, self._woken], [], [])
             if self._woken in ready:
@@ -155,32 +158,45 @@ class _Server:
                     for pid in [pid for pid, known in self._children.items() if known == number]:
                         os.kill(pid, signal.SIGKILL)
                     continue
-                with socket.socket(fileno=fds[0]) as end:
-                    if self._fork(number, modules):
-                        return socket.socket(fileno=end.detach())
+                connection = Blocking(socket.socket(fileno=fds[0]))
+                told = self._fork(connection, number, modules)
+                if told is not None:
+                    return connection, told
+                connection.close()
 
-    def _fork(self, number: int, modules: tuple[str, ...]) -> bool:
-        """Import modules and fork a worker; return whether this is the worker."""
+    def _fork(self, connection: Blocking, number: int, modules: tuple[str, ...]) -> Preparation | None:
+        """Import modules and fork a worker; return, in the worker, what it was told first."""
         self._import_all(modules)
         if self._unfit:
             self._tell("unfit", number)
-            return False
+            return None
+        # As much as possible is done here, where it is done for each worker in the same memory. A worker copies each
+        # page that it touches, which costs more than what is done there.
+        try:
+            told = Preparation(*pickle.loads(connection.receive()))
+        except (EOFError, OSError):  # nobody wants it any more
+            self._tell("ended", number, 1)
+            return None
+        sys.path[:], sys.argv[:] = told.path, told.argv
+        importlib.invalidate_caches()
+        with contextlib.suppress(OSError, ValueError):  # it may be too low to be raised
+            resource.setrlimit(resource.RLIMIT_NOFILE, resource.prlimit(told.caller, resource.RLIMIT_NOFILE))
         try:
             pid = os.fork()
         except OSError as error:
             self._tell("refused", number, error.errno)
-            return False
+            return None
         if pid:
             self._children[pid] = number
             self._tell("forked", number)
-            return False
+            return None
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, self._before[signal.SIGCHLD])
         if self._before[signal.SIGINT] is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, on_interrupt)
         for end in (self._control, self._woken, self._waker):
             end.close()
-        return True
+        return told
 
     def _import_all(self, modules: tuple[str, ...]) -> None:
         for module in modules:
@@ -230,7 +246,7 @@ class _Server:
             os._exit(0)
 
 
-def _nothing(_signal: int, _frame: object) -> None:
+def _nothing(*_: object) -> None:
     """Handle SIGCHLD: the descriptor that wakes the loop tells of it."""
 
 
@@ -303,22 +319,15 @@ class _LokyWhenNeeded:
         return getattr(context._default_context._actual_context, name)  # type: ignore[attr-defined]
 
 
-def _work(end: socket.socket, server: int, tracker: int) -> None:
+def _work(connection: Blocking, told: Preparation, server: int, tracker: int) -> None:
     """Be a worker, up to the end of this process."""
     import multiprocessing.util
     from multiprocessing import resource_tracker
 
-    connection = Blocking(end)
-    try:
-        told = Preparation(*pickle.loads(connection.receive()))
-    except (EOFError, OSError):
-        os._exit(1)
-    sys.path[:], sys.argv[:] = told.path, told.argv
-    importlib.invalidate_caches()
     if told.cwd is not None:
         os.chdir(told.cwd)
     set_variables(told.variables)
-    _settle(told.caller)
+    _settle()
     # The process object that multiprocessing would have made in the caller, and sent here.
     process: Any = multiprocessing.Process(target=_serve, args=(connection, server, told.initial), name=told.name)
     process._parent_pid, process._parent_name = told.caller, told.parent_name
@@ -327,13 +336,41 @@ def _work(end: socket.socket, server: int, tracker: int) -> None:
     if told.log_level is not None:
         multiprocessing.util.log_to_stderr(told.log_level)
     resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined] # as in a process that it spawns
-    sys.exit(process._bootstrap())
+    _leave(process._bootstrap())
 
 
-def _settle(caller: int) -> None:
+#: Files whose end is of no consequence once they are flushed.
+_PLAIN_FILES = {
+    io.FileIO,
+    io.BufferedReader,
+    io.BufferedWriter,
+    io.BufferedRandom,
+    io.TextIOWrapper,
+    io.BytesIO,
+    io.StringIO,
+}
+
+
+def _leave(code: int) -> None:
+    """End this process, and do what can be noticed of the end of an interpreter: hooks, files, finalizers.
+
+    It would also take apart all that was imported. That takes longer than everything else a worker does for one call,
+    and copies the memory that it shares with others.
+    """
+    atexit._run_exitfuncs()
+    objects = gc.get_objects()  # without what was frozen, which is older than the first call
+    finalized = {kind for kind in set(map(type, objects)) if hasattr(kind, "__del__")}
+    if finalized - _PLAIN_FILES:
+        sys.exit(code)
+    for file in objects if finalized else ():
+        if type(file) in _PLAIN_FILES:
+            with contextlib.suppress(ValueError, OSError):  # it is closed, or cannot be written to
+                file.flush()
+    libc().exit(code)  # with the hooks of compiled code, which os._exit leaves out
+
+
+def _settle() -> None:
     """Be unlike what this process was forked from, in what a new one would have for its own."""
-    with contextlib.suppress(OSError, ValueError):  # it may be too low to be raised
-        resource.setrlimit(resource.RLIMIT_NOFILE, resource.prlimit(caller, resource.RLIMIT_NOFILE))
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
     if "numpy" in sys.modules:
@@ -341,13 +378,13 @@ def _settle(caller: int) -> None:
 
         follow_thread_variables()
     if "PYTHONFAULTHANDLER" not in os.environ and sys.stderr is not None:
-        import faulthandler
-
         faulthandler.enable()
 
 
 def _serve(connection: Blocking, server: int, initial: bytes) -> None:
     from multiprocessing import context
+
+    gc.freeze()  # what comes from here on is the user's
 
     context._default_context._actual_context = _LokyWhenNeeded()  # type: ignore[attr-defined]
     serve(lambda: pickle.loads(initial), server, connection)

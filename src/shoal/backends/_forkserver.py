@@ -95,7 +95,7 @@ class ForkServer:
     def __init__(
         self, key: Hashable, loop: Loop, environment: Mapping[str, str], modules: tuple[str, ...], tracker: int
     ) -> None:
-        self.key = key
+        self.key, self.environment = key, environment
         self.children: dict[int, ForkedChild] = {}
         self.fit = True
         self.proven = False  # whether it has forked a worker

@@ -89,6 +89,7 @@ class Pool:
         """Take slots back; with `end`, end their workers too."""
         turns = [slot.executor for slot in slots]
         with self._lock:
+            doubled = any(len({worker.index for worker in group}) < len(group) for group in self._workers.values())
             for turn in turns:
                 assert isinstance(turn, Turn)
                 turn.close()
@@ -98,7 +99,7 @@ class Pool:
                 worker.idle_since = time.monotonic()
                 group = self._workers.get(worker.maker.key, [])
                 # Beside one that had an owner. One that ends anyway does not count.
-                twice = [other.index for other in group if not other.last].count(worker.index) > 1
+                twice = doubled and [other.index for other in group if not other.last].count(worker.index) > 1
                 if end or ((twice or worker.last) and not worker.users):
                     group.remove(worker)
                     worker.end()

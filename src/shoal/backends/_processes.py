@@ -78,7 +78,7 @@ class LokyMaker:
         self._prepared = True
         fill_standard_streams()
         worker.loop.ask(lambda: self._begin(worker.loop))
-        return False
+        return True
 
     def start(self, worker: Worker, process: Process, loop: Loop) -> Child:
         """Start a worker process."""
@@ -87,10 +87,12 @@ class LokyMaker:
             from shoal.backends._forkserver import modules_named, preparation, servers
 
             process.own = {**self._environment, **place.variables}
-            variables = {name: os.environ.get(name) for name in ONE_THREAD}
-            process.prepare(preparation({**variables, **process.own}, initial))
+            server = self._server(loop)
+            wanted = {**{name: os.environ.get(name) for name in ONE_THREAD}, **process.own}
+            variables = {name: value for name, value in wanted.items() if server.environment.get(name) != value}
+            process.prepare(preparation(variables, initial))
             modules = modules_named(worker.messages) if self._preloads else ()
-            return self._server(loop).fork(worker, process, servers.wanted(modules))
+            return server.fork(worker, process, servers.wanted(modules))
         process.own = {**self._environment, **place.variables}
         initializer: Any = self._initializer
         if isinstance(initializer, FunctionType):

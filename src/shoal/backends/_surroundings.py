@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -92,7 +93,13 @@ def installed(name: str) -> bool:
 
 
 def _roots() -> tuple[str, ...]:
-    found = [entry for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages")]
+    """Return the folders in which packages are installed."""
+    return _roots_in(tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=1)
+def _roots_in(path: tuple[str, ...]) -> tuple[str, ...]:
+    found = [entry for entry in path if os.path.basename(entry) in ("site-packages", "dist-packages")]
     return tuple(os.path.join(root, "") for root in [os.path.dirname(os.__file__), *found])
 
 

@@ -253,8 +253,11 @@ class BatchRun(Run):
         # The end of the input, or of a worker, may have left others with nothing. A batch is queued only behind that
         # of the slot that has just answered, though: what another one runs may take for ever, and its time is not in
         # the pace yet.
-        for index in range(len(self.slots)):
-            self._feed(index)
+        if self.schedule.given_out and self._next is None:
+            return
+        for index, batches in enumerate(self._in_flight):
+            if len(batches) < self.slots[index].width:
+                self._feed(index)
         if self.schedule.early and all(self._in_flight):
             self._prepare()
 

@@ -82,7 +82,7 @@ class Notes:
         self._lock = threading.Lock()
         self._doubles: Any = None
         self._folder: Folder | None = None
-        self._free: deque[int] = deque(range(_CELLS))
+        self._free: deque[int] = deque()
 
     def lease(self) -> Cell | None:
         """Return a free cell; None where there is none, or no memory for them."""
@@ -95,6 +95,7 @@ class Notes:
                     self._segment = Segment(self._folder, "notes")
                     os.ftruncate(self._segment.fd, _CELLS * _SIZE)
                     self._doubles = memoryview(mmap.mmap(self._segment.fd, _CELLS * _SIZE)).cast("d")
+                    self._free.extend(range(_CELLS))
                 except OSError:
                     return None
             return Cell(self._segment.path, self._free.popleft(), self._doubles) if self._free else None

@@ -110,7 +110,12 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether every call has been read, given out and completed."""
-        return not (self._ahead or self._given_back or self.in_flight or self.resting) and self.exhausted
+        return self.given_out and not (self.in_flight or self.resting)
+
+    @property
+    def given_out(self) -> bool:
+        """Whether no call is left to be given out, as far as is known now."""
+        return self.exhausted and not (self._ahead or self._given_back)
 
     @property
     def gave_back(self) -> int:

@@ -34,6 +34,9 @@ RESULT_BYTES = 256 * 1024
 LONG_STREAM = 256 * 1024
 
 
+#: After so many batches the interpreter has specialized the code that runs for each.
+_REHEARSALS = 10
+
 #: A run: the process id of its parent, and its number there.
 RunId = tuple[int, int]
 
@@ -114,6 +117,20 @@ def forget(live: tuple[RunId, ...], horizon: RunId) -> None:
         for run in list(sent):
             if run[0] == horizon[0] and run < horizon and run not in live:
                 sent.pop(run, None)
+
+
+def rehearse() -> None:
+    """Run batches of no consequence in a process that workers are forked from.
+
+    What the first batches of a worker import, build and have the interpreter specialize is then there, in memory that
+    all of them share.
+    """
+    if os.environ.get("LOKY_PICKLER", "").strip():  # it may be a module of the user's
+        return
+    calls = Encoded(dumps((abs, [(1,)], None))[0])
+    parcel = Parcel((0, 0), (), (0, 0), 0, 1.0, calls, {}, (), ("sequential", 1, None), None, None)
+    for _ in range(_REHEARSALS):
+        loads(dumps(run_batch(loads(dumps(parcel)[0])))[0])
 
 
 def run_batch(parcel: Parcel) -> Outcome:
