@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import multiprocessing.util
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +157,69 @@ print("ok")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("ok\n", "")
+
+
+class Late:
+    """Writes a file when it is finalized."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __del__(self) -> None:
+        self._path.write_text("x")
+
+
+def late(path: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        path.write_text("x")
+
+
+def leave(how: str, path: Path) -> None:
+    """Leave something to the end of this process that will have written a file then."""
+    left: Any
+    if how == "file":
+        left = open(path, "w")  # noqa: SIM115
+        left.write("x")
+    elif how == "binary file":
+        left = open(path, "wb")  # noqa: SIM115
+        left.write(b"x")
+    elif how == "file of the C library":
+        libc = ctypes.CDLL(None)
+        libc.fopen.restype = ctypes.c_void_p
+        left = ctypes.c_void_p(libc.fopen(os.fsencode(path), b"w"))
+        libc.fputs(b"x", left)
+    elif how == "finalizer":
+        left = Late(path)
+    elif how == "generator":
+        left = late(path)
+        next(left)
+    elif how == "weakref.finalize":
+        left = threading.local()
+        weakref.finalize(left, path.write_text, "x")
+    elif how == "atexit":
+        left = atexit.register(path.write_text, "x")
+    elif how == "Finalize":
+        left = multiprocessing.util.Finalize(None, path.write_text, ("x",), exitpriority=1)
+    elif how == "thread":
+        left = threading.Thread(target=lambda: (time.sleep(0.2), path.write_text("x")))
+        left.start()
+    sys.modules[__name__].left = left  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("file", "binary file", "file of the C library", "finalizer", "generator"),
+        *("weakref.finalize", "atexit", "Finalize", "thread"),
+    ],
+)
+@pytest.mark.parametrize("start_method", [None, "loky"])
+def test_what_calls_leave_to_the_end_of_their_worker_is_done_then(
+    start_method: str | None, how: str, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{number}" for number in range(2)]
+    Parallel(2, "loky", batch_size=1, start_method=start_method)(delayed(leave)(how, path) for path in paths)
+    shutdown_workers()
+    assert until(lambda: all(path.exists() and path.read_text() == "x" for path in paths))
