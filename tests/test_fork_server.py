@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -242,6 +244,64 @@ assert {parent_of(pid) for pid in worker_pids(2)} == {os.getpid()}
 print("ok")
 """
     assert check(source, tmp_path) == "ok\n"
+
+
+@pytest.mark.parametrize("number", ["EAGAIN", "ENOMEM"])
+def test_a_fork_that_the_system_refuses(tmp_path: Path, number: str) -> None:
+    """The run says so, and the next one works if there is room by then."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""
+import errno, os, sys
+
+if sys.argv == ["-c"]:
+    fork = os.fork
+
+    def refusing():
+        if not os.path.exists({str(tmp_path / "granted")!r}):
+            raise OSError(errno.{number}, os.strerror(errno.{number}))
+        return fork()
+
+    os.fork = refusing
+"""
+    )
+    source = """
+from shoal.errors import WorkerStartError
+
+os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])
+for _ in range(2):
+    try:
+        works(2)
+    except WorkerStartError as error:
+        print(error)
+(folder / "granted").touch()
+assert works(2)
+server()
+"""
+    said = check(source, tmp_path).splitlines()
+    assert len(said) == 2
+    assert all(os.strerror(getattr(errno, number)) in line for line in said)
+
+
+@pytest.mark.parametrize("megabytes", [0, 10, 25, 50, 100, 400])
+def test_a_limit_of_memory(tmp_path: Path, megabytes: int) -> None:
+    """Whatever fails for it, the caller, a server or a worker: it is said, and nothing is left to wait for."""
+    source = f"""
+import numpy, resource
+
+with open("/proc/self/statm") as file:
+    held = int(file.read().split()[0]) * resource.getpagesize()
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+resource.setrlimit(resource.RLIMIT_AS, (held + {megabytes} * 2**20, hard))
+try:
+    assert [array.sum() for array in Parallel(n_jobs=2)(delayed(numpy.ones)(3) for _ in range(4))] == [3] * 4
+    ended = True
+except Exception as error:
+    ended = isinstance(error, (MemoryError, OSError, RuntimeError))
+resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+assert ended
+assert works(2)
+"""
+    assert check(source, tmp_path) == ""
 
 
 def test_the_environment_of_new_workers(tmp_path: Path) -> None:
