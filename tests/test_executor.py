@@ -714,6 +714,22 @@ def test_a_misspelt_argument_of_an_executor_is_answered_with_the_nearest() -> No
         executor(2, retires=1)
 
 
+@pytest.mark.parametrize("name", ["retry_on", "retry_wait"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_callable_that_fails_concerns_its_call_alone(backend: str, name: str) -> None:
+    def fail(_: Any) -> Any:
+        raise ZeroDivisionError(name)
+
+    options: dict[str, Any] = {name: fail}
+    with executor(2, backend=backend, retries=2, **options) as workers:
+        failed = workers.submit(int, "x")
+        error = failed.exception()
+        assert isinstance(error, ZeroDivisionError)
+        assert error.call.index == 0  # type: ignore[attr-defined]
+        assert isinstance(error.__context__, ValueError)
+        assert workers.submit(square, 3).result() == 9
+
+
 def test_ctrl_c_while_a_result_is_awaited_leaves_the_future_usable(tmp_path: Path) -> None:
     """However often it comes: the lock of the future is never left held, for which the executor would wait."""
     source = """

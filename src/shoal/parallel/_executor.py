@@ -281,6 +281,7 @@ class _Future(Future[T]):
 
 class _EachByItself(Faults):
     kept: ClassVar[type[BaseException]] = BaseException
+    lasting: ClassVar[bool] = True
 
 
 class _Loop(threading.Thread):

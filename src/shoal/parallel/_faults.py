@@ -52,6 +52,8 @@ class Faults:
     ----------
     kept
         What may be the result of a call where exceptions are; what else is raised ends the run.
+    lasting
+        Whether the run goes on when a callable of the user's fails: what it has raised is the result of the call.
 
     Parameters
     ----------
@@ -66,6 +68,7 @@ class Faults:
     """
 
     kept: ClassVar[type[BaseException]] = Exception
+    lasting: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, tell: Teller | None) -> None:
         self._retries: int | Callable[[Attempt], bool] = settings.retries
@@ -92,6 +95,7 @@ class Faults:
         except Exception as raised:  # by a callable of the user's: what the call has raised is shown with it
             if raised is not error and raised.__context__ is None:
                 raised.__context__ = error
+            attach(raised, "call", named(index, call))
             raise
         if self._tell is not None:
             self._tell.failed(index, error, wait)

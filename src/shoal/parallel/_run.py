@@ -220,7 +220,12 @@ class Run(ABC):
         (item,) = call
         if not is_call(item):
             raise not_a_call(item, call.start)
-        wait = self._faults.judge(call.start, plain(item), error)
+        try:
+            wait = self._faults.judge(call.start, plain(item), error)
+        except Exception as raised:
+            if not self._faults.lasting:
+                raise
+            error, wait = raised, None
         if wait is None:
             if self._tell is not None:
                 self._tell.completed(1, 0.0, self.schedule.size)
