@@ -57,6 +57,7 @@ bench: $(VENV)/.has-bench
 	@$(RUN) -m compileall -q src benchmarks
 	$(RUN) -m benchmarks $(ARGS)
 
+# All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting.
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
 test-all: lint
 	@passed=; failed=; missing=; \
@@ -72,6 +73,11 @@ test-all: lint
 	    echo "== $$version: $$found"; \
 	    if $(MAKE) --no-print-directory suite PYTHON="$$found"; then passed="$$passed $$version"; \
 	    else failed="$$failed $$version"; fi; \
+	done; \
+	for method in loky spawn; do \
+	    echo "== SHOAL_START_METHOD=$$method: $(PYTHON)"; \
+	    if SHOAL_START_METHOD=$$method $(MAKE) --no-print-directory suite; then passed="$$passed $$method"; \
+	    else failed="$$failed $$method"; fi; \
 	done; \
 	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
 	[ -z "$$failed" ] && [ -n "$$passed" ]
