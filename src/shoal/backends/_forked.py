@@ -359,7 +359,7 @@ def _leave(code: int) -> None:
     """
     atexit._run_exitfuncs()
     objects = gc.get_objects()  # without what was frozen, which is older than the first call
-    finalized = {kind for kind in set(map(type, objects)) if hasattr(kind, "__del__")}
+    finalized = {kind for kind in set(map(type, objects)) if any("__del__" in vars(base) for base in kind.__mro__)}
     if finalized - _PLAIN_FILES:
         sys.exit(code)
     for file in objects if finalized else ():
