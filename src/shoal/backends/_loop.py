@@ -74,8 +74,7 @@ class Loop:
             self._woken.setblocking(False)
             self._waker.setblocking(False)
             self._selector.register(self._woken, selectors.EVENT_READ, self._wake_up)
-            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            start_thread(thread, make_room=False)
+            thread = start_thread(self._name, self._run, make_room=False)
             opened.pop_all()
         self._thread = thread
 

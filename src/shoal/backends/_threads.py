@@ -37,9 +37,7 @@ class DaemonThreads(Executor):
             item = future, fn, args, kwargs
             if len(self._threads) < self._n_threads:
                 # It finds its first item at once; to wait and be woken for it would cost as much as to start.
-                thread = threading.Thread(target=_work, args=([item], self._items), name="shoal-worker", daemon=True)
-                start_thread(thread)
-                self._threads.append(thread)
+                self._threads.append(start_thread("shoal-worker", _work, [item], self._items))
             else:
                 self._items.put(item)
         return future

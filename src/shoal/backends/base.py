@@ -250,22 +250,23 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def start_thread(thread: threading.Thread, make_room: bool = True) -> None:
-    """Start a thread.
+def start_thread(name: str, target: Callable[..., object], *args: Any, make_room: bool = True) -> threading.Thread:
+    """Start a daemon thread, and return it.
 
     Parameters
     ----------
-    thread
-        What to start.
+    name, target, args
+        As for :class:`threading.Thread`.
     make_room
-        Whether to end idle worker processes, each of which has threads here, and to try again where the system allows
-        no more. Not for whoever holds a lock of the pool's.
+        Whether to end idle worker processes and to try again where the system allows no more threads. Not for whoever
+        holds a lock of the pool's.
 
     Raises
     ------
     WorkerStartError
         If the system allows no more.
     """
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
     try:
         thread.start()
     except RuntimeError as error:
@@ -273,7 +274,8 @@ def start_thread(thread: threading.Thread, make_room: bool = True) -> None:
         pools: Any = sys.modules.get("shoal.backends._pool")
         if not (make_room and is_shortage(refusal) and pools is not None and pools.pool().make_room()):
             raise refusal from error
-        start_thread(thread, make_room=False)
+        return start_thread(name, target, *args, make_room=False)  # another one: in Python 3.13 no thread starts twice
+    return thread
 
 
 def is_shortage(error: BaseException | None) -> bool:

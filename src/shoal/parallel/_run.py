@@ -305,9 +305,8 @@ def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Itera
         outbox.put(last)
 
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(pump,), name="shoal-run", daemon=True)
     try:
-        start_thread(thread)
+        thread = start_thread("shoal-run", context.run, pump)
     except BaseException as error:
         run.abandon(error)
         ended()
