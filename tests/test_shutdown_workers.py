@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from _faults_util import alive, until, wait_for, worker_pids
+from _faults_util import Child, alive, until, wait_for, worker_pids
 from shoal import Parallel, delayed, executor, shutdown_workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -223,3 +223,27 @@ def test_what_calls_leave_to_the_end_of_their_worker_is_done_then(
     Parallel(2, "loky", batch_size=1, start_method=start_method)(delayed(leave)(how, path) for path in paths)
     shutdown_workers()
     assert until(lambda: all(path.exists() and path.read_text() == "x" for path in paths))
+
+
+@pytest.mark.parametrize("start_method", [None, "loky"])
+def test_what_hooks_print_at_the_end_of_a_worker_is_seen(
+    start_method: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    source = f"""
+import atexit, sys
+from shoal import Parallel, delayed
+
+
+def register(x):
+    atexit.register(print, "printed", x)
+    atexit.register(print, "said", x, file=sys.stderr)
+
+
+Parallel(2, batch_size=1, start_method={start_method!r})(delayed(register)(x) for x in range(2))
+"""
+    with Child(source, tmp_path) as child:
+        code, out, err = child.wait()
+        assert code == 0
+        assert sorted(out.splitlines()) == ["printed 0", "printed 1"]
+        assert sorted(err.splitlines()) == ["said 0", "said 1"]

@@ -30,7 +30,7 @@ import traceback
 import types
 from typing import Any, NamedTuple
 
-from shoal.backends._bootstrap import die_with, libc, on_interrupt, serve, set_variables
+from shoal.backends._bootstrap import die_with, flush_streams, libc, on_interrupt, serve, set_variables
 from shoal.backends._messages import Blocking
 
 #: No message on the control connection is longer.
@@ -358,6 +358,7 @@ def _leave(code: int) -> None:
     and copies the memory that it shares with others.
     """
     atexit._run_exitfuncs()
+    flush_streams()
     objects = gc.get_objects()  # without what was frozen, which is older than the first call
     finalized = {kind for kind in set(map(type, objects)) if any("__del__" in vars(base) for base in kind.__mro__)}
     if finalized - _PLAIN_FILES:
