@@ -185,11 +185,14 @@ class Worker:
         Called in the loop's thread; with an error where the system has refused the process.
         """
         with self.lock:
-            self._waiting.extendleft(reversed(process.items))
-            process.items.clear()
-            if process is self._process:
+            wanted = process is self._process  # else the run that had sent something to it was given up
+            if wanted:
+                self._waiting.extendleft(reversed(process.items))
+                process.items.clear()
                 self._forget()
         process.close(BrokenExecutor("the worker process was not started"))
+        if not wanted:
+            return
         if error is not None:
             self._starting = True
             self._not_started(error, list(self._waiting))
