@@ -124,15 +124,22 @@ class Loop:
 
     def _run(self) -> None:
         while True:
-            timeout = max(self._timers[0][0] - time.monotonic(), 0) if self._timers else None
-            # No name is left to hold what has ended meanwhile.
-            for ready in [key.data for key, _ in self._selector.select(timeout)]:
-                self._call(ready)
-            ready = None
-            while self._timers and self._timers[0][0] <= time.monotonic():
-                self._call(heapq.heappop(self._timers)[2])
-            while self._requests:
-                self._call(self._requests.popleft())
+            try:
+                self._turn()
+            except MemoryError:  # there will be some again, and without this thread every later run would wait for ever
+                time.sleep(0.01)
+
+    def _turn(self) -> None:
+        """Wait until something is to be done, and do it."""
+        timeout = max(self._timers[0][0] - time.monotonic(), 0) if self._timers else None
+        # No name is left to hold what has ended meanwhile.
+        for ready in [key.data for key, _ in self._selector.select(timeout)]:
+            self._call(ready)
+        ready = None
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            self._call(heapq.heappop(self._timers)[2])
+        while self._requests:
+            self._call(self._requests.popleft())
 
     def _call(self, request: Request) -> None:
         """Call a function whose errors must not end the thread, since every later run would wait for ever."""
@@ -140,4 +147,5 @@ class Loop:
             request()
         except BaseException:
             if sys.stderr is not None:
-                traceback.print_exc()
+                with contextlib.suppress(MemoryError):
+                    traceback.print_exc()
