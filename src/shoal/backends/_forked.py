@@ -88,7 +88,9 @@ def main(fd: int, tracker: int) -> None:
     server = _Server(control)
     try:
         for name in told.base:
-            getattr(importlib.import_module(name), "rehearse", _nothing)()
+            module = importlib.import_module(name)
+            if hasattr(module, "rehearse"):
+                module.rehearse()
         server.prepare(told.modules)
         begun = server.run()
     except Exception:  # the caller is told, and nobody else: workers are started in another way
@@ -246,7 +248,7 @@ class _Server:
             os._exit(0)
 
 
-def _nothing(*_: object) -> None:
+def _nothing(_signal: int, _frame: object) -> None:
     """Handle SIGCHLD: the descriptor that wakes the loop tells of it."""
 
 
@@ -385,7 +387,6 @@ def _settle() -> None:
 def _serve(connection: Blocking, server: int, initial: bytes) -> None:
     from multiprocessing import context
 
-    gc.freeze()  # what comes from here on is the user's
-
+    gc.freeze()  # what is made from here on is the user's; _leave looks at nothing else
     context._default_context._actual_context = _LokyWhenNeeded()  # type: ignore[attr-defined]
     serve(lambda: pickle.loads(initial), server, connection)

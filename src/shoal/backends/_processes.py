@@ -83,17 +83,16 @@ class LokyMaker:
     def start(self, worker: Worker, process: Process, loop: Loop) -> Child:
         """Start a worker process."""
         place = self._placement.of(worker.index)
+        process.own = {**self._environment, **place.variables}
         if self._forks and (initial := self._initial(place)) is not None:
             from shoal.backends._forkserver import modules_named, preparation, servers
 
-            process.own = {**self._environment, **place.variables}
             server = self._server(loop)
             wanted = {**{name: os.environ.get(name) for name in ONE_THREAD}, **process.own}
             variables = {name: value for name, value in wanted.items() if server.environment.get(name) != value}
             process.prepare(preparation(variables, initial))
             modules = modules_named(worker.messages) if self._preloads else ()
             return server.fork(worker, process, servers.wanted(modules))
-        process.own = {**self._environment, **place.variables}
         initializer: Any = self._initializer
         if isinstance(initializer, FunctionType):
             initializer = KeepingFile(initializer)
