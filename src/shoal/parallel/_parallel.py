@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.parallel._checks import OF_ONE_PARALLEL, check
 from shoal.parallel._delayed import Call
 from shoal.parallel._plan import Planned, plan_of
-from shoal.parallel._runner import Runner, results
+from shoal.parallel._runner import Runner, in_caller, on_workers
 from shoal.parallel._serial import warn_of_ignored
 from shoal.parallel._settings import DEFAULTS
 
@@ -271,9 +271,11 @@ class Parallel:
         try:
             n_workers = plan.workers()
             calls, number = plan.input(iterable)
-            if n_workers == 1:
-                warn_of_ignored(plan)
-            return results(runner, plan, calls, n_workers, number, partial(plan.listen, repr(self)), runner.release)
+            listen = partial(plan.listen, repr(self))
+            if n_workers > 1:
+                return on_workers(runner, plan, calls, n_workers, number, listen, runner.release)
+            warn_of_ignored(plan)
+            return in_caller(runner, plan, calls, listen(n_workers, number), runner.release)
         except BaseException:
             generates = False  # there is no generator that would end the run
             raise

@@ -6,9 +6,9 @@
             │                       │                         │
             └───────────────────────┼─────────────────────────┘     argument before context before default;
                                     v                               the backend is chosen, all values are checked
-                                  Plan  ──> _runner.results()  ──>  _serial (one worker)
-                                    │                          └─>  _launch.make_run (several)
-                                    └─────> _launch.make_run
+                                  Plan  ──> _runner ──┬──> _serial (one worker)
+                                    │                 └──> _launch.make_run (several)
+                                    └────────────────────> _launch.make_run, for an executor
 
 Everything below takes the plan. A new argument of ``Parallel`` is one field here or in :class:`Settings`, one check in
 _checks, its docstring, and the place that uses it.

@@ -2,9 +2,8 @@
 
 ::
 
-    claim ──> results(plan, calls) ── one worker ──> _serial       a list, or a generator of the results
-                        │
-                        └── several ──> start ──> Run (_launch) ──> release, when the run has ended
+    claim ──┬─ one worker ──> in_caller (_serial) ──────────────────┬──> release, when the run has ended
+            └─ several ─────> on_workers ──> start ──> Run (_launch) ┘
 """
 
 from __future__ import annotations
@@ -156,7 +155,7 @@ class Runner:
         return slots
 
 
-def results(
+def on_workers(
     runner: Runner,
     plan: Plan,
     calls: Iterable[Call],
@@ -166,7 +165,7 @@ def results(
     ended: Callable[[], None],
     began: Callable[[Run], object] | None = None,
 ) -> Any:
-    """Run calls by a plan; return a list of the results, or a generator of them.
+    """Run calls on workers; return a list of the results, or a generator of them.
 
     Parameters
     ----------
@@ -175,18 +174,28 @@ def results(
     plan, calls, n_workers, number, listen, began
         As for :meth:`Runner.start`.
     ended
-        Called when a generator ends; of a list, the caller sees it by itself.
+        Called when a generator ends. The end of a list is that of this function.
     """
-    if n_workers > 1:
-        run = runner.start(plan, calls, n_workers, number, listen, began)
-        return run.stream(plan.timeout, ended) if plan.generates else collected(run.results(), run.attach)
-    tell = listen(n_workers, number)
-    if not plan.generates:
-        if tell is None and plan.memory is None and not may_go_on(plan.settings):
-            return run_plainly(calls, lambda: runner.stopped)
-        ended = _nothing
-    values = run_one_by_one(plan, calls, tell, lambda: runner.stopped, ended)
-    return values if plan.generates else collected(zip(values, strict=True), _attach)
+    run = runner.start(plan, calls, n_workers, number, listen, began)
+    return run.stream(plan.timeout, ended) if plan.generates else collected(run.results(), run.attach)
+
+
+def in_caller(runner: Runner, plan: Plan, calls: Iterable[Call], tell: Teller | None, ended: Callable[[], None]) -> Any:
+    """Run calls one after the other in this thread; return a list of the results, or a generator of them.
+
+    Parameters
+    ----------
+    runner, plan, calls, ended
+        As for :func:`on_workers`.
+    tell
+        What tells of the run; None if nobody listens.
+    """
+    if plan.generates:
+        return run_one_by_one(plan, calls, tell, lambda: runner.stopped, ended)
+    if tell is None and plan.memory is None and not may_go_on(plan.settings):
+        return run_plainly(calls, lambda: runner.stopped)
+    values = run_one_by_one(plan, calls, tell, lambda: runner.stopped, _nothing)
+    return collected(zip(values, strict=True), _attach)
 
 
 def _nothing() -> None:

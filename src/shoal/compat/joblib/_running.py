@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.errors import CallPicklingError
 from shoal.parallel._plan import Plan, Planned
-from shoal.parallel._runner import Runner, results
+from shoal.parallel._runner import Runner, in_caller, on_workers
 
 from . import _executor_of_all
 from ._backend_base import FallbackToBackend, ParallelBackendBase
@@ -150,16 +150,16 @@ class Running:
         try:
             n_workers = self._workers()
             calls, self.n_tasks = self._plan.input(iterable)
-            plan = self._plan
+            runner = self._runner
             if n_workers > 1:
                 n_workers, plan = self._call_started(n_workers)
-            else:
-                size: Any = self._backend.compute_batch_size() if self.batch_size == "auto" else self.batch_size
-                if size > 1:  # so many calls are read before the first of them runs
-                    calls = _in_batches(calls, int(size))
-            args = self._runner, plan, calls, n_workers, self.n_tasks, self._listen, self._ended, self._began
-            values = results(*args)
-            if n_workers == 1 and not generates and self._tracker is None:
+                listen, ended = self._listen, self._ended
+                return on_workers(runner, plan, calls, n_workers, self.n_tasks, listen, ended, self._began)
+            size: Any = self._backend.compute_batch_size() if self.batch_size == "auto" else self.batch_size
+            if size > 1:  # so many calls are read before the first of them runs
+                calls = _in_batches(calls, int(size))
+            values = in_caller(runner, self._plan, calls, self._listen(1, self.n_tasks), self._ended)
+            if not generates and self._tracker is None:
                 self.n_dispatched_batches = self.n_dispatched_tasks = self.n_completed_tasks = len(values)
             return values
         except BaseException:
