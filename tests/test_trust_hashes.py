@@ -131,6 +131,9 @@ FOR_PAIRS = {
     "named tuples": b"}" + _doubled(link=PAIR + b"%b%b\x86\x81") + b"Ns",
     "named tuples that are called": b"}" + _doubled(link=PAIR + b"%b%b\x86R") + b"Ns",
     "named tuples in a set": SET + b"](" + _doubled(link=PAIR + b"%b%b\x86\x81") + b"e\x85R",
+    "named tuples by keywords": (
+        b"}" + _doubled(link=PAIR + b")}(" + text("a") + b"%b" + text("b") + b"%bu\x92") + b"Ns"
+    ),
     "an enumeration": named(__name__, "Kind") + KEY + b"\x85R",
 }
 
@@ -165,8 +168,8 @@ def main(frames: bool) -> None:
         print(outcome(data, [f"{__name__}.*"] if name in FOR_PAIRS else []), flush=True)
 
 
-#: What is refused for what it is, not for the time that it would take. Whether something is an enumeration, `inspect`
-#: does not know.
+#: What is refused for what it is, not for the time that it would take. Whether something is an enumeration or a
+#: named tuple, `inspect` does not know.
 REFUSED = ("UntrustedFile, UntrustedFile", "misused, UntrustedFile", "inspected, UntrustedFile")
 
 

@@ -153,9 +153,9 @@ class Global(_Standin):
     Attributes
     ----------
     uses
-        How it is used, without a rule: "called" by REDUCE, which is "called freely" unless its arguments are simple;
-        "made" by NEWOBJ with arguments, other than as the table of reconstructors says; the result being "called",
-        given "items" or being "appended" to.
+        How it is used, without a rule: "called" by REDUCE, and "made" by NEWOBJ with arguments, other than as the table
+        of reconstructors says; "called freely" if an argument of REDUCE is not simple, or there are keyword arguments;
+        the result being "called", given "items" or being "appended" to.
     """
 
     uses: set[str]
@@ -194,7 +194,7 @@ class Global(_Standin):
             else:
                 return
         cls.uses.add(how)
-        if how == "called" and not all(map(simple, args)):
+        if kwargs or (how == "called" and not all(map(simple, args))):
             cls.uses.add("called freely")
 
     @property

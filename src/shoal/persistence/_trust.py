@@ -125,7 +125,7 @@ def _as_pickle_does(standin: Global, value: Any) -> bool:
         return False
     if "appended" in uses and not issubclass(value, (list, set)):
         return False
-    if "called" in uses and ("called freely" in uses or type(value) is not enum.EnumMeta):
+    if "called freely" in uses or ("called" in uses and type(value) is not enum.EnumMeta):
         return False
     if "made" in uses and not str(getattr(value.__new__, "__module__", "")).startswith("namedtuple_"):
         return False
