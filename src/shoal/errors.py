@@ -301,8 +301,8 @@ class FileLimitError(MemoryError):
 
     def __str__(self) -> str:
         return (
-            f"{self.name or 'the stream'} would take more than {self.limit:,} bytes when it is loaded. If you expect "
-            f"that much of it, pass a larger number as max_bytes="
+            f"{self.name or 'the stream'} would take more than {self.limit:,} bytes when it is loaded, or as much time "
+            f"for the hashes of its keys. If you expect that much of it, pass a larger number as max_bytes="
         )
 
 
