@@ -46,7 +46,7 @@ _factories: dict[str, Factory] = {
     "loky": _Lazy("shoal.backends._processes", "LokyBackend"),
     "multiprocessing": _Lazy("shoal.backends._multiprocessing", "MultiprocessingBackend"),
     "ray": _Lazy("shoal.backends._ray", "RayBackend", extra="ray"),
-    "sequential": _Lazy("shoal.backends._inline", "SequentialBackend"),
+    "sequential": _Lazy("shoal.backends._threads", "SequentialBackend"),
     "threading": _Lazy("shoal.backends._threads", "ThreadingBackend"),
 }
 _NEED_PROCESSES = ("loky", "multiprocessing")
