@@ -102,6 +102,30 @@ def main(fd: int, tracker: int) -> None:
     _work(*begun, server.pid, tracker)
 
 
+def work(fd: int, tracker: int, *others: int) -> None:
+    """Do what a forked worker does, in a process that was started by exec.
+
+    Parameters
+    ----------
+    fd
+        The descriptor of its connection.
+    tracker
+        The one of the caller's resource tracker.
+    others
+        All others that it was given.
+    """
+    for given in (fd, tracker, *others):
+        os.set_inheritable(given, False)
+    connection = Blocking(socket.socket(fileno=fd))
+    try:
+        told = Preparation(*pickle.loads(connection.receive()))
+    except (EOFError, OSError):  # nobody wants it any more
+        os._exit(1)
+    sys.path[:], sys.argv[:] = told.path, told.argv
+    sys.modules["__main__"] = types.ModuleType("__main__")  # nothing of this program is seen there
+    _work(connection, told, told.caller, tracker)
+
+
 def _close_others(*kept: int) -> None:
     """Close what was inherited beside the standard streams."""
     for name in os.listdir("/proc/self/fd"):

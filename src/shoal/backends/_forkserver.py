@@ -371,16 +371,20 @@ servers = Servers()
 os.register_at_fork(after_in_child=servers.abandon)
 
 
-def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:
-    """Start the process of a server by exec, with two descriptors; return its id."""
+def command(function: str, *fds: int) -> list[str]:
+    """Return the command line by which a fresh interpreter calls a function of _forked with descriptors."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = f"sys.path[:] = [*filter(None, sys.path), {root!r}]"
-    program = f"import sys; {path}; from shoal.backends._forked import main; main(*{_GIVEN})"
+    return [sys.executable, "-c", f"import sys; {path}; from shoal.backends._forked import {function}; {function}{fds}"]
+
+
+def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:
+    """Start the process of a server by exec, with two descriptors; return its id."""
     # Copies: a descriptor that is copied onto itself would not be inherited, and one must not overwrite the other.
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(_GIVEN)) for fd in (control, tracker)]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, fd, there) for fd, there in zip(copies, _GIVEN, strict=True)]
-        return os.posix_spawn(sys.executable, [sys.executable, "-c", program], environment, file_actions=actions)
+        return os.posix_spawn(sys.executable, command("main", *_GIVEN), environment, file_actions=actions)
     finally:
         for fd in copies:
             os.close(fd)
