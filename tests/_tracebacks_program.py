@@ -295,7 +295,7 @@ def folder_is_gone() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
     try:  # with workers of their own
-        run((delayed(divide)(number) for number in (1, 2)), environment={"CENSUS": "1"}, start_method="loky")
+        run((delayed(divide)(number) for number in (1, 2)), environment={"CENSUS": "1"}, start_method="spawn")
     finally:
         os.chdir(before)
 

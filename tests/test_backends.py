@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import socket
 import sys
 import threading
 import time
@@ -317,6 +318,28 @@ def test_an_initializer_runs_in_each_worker(backend: str) -> None:
 def test_what_an_initializer_raises_is_raised(backend: str) -> None:
     with pytest.raises(LookupError, match="no licence found"):
         Parallel(n_jobs=2, backend=backend, initializer=fail)([delayed(abs)(1)] * 2)
+
+
+def put_through(lock: Any, queue: Any, writer: Any, end: socket.socket, call: Any) -> None:
+    with lock, end:
+        queue.put(call(1))
+        writer.send(os.getpid())
+        end.send(b"x")
+
+
+@pytest.mark.parametrize("method", ["", "loky"])
+def test_an_initializer_may_have_what_only_a_new_process_can_be_sent(method: str) -> None:
+    """Locks, queues, connections and sockets; beside something that only cloudpickle can pickle."""
+    context = multiprocessing.get_context("spawn")
+    queue, (reader, writer) = context.Queue(), context.Pipe(duplex=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, reader, writer:
+        initargs = context.Lock(), queue, writer, theirs, lambda x: x + 1
+        run = Parallel(n_jobs=2, initializer=put_through, initargs=initargs, start_method=method, batch_size=1)
+        assert run(delayed(abs)(-n) for n in range(4)) == [0, 1, 2, 3]
+        assert queue.get(timeout=60) == 2
+        assert reader.recv() != os.getpid()
+        assert ours.recv(1) == b"x"
 
 
 def test_options_may_come_with_the_context() -> None:

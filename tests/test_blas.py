@@ -39,7 +39,7 @@ def blas(monkeypatch: pytest.MonkeyPatch) -> _blas._Limits:
 
 def test_smallest_cap_holds_whatever_the_order(blas: _blas._Limits) -> None:
     library = Library(8)
-    blas._libraries = [library]
+    blas.libraries = [library]
     first, second, third = BlasCap(4), BlasCap(2), BlasCap(6)
     seen = []
     for step in (
@@ -57,7 +57,7 @@ def test_smallest_cap_holds_whatever_the_order(blas: _blas._Limits) -> None:
 
 def test_a_low_limit_is_left_alone(blas: _blas._Limits) -> None:
     library, silent = Library(1), Library(None, "silent")
-    blas._libraries = [library, silent]
+    blas.libraries = [library, silent]
     with BlasCap(1), BlasCap(4):
         assert library.threads == 1
     assert library.told == silent.told == 0
@@ -65,7 +65,7 @@ def test_a_low_limit_is_left_alone(blas: _blas._Limits) -> None:
 
 def test_a_limit_set_between_caps_is_the_one_that_comes_back(blas: _blas._Limits) -> None:
     library = Library(8)
-    blas._libraries = [library]
+    blas.libraries = [library]
     with BlasCap(2):
         pass
     library.threads = 6
@@ -76,9 +76,9 @@ def test_a_limit_set_between_caps_is_the_one_that_comes_back(blas: _blas._Limits
 
 def test_a_library_that_is_met_later(blas: _blas._Limits) -> None:
     early, late = Library(8), Library(6, "late")
-    blas._libraries = [early]
+    blas.libraries = [early]
     with BlasCap(2):
-        blas._libraries = [early, late]
+        blas.libraries = [early, late]
         with BlasCap(3):
             assert (early.threads, late.threads) == (2, 2)
     assert (early.threads, late.threads) == (8, 6)
@@ -106,7 +106,7 @@ class OpenMPLibrary(Library):
 def test_limits_of_each_thread(blas: _blas._Limits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cpus, "cpu_count", lambda: 8)
     library, low, silent = OpenMPLibrary(8, "high"), OpenMPLibrary(2, "low"), Library(None)
-    blas._libraries = [library, low, silent]
+    blas.libraries = [library, low, silent]
 
     def seen() -> tuple[int, int]:
         return library.threads, low.threads
@@ -117,7 +117,7 @@ def test_limits_of_each_thread(blas: _blas._Limits, monkeypatch: pytest.MonkeyPa
 
 def test_an_error_ends_the_cap(blas: _blas._Limits) -> None:
     library = Library(8)
-    blas._libraries = [library]
+    blas.libraries = [library]
     with pytest.raises(KeyError), BlasCap(2):
         raise KeyError
     assert library.threads == 8
@@ -137,7 +137,7 @@ def test_caps_of_many_threads(blas: _blas._Limits) -> None:
             self.busy = False
 
     library = Slow(16)
-    blas._libraries = [library]
+    blas.libraries = [library]
     above: list[int | None] = []
     start = threading.Barrier(8)
 

@@ -37,7 +37,7 @@ _factories: dict[str, Factory | _Ours] = {
     "loky": _Ours("shoal.backends._processes", "LokyBackend"),
     "multiprocessing": _Ours("shoal.backends._multiprocessing", "MultiprocessingBackend"),
     "ray": _Ours("shoal.backends._ray", "RayBackend", extra="ray"),
-    "sequential": _Ours("shoal.backends._inline", "SequentialBackend"),
+    "sequential": _Ours("shoal.backends._threads", "SequentialBackend"),
     "threading": _Ours("shoal.backends._threads", "ThreadingBackend"),
 }
 _NEED_PROCESSES = ("loky", "multiprocessing")

@@ -29,53 +29,38 @@ class BlasCap:
         self._limit = limit
 
     def __enter__(self) -> None:
-        _limits.add(self._limit)
+        with _limits.lock:
+            _limits.find_libraries()
+            _limits.caps.append(self._limit)
+            _limits.apply()
 
     def __exit__(self, *exc_info: object) -> None:
-        _limits.remove(self._limit)
+        with _limits.lock:
+            _limits.caps.remove(self._limit)
+            _limits.apply()
 
 
 class _Limits:
-    """The caps in force and the limits before them; the one owner of this process's BLAS limits."""
+    """The caps in force and the limits before them; the one owner of this process's BLAS limits.
+
+    Whoever calls its methods, or reads `caps`, holds its lock.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self._caps: list[int] = []
-        self._originals: dict[str, int] = {}  # by path of the library; only those that were lowered
-        self._libraries: list[Any] = []
+        self.libraries: list[Any] = []
         self._modules_seen = 0
-
-    def add(self, limit: int) -> None:
-        with self.lock:
-            self.find_libraries()
-            self._caps.append(limit)
-            self._apply()
-
-    def remove(self, limit: int) -> None:
-        with self.lock:
-            self._caps.remove(limit)
-            self._apply()
+        self.forget()
 
     def forget(self) -> None:
+        """Begin without caps, in a forked child: a thread of the parent's may have held the lock at the fork."""
         self.lock = threading.Lock()
-        self._caps, self._originals = [], {}
+        self.caps: list[int] = []
+        self._originals: dict[str, int] = {}  # by path of the library; only those that were lowered
 
-    def heed_variables(self) -> None:
-        with self.lock:
-            self.find_libraries()
-            for library in self._libraries:
-                wanted = threads_allowed(f"{library.internal_api.upper()}_NUM_THREADS")
-                if wanted < (library.get_num_threads() or 0):
-                    _set_threads(library, wanted)
-
-    def cap_this_thread(self, limit: int) -> None:
-        for library in self._libraries:
-            if getattr(library, "threading_layer", None) == "openmp" and limit < (library.get_num_threads() or 0):
-                library.set_num_threads(limit)
-
-    def _apply(self) -> None:
-        cap = min(self._caps, default=NO_LIMIT)
-        for library in self._libraries:
+    def apply(self) -> None:
+        """Give each library the smallest of the caps, or, without caps, the limit that it had before them."""
+        cap = min(self.caps, default=NO_LIMIT)
+        for library in self.libraries:
             now = library.get_num_threads()
             original = self._originals.get(library.filepath, now)
             if original is None:  # the library does not tell
@@ -84,19 +69,22 @@ class _Limits:
             if wanted != now:
                 self._originals[library.filepath] = original
                 _set_threads(library, wanted)
-        if not self._caps:
+        if not self.caps:
             self._originals.clear()
 
     def find_libraries(self) -> None:
-        # A library comes with an extension module, and a scan costs 50 times what the rest here does.
+        """Look for libraries if modules were imported since: one comes with an extension module.
+
+        A scan costs 50 times what all else here does.
+        """
         if len(sys.modules) == self._modules_seen or sys.modules.keys().isdisjoint(("numpy", "torch")):
             return
-        from threadpoolctl import ThreadpoolController
-
-        modules = len(sys.modules)
         try:
-            self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-        except OSError:  # no descriptor is left to read /proc: the next run looks again
+            from threadpoolctl import ThreadpoolController
+
+            modules = len(sys.modules)
+            self.libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        except OSError:  # no descriptor is left to import it, or to read /proc: the next run looks again
             return
         self._modules_seen = modules
 
@@ -117,7 +105,9 @@ _limits = _Limits()
 
 def cap_this_thread(limit: int) -> None:
     """Cap the threads of each BLAS that has a limit for each thread, for good; others have a `BlasCap`."""
-    _limits.cap_this_thread(limit)
+    for library in _limits.libraries:
+        if getattr(library, "threading_layer", None) == "openmp" and limit < (library.get_num_threads() or 0):
+            library.set_num_threads(limit)
 
 
 def find_blas() -> None:
@@ -141,7 +131,11 @@ def heed_thread_variables() -> None:
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(nowhere, 2)
     try:
-        _limits.heed_variables()
+        find_blas()
+        for library in _limits.libraries:
+            wanted = threads_allowed(f"{library.internal_api.upper()}_NUM_THREADS")
+            if wanted < (library.get_num_threads() or 0):
+                _set_threads(library, wanted)
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
@@ -172,5 +166,5 @@ def _cpus_seen() -> int:
 
 
 if hasattr(os, "register_at_fork"):
-    # The caps are those of the parent's threads, of which one may have held the lock. What they came to stays.
+    # The caps are those of the parent's threads. The limits that they came to stay.
     os.register_at_fork(after_in_child=_limits.forget)

@@ -25,19 +25,19 @@ from distributed.scheduler import KilledWorker
 from distributed.threadpoolexecutor import thread_state
 
 from shoal._pickling import dumps, loads
-from shoal.backends.base import Backend, Slot, WorkerSpec
-from shoal.backends.storing import StoringExecutor
+from shoal.backends.base import Slot, WorkerSpec
+from shoal.backends.storing import StoringBackend, StoringExecutor
 
 T = TypeVar("T")
 
-#: Arguments above so many bytes are put into the cluster if they occur again, and above so many at once. (joblib puts
-#: all above the former there, also what one call only needs: a way of its own for each, where one task would do.)
+#: Arguments above the first size are put into the cluster when they occur again, and above the second at once. joblib
+#: puts all above the first there, also those that one call needs: each costs a transfer beside that of its task.
 AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
 #: A task that is larger goes by way of the cluster's memory: above 10 MB, dask warns that the scheduler has to hold it.
 TASK_BYTES = 9_500_000
 #: What ``Client.submit`` takes that is the same for all tasks of a run.
 SUBMITS = frozenset({"workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
-#: So often in a row what was submitted is cancelled before that is taken for the cluster's end.
+#: After so many tasks in a row that were cancelled from elsewhere, the cluster counts as ended.
 CANCELLED = 10
 
 
@@ -52,7 +52,7 @@ def _run(stream: Any, *stored: Any) -> Any:
 
 
 class Cancelled(CancelledError):
-    """A task was cancelled from elsewhere; asyncio would make its own CancelledError of one of no other class."""
+    """A task was cancelled. It has a class of its own because asyncio replaces a plain CancelledError by its own."""
 
 
 class DaskExecutor(StoringExecutor):
@@ -119,8 +119,8 @@ class DaskExecutor(StoringExecutor):
         except KilledWorker as error:
             raise BrokenExecutor(str(error)) from None
         except distributed.CancelledError as error:
-            # Its worker may have died with what only that one had; or somebody has restarted the cluster.
-            self._cancelled += 1
+            # By `cancel`; or its worker has died with what only that one had; or somebody has restarted the cluster.
+            self._cancelled += future in self._pending
             if self._cancelled < CANCELLED and self._client.status == "running":
                 raise Cancelled(str(error)) from None
             raise RuntimeError(f"the dask cluster does not run what it is given (client: {self._client})") from error
@@ -131,8 +131,8 @@ class DaskExecutor(StoringExecutor):
         return result
 
     def cancel(self) -> None:
-        """Cancel all that is submitted, without waiting for it: this may be the thread that would do it."""
-        pending = list(self._pending)
+        """Cancel all that is submitted: what waits never begins; of a batch that runs, its next call does not."""
+        pending, self._pending = list(self._pending), set()
         loop = self._client.loop.asyncio_loop
         if pending and not loop.is_closed():
             asyncio.run_coroutine_threadsafe(self._client.cancel(pending, asynchronous=True), loop)
@@ -143,12 +143,6 @@ class DaskExecutor(StoringExecutor):
             distributed.secede()
             self._seceded = threading.current_thread()
 
-    def successor(self) -> DaskExecutor:
-        """Return another one like this, for what comes after it."""
-        other = DaskExecutor(self._client, self._scattered, self._keywords)
-        other._seceded = self._seceded
-        return other
-
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Go back into the place that was left; a thread that is not the one that left it has none."""
         if cancel_futures:
@@ -158,7 +152,7 @@ class DaskExecutor(StoringExecutor):
             distributed.rejoin()
 
 
-class DaskBackend(Backend):
+class DaskBackend(StoringBackend):
     """Runs the calls on a dask cluster.
 
     Parameters
@@ -193,10 +187,8 @@ class DaskBackend(Backend):
     """
 
     name = "dask"
-    ships_bytes = False
     options = frozenset({"scatter", *SUBMITS})
     constructor_options = frozenset({"client", "wait_for_workers_timeout"})
-    default_n_jobs = -1
     distance = 10.0  # by way of the scheduler, there and back, it takes 5 ms and more
 
     def __init__(
@@ -285,17 +277,6 @@ class DaskBackend(Backend):
         executor = DaskExecutor(self.client, scattered, keywords)
         executor.secede()
         return [Slot(executor, spec.n_workers)]
-
-    def close(self, slots: list[Slot]) -> None:
-        """Take the slot back."""
-        for slot in slots:
-            slot.executor.shutdown()
-
-    def abort(self, slot: Slot) -> Slot:
-        """Cancel what was submitted; what runs is left to end."""
-        assert isinstance(slot.executor, DaskExecutor)
-        slot.executor.cancel()
-        return Slot(slot.executor.successor(), slot.width)
 
     def nested(self, depth: int) -> str:
         """Return "dask": a call's own calls run on the same cluster."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-from collections.abc import Callable
 from types import FunctionType, MemberDescriptorType
 from typing import Any, NamedTuple
 
@@ -117,25 +116,20 @@ class _Portable:
         if sent is not cls:
             self._leave_out(f"the class {name} ({self._refusal(cls)})")
         _, args, *state = builtin.__reduce__(error)
-        kept = tuple(self._kept(arg, f"{name}.args[{place}]", repr) for place, arg in enumerate(args))
-        attributes = {}
-        for key, part in {**((state[0] if state else None) or {}), **_others(error, args)}.items():
-            part = self._kept(part, f"{name}.{key}", None)
-            if part is not _GONE:
-                attributes[key] = part
+        kept = tuple(
+            arg if self._sendable(arg, f"{name}.args[{place}]") else _text(arg) for place, arg in enumerate(args)
+        )
+        attributes = {**((state[0] if state else None) or {}), **_others(error, args)}
+        attributes = {key: part for key, part in attributes.items() if self._sendable(part, f"{name}.{key}")}
         chain = [link if self._refusal(link) is None else None for link in (error.__cause__, error.__context__)]
         return _make, (builtin, sent, kept), (attributes, {}, *chain, error.__suppress_context__), None, None, _set
 
-    def _kept(self, part: Any, path: str, instead: Callable[[Any], Any] | None) -> Any:
+    def _sendable(self, part: Any, path: str) -> bool:
+        """Tell whether a part can be sent; note it if not."""
         refusal = self._refusal(part)
-        if refusal is None:
-            return part
-        self._leave_out(f"{path} ({refusal})")
-        if instead is not None:
-            with contextlib.suppress(Exception):
-                return instead(part)
-            return f"<{type(part).__name__}>"
-        return _GONE
+        if refusal is not None:
+            self._leave_out(f"{path} ({refusal})")
+        return refusal is None
 
     def _refusal(self, part: Any) -> str | None:
         """Return why a part cannot be sent; None if it can."""
@@ -150,8 +144,12 @@ class _Portable:
         self.note = f"{before}{what}" if self.note is None else f"{self.note}; {what}"
 
 
-#: Stands for an attribute that is left out.
-_GONE = object()
+def _text(part: Any) -> str:
+    """Return the text that takes the place of an argument that cannot be sent."""
+    try:
+        return repr(part)
+    except Exception:
+        return f"<{type(part).__name__}>"
 
 
 def _builtin(cls: type[BaseException]) -> Any:

@@ -119,6 +119,58 @@ def main(fd: int, tracker: int) -> None:
     _work(*begun, server.pid)
 
 
+def work(fd: int, tracker: int, *others: int) -> None:
+    """Do what a forked worker does, in a process that was started by exec.
+
+    Parameters
+    ----------
+    fd
+        The descriptor of its connection.
+    tracker
+        The one of the caller's resource tracker.
+    others
+        All others that it was given.
+    """
+    for given in (fd, tracker, *others):
+        os.set_inheritable(given, False)
+    connection = Blocking(socket.socket(fileno=fd))
+    try:
+        begins = Beginning(*pickle.loads(connection.receive()))
+    except (EOFError, OSError):  # the caller is gone, or does not want the worker any more
+        os._exit(1)
+    told = Common(*pickle.loads(begins.common))
+    heed(told.caller)
+    mp.util._close_stdin()
+    sys.argv[:] = told.argv
+    sys.modules["__main__"] = types.ModuleType("__main__")  # nothing of this program is seen there
+    follow(told.path, told.cwd, told.variables)
+    process = _started_process(tracker)
+    process.name = begins.name
+    _belong(process, told)
+    gc.freeze()  # what is made from here on is the user's; _leave looks at nothing else
+    _work(connection, told, begins, told.caller)
+
+
+def _started_process(tracker: int) -> Any:
+    """Turn this process into one that multiprocessing has started; return its process object.
+
+    This is what `Process._bootstrap` does first; `_work` does the rest of it.
+    """
+    process = mp.process._current_process = mp.context.Process()
+    mp.process._process_counter = itertools.count(1)
+    mp.context._default_context._actual_context = _LokyWhenNeeded()
+    mp.resource_tracker._resource_tracker._fd = tracker
+    return process
+
+
+def _belong(process: Any, told: Common) -> None:
+    """Make the caller the parent of this process, for multiprocessing."""
+    mp.process._parent_process = mp.process._ParentProcess(told.parent_name, told.caller, None)
+    process._parent_pid, process._parent_name = told.caller, told.parent_name
+    if told.authkey:
+        process.authkey = told.authkey
+
+
 class _Server:
     """The loop of a server, and its state."""
 
@@ -130,18 +182,14 @@ class _Server:
         self._common = b""  # what this process has adopted for the workers that it forks
         self._told: Common
         self._replaced: dict[str, str | None] = {}  # variables as they were before that
-        self._process = mp.context.Process()
+        self._process: Any = None
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._on_child = _signal.signal(signal.SIGCHLD, lambda *_: None)  # the loop is woken
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
     def prepare(self, modules: tuple[str, ...], tracker: int) -> None:
         """Turn this process into one that multiprocessing has started, and import modules before there is a worker."""
-        # As `Process._bootstrap` does; `_work` does the rest of it.
-        mp.process._current_process = self._process
-        mp.process._process_counter = itertools.count(1)
-        mp.context._default_context._actual_context = _LokyWhenNeeded()
-        mp.resource_tracker._resource_tracker._fd = tracker
+        self._process = _started_process(tracker)
         if why := _unfit():  # something that starts with every interpreter
             self.taint("", why)
         self._import(modules)
@@ -207,10 +255,7 @@ class _Server:
         follow(told.path, told.cwd, told.variables)
         with contextlib.suppress(OSError, ValueError):  # it may be too low to be raised
             resource.setrlimit(resource.RLIMIT_NOFILE, told.files)
-        mp.process._parent_process = mp.process._ParentProcess(told.parent_name, told.caller, None)
-        self._process._parent_pid, self._process._parent_name = told.caller, told.parent_name
-        if told.authkey:
-            self._process.authkey = told.authkey
+        _belong(self._process, told)
         self._common = common
 
     def _restore(self) -> None:

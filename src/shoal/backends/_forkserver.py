@@ -154,8 +154,7 @@ class ForkServer:
         wanted: dict[str, str | None] = {name: os.environ.get(name) for name in ONE_THREAD}
         wanted.update(process.own)
         variables = {name: value for name, value in wanted.items() if self.environment.get(name) != value}
-        own = f"LokyProcess-{next(_workers)}", (place.index, place.cpus, place.depth), initial
-        process.prepare(pickle.dumps((_common(variables), *own)))
+        process.prepare(beginning(variables, place, initial))
         request = pickle.dumps(modules), socket.socket(fileno=process.theirs.detach())
         self._unborn.append(child)
         self._requests.append(request)
@@ -379,19 +378,37 @@ servers = Servers()
 os.register_at_fork(after_in_child=servers.abandon)
 
 
-def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:
-    """Start the process of a server by exec, with two descriptors; return its id."""
+def command(function: str, *fds: int) -> list[str]:
+    """Return the command line by which a fresh interpreter calls a function of _forked with descriptors."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = f"sys.path[:] = [*filter(None, sys.path), {root!r}]"
-    program = f"import sys; {path}; from shoal.backends._forked import main; main(*{_GIVEN})"
+    return [sys.executable, "-c", f"import sys; {path}; from shoal.backends._forked import {function}; {function}{fds}"]
+
+
+def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:
+    """Start the process of a server by exec, with two descriptors; return its id."""
     # Copies: a descriptor that is copied onto itself would not be inherited, and one must not overwrite the other.
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_GIVEN) + 1) for fd in (control, tracker)]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, fd, there) for fd, there in zip(copies, _GIVEN, strict=True)]
-        return os.posix_spawn(sys.executable, [sys.executable, "-c", program], environment, file_actions=actions)
+        return os.posix_spawn(sys.executable, command("main", *_GIVEN), environment, file_actions=actions)
     finally:
         for fd in copies:
             os.close(fd)
+
+
+def beginning(variables: dict[str, str | None], place: Place, initial: bytes) -> bytes:
+    """Return the first message to a worker: `_forked.Beginning`.
+
+    Parameters
+    ----------
+    variables
+        Those that it sets, for it has inherited others.
+    place, initial
+        As for :meth:`ForkServer.fork`.
+    """
+    own = f"LokyProcess-{next(_workers)}", (place.index, place.cpus, place.depth), initial
+    return pickle.dumps((_common(variables), *own))
 
 
 def _common(variables: dict[str, str | None]) -> bytes:

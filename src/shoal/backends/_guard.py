@@ -1,4 +1,4 @@
-"""Programs that start workers when they are imported, by workers: they would do so without an end."""
+"""Programs without a ``__main__`` guard: each worker that imports such a program would start workers in turn."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MARK = "ShoalWorker"
 
 
 def refuse_while_main_is_imported() -> None:
-    """Refuse to start workers where a process of multiprocessing imports the program's main module.
+    """Refuse to start workers while a process of multiprocessing imports the program's main module.
 
-    That would never end, since each worker would import it. A worker of ours says so by its exit code, so that its
-    parent raises the error: once, and not each time that a worker is started.
+    That would never end, because each worker would import the module again. A worker of ours tells its parent by its
+    exit code, and the parent raises the error: once, and not each time that a worker is started.
 
     Raises
     ------

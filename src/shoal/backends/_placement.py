@@ -1,4 +1,4 @@
-"""What each worker process of a run is given: variables of its environment, and CPUs to run on."""
+"""What each worker process of a run is given: variables of its environment, CPUs to run on, what it calls first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shoal.errors import FallbackWarning
 
 
 class Placement:
-    """The options `environment` and `affinity`, as the workers of one run have them.
+    """The options `environment`, `affinity`, `initializer` and `initargs`, as the workers of one run have them.
 
     Parameters
     ----------
@@ -27,65 +27,74 @@ class Placement:
     ----------
     key
         Workers of equal keys were given the same.
+    variables
+        The variables of `environment` that all workers have; None where each has its own.
+    initializer, initargs
+        What a worker calls first, and with which arguments.
 
     Raises
     ------
     TypeError, ValueError
-        If one of the two cannot be used.
+        If one of the options cannot be used.
     """
 
     def __init__(self, spec: WorkerSpec, options: Mapping[str, Any]) -> None:
-        environment, affinity = options.get("environment"), options.get("affinity")
-        self._environment: Callable[[int], Any] | dict[str, str | None] = {}
-        if isinstance(environment, Mapping):
-            self._environment = _checked(environment)
-        elif callable(environment):
-            self._environment = environment
-        elif environment is not None:
+        self._environment = environment = options.get("environment")
+        self._spec = spec
+        self.variables: dict[str, str | None] | None = None
+        if environment is None or isinstance(environment, Mapping):
+            self.variables = _checked(environment or {})
+        elif not callable(environment):
             raise TypeError(
                 "environment must map names of variables to their values, or be a callable that takes a worker's index "
                 f"and returns such a mapping, got: {environment!r}"
             )
-        self._affinity: Callable[[int], Any] | list[tuple[int, ...]] | None = None
-        if affinity is not None and affinity is not False and _can_pin():
-            if affinity is True:
-                self._affinity = _shares(cpu_share(spec.n_workers))
-            elif callable(affinity):
-                self._affinity = affinity
-            elif isinstance(affinity, Sequence) and not isinstance(affinity, str) and affinity:
-                self._affinity = [_cpus(cpus) for cpus in affinity]
-            else:
-                raise TypeError(
-                    "affinity must be True, a sequence of sets of CPUs, or a callable that takes a worker's index and "
-                    f"returns one, got: {affinity!r}"
-                )
+        self._affinity = _affinity(options.get("affinity"), spec.n_workers)
+        self.initializer: Callable[..., object] | None = options.get("initializer")
+        self.initargs: tuple[Any, ...] = tuple(options.get("initargs") or ())
         self.key: Hashable = (
-            tuple(sorted(self._environment.items())) if isinstance(self._environment, dict) else identity(environment),
-            tuple(self._affinity) if isinstance(self._affinity, list) else identity(self._affinity),
+            tuple(sorted(spec.environment.items())),
+            identity(environment) if self.variables is None else tuple(sorted(self.variables.items())),
+            identity(self._affinity),
+            *map(identity, (self.initializer, *self.initargs)),
         )
 
-    @property
-    def variables(self) -> dict[str, str | None] | None:
-        """The variables that all workers have; None where each has its own."""
-        return self._environment if isinstance(self._environment, dict) else None
-
     def of(self, index: int) -> Place:
-        """Return what the worker of an index is given; called once for each worker that starts.
+        """Return what the worker of an index is given; called once for each process that starts.
 
         Raises
         ------
         TypeError, ValueError
             If what the user's callable returns cannot be used.
         """
-        variables, affinity = self._environment, self._affinity
-        if not isinstance(variables, dict):
-            variables = _checked(variables(index))
-        cpus: tuple[int, ...] | None = None
-        if isinstance(affinity, list):
-            cpus = affinity[index % len(affinity)]
-        elif affinity is not None:
-            cpus = _cpus(affinity(index))
-        return Place(index, variables, cpus, process_depth() + 1)
+        variables = self.variables
+        if variables is None:
+            variables = _checked(self._environment(index))  # type: ignore[misc] # it is callable
+        cpus = self._affinity
+        if callable(cpus):
+            cpus = _cpus(cpus(index))
+        elif cpus is not None:
+            cpus = cpus[index % len(cpus)]
+        return Place(index, {**self._spec.environment, **variables}, cpus, process_depth() + 1)
+
+
+def _affinity(affinity: Any, n_workers: int) -> Any:
+    """Return the option as a callable, as the CPUs of each worker, or, where workers may run anywhere, as None."""
+    if affinity is None or affinity is False:
+        return None
+    if not hasattr(os, "sched_setaffinity"):
+        warn("affinity is ignored: this system does not tie processes to CPUs", FallbackWarning)
+        return None
+    if affinity is True:
+        return tuple(_shares(cpu_share(n_workers)))
+    if callable(affinity):
+        return affinity
+    if isinstance(affinity, Sequence) and not isinstance(affinity, str) and affinity:
+        return tuple(map(_cpus, affinity))
+    raise TypeError(
+        "affinity must be True, a sequence of sets of CPUs, or a callable that takes a worker's index and returns one, "
+        f"got: {affinity!r}"
+    )
 
 
 def _checked(variables: Any) -> dict[str, str | None]:
@@ -98,7 +107,7 @@ def _checked(variables: Any) -> dict[str, str | None]:
                 f"{name!r}: {value!r}"
             )
         if not name or "=" in name or "\0" in name or "\0" in (value or ""):
-            raise ValueError(f"environment has what no variable can be: {name!r}: {value!r}")
+            raise ValueError(f"environment has a name or a value that no variable can have: {name!r}: {value!r}")
     return dict(variables)
 
 
@@ -119,14 +128,6 @@ def _shares(share: int) -> list[tuple[int, ...]]:
     """Return the usable CPUs, in groups of `share`."""
     usable = sorted(os.sched_getaffinity(0))
     return [tuple(usable[start : start + share]) for start in range(0, max(len(usable) - share, 0) + 1, share)]
-
-
-def _can_pin() -> bool:
-    if hasattr(os, "sched_setaffinity"):
-        return True
-    message = "affinity is ignored: this system does not tie processes to CPUs"
-    warn(message, FallbackWarning)
-    return False
 
 
 def identity(option: Any) -> Hashable:

@@ -1,65 +1,55 @@
-"""The loky backend: worker processes that need no ``__main__`` guard, kept warm between runs."""
+"""The backends of worker processes, and the one named loky: its workers are kept warm between runs."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
+import socket
 import sys
-from collections.abc import Callable, Hashable
-from functools import partial
+from collections.abc import Hashable, Mapping
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 from shoal._pickling import KeepingFile, dumps
 from shoal._tracebacks import warn
 from shoal.backends._bootstrap import Place, heed, serve
 from shoal.backends._loop import Loop
 from shoal.backends._messages import Blocking
-from shoal.backends._placement import Placement, identity
+from shoal.backends._placement import Placement
 from shoal.backends._pool import pool
 from shoal.backends._process import Child, Process
-from shoal.backends._start import Handed, launch, lent, start, watching
 from shoal.backends._workers import Worker, fill_standard_streams
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread, process_depth
-from shoal.errors import FallbackWarning, import_loky
+from shoal.errors import FallbackWarning
 
 #: The seconds after which an idle worker goes, as in joblib.
 IDLE_SECONDS = 300.0
-#: Ways of starting workers that may be asked for, and where.
-_METHODS, _VARIABLE = ("loky", "spawn"), "SHOAL_START_METHOD"
+#: Ways of starting workers that may be asked for.
+_METHODS = "loky", "spawn"
 
 
 class LokyMaker:
-    """Starts workers by a fork server, or by loky."""
+    """Starts workers by a fork server; where there is none, or where it is asked to, by exec.
+
+    Parameters
+    ----------
+    placement
+        What each worker is given.
+    idle_seconds
+        The seconds after which an idle worker goes.
+    method
+        "loky" for exec; None for a fork server where there can be one.
+    """
 
     max_batches: int | None = None
     follows = True
 
-    def __init__(
-        self,
-        environment: dict[str, str],
-        placement: Placement,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
-        idle_seconds: float | None,
-        method: str | None,
-    ) -> None:
-        self._environment = environment
+    def __init__(self, key: Hashable, placement: Placement, idle_seconds: float, method: str | None) -> None:
+        self.key = key
+        self.idle_seconds: float | None = idle_seconds
+        self._placement = placement
         self._method = method
         self._prepared = False  # whether the server was asked to start
-        self._placement = placement
-        self._initializer = initializer
-        self._initargs = initargs
-        self.idle_seconds = idle_seconds
-        self.key: Hashable = (
-            "loky",
-            tuple(sorted(environment.items())),
-            placement.key,
-            *map(identity, (initializer, *initargs)),
-            idle_seconds,
-            method,
-        )
 
     def prepare(self, worker: Worker) -> bool:
         """Start the fork server, or, without one, the worker's process, unless it is there."""
@@ -77,31 +67,40 @@ class LokyMaker:
     def start(self, worker: Worker, process: Process, loop: Loop) -> Child:
         """Start a worker process."""
         place = self._placement.of(worker.index)
-        process.own = {**self._environment, **place.variables}
-        if self._forks and (initial := self._initial()) is not None:
-            from shoal.backends._forkserver import modules_named, servers
+        process.own = place.variables
+        initial, inherited = self._initial()
+        from shoal.backends._forkserver import beginning, modules_named, servers
 
+        if self._forks and inherited is None:
             server = servers.of(self._placement.variables, loop)
             # A server may import modules for its workers if they all have the variables that an import may read.
             modules = () if self._placement.variables is None else modules_named(worker.messages)
             return server.fork(worker, process, place, initial, servers.wanted(modules))
-        initializer: Any = self._initializer
-        if isinstance(initializer, FunctionType):
-            initializer = KeepingFile(initializer)
-        if self._method == "spawn":
-            import multiprocessing
+        from shoal.backends._start import Executed, StartedChild
 
-            make: Any = watching(multiprocessing.get_context("spawn").Process)
-        else:
-            given = {name: value for name, value in process.own.items() if value is not None}
-            make = partial(_context_class()().Process, env=given)
-        with lent(process.own if self._method == "spawn" else {}):
-            return start(make, _serve, place, process, loop, initializer, self._initargs)
+        process.prepare(beginning({}, place, initial))
+        fds = [process.theirs.fileno(), *(inherited or [])]
+        return StartedChild(Executed(_changed(os.environ, place.variables), fds), process, loop)
+
+    def _initial(self) -> tuple[bytes, list[int] | None]:
+        """Return a pickle of the initializer with its arguments, and the descriptors that it needs.
+
+        These are None unless the pickle can only be sent to a process that is being started.
+        """
+        initializer, initargs = self._placement.initializer, self._placement.initargs
+        if initializer is None:
+            return b"", None
+        try:
+            return dumps((initializer, initargs), _refused, out_of_band=2**63)[0], None
+        except RuntimeError:  # as locks and queues of multiprocessing raise, too
+            from shoal.backends._start import dumps_for_child
+
+            return dumps_for_child((_keeping_file(initializer), initargs))
 
     @property
     def _forks(self) -> bool:
         """Whether a fork server starts the processes."""
-        if self._method is None and sys.platform == "linux" and sys.executable and not getattr(sys, "frozen", False):
+        if self._method is None and sys.platform == "linux" and sys.executable:
             from shoal.backends._forkserver import servers
 
             return servers.usable
@@ -114,18 +113,30 @@ class LokyMaker:
             servers.look()
             servers.of(self._placement.variables, loop)
 
-    def _initial(self) -> bytes | None:
-        """Return a pickle of the initializer; None where it can only be sent to a process that is being started."""
-        if self._initializer is None:
-            return b""
-        try:
-            return dumps((self._initializer, self._initargs), out_of_band=2**63)[0]
-        except RuntimeError:  # locks and queues of multiprocessing
-            return None
+
+def _changed(environment: Mapping[str, str], variables: Mapping[str, str | None]) -> dict[str, str]:
+    """Return an environment in which `variables` are set, or, where they are None, are missing."""
+    return {name: value for name, value in {**environment, **variables}.items() if value is not None}
 
 
-def _serve(place: Place, parent: int, end: Handed, *initial: Any) -> None:
-    """Be a worker process of loky's: one that tells of crashes in compiled code."""
+def _refused(value: Any) -> Any:
+    """Refuse what has a descriptor: only a process that is being started can have a copy of that.
+
+    A connection of ``multiprocessing`` would be pickled with the number of its descriptor.
+    """
+    connections: Any = sys.modules.get("multiprocessing.connection")
+    if isinstance(value, socket.socket) or (connections and isinstance(value, connections.Connection)):
+        raise RuntimeError(f"{type(value).__name__} is only sent to a process that is being started")
+    return NotImplemented
+
+
+def _keeping_file(initializer: Any) -> Any:
+    """Return what other picklers than ours are to send of an initializer."""
+    return KeepingFile(initializer) if isinstance(initializer, FunctionType) else initializer
+
+
+def _serve(parent: int, end: socket.socket, place: Place, *initial: Any) -> None:
+    """Run a worker process that a context has started; it tells of crashes in compiled code."""
     import faulthandler
 
     if sys.stderr is None:  # as under pythonw
@@ -133,27 +144,52 @@ def _serve(place: Place, parent: int, end: Handed, *initial: Any) -> None:
     elif "PYTHONFAULTHANDLER" not in os.environ:
         faulthandler.enable()
     heed(parent)
-    serve(place, lambda: initial, Blocking(end.socket))
+    serve(place, lambda: initial, Blocking(end))
 
 
-@functools.cache
-def _context_class() -> Any:
-    """Return loky's context, with our way of starting a process.
+class ProcessBackend(Backend):
+    """A backend of worker processes: its slots are workers of the pool."""
 
-    In multiprocessing, joblib's own loky may stand under its name.
-    """
-    import_loky()
-    from loky.backend.context import LokyContext
+    replaces_workers = True
+    #: How warnings name its runs.
+    runs: ClassVar[str]
+    #: Whether a worker of worker processes may have worker processes of its own.
+    nests: ClassVar[bool] = True
+    #: Whether its workers end with their run, instead of being kept for the next.
+    ends_workers: ClassVar[bool] = False
 
-    class Context(LokyContext):  # type: ignore[misc]
-        if sys.platform != "win32":
-            Process = staticmethod(watching(LokyContext.Process, launch))
+    def workers(self, n_jobs: int | None, depth: int = 0) -> int:
+        """Return how many workers `n_jobs` means; 1, with a warning, where this process can have none of its own."""
+        n_workers = super().workers(n_jobs, depth)
+        process = sys.modules.get("multiprocessing.process")
+        if n_workers == 1:
+            return 1
+        if process is not None and process.current_process().daemon:
+            reason = "called in a multiprocessing daemon process"
+        elif depth and not in_main_thread():
+            reason = "nested below threads"
+        elif depth and not self.nests:
+            reason = "nested below worker processes"
+        else:
+            return n_workers
+        warn(f"{self.runs} parallel loops cannot be {reason}, setting n_jobs=1", FallbackWarning)
+        return 1
 
-    return Context
+    def close(self, slots: list[Slot]) -> None:
+        """Give the workers back: the next run finds them warm, unless they end with this one."""
+        pool().close(slots, end=self.ends_workers)
+
+    def abort(self, slot: Slot) -> Slot:
+        """Kill the worker if this run's batches are on it; the slot that is returned starts a new one when used."""
+        return pool().abort(slot)
+
+    def retire(self, slot: Slot, pid: int) -> bool:
+        """Replace the worker process `pid` once what was submitted to it has run."""
+        return pool().retire(slot, pid)
 
 
-class LokyBackend(Backend):
-    """Runs the calls in worker processes, started by loky; the default.
+class LokyBackend(ProcessBackend):
+    """Runs the calls in worker processes that need no ``__main__`` guard; the default.
 
     The workers are shared by all runs of this process and stay for `idle_worker_timeout` seconds.
     """
@@ -161,11 +197,7 @@ class LokyBackend(Backend):
     name = "loky"
     options = frozenset({"initializer", "initargs", "idle_worker_timeout", "start_method", *PLACEMENT})
     supports_inner_max_num_threads = True
-    replaces_workers = True
-
-    def workers(self, n_jobs: int | None, depth: int = 0) -> int:
-        """Return how many workers `n_jobs` means; 1, with a warning, where the system allows no children."""
-        return _or_one(super().workers(n_jobs, depth), depth, "Loky-backed")
+    runs = "Loky-backed"
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
         """Return slots of one worker process each.
@@ -178,27 +210,20 @@ class LokyBackend(Backend):
         _check_depth()
         options = {**self.given_options, **spec.options}
         idle_seconds = options.get("idle_worker_timeout")
-        maker = LokyMaker(
-            dict(spec.environment),
-            Placement(spec, options),
-            options.get("initializer"),
-            tuple(options.get("initargs") or ()),
-            IDLE_SECONDS if idle_seconds is None else float(idle_seconds),
-            _start_method(options.get("start_method")),
-        )
+        idle_seconds = IDLE_SECONDS if idle_seconds is None else float(idle_seconds)
+        placement = Placement(spec, options)
+        method = _start_method(options.get("start_method"))
+        key = "loky", placement.key, idle_seconds, method
+        maker: Any
+        if method != "spawn" and os.name == "posix" and not getattr(sys, "frozen", False):
+            maker = LokyMaker(key, placement, idle_seconds, method)
+        else:
+            from shoal.backends._start import ContextMaker, context
+
+            placement.initializer = _keeping_file(placement.initializer)
+            maker = ContextMaker(key, context(method), _serve, placement)
+            maker.idle_seconds, maker.follows = idle_seconds, True
         return pool().open(maker, spec.n_workers, spec.own)
-
-    def close(self, slots: list[Slot]) -> None:
-        """Give the workers back; they stay warm."""
-        pool().close(slots)
-
-    def abort(self, slot: Slot) -> Slot:
-        """Kill the worker if this run's batches are on it; the slot that is returned starts a new one when used."""
-        return pool().abort(slot)
-
-    def retire(self, slot: Slot, pid: int) -> bool:
-        """Replace the worker process `pid` once what was submitted to it has run."""
-        return pool().retire(slot, pid)
 
 
 def _check_depth() -> None:
@@ -213,25 +238,9 @@ def _check_depth() -> None:
 
 def _start_method(given: Any) -> str | None:
     """Return how workers are started: "loky", "spawn", or None for a fork server where there can be one."""
-    name, value = ("start_method", given) if given is not None else ("SHOAL_START_METHOD", os.environ.get(_VARIABLE))
+    name, value = "start_method", given
+    if given is None:
+        name, value = "SHOAL_START_METHOD", os.environ.get("SHOAL_START_METHOD")
     if value not in (None, "", *_METHODS):
         raise ValueError(f"{name} must be one of {_METHODS}, or None for the fastest that there is, got: {value!r}")
     return value or None
-
-
-def _or_one(n_workers: int, depth: int, what: str, nests: bool = True) -> int:
-    """Return `n_workers`, or 1 with a warning where this process cannot have worker processes of its own."""
-    if n_workers == 1:
-        return 1
-    process = sys.modules.get("multiprocessing.process")
-    reason = None
-    if process is not None and process.current_process().daemon:
-        reason = "called in a multiprocessing daemon process"
-    elif depth and not in_main_thread():
-        reason = "nested below threads"
-    elif depth and not nests:
-        reason = "nested below worker processes"
-    if reason is None:
-        return n_workers
-    warn(f"{what} parallel loops cannot be {reason}, setting n_jobs=1", FallbackWarning)
-    return 1

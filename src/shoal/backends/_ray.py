@@ -29,16 +29,16 @@ from ray import exceptions as ray_errors
 
 from shoal._cpus import is_serial
 from shoal.backends._ray_task import Stored, kept_object, pack, run_task, unpack
-from shoal.backends.base import Backend, Slot, WorkerSpec
-from shoal.backends.storing import StoringExecutor
+from shoal.backends.base import Slot, WorkerSpec
+from shoal.backends.storing import StoringBackend, StoringExecutor
 
 T = TypeVar("T")
 
 #: Arguments of so many bytes are put into the store; below, a copy for each batch costs less.
 STORED_BYTES = 2**20
-#: The functions and classes by value that are put there, at most: a run may make a new one for each call.
+#: At most so many functions and classes by value are put there: a run may make a new one for each call.
 ONCE = 64
-#: What says that a task was lost with what ran it, and that ray has given up to run it again.
+#: Errors that tell that a task was lost with its worker, and that ray has given up running it again.
 LOST = (
     ray_errors.WorkerCrashedError,
     ray_errors.OutOfMemoryError,
@@ -64,7 +64,7 @@ def _task() -> Any:
 
 
 class _Arriving(Future[T]):
-    """The future of a task; what has come is unpacked by whoever takes it, not in ray's thread."""
+    """The future of a task; the thread that asks for the result unpacks it, not ray's."""
 
     def result(self, timeout: float | None = None) -> T:
         """Return what the call has returned."""
@@ -180,7 +180,7 @@ def _translated(error: BaseException) -> BaseException:
     return translated
 
 
-class RayBackend(Backend):
+class RayBackend(StoringBackend):
     """Runs batches of calls as tasks of a ray cluster.
 
     Parameters
@@ -197,9 +197,7 @@ class RayBackend(Backend):
     """
 
     name = "ray"
-    ships_bytes = False
     options = frozenset({"ray_remote_args"})
-    default_n_jobs = -1
     distance = 4.0  # there and back it takes 2 ms
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
@@ -218,14 +216,6 @@ class RayBackend(Backend):
             # The call that waits for these keeps its CPU: were they to ask for more, all might wait for ever.
             options = {"num_cpus": 0, **options}
         return [Slot(RayExecutor(options), spec.n_workers)]
-
-    def close(self, slots: list[Slot]) -> None:
-        """Leave the cluster as it is."""
-
-    def abort(self, slot: Slot) -> Slot:
-        """Cancel the tasks of a slot; return the same, since the cluster replaces what that ends."""
-        slot.executor.cancel()  # type: ignore[attr-defined]
-        return slot
 
 
 def _inside_a_task() -> bool:

@@ -1,39 +1,51 @@
-"""Starting a worker process by a context of loky or the standard library; without what fails in their own ways of it.
+"""Starting a worker process where no fork server does it: by exec, or by a context of ``multiprocessing``.
 
-loky (up to 3.7 at least) flushes ``sys.stdout``, which may be None or closed; and it leaves a pipe open where no
-process can be started. Both know that a process has ended from the end of a pipe that it held: a child that it has
-forked holds it, too, and nobody would hear of its death as long as that child lives.
+::
+
+    Executed      a fresh interpreter runs _forked.work with its end of the connection, and does what a forked one does
+    ContextMaker  the Process of a context serves its end: of "spawn", of what users give to the backend
+                  "multiprocessing", and of loky's on Windows and in frozen programs
+    StartedChild  waits for the end of either
+
+Private names of other libraries that are read here, since nothing public does the same:
+
+* ``multiprocessing.process._children``: multiprocessing waits at exit for the children in it, for ever if a signal has
+  kept the pool from ending its workers before; and in a forked child of this process it would take them for its own.
+* ``Process._start_method``: whether the worker imports the program's main module, and takes over our environment.
+* ``popen_fork.Popen._launch``: the pipes that it has opened when a fork fails; see `_close_pipes`.
+* ``popen_spawn_posix.Popen._fds``: which descriptors a new process has to inherit for what was pickled for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import multiprocessing.process
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from multiprocessing import util
-from multiprocessing.context import set_spawning_popen
-from multiprocessing.reduction import DupFd
 from typing import Any
 
-from shoal.backends._bootstrap import Place, set_variables
+from shoal.backends._bootstrap import set_variables
 from shoal.backends._guard import MARK
 from shoal.backends._loop import Loop
+from shoal.backends._placement import Placement
 from shoal.backends._process import Process, kill_tree
+from shoal.backends._workers import Worker
+from shoal.errors import import_loky
 
 
-class ContextChild:
-    """A process that a context has started.
+class StartedChild:
+    """A worker process that was started here.
 
     Parameters
     ----------
     started
-        The started ``multiprocessing.Process``.
+        A ``multiprocessing.Process`` that was started, or an :class:`Executed`.
     process
         Is told when it has ended.
     """
@@ -44,7 +56,14 @@ class ContextChild:
         self._process: Process | None = process
         self._loop = loop
         self._tries = 0
-        loop.watch(started.sentinel, self._ended)
+        # The sentinel is a pipe that the worker holds. A child that it has forked holds it, too, and nobody would hear
+        # of the worker's death as long as that child lives. Linux has descriptors of processes since 5.3.
+        self._sentinel = started.sentinel
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self._sentinel = os.pidfd_open(started.pid)
+                util.Finalize(self, os.close, (self._sentinel,))
+        loop.watch(self._sentinel, self._ended)
 
     def kill(self) -> None:
         """Kill it, and all that it has started."""
@@ -52,13 +71,14 @@ class ContextChild:
             if self._started.exitcode is None:
                 kill_tree(self._started.pid)
         else:
+            import_loky()
             from loky.backend.utils import kill_process_tree
 
             kill_process_tree(self._started)
 
     def _ended(self) -> None:
         """Take note of its end; the system may take a moment to say how it was."""
-        self._loop.unwatch(self._started.sentinel)
+        self._loop.unwatch(self._sentinel)
         self._tries += 1
         code = self._started.exitcode
         if code is None and self._tries < 1000:
@@ -71,38 +91,75 @@ class ContextChild:
             process.exited(code)
 
 
-class Handed:
-    """A socket on its way to a process that is started; loky (up to 3.7) would leave a copy of it open there."""
+class ContextMaker:
+    """Starts workers by a context of ``multiprocessing``.
 
-    def __init__(self, end: socket.socket) -> None:
-        self.socket = end
+    Parameters
+    ----------
+    key
+        Workers of equal keys are interchangeable.
+    context
+        Its ``Process`` makes a process.
+    serve
+        What the process does, given its parent's id, its end of the connection, and how it begins.
+    placement
+        What each worker is given.
+    """
 
-    def __reduce__(self) -> Any:
-        if sys.platform == "win32":
-            return Handed, (self.socket,)
-        return _taken, (DupFd(self.socket.fileno()),)
+    idle_seconds: float | None = None
+    max_batches: int | None = None
+    follows = False
+
+    def __init__(self, key: Hashable, context: Any, serve: Callable[..., object], placement: Placement) -> None:
+        self.key = key
+        self._context = context
+        self._serve = serve
+        self._placement = placement
+
+    def prepare(self, worker: Worker) -> bool:
+        """Start the worker's process, unless it is there."""
+        return worker.warm()
+
+    def start(self, worker: Worker, process: Process, loop: Loop) -> StartedChild:
+        """Start a worker process."""
+        place = self._placement.of(worker.index)
+        process.own = place.variables
+        beginning = place, self._placement.initializer, self._placement.initargs
+        started = self._context.Process(target=self._serve, args=(os.getpid(), process.theirs, *beginning))
+        method = started._start_method
+        if method in ("spawn", "forkserver"):
+            started.name = started.name.replace("Process", MARK)
+        # A worker that is spawned may import the program's main module before it is sent anything.
+        with warnings.catch_warnings(), lent(place.variables if method in ("spawn", "loky") else {}):
+            # Python 3.12 warns of every fork of a process that has threads, which each that has workers is.
+            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            try:
+                started.start()
+            except OSError as error:
+                _close_pipes(error)
+                raise
+        multiprocessing.process._children.discard(started)  # type: ignore[attr-defined]
+        return StartedChild(started, process, loop)
 
 
-def _taken(handed: Any) -> Handed:
-    return Handed(socket.socket(fileno=handed.detach()))
+def context(method: str | None) -> Any:
+    """Return the context of "spawn"; for others loky's, which needs no ``__main__`` guard."""
+    if method == "spawn":
+        return multiprocessing.get_context(method)
+    import_loky()
+    from loky.backend.context import LokyContext
+
+    return LokyContext  # not by its name in multiprocessing, under which joblib's own may stand
 
 
-def start(
-    make: Callable[..., Any],
-    serve: Callable[..., object],
-    place: Place,
-    process: Process,
-    loop: Loop,
-    *more: Any,
-    **options: Any,
-) -> ContextChild:
-    """Start the process that `make` makes, a context's ``Process``, which does `serve`; in the loop's thread."""
-    started = make(target=serve, args=(place, os.getpid(), Handed(process.theirs), *more), **options)
-    started.start()
-    # multiprocessing waits at exit for the children that it knows, for ever if a signal has kept the pool from ending
-    # its workers before; and in a forked child of this process it would take them for its own.
-    multiprocessing.process._children.discard(started)  # type: ignore[attr-defined]
-    return ContextChild(started, process, loop)
+def _close_pipes(error: OSError) -> None:
+    """Close the pipes to a process that could not be forked, which the standard library (up to 3.13) leaves open."""
+    popen_fork: Any = sys.modules.get("multiprocessing.popen_fork")
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if popen_fork is not None and frame.f_code is popen_fork.Popen._launch.__code__:
+            for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
 
 
 @contextlib.contextmanager
@@ -116,88 +173,70 @@ def lent(variables: Mapping[str, str | None]) -> Iterator[None]:
         set_variables(before)
 
 
-def launch(process: Any) -> Any:
-    """Start a process of loky's; return what stands for it in ``multiprocessing``."""
-    return _popen_class()(process)
+class Executed:
+    """A process that was started by exec; it has what :class:`StartedChild` needs of ``multiprocessing.Process``.
 
-
-def watching(make: Callable[..., Any], start: Callable[[Any], Any] | None = None) -> Callable[..., Any]:
-    """Return what makes processes as `make` does, whose end is known whatever they have forked.
-
-    They are started by `start`, which is given one and returns what stands for it; None: as they would be.
+    Parameters
+    ----------
+    environment
+        The variables of its environment.
+    fds
+        The descriptors that it inherits, under the same numbers; the first is its end of the connection.
     """
 
-    def make_watched(**options: Any) -> Any:
-        process = make(**options)
-        if process._start_method in ("spawn", "forkserver"):
-            process.name = process.name.replace("Process", MARK)
-        started = start or process._Popen
+    def __init__(self, environment: Mapping[str, str], fds: list[int]) -> None:
+        import subprocess
+        from multiprocessing import resource_tracker
 
-        def launch_watched(process: Any) -> Any:
-            del process._Popen  # this function, which the child need not know
-            return _watched(started(process))
+        from shoal.backends._forkserver import command
 
-        process._Popen = launch_watched
-        return process
+        tracker: int = resource_tracker.getfd()  # type: ignore[assignment]
+        self.sentinel, held = os.pipe()
+        util.Finalize(self, os.close, (self.sentinel,))
+        given = [fds[0], tracker, held, *fds[1:]]
+        try:
+            started = subprocess.Popen(command("work", *given), env=environment, pass_fds=given)
+        finally:
+            os.close(held)
+        self.pid = started.pid
+        started.returncode = 0  # it is waited for here; subprocess would, and warn, also in a forked child
+        self._code: int | None = None
 
-    return make_watched
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit code, negative for a signal; None while it lives, and if something else has waited for it."""
+        if self._code is None:
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+    def kill(self) -> None:
+        """Kill it alone, as loky asks for where it cannot kill what the process has started."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def join(self) -> None:
+        """Do nothing: nothing is kept that would have to go."""
 
 
-def _watched(popen: Any) -> Any:
-    """Have what stands for a child in ``multiprocessing`` tell of its end by a descriptor of the process; return it.
+def dumps_for_child(obj: Any) -> tuple[bytes, list[int]]:
+    """Pickle locks, queues and connections of ``multiprocessing``, which are only sent to a process that starts.
 
-    Where there is none (Linux has them, since 5.3), it is left as it was; and where it is a fork server's child, whose
-    exit code comes through the pipe.
+    Return also the descriptors that the process has to inherit for them.
     """
-    if hasattr(os, "pidfd_open") and popen.method != "forkserver":
-        with contextlib.suppress(OSError):
-            popen.sentinel = os.pidfd_open(popen.pid)
-            util.Finalize(popen, os.close, (popen.sentinel,))
-    return popen
+    from multiprocessing import popen_spawn_posix
+    from multiprocessing.context import set_spawning_popen
 
+    import_loky()
+    from loky.backend import reduction  # it can pickle all that cloudpickle can, and what belongs to multiprocessing
 
-@functools.cache
-def _popen_class() -> Any:
-    from loky.backend import popen_loky_posix, reduction, spawn
-    from loky.backend.fork_exec import fork_exec
-
-    class Popen(popen_loky_posix.Popen):  # type: ignore[misc]
-        def __init__(self, process: Any) -> None:
-            self.returncode = None
-            self._fds: list[int] = []
-            message = io.BytesIO()
-            set_spawning_popen(self)
-            try:
-                preparation = spawn.get_preparation_data(process.name, process.init_main_module)
-                reduction.dump(preparation, message)
-                reduction.dump(process, message)
-            finally:
-                set_spawning_popen(None)
-            with contextlib.ExitStack() as opened:
-                pipes = []
-                for _ in range(2):
-                    pipes.append(os.pipe())
-                    for fd in pipes[-1]:
-                        opened.callback(os.close, fd)
-                (sentinel, held), (told, outlet) = pipes
-                command = [sys.executable, "-m", popen_loky_posix.__name__]
-                command += ["--process-name", process.name, "--pipe", str(told)]
-                kept = [*self._fds, preparation["tracker_fd"], preparation["mp_tracker_fd"], held, told]
-                for fd in kept:
-                    os.set_inheritable(fd, True)
-                self.pid = fork_exec(command, kept, env=process.env)
-                opened.pop_all()
-            os.close(held)  # what the child keeps open until it ends
-            os.close(told)
-            self.sentinel = sentinel
-            util.Finalize(self, os.close, (sentinel,))
-            with contextlib.suppress(BrokenPipeError), open(outlet, "wb") as file:  # its death is told by the sentinel
-                file.write(message.getbuffer())
-
-        def kill(self) -> None:
-            """Kill the process, as ``multiprocessing.Process.kill`` asks for and loky's own does not know."""
-            if self.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.pid, signal.SIGKILL)
-
-    return Popen
+    popen: Any = object.__new__(popen_spawn_posix.Popen)
+    popen._fds = []
+    stream = io.BytesIO()
+    set_spawning_popen(popen)
+    try:
+        reduction.dump(obj, stream)
+    finally:
+        set_spawning_popen(None)
+    return stream.getvalue(), popen._fds

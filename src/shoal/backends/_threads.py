@@ -1,7 +1,8 @@
-"""The threading backend: threads of this process."""
+"""The backends of this process: one of its threads, "threading", and of the caller's own thread, "sequential"."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -47,23 +48,16 @@ class DaemonThreads(Executor):
         with self._lock:
             if not self._closed:
                 self._closed = True
-                if cancel_futures:
-                    self._cancel_all()
+                with contextlib.suppress(queue.Empty):
+                    while cancel_futures:
+                        if (item := self._items.get_nowait()) is not None:
+                            item[0].cancel()
                 for _ in self._threads:
                     self._items.put(None)
         if wait:
             for thread in self._threads:
                 if thread is not threading.current_thread():
                     thread.join()
-
-    def _cancel_all(self) -> None:
-        while True:
-            try:
-                item = self._items.get_nowait()
-            except queue.Empty:
-                return
-            if item is not None:
-                item[0].cancel()
 
 
 def _work(first: list[_Item], items: queue.SimpleQueue[_Item | None]) -> None:
@@ -78,7 +72,7 @@ def _work(first: list[_Item], items: queue.SimpleQueue[_Item | None]) -> None:
             else:
                 future.set_result(result)
                 del result
-        # What ran must not live on in a thread that waits.
+        # A thread that waits must not keep alive what it ran.
         del item, future, fn, args, kwargs
         item = items.get()
 
@@ -103,3 +97,45 @@ class ThreadingBackend(Backend):
         """Leave the threads to themselves, since none can be stopped; return new ones."""
         slot.executor.shutdown(wait=False, cancel_futures=True)
         return Slot(DaemonThreads(slot.width), slot.width)
+
+
+class InlineExecutor(Executor):
+    """Runs a call when it is submitted; the future that it returns is done."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run the call and return its outcome; interrupts pass through."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class SequentialBackend(Backend):
+    """Runs the calls in the caller's thread; a run with one worker is a plain loop on every backend."""
+
+    name = "sequential"
+    in_process = True
+    ships_bytes = False
+    supports_timeout = False
+
+    def workers(self, n_jobs: int | None, depth: int = 0) -> int:
+        """Return 1, whatever `n_jobs` is."""
+        super().workers(n_jobs, depth)
+        return 1
+
+    def open(self, spec: WorkerSpec) -> list[Slot]:
+        """Return one slot."""
+        return [Slot(InlineExecutor())]
+
+    def close(self, slots: list[Slot]) -> None:
+        """Do nothing: there is nothing to take back."""
+
+    def abort(self, slot: Slot) -> Slot:
+        """Return `slot`: what it ran has ended."""
+        return slot
+
+    def nested(self, depth: int) -> str:
+        """Return "sequential"."""
+        return self.name

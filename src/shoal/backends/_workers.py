@@ -353,8 +353,10 @@ class Worker:
 def _begun(future: Future[Any]) -> bool:
     """Have a future be one that runs, which it may be already: what was sent to a dead worker waits again.
 
-    Return False if it was cancelled.
+    Return False if it was cancelled, or has its result.
     """
+    if future.done() and not future.cancelled():  # an interrupt came after it was sent and before it left the queue
+        return False
     return future.running() or future.set_running_or_notify_cancel()
 
 

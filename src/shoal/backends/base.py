@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 
-#: The index of the worker in whose call this is, in threads and in the caller; processes have theirs below.
+#: The index of the worker that runs the current call, in threads and in the caller; that of a process is below.
 index_of_call: ContextVar[int | None] = ContextVar("shoal worker index")
 _index_of_process: int | None = None
 _depth_of_process = 0
@@ -62,7 +62,7 @@ def worker_index() -> int | None:
 
 
 def be_worker(index: int, depth: int) -> None:
-    """Take note that this process is the worker of that index, so deep in workers of workers."""
+    """Record the index of the worker that this process is, and its depth in workers of workers."""
     global _index_of_process, _depth_of_process
     _index_of_process, _depth_of_process = index, depth
 
@@ -113,8 +113,8 @@ class WorkerSpec(NamedTuple):
     own: bool = False
 
 
-#: What worker processes may be given by their index. Without it calls would run on another GPU, on other CPUs: it is
-#: never ignored in silence.
+#: The options that depend on a worker's index. A backend never ignores them in silence, because calls would then run on
+#: another GPU, or on other CPUs.
 PLACEMENT = ("environment", "affinity")
 
 
@@ -258,8 +258,8 @@ def start_thread(name: str, target: Callable[..., object], *args: Any, make_room
     name, target, args
         As for :class:`threading.Thread`.
     make_room
-        Whether to end idle worker processes and to try again where the system allows no more threads. Not for whoever
-        holds a lock of the pool's.
+        Whether to end idle worker processes and to try again where the system allows no more threads. A caller that
+        holds a lock of the pool's must not ask for that.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The contract of an executor over an engine that keeps objects: what many calls need is put there once.
+"""Backends over an engine that keeps objects, and their executors: what many calls need is put there once.
 
 It has a module of its own, so that importing shoal does not import ``concurrent.futures``.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, cast
 
-__all__ = ["StoringExecutor"]
+from shoal.backends.base import Backend, Slot
+
+__all__ = ["StoringBackend", "StoringExecutor"]
 
 
 class StoringExecutor(Executor, ABC):
@@ -40,3 +42,30 @@ class StoringExecutor(Executor, ABC):
         submitted gets the object instead. The engine may drop the object once nothing stands for it, and no batch
         that was submitted needs it any more. It is not None.
         """
+
+    def cancel(self) -> None:
+        """End what was submitted as far as the engine can, without waiting for it; what is submitted later is run.
+
+        In any thread, also in one that the engine needs for that. For executors of a :class:`StoringBackend`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot cancel what was submitted")
+
+
+class StoringBackend(Backend):
+    """A backend over such an engine, which has one slot for each run, a :class:`StoringExecutor`.
+
+    By default a run has as many workers as there are.
+    """
+
+    ships_bytes = False
+    default_n_jobs = -1
+
+    def close(self, slots: list[Slot]) -> None:
+        """Shut the executors down; the engine stays as it is."""
+        for slot in slots:
+            slot.executor.shutdown()
+
+    def abort(self, slot: Slot) -> Slot:
+        """Cancel what was submitted; return the same slot, since it is the engine's affair what runs it."""
+        cast("StoringExecutor", slot.executor).cancel()
+        return slot
