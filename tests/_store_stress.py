@@ -13,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from shoal.memory._filestore import FileStore
+from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Key, Limits, Meta
 
 N_PROCESSES, N_KEYS = 8, 200

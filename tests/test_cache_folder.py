@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shoal import CacheWarning, MemorizedResult, Memory
-from shoal.memory._places import is_key, quoted
+from shoal.memory.storage._paths import is_key, quoted
 from shoal.memory.store import Key, create
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
@@ -86,7 +86,10 @@ def test_links_in_the_place_of_what_is_ours(tmp_path: Path, elsewhere: Path, nam
 def test_a_link_is_named_in_a_warning(tmp_path: Path, elsewhere: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "test_cache_folder").symlink_to(elsewhere)
-    with pytest.warns(CacheWarning, match=r"it is a link, where .* of its own: remove it: '.*/test_cache_folder'"):
+    with pytest.warns(
+        CacheWarning,
+        match=r"it is a link, but a cache expects .* remove it: '.*/test_cache_folder'",
+    ):
         assert Memory(tmp_path / "cache", verbose=0).cache(double)(1) == 2
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.memory._eviction import excess
-from shoal.memory.store import Entry, Key, Limits
+from shoal.memory.store import Entry, Key, Limits, excess
 
 ENTRIES = st.lists(st.tuples(st.integers(0, 100), st.floats(0, 100)), max_size=20).map(
     lambda pairs: sorted(

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from shoal import CacheWarning
-from shoal.memory._filestore import FileStore
+from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Key, Limits, Meta
 
 PATIENCE = 60
@@ -45,7 +45,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     running: list[subprocess.Popen[str]] = []
     prologue = f"""
     import os, sys, time
-    from shoal.memory._filestore import FileStore
+    from shoal.memory.storage._filestore import FileStore
     from shoal.memory.store import Key, Limits, Meta
     store = FileStore({str(tmp_path / "cache" / "joblib")!r})
     def key(number):
@@ -261,7 +261,7 @@ def test_damaged_values(tmp_path: Path, value: Any, compress: bool, how: str, li
 def test_a_value_whose_class_is_gone(store: FileStore, fresh_python) -> None:
     fresh_python(f"""
         import sys, types, time
-        from shoal.memory._filestore import FileStore
+        from shoal.memory.storage._filestore import FileStore
         from shoal.memory.store import Key, Meta
         sys.modules["vanished"] = module = types.ModuleType("vanished")
         exec("class C: pass", module.__dict__)
@@ -297,13 +297,13 @@ def test_a_new_value_in_the_place_of_a_damaged_one_stays(store: FileStore, monke
     """Between the reading of a damaged entry and its removal, another process has put a good one in its place."""
     store.save(KEY, "damaged", meta())
     spoil(Path(store.folder(KEY), "output.pkl"), "flipped")
-    bring = store._aside.bring
+    move_in = store._staging.move_in
 
     def late(path: str) -> str | None:
         store.save(KEY, "good", meta())
-        return bring(path)
+        return move_in(path)
 
-    monkeypatch.setattr(store._aside, "bring", late)
+    monkeypatch.setattr(store._staging, "move_in", late)
     assert store.load(KEY) == "good"
     monkeypatch.undo()
     assert store.load(KEY) == "good"

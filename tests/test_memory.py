@@ -43,7 +43,7 @@ from shoal import (
     expires_after,
     shared,
 )
-from shoal.memory._arguments import TEXT_LENGTH, described
+from shoal.memory._texts import TEXT_LENGTH, argument_texts
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 
 RUNS: list[Any] = []
@@ -305,7 +305,7 @@ def test_it_looks_like_its_function(memory: Memory) -> None:
     assert Memory(None).cache(cached).func is f
     assert memory.cache(double).__doc__ == "Memoized version of double(x: 'Any') -> 'Any'\n\n"
     assert MemorizedFunc.__doc__ is not None
-    assert MemorizedFunc.__doc__.startswith("A function whose results are kept")
+    assert MemorizedFunc.__doc__.startswith("A cached function.")
     assert memory.cache(Memory(None).cache(f)).func is f
 
 
@@ -528,7 +528,7 @@ def test_no_location() -> None:
 
 
 def test_wrong_arguments_to_memory(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="hash_name='sha1' makes no keys"):
+    with pytest.raises(ValueError, match="hash_name='sha1' is not an algorithm of keys"):
         Memory(tmp_path, hash_name="sha1")
     with pytest.raises(TypeError, match="Unknown location"):
         Memory(tmp_path, backend="nowhere")
@@ -538,7 +538,7 @@ def test_wrong_arguments_to_memory(tmp_path: Path) -> None:
         Memory(None, compress=True, mmap_mode="r")
     with pytest.raises(ValueError, match="age_limit has to be a positive timedelta"):
         Memory(None, age_limit=datetime.timedelta(-1))
-    with pytest.raises(TypeError, match=r"is no datetime\.timedelta"):
+    with pytest.raises(TypeError, match=r"is not a datetime\.timedelta"):
         Memory(None, age_limit=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is no size"):
         Memory(None, bytes_limit="much")
@@ -558,17 +558,21 @@ def test_wrong_arguments_to_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"mmap_mode": "w"}, ValueError, "mmap_mode='w' is no way to map arrays: choose one of r, r+, w+, c, or None"),
-        ({"mmap_mode": True}, ValueError, "mmap_mode=True is no way to map arrays"),
-        ({"verbose": "x"}, TypeError, "verbose='x' (str) is no number"),
+        (
+            {"mmap_mode": "w"},
+            ValueError,
+            "is not a mode for mapped arrays: use one of r, r+, w+, c, or None",
+        ),
+        ({"mmap_mode": True}, ValueError, "mmap_mode=True is not a mode for mapped arrays"),
+        ({"verbose": "x"}, TypeError, "verbose='x' (str) is not a number"),
         ({"bytes_limit": -1}, ValueError, "bytes_limit: -1 is no size"),
         ({"bytes_limit": "abc"}, ValueError, "bytes_limit: 'abc' is no size"),
         ({"bytes_limit": True}, ValueError, "bytes_limit: True is no size"),
-        ({"items_limit": "3"}, TypeError, "items_limit='3' (str) is no number of results"),
-        ({"items_limit": 2.5}, TypeError, "items_limit=2.5 (float) is no number of results"),
-        ({"backend": ["local"]}, TypeError, "or backend ['local']: there are ['fsspec', 'local'"),
-        ({"backend_options": {"a": 1}}, TypeError, "the store 'local' takes no option 'a'"),
-        ({"backend_options": [1]}, TypeError, "backend_options=[1] is no dictionary of options"),
+        ({"items_limit": "3"}, TypeError, "items_limit='3' (str) is not a number of results"),
+        ({"items_limit": 2.5}, TypeError, "items_limit=2.5 (float) is not a number of results"),
+        ({"backend": ["local"]}, TypeError, "or backend ['local']: the known backends are ['fsspec', 'local'"),
+        ({"backend_options": {"a": 1}}, TypeError, "the store 'local' does not accept the option 'a'"),
+        ({"backend_options": [1]}, TypeError, "backend_options=[1] is not a dictionary of options"),
         ({"compress": "abc"}, ValueError, 'Non valid compression method given: "abc"'),
     ],
 )
@@ -580,10 +584,10 @@ def test_wrong_values_are_refused_at_once(tmp_path: Path, wrong: Any, error: Any
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"mmap_mode": "w"}, ValueError, "mmap_mode='w' is no way to map arrays"),
-        ({"verbose": "x"}, TypeError, "verbose='x' (str) is no number"),
+        ({"mmap_mode": "w"}, ValueError, "mmap_mode='w' is not a mode for mapped arrays"),
+        ({"verbose": "x"}, TypeError, "verbose='x' (str) is not a number"),
         ({"ignore": 3}, TypeError, "ignore must be a list of the names of parameters, not 3"),
-        ({"depends": double}, TypeError, "is no list: name functions, classes or modules, whose source counts, in one"),
+        ({"depends": double}, TypeError, "is not a list: pass a list of functions, classes or modules"),
     ],
 )
 def test_wrong_values_of_a_function_are_refused_at_once(memory: Memory, wrong: Any, error: Any, message: str) -> None:
@@ -741,7 +745,7 @@ def test_limits(tmp_path: Path) -> None:
 
 @given(st.recursive(st.integers() | st.text() | st.binary() | st.none(), st.lists))
 def test_texts_are_bounded(value: Any) -> None:
-    text = described({"x": value})["x"]
+    text = argument_texts({"x": value})["x"]
     assert len(text) <= TEXT_LENGTH
     if len(repr(value)) < 100 and not isinstance(value, list):
         assert text == repr(value)
@@ -765,12 +769,12 @@ def test_texts_of_large_values_are_short() -> None:
         "broken": Broken(),
     }
     started = time.perf_counter()
-    texts = described(large)
+    texts = argument_texts(large)
     assert all(len(text) <= TEXT_LENGTH for text in texts.values())
     assert texts["array"] == "<ndarray of float64, shape (1000, 1000)>"
-    assert "raises RuntimeError" in described({"broken": Broken()})["broken"]
-    assert described({"slow": Slow(), "later": [1]}) == {"slow": "slow", "later": "<list>"}
-    assert described({"slow": Slow()})["slow"].endswith("Slow>")
+    assert "raises RuntimeError" in argument_texts({"broken": Broken()})["broken"]
+    assert argument_texts({"slow": Slow(), "later": [1]}) == {"slow": "slow", "later": "<list>"}
+    assert argument_texts({"slow": Slow()})["slow"].endswith("Slow>")
     assert time.perf_counter() - started < 30
 
 
@@ -1166,7 +1170,7 @@ def test_runs_are_looked_up_and_kept(tmp_path: Path, backend: str) -> None:
     assert memory.cache(grows)([0, 0], folder) == 3, "and by the function itself"
     info = memory.info()
     assert (info.entries, info.hits, info.misses) == (5, 4, 5)
-    assert not memory._awaited
+    assert not memory._run_calls._keys
 
 
 def test_runs_of_cached_functions(tmp_path: Path) -> None:

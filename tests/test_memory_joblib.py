@@ -29,8 +29,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal
-from shoal.memory._identity import Identity
-from shoal.memory._source import names_of, path_of, source_of
+from shoal.memory.key._identity import Identity
+from shoal.memory.key._source import names_of, path_of, source_of
 
 
 def plain(a: Any, b: Any = 2) -> Any:

@@ -175,7 +175,7 @@ def test_objects_that_wrap_a_function_count(memory: Memory) -> None:
 
 def test_something_compiled_that_no_import_finds(memory: Memory) -> None:
     one, other = (np.frompyfunc(function, 1, 1) for function in (lambda x: x, lambda x: x + 1))
-    with pytest.warns(CacheWarning, match="counts, which is no function"):
+    with pytest.warns(CacheWarning, match="is an object, so its state counts as an argument"):
         assert [memory.cache(one)(1), memory.cache(other)(1)] == [1, 2]
 
 
@@ -236,7 +236,7 @@ def test_functions_of_a_run_go_when_it_has_ended(memory: Memory, backend: str) -
         gc.collect()
         time.sleep(0.01)  # threads of the run that has failed may just be ending
     assert [reference() for reference in gone] == [None] * 3
-    assert len(memory._functions) == 0
+    assert len(memory._run_calls.functions) == 0
 
 
 def test_a_function_of_a_run_is_looked_at_once(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:

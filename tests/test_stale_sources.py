@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shoal.memory import _freshness
+from shoal.memory.key import _freshness
 
 OLD = """
 class C:
@@ -150,7 +150,7 @@ def test_a_worker_that_imports_the_edited_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no such file system")
 def test_the_start_of_the_process_that_has_loaded_the_code() -> None:
-    source = "import time\nbegin = time.time()\nfrom shoal.memory._freshness import code_started\n"
+    source = "import time\nbegin = time.time()\nfrom shoal.memory.key._freshness import code_started\n"
     before = time.time()
     printed = subprocess.run(
         [sys.executable, "-c", source + "print(code_started(), begin)"], capture_output=True, text=True, check=True

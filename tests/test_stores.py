@@ -10,7 +10,7 @@ import pytest
 from _python import GIL
 from shoal import CacheWarning
 from shoal.memory import store as stores
-from shoal.memory._filestore import FileStore
+from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Limits, Store, create, register_store_backend
 from shoal.testing import StoreTests
 
