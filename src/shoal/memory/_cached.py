@@ -6,6 +6,8 @@
     BoundMemorizedFunc ──> a MemorizedFunc in a class, looked up in an instance: the instance is its first argument
     NotMemorizedFunc ──> the same methods without a store, where Memory has no location
     AsyncMemorizedFunc ──> a MemorizedFunc of a coroutine function, in _async, which imports asyncio
+
+Tests: test_memory_cached.py.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class MemorizedFunc(CachedCalls):
     compress : bool, int or (str, int)
         How results are compressed.
     verbose : int
-        What is printed.
+        How much is printed, as for :class:`Memory`.
     timestamp : float, optional
         When the Memory was made, in seconds since the epoch.
     cache_validation_callback : callable, optional

@@ -5,6 +5,8 @@
     Memory ── cache(f) ──> MemorizedFunc, which finds, computes and saves the results of f
            ── get, put ──> the same for the calls of a run, Parallel(memory=)
            ── info, entries, clear, reduce_size ──> the whole store
+
+Tests: test_memory.py.
 """
 
 from __future__ import annotations
@@ -31,8 +33,6 @@ from shoal.memory.key._identity import HASH_NAMES, checked_depends
 from shoal.memory.store import Limits, Store, create, location_of
 from shoal.observe._logger import Logger
 
-MMAP_MODES = ("r", "r+", "w+", "c")
-
 #: How many functions a run keeps while it reads its calls; they may hold large arguments.
 _MOST_FUNCTIONS = 16
 
@@ -52,8 +52,8 @@ class Memory(Logger):
     compress : bool, int or (str, int)
         How results are compressed, as for :func:`shoal.dump`.
     verbose : int
-        What is printed: nothing at 0, each call that is computed from 1 on, also those that are loaded above 4, and
-        where results lie above 10.
+        How much is printed: nothing at 0, each call that is computed from 1 on, also the calls that are loaded above
+        4, and where results lie above 10.
     backend_options : dict, optional
         Further options of the store.
     hash_name : {"xxh3_128", "md5"}
@@ -139,11 +139,9 @@ class Memory(Logger):
 
     @staticmethod
     def _checked_mmap_mode(mmap_mode: Any) -> str | None:
-        if mmap_mode is None or (isinstance(mmap_mode, str) and mmap_mode in MMAP_MODES):
+        if mmap_mode is None or (isinstance(mmap_mode, str) and mmap_mode in ("r", "r+", "w+", "c")):
             return mmap_mode
-        raise ValueError(
-            f"mmap_mode={mmap_mode!r} is not a mode for mapped arrays: use one of {', '.join(MMAP_MODES)}, or None"
-        )
+        raise ValueError(f"mmap_mode={mmap_mode!r} is not a mode for mapped arrays: use one of r, r+, w+, c, or None")
 
     def _make_store(self) -> Store | None:
         location = os.path.join(self.location, "joblib") if isinstance(self.location, str) else self.location
@@ -371,7 +369,7 @@ class Memory(Logger):
         # Without open files, and without the time: objects that refer to it must keep their hash.
         state = {**self.__dict__, "timestamp": None}
         for name in ("store_backend", "_counts", "_run_calls"):
-            del state[name]
+            state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

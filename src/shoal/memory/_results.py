@@ -1,4 +1,7 @@
-"""What users hold of a cache: references to results, and statistics."""
+"""References to results, their metadata and validity, and statistics: the objects that a cache gives to users.
+
+Tests: test_memory_results.py.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ class MemorizedResult(Logger):
     mmap_mode : {None, "r+", "r", "w+", "c"}
         How arrays are mapped.
     verbose : int
-        What :meth:`get` prints: a line above 1, and where the result lies from 10 on.
+        How much :meth:`get` prints: a line above 1, and also where the result lies from 10 on.
     timestamp : float, optional
         When the Memory was made, in seconds since the epoch. The printed line shows the time since then.
     metadata : dict, optional

@@ -6,6 +6,8 @@
                   └──> Store.lease ─> one caller computes ──> Store.save (all or nothing) ──> the others load
 
 :func:`excess`, the rule for which entries a limit removes, stands here too: every store applies it.
+
+Tests: test_stores.py; the rule of limits in test_eviction.py.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Key(NamedTuple):
 
 
 class Meta(NamedTuple):
-    """The metadata that a store keeps with a value.
+    """The metadata of a value.
 
     Attributes
     ----------

@@ -234,6 +234,8 @@ class AsyncMemorizedFunc(MemorizedFunc, _async.AsyncMemorizedFunc):
 class Memory(_memory.Memory):
     """Keeps the results of functions: as :class:`shoal.Memory`, under joblib's keys and in joblib's stores."""
 
+    __slots__ = ("_run_calls",)  # not in vars(), as above
+
     def __init__(
         self,
         location: Any = None,

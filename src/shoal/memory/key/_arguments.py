@@ -3,10 +3,12 @@
 ::
 
     f(1, b=2) ──> bind(1, b=2) ──┬─> (tag, 1, 2, 3)               hashed by xxh3_128; in the order of the parameters
-                                 └─> {"a": 1, "b": 2, "c": 3}     hashed by md5, as joblib does; and kept as texts
+                                 └─> {"a": 1, "b": 2, "c": 3}     hashed by md5, as joblib does; and saved as texts
 
 `bind` is a function that is compiled with the parameters and defaults of f, so that Python decides which argument
 belongs to which parameter.
+
+Tests: test_memory_joblib.py and test_memory_keys.py.
 """
 
 from __future__ import annotations

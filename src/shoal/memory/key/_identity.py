@@ -9,6 +9,8 @@
 So two functions of the same name, or two versions of one function, never load each other's results, even if another
 process writes to the folder. Under ``hash_name="md5"`` the key is joblib's: a digest of the arguments alone. There all
 results of a function are removed when its source changes.
+
+Tests: test_memory_keys.py.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Uncacheable(Exception):
 
 
 class Snapshot(NamedTuple):
-    """What a function looked like when it was examined: it is examined again when its code or defaults are exchanged.
+    """The state of a function when it was examined. It is examined again when its code or defaults are exchanged.
 
     Attributes
     ----------
@@ -77,7 +79,7 @@ _NOT_EXAMINED = Snapshot(object(), None, None, "", False, lambda *args, **kwargs
 
 
 class Identity:
-    """What distinguishes a function and its calls from all others. Thread-safe.
+    """The identity of a function: it distinguishes the function and its calls from all others. Thread-safe.
 
     Parameters
     ----------

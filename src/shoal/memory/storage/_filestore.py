@@ -16,6 +16,8 @@
 
 So an entry is there completely or not at all. If the entry exists already, its two files are replaced one after the
 other, the value first: a reader that has opened the old value goes on with it.
+
+Tests: test_filestore.py and test_stores.py.
 """
 
 from __future__ import annotations
@@ -301,7 +303,7 @@ class FileStore(Store):
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what killed processes have left."""
+        """Remove the leftovers of killed processes."""
         self._staging.sweep()
         self._leases.sweep()
 

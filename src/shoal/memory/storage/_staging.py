@@ -1,7 +1,9 @@
 """The staging folder: entries are written here before they are published, and moved here before they are deleted.
 
 The name of everything in it begins with the token of the process that made it. When that process is dead, the next
-process that uses the folder deletes what it left.
+process that uses the folder deletes its leftovers.
+
+Tests: test_filestore.py and test_cache_folder.py.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ class Staging:
             delete(staged)
 
     def sweep(self) -> None:
-        """Delete what dead processes have left."""
+        """Delete the leftovers of dead processes."""
         try:
             names = [] if os.path.islink(self._folder) else os.listdir(self._folder)
         except OSError:
