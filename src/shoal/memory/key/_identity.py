@@ -20,7 +20,8 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from shoal.errors import HashingError
 from shoal.hashing import hash
@@ -45,7 +46,8 @@ class Uncacheable(Exception):
     """The results of a function cannot be cached, and the arguments of the call are not the reason."""
 
 
-class Snapshot(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Snapshot:
     """The state of a function when it was examined. It is examined again when its code or defaults are exchanged.
 
     Attributes
@@ -118,11 +120,12 @@ class Identity:
         self.ignore = [] if ignore is None else ignore
         self._coerce = coerce_mmap
         self._subject = subject = subject_of(func)
-        self.path = path_of(subject.function)
+        self.function = subject.function
+        self.path = path_of(self.function)
         self.signature = signature_of(subject)
         self._parameters = parameters_of(self.signature, self.ignore, func)
         self._bind_words = dict_binder(self.signature, self._parameters)
-        self._is_plain = isinstance(subject.function, types.FunctionType)
+        self._is_plain = isinstance(self.function, types.FunctionType)
         self.snapshot = _NOT_EXAMINED
         for dependency in self.depends:
             _version_of(dependency)  # reports a mistake where the function is decorated, and not at its first call
@@ -134,11 +137,6 @@ class Identity:
         found = (module, name) if module != "__main__" and _decorated(module, name) is func else None
         given = None if found else func, self.ignore, self.hash_name, self._coerce, self.version, self.depends
         return _unpickled, (found, given, self.path, self.source, _digest_of_code(self.function))
-
-    @property
-    def function(self) -> Any:
-        """The function that is called in the end."""
-        return self._subject.function
 
     @property
     def source(self) -> Source:
@@ -236,7 +234,7 @@ class Identity:
 
     def is_stale(self) -> bool:
         """Tell whether the function must be examined, for the first time or because it has other code or defaults."""
-        snapshot, function = self.snapshot, self._subject.function
+        snapshot, function = self.snapshot, self.function
         if self._is_plain:
             return (
                 function.__code__ is not snapshot.code

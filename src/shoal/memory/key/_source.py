@@ -21,6 +21,7 @@ import tokenize
 import types
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -33,7 +34,8 @@ _HEADER = "# first line:"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-class Subject(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Subject:
     """The function that a callable calls in the end.
 
     Attributes
@@ -50,7 +52,7 @@ class Subject(NamedTuple):
 
     function: Any
     args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}  # noqa: RUF012
+    kwargs: dict[str, Any] = field(default_factory=dict)
     opaque: bool = False
     state: tuple[Any, ...] = ()
 
@@ -67,10 +69,10 @@ def subject_of(func: Callable[..., Any]) -> Subject:
         return Subject(func)
     if isinstance(func, functools.partial) and type(func).__call__ is functools.partial.__call__:
         inner = subject_of(func.func)
-        return inner._replace(args=(*inner.args, *func.args), kwargs={**inner.kwargs, **func.keywords})
+        return replace(inner, args=(*inner.args, *func.args), kwargs={**inner.kwargs, **func.keywords})
     if isinstance(func, types.MethodType):
         inner = subject_of(func.__func__)
-        return inner._replace(args=(*inner.args, func.__self__))
+        return replace(inner, args=(*inner.args, func.__self__))
     if not callable(func):
         raise TypeError(f"{func!r:.80} ({type(func).__name__}) cannot be cached: it is not callable")
     if isinstance(func, type):
