@@ -13,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from shoal.memory._filestore import FileStore
+from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Key, Limits, Meta
 
 N_PROCESSES, N_KEYS = 8, 200
@@ -29,7 +29,7 @@ def value_of(number: int) -> list[bytes]:
 
 
 def size_of(folder: Path) -> int:
-    """What the entries take that are published."""
+    """Return the size of the published entries in bytes."""
     size = 0
     for path, _, names in os.walk(folder / "module"):  # which goes on where folders disappear
         for name in names:
@@ -122,7 +122,7 @@ def kill_some(folder: str, seconds: float, numbers: random.Random, living: set[i
 
 
 def check(folder: str) -> None:
-    """Look at what is left."""
+    """Check what is left in the folder."""
     store = FileStore(folder, limits=Limits(nbytes=LIMIT))
     store.save(Key("module/last", "f" * 32), 1, Meta(0.0, 0.0, {}))
     store.reduce(Limits(nbytes=LIMIT))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shoal import CacheWarning, MemorizedResult, Memory
-from shoal.memory._places import is_key, quoted
+from shoal.memory.storage._paths import is_key, quoted
 from shoal.memory.store import Key, create
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
@@ -26,7 +26,7 @@ def double(x: int) -> int:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder of the user's, whose files and folders are named like ours."""
+    """A folder of the user's whose files and folders have the names that a cache uses."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("0123-4", "abc", "abc-1", "1-2-3-4", "index.sqlite", "double"):
@@ -44,7 +44,7 @@ def seen(folder: Path) -> dict[str, Any]:
 
 
 def use(location: Path, **options: Any) -> Any:
-    """Do with a cache all that writes and removes."""
+    """Call everything in a cache that writes or removes."""
     memory = Memory(location, verbose=0, **options)
     cached = memory.cache(double)
     assert [cached(1), cached(1), cached(2)] == [2, 2, 4]
@@ -73,7 +73,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"items_limit": 1}, {"hash_name": "md5"}]
         "test_cache_folder/double",
     ],
 )
-def test_links_in_the_place_of_what_is_ours(tmp_path: Path, elsewhere: Path, name: str, options: Any) -> None:
+def test_links_inside_the_cache_are_not_followed(tmp_path: Path, elsewhere: Path, name: str, options: Any) -> None:
     link = tmp_path / "cache" / name
     link.parent.mkdir(parents=True)
     file = name.rpartition("/")[2] not in (".shoal", "aside", "waiting", "test_cache_folder", "double")
@@ -83,15 +83,18 @@ def test_links_in_the_place_of_what_is_ours(tmp_path: Path, elsewhere: Path, nam
     assert seen(elsewhere) == before
 
 
-def test_a_link_is_named_in_a_warning(tmp_path: Path, elsewhere: Path) -> None:
+def test_a_warning_names_the_link(tmp_path: Path, elsewhere: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "test_cache_folder").symlink_to(elsewhere)
-    with pytest.warns(CacheWarning, match=r"it is a link, where .* of its own: remove it: '.*/test_cache_folder'"):
+    with pytest.warns(
+        CacheWarning,
+        match=r"it is a link, but a cache expects .* remove it: '.*/test_cache_folder'",
+    ):
         assert Memory(tmp_path / "cache", verbose=0).cache(double)(1) == 2
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_location_that_is_a_link_is_the_users_choice(tmp_path: Path, options: Any) -> None:
+def test_the_location_may_be_a_link(tmp_path: Path, options: Any) -> None:
     (tmp_path / "disk" / "real").mkdir(parents=True)
     (tmp_path / "disk" / "link").symlink_to("real")
     (tmp_path / "home").symlink_to("disk")
@@ -105,7 +108,7 @@ def test_a_location_that_is_a_link_is_the_users_choice(tmp_path: Path, options: 
     assert not cached.check_call_in_cache(1)
 
 
-def test_what_is_no_entry_of_ours_is_not_swept(tmp_path: Path) -> None:
+def test_foreign_files_in_the_staging_folder_are_not_deleted(tmp_path: Path) -> None:
     aside = tmp_path / "cache" / ".shoal" / "aside"
     aside.mkdir(parents=True)
     for name in ("0123", "0123-4", "0123-4-", "abc", "1-2-3-4", "1-2-3.jpg", "0x1-2-3", " 1-2-3"):
@@ -117,7 +120,7 @@ def test_what_is_no_entry_of_ours_is_not_swept(tmp_path: Path) -> None:
     )
 
 
-def test_rows_of_an_index_that_lead_elsewhere(tmp_path: Path, elsewhere: Path) -> None:
+def test_rows_of_an_index_that_lead_elsewhere_remove_nothing(tmp_path: Path, elsewhere: Path) -> None:
     location = tmp_path / "cache"
     use(location, items_limit=2)
     rows = sqlite3.connect(location / ".shoal" / "index.sqlite")
@@ -140,7 +143,7 @@ def test_rows_of_an_index_that_lead_elsewhere(tmp_path: Path, elsewhere: Path) -
     assert (location / ".shoal" / "aside").is_dir()
 
 
-def test_references_that_lead_elsewhere(tmp_path: Path, elsewhere: Path) -> None:
+def test_references_that_lead_elsewhere_remove_nothing(tmp_path: Path, elsewhere: Path) -> None:
     before = seen(elsewhere)
     for backend, location in (("local", tmp_path / "cache"), ("fsspec", str(tmp_path / "cache"))):
         if backend == "fsspec":
@@ -171,7 +174,7 @@ NAMES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", [*OPTIONS, {"backend": "fsspec"}], ids=str)
 @pytest.mark.parametrize("names", NAMES, ids=ascii)
-def test_names_of_functions_that_would_lead_elsewhere(tmp_path: Path, names: dict[str, Any], options: Any) -> None:
+def test_names_that_would_lead_elsewhere_are_quoted(tmp_path: Path, names: dict[str, Any], options: Any) -> None:
     location: Any = tmp_path / "a" / "b" / "cache"
     if "backend" in options:
         pytest.importorskip("fsspec")
@@ -187,14 +190,14 @@ def test_names_of_functions_that_would_lead_elsewhere(tmp_path: Path, names: dic
     assert list(memory.entries()) == []
 
 
-def test_ordinary_names_are_as_they_are() -> None:
+def test_ordinary_names_are_not_quoted() -> None:
     for part in ("module", "f", "<lambda>", "<locals>", "__main__--home-user-x", "ä", "a b", "a%2Fb", "a.b"):
         assert quoted(part) == part
     assert all(is_key(Key(*parts)) for parts in (("module/f", "0" * 32), ("f", "0" * 32 + "x")))
     assert not any(is_key(Key("f", "0" * length)) for length in (0, 31, 33))
 
 
-def test_results_of_fsspec_behind_a_link(tmp_path: Path, elsewhere: Path) -> None:
+def test_an_fsspec_store_follows_no_links(tmp_path: Path, elsewhere: Path) -> None:
     pytest.importorskip("fsspec")
     store = create("fsspec", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
@@ -213,7 +216,7 @@ def test_results_of_fsspec_behind_a_link(tmp_path: Path, elsewhere: Path) -> Non
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that all users reach, which pytest's are not."""
+    """A folder that all users can reach; those of pytest are private."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
@@ -266,14 +269,14 @@ def test_users_share_a_cache_with_a_limit(
         assert status.st_mode & 0o060 == 0o060
 
 
-def test_a_cache_in_a_folder_such_as_tmp_is_its_users_alone(tmp_path: Path) -> None:
-    """Everybody may write there, but not replace what is another's."""
+def test_a_cache_in_a_folder_such_as_tmp_is_not_shared(tmp_path: Path) -> None:
+    """Everybody may write there, but nobody may replace the files of others."""
     os.chmod(tmp_path, 0o1777)
     use(tmp_path / "cache", items_limit=3)
     assert all(path.lstat().st_mode & 0o022 == 0 for path in tmp_path.rglob("*"))
 
 
-def test_a_folder_of_one_user_stays_theirs(tmp_path: Path) -> None:
+def test_a_cache_in_a_private_folder_is_not_shared(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o755)
     use(folder, items_limit=3)

@@ -1,12 +1,11 @@
-"""Which entries go: the properties of the rule."""
+"""The rule for which entries a limit removes, `excess` of store.py: its properties."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.memory._eviction import excess
-from shoal.memory.store import Entry, Key, Limits
+from shoal.memory.store import Entry, Key, Limits, excess
 
 ENTRIES = st.lists(st.tuples(st.integers(0, 100), st.floats(0, 100)), max_size=20).map(
     lambda pairs: sorted(
@@ -17,7 +16,7 @@ LIMIT = st.none() | st.integers(0, 500)
 
 
 @given(ENTRIES, LIMIT, LIMIT, st.none() | st.floats(0, 100))
-def test_what_is_left_keeps_the_limits(
+def test_the_remaining_entries_are_within_limits(
     entries: list[Entry], nbytes: int | None, items: int | None, age: float | None
 ) -> None:
     def keeps(left: list[Entry]) -> bool:

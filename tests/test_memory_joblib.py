@@ -1,4 +1,4 @@
-"""Memory beside joblib's: the same folders, keys and lines, and each other's results."""
+"""Memory and joblib's Memory use the same folders, keys and printed lines, and each other's results."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal
-from shoal.memory._identity import Identity
-from shoal.memory._source import names_of, path_of, source_of
+from shoal.memory.key._identity import Identity
+from shoal.memory.key._source import names_of, path_of, source_of
 
 
 def plain(a: Any, b: Any = 2) -> Any:
@@ -92,20 +92,20 @@ FUNCTIONS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_results_lie_where_joblibs_do(name: str) -> None:
+def test_the_paths_of_functions_are_joblibs(name: str) -> None:
     function = FUNCTIONS[name]
     assert path_of(function) == joblib.memory._build_func_identifier(function)
     assert (*names_of(function),) == joblib.func_inspect.get_func_name(function)
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ("class", "method of a string", "numpy")])
-def test_the_source_is_joblibs(name: str) -> None:
+def test_the_stored_sources_are_joblibs(name: str) -> None:
     function = FUNCTIONS[name]
     source = source_of(getattr(function, "__func__", function))
     assert (source.text, source.file, source.line) == joblib.func_inspect.get_func_code(function)
 
 
-def test_addresses_are_no_source() -> None:
+def test_addresses_are_not_part_of_a_source() -> None:
     assert source_of("ab".join).text == "<built-in method join of str object>"
 
 
@@ -116,7 +116,7 @@ NAMES = ["a", "b", "c", "tag", "tag_", "args", "kwargs", "self"]
 
 @st.composite
 def functions(draw: Any, positional_only: bool) -> Any:
-    """A function of any signature that returns what it was given."""
+    """A function of any signature that returns its arguments."""
     names = draw(st.permutations(NAMES))
     counts = [draw(st.integers(0, 2)) if positional_only else 0, draw(st.integers(0, 3)), draw(st.integers(0, 2))]
     varargs, varkw = draw(st.booleans()), draw(st.booleans())
@@ -163,7 +163,7 @@ def test_arguments_are_bound_as_python_does(made: Any, args: Any, kwargs: Any) -
 
 
 @given(functions(positional_only=False), ARGS, KWARGS)
-def test_arguments_are_those_that_joblib_hashes(made: Any, args: Any, kwargs: Any) -> None:
+def test_md5_hashes_the_arguments_that_joblib_hashes(made: Any, args: Any, kwargs: Any) -> None:
     function, ignored = made
     identity = Identity(function, ignored, "md5", False)
     try:
@@ -181,7 +181,7 @@ def test_arguments_are_those_that_joblib_hashes(made: Any, args: Any, kwargs: An
 
 
 @pytest.mark.parametrize("args", [(), (1, 2, 3)])
-def test_wrong_arguments_are_told_in_joblibs_words(args: Any) -> None:
+def test_wrong_arguments_raise_joblibs_message(args: Any) -> None:
     memory = shoal.Memory(None)
     with pytest.raises(ValueError, match="for ") as theirs:
         joblib.func_inspect.filter_args(plain, [], args, {})
@@ -240,7 +240,7 @@ def test_each_finds_the_results_of_the_other(tmp_path: Path, first: int, options
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["joblib first", "shoal first"])
-def test_methods_take_turns(tmp_path: Path, first: int) -> None:
+def test_joblib_and_shoal_share_the_results_of_methods(tmp_path: Path, first: int) -> None:
     order = memories(tmp_path)
     one, other = (order[(first + turn) % 2].cache(Scaled(3).counted) for turn in range(2))
     CALLS[0] = 0
@@ -249,7 +249,7 @@ def test_methods_take_turns(tmp_path: Path, first: int) -> None:
 
 
 @pytest.mark.parametrize("ignore", [["scale"], ["*"], ["**", "y"]], ids=str)
-def test_ignored_arguments_take_turns(tmp_path: Path, ignore: list[str]) -> None:
+def test_joblib_and_shoal_share_results_with_ignored_arguments(tmp_path: Path, ignore: list[str]) -> None:
     one, other = (memory.cache(counting, ignore=ignore) for memory in memories(tmp_path))
     CALLS[0] = 0
     assert one(1, 1, scale=1) == other(1, 1, scale=1)
@@ -257,7 +257,7 @@ def test_ignored_arguments_take_turns(tmp_path: Path, ignore: list[str]) -> None
     assert CALLS == [1]
 
 
-def test_what_joblib_has_kept_is_found_under_the_fast_key(tmp_path: Path) -> None:
+def test_the_fast_key_finds_results_of_joblib(tmp_path: Path) -> None:
     theirs, ours = memories(tmp_path, "xxh3_128")
     one, other = theirs.cache(counting), ours.cache(counting)
     CALLS[0] = 0
@@ -281,7 +281,7 @@ def factory(n: int) -> Callable[[int], int]:
     return times
 
 
-def test_what_joblib_has_kept_of_a_closure_is_not_found(tmp_path: Path) -> None:
+def test_results_of_joblib_for_a_closure_are_not_used(tmp_path: Path) -> None:
     theirs, ours = memories(tmp_path, "xxh3_128")
     assert theirs.cache(factory(2))(3) == 6
     assert theirs.cache(factory(5))(3) == 6, "joblib's own mistake"
@@ -294,7 +294,7 @@ def test_what_joblib_has_kept_of_a_closure_is_not_found(tmp_path: Path) -> None:
 TOLD = re.compile(r"\d+\.\d+(s|min)")
 
 
-def said(run: Callable[[], Any]) -> list[str]:
+def printed(run: Callable[[], Any]) -> list[str]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         run()
@@ -305,7 +305,7 @@ def speaks(x: Any, *rest: Any, **words: Any) -> Any:
     return x
 
 
-def test_verbosity_lines(tmp_path: Path) -> None:
+def test_printed_lines_are_joblibs(tmp_path: Path) -> None:
     array = np.arange(10_000.0)
     for verbose in (0, 1, 2, 4, 5, 9, 10, 11, 50):
         lines = []
@@ -325,11 +325,11 @@ def test_verbosity_lines(tmp_path: Path) -> None:
                 memory.eval(speaks, "x" * 5000)
                 memory.eval(speaks, "x" * 5000)
 
-            lines.append([line.replace(f"{verbose}{library}", "FOLDER") for line in said(run)])
+            lines.append([line.replace(f"{verbose}{library}", "FOLDER") for line in printed(run)])
         assert lines[1] == lines[0], verbose
 
 
-def test_logged_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_logged_lines_are_joblibs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logged = []
     for library, memory_type in (("joblib", joblib.Memory), ("shoal", shoal.Memory)):
         options = {} if library == "joblib" else {"hash_name": "md5"}
@@ -349,7 +349,7 @@ def test_logged_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    """Write a module, and import it as it is now."""
+    """Give a function that writes a module and imports it anew."""
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -384,7 +384,7 @@ del EDITS["decorated"]
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_what_counts_as_a_change(tmp_path: Path, module: Any, name: str) -> None:
+def test_the_same_edits_count_as_in_joblib(tmp_path: Path, module: Any, name: str) -> None:
     results = []
     for library in ("joblib", "shoal"):
         told: list[Any] = []
@@ -409,7 +409,7 @@ COLLISIONS = {
 
 
 @pytest.mark.parametrize("name", COLLISIONS)
-def test_collisions_are_told_as_joblib_does(tmp_path: Path, module: Any, name: str) -> None:
+def test_collisions_warn_as_in_joblib(tmp_path: Path, module: Any, name: str) -> None:
     told = []
     for library in ("joblib", "shoal"):
         made = module(COLLISIONS[name])
@@ -424,7 +424,7 @@ def test_collisions_are_told_as_joblib_does(tmp_path: Path, module: Any, name: s
 
 
 @pytest.mark.parametrize("name", COLLISIONS)
-def test_collisions_do_no_harm_under_the_fast_key(tmp_path: Path, module: Any, name: str) -> None:
+def test_functions_of_one_name_keep_their_results_under_the_fast_key(tmp_path: Path, module: Any, name: str) -> None:
     made = module(COLLISIONS[name])
     memory = shoal.Memory(tmp_path, verbose=0)
     a, b = memory.cache(made.a), memory.cache(made.b)
@@ -461,7 +461,7 @@ outer()
 """
 
 
-def test_a_script_fills_the_same_folders(tmp_path: Path) -> None:
+def test_a_script_uses_the_same_folders_as_joblib(tmp_path: Path) -> None:
     script = tmp_path / "a-script.py"
     script.write_text(SCRIPT)
     found = []
@@ -474,7 +474,7 @@ def test_a_script_fills_the_same_folders(tmp_path: Path) -> None:
     assert found[1] == found[0]
 
 
-def test_results_of_source_less_code_are_found_by_the_next_process(tmp_path: Path) -> None:
+def test_another_process_finds_results_of_code_without_a_source(tmp_path: Path) -> None:
     source = "import sys; lib = __import__(sys.argv[1])\ndef f(x):\n print('computing'); return x\n"
     source += "lib.Memory(sys.argv[2], verbose=0, **eval(sys.argv[3])).cache(f)(1)"
 

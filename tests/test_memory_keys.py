@@ -1,4 +1,4 @@
-"""Which calls are the same to Memory: what differs in what it does has a result of its own."""
+"""When two calls are the same: the keys of Memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scaled(x: int) -> int:
 # Defaults
 
 
-def test_defaults_of_keywords_that_change(memory: Memory) -> None:
+def test_changed_keyword_defaults_count(memory: Memory) -> None:
     def f(x: int = 1, *, y: Any = 1) -> Any:
         return x, y
 
@@ -46,7 +46,7 @@ def test_defaults_of_keywords_that_change(memory: Memory) -> None:
     assert cached() == (4, 3)
 
 
-def test_a_default_that_is_changed_by_the_function(memory: Memory) -> None:
+def test_a_default_that_the_function_changes_counts(memory: Memory) -> None:
     def f(x: int, *, seen: list[int] = []) -> list[int]:  # noqa: B006
         seen.append(x)
         return list(seen)
@@ -98,7 +98,7 @@ def claiming(function: Callable[..., Any]) -> Any:
     return wrapper
 
 
-def test_the_parameters_of_a_decorator_count_and_not_those_inside(memory: Memory) -> None:
+def test_calls_are_bound_by_the_parameters_of_the_decorator(memory: Memory) -> None:
     def f(x: int = 0) -> int:
         return x
 
@@ -126,7 +126,7 @@ def verbose_one(x: int = 0, verbose: int = 0) -> int:
     return x
 
 
-def test_names_that_only_the_decorated_function_has_can_be_ignored(memory: Memory) -> None:
+def test_ignore_may_name_parameters_of_the_function_inside_a_decorator(memory: Memory) -> None:
     RUNS.clear()
     cached = memory.cache(verbose_one, ignore=["verbose"])
     assert [cached(1), cached(1, 5), cached(x=1, verbose=2), cached(0), cached(verbose=1)] == [1, 1, 1, 0, 5]
@@ -143,7 +143,7 @@ def helper() -> Iterator[Any]:
     del sys.modules["shoal_helper"]
 
 
-def test_a_function_inside_a_decorator_that_changes(memory: Memory, helper: Any) -> None:
+def test_a_changed_function_inside_a_decorator_counts(memory: Memory, helper: Any) -> None:
     cached = memory.cache(backwards(helper))
     assert cached(2) == 2
     helper.__kwdefaults__ = {"k": 5}
@@ -153,7 +153,7 @@ def test_a_function_inside_a_decorator_that_changes(memory: Memory, helper: Any)
 
 
 class Scale:
-    """A decorator that is a class."""
+    """A class that decorates functions."""
 
     def __init__(self, function: Callable[[int], int], factor: int) -> None:
         functools.update_wrapper(self, function)
@@ -168,14 +168,14 @@ class Constant(functools.partial[Any]):
         return 100
 
 
-def test_objects_that_wrap_a_function_count(memory: Memory) -> None:
+def test_the_state_of_an_object_that_wraps_a_function_counts(memory: Memory) -> None:
     assert [memory.cache(Scale(scaled, factor))(1) for factor in (2, 3)] == [2, 3]
     assert [memory.cache(scaled)(1), memory.cache(Constant(scaled))(1)] == [1, 100]
 
 
-def test_something_compiled_that_no_import_finds(memory: Memory) -> None:
+def test_a_compiled_object_that_no_import_finds_is_not_cached(memory: Memory) -> None:
     one, other = (np.frompyfunc(function, 1, 1) for function in (lambda x: x, lambda x: x + 1))
-    with pytest.warns(CacheWarning, match="counts, which is no function"):
+    with pytest.warns(CacheWarning, match="is an object, so its state counts as an argument"):
         assert [memory.cache(one)(1), memory.cache(other)(1)] == [1, 2]
 
 
@@ -184,7 +184,7 @@ def test_something_compiled_that_no_import_finds(memory: Memory) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Factor:
-    """Equal to others that do something else."""
+    """A callable that equals others, which do something else."""
 
     name: str
     factor: int = dataclasses.field(compare=False)
@@ -197,7 +197,7 @@ class Factor:
 
 
 @pytest.mark.parametrize("backend", ["sequential", "threading", "loky"])
-def test_equal_functions_of_a_run(memory: Memory, backend: str) -> None:
+def test_equal_functions_of_a_run_have_their_own_results(memory: Memory, backend: str) -> None:
     one, other = Factor("a", 1), Factor("a", 2)
     assert one == other
     for _ in range(2):
@@ -208,19 +208,19 @@ def test_equal_functions_of_a_run(memory: Memory, backend: str) -> None:
 
 
 class Large:
-    """What a partial holds."""
+    """A large argument of a partial."""
 
 
-def first(_held: Any, x: int) -> int:
+def first(_large: Any, x: int) -> int:
     return x
 
 
-def fails(_held: Any, x: int) -> int:
+def fails(_large: Any, x: int) -> int:
     raise ValueError(x)
 
 
 @pytest.mark.parametrize("backend", ["sequential", "threading", "loky"])
-def test_functions_of_a_run_go_when_it_has_ended(memory: Memory, backend: str) -> None:
+def test_functions_of_a_run_are_freed_after_it(memory: Memory, backend: str) -> None:
     gone = []
     for _ in range(3):
         large = Large()
@@ -236,10 +236,10 @@ def test_functions_of_a_run_go_when_it_has_ended(memory: Memory, backend: str) -
         gc.collect()
         time.sleep(0.01)  # threads of the run that has failed may just be ending
     assert [reference() for reference in gone] == [None] * 3
-    assert len(memory._functions) == 0
+    assert len(memory._run_calls.functions) == 0
 
 
-def test_a_function_of_a_run_is_looked_at_once(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_of_a_run_is_examined_once(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     cache = Memory.cache
     monkeypatch.setattr(Memory, "cache", lambda self, *args, **kwargs: made.append(1) or cache(self, *args, **kwargs))
@@ -250,10 +250,10 @@ def test_a_function_of_a_run_is_looked_at_once(memory: Memory, monkeypatch: pyte
         assert len(made) == 1
 
 
-# What docs/memory.md says is equal
+# Differences that do not count, in docs/memory.md
 
 
-def test_what_is_meant_to_be_equal(memory: Memory) -> None:
+def test_differences_that_do_not_count(memory: Memory) -> None:
     def f(*args: Any, **kwargs: Any) -> str:
         return repr((args, kwargs))
 

@@ -1,4 +1,4 @@
-"""A file that is edited while a process runs what it had before: results never go under the source of other code."""
+"""A file is edited while a process runs its old code: results are never saved under the source of other code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shoal.memory import _freshness
+from shoal.memory.key import _freshness
 
 OLD = """
 class C:
@@ -69,7 +69,7 @@ def run(folder: Path, call: str, *parts: str) -> str:
 
 
 def old_file(folder: Path) -> Path:
-    """A file that was written long before any process of this test has started, as far as its times tell."""
+    """A file whose times are long before the start of every process in this test."""
     file = folder / "edited.py"
     file.write_text(OLD)
     os.utime(file, (1_500_000_000, 1_500_000_000))
@@ -118,8 +118,8 @@ def test_a_forked_child_has_the_code_of_its_parent(tmp_path: Path) -> None:
     assert run(tmp_path, CALLS["function"], END) == "2"
 
 
-def test_bytecode_of_another_text_with_the_same_size_and_time(tmp_path: Path) -> None:
-    """Python itself runs the old code then; its result is not that of the new text."""
+def test_bytecode_of_an_older_text_with_the_same_size_and_time(tmp_path: Path) -> None:
+    """Python itself runs the old code then, and its result must not count as that of the new text."""
     file = old_file(tmp_path)
     assert run(tmp_path, "0", END) == "0"
     new = OLD.replace("return C().m()", "return 2+0+0+0")
@@ -132,7 +132,7 @@ def test_bytecode_of_another_text_with_the_same_size_and_time(tmp_path: Path) ->
 
 
 def test_a_worker_that_imports_the_edited_file(tmp_path: Path) -> None:
-    """It computes what the new code says, and keeps it under the new source."""
+    """The worker runs the new code, and saves its result under the new source."""
     decorated = f"from shoal import Memory\nmemory = Memory({str(tmp_path / 'cache')!r}, verbose=0)\n" + OLD.replace(
         "def f(x)", "@memory.cache\ndef f(x)"
     )
@@ -150,7 +150,7 @@ def test_a_worker_that_imports_the_edited_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no such file system")
 def test_the_start_of_the_process_that_has_loaded_the_code() -> None:
-    source = "import time\nbegin = time.time()\nfrom shoal.memory._freshness import code_started\n"
+    source = "import time\nbegin = time.time()\nfrom shoal.memory.key._freshness import code_started\n"
     before = time.time()
     printed = subprocess.run(
         [sys.executable, "-c", source + "print(code_started(), begin)"], capture_output=True, text=True, check=True
@@ -160,7 +160,7 @@ def test_the_start_of_the_process_that_has_loaded_the_code() -> None:
     assert _freshness.code_started() <= before
 
 
-def test_where_the_start_is_unknown_files_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_files_are_compared_if_the_start_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text("")
     changed = _freshness._changed(os.stat(file))
@@ -171,8 +171,8 @@ def test_where_the_start_is_unknown_files_are_compared(monkeypatch: pytest.Monke
     assert _freshness.may_have_changed("x.py"), "it may be another one, in another folder"
 
 
-def test_the_class_of_an_enumeration_and_of_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values that a metaclass or a decorator makes of constants are no edits."""
+def test_enumerations_and_dataclasses_are_not_mistaken_for_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metaclass or a decorator may change the values of constants."""
     monkeypatch.setitem(sys.modules, "made", types.ModuleType("made"))  # where dataclass() looks
     text = "import enum\nclass Color(enum.Enum):\n    RED = 1\nclass Row:\n    size: int = 3\n    name = 'x'\n"
     names: dict[str, Any] = {"__name__": "made"}

@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_processes_that_are_killed(tmp_path: Path) -> None:
+def test_a_store_survives_killed_processes(tmp_path: Path) -> None:
     script = Path(__file__).with_name("_store_stress.py")
     command = [sys.executable, "-W", "error", str(script), str(tmp_path / "cache"), "6", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)

@@ -1,4 +1,4 @@
-"""The stores keep the contract; and how their names are registered."""
+"""Every store fulfils the contract; stores are registered and created by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from _python import GIL
 from shoal import CacheWarning
 from shoal.memory import store as stores
-from shoal.memory._filestore import FileStore
+from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Limits, Store, create, register_store_backend
 from shoal.testing import StoreTests
 
@@ -53,7 +53,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "_stores", dict(stores._stores))
 
 
-def test_a_store_by_its_name(tmp_path: Path) -> None:
+def test_a_registered_store_is_created_by_its_name(tmp_path: Path) -> None:
     made: list[Any] = []
 
     def factory(location: str, **options: Any) -> Store:
@@ -70,7 +70,7 @@ def test_a_store_by_its_name(tmp_path: Path) -> None:
     assert isinstance(local, FileStore)
 
 
-def test_names_and_locations_that_are_none(tmp_path: Path) -> None:
+def test_wrong_names_and_locations(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="backend nowhere"):
         create("nowhere", tmp_path)
     with pytest.warns(CacheWarning, match="int"):

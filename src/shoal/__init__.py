@@ -53,10 +53,9 @@ if TYPE_CHECKING:
         WorkerStartError,
     )
     from shoal.hashing import hash, register_hasher
-    from shoal.memory._cached import MemorizedFunc
-    from shoal.memory._memory import Memory, expires_after
-    from shoal.memory._results import MemorizedResult, NotMemorizedResult
-    from shoal.memory._uncached import NotMemorizedFunc
+    from shoal.memory._cached import MemorizedFunc, NotMemorizedFunc
+    from shoal.memory._memory import Memory
+    from shoal.memory._results import MemorizedResult, NotMemorizedResult, expires_after
     from shoal.memory.store import register_store_backend
     from shoal.parallel._by_value import wrap_non_picklable_objects
     from shoal.parallel._delayed import delayed
@@ -105,10 +104,9 @@ _HOMES = {
         "WorkerStartError",
     ),
     "shoal.hashing": ("hash", "register_hasher"),
-    "shoal.memory._cached": ("MemorizedFunc",),
-    "shoal.memory._memory": ("Memory", "expires_after"),
-    "shoal.memory._results": ("MemorizedResult", "NotMemorizedResult"),
-    "shoal.memory._uncached": ("NotMemorizedFunc",),
+    "shoal.memory._cached": ("MemorizedFunc", "NotMemorizedFunc"),
+    "shoal.memory._memory": ("Memory",),
+    "shoal.memory._results": ("MemorizedResult", "NotMemorizedResult", "expires_after"),
     "shoal.memory.store": ("register_store_backend",),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
     "shoal.parallel._delayed": ("delayed",),

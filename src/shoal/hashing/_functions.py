@@ -22,8 +22,14 @@ from typing import Any
 from ._refusal import refusal
 from ._walk import Node, Walk, Writer
 
-# Modules that go by another name in other versions of Python, or in processes that multiprocessing spawns.
-_HOMES = {"__mp_main__": "__main__", "pathlib._local": "pathlib"}
+# Modules that go by another name in other versions of Python or of shoal, or in processes that multiprocessing spawns.
+_HOMES = {
+    "__mp_main__": "__main__",
+    "pathlib._local": "pathlib",
+    "shoal.memory.key._arguments": "shoal.memory._arguments",
+    "shoal.memory.storage._filestore": "shoal.memory._filestore",
+    "shoal.memory.storage._fsspecstore": "shoal.memory._fsspecstore",
+}
 # What Python enters into a class by itself, and what says nothing of what the class does.
 _NOT_COUNTED = frozenset(
     f"__{name}__"

@@ -1,75 +1,91 @@
-"""Coroutine functions whose results are kept.
+"""Cached coroutine functions.
 
-Of the tasks of one event loop that miss the same result at a time, one computes it and the others wait for it. No
-lease is taken: waiting for another process would keep the loop.
+Of several tasks of one event loop that miss the same result, one computes it and the others wait for that task. No
+lease is acquired, because waiting for another process would block the event loop.
+
+Tests: test_memory_async.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
-from shoal.memory._cached import ABSENT, MemorizedFunc
+from shoal.memory import _texts
+from shoal.memory._cached import MemorizedFunc
+from shoal.memory._calls import ABSENT, Computed
 from shoal.memory._results import NotMemorizedResult, metadata_of
-from shoal.memory.store import Key, Meta
+from shoal.memory.store import Key
 
 
 class AsyncMemorizedFunc(MemorizedFunc):
-    """A coroutine function whose results are kept; calls, and those of its methods that call it, are awaited."""
+    """A cached coroutine function. Await its calls, and those of its methods that call the function."""
 
     async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Return the result of a call: the one that is kept, or else a new one, which is then kept."""
+        """Return the result of a call, loaded from the store or computed and saved."""
         key = self._key(args, kwargs)
         if key is None:
             return await self.func(*args, **kwargs)
-        value = self._load(key, args, kwargs)
-        return self._value(await self._awaited(key, args, kwargs)) if value is ABSENT else value
+        found = self._load(key, args, kwargs)
+        if found is ABSENT:
+            computed = await self._compute_or_await(key, args, kwargs)
+            return computed.value if self.mmap_mode is None else self._mapped(key, computed)
+        return found
 
     async def call_and_shelve(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Make sure that the result of a call is kept, and return a reference to it."""
+        """Return a reference to the result of a call, which is computed and saved if it is not in the store."""
         key = self._key(args, kwargs)
         if key is None:
             return NotMemorizedResult(await self.func(*args, **kwargs))
-        result = self._shelf(key, args, kwargs)
-        return self._reference(await self._awaited(key, args, kwargs)) if result is ABSENT else result
+        found = self._refer(key, args, kwargs)
+        return self._reference(key, await self._compute_or_await(key, args, kwargs)) if found is ABSENT else found
 
     async def call(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Compute the result of a call, whether or not it is known, and keep it."""
+        """Compute the result of a call, even if it is in the store already, and save it; return it and its metadata."""
         key = self._key(args, kwargs)
         if key is None:
             return await self.func(*args, **kwargs), {}
-        computed = await self._computed(key, args, kwargs)
-        return self._value(computed), metadata_of(computed[1])
+        computed = await self._compute_async(key, args, kwargs)
+        value = computed.value if self.mmap_mode is None else self._mapped(key, computed)
+        return value, metadata_of(computed.meta)
 
-    async def _awaited(self, key: Key, args: Any, kwargs: Any) -> tuple[Any, Meta, Key | None]:
-        """Compute a result, unless another task does; should that fail, or be cancelled, each tries for itself."""
+    async def _compute_or_await(self, key: Key, args: Any, kwargs: Any) -> Computed:
+        """Compute a result, or await the task that does. Compute it too if that task fails or is cancelled."""
         if not self._compute_once:
-            return await self._computed(key, args, kwargs)
-        under_way = self.__dict__.setdefault("_under_way", {})
-        place = id(asyncio.get_running_loop()), key
-        known: asyncio.Future[tuple[Any, Meta, Key | None]] | None = under_way.get(place)
+            return await self._compute_async(key, args, kwargs)
+        pending = self.__dict__.setdefault("_pending", {})
+        loop = asyncio.get_running_loop()
+        known: asyncio.Future[Computed] | None = pending.get((id(loop), key))
         if known is not None:
             await asyncio.wait([known])
-            if not known.cancelled():
-                computed: tuple[Any, Meta, Key | None] = known.result()
-                value = self._load(key, args, kwargs)  # an object of its own, as from any later call
-                return (computed[0] if value is ABSENT else value), *computed[1:]
-            return await self._computed(key, args, kwargs)
-        future = under_way[place] = asyncio.get_running_loop().create_future()
+            if known.cancelled():
+                return await self._compute_async(key, args, kwargs)
+            computed = known.result()
+            value = self._load(key, args, kwargs)  # an object of its own, as any later call gets
+            return computed if value is ABSENT else computed._replace(value=value)
+        future = pending[id(loop), key] = loop.create_future()
         try:
-            computed = await self._computed(key, args, kwargs)
+            computed = await self._compute_async(key, args, kwargs)
             future.set_result(computed)
             return computed
         finally:
-            del under_way[place]
+            del pending[id(loop), key]
             if not future.done():
                 future.cancel()
 
-    async def _computed(self, key: Key, args: Any, kwargs: Any) -> tuple[Any, Meta, Key | None]:
-        arguments, started = self._begun(key, args, kwargs)
-        return self._done(key, await self.func(*args, **kwargs), arguments, started)
+    async def _compute_async(self, key: Key, args: Any, kwargs: Any) -> Computed:
+        """Await the function, and save the result: as :meth:`_compute` does."""
+        self._counts.miss()
+        if self._verbose > 0:
+            self._print_call(key, args, kwargs)
+        arguments: dict[str, str] = {}
+        if self._keep_arguments:
+            arguments = _texts.argument_texts(self._identity.words(args, kwargs))
+        started = time.perf_counter()
+        return self._save(key, await self.func(*args, **kwargs), arguments, started)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state.pop("_under_way", None)
+        state.pop("_pending", None)
         return state

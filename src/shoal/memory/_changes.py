@@ -1,38 +1,38 @@
-"""Whether a function is still the one whose results a store has.
+"""Whether the source of a function still is the one in the store.
 
 ::
 
-    the source that the store has ─┬─ none      ours is kept there
-                                   ├─ ours      all is well; and if joblib was here, its results are ours
-                                   └─ another   the function has changed: its results are removed
-                                                another function goes by the same name: both stay, unless the key says
-                                                nothing of the source (md5): then they take turns, with a warning
+    the stored source is ─┬─ missing        it is stored now
+                          ├─ the same       the stored results may be used, and joblib's too if joblib saved some
+                          └─ another one    either the function was edited: the stored results must be removed
+                                            or another function has the same name: both keep their results. Under md5
+                                            keys do not contain the source, so one removes the other's, with a warning
+
+Tests: test_memory_changes.py and, beside joblib, test_memory_joblib.py.
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from shoal._tracebacks import warn
-from shoal.errors import CollisionWarning
-from shoal.memory._source import Source, is_elsewhere, names_of, source_kept
-
-if TYPE_CHECKING:
-    from shoal.memory._cached import MemorizedFunc
-    from shoal.memory._identity import Identity
-    from shoal.memory.store import Store
+from shoal.errors import CacheWarning, CollisionWarning
+from shoal.memory.key._identity import Identity
+from shoal.memory.key._source import is_elsewhere, names_of, parse_stored
+from shoal.memory.store import Store
 
 
 class Sources:
-    """What this process knows of the sources in a store.
+    """What this process knows about the sources in one store. Thread-safe.
 
     Attributes
     ----------
     checked
-        By path, the tags of functions whose sources were compared, and whose results may be there now.
-    said
-        What was warned of.
+        The tags of the functions whose sources were compared, by path: only their results can be in the store now.
+    joblibs
+        Whether joblib saved results of a function, by tag. A missing tag means no, and None means that the store was
+        not asked yet.
     """
 
     _of_store: ClassVar[weakref.WeakKeyDictionary[Store, Sources]] = weakref.WeakKeyDictionary()
@@ -40,91 +40,102 @@ class Sources:
     def __init__(self, store: Store) -> None:
         self._store = weakref.ref(store)
         self.checked: dict[str, set[str]] = {}
-        #: Whether joblib has kept results of functions whose source was there; None until somebody asks.
-        self._beside_joblib: dict[str, bool | None] = {}
-        self.said: set[Any] = set()
+        self.joblibs: dict[str, bool | None] = {}
+        self._warned: set[object] = set()
 
     @classmethod
     def of(cls, store: Store) -> Sources:
-        """Return what is known of a store."""
+        """Return the object for a store."""
         known = cls._of_store.get(store)
         return cls._of_store.setdefault(store, cls(store)) if known is None else known
 
-    def forget(self) -> None:
-        """Compare all of them again."""
+    def reset(self) -> None:
+        """Forget all comparisons, so that every source is compared again."""
         self.checked.clear()
-        self._beside_joblib.clear()
+        self.joblibs.clear()
 
-    def keep(self, identity: Identity) -> None:
-        """Put the source of a function into the store, if that takes it."""
+    def warn_once(self, cause: object, message: str) -> None:
+        """Warn of something about the store, once for each cause."""
+        if cause not in self._warned:
+            self._warned.add(cause)
+            warn(message, CacheWarning)
+
+    def save(self, identity: Identity) -> None:
+        """Store the source of a function."""
         if identity.version is None:
             try:
-                self._stored().keep_source(identity.path, identity.source.kept)
-            except OSError:  # saving a result will tell
+                self._get_store().keep_source(identity.path, identity.source.as_stored)
+            except OSError:  # saving a result will report the same error
                 pass
 
     def is_current(self, identity: Identity) -> bool:
-        """Tell whether the source in the store is that of a function."""
-        kept = self._kept(identity.path)
-        return kept is not None and source_kept(kept)[0].rstrip() == identity.source.text.rstrip()
+        """Tell whether the stored source is that of a function."""
+        stored = self._load(identity.path)
+        return stored is not None and identity.source.is_text_of(stored)
 
     def beside_joblib(self, identity: Identity) -> bool:
-        """Tell whether joblib may have kept results of a function; looked at once."""
-        known = self._beside_joblib.get(identity.tag, False)
+        """Tell whether joblib may have saved results of a function. The store is asked once."""
+        tag = identity.snapshot.tag
+        known = self.joblibs.get(tag, False)
         if known is None:
-            known = self._beside_joblib[identity.tag] = self._stored().foreign(identity.path)
+            known = self.joblibs[tag] = self._get_store().foreign(identity.path)
         return known
 
-    def check(self, function: MemorizedFunc) -> None:
-        """Compare the source of a function with the one in the store: once, or each time if its keys are joblib's."""
-        identity = function._identity
-        if identity.hash_name != "md5":
-            self.checked.setdefault(identity.path, set()).add(identity.tag)
+    def has_changed(self, identity: Identity) -> bool:
+        """Compare the source of a function with the stored one, and store it if there is none.
+
+        Returns
+        -------
+        bool
+            Whether the stored results must be removed, because they are those of another source.
+
+        Warns
+        -----
+        CollisionWarning
+            Under md5, if two functions share a name, or if that cannot be told.
+        """
+        tag = identity.snapshot.tag
+        if identity.hash_name != "md5":  # keys of md5 do not contain the source, so there it is compared at each call
+            self.checked.setdefault(identity.path, set()).add(tag)
         if identity.version is not None:
-            return
-        kept = self._kept(identity.path)
-        if kept is None:
-            self.keep(identity)
-        elif source_kept(kept)[0].rstrip() != identity.source.text.rstrip():
-            self._differs(function, kept, identity.source)
+            return False
+        stored = self._load(identity.path)
+        if stored is None:
+            self.save(identity)
+        elif identity.source.is_text_of(stored):
+            self.joblibs[tag] = None
         else:
-            self._beside_joblib[identity.tag] = None
+            return self._must_remove(identity, stored)
+        return False
 
-    def _stored(self) -> Store:
-        store = self._store()
-        assert store is not None  # who asks has it
-        return store
-
-    def _kept(self, path: str) -> str | None:
-        try:
-            return self._stored().source(path)
-        except OSError:
-            return None
-
-    def _differs(self, function: MemorizedFunc, kept: str, source: Source) -> None:
-        identity = function._identity
-        line = source_kept(kept)[1]
+    def _must_remove(self, identity: Identity, stored: str) -> bool:
+        source, line = identity.source, parse_stored(stored)[1]
         name = names_of(identity.function)[1]
         unknown = name == "<lambda>" or -1 == line == source.line
         if identity.hash_name != "md5":
-            if unknown or -1 in (line, source.line) or is_elsewhere(kept, source):
-                return
-            self.checked[identity.path] = {identity.tag}
-        else:
-            elsewhere = is_elsewhere(kept, source)
-            if unknown:
-                described = name if source.line == -1 else f"{name} ({source.file}:{source.line})"
-                warn(f"Cannot detect name collisions for function '{described}'", CollisionWarning)
-            if elsewhere:
-                warn(
-                    f"Possible name collisions between functions '{name}' ({source.file}:{line}) "
-                    f"and '{name}' ({source.file}:{source.line})",
-                    CollisionWarning,
-                )
-        if function._verbose > 10:
-            function.warn(f"Function {name} (identified by {identity.path}) has changed.")
+            if unknown or -1 in (line, source.line) or is_elsewhere(stored, source):
+                return False
+            self.checked[identity.path] = {identity.snapshot.tag}
+            return True
+        elsewhere = is_elsewhere(stored, source)
+        if unknown:
+            described = name if source.line == -1 else f"{name} ({source.file}:{source.line})"
+            warn(f"Cannot detect name collisions for function '{described}'", CollisionWarning)
+        if elsewhere:
+            warn(
+                f"Possible name collisions between functions '{name}' ({source.file}:{line}) "
+                f"and '{name}' ({source.file}:{source.line})",
+                CollisionWarning,
+            )
+        return True
+
+    def _get_store(self) -> Store:
+        store = self._store()
+        assert store is not None  # the caller is a cached function, which refers to it
+        return store
+
+    def _load(self, path: str) -> str | None:
         try:
-            function.clear(warn=True)
+            return self._get_store().source(path)
         except OSError:
-            if identity.hash_name == "md5":  # whose keys would find them again
-                raise
+            return None

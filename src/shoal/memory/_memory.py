@@ -1,4 +1,13 @@
-"""Memory: where results are kept, and how."""
+"""``Memory``: where results lie, and how they are saved.
+
+::
+
+    Memory ── cache(f) ──> MemorizedFunc, which finds, computes and saves the results of f
+           ── get, put ──> the same for the calls of a run, Parallel(memory=)
+           ── info, entries, clear, reduce_size ──> the whole store
+
+Tests: test_memory.py.
+"""
 
 from __future__ import annotations
 
@@ -6,76 +15,79 @@ import collections
 import datetime
 import functools
 import inspect
+import numbers
 import os
 import time
 import types
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
 from shoal.hashing import register_hasher
-from shoal.memory._bound import BoundMemorizedFunc
-from shoal.memory._cached import ABSENT, MemorizedFunc
+from shoal.memory._cached import AsyncNotMemorizedFunc, BoundMemorizedFunc, MemorizedFunc, NotMemorizedFunc
+from shoal.memory._calls import ABSENT, Call, RunCalls
 from shoal.memory._changes import Sources
-from shoal.memory._checks import checked_depends, checked_mmap_mode, checked_options, checked_verbose, limits_of
-from shoal.memory._identity import HASH_NAMES
-from shoal.memory._info import Counts, MemoryInfo
-from shoal.memory._results import MemorizedResult
-from shoal.memory._uncached import AsyncNotMemorizedFunc, NotMemorizedFunc
-from shoal.memory.store import Key, Limits, Store, create, location_of
+from shoal.memory._results import Counts, MemorizedResult, MemoryInfo
+from shoal.memory.key._identity import HASH_NAMES, checked_depends
+from shoal.memory.store import Limits, Store, create, location_of
 from shoal.observe._logger import Logger
 
-#: Keys of calls that `Memory.get` was asked for and whose results are awaited.
-_AWAITED = 100_000
-#: Functions whose cached forms a run remembers while it reads its calls; they may hold large arguments.
-_FUNCTIONS = 16
+#: How many functions a run keeps while it reads its calls; they may hold large arguments.
+_MOST_FUNCTIONS = 16
 
 
 class Memory(Logger):
-    """Keeps the results of functions on disk, so that no call is computed twice.
+    """Saves the results of functions on disk, so that no call is computed twice.
 
     Parameters
     ----------
     location : str, os.PathLike, Store or None
-        Where. In the folder that a string names, a folder "joblib" is made, since joblib looks there; a
-        ``pathlib.Path`` is taken as it is. With None nothing is kept.
+        Where the results lie. If it is a string, they lie in a folder "joblib" inside, where joblib looks for them. If
+        it is a ``pathlib.Path``, they lie in the folder itself. With None, nothing is saved.
     backend : str
-        The kind of store: "local", or what :func:`register_store_backend` has registered.
+        The kind of store: "local", "fsspec", or a name registered by :func:`register_store_backend`.
     mmap_mode : {None, "r+", "r", "w+", "c"}
         How arrays in results are mapped.
     compress : bool, int or (str, int)
         How results are compressed, as for :func:`shoal.dump`.
     verbose : int
-        What is printed: 0 nothing, 1 each call that is computed, above 4 those that are not, above 10 where.
+        How much is printed: nothing at 0, each call that is computed from 1 on, also the calls that are loaded above
+        4, and where results lie above 10.
     backend_options : dict, optional
-        For the store.
+        Further options of the store.
     hash_name : {"xxh3_128", "md5"}
-        What keys are made by. "md5" makes joblib's, so that joblib and shoal find each other's results in the same
-        folder; it is slower, and says nothing of a function's closure.
+        The algorithm of keys. "md5" makes joblib's keys, so that joblib and shoal find each other's results in the same
+        folder. It is slower, and its keys do not cover the closure of a function.
     compute_once : bool
-        Whether, of several threads and processes that miss a result at a time, one computes it and the others wait.
+        Whether, of several threads and processes that miss the same result, one computes it and the others wait.
     bytes_limit : int or str, optional
-        The bytes that all results may take: a number, or ``"10G"``. What was used least recently goes first, as results
-        are written.
+        The largest size of all results, in bytes or as text such as ``"10G"``. When a result is saved, the results that
+        were used least recently are removed.
     items_limit : int, optional
-        How many there may be.
+        The largest number of results.
     age_limit : datetime.timedelta, optional
-        How long one may lie unused.
+        How long a result may stay unused.
     keep_arguments : bool
-        Whether the arguments are kept, as short texts, with each result.
+        Whether arguments are saved with each result, as short texts.
 
     Attributes
     ----------
     location
-        As it was given.
+        The location as it was passed.
     store_backend : Store or None
         The store.
 
+    Raises
+    ------
+    ValueError
+        If `hash_name` or `mmap_mode` is unknown, or a limit is negative.
+    TypeError
+        If `backend` is unknown, or an argument has a wrong type.
+
     Notes
     -----
-    Safe to use from several threads. It can be pickled, and opens the same place where it is unpickled.
+    Safe to use from several threads. A pickled Memory opens the same location where it is unpickled.
 
     Examples
     --------
@@ -109,27 +121,27 @@ class Memory(Logger):
     ) -> None:
         super().__init__()
         if hash_name not in HASH_NAMES:
-            raise ValueError(f"hash_name={hash_name!r} makes no keys: choose one of {', '.join(HASH_NAMES)}")
+            raise ValueError(f"hash_name={hash_name!r} is not an algorithm of keys: use {' or '.join(HASH_NAMES)}")
         if compress and mmap_mode is not None:
             warn("Compressed results cannot be memmapped", UserWarning)
-        self._verbose, self.compress = checked_verbose(verbose), compress
-        self.mmap_mode = self._mmap_mode(mmap_mode)
+        self._verbose, self.compress = _checked_verbose(verbose), compress
+        self.mmap_mode = self._checked_mmap_mode(mmap_mode)
         self.timestamp: float | None = time.time()
-        self.location, self.backend, self.backend_options = location, backend, checked_options(backend_options)
+        self.location, self.backend, self.backend_options = location, backend, _checked_options(backend_options)
         self.hash_name, self.compute_once, self.keep_arguments = hash_name, compute_once, keep_arguments
-        self.limits = limits_of(bytes_limit, items_limit, age_limit)
+        self.limits = Limits.checked(bytes_limit, items_limit, age_limit)
         self._open()
 
     def _open(self) -> None:
-        self.store_backend: Store | None = self._make_store()
+        self.store_backend = self._make_store()
         self._counts: dict[str, Counts] = {}
-        # Cached forms of functions, as long as somebody has them: by identity, since equal ones may do other things.
-        self._functions: weakref.WeakValueDictionary[int, MemorizedFunc] = weakref.WeakValueDictionary()
-        self._awaited: dict[tuple[int, int, int], Key | None] = {}
+        self._run_calls = RunCalls()
 
     @staticmethod
-    def _mmap_mode(mmap_mode: Any) -> str | None:
-        return checked_mmap_mode(mmap_mode)
+    def _checked_mmap_mode(mmap_mode: Any) -> str | None:
+        if mmap_mode is None or (isinstance(mmap_mode, str) and mmap_mode in ("r", "r+", "w+", "c")):
+            return mmap_mode
+        raise ValueError(f"mmap_mode={mmap_mode!r} is not a mode for mapped arrays: use one of r, r+, w+, c, or None")
 
     def _make_store(self) -> Store | None:
         location = os.path.join(self.location, "joblib") if isinstance(self.location, str) else self.location
@@ -147,7 +159,7 @@ class Memory(Logger):
     def _kind(is_async: bool) -> type[MemorizedFunc]:
         """Return the class of cached functions."""
         if is_async:
-            from shoal.memory._async import AsyncMemorizedFunc
+            from shoal.memory._async import AsyncMemorizedFunc  # imports asyncio, which most programs do not need
 
             return AsyncMemorizedFunc
         return MemorizedFunc
@@ -163,47 +175,47 @@ class Memory(Logger):
         version: Any = None,
         depends: Iterable[Any] = (),
     ) -> Any:
-        """Make a function one whose results are kept.
+        """Return a function that saves its results.
 
         Parameters
         ----------
         func : callable, optional
-            The function; without it, a decorator is returned. It may be one of a class, a ``staticmethod`` or a
-            ``classmethod``, a ``functools.partial``, something compiled, or an object that can be called.
+            The function. Without it, a decorator is returned. Methods in a class body, ``staticmethod``,
+            ``classmethod``, ``functools.partial``, compiled functions and objects with ``__call__`` are allowed.
         ignore : list of str, optional
-            Parameters that do not count; "*" and "**" for further positional and keyword arguments.
+            The names of parameters that do not count; "*" and "**" for further positional and keyword arguments.
         verbose : int, optional
-            In place of this Memory's.
+            Replaces the value of this Memory.
         mmap_mode : {None, "r+", "r", "w+", "c"}, optional
-            In place of this Memory's.
+            Replaces the value of this Memory.
         cache_validation_callback : callable, optional
-            Given what is kept with a result (a dict of "duration", "input_args", "time"); when it returns what is
-            false, the result is computed again. See :func:`expires_after`.
+            A function of a result's metadata (a dict of "duration", "input_args", "time"). If it returns a false value,
+            the result is computed again. See :func:`expires_after`.
         version : object, optional
-            What results depend on in place of the function's source: changes of the source do not count, and those
-            of another version stay.
+            Replaces the source of the function: edits do not count, and the results of other versions are kept.
         depends : iterable
-            Functions, classes and modules; when the source of one changes, results are computed again. Of a
+            Functions, classes and modules. When the source of one changes, results are computed again. If one is a
             cached function, what it depends on counts too.
 
         Returns
         -------
         MemorizedFunc
-            Or a :class:`NotMemorizedFunc`, where there is no location; of coroutine functions their async kinds.
+            Or a :class:`NotMemorizedFunc` if there is no location. For coroutine functions, their async variants.
 
         Raises
         ------
         TypeError
-            If `func` is not callable, or another argument of a wrong type.
+            If `func` is not callable, or another argument has a wrong type.
         ValueError
-            If `ignore` names what is no parameter, `mmap_mode` is none, or the callback cannot be called.
+            If `ignore` contains a name that is not a parameter, if `mmap_mode` is unknown, or if the callback is not
+            callable.
         """
         if cache_validation_callback is not None and not callable(cache_validation_callback):
             raise ValueError(f"cache_validation_callback needs to be callable. Got {cache_validation_callback}.")
         options: dict[str, Any] = {
             "ignore": ignore,
-            "verbose": None if verbose is None else checked_verbose(verbose),
-            "mmap_mode": mmap_mode if mmap_mode is False else self._mmap_mode(mmap_mode),
+            "verbose": None if verbose is None else _checked_verbose(verbose),
+            "mmap_mode": mmap_mode if mmap_mode is False else self._checked_mmap_mode(mmap_mode),
             "cache_validation_callback": cache_validation_callback,
             "version": version,
             "depends": checked_depends(depends),
@@ -222,7 +234,7 @@ class Memory(Logger):
             return (AsyncNotMemorizedFunc if is_async else NotMemorizedFunc)(plain)
         options["verbose"] = self._verbose if verbose is None else verbose
         options["mmap_mode"] = self.mmap_mode if mmap_mode is False else mmap_mode
-        made = self._kind(is_async)(
+        memorized = self._kind(is_async)(
             func,
             self.store_backend,
             backend=self.backend,
@@ -233,11 +245,11 @@ class Memory(Logger):
             keep_arguments=self.keep_arguments,
             **options,
         )
-        made._counts = self._counts.setdefault(made.func_id, made._counts)
-        return made
+        memorized._counts = self._counts.setdefault(memorized.func_id, memorized._counts)
+        return memorized
 
     def eval(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Return ``func(*args, **kwargs)``, from what is kept if it is there."""
+        """Return ``func(*args, **kwargs)``, loaded from the store or computed and saved."""
         return func(*args, **kwargs) if self.store_backend is None else self.cache(func)(*args, **kwargs)
 
     def clear(self, warn: bool = True) -> None:
@@ -246,13 +258,13 @@ class Memory(Logger):
         Parameters
         ----------
         warn
-            Whether it is logged.
+            Whether to log it.
         """
         if warn:
             self.warn("Flushing completely the cache")
         if self.store_backend is not None:
             self.store_backend.clear()
-            Sources.of(self.store_backend).forget()
+            Sources.of(self.store_backend).reset()
 
     def reduce_size(
         self,
@@ -260,31 +272,32 @@ class Memory(Logger):
         items_limit: int | None = None,
         age_limit: datetime.timedelta | None = None,
     ) -> None:
-        """Remove results until what is left is within limits, those first that were used least recently.
+        """Remove results until the rest is within limits, least recently used first.
 
         Parameters
         ----------
         bytes_limit : int or str, optional
-            The bytes that all may take: a number, or ``"10G"``.
+            The largest size of all results, in bytes or as text such as ``"10G"``.
         items_limit : int, optional
-            How many there may be.
+            The largest number of results.
         age_limit : datetime.timedelta, optional
-            How long one may lie unused.
+            How long a result may stay unused.
 
         Raises
         ------
         ValueError
             If a limit is negative.
         """
-        limits = limits_of(bytes_limit, items_limit, age_limit)
+        limits = Limits.checked(bytes_limit, items_limit, age_limit)
         if self.store_backend is not None and limits != Limits():
             self.store_backend.reduce(limits)
 
     def entries(self) -> Iterator[MemorizedResult]:
-        """Yield what is kept, in any order.
+        """Yield a reference to each result, in any order.
 
-        Each has ``func``, ``arguments`` (texts by name), ``nbytes``, ``used`` (when it was last saved or read, in
-        seconds since the epoch), ``age`` and ``duration`` (seconds), ``get()`` and ``clear()``, which removes it.
+        Each has ``func``, ``arguments`` (texts by name), ``nbytes``, ``used`` (when it was last saved or loaded, in
+        seconds since the epoch), ``age`` and ``duration`` (in seconds). ``get()`` reads the result, ``clear()``
+        removes it.
         """
         store = self.store_backend
         for entry in () if store is None else store.entries():
@@ -293,45 +306,43 @@ class Memory(Logger):
             )
 
     def info(self, msg: str | None = None) -> MemoryInfo | None:  # type: ignore[override]
-        """Count what is kept, and what this process has found and missed; given a message, log that, as joblib does."""
+        """Return statistics: the results in the store, and the hits and misses of this process.
+
+        With a message, log the message instead, as joblib does.
+        """
         if msg is not None:
             return super().info(msg)
-        entries = () if self.store_backend is None else self.store_backend.entries()
-        return MemoryInfo.of(entries, self._counts)
+        return MemoryInfo.of(() if self.store_backend is None else self.store_backend.entries(), self._counts)
 
-    # What Parallel(memory=) asks for.
-
-    def get(self, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], default: Any = None) -> Any:
-        """Return the result of a call ``(function, args, kwargs)`` that is kept, or `default`."""
+    def get(self, call: Call, default: Any = None) -> Any:
+        """Return the saved result of a call ``(function, args, kwargs)``, or `default`, for ``Parallel(memory=)``."""
         function, args, kwargs = call
         memorized = self._memorized(function)
         if memorized is None:
             return default
         try:
             key = memorized._key(args, kwargs)
-        except ArgumentError:  # the call itself will fail
+        except ArgumentError:  # the call itself will raise it
             return default
         value = ABSENT if key is None else memorized._load(key, args, kwargs)
         if value is not ABSENT:
             return value
-        while len(self._awaited) >= _AWAITED:
-            self._awaited.pop(next(iter(self._awaited)), None)
-        self._awaited[_place_of(call)] = key
+        self._run_calls.expect(call, key)
         return default
 
-    def put(self, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], value: Any) -> None:
-        """Keep the result of a call that :meth:`get` was asked for; it is that of the arguments as they were then."""
+    def put(self, call: Call, value: Any) -> None:
+        """Save the result of a call, under the key that the call had when :meth:`get` was called with it."""
         function, args, kwargs = call
         memorized = self._memorized(function)
-        key = self._awaited.pop(_place_of(call), None)
+        key = self._run_calls.key_of(call)
         if memorized is not None and key is not None:
-            memorized._put(key, value, args, kwargs)
+            memorized._save_foreign(key, value, args, kwargs)
 
-    def reader(self) -> Callable[[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any], Any]:
-        """Return a :meth:`get` for one run: it remembers the functions that it meets, and is dropped with the run."""
-        recent: collections.deque[MemorizedFunc | None] = collections.deque(maxlen=_FUNCTIONS)
+    def reader(self) -> Callable[[Call, Any], Any]:
+        """Return a :meth:`get` for one run. It keeps the functions of the run's calls until the run drops it."""
+        recent: collections.deque[MemorizedFunc | None] = collections.deque(maxlen=_MOST_FUNCTIONS)
 
-        def get(call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], default: Any = None) -> Any:
+        def get(call: Call, default: Any = None) -> Any:
             memorized = self._memorized(call[0])
             if memorized not in recent:
                 recent.append(memorized)
@@ -340,27 +351,25 @@ class Memory(Logger):
         return get
 
     def _memorized(self, function: Any) -> MemorizedFunc | None:
-        """Return the cached form of a function that calls are made of; None if nothing is to be kept here."""
+        """Return the cached form of a run's function; None if its results are not saved, or it saves them itself."""
         if self.store_backend is None or isinstance(function, (MemorizedFunc, BoundMemorizedFunc, NotMemorizedFunc)):
             return None
-        known = self._functions.get(id(function))  # which has the function: no other can have its id
+        functions = self._run_calls.functions
+        # The cached form refers to the function, so no other function has this id.
+        known: MemorizedFunc | None = functions.get(id(function))
         if known is None:
-            known = self._functions[id(function)] = self._made(function)
+            known = functions[id(function)] = self.cache(function, verbose=0)
         return known
 
-    def _made(self, function: Any) -> MemorizedFunc:
-        made: MemorizedFunc = self.cache(function, verbose=0)
-        return made
-
     def __repr__(self) -> str:
-        location = None if self.store_backend is None else location_of(self.store_backend)
-        return f"{type(self).__name__}(location={location})"
+        store = self.store_backend
+        return f"{type(self).__name__}(location={None if store is None else location_of(store)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is open, and the time, so that the hash of what refers to it does not change."""
+        # Without open files, and without the time: objects that refer to it must keep their hash.
         state = {**self.__dict__, "timestamp": None}
-        for name in ("store_backend", "_counts", "_functions", "_awaited"):
-            del state[name]
+        for name in ("store_backend", "_counts", "_run_calls"):
+            state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -368,46 +377,22 @@ class Memory(Logger):
         self._open()
 
 
-def _place_of(call: tuple[Any, Any, Any]) -> tuple[int, int, int]:
-    # Nothing else has these places as long as a call is under way, and get() comes before put(). Of empty arguments, a
-    # run may make others.
-    function, args, kwargs = call
-    return id(function), id(args), id(kwargs) if kwargs else 0
+def _checked_verbose(verbose: Any) -> Any:
+    if isinstance(verbose, numbers.Real):
+        return verbose
+    raise TypeError(f"verbose={verbose!r} ({type(verbose).__name__}) is not a number: 0 prints nothing, 1 each call")
 
 
-def expires_after(
-    days: float = 0,
-    seconds: float = 0,
-    microseconds: float = 0,
-    milliseconds: float = 0,
-    minutes: float = 0,
-    hours: float = 0,
-    weeks: float = 0,
-) -> Callable[[dict[str, Any]], bool]:
-    """Return a ``cache_validation_callback`` that lets results be computed again when they are older than that.
-
-    Parameters
-    ----------
-    days, seconds, microseconds, milliseconds, minutes, hours, weeks
-        The age, as for ``datetime.timedelta``.
-
-    Examples
-    --------
-    >>> from shoal import Memory, expires_after
-    >>> @Memory(None).cache(cache_validation_callback=expires_after(days=7))
-    ... def prices(date):
-    ...     return {}
-    """
-    limit = datetime.timedelta(days, seconds, microseconds, milliseconds, minutes, hours, weeks).total_seconds()
-
-    def is_fresh(metadata: dict[str, Any]) -> bool:
-        return time.time() - float(metadata.get("time", 0)) < limit
-
-    return is_fresh
+def _checked_options(options: Any) -> dict[str, Any]:
+    if options is None:
+        return {}
+    if isinstance(options, Mapping) and all(isinstance(name, str) for name in options):
+        return dict(options)
+    raise TypeError(f"backend_options={options!r:.80} is not a dictionary of options by name")
 
 
-def _stands_for(memory: Memory) -> Any:
+def _hashed_as(memory: Memory) -> Any:
     return str(memory.location), memory.backend
 
 
-register_hasher(Memory, _stands_for)
+register_hasher(Memory, _hashed_as)

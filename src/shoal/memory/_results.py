@@ -1,48 +1,101 @@
-"""A result that is kept, and read when it is asked for."""
+"""References to results, their metadata and validity, and statistics: the objects that a cache gives to users.
+
+Tests: test_memory_results.py.
+"""
 
 from __future__ import annotations
 
+import datetime
 import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 
-from shoal.memory import _said
-from shoal.memory.store import Key, Meta, Store, create, location_of
+from shoal.memory import _texts
+from shoal.memory.store import Entry, Key, Meta, Store, create, location_of
 from shoal.observe._logger import Logger, pformat
 
 
 def metadata_of(meta: Meta) -> dict[str, Any]:
-    """Return what is kept with a result as joblib shows it."""
+    """Return the metadata of a result as the dictionary that joblib shows."""
     return {"duration": meta.duration, "input_args": meta.arguments, "time": meta.created}
 
 
+def expires_after(
+    days: float = 0,
+    seconds: float = 0,
+    microseconds: float = 0,
+    milliseconds: float = 0,
+    minutes: float = 0,
+    hours: float = 0,
+    weeks: float = 0,
+) -> Callable[[dict[str, Any]], bool]:
+    """Return a ``cache_validation_callback`` that makes results invalid after some time.
+
+    Parameters
+    ----------
+    days, seconds, microseconds, milliseconds, minutes, hours, weeks : float
+        How long a result is valid after it was saved; they are added up as for ``datetime.timedelta``.
+
+    Returns
+    -------
+    callable
+        A function of a result's metadata that tells whether the result is valid. Thread-safe.
+
+    Examples
+    --------
+    >>> from shoal import Memory, expires_after
+    >>> @Memory(None).cache(cache_validation_callback=expires_after(days=7))
+    ... def prices(date):
+    ...     return {}
+    """
+    limit = datetime.timedelta(days, seconds, microseconds, milliseconds, minutes, hours, weeks).total_seconds()
+
+    def is_valid(metadata: dict[str, Any]) -> bool:
+        return time.time() - float(metadata.get("time", 0)) < limit
+
+    return is_valid
+
+
 class MemorizedResult(Logger):
-    """A result that is kept on disk: small, picklable, read by :meth:`get`.
+    """A reference to a result on disk. It is small and can be pickled; :meth:`get` reads the result.
 
     Parameters
     ----------
     location : str, os.PathLike or Store
-        Where it is: the folder that has the functions' folders in it, or the store itself.
+        The folder that contains the folders of functions, or the store itself.
     call_id : (str, str), optional
-        The function's path and the digest of the arguments. `func` and `args_id` may be given in its place.
+        The path of the function and the digest of the arguments. Alternatively, pass `func` and `args_id`.
     backend : str
         The kind of store.
     mmap_mode : {None, "r+", "r", "w+", "c"}
         How arrays are mapped.
     verbose : int
-        What is printed when it is read.
+        How much :meth:`get` prints: a line above 1, and also where the result lies from 10 on.
     timestamp : float, optional
-        When the Memory was made.
+        When the Memory was made, in seconds since the epoch. The printed line shows the time since then.
     metadata : dict, optional
-        What is known of the call; else it is read.
+        The metadata of the result. They are read if they are not passed.
 
     Attributes
     ----------
     func_id, args_id : str
-        The function's path and the digest of the arguments; `func` is `func_id`.
+        The path of the function and the digest of the arguments. `func` is the same as `func_id`.
     metadata : dict
-        "duration" in seconds, "input_args" (texts by name) and "time" (since the epoch); empty if it is lost.
+        "duration" in seconds, "input_args" (texts by name) and "time" in seconds since the epoch. It is empty if the
+        metadata are lost.
     duration : float or None
-        The seconds that the call took.
+        How long the call took, in seconds.
+    nbytes : int or None
+        The size of the entry in bytes; set by :meth:`Memory.entries`.
+    used : float or None
+        When the result was last saved or loaded, in seconds since the epoch; set by :meth:`Memory.entries`.
+
+    Raises
+    ------
+    TypeError
+        If neither `call_id` nor `func` and `args_id` are passed, or if there is no store at `location`.
 
     Notes
     -----
@@ -67,11 +120,11 @@ class MemorizedResult(Logger):
         super().__init__()
         if call_id is None:
             if func is None or args_id is None:
-                raise TypeError("give call_id, or func and args_id: they say which result it is")
+                raise TypeError("give call_id, or func and args_id: without them the result is not known")
             call_id = func, args_id
         store = create(backend, location)
         if store is None:
-            raise TypeError(f"{location!r} is no place that results are kept in")
+            raise TypeError(f"there is no store at {location!r}: pass a path or a store as the location")
         self._call_id = Key(*call_id)
         self.store_backend: Store = store
         self.mmap_mode, self.verbose, self.timestamp = mmap_mode, verbose, timestamp
@@ -87,12 +140,12 @@ class MemorizedResult(Logger):
 
     @property
     def func_id(self) -> str:
-        """The function's path."""
+        """The path of the function."""
         return self._call_id.function
 
     @property
     def func(self) -> str:
-        """The function's path."""
+        """The path of the function."""
         return self._call_id.function
 
     @property
@@ -102,28 +155,28 @@ class MemorizedResult(Logger):
 
     @property
     def arguments(self) -> dict[str, str]:
-        """The arguments, as texts, by name."""
+        """The arguments as texts, by name."""
         arguments: dict[str, str] = self.metadata.get("input_args", {})
         return arguments
 
     @property
     def age(self) -> float | None:
-        """The seconds since it was kept."""
+        """The time since the result was saved, in seconds."""
         created = self.metadata.get("time")
         return None if created is None else time.time() - created
 
     def get(self) -> Any:
-        """Read it.
+        """Read the result.
 
         Raises
         ------
         KeyError
-            If it is there no more, or cannot be read.
+            If the result was removed, or cannot be read.
         """
         if self.verbose > 1:
             where = f"{location_of(self.store_backend)}/{self.func_id}/{self.args_id}"
             arguments = self.metadata.get("input_args")
-            print(_said.loading(self.func_id, where, self.timestamp, arguments, self.verbose))  # noqa: T201
+            print(_texts.loading(self.func_id, where, self.timestamp, arguments, self.verbose))  # noqa: T201
         try:
             return self.store_backend.load(self._call_id, self.mmap_mode)
         except KeyError:
@@ -133,7 +186,7 @@ class MemorizedResult(Logger):
             ) from None
 
     def clear(self) -> None:
-        """Remove it."""
+        """Remove the result from the store."""
         self.store_backend.discard(self._call_id)
 
     def __repr__(self) -> str:
@@ -147,7 +200,20 @@ class MemorizedResult(Logger):
 
 
 class NotMemorizedResult:
-    """A result that is kept nowhere but here."""
+    """A result that is in no store, with the methods of a :class:`MemorizedResult`.
+
+    Parameters
+    ----------
+    value : object
+        The result.
+
+    Attributes
+    ----------
+    value : object
+        The result, or None after :meth:`clear`.
+    valid : bool
+        Whether the result is still here.
+    """
 
     __slots__ = ("valid", "value")
 
@@ -155,7 +221,7 @@ class NotMemorizedResult:
         self.value, self.valid = value, True
 
     def get(self) -> Any:
-        """Return it.
+        """Return the result.
 
         Raises
         ------
@@ -167,7 +233,7 @@ class NotMemorizedResult:
         return self.value
 
     def clear(self) -> None:
-        """Forget it."""
+        """Forget the result."""
         self.value, self.valid = None, False
 
     def __repr__(self) -> str:
@@ -180,3 +246,78 @@ class NotMemorizedResult:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.valid, self.value = state["valid"], state["value"]
+
+
+class Counts:
+    """How often this process found a function's results, and how often it did not. Thread-safe."""
+
+    __slots__ = ("_of_threads",)
+
+    def __init__(self) -> None:
+        # Each thread changes only its own numbers, so there is no lock that a fork could copy while it is locked.
+        self._of_threads: dict[int, list[int]] = {}
+
+    def hit(self) -> None:
+        """Count a result that was found."""
+        self._of_threads.setdefault(get_ident(), [0, 0])[0] += 1
+
+    def miss(self) -> None:
+        """Count a result that was not found."""
+        self._of_threads.setdefault(get_ident(), [0, 0])[1] += 1
+
+    @property
+    def hits(self) -> int:
+        """How often a result was found."""
+        return sum(counts[0] for counts in list(self._of_threads.values()))
+
+    @property
+    def misses(self) -> int:
+        """How often a result was computed."""
+        return sum(counts[1] for counts in list(self._of_threads.values()))
+
+
+@dataclass
+class FunctionInfo:
+    """Statistics of one function.
+
+    Attributes
+    ----------
+    entries, nbytes : int
+        The number of its results in the store, and their size in bytes.
+    hits, misses : int
+        How often this process has found a result, and how often it has computed one.
+    """
+
+    entries: int = 0
+    nbytes: int = 0
+    hits: int = 0
+    misses: int = 0
+
+
+@dataclass
+class MemoryInfo(FunctionInfo):
+    """Statistics of a whole cache, and of each function.
+
+    Attributes
+    ----------
+    functions : dict
+        A :class:`FunctionInfo` for each function, by its path.
+    """
+
+    functions: dict[str, FunctionInfo] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry], counts: Mapping[str, Counts]) -> MemoryInfo:
+        """Add up entries, and the counts of functions by their paths."""
+        info = cls()
+        for entry in entries:
+            function = info.functions.setdefault(entry.key.function, FunctionInfo())
+            for each in (info, function):
+                each.entries += 1
+                each.nbytes += entry.nbytes
+        for path, count in list(counts.items()):
+            function = info.functions.setdefault(path, FunctionInfo())
+            for each in (info, function):
+                each.hits += count.hits
+                each.misses += count.misses
+        return info

@@ -1,34 +1,46 @@
-"""Where results are kept: the contract of a store, and the stores that are known by a name.
+"""The contract of a store, which is where results lie, and the names under which users choose a store.
 
 ::
 
-    Memory ──> Key ──> Store.load ──> the value             KeyError: not there, or not readable
-                  └──> Store.lease ─> one computes ──> Store.save (all or nothing) ──> the others load
+    Memory ──> Key ──> Store.load ──> the value            KeyError: there is no readable value under this key
+                  └──> Store.lease ─> one caller computes ──> Store.save (all or nothing) ──> the others load
+
+:func:`excess`, the rule for which entries a limit removes, stands here too: every store applies it.
+
+Tests: test_stores.py; the rule of limits in test_eviction.py.
 """
 
 from __future__ import annotations
 
+import datetime
+import functools
 import importlib
+import json
+import numbers
 import os
-import warnings
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple
 
+from shoal._files import parse_size
+from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
+
+_encode = json.JSONEncoder().encode
 
 
 class Key(NamedTuple):
-    """What a result is kept under.
+    """The key of one call.
 
     Attributes
     ----------
     function
-        Where the results of its function are: parts of a path with "/" between them, as joblib makes them of the
-        module and the name.
+        The path of the function's entries: parts with "/" between them, which joblib derives from the module and the
+        name of the function.
     call
-        A digest of the arguments: 32 hexadecimal digits where it is joblib's, and an "x" behind them where it is not.
+        A digest of the arguments. It is joblib's if it has 32 hexadecimal digits, and shoal's if "x" follows them.
     """
 
     function: str
@@ -36,32 +48,49 @@ class Key(NamedTuple):
 
 
 class Meta(NamedTuple):
-    """What is kept with a result.
+    """The metadata of a value.
 
     Attributes
     ----------
     duration
-        The seconds that the call took.
+        How long the call took, in seconds.
     created
-        When the result was saved, in seconds since the epoch.
+        When the value was saved, in seconds since the epoch.
     arguments
-        The arguments, by name, as text of bounded length.
+        The arguments as texts of bounded length, by name.
     """
 
     duration: float
     created: float
     arguments: dict[str, str]
 
+    def as_json(self) -> bytes:
+        """Return the content of the file metadata.json, as joblib lays it out."""
+        arguments = ", ".join([f"{_encode(name)}: {_encode(text)}" for name, text in self.arguments.items()])
+        return f'{{"duration": {self.duration}, "input_args": {{{arguments}}}, "time": {self.created}}}'.encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Meta:
+        """Read the content of the file metadata.json.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            If it is damaged.
+        """
+        fields = json.loads(data)
+        return cls(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]))
+
 
 class Entry(NamedTuple):
-    """A result that is there.
+    """A value in a store, without the value itself.
 
     Attributes
     ----------
     key
         Its key.
     nbytes
-        What it takes.
+        Its size in bytes.
     used
         When it was last saved or loaded, in seconds since the epoch.
     """
@@ -72,55 +101,125 @@ class Entry(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a store may hold; None for no limit.
+    """The largest size of a store. None stands for no limit.
 
     Attributes
     ----------
     nbytes
-        Bytes of all entries.
+        The largest size of all entries together, in bytes.
     items
-        Their number.
+        The largest number of entries.
     age
-        The seconds since an entry was last used.
+        How long an entry may stay unused, in seconds.
     """
 
     nbytes: int | None = None
     items: int | None = None
     age: float | None = None
 
+    @classmethod
+    def checked(cls, bytes_limit: Any, items_limit: Any, age_limit: Any) -> Limits:
+        """Return the limits that a user passes; `bytes_limit` is a number of bytes or a text such as ``"10G"``.
+
+        Raises
+        ------
+        ValueError
+            If a limit is negative, or if `bytes_limit` is not a size.
+        TypeError
+            If `age_limit` is not a timedelta, or `items_limit` is not an int.
+        """
+        seconds = None
+        if age_limit is not None:
+            if not isinstance(age_limit, datetime.timedelta):
+                raise TypeError(f"age_limit={age_limit!r} is not a datetime.timedelta: write timedelta(seconds=...)")
+            seconds = age_limit.total_seconds()
+            if seconds < 0:
+                raise ValueError("age_limit has to be a positive timedelta")
+        if items_limit is not None:
+            if type(items_limit) is bool or not isinstance(items_limit, numbers.Integral):
+                kind: str = type(items_limit).__name__
+                raise TypeError(f"items_limit={items_limit!r} ({kind}) is not a number of results: pass an int")
+            if items_limit < 0:
+                raise ValueError(f"items_limit={items_limit} is negative: pass 0 or more")
+        try:
+            if isinstance(bytes_limit, bool):
+                raise ValueError(f"{bytes_limit} is no size: pass a number of bytes, or a text such as '500M'")
+            nbytes = None if bytes_limit is None else parse_size(bytes_limit)
+        except ValueError as error:
+            raise ValueError(f"bytes_limit: {error}") from None
+        return cls(nbytes, items_limit, seconds)
+
+    def exclude(self, nbytes: int) -> bool:
+        """Tell whether an entry of so many bytes breaks the limits even if it is the only one."""
+        return (self.nbytes is not None and nbytes > self.nbytes) or self.items == 0
+
+
+def excess(oldest_first: Iterable[Entry], nbytes: int, items: int, limits: Limits, now: float) -> Iterator[Entry]:
+    """Yield the entries that must be removed so that the rest is within limits. It is a pure function.
+
+    Parameters
+    ----------
+    oldest_first
+        All entries, least recently used first. Only the entries that must be removed are read, and one more.
+    nbytes
+        The size of all entries together, in bytes.
+    items
+        The number of all entries.
+    limits
+        The limits.
+    now
+        The current time, in seconds since the epoch.
+    """
+    most_bytes = nbytes if limits.nbytes is None else limits.nbytes
+    most_items = items if limits.items is None else limits.items
+    oldest = float("-inf") if limits.age is None else now - limits.age
+    for entry in oldest_first:
+        if nbytes <= most_bytes and items <= most_items and entry.used >= oldest:
+            return
+        yield entry
+        nbytes -= entry.nbytes
+        items -= 1
+
+
+def excess_of(entries: Iterable[Entry], limits: Limits) -> Iterator[Entry]:
+    """Yield the entries that must be removed now so that the rest is within limits, least recently used first."""
+    oldest_first = sorted(entries, key=lambda entry: entry.used)
+    nbytes = sum(entry.nbytes for entry in oldest_first)
+    return excess(oldest_first, nbytes, len(oldest_first), limits, time.time())
+
 
 class Store(ABC):
-    """Keeps results.
+    """The contract of a store. Subclass it, and :class:`shoal.testing.StoreTests`, to add a store of your own.
 
     Notes
     -----
-    Thread-safe, and safe between processes: what :meth:`load` returns is always a whole value that was saved under that
-    key, whatever else goes on.
+    Every method must be safe to call from several threads and, if `shared` is true, from several processes: whatever
+    runs at the same time, :meth:`load` returns a complete value that was saved under that key.
     """
 
-    #: Whether other processes see what is saved.
+    #: Whether other processes see the entries that this process saves.
     shared: ClassVar[bool] = True
 
     @abstractmethod
     def load(self, key: Key, mmap_mode: str | None = None) -> Any:
-        """Return a value.
+        """Return the value of a key, with its arrays mapped as `mmap_mode` says.
 
         Raises
         ------
         KeyError
-            If there is none, or none that can be read: that is then discarded, with a warning.
+            If there is no value, or if it cannot be read. An unreadable value is removed, with a warning.
         """
 
     @abstractmethod
     def save(self, key: Key, value: Any, meta: Meta) -> None:
-        """Keep a value, all of it or nothing.
+        """Save a value and its metadata, completely or not at all.
 
         Raises
         ------
         Exception
-            Whatever pickle raises for a value that cannot be pickled; nothing is kept then.
+            The error of pickle if the value cannot be pickled. Nothing is saved then.
         OSError
-            If there is no room, or no permission; nothing is kept then.
+            If there is no space or no permission. Nothing is saved then.
         """
 
     @abstractmethod
@@ -129,85 +228,81 @@ class Store(ABC):
 
     @abstractmethod
     def meta(self, key: Key) -> Meta:
-        """Return what was kept with a value.
+        """Return the metadata of a value.
 
         Raises
         ------
         KeyError
-            If there is none.
+            If there are none.
         """
 
     @abstractmethod
     def discard(self, key: Key) -> None:
-        """Remove a value, if there is one."""
+        """Remove a value. Do nothing if there is none."""
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
-        """Yield what is there, in any order; what comes and goes meanwhile may be left out."""
+        """Yield all entries, in any order. Entries that are added or removed meanwhile may be missing."""
 
     @abstractmethod
     def clear(self, function: str | None = None) -> None:
-        """Remove all values, those of one function if that is given, and what is kept of its source."""
+        """Remove all values and stored sources, or only those of one function."""
 
     @abstractmethod
     def source(self, function: str) -> str | None:
-        """Return the source that was kept of a function; None if there is none."""
+        """Return the stored source of a function, or None."""
 
     @abstractmethod
     def keep_source(self, function: str, source: str) -> None:
-        """Keep the source of a function."""
+        """Store the source of a function."""
 
     def foreign(self, function: str) -> bool:
-        """Tell whether there may be results of a function that joblib has kept, under the keys that it makes."""
+        """Tell whether joblib may have saved results of a function here, under its own keys."""
         return False
 
     @abstractmethod
     def lease(self, key: Key) -> AbstractContextManager[bool]:
-        """Be the one who computes a value, as long as the block runs.
+        """Return a context manager that lets one caller compute a value while the others wait for it.
 
-        It gives True at once if nobody else has the lease, nobody can tell, or to wait would be to wait for oneself.
-        Else it waits until the other has given it back, or has died, and gives False: the value may be there now, and
-        who finds none asks again. If the block of the other has raised, it gives True to all who have waited.
+        Entering gives True at once if nobody else has the lease, if the store cannot tell, or if waiting would be a
+        deadlock. The caller then computes and saves the value inside the block. Otherwise entering waits until the
+        owner of the lease has released it or has died, and gives False. The caller then looks for the value again, and
+        asks for the lease again if there is none. If the owner's block raised, entering gives True to all that waited.
         """
 
     @abstractmethod
     def reduce(self, limits: Limits) -> None:
-        """Discard what goes beyond limits, least recently used first."""
+        """Remove entries until the rest is within limits, least recently used first."""
 
 
-class _Lazy:
-    """The factory of a store of ours, imported when it is first called."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-
-    def __call__(self, location: Any, **options: Any) -> Store:
-        factory: Callable[..., Store] = getattr(importlib.import_module(self.module), self.name)
-        return factory(location, **options)
+def _shoals_own(module: str, name: str, location: Any, **options: Any) -> Store:
+    """Import one of shoal's stores when it is first wanted: this module is the contract, and stands below them."""
+    factory: Callable[..., Store] = getattr(importlib.import_module(f"shoal.memory.storage.{module}"), name)
+    return factory(location, **options)
 
 
 _stores: dict[str, Callable[..., Store]] = {
-    "local": _Lazy("shoal.memory._filestore", "FileStore"),
-    "fsspec": _Lazy("shoal.memory._fsspecstore", "FsspecStore"),
+    "local": functools.partial(_shoals_own, "_filestore", "FileStore"),
+    "fsspec": functools.partial(_shoals_own, "_fsspecstore", "FsspecStore"),
 }
 
 
 def register_store_backend(backend_name: str, backend: Callable[..., Store]) -> None:
-    """Make a store known by a name.
+    """Register a store under a name, for ``Memory(backend=name)``.
 
     Parameters
     ----------
     backend_name : str
-        What ``Memory(backend=...)`` will take.
+        The name.
     backend : callable
-        Called with the location, a string, and by keyword `compress`, `mmap_mode`, `limits`, `verbose` and
-        what ``Memory(backend_options=...)`` was given, as far as they say something; returns a
-        :class:`~shoal.memory.store.Store`. A class of stores is one.
+        A subclass of :class:`~shoal.memory.store.Store`, or a function that returns a store. It is called with the
+        location, a string, and with the keywords `compress`, `mmap_mode`, `limits` and `verbose` as far as they are
+        set, and with the options of ``Memory(backend_options=...)``.
 
     Raises
     ------
     ValueError
-        If the name is no string, or the other cannot be called.
+        If the name is not a string, or if `backend` is not callable.
     """
     if not isinstance(backend_name, str):
         raise ValueError(f"Store backend name should be a string, '{backend_name}' given.")
@@ -217,41 +312,42 @@ def register_store_backend(backend_name: str, backend: Callable[..., Store]) -> 
 
 
 def create(backend: str, location: Any, **options: Any) -> Store | None:
-    """Return a store at a location; a store is one already.
+    """Return the store at a location.
 
     Parameters
     ----------
     backend
-        The name of the store.
+        The name of the kind of store.
     location
-        A string or a path, as the store takes it.
+        A string or a path; or a store, which is returned unchanged.
     **options
-        Other arguments that it takes. Those that are None, and `compress` if it is False, are left out.
+        Further arguments of the store. Options that are None, and ``compress=False``, are not passed on.
 
     Returns
     -------
-    The store; None if `location` is None, or, with a warning, if it is something else.
+    Store or None
+        None if `location` is None, or if it is of another type, with a :class:`~shoal.CacheWarning`.
 
     Raises
     ------
     TypeError
-        If no store has that name, or it does not take an option.
+        If no store has that name, or if the store does not accept an option.
     """
     if isinstance(location, Store):
         return location
     if location is None:
         return None
     if not isinstance(location, (str, os.PathLike)):
-        warnings.warn(
-            f"a {type(location).__name__} cannot be the location of a store: nothing is kept. Give a path",
+        warn(
+            f"a {type(location).__name__} cannot be the location of a store, so no result will be saved. "
+            "Pass a path as the location",
             CacheWarning,
-            stacklevel=3,
         )
         return None
     path = os.path.expanduser(os.fspath(location))
     name: Any = backend
     if not isinstance(name, str) or name not in _stores:
-        raise TypeError(f"Unknown location {path} or backend {backend}: there are {sorted(_stores)}")
+        raise TypeError(f"Unknown location {path} or backend {backend}: the known backends are {sorted(_stores)}")
     given = {name: value for name, value in options.items() if value is not None}
     if not given.get("compress", True):
         del given["compress"]
@@ -262,10 +358,27 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
         if not unknown:
             raise
         raise TypeError(
-            f"the store {backend!r} takes no option {unknown[0]!r}: leave it out of backend_options"
+            f"the store {backend!r} does not accept the option {unknown[0]!r}: remove it from backend_options"
         ) from None
 
 
 def location_of(store: Store) -> str:
-    """Return where a store is, as text."""
+    """Return the location of a store as text."""
     return str(getattr(store, "location", store))
+
+
+def warn_too_large(key: Key, nbytes: int) -> None:
+    """Warn that a value is not saved because it alone breaks the limits of its store."""
+    warn(
+        f"a result of {key.function} is not kept: it has {nbytes} bytes, which is more than the limit of the cache "
+        "allows. Raise the limit, or return less from the function",
+        CacheWarning,
+    )
+
+
+def warn_unreadable(path: str, error: Exception) -> None:
+    """Warn that a value was removed because it could not be read."""
+    warn(
+        f"{path} cannot be read ({type(error).__name__}: {error}): the result is removed and will be computed again",
+        CacheWarning,
+    )

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from shoal.memory._leases import Leases
+from shoal.memory.storage._leases import Leases
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 
 #: Who computes what: threads of this process wait for each other.

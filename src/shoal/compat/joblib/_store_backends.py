@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import threading
-import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,11 +23,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
-from shoal.memory import _said
-from shoal.memory._eviction import excess
-from shoal.memory._filestore import FileStore
-from shoal.memory._places import refuse_links
-from shoal.memory.store import Entry, Key, Limits, Store
+from shoal.memory import _texts
+from shoal.memory.storage._filestore import FileStore
+from shoal.memory.storage._paths import refuse_links
+from shoal.memory.store import Entry, Key, Limits, Store, excess_of
 
 from . import numpy_pickle
 from ._item_store import ItemStore
@@ -160,7 +158,7 @@ class StoreBackendMixin:
         """
         if verbose > 1:
             arguments = None if metadata is None else metadata.get("input_args")
-            print(_said.loading(call_id[0], self._path(call_id), timestamp, arguments, verbose))  # noqa: T201
+            print(_texts.loading(call_id[0], self._path(call_id), timestamp, arguments, verbose))  # noqa: T201
         path = self._path(call_id, _OUTPUT)
         if not self._item_exists(path):
             raise KeyError(f"Non-existing item (may have been cleared).\nFile {path} does not exist")
@@ -277,8 +275,7 @@ class StoreBackendMixin:
         )
         items = {item.path: item for item in sorted(self.get_items(), key=lambda item: item.last_access)}
         entries = [Entry(Key(path, ""), item.size, item.last_access.timestamp()) for path, item in items.items()]
-        nbytes = sum(entry.nbytes for entry in entries)
-        return [items[entry.key.function] for entry in excess(entries, nbytes, len(entries), limits, time.time())]
+        return [items[entry.key.function] for entry in excess_of(entries, limits)]
 
     def _concurrency_safe_write(self, to_write: Any, filename: str, write_func: Callable[[Any, str], Any]) -> None:
         self._move_item(concurrency_safe_write(to_write, filename, write_func), filename)
@@ -292,7 +289,7 @@ class _Files(FileStore):
 
     place: Any = None
 
-    def _tell_unreadable(self, key: Key, error: Exception) -> NoReturn:
+    def _report_unreadable(self, key: Key, error: Exception) -> NoReturn:
         raise CorruptItem(f"{self.folder(key)} cannot be read ({type(error).__name__}: {error})") from error
 
 

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote
 
-from shoal.memory import _said
-from shoal.memory._source import names_of, source_of
+from shoal.memory import _texts
+from shoal.memory.key._source import names_of, source_of
 
 __all__ = ["filter_args", "format_call", "format_signature", "get_func_code", "get_func_name"]
 
@@ -129,7 +129,7 @@ def _clean_win_chars(string: str) -> str:
 
 def format_signature(func: Any, *args: Any, **kwargs: Any) -> tuple[str, str]:
     """Return the dotted name of a function, and a call of it as text."""
-    return _said.signature(func, args, kwargs)
+    return _texts.signature(func, args, kwargs)
 
 
 def format_call(func: Any, args: Any, kwargs: Any, object_name: str = "Memory") -> str:

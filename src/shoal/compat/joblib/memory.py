@@ -12,11 +12,10 @@ from typing import Any
 from shoal._tracebacks import warn
 from shoal.errors import CollisionWarning as JobLibCollisionWarning
 from shoal.memory import _async, _cached, _memory, _results
+from shoal.memory._cached import AsyncNotMemorizedFunc, NotMemorizedFunc
 from shoal.memory._changes import Sources
-from shoal.memory._memory import expires_after
-from shoal.memory._results import NotMemorizedResult
-from shoal.memory._source import path_of, source_kept
-from shoal.memory._uncached import AsyncNotMemorizedFunc, NotMemorizedFunc
+from shoal.memory._results import NotMemorizedResult, expires_after
+from shoal.memory.key._source import parse_stored, path_of
 
 from ._store_backends import CacheWarning, FileSystemStoreBackend, StoreBackendBase
 from .func_inspect import filter_args, format_call, format_signature, get_func_code, get_func_name
@@ -100,7 +99,7 @@ def _store_backend_factory(
 
 def extract_first_line(func_code: str) -> tuple[str, int]:
     """Take apart what is kept of a source: the text, and the number of its first line."""
-    return source_kept(func_code)
+    return parse_stored(func_code)
 
 
 def _build_func_identifier(func: Any) -> str:
@@ -115,7 +114,7 @@ class _FunctionHashes(weakref.WeakKeyDictionary[Any, Any]):
         """Forget it."""
         super().clear()
         for sources in list(Sources._of_store.values()):
-            sources.forget()
+            sources.reset()
 
 
 _FUNCTION_HASHES = _FunctionHashes()
@@ -199,7 +198,7 @@ class MemorizedFunc(_cached.MemorizedFunc):
         if self._verbose > 0 and warn:
             self.warn(f"Clearing function cache identified by {self.func_id}")
         self.store_backend.clear_path([self.func_id])  # type: ignore[attr-defined]
-        self._sources.keep(self._identity)
+        self._sources.save(self._identity)
 
     def _get_args_id(self, *args: Any, **kwargs: Any) -> str:
         """Return the digest of the arguments."""
@@ -209,7 +208,7 @@ class MemorizedFunc(_cached.MemorizedFunc):
         """Tell whether the source in the store is the function's; if not, it takes the place of what is kept."""
         current = self._sources.is_current(self._identity)
         if not current:
-            self._sources.check(self)
+            self._check_source()
         return current
 
     def __getstate__(self) -> dict[str, Any]:
@@ -228,12 +227,14 @@ class AsyncMemorizedFunc(MemorizedFunc, _async.AsyncMemorizedFunc):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state.pop("_under_way", None)
+        state.pop("_pending", None)
         return state
 
 
 class Memory(_memory.Memory):
     """Keeps the results of functions: as :class:`shoal.Memory`, under joblib's keys and in joblib's stores."""
+
+    __slots__ = ("_run_calls",)  # not in vars(), as above
 
     def __init__(
         self,
@@ -248,7 +249,7 @@ class Memory(_memory.Memory):
         self._name = "joblib"
 
     @staticmethod
-    def _mmap_mode(mmap_mode: Any) -> str | None:
+    def _checked_mmap_mode(mmap_mode: Any) -> str | None:
         return mmap_mode  # type: ignore[no-any-return]  # joblib looks at it when it maps an array
 
     def _make_store(self) -> Any:

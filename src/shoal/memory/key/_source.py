@@ -1,10 +1,12 @@
-"""Which function it is: the path its results are kept under, its source, and whether that has changed.
+"""The path of a function in a store, and its source.
 
 ::
 
-    a callable ──> Subject      what is called in the end, and the arguments that go before: self, those of a partial
-                     ├─> path   module and name, as joblib makes them of it: folders are shared
-                     └─> Source its text, with file and line, from the file and not from what Python remembers of it
+    a callable ──> Subject      the function that is called in the end, and the arguments that precede those of a call
+                     ├─> path   from its module and name, as joblib makes it, because both share folders
+                     └─> Source its text, file and line; from the file, and not from what Python remembers of the file
+
+Tests: test_memory_joblib.py and test_memory_changes.py.
 """
 
 from __future__ import annotations
@@ -19,41 +21,44 @@ import tokenize
 import types
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from shoal.hashing._functions import is_found
-from shoal.memory._freshness import described, is_code_of, is_namespace_of, may_have_changed, text_of
-from shoal.memory._places import quoted
+from shoal.memory.key._freshness import digest_of_namespace, is_code_of, is_namespace_of, may_have_changed, text_of
+from shoal.memory.storage._paths import quoted
 
 _HEADER = "# first line:"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-class Subject(NamedTuple):
-    """What a callable comes down to.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The function that a callable calls in the end.
 
     Attributes
     ----------
     function
-        What has a name and a source: a function, or a callable that is none.
+        A function, or another callable that has a name and a source.
     args, kwargs
-        What it is called with before the arguments of a call.
+        The arguments that precede those of a call: ``self``, and those of a partial.
     opaque
-        Whether its parameters are unknown: something compiled, or a class.
+        Whether the parameters are unknown, as those of a compiled function or a class.
     state
-        What its answers depend on beside the arguments, if that is no argument: the string of ``"ab".join``.
+        Objects that the result depends on and that are not arguments, such as the string of ``"ab".join``.
     """
 
     function: Any
     args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}  # noqa: RUF012
+    kwargs: dict[str, Any] = field(default_factory=dict)
     opaque: bool = False
     state: tuple[Any, ...] = ()
 
 
 def subject_of(func: Callable[..., Any]) -> Subject:
-    """Take a callable apart.
+    """Return the subject of a callable.
 
     Raises
     ------
@@ -64,10 +69,10 @@ def subject_of(func: Callable[..., Any]) -> Subject:
         return Subject(func)
     if isinstance(func, functools.partial) and type(func).__call__ is functools.partial.__call__:
         inner = subject_of(func.func)
-        return inner._replace(args=(*inner.args, *func.args), kwargs={**inner.kwargs, **func.keywords})
+        return replace(inner, args=(*inner.args, *func.args), kwargs={**inner.kwargs, **func.keywords})
     if isinstance(func, types.MethodType):
         inner = subject_of(func.__func__)
-        return inner._replace(args=(*inner.args, func.__self__))
+        return replace(inner, args=(*inner.args, func.__self__))
     if not callable(func):
         raise TypeError(f"{func!r:.80} ({type(func).__name__}) cannot be cached: it is not callable")
     if isinstance(func, type):
@@ -75,7 +80,7 @@ def subject_of(func: Callable[..., Any]) -> Subject:
     of_class = getattr(type(func), "__call__", None)  # noqa: B004
     if isinstance(of_class, types.FunctionType) and not hasattr(func, "__code__"):
         return Subject(of_class, (func,))
-    wrapped = getattr(func, "__wrapped__", None)  # as functools.lru_cache leaves it
+    wrapped = getattr(func, "__wrapped__", None)  # functools.lru_cache sets it
     if callable(wrapped) and not hasattr(func, "__code__"):
         return subject_of(wrapped)
     owner = getattr(func, "__self__", None)
@@ -87,9 +92,10 @@ def subject_of(func: Callable[..., Any]) -> Subject:
 
 
 def names_of(function: Any) -> tuple[list[str], str]:
-    """Return the parts of a function's module, its class or outer functions among them, and its name, as joblib does.
+    """Return the parts of a function's path, and its name, as joblib does.
 
-    What is in ``__main__`` goes by its file, a cell of a notebook by its text.
+    The parts are those of its module, and the class or the functions around it. In ``__main__`` they contain the file,
+    in a notebook the digest of the cell's text.
     """
     module = function.__module__ if hasattr(function, "__module__") else type(function).__module__
     module = module or ""
@@ -106,7 +112,7 @@ def names_of(function: Any) -> tuple[list[str], str]:
 
 
 def path_of(function: Any) -> str:
-    """Return where the results of a function are."""
+    """Return the path of a function's entries in a store."""
     parts, name = names_of(function)
     return "/".join(map(quoted, [part for part in parts if part] + [name]))
 
@@ -120,17 +126,15 @@ def _file_in_name(function: Any) -> str:
         return ""
     parts = os.path.abspath(file).split(os.sep)
     if parts[-1].startswith("<ipython-input"):
-        # <ipython-input-NUMBER-DIGEST>: the number is that of the run, the digest that of the text
+        # <ipython-input-NUMBER-DIGEST>: the number counts the runs of cells, the digest is that of the text
         number = parts[-1].split("-")
         parts[-1] = "-".join(number[:2] + number[3:])
     elif len(parts) > 2 and parts[-2].startswith("ipykernel_"):
-        parts[-2] = "ipykernel"  # what follows is the kernel's process
+        parts[-2] = "ipykernel"  # without the number of the kernel's process
     return "-" + "-".join(parts).removesuffix(".py")
 
 
 def _for_windows(part: str) -> str:
-    from urllib.parse import quote
-
     return "".join(quote(char) if char in "<>!:\\" else char for char in part)
 
 
@@ -140,11 +144,11 @@ class Source(NamedTuple):
     Attributes
     ----------
     text
-        Its lines; a fingerprint of its code if there are none; its repr if it has no code.
+        Its lines. Without lines, a fingerprint of its code; without code, its repr.
     file
-        Where it is from.
+        The file that contains it.
     line
-        The number of the first line; -1 if `text` is no source.
+        The number of its first line; -1 if `text` is not a source.
     """
 
     text: str
@@ -152,32 +156,36 @@ class Source(NamedTuple):
     line: int
 
     @property
-    def kept(self) -> str:
-        """What is kept of it, in joblib's form."""
+    def as_stored(self) -> str:
+        """The text that a store gets, in joblib's form."""
         return f"{_HEADER} {self.line}\n{self.text}"
 
+    def is_text_of(self, stored: str) -> bool:
+        """Tell whether a stored source has the same text."""
+        return parse_stored(stored)[0].rstrip() == self.text.rstrip()
 
-def source_kept(kept: str) -> tuple[str, int]:
-    """Take apart what was kept: the text, and the number of its first line."""
-    if not kept.startswith(_HEADER):
-        return kept, -1
-    line, _, text = kept.partition("\n")
+
+def parse_stored(stored: str) -> tuple[str, int]:
+    """Return the text of a stored source, and the number of its first line, or -1."""
+    if not stored.startswith(_HEADER):
+        return stored, -1
+    line, _, text = stored.partition("\n")
     try:
         return text, int(line[len(_HEADER) :])
     except ValueError:
-        return kept, -1
+        return stored, -1
 
 
-#: The source of each function, with the code that it belongs to. joblib too reads it once only: the file may change.
+#: The source of each function, with the code that it belongs to. Like joblib, read once: the file may change later.
 _sources: weakref.WeakKeyDictionary[Any, tuple[Any, Source]] = weakref.WeakKeyDictionary()
 
 
 def source_of(function: Any) -> Source:
-    """Return the source of a function, as it was when this was first asked, unless its ``__code__`` was exchanged."""
+    """Return the source of a function. It is read once, and again if the ``__code__`` of the function is exchanged."""
     code = getattr(function, "__code__", None)
     try:
         known = _sources.get(function)
-    except TypeError:  # it cannot be hashed, or not be referred to weakly
+    except TypeError:  # it cannot be hashed, or does not support weak references
         return _read_source(function, code)
     if known is not None and known[0] is code:
         return known[1]
@@ -187,7 +195,7 @@ def source_of(function: Any) -> Source:
 
 
 def remember_source(function: Any, source: Source) -> None:
-    """Take a source that was read where the function was defined, for a process that cannot read it."""
+    """Set the source of an unpickled function, as it was read where the function was defined."""
     try:
         _sources.setdefault(function, (getattr(function, "__code__", None), source))
     except TypeError:
@@ -206,14 +214,14 @@ def _read_source(function: Any, code: Any) -> Source:
         else:
             text = "".join(inspect.getsourcelines(function)[0])
             if file == "<string>" and not is_code_of(code, "".join(inspect.findsource(function)[0])):
-                # Since Python 3.13, that is the program of `python -c`; but everything that is given to exec() says so.
+                # Since Python 3.13, "<string>" is the program of `python -c`; but all code from exec() is named so too.
                 return Source(fingerprint(code), file, -1)
             doctest = re.match(r"<doctest (.*\.rst)\[(.*)\]>", file)
             if doctest is not None:
                 return Source(text, f"<doctest {doctest[1]}>", int(doctest[2]))
             if not file.startswith("<doctest "):
                 return Source(text, file, 1)
-    except (OSError, SyntaxError, ValueError, IndexError, TypeError):  # no lines, or not Python's any more
+    except (OSError, SyntaxError, ValueError, IndexError, TypeError):  # no lines, or no longer Python
         pass
     return Source(fingerprint(code), file, -1)
 
@@ -222,8 +230,8 @@ def _source_without_code(function: Any) -> Source:
     try:
         if isinstance(function, type):
             file = inspect.getsourcefile(function)
-            if file is not None and _is_behind(vars(function), file, tuple(function.__qualname__.split("."))):
-                return Source(described(vars(function), file), file, -1)
+            if file is not None and _is_outdated(vars(function), file, tuple(function.__qualname__.split("."))):
+                return Source(digest_of_namespace(vars(function), file), file, -1)
             return Source(inspect.getsource(function), None, -1)
     except (OSError, SyntaxError, ValueError, TypeError):
         pass
@@ -232,19 +240,19 @@ def _source_without_code(function: Any) -> Source:
 
 
 def source_of_module(module: types.ModuleType) -> Any:
-    """Return what changes when the source of a module does."""
+    """Return a value that changes when the source of a module changes."""
     try:
         file = str(module.__file__)
-        if file.endswith(".py") and _is_behind(vars(module), file):
-            return described(vars(module), file)
+        if file.endswith(".py") and _is_outdated(vars(module), file):
+            return digest_of_namespace(vars(module), file)
         with open(file, "rb") as opened:
             return opened.read()
-    except (AttributeError, OSError):  # it is built in, or lies in an archive
+    except (AttributeError, OSError):  # it is built in, or in an archive
         return repr(module), getattr(module, "__version__", None)
 
 
-def _is_behind(values: Any, file: str, path: tuple[str, ...] = ()) -> bool:
-    """Tell whether a module, or a class, is what an earlier text of its file has made."""
+def _is_outdated(values: Any, file: str, path: tuple[str, ...] = ()) -> bool:
+    """Tell whether a module, or a class in it, was made from an earlier text of its file."""
     try:
         text = text_of(file)
         if not may_have_changed(file) or "<locals>" in path:
@@ -257,17 +265,17 @@ def _is_behind(values: Any, file: str, path: tuple[str, ...] = ()) -> bool:
 
 
 def _lines_in_file(code: types.CodeType) -> str:
-    """Return the lines of a function; "" where the file has changed since and has another function there."""
+    """Return the lines of a function; "" if the file was edited and has another function there."""
     text = text_of(code.co_filename)
-    # In this order: should it change between the two, the change is seen.
+    # The text is read before the times: an edit between the two is noticed.
     if may_have_changed(code.co_filename) and not is_code_of(code, text):
         return ""
-    lines = io.StringIO(text).readlines()  # splitlines() would split at form feeds and others too
+    lines = io.StringIO(text).readlines()  # splitlines() would also split at form feeds and other characters
     return "".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))
 
 
 def fingerprint(code: types.CodeType) -> str:
-    """Return joblib's fingerprint of a function whose source nobody has: it stands in the place of the source."""
+    """Return joblib's fingerprint of a code object. It replaces the source of a function that has none."""
     names = [*code.co_names, *code.co_varnames, *code.co_cellvars, *code.co_freevars]
     numbers = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
     exceptions: bytes = getattr(code, "co_exceptiontable", b"")
@@ -276,19 +284,20 @@ def fingerprint(code: types.CodeType) -> str:
     return hashlib.md5("\n".join(parts).encode("utf-8", "replace"), usedforsecurity=False).hexdigest()
 
 
-def is_elsewhere(kept: str, source: Source) -> bool | None:
-    """Tell whether a source that was kept is that of another function, which still stands in the file.
+def is_elsewhere(stored: str, source: Source) -> bool | None:
+    """Tell whether a stored source is that of another function, which still is in the same file.
 
     Returns
     -------
-    None where that cannot be told.
+    bool or None
+        None if it cannot be told.
     """
-    text, line = source_kept(kept)
+    text, line = parse_stored(stored)
     if line == source.line or source.file is None:
         return False
     if not os.path.exists(source.file):
         return True if source.file.startswith("<doctest ") else None
-    # As many lines as the other function has, which is joblib's rule: the last one is not compared.
+    # joblib's rule: as many lines are read as the function of `source` has line ends, so its last line may be missing.
     count = source.text.count("\n")
     try:
         with tokenize.open(source.file) as file:

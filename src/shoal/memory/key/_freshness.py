@@ -1,13 +1,15 @@
-"""Whether a file still has the text of the code that this process runs: it may have been edited since it was imported.
+"""Whether a file still has the text of the code that this process runs: the file may have been edited since its import.
 
 ::
 
-    the file's last change    long before the process started that has loaded the code, and not after the .pyc was
-    (the later of its times)  written     ──> its text is that of the code
-                              else        ──> it is compiled, and compared with the code that runs
+    the file's last change    long before the start of the process that loaded the code, and not after the .pyc file
+    (the later of its times)  was written ──> the text of the file is that of the code
+                              otherwise   ──> the file is compiled, and compared with the code that runs
 
-The later of a file's times is that of its content or that of its inode: ``rsync -a`` puts a new file with an old time
-in the place of another.
+The last change is the later of a file's times of content and of inode, because ``rsync -a`` replaces a file by a new
+one with an old time of content.
+
+Tests: test_stale_sources.py.
 """
 
 from __future__ import annotations
@@ -27,16 +29,16 @@ from typing import Any
 from shoal.backends.base import is_worker
 from shoal.hashing import hash
 
-#: Clocks of file servers may be wrong by so many seconds, and the system's clock may be set while a process runs.
+#: Tolerance in seconds: the clock of a file server may be wrong, and the system's clock may be set at any time.
 _MARGIN = 3600.0
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
 _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC of Linux
 
 
 def _start_of_process() -> float:
-    """Return when this process started, in seconds since the epoch; 0.0 if that cannot be told.
+    """Return when this process started, in seconds since the epoch, or 0.0 if it is unknown.
 
-    A process that was forked has code that was loaded before: it counts as one of which that cannot be told.
+    The start of a forked process counts as unknown, because its code was loaded earlier, by its parent.
     """
     try:
         with open("/proc/self/stat", "rb") as file:
@@ -50,20 +52,21 @@ def _start_of_process() -> float:
         return 0.0
 
 
-_started = _start_of_process()  # forked children inherit it, with the code
+_started = _start_of_process()  # a forked child inherits it together with the code
 
 
 def code_started() -> float:
-    """Return when the process started that has loaded the code of this one, in seconds since the epoch.
+    """Return when the process started that loaded the code of this one, in seconds since the epoch.
 
-    Nothing that this process runs was loaded before. 0.0 where that is unknown, and in a worker process: functions that
-    no import finds were loaded by the process that has sent them, before the worker started.
+    No code that this process runs was loaded before. The result is 0.0 if the start is unknown. It is also 0.0 in a
+    worker process, because a function that no import finds was loaded by the process that sent it, before the worker
+    started.
     """
     return 0.0 if is_worker() else _started
 
 
 def may_have_changed(path: str) -> bool:
-    """Tell whether a file may have changed after this process has loaded code from it.
+    """Tell whether a file may have changed after this process loaded code from it.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def may_have_changed(path: str) -> bool:
     if changed > code_started() - _MARGIN or not os.path.isabs(path):
         return True
     try:
-        # Python takes a .pyc for that of a file with the same size and the same second of change.
+        # Python uses a .pyc file if size and time of change, in whole seconds, agree: the text may be another one.
         return _changed(os.stat(cache_from_source(path))) < changed
     except (OSError, NotImplementedError):
         return False
@@ -85,45 +88,45 @@ def _changed(status: os.stat_result) -> float:
 
 
 def text_of(path: str) -> str:
-    """Return the text of a file of Python's.
+    """Return the text of a Python file.
 
     Raises
     ------
     OSError, SyntaxError, UnicodeDecodeError
-        If it cannot be read, or is no such file.
+        If it cannot be read, or if it is not a Python file.
     """
     with tokenize.open(path) as file:
         return file.read()
 
 
 def is_code_of(code: types.CodeType, text: str) -> bool:
-    """Tell whether a text has a piece of code, where that says it is.
+    """Tell whether a text contains a code object, at the line that the code object names.
 
     Raises
     ------
     SyntaxError, ValueError
-        If the text is no Python.
+        If the text is not Python.
     """
     found = _codes_in(text, code.co_filename).get((code.co_name, code.co_firstlineno), ())
     return any(hash(one) == hash(code) for one in found)
 
 
 def is_namespace_of(values: Mapping[str, Any], text: str, file: str, path: tuple[str, ...] = ()) -> bool:
-    """Tell whether a module, or a class in it, has the functions and the constants that a text says.
+    """Tell whether a module, or a class in it, has the functions and constants that a text defines.
 
     Parameters
     ----------
     values
-        What it has by name.
+        The namespace of the module or class.
     text, file
-        The text, and the name of the file that it is in.
+        The text, and the name of its file.
     path
-        The names of the class, and of classes around it.
+        The name of the class, after the names of the classes around it; empty for a module.
 
     Raises
     ------
     SyntaxError, ValueError
-        If the text is no Python.
+        If the text is not Python.
     """
     body = ast.parse(text).body
     for name in path:
@@ -135,7 +138,7 @@ def is_namespace_of(values: Mapping[str, Any], text: str, file: str, path: tuple
 
 
 def _has_constants(values: Mapping[str, Any], body: list[ast.stmt]) -> bool:
-    """Tell whether names have the constant values that the body of a module or class gives them."""
+    """Tell whether the names of a namespace have the constant values that its body assigns to them."""
     assigned: dict[str, list[Any]] = {}
     for item in body:
         if isinstance(item, ast.Assign) and len(item.targets) == 1 and isinstance(item.targets[0], ast.Name):
@@ -145,7 +148,7 @@ def _has_constants(values: Mapping[str, Any], body: list[ast.stmt]) -> bool:
             inside = values.get(item.name)
             if isinstance(inside, type) and not _has_constants(vars(inside), item.body):
                 return False
-    # Of a name that is assigned twice, nobody knows which value it should have; nor of what a metaclass makes of one.
+    # A name that is assigned twice may have either value, and a metaclass may exchange a value: both are left out.
     return all(
         (type(values[name]), values[name]) == (type(found[0]), found[0])
         for name, found in assigned.items()
@@ -154,7 +157,7 @@ def _has_constants(values: Mapping[str, Any], body: list[ast.stmt]) -> bool:
 
 
 def codes_of(values: Mapping[str, Any], file: str, depth: int = 0) -> Iterator[types.CodeType]:
-    """Yield the code of the functions of a namespace that are from a file, those of its classes among them."""
+    """Yield the code objects of the functions in a namespace that come from a file, including those of its classes."""
     for value in list(values.values()):
         for part in (value, getattr(value, "__func__", None), *_accessors(value)):
             code = getattr(part, "__code__", None)
@@ -169,17 +172,17 @@ def _accessors(value: Any) -> tuple[Any, ...]:
     return (value.fget, value.fset, value.fdel) if isinstance(value, property) else ()
 
 
-def described(values: Mapping[str, Any], file: str) -> str:
-    """Return a digest of the functions and plain values of a namespace whose text nobody has any more."""
+def digest_of_namespace(values: Mapping[str, Any], file: str) -> str:
+    """Return a digest of the functions and plain values of a namespace. It replaces a text that no longer exists."""
     plain = {name: value for name, value in values.items() if not name.startswith("__") and type(value) in _PLAIN}
     return hash([plain, *sorted((code.co_name, code.co_firstlineno, hash(code)) for code in codes_of(values, file))])
 
 
 @functools.lru_cache(16)
 def _codes_in(text: str, file: str) -> dict[tuple[str, int], list[types.CodeType]]:
-    """Return the code of a file by name and first line."""
+    """Return the code objects of a file by name and first line."""
     found: dict[tuple[str, int], list[types.CodeType]] = {}
-    pending = [_kept_by_python(file) or compile(text, file, "exec", dont_inherit=True)]
+    pending = [_compiled_by_python(file) or compile(text, file, "exec", dont_inherit=True)]
     while pending:
         code = pending.pop()
         found.setdefault((code.co_name, code.co_firstlineno), []).append(code)
@@ -187,8 +190,8 @@ def _codes_in(text: str, file: str) -> dict[tuple[str, int], list[types.CodeType
     return found
 
 
-def _kept_by_python(file: str) -> types.CodeType | None:
-    """Return the code of a file from its .pyc, if that was certainly made of the text that the file has now."""
+def _compiled_by_python(file: str) -> types.CodeType | None:
+    """Return the code of a file from its .pyc file, if that was certainly compiled from the file's present text."""
     try:
         path = cache_from_source(file)
         with open(path, "rb") as opened:

@@ -7,21 +7,22 @@
     │   ├── func_code.py            the source of the function
     │   └── 0f2b8227db95.../        an entry: output.pkl (the value), metadata.json
     └── .shoal/
-        ├── aside/                  entries that are being made, or removed
-        ├── locks, waiting/         who computes what
-        └── index.sqlite            how much there is, if there is a limit
+        ├── aside/                  the staging folder: entries that are being written or deleted
+        ├── locks, waiting/         leases: which process computes which value
+        └── index.sqlite            sizes and times of use, if there are limits
 
     save     aside/x/ is written ── rename ──> module/function/0f2b.../
     remove   module/function/0f2b.../ ── rename ──> aside/y/ is deleted
 
-So an entry is there as a whole or not at all. Where one is there already, its files are replaced one by one, the value
-first: whoever has it open goes on with the old one.
+So an entry is there completely or not at all. If the entry exists already, its two files are replaced one after the
+other, the value first: a reader that has opened the old value goes on with it.
+
+Tests: test_filestore.py and test_stores.py.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import time
@@ -32,49 +33,48 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal._files import delete
 from shoal._output import Output, write_new
-from shoal._tracebacks import warn
-from shoal.errors import CacheWarning
-from shoal.memory._aside import Aside
-from shoal.memory._eviction import excess
-from shoal.memory._leases import leases_in
-from shoal.memory._places import METADATA as _METADATA
-from shoal.memory._places import OUTPUT as _OUTPUT
-from shoal.memory._places import OWN as _OWN
-from shoal.memory._places import SOURCE as _SOURCE
-from shoal.memory._places import is_key, make_folder_below, make_location, refuse_links
-from shoal.memory.store import Entry, Key, Limits, Meta, Store
+from shoal.memory.storage._leases import leases_in
+from shoal.memory.storage._paths import METADATA as _METADATA
+from shoal.memory.storage._paths import OUTPUT as _OUTPUT
+from shoal.memory.storage._paths import OWN as _OWN
+from shoal.memory.storage._paths import SOURCE as _SOURCE
+from shoal.memory.storage._paths import is_key, make_folder_below, make_location, refuse_links
+from shoal.memory.storage._staging import Staging, put_back, replace_entry
+from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
 from shoal.persistence._small import OTHER, SMALL, read_small, rebuilt
 
 if TYPE_CHECKING:
-    from shoal.memory._index import Index
+    from shoal.memory.storage._index import Index
 
 _IGNORE = "# Created by shoal automatically.\n*\n"
-_encode = json.JSONEncoder().encode
-#: Others may remove what is just being made; after so many times there is another reason.
+#: A folder may be removed by others just after it was made. After so many attempts the error has another cause.
 _ATTEMPTS = 5
+# The name of an entry that joblib has saved. shoal's own keys end in an "x".
+_is_joblibs = re.compile("[0-9a-f]{32}").fullmatch
 
 
 class FileStore(Store):
-    """Keeps results in files.
+    """A store on a file system.
 
     Parameters
     ----------
     location : str or os.PathLike
-        The folder. It is made if it is not there, and the ".gitignore" in it; if it is called "joblib", beside it.
+        The folder. It is made if it is missing, with a file ".gitignore": in the folder, or beside it if the folder is
+        called "joblib".
     compress : bool, int, str or tuple, default False
-        How values are compressed, as for :func:`shoal.dump`. Compressed ones are not mapped.
+        How values are compressed, as for :func:`shoal.dump`. Compressed values are not mapped.
     mmap_mode : {None, "r", "r+", "w+", "c"}
-        What :meth:`load` is going to be asked for: there is a warning if that is in vain.
-    verbose : int, default 0
-        Not used: what there is to say, the caller says.
+        The mode that :meth:`load` will be called with. It only serves to warn if `compress` rules it out.
     limits : Limits, optional
-        What it may hold. Entries go, least recently used first, before there is more. A value larger than the limit
-        is not kept, with a warning.
+        The largest size of the store. Entries are removed, least recently used first, before a new one would exceed
+        it. A value that is larger than the limit is not saved, with a :class:`~shoal.CacheWarning`.
+    verbose : int, default 0
+        Not used: ``Memory`` prints.
     own : str, optional
-        The folder of what is ours: of the same file system, and the same for all who use these results. By default it
-        is ".shoal" in `location`.
+        The folder for shoal's own files, ".shoal" in `location` by default. It must be on the same file system as
+        `location`, and the same for all processes that use the location.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class FileStore(Store):
 
     Notes
     -----
-    Thread-safe, and safe between processes. It can be pickled: the copy is a store of the same folder.
+    Thread-safe, and safe between processes. A pickled store becomes a store of the same folder.
     """
 
     def __init__(
@@ -110,17 +110,17 @@ class FileStore(Store):
         own = os.path.join(self.location, _OWN) if own is None else own
         self._leases = leases_in(own)
         assert self._leases.locks is not None
-        self._aside = Aside(os.path.join(own, "aside"), self._leases.locks)
+        self._staging = Staging(os.path.join(own, "aside"), self._leases.locks)
         self._index: Index | None = None
         index = os.path.join(own, "index.sqlite")
-        if self._limits != Limits() or os.path.lexists(index):  # others who have limits count on it
-            from shoal.memory._index import Index
+        if self._limits != Limits() or os.path.lexists(index):  # if there is an index, stores with limits rely on it
+            from shoal.memory.storage._index import Index  # imports sqlite3, which most stores never need
 
             self._index = Index(index, self._leases.locks, self._walk, self._measure, self._remove)
-        self._prepare()
+        self._make_location()
 
-    def _prepare(self) -> None:
-        """Make the folder. Where that cannot be done, saving will say so."""
+    def _make_location(self) -> None:
+        """Make the folder. If that fails, saving will report the error."""
         folder, name = os.path.split(self.location)
         try:
             make_location(self.location)
@@ -136,10 +136,8 @@ class FileStore(Store):
         return f"{type(self).__name__}({self._arguments[0]!r})"
 
     def folder(self, key: Key) -> str:
-        """Return the path of an entry, whether there is one or not."""
+        """Return the path of an entry, whether or not it exists."""
         return f"{self._prefix}{key.function}/{key.call}"
-
-    # Values
 
     def load(self, key: Key, mmap_mode: str | None = None) -> Any:
         path = f"{self._prefix}{key[0]}/{key[1]}/output.pkl"
@@ -153,37 +151,34 @@ class FileStore(Store):
                 value = load(path, None if self._compression else mmap_mode)
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
-        except Warning:  # of versions, where warnings are errors
+        except Warning:  # a warning about versions, where warnings are errors
             raise
         except Exception as error:
-            return self._unreadable(key, mmap_mode, error)
+            return self._recover(key, mmap_mode, error)
         if self._index is not None:
             self._index.used(key)
         return value
 
-    def _unreadable(self, key: Key, mmap_mode: str | None, error: Exception) -> Any:
-        """Discard an entry that could not be read; return the value, if another has taken its place meanwhile."""
+    def _recover(self, key: Key, mmap_mode: str | None, error: Exception) -> Any:
+        """Remove an unreadable entry. Return the value if another process has replaced the entry meanwhile."""
         folder = self.folder(key)
         if not isinstance(error, (OSError, MemoryError)) and self._is_ours(key):
             try:
-                aside = self._aside.bring(folder)
+                staged = self._staging.move_in(folder)
             except OSError:
                 pass
             else:
-                if aside is None:
+                if staged is None:
                     raise KeyError(key) from None
-                if self._put_back(aside, folder):
+                if put_back(staged, folder):
                     return self._load_again(key, mmap_mode)
-                delete(aside)
+                delete(staged)
                 if self._index is not None:
                     self._index.gone(key)
-        return self._tell_unreadable(key, error)
+        return self._report_unreadable(key, error)
 
-    def _tell_unreadable(self, key: Key, error: Exception) -> NoReturn:
-        warn(
-            f"{self.folder(key)} cannot be read ({type(error).__name__}: {error}): it is discarded, and computed again",
-            CacheWarning,
-        )
+    def _report_unreadable(self, key: Key, error: Exception) -> NoReturn:
+        warn_unreadable(self.folder(key), error)
         raise KeyError(key) from None
 
     def _load_again(self, key: Key, mmap_mode: str | None) -> Any:
@@ -192,40 +187,29 @@ class FileStore(Store):
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
 
-    def _put_back(self, aside: str, folder: str) -> bool:
-        """Publish an entry again, if it is a whole one."""
-        try:
-            load(os.path.join(aside, _OUTPUT))
-        except Exception:
-            return False
-        try:
-            os.rename(aside, folder)
-        except OSError:  # there is a new one already, or the folder was cleared
-            delete(aside)
-        return True
-
     def save(self, key: Key, value: Any, meta: Meta) -> None:
         refuse_links(self.location, key.function)
         for attempt in range(_ATTEMPTS):
-            part = self._aside.folder()
+            staged = self._staging.make_folder()
             try:
-                nbytes = self._write(part, value, meta)
-                if self._admit(key, nbytes):
-                    self._publish(part, key)
+                nbytes = self._write(staged, value, meta)
+                if self._index is None or self._index.admit(Entry(key, nbytes, time.time()), self._limits):
+                    self._publish(staged, key)
                 else:
-                    delete(part)
+                    warn_too_large(key, nbytes)
+                    delete(staged)
                 return
-            except FileNotFoundError:  # the folder was removed in the middle
-                delete(part)
+            except FileNotFoundError:  # another process has removed a folder meanwhile
+                delete(staged)
                 if attempt == _ATTEMPTS - 1:
                     raise
             except BaseException:
-                delete(part)
+                delete(staged)
                 raise
 
-    def _write(self, part: str, value: Any, meta: Meta) -> int:
-        """Write the files of an entry; return what they take."""
-        path = f"{part}/{_OUTPUT}"
+    def _write(self, staged: str, value: Any, meta: Meta) -> int:
+        """Write the files of an entry; return their size in bytes."""
+        path = f"{staged}/{_OUTPUT}"
         if self._compression is None:
             with Output.new(path) as output:
                 write(value, output, None)
@@ -234,29 +218,21 @@ class FileStore(Store):
             with open(path, "xb") as file:
                 write(value, file, self._compression)
             nbytes = os.path.getsize(path)
-        return nbytes + write_new(f"{part}/{_METADATA}", _described(meta))
+        return nbytes + write_new(f"{staged}/{_METADATA}", meta.as_json())
 
-    def _admit(self, key: Key, nbytes: int) -> bool:
-        if self._index is None or self._index.admit(Entry(key, nbytes, time.time()), self._limits):
-            return True
-        warn(
-            f"a result of {key.function} is not kept: its {nbytes} bytes are more than the limit of the cache allows",
-            CacheWarning,
-        )
-        return False
-
-    def _publish(self, part: str, key: Key) -> None:
+    def _publish(self, staged: str, key: Key) -> None:
+        """Rename a staged entry to its final path, or replace the files of the entry that is there."""
         folder = self.folder(key)
         for _ in range(_ATTEMPTS):
             try:
-                os.rename(part, folder)
+                os.rename(staged, folder)
                 break
             except FileNotFoundError:
                 make_folder_below(self.location, key.function)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                if _replaced(part, folder):
+                if replace_entry(folder, staged):
                     break
         else:
             raise FileNotFoundError(errno.ENOENT, "the folder is removed again and again", folder)
@@ -264,17 +240,14 @@ class FileStore(Store):
             self._index.confirm(key)
 
     def contains(self, key: Key) -> bool:
-        return os.access(f"{self.folder(key)}/{_OUTPUT}", os.F_OK)  # raises nothing inside, as exists() does
+        return os.access(f"{self.folder(key)}/{_OUTPUT}", os.F_OK)  # faster than exists(), which handles exceptions
 
     def meta(self, key: Key) -> Meta:
         try:
             with open(f"{self.folder(key)}/{_METADATA}", "rb", 0) as file:
-                fields = json.loads(file.read())
-            return Meta(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]))
+                return Meta.from_json(file.read())
         except (OSError, ValueError, TypeError, KeyError):
             raise KeyError(key) from None
-
-    # What goes
 
     def discard(self, key: Key) -> None:
         if self._index is not None:
@@ -284,10 +257,10 @@ class FileStore(Store):
 
     def _remove(self, key: Key) -> None:
         if self._is_ours(key):
-            self._aside.remove(self.folder(key))
+            self._staging.remove(self.folder(key))
 
     def _is_ours(self, key: Key) -> bool:
-        """Tell whether a key leads to an entry of this store, and to nothing else, whoever has made the key."""
+        """Tell whether a key leads to an entry of this store and not elsewhere: a damaged index can hold any key."""
         try:
             if is_key(key):
                 refuse_links(self.location, key.function)
@@ -297,21 +270,21 @@ class FileStore(Store):
         return False
 
     def clear(self, function: str | None = None) -> None:
-        brought: list[str | None] = []
+        staged: list[str | None] = []
         if function is not None:
-            refuse_links(self.location, function.rpartition("/")[0])  # of the last part, the link itself is removed
+            refuse_links(self.location, function.rpartition("/")[0])  # if the last part is a link, the link is removed
 
-        def bring() -> None:
+        def move() -> None:
             paths = self._folders() if function is None else [self._prefix + function]
-            brought.extend(self._aside.bring(path) for path in paths)
+            staged.extend(self._staging.move_in(path) for path in paths)
 
         if self._index is not None:
-            self._index.clear(function, bring)
+            self._index.clear(function, move)
         else:
-            bring()
-        for aside in brought:
-            if aside is not None:
-                delete(aside)
+            move()
+        for path in staged:
+            if path is not None:
+                delete(path)
         self._sweep()
 
     def _folders(self) -> list[str]:
@@ -325,30 +298,27 @@ class FileStore(Store):
         if self._index is not None:
             self._index.reduce(limits)
         else:
-            entries = sorted(self._walk(), key=lambda entry: entry.used)
-            nbytes = sum(entry.nbytes for entry in entries)
-            for entry in excess(entries, nbytes, len(entries), limits, time.time()):
+            for entry in excess_of(self._walk(), limits):
                 self._remove(entry.key)
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what killed processes have left."""
-        self._aside.sweep()
+        """Remove the leftovers of killed processes."""
+        self._staging.sweep()
         self._leases.sweep()
-
-    # What there is
 
     def entries(self) -> Iterator[Entry]:
         uses: dict[Key, float] = {}
         if self._index is not None:
             try:
                 uses = self._index.uses()
-            except OSError:  # the times of the files will do
+            except OSError:  # the times of the files serve instead
                 pass
         for entry in self._walk():
             yield entry._replace(used=uses.get(entry.key, entry.used))
 
     def _walk(self) -> Iterator[Entry]:
+        """Yield the entries, with the times of use that the file system records."""
         folders = [(self.location, "")]
         while folders:
             path, name = folders.pop()
@@ -368,6 +338,7 @@ class FileStore(Store):
             ]
 
     def _measure(self, key: Key) -> Entry | None:
+        """Return the entry of a key, or None if it does not exist."""
         try:
             if self._is_ours(key):
                 with os.scandir(self.folder(key)) as items:
@@ -375,8 +346,6 @@ class FileStore(Store):
         except OSError:
             pass
         return None
-
-    # Sources
 
     def source(self, function: str) -> str | None:
         try:
@@ -389,33 +358,27 @@ class FileStore(Store):
         path = f"{self._prefix}{function}/{_SOURCE}"
         refuse_links(self.location, function)
         for attempt in range(_ATTEMPTS):
-            part = self._aside.file(source.encode())
+            staged = self._staging.make_file(source.encode())
             try:
                 make_folder_below(self.location, function)
-                os.replace(part, path)
+                os.replace(staged, path)
                 return
-            except FileNotFoundError:  # a folder was removed in the middle
-                delete(part)
+            except FileNotFoundError:  # another process has removed a folder meanwhile
+                delete(staged)
                 if attempt == _ATTEMPTS - 1:
                     raise
             except BaseException:
-                delete(part)
+                delete(staged)
                 raise
 
     def foreign(self, function: str) -> bool:
         try:
-            return any(_of_joblib(name) for name in os.listdir(self._prefix + function))
+            return any(_is_joblibs(name) for name in os.listdir(self._prefix + function))
         except OSError:
             return False
 
-    # Who computes
-
     def lease(self, key: Key) -> AbstractContextManager[bool]:
         return self._leases.lease(key)
-
-
-# Beside these there are only files and keys of ours.
-_of_joblib = re.compile("[0-9a-f]{32}").fullmatch
 
 
 def _restored(location: Any, compress: Any, limits: Limits | None, own: str | None) -> FileStore:
@@ -428,26 +391,6 @@ def _entry(key: Key, items: list[os.DirEntry[str]]) -> Entry:
         status = item.stat(follow_symlinks=False)
         nbytes += status.st_size
         if item.name == _OUTPUT:
-            # Where the system keeps no times of reading, the time of writing is the later one.
+            # Where the file system does not record reads, the time of writing is the later one.
             used = max(status.st_atime, status.st_mtime)
     return Entry(key, nbytes, used)
-
-
-def _described(meta: Meta) -> bytes:
-    """Return the JSON that is kept with a value."""
-    arguments = ", ".join([f"{_encode(name)}: {_encode(text)}" for name, text in meta.arguments.items()])
-    return f'{{"duration": {meta.duration}, "input_args": {{{arguments}}}, "time": {meta.created}}}'.encode()
-
-
-def _replaced(part: str, folder: str) -> bool:
-    """Replace the files of an entry by those of a new one; return whether there was still one."""
-    try:
-        os.replace(f"{part}/{_OUTPUT}", f"{folder}/{_OUTPUT}")
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        os.replace(f"{part}/{_METADATA}", f"{folder}/{_METADATA}")
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # it was removed, as a whole, after its value was replaced
-    delete(part)
-    return True

@@ -1,14 +1,15 @@
-"""A store on anything that fsspec reaches, in the same layout. Needs the extra ``fsspec``.
+"""A store on any file system that fsspec supports, in the same layout as on disk. It needs the extra ``fsspec``.
 
-What is written goes to a name of its own and then takes the place of the old one: on a file system by a rename, on an
-object store by a copy, which is as good. An entry is there when its value is, which comes last.
+Every file is written under a name of its own, and then replaces the old file: by a rename on a file system, by a copy
+on an object store, where a copy is atomic too. An entry exists when its value exists, so the value is written last.
+
+Tests: test_stores.py and test_cache_folder.py.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
-import json
 import os
 import secrets
 import time
@@ -17,16 +18,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from shoal._tracebacks import warn
-from shoal.errors import CacheWarning
-from shoal.memory._eviction import excess
-from shoal.memory._leases import Leases
-from shoal.memory._places import METADATA as _METADATA
-from shoal.memory._places import OUTPUT as _OUTPUT
-from shoal.memory._places import OWN as _OWN
-from shoal.memory._places import SOURCE as _SOURCE
-from shoal.memory._places import is_key, refuse_links
-from shoal.memory.store import Entry, Key, Limits, Meta, Store
+from shoal.memory.storage._leases import Leases
+from shoal.memory.storage._paths import METADATA as _METADATA
+from shoal.memory.storage._paths import OUTPUT as _OUTPUT
+from shoal.memory.storage._paths import OWN as _OWN
+from shoal.memory.storage._paths import SOURCE as _SOURCE
+from shoal.memory.storage._paths import is_key, refuse_links
+from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
 from shoal.persistence._small import OTHER, rebuilt
@@ -35,27 +33,28 @@ _ATTEMPTS = 5
 
 
 class FsspecStore(Store):
-    """Keeps results where fsspec can write to.
+    """A store on a file system of fsspec.
 
     Parameters
     ----------
     location : str
-        The folder, with its protocol: ``"s3://bucket/cache"``. Without one it is a folder of this machine.
+        The folder, with its protocol: ``"s3://bucket/cache"``. Without a protocol it is a folder of this machine.
     compress : bool, int, str or tuple, default False
         How values are compressed, as for :func:`shoal.dump`.
     mmap_mode : None
-        Nothing is mapped here; there is a warning if that is wanted.
+        This store maps no arrays. Another value causes a warning.
     limits : Limits, optional
-        What it may hold. Each write lists all entries then: for a small number of large ones.
+        The largest size of the store. Each write lists all entries, so limits suit a small number of large entries.
     verbose : int, default 0
-        Not used.
+        Not used: ``Memory`` prints.
     **storage_options
-        What the file system takes, such as credentials.
+        Options of the file system, such as credentials.
 
     Notes
     -----
-    Thread-safe. Threads compute a result once, processes each for itself: such places have no locks. When an entry was
-    used is known for this process and this store alone.
+    Thread-safe, and safe between processes. Of several threads, one computes a result and the others wait. Several
+    processes each compute it, because fsspec has no locks. Loads are recorded in this object only, so other processes
+    know an entry's time of writing, and not when it was last used.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class FsspecStore(Store):
         verbose: int = 0,
         **storage_options: Any,
     ) -> None:
-        from fsspec.core import url_to_fs
+        from fsspec.core import url_to_fs  # an extra, which may not be installed
         from fsspec.implementations.local import LocalFileSystem
 
         if mmap_mode is not None:
@@ -77,11 +76,12 @@ class FsspecStore(Store):
         self._compression = compression_of(compress, "")
         self._limits = limits
         self._fs, root = url_to_fs(os.fspath(location), **storage_options)
-        # Listings are not remembered: others write too.
+        # A cached listing would be wrong: other processes write too.
         self._fs.use_listings_cache = False
-        # Where a local file cannot be renamed, its folder having just been removed, fsspec would copy it, in full view.
-        self._has_links = isinstance(self._fs, LocalFileSystem)
-        self._move: Any = os.replace if self._has_links else self._fs.mv
+        # If a local folder was just removed, so that a file cannot be renamed into it, fsspec copies the file instead,
+        # and readers see half of it. So local files are renamed by os.replace.
+        self._is_local = isinstance(self._fs, LocalFileSystem)
+        self._move: Any = os.replace if self._is_local else self._fs.mv
         self._prefix = root.rstrip("/") + "/"
         self.location = os.fspath(location)
         self._leases = Leases(None)
@@ -98,28 +98,31 @@ class FsspecStore(Store):
     def _path(self, key: Key, name: str) -> str:
         return f"{self._prefix}{key.function}/{key.call}/{name}"
 
-    # Files
+    def _refuse_links(self, path: str) -> None:
+        """Raise NotADirectoryError if a local folder that leads to a path is a symbolic link."""
+        if self._is_local:
+            refuse_links(self._prefix[:-1], path[len(self._prefix) :].rpartition("/")[0])
 
-    def _put(self, path: str, data: bytes) -> None:
-        """Write a file that takes the place of the one that is there, as a whole."""
-        part = f"{self._prefix}{_OWN}/aside/{self._token}-{os.getpid()}-{next(self._counter)}"
-        if self._has_links:
-            for written in (path, part):
-                refuse_links(self._prefix[:-1], written[len(self._prefix) :].rpartition("/")[0])
+    def _write(self, path: str, data: bytes) -> None:
+        """Write a file, or replace it, in one step for its readers."""
+        staged = f"{self._prefix}{_OWN}/aside/{self._token}-{os.getpid()}-{next(self._counter)}"
+        for written in (path, staged):
+            self._refuse_links(written)
         for attempt in range(_ATTEMPTS):
             try:
-                for folder in (path, part):
+                for folder in (path, staged):
                     self._fs.makedirs(folder.rpartition("/")[0], exist_ok=True)
-                self._fs.pipe_file(part, data)
-                self._move(part, path)
+                self._fs.pipe_file(staged, data)
+                self._move(staged, path)
                 return
             except BaseException as error:
-                self._remove(part)
-                # Both come of folders that others remove meanwhile.
+                self._remove(staged)
+                # Both errors occur when another process removes a folder meanwhile.
                 if not isinstance(error, (FileNotFoundError, FileExistsError)) or attempt == _ATTEMPTS - 1:
                     raise
 
-    def _get(self, path: str) -> bytes | None:
+    def _read(self, path: str) -> bytes | None:
+        """Return the content of a file, or None if there is none."""
         try:
             data: bytes = self._fs.cat_file(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -127,29 +130,26 @@ class FsspecStore(Store):
         return data
 
     def _remove(self, path: str) -> None:
-        """Remove a file, or a folder with what is in it; nothing that a link leads to."""
-        if self._has_links:
-            try:
-                refuse_links(self._prefix[:-1], path[len(self._prefix) :].rpartition("/")[0])
-            except NotADirectoryError:
-                return
-            if os.path.islink(path):
-                os.unlink(path)
-                return
+        """Remove a file, or a folder and its content. Of a link, remove the link and not its target."""
+        try:
+            self._refuse_links(path)
+        except NotADirectoryError:
+            return
+        if self._is_local and os.path.islink(path):
+            os.unlink(path)
+            return
         for _ in range(_ATTEMPTS):
             try:
                 self._fs.rm(path, recursive=True)
                 return
             except FileNotFoundError:
                 return
-            except OSError:  # something has come into the folder meanwhile
+            except OSError:  # another process has written into the folder meanwhile
                 continue
-
-    # Values
 
     def load(self, key: Key, mmap_mode: str | None = None) -> Any:
         path = self._path(key, _OUTPUT)
-        data = self._get(path)
+        data = self._read(path)
         if data is None:
             raise KeyError(key)
         try:
@@ -157,13 +157,10 @@ class FsspecStore(Store):
             if value is OTHER:
                 value = load(io.BytesIO(data))
         except Exception as error:
-            if self._get(path) != data:  # another has taken its place
+            if self._read(path) != data:  # another process has replaced the value
                 return self.load(key)
             self.discard(key)
-            warn(
-                f"{path} cannot be read ({type(error).__name__}: {error}): it is discarded, and computed again",
-                CacheWarning,
-            )
+            warn_unreadable(path, error)
             raise KeyError(key) from None
         self._uses[key] = time.time()
         return value
@@ -171,20 +168,15 @@ class FsspecStore(Store):
     def save(self, key: Key, value: Any, meta: Meta) -> None:
         file = io.BytesIO()
         write(value, file, self._compression)
-        fields = {"duration": meta.duration, "input_args": meta.arguments, "time": meta.created}
-        text = json.dumps(fields).encode()
+        metadata = meta.as_json()
         limits = self._limits
         if limits is not None:
-            nbytes = len(text) + file.tell()
-            if (limits.nbytes is not None and nbytes > limits.nbytes) or limits.items == 0:
-                warn(
-                    f"a result of {key.function} is not kept: its {nbytes} bytes are more than the limit of the cache "
-                    "allows",
-                    CacheWarning,
-                )
+            nbytes = len(metadata) + file.tell()
+            if limits.exclude(nbytes):
+                warn_too_large(key, nbytes)
                 return
-        self._put(self._path(key, _METADATA), text)
-        self._put(self._path(key, _OUTPUT), file.getvalue())
+        self._write(self._path(key, _METADATA), metadata)
+        self._write(self._path(key, _OUTPUT), file.getvalue())
         self._uses[key] = time.time()
         if limits is not None:
             self.reduce(limits)
@@ -194,12 +186,9 @@ class FsspecStore(Store):
 
     def meta(self, key: Key) -> Meta:
         try:
-            fields = json.loads(self._get(self._path(key, _METADATA)) or b"")
-            return Meta(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]))
+            return Meta.from_json(self._read(self._path(key, _METADATA)) or b"")
         except (ValueError, TypeError, KeyError):
             raise KeyError(key) from None
-
-    # What goes, and what there is
 
     def discard(self, key: Key) -> None:
         if is_key(key):
@@ -218,9 +207,7 @@ class FsspecStore(Store):
                 self._remove(path)
 
     def reduce(self, limits: Limits) -> None:
-        entries = sorted(self.entries(), key=lambda entry: entry.used)
-        nbytes = sum(entry.nbytes for entry in entries)
-        for entry in excess(entries, nbytes, len(entries), limits, time.time()):
+        for entry in excess_of(self.entries(), limits):
             self.discard(entry.key)
 
     def entries(self) -> Iterator[Entry]:
@@ -231,26 +218,22 @@ class FsspecStore(Store):
         sizes: dict[Key, int] = {}
         written: dict[Key, float] = {}
         for path, about in found.items():
-            function, _, rest = path[len(self._prefix) - len(path) :].rpartition("/")[0].rpartition("/")
-            key, name = Key(function, rest), path.rpartition("/")[2]
+            function, _, call = path[len(self._prefix) - len(path) :].rpartition("/")[0].rpartition("/")
+            key, name = Key(function, call), path.rpartition("/")[2]
             if function and not function.startswith(_OWN) and name != _SOURCE:
                 sizes[key] = sizes.get(key, 0) + int(about.get("size") or 0)
                 if name == _OUTPUT:
-                    written[key] = _time_of(about)
+                    written[key] = _time_of_writing(about)
         for key, when in written.items():
             if is_key(key):
                 yield Entry(key, sizes[key], max(when, self._uses.get(key, 0.0)))
 
-    # Sources
-
     def source(self, function: str) -> str | None:
-        data = self._get(f"{self._prefix}{function}/{_SOURCE}")
+        data = self._read(f"{self._prefix}{function}/{_SOURCE}")
         return None if data is None else data.decode("utf-8", "replace")
 
     def keep_source(self, function: str, source: str) -> None:
-        self._put(f"{self._prefix}{function}/{_SOURCE}", source.encode())
-
-    # Who computes
+        self._write(f"{self._prefix}{function}/{_SOURCE}", source.encode())
 
     def lease(self, key: Key) -> AbstractContextManager[bool]:
         return self._leases.lease(key)
@@ -260,8 +243,8 @@ def _restored(arguments: dict[str, Any]) -> FsspecStore:
     return FsspecStore(**arguments)
 
 
-def _time_of(about: dict[str, Any]) -> float:
-    """Return when a file was written, in seconds since the epoch, as far as its file system tells."""
+def _time_of_writing(about: dict[str, Any]) -> float:
+    """Return when a file was written, in seconds since the epoch; 0.0 if its file system does not tell."""
     for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
         when = about.get(name)
         if hasattr(when, "timestamp"):

@@ -1,28 +1,27 @@
-"""Which call it is: arguments to what is hashed for its key, and to the text that is kept with its result.
+"""The arguments of a call as a row of values: bound by Python itself, with defaults, without ignored parameters.
 
 ::
 
-    f(1, b=2) ──> bind(1, b=2) ──> (tag, 1, 2, 3)               hashed by xxh3_128; in the order of the parameters
-                              └──> {"a": 1, "b": 2, "c": 3}     hashed by md5, as joblib does
-                              └──> {"a": "1", "b": "2", "c": "3"}   kept, to be read
+    f(1, b=2) ──> bind(1, b=2) ──┬─> (tag, 1, 2, 3)               hashed by xxh3_128; in the order of the parameters
+                                 └─> {"a": 1, "b": 2, "c": 3}     hashed by md5, as joblib does; and saved as texts
 
-`bind` is a function that is made with the parameters of f, defaults too, so that Python itself says which argument is
-which, and leaves out those that are ignored.
+`bind` is a function that is compiled with the parameters and defaults of f, so that Python decides which argument
+belongs to which parameter.
+
+Tests: test_memory_joblib.py and test_memory_keys.py.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import sys
-import time
 import types
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from shoal.errors import ArgumentError
-from shoal.memory._source import Subject, names_of
+from shoal.memory.key._source import Subject, names_of
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -32,7 +31,7 @@ Bind = Callable[..., Any]
 
 
 def signature_of(subject: Subject) -> inspect.Signature | None:
-    """Return the signature that calls are bound by; None if it is unknown."""
+    """Return the signature that calls are bound by, or None if it is unknown."""
     if subject.opaque:
         return None
     try:
@@ -42,9 +41,9 @@ def signature_of(subject: Subject) -> inspect.Signature | None:
 
 
 def own_signature_of(subject: Subject) -> inspect.Signature | None:
-    """Return the signature that the function itself has, where it claims to have that of one which it wraps.
+    """Return the signature of the function itself, even if it claims the signature of a function that it wraps.
 
-    That is the one which says what a call means: ``def wrapper(x=1)`` may wrap ``def f(x=0)``, or swap arguments.
+    Its own signature decides what a call means: ``def wrapper(x=1)`` may wrap ``def f(x=0)``, or swap the arguments.
     """
     function = subject.function
     if subject.opaque or not (hasattr(function, "__wrapped__") or hasattr(function, "__signature__")):
@@ -61,12 +60,14 @@ def own_signature_of(subject: Subject) -> inspect.Signature | None:
 
 
 def parameters_of(signature: inspect.Signature | None, ignore: Sequence[str], function: Any) -> list[tuple[str, str]]:
-    """Return what counts for the key: joblib's name of each parameter ("*", "**") and the one in the signature.
+    """Return the parameters that count for the key, as pairs: joblib's name ("*", "**"), the name in the signature.
 
     Raises
     ------
     ValueError
-        If `ignore` is a string, or names what is no parameter.
+        If `ignore` is a string, or contains a name that is not a parameter.
+    TypeError
+        If `ignore` is not iterable.
     """
     if isinstance(ignore, str):
         raise ValueError(
@@ -88,7 +89,7 @@ def parameters_of(signature: inspect.Signature | None, ignore: Sequence[str], fu
 
 
 def _template(signature: inspect.Signature | None) -> str:
-    """Write the parameters, those with a default marked by "=0"."""
+    """Return the parameters as source text, with "=0" for every default."""
     if signature is None:
         return "*args, **kwargs"
     written: list[str] = []
@@ -115,7 +116,8 @@ def _compiled(text: str) -> Callable[[Any], Bind]:
     return made
 
 
-def _bind(signature: inspect.Signature | None, outer: str, result: str, value: Any) -> Bind:
+def _binder(signature: inspect.Signature | None, outer: str, result: str, value: Any) -> Bind:
+    """Compile ``lambda parameters: result``, with `value` in place of "?" in the text of the result."""
     while signature is not None and outer in signature.parameters:
         outer += "_"
     bind: Any = _compiled(f"lambda {outer}: lambda {_template(signature)}: {result.replace('?', outer)}")(value)
@@ -134,11 +136,12 @@ def row_binder(
     tag: str,
     keyword_defaults: dict[str, Any] | None = None,
 ) -> Bind:
-    """Make the function that gives a tuple of `tag` and the arguments that count.
+    """Return a function that binds a call to the tuple of `tag` and the arguments that count.
 
-    `keyword_defaults` is the function's own dictionary of defaults, which may be changed in place.
+    `keyword_defaults` is the dictionary of defaults that belongs to the cached function. The function may change it in
+    place, so it is used and not copied.
     """
-    bind: Any = _bind(signature, "tag", f"(?, {', '.join(name for _, name in parameters)})", tag)
+    bind: Any = _binder(signature, "tag", f"(?, {', '.join(name for _, name in parameters)})", tag)
     if keyword_defaults is not None:
         bind.__kwdefaults__ = keyword_defaults
     made: Bind = bind
@@ -146,7 +149,7 @@ def row_binder(
 
 
 class _NotGiven:
-    """What stands for an argument that was not given, where nobody knows what the function takes in its place."""
+    """The placeholder for an argument that was not passed and whose default is not known."""
 
     def __reduce__(self) -> str:
         return "NOT_GIVEN"
@@ -156,7 +159,7 @@ NOT_GIVEN = _NotGiven()
 
 
 def without_defaults(signature: inspect.Signature) -> inspect.Signature:
-    """Return a signature in which :data:`NOT_GIVEN` is each default."""
+    """Return the signature with :data:`NOT_GIVEN` for every default."""
     parameters = signature.parameters.values()
     return signature.replace(
         parameters=[p if p.default is p.empty else p.replace(default=NOT_GIVEN) for p in parameters]
@@ -164,15 +167,15 @@ def without_defaults(signature: inspect.Signature) -> inspect.Signature:
 
 
 def dict_binder(signature: inspect.Signature | None, parameters: list[tuple[str, str]]) -> Bind:
-    """Make the function that gives joblib's dictionary of the arguments that count."""
+    """Return a function that binds a call to joblib's dictionary of the arguments that count."""
     items = (f"{label!r}: {f'[*{name}]' if label == '*' else name}" for label, name in parameters)
-    return _bind(signature, "tag", f"{{{', '.join(items)}}}", None)
+    return _binder(signature, "tag", f"{{{', '.join(items)}}}", None)
 
 
 def wrong_arguments(
     function: Any, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> ArgumentError:
-    """Return the error for arguments that a function does not take."""
+    """Return the error for arguments that do not fit the signature of a function."""
     parameters = signature.parameters.values()
     positional = [p.name for p in parameters if p.kind in _POSITIONAL]
     name = names_of(function)[1]
@@ -196,67 +199,3 @@ def wrong_arguments(
             reason = "Too many keyword arguments"
     call = f"{name}({repr(list(args))[1:-1]}, {', '.join(f'{word}={value}' for word, value in kwargs.items())})"
     return ArgumentError(reason, f"{name}{signature}", call)
-
-
-#: What a text of an argument is cut to, in characters; and the seconds for those of one call.
-TEXT_LENGTH = 1000
-TEXT_SECONDS = 0.05
-_PLAIN = frozenset({type(None), bool, float, complex})
-#: Types whose repr was found to take longer: their names stand for it.
-_slow: set[type] = set()
-
-
-def described(values: dict[str, Any]) -> dict[str, str]:
-    """Return the text of each argument, of bounded length, in bounded time unless a single repr takes longer."""
-    texts = {}
-    started = time.perf_counter()
-    for name, value in values.items():
-        text = _quick(value)
-        if text is not None:
-            texts[name] = text
-            continue
-        kind = type(value)
-        before = time.perf_counter()
-        if kind in _slow or before - started > TEXT_SECONDS:
-            texts[name] = f"<{kind.__qualname__}>"
-            continue
-        texts[name] = _bounded(value)
-        if time.perf_counter() - before > TEXT_SECONDS:
-            _slow.add(kind)
-    return texts
-
-
-def _quick(value: Any) -> str | None:
-    """Return the text of a value that certainly takes no time, else None."""
-    kind = type(value)
-    if kind in _PLAIN or (kind is int and value.bit_length() < 1000) or (kind is str and len(value) < 500):
-        return repr(value)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.ndarray) and value.size > 100:
-        return f"<{kind.__name__} of {value.dtype}, shape {value.shape}>"
-    return None
-
-
-def _bounded(value: Any) -> str:
-    try:
-        if type(value) in (int, str, bytes, bytearray, list, tuple, dict, set, frozenset):
-            text = _short_repr()(value)
-        elif hasattr(value, "shape") and hasattr(value, "columns"):
-            return f"<{type(value).__name__}, shape {value.shape}>"
-        else:
-            text = repr(value)
-    except Exception as error:  # it is the user's code, and no reason to fail
-        return f"<{type(value).__qualname__}, whose repr raises {type(error).__name__}>"
-    return text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 3] + "..."
-
-
-@functools.lru_cache(1)
-def _short_repr() -> Callable[[Any], str]:
-    import reprlib
-
-    short = reprlib.Repr()
-    short.maxlevel = 4
-    short.maxlist = short.maxtuple = short.maxdict = short.maxset = short.maxfrozenset = 30
-    short.maxstring = short.maxother = 300
-    short.maxlong = 100
-    return short.repr

@@ -1,14 +1,17 @@
-"""Which places on the disk are a cache's own: it writes and removes nothing elsewhere.
+"""Paths and permissions: a cache writes and removes only what lies inside its location.
 
 ::
 
-    location/                 the user's choice: it may be a link
-    ├── module/function/      parts of names, quoted where they would lead elsewhere; no links
+    location/                 chosen by the user; it may be a symbolic link
+    ├── module/function/      parts of names, quoted if they would lead elsewhere; never links
     │   └── 0f2b.../          a key, and nothing else
-    └── .shoal/               no links
+    └── .shoal/               never a link
 
-Whoever can write to the folder can still have its readers run code, since results are pickles. What is prevented is
-that a link, a name or a damaged index has something removed or overwritten that is no part of the cache.
+Anybody who can write to the folder can still make its readers run code, because results are pickles. The checks here
+prevent something else: a link, a function's name or a damaged index must not make a cache remove or overwrite files
+outside of it.
+
+Tests: test_cache_folder.py.
 """
 
 from __future__ import annotations
@@ -23,17 +26,18 @@ from urllib.parse import quote
 from shoal._files import make_folder
 from shoal.memory.store import Key
 
+#: The files of an entry, the file with the source of a function, and the folder of shoal's own files.
 OUTPUT, METADATA, SOURCE = "output.pkl", "metadata.json", "func_code.py"
 OWN = ".shoal"
 
-#: What names of folders cannot have, or what would end them: separators, NUL, halves of surrogate pairs.
-_ELSEWHERE = re.compile(r"[/\\\0\ud800-\udfff]" if os.sep == "\\" else r"[/\0\ud800-\udfff]")
+#: Characters that a folder's name cannot contain, or that would end it: separators, NUL, halves of surrogate pairs.
+_UNSAFE = re.compile(r"[/\\\0\ud800-\udfff]" if os.sep == "\\" else r"[/\0\ud800-\udfff]")
 _is_call = re.compile(r"[0-9a-f]{32}x?").fullmatch
 
 
 def quoted(part: str) -> str:
-    """Return a part of a function's name as the name of a folder, which is below the one that it is in."""
-    part = _ELSEWHERE.sub(lambda found: quote(found[0].encode("utf-8", "surrogatepass"), safe=""), part)
+    """Return a part of a function's name as the name of a folder that lies below its parent."""
+    part = _UNSAFE.sub(lambda found: quote(found[0].encode("utf-8", "surrogatepass"), safe=""), part)
     if not part:
         return "%"
     if part.startswith(".") or part in (OUTPUT, METADATA, SOURCE):
@@ -42,48 +46,50 @@ def quoted(part: str) -> str:
 
 
 def is_key(key: Key) -> bool:
-    """Tell whether a key is one that a cache makes, and so leads to an entry below its location."""
+    """Tell whether a cache could have made this key, so that it leads to an entry below the location."""
     function: Any = key.function
     call: Any = key.call
-    if not (isinstance(function, str) and isinstance(call, str)):  # from a damaged index
+    if not (isinstance(function, str) and isinstance(call, str)):  # a damaged index can contain other types
         return False
     parts = function.split("/")
     return bool(_is_call(call)) and all(part == quoted(part) for part in parts)
 
 
 def refuse_links(location: str, path: str) -> None:
-    """Make sure that a path below a location leads to what is below it.
+    """Check that no part of a path below a location is a symbolic link.
 
     Parameters
     ----------
     location
-        A folder; it may be a link, or have links above it.
+        A folder. It may be a link itself, and links may lead to it.
     path
         Parts with "/" between them.
 
     Raises
     ------
     NotADirectoryError
-        If one of the parts is a link.
+        If a part is a link.
     """
     for part in path.split("/"):
         location = f"{location}/{part}"
         try:
             if stat.S_ISLNK(os.lstat(location).st_mode):
                 raise NotADirectoryError(
-                    errno.ENOTDIR, "it is a link, where a cache has folders and files of its own: remove it", location
+                    errno.ENOTDIR,
+                    "it is a link, but a cache expects a folder or file of its own: remove it",
+                    location,
                 )
         except FileNotFoundError:
             return
 
 
 def make_own_folder(path: str) -> None:
-    """Make a folder of ours; it is named "...", in ".shoal", or is ".shoal" itself.
+    """Make ".shoal", or a folder in it.
 
     Raises
     ------
     NotADirectoryError
-        If it is a link, or ".shoal" is.
+        If the folder or ".shoal" is a link.
     """
     folder, name = os.path.split(path)
     if os.path.basename(folder) == OWN:
@@ -93,7 +99,7 @@ def make_own_folder(path: str) -> None:
 
 
 def make_folder_below(location: str, path: str) -> None:
-    """Make a folder and those above it, up to a location; whoever may write there may write in them."""
+    """Make a folder and its missing parents below a location. Each gets the write permissions of its parent."""
     for part in path.split("/"):
         location = f"{location}/{part}"
         if not os.path.isdir(location):
@@ -102,7 +108,7 @@ def make_folder_below(location: str, path: str) -> None:
 
 
 def make_location(location: str) -> None:
-    """Make the folder of a cache: where others may write in the folder that it is made in, they may write in it."""
+    """Make the folder of a cache, and its missing parents. Each gets the write permissions of its parent."""
     above = location
     while not os.path.isdir(above) and os.path.dirname(above) != above:
         above = os.path.dirname(above)
@@ -111,17 +117,17 @@ def make_location(location: str) -> None:
 
 
 def is_shared(folder: str) -> bool:
-    """Tell whether others than its owner may write in a folder."""
+    """Tell whether users other than the owner may write to a folder."""
     return os.name == "posix" and bool(os.stat(folder).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def create_own_file(path: str) -> int | None:
-    """Create a file of ours; return its descriptor, or None if there is one already.
+    """Create a file in ".shoal"; return its descriptor, or None if it exists already.
 
     Raises
     ------
     OSError
-        If it cannot be created.
+        If the file cannot be created.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
@@ -132,9 +138,9 @@ def create_own_file(path: str) -> int | None:
 
 
 def share(path: str) -> None:
-    """Let whoever may write in a folder write what we have made in it, whatever the umask: several users share it.
+    """Give a new file or folder the write permissions of its parent, whatever the umask: several users share a cache.
 
-    Not so in a folder such as /tmp, in which nobody may replace what is another's (the sticky bit).
+    A folder such as /tmp is left out. It has the sticky bit, so nobody may replace the files of others there.
     """
     if os.name != "posix":
         return
@@ -147,11 +153,11 @@ def share(path: str) -> None:
         if around.st_mode & stat.S_IWGRP:
             if status.st_gid != around.st_gid:
                 os.chown(path, -1, around.st_gid, follow_symlinks=False)
-            # With the last, what is made in a folder is of the folder's group.
+            # S_ISGID on a folder gives the folder's group to everything that is made in it.
             mode |= access << 3 | (stat.S_ISGID if access == 0o7 else 0)
         if around.st_mode & stat.S_IWOTH:
             mode |= access
         if mode != stat.S_IMODE(status.st_mode):
             os.chmod(path, mode)
-    except OSError:  # not a member of the group: others will do without it
+    except OSError:  # this user is not a member of the group, so the group cannot be given access
         pass

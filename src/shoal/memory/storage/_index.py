@@ -1,10 +1,13 @@
-"""What is in a store, how much it takes and when it was last used: so that a write under a limit needs no walk.
+"""The index of a store with limits: the size of each entry and when it was last used, so that a write needs no walk.
 
-A SQLite file, which any number of processes may use and which survives their deaths. It need not survive a crash of the
-system, since a walk through the store makes it anew: nothing is ever synced.
+It is a SQLite file. Any number of processes may use it, and it survives their deaths. It need not survive a crash of
+the system, so nothing is ever synced: a walk through the store makes it anew.
 
-A row comes before its entry, and goes after it: what is on the disk is never more than what the rows say. The entry
-that has no row is one that joblib has written; it gets one in the next walk, or when it is used.
+A row is added before its entry is published, and deleted after its entry is removed. So the entries on disk are never
+larger than the rows say. An entry without a row was written by joblib, or by a store that has no index. It gets a row
+in the next walk, or when it is used.
+
+Tests: test_index.py.
 """
 
 from __future__ import annotations
@@ -19,21 +22,20 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from shoal.memory._eviction import excess
-from shoal.memory._locks import QUEUE, LockFile
-from shoal.memory._places import create_own_file, make_own_folder, refuse_links
-from shoal.memory.store import Entry, Key, Limits
+from shoal.memory.storage._locks import QUEUE, LockFile
+from shoal.memory.storage._paths import create_own_file, make_own_folder, refuse_links
+from shoal.memory.store import Entry, Key, Limits, excess
 
-#: Uses are written down when there are so many, or after so many seconds.
-_MANY, _LONG = 1000, 10.0
-#: What goes in one transaction: others may want to write.
+#: Uses are written to the file when there are so many, or after so many seconds.
+_MOST_USES, _MOST_SECONDS = 1000, 10.0
+#: The number of entries that one transaction removes, so that other processes can write in between.
 _STEP = 64
-#: A walk finds what others have written, who know nothing of the index; after so many seconds there is another.
+#: Joblib writes entries without telling the index. A walk finds them, and is repeated after so many seconds.
 _WALK_AGAIN = 24 * 3600.0
-#: A row without an entry may be that of one which is just being written.
+#: A row without an entry may belong to an entry that is just being published. After so many seconds it does not.
 _GRACE = 600.0
 _TIMEOUT = 60.0
-#: The files of an index, by what their names end with.
+#: The endings of the names of the files that SQLite makes.
 _ENDS = ("", "-wal", "-shm", "-journal")
 
 _SCHEMA = """
@@ -55,24 +57,25 @@ _ADD = """
 INSERT INTO entries VALUES (?, ?, ?, ?)
 ON CONFLICT (function, call) DO UPDATE SET nbytes = excluded.nbytes, used = excluded.used
 """
+_DELETE = "DELETE FROM entries WHERE function = ? AND call = ?"
 _OLDEST = "SELECT function, call, nbytes, used FROM entries ORDER BY used LIMIT ?"
 
 
 class Index:
-    """The index of a store.
+    """The index of one store. Thread-safe, and safe between processes.
 
     Parameters
     ----------
     path
-        The file.
+        The path of the file.
     locks
-        Those of the store.
+        The locks of the store.
     walk
-        Yields what is in the store.
+        A function that yields the entries of the store.
     measure
-        Returns one entry of it, by its key; None if it is not there.
+        A function that returns the entry of a key, or None if it does not exist.
     remove
-        Removes the entry of a key from the store.
+        A function that removes the entry of a key from the store.
     """
 
     def __init__(
@@ -85,44 +88,42 @@ class Index:
     ) -> None:
         self._path, self._locks = path, locks
         self._walk, self._measure, self._remove = walk, measure, remove
-        self._forget()
+        self._reset()
         _all.add(self)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._mutex = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._walked = False
         self._uses: dict[Key, float] = {}
-        self._due = time.time() + _LONG
+        self._due = time.time() + _MOST_SECONDS
 
-    def forget(self) -> None:
-        """Be that of another process: a fork's child, which must neither use nor close its parent's connection."""
+    def reset(self) -> None:
+        """Forget the connection and the uses: a forked child must neither use nor close its parent's connection."""
         _abandoned.append(self._connection)
-        self._forget()
+        self._reset()
 
     def close(self) -> None:
-        """Write down what was noted, and close the file, which is opened again when it is needed."""
+        """Write the uses to the file and close it. It is opened again when it is needed."""
         self.flush()
         with self._mutex:
             self._close()
 
     def __del__(self) -> None:
-        self._close()  # without what was noted: this may be the middle of anything
-
-    # What the store tells
+        self._close()  # without a flush, because the collector may run while this thread holds any lock
 
     def used(self, key: Key) -> None:
-        """Take note that an entry was used now."""
+        """Note that an entry was used now. The note is written to the file later."""
         uses, now = self._uses, time.time()
         uses[key] = now
-        if now > self._due or len(uses) >= _MANY:
+        if now > self._due or len(uses) >= _MOST_USES:
             self.flush()
 
     def flush(self) -> None:
-        """Write down the uses that were noted. It never fails: they only say what goes first."""
-        self._due = time.time() + _LONG
-        if not os.path.exists(self._path):  # somebody has removed the store: it is not made again for this
+        """Write the noted uses to the file. Errors are ignored: uses only decide the order of removal."""
+        self._due = time.time() + _MOST_SECONDS
+        if not os.path.exists(self._path):  # the store was removed, and must not be made again
             self._uses = {}
         if self._uses:
             try:
@@ -132,17 +133,19 @@ class Index:
                 pass
 
     def admit(self, entry: Entry, limits: Limits) -> bool:
-        """Make room for an entry that is going to be published, and count it.
+        """Count an entry that will be published, and remove others until there is room for it.
 
-        What goes is removed before others may make room: so the store is never larger than it may be.
+        The entries are removed inside the transaction, before another process can admit one. So the store never
+        exceeds its limits.
 
         Returns
         -------
-        Whether there is room for it: not if it is larger than the limit.
+        bool
+            False if the entry alone exceeds the limits.
         """
-        if (limits.nbytes is not None and entry.nbytes > limits.nbytes) or limits.items == 0:
+        if limits.exclude(entry.nbytes):
             return False
-        self._know(again=False)
+        self._walk_if_due(again=False)
         more = True
         while more:
             with self._transaction() as rows:
@@ -152,18 +155,15 @@ class Index:
         return True
 
     def confirm(self, key: Key) -> None:
-        """Remove an entry that was published, if it is not counted any more.
-
-        Others have made room between its admission and its publication, and it was the one to go.
-        """
+        """Remove an entry that was just published, if another process has deleted its row since its admission."""
         with self._transaction() as rows:
             found = rows.execute("SELECT 1 FROM entries WHERE function = ? AND call = ?", key)
             if found.fetchone() is None:
                 self._remove(key)
 
     def reduce(self, limits: Limits) -> None:
-        """Remove what goes beyond limits."""
-        self._know(again=True)
+        """Remove entries until the rest is within limits."""
+        self._walk_if_due(again=True)
         more = True
         while more:
             with self._transaction() as rows:
@@ -171,19 +171,19 @@ class Index:
                 more = self._shrink(rows, limits)
 
     def discard(self, key: Key) -> None:
-        """Remove an entry."""
+        """Remove an entry and its row."""
         with self._transaction() as rows:
             self._remove(key)
-            rows.execute("DELETE FROM entries WHERE function = ? AND call = ?", key)
+            rows.execute(_DELETE, key)
 
     def gone(self, key: Key) -> None:
-        """Take note that an entry is gone, if it is."""
+        """Delete the row of an entry if the entry no longer exists."""
         with self._transaction() as rows:
             if self._measure(key) is None:
-                rows.execute("DELETE FROM entries WHERE function = ? AND call = ?", key)
+                rows.execute(_DELETE, key)
 
     def clear(self, function: str | None, remove: Callable[[], None]) -> None:
-        """Have all entries removed, or those of a function and below it."""
+        """Call ``remove``, and delete the rows of all entries, or of those of a function and below its path."""
         with self._transaction() as rows:
             remove()
             self._uses = {}
@@ -203,17 +203,15 @@ class Index:
             found = rows.execute("SELECT function, call, used FROM entries").fetchall()
         return {Key(function, call): used for function, call, used in found}
 
-    # How it is kept
-
     def _shrink(self, rows: sqlite3.Connection, limits: Limits) -> bool:
-        """Remove some of what goes beyond limits; return whether there may be more."""
+        """Remove up to ``_STEP`` entries that exceed the limits; return whether there may be more."""
         nbytes, items = rows.execute("SELECT nbytes, items FROM totals").fetchone()
         found = rows.execute(_OLDEST, (_STEP,)).fetchall()
         oldest = (Entry(Key(function, call), size, used) for function, call, size, used in found)
         gone = list(excess(oldest, nbytes, items, limits, time.time()))
         for entry in gone:
             self._remove(entry.key)
-            rows.execute("DELETE FROM entries WHERE function = ? AND call = ?", entry.key)
+            rows.execute(_DELETE, entry.key)
         return len(gone) == _STEP
 
     def _write_uses(self, rows: sqlite3.Connection) -> None:
@@ -225,8 +223,8 @@ class Index:
                 if entry is not None:
                     rows.execute(_ADD, (*key, entry.nbytes, used))
 
-    def _know(self, again: bool) -> None:
-        """Walk through the store, unless that was done lately."""
+    def _walk_if_due(self, again: bool) -> None:
+        """Bring the rows up to date by a walk through the store, unless a recent walk has done so or `again` is set."""
         if self._walked and not again:
             return
         with self._connected() as rows:
@@ -237,7 +235,7 @@ class Index:
             with self._transaction() as rows:
                 known = rows.execute("SELECT function, call FROM entries WHERE used < ?", (begin - _GRACE,)).fetchall()
                 gone = [key for key in known if key not in found]
-                rows.executemany("DELETE FROM entries WHERE function = ? AND call = ?", gone)
+                rows.executemany(_DELETE, gone)
                 rows.executemany(
                     "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)",
                     [(*entry.key, entry.nbytes, entry.used) for entry in found.values()],
@@ -248,8 +246,8 @@ class Index:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._connected() as rows:
-            # SQLite would do by itself, but it sleeps ever longer while another writes, and wakes late.
-            turn = self._locks.turn()
+            # SQLite could wait by itself, but it sleeps longer and longer while others write, and so wakes too late.
+            locked = self._locks.queue()
             try:
                 rows.execute("BEGIN IMMEDIATE")
                 yield rows
@@ -259,26 +257,26 @@ class Index:
                     rows.execute("ROLLBACK")
                 raise
             finally:
-                if turn is not None:
-                    self._locks.give_back(turn, QUEUE)
+                if locked is not None:
+                    self._locks.unlock(locked, QUEUE)
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection, to one thread at a time; what goes wrong is an OSError.
+        """Give the connection to one thread at a time, and turn errors of SQLite into OSError.
 
-        A file that is damaged is removed: the next one to come makes a new one.
+        A damaged file is removed. The next caller makes a new one.
         """
         with self._mutex:
             try:
                 yield self._current()
             except sqlite3.Error as error:
-                if type(error) is sqlite3.DatabaseError:  # it is none, or is damaged
+                if type(error) is sqlite3.DatabaseError:  # the file is damaged, or not a database
                     self._close()
                     _unlink(self._path)
                 raise OSError(errno.EIO, f"the index of the cache cannot be used ({error})", self._path) from error
 
     def _current(self) -> sqlite3.Connection:
-        """Return the connection; a new one, if somebody has removed the file."""
+        """Return the connection, a new one if the file was removed."""
         try:
             inode = os.stat(self._path).st_ino
         except FileNotFoundError:
@@ -290,8 +288,8 @@ class Index:
             for end in _ENDS:
                 refuse_links(folder, name + end)
             if os.path.exists(self._path) and not os.access(self._path, os.W_OK) and os.access(folder, os.W_OK):
-                _unlink(self._path)  # another user's, made by a version that did not share it
-            fd = create_own_file(self._path)  # SQLite would give write permission to its owner alone
+                _unlink(self._path)  # another user made it with a version of shoal that did not share it
+            fd = create_own_file(self._path)  # SQLite would let only the owner write to it
             if fd is not None:
                 os.close(fd)
             try:
@@ -312,6 +310,7 @@ class Index:
 
 
 def _opened(path: str) -> sqlite3.Connection:
+    """Open a connection, and make the tables if they are missing."""
     connection = sqlite3.connect(path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False)
     deadline = time.monotonic() + _TIMEOUT
     while True:
@@ -324,7 +323,7 @@ def _opened(path: str) -> sqlite3.Connection:
             connection.execute("COMMIT")
             return connection
         except sqlite3.OperationalError as error:
-            # Several may change the journal's mode at a time, which does not wait as other statements do.
+            # When several processes change the journal mode at once, SQLite fails instead of waiting.
             if "locked" not in str(error) or time.monotonic() > deadline:
                 connection.close()
                 raise
@@ -352,12 +351,13 @@ def _statements() -> Iterator[str]:
 
 
 _all: weakref.WeakSet[Index] = weakref.WeakSet()
+#: Connections of the parent. They are never closed here, because SQLite forbids that after a fork.
 _abandoned: list[sqlite3.Connection | None] = []
 
 
-def _forget_all() -> None:
+def _after_fork() -> None:
     for index in list(_all):
-        index.forget()
+        index.reset()
 
 
 @atexit.register
@@ -367,4 +367,4 @@ def _close_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_after_fork)

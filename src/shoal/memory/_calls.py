@@ -1,0 +1,391 @@
+"""Find, compute and save the results of one function.
+
+::
+
+    a call ──> key ──> load ──> the value                                                       a hit
+                        └─> absent: load under joblib's key, if joblib saved results ──> ...    a hit
+                        └─> absent: lease ─┬─> ours: compute, save                              a miss
+                                           └─> another caller's: wait for it, then load         a hit
+
+A hit is a bind, a hash and a load. docs/memory.md lists the functions of a hit and of a miss.
+
+Tests: test_memory_calls.py, and test_memory_way.py.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from shoal._pickling import culprit
+from shoal._tracebacks import warn
+from shoal.errors import CacheWarning
+from shoal.memory import _texts
+from shoal.memory._changes import Sources
+from shoal.memory._results import Counts, MemorizedResult, NotMemorizedResult, metadata_of
+from shoal.memory.key._identity import Identity, Uncacheable
+from shoal.memory.key._source import names_of
+from shoal.memory.store import Key, Meta, Store, location_of
+from shoal.observe._logger import Logger
+
+#: Stands for a result that is not in the store.
+ABSENT: Any = object()
+#: The largest number of calls of runs whose keys are remembered.
+_MOST_PENDING = 100_000
+
+#: A call of a run: (function, args, kwargs).
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class Computed(NamedTuple):
+    """A result that was just computed.
+
+    Attributes
+    ----------
+    value
+        The result.
+    meta
+        Its metadata.
+    saved
+        Whether it is in the store.
+    """
+
+    value: Any
+    meta: Meta
+    saved: bool
+
+
+class _Unsaved(Exception):
+    """Leaves the block of a lease when a result could not be saved.
+
+    A block that raises tells the callers that wait for it to compute the result themselves. Otherwise each of them
+    would find nothing, and they would compute one after the other.
+    """
+
+
+class CachedCalls(Logger):
+    """Finds, computes and saves the results of one function. Thread-safe.
+
+    Parameters
+    ----------
+    identity
+        The function and what distinguishes its calls.
+    store
+        Where the results lie.
+    mmap_mode, verbose, timestamp, cache_validation_callback, compute_once, keep_arguments
+        As :class:`~shoal.MemorizedFunc` takes them.
+    counts
+        Where hits and misses are counted.
+    """
+
+    #: The class of references to results.
+    _reference_kind: ClassVar[type[MemorizedResult]] = MemorizedResult
+
+    def __init__(
+        self,
+        identity: Identity,
+        store: Store,
+        mmap_mode: str | None,
+        verbose: int,
+        timestamp: float,
+        cache_validation_callback: Callable[[dict[str, Any]], Any] | None,
+        compute_once: bool,
+        keep_arguments: bool,
+        counts: Counts,
+    ) -> None:
+        super().__init__()
+        self._identity = identity
+        self.func: Callable[..., Any] = identity.func
+        self.func_id, self.ignore = identity.path, identity.ignore
+        self.store_backend = store
+        self.mmap_mode, self._verbose = mmap_mode, verbose
+        self.timestamp: float | None = timestamp
+        self.cache_validation_callback = cache_validation_callback
+        self._compute_once, self._keep_arguments = compute_once, keep_arguments
+        self._counts, self._sources = counts, Sources.of(store)
+        #: Whether a lookup prints lines or calls the callback.
+        self._watched = verbose > 1 or cache_validation_callback is not None
+
+    def clear(self, warn: bool = True) -> None:
+        """Remove all results of the function.
+
+        Parameters
+        ----------
+        warn
+            Whether to log it; nothing is logged if `verbose` is 0.
+        """
+        if self._verbose > 0 and warn:
+            self.warn(f"Clearing function cache identified by {self.func_id}")
+        self.store_backend.clear(self.func_id)
+        self._sources.save(self._identity)
+
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
+        """Return the key of a call, or None if results cannot be cached. Remove results of another source first."""
+        identity = self._identity
+        try:
+            key = identity.key(args, kwargs)
+        except Uncacheable as reason:
+            self._sources.warn_once(self.func_id, f"Results of {self.func_id} are not cached: {reason}")
+            return None
+        if identity.snapshot.tag not in self._sources.checked.get(identity.path, ()):
+            self._check_source()
+        return key
+
+    def _check_source(self) -> None:
+        """Compare the source with the stored one, and remove the results of another source."""
+        identity = self._identity
+        if not self._sources.has_changed(identity):
+            return
+        if self._verbose > 10:
+            name = names_of(identity.function)[1]
+            self.warn(f"Function {name} (identified by {identity.path}) has changed.")
+        try:
+            self.clear(warn=True)
+        except OSError:
+            if identity.hash_name == "md5":  # its keys would find the old results again
+                raise
+
+    def _load(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the stored value of a call, or ABSENT."""
+        if self._watched:
+            return self._load_watched(key, args, kwargs)
+        value = self._read(key)
+        if value is ABSENT and self._sources.joblibs.get(self._identity.snapshot.tag, False) is not False:
+            joblibs = self._find_joblibs(args, kwargs)
+            if joblibs is not None:
+                value = self._read(joblibs)
+        if value is not ABSENT:
+            self._counts.hit()
+        return value
+
+    def _read(self, key: Key) -> Any:
+        """Return the value of a key, or ABSENT, also if the store fails: then with a warning."""
+        try:
+            return self.store_backend.load(key, self.mmap_mode)
+        except KeyError:
+            pass
+        except MemoryError:
+            raise
+        except OSError as error:
+            self._sources.warn_once(
+                (type(error), error.errno),
+                f"Unable to read from the cache: {error}. The results will be computed again.",
+            )
+        except Exception:
+            self.warn(f"Exception while loading results for {key.function} ({key.call})\n {traceback.format_exc()}")
+        return ABSENT
+
+    def _load_watched(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the stored value of a call, or ABSENT; print lines, and ask the callback whether it is valid."""
+        verbose = self._verbose
+        found = self._find_watched(key, args, kwargs)
+        if found is None:
+            return ABSENT
+        started = time.perf_counter()
+        if verbose > 1:
+            where = f"{location_of(self.store_backend)}/{found.function}/{found.call}"
+            print(_texts.loading(found.function, where, self.timestamp, None, verbose))  # noqa: T201
+        value = self._read(found)
+        if value is not ABSENT:
+            self._counts.hit()
+            if verbose > 4:
+                seconds = time.perf_counter() - started
+                print(_texts.took(self._identity.function, seconds, "cache loaded "))  # noqa: T201
+        return value
+
+    def _refer(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return a reference to the stored value of a call, or ABSENT."""
+        found = self._find_watched(key, args, kwargs)
+        if found is None:
+            return ABSENT
+        self._counts.hit()
+        return self._reference_to(found, None)
+
+    def _find_watched(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
+        """Find the key of a valid value, and log the lookup."""
+        if self._verbose >= 20:
+            function = self._identity.function
+            where = f"{location_of(self.store_backend)}/{key.function}"
+            _, call = _texts.signature(function, args, kwargs)
+            self.info(_texts.querying(names_of(function)[1], call, key.call, where))
+        return self._find(key, args, kwargs)
+
+    def _find(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
+        """Return the key of a valid value: this key, or joblib's, or None. An invalid value is removed."""
+        found: Key | None = key
+        if not self._contains(key):
+            found = self._find_joblibs(args, kwargs)
+        if found is not None and self.cache_validation_callback is not None:
+            try:
+                metadata = metadata_of(self.store_backend.meta(found))
+            except KeyError:
+                metadata = {}
+            if not self.cache_validation_callback(metadata):
+                self.store_backend.discard(found)
+                return None
+        return found
+
+    def _find_joblibs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
+        """Return joblib's key of a call if joblib saved its result, and from the same source; otherwise None."""
+        identity = self._identity
+        if not (identity.snapshot.may_be_joblibs and self._sources.beside_joblib(identity)):
+            return None
+        key = identity.joblib_key(args, kwargs)
+        return key if self._contains(key) and self._sources.is_current(identity) else None
+
+    def _contains(self, key: Key) -> bool:
+        try:
+            return self.store_backend.contains(key)
+        except OSError:
+            return False
+
+    def _compute_or_wait(
+        self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any], look: Callable[..., Any]
+    ) -> tuple[Any, Computed | None]:
+        """Compute and save the result of a call, or wait while another caller does.
+
+        Parameters
+        ----------
+        key, args, kwargs
+            The call.
+        look
+            Called with them, looks the result up again; :meth:`_load` or :meth:`_refer`.
+
+        Returns
+        -------
+        (object, Computed or None)
+            What `look` returned, and None; or ABSENT, and the computed result.
+        """
+        if not self._compute_once:
+            return ABSENT, self._compute(key, args, kwargs)
+        while True:
+            try:
+                with self.store_backend.lease(key) as ours:
+                    # Another caller may have saved the result between the lookup and the lease.
+                    found = ABSENT if ours and not self._contains(key) else look(key, args, kwargs)
+                    if found is not ABSENT:
+                        return found, None
+                    if ours:
+                        computed = self._compute(key, args, kwargs)
+                        if computed.saved:
+                            return ABSENT, computed
+                        raise _Unsaved
+            except _Unsaved:
+                return ABSENT, computed
+
+    def _compute(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Computed:
+        """Call the function, and save the result."""
+        self._counts.miss()
+        if self._verbose > 0:
+            self._print_call(key, args, kwargs)
+        arguments: dict[str, str] = {}
+        if self._keep_arguments:  # before the call, which may change its arguments
+            arguments = _texts.argument_texts(self._identity.words(args, kwargs))
+        started = time.perf_counter()
+        return self._save(key, self.func(*args, **kwargs), arguments, started)
+
+    def _save_foreign(self, key: Key, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Save a result that a run has computed."""
+        arguments = _texts.argument_texts(self._identity.words(args, kwargs)) if self._keep_arguments else {}
+        self._counts.miss()
+        self._save(key, value, arguments, None)
+
+    def _print_call(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._verbose > 10:
+            where = f"{location_of(self.store_backend)}/{key.function}"
+            name = names_of(self._identity.function)[1]
+            self.warn(f"Computing func {name}, argument hash {key.call} in location {where}")
+        print(_texts.calling(self._identity.function, args, kwargs))  # noqa: T201
+
+    def _save(self, key: Key, value: Any, arguments: dict[str, str], started: float | None) -> Computed:
+        """Save a result. If that fails, warn, and return the result nevertheless.
+
+        `started` is when the call started, by ``time.perf_counter``. It is None if the call ran elsewhere: then its
+        duration is unknown, and recorded as 0.
+        """
+        duration = 0.0 if started is None else time.perf_counter() - started
+        meta = Meta(duration, time.time(), arguments)
+        if self._verbose > 10:
+            print(f"Persisting in {location_of(self.store_backend)}/{key.function}/{key.call}")  # noqa: T201
+        saved = False
+        try:
+            self.store_backend.save(key, value, meta)
+            saved = True
+        except OSError as error:
+            self._sources.warn_once(
+                (type(error), error.errno),
+                f"Unable to cache to disk: {error}. The results will be computed at each call.",
+            )
+        except MemoryError:
+            raise
+        except Exception as error:
+            self._warn_unpicklable(value, error)
+        if self._verbose > 0 and started is not None:
+            print(_texts.took(self._identity.function, time.perf_counter() - started))  # noqa: T201
+        return Computed(value, meta, saved)
+
+    def _warn_unpicklable(self, value: Any, error: Exception) -> None:
+        """Warn that a result cannot be pickled, and name the part of it that is the cause."""
+        path, reason = culprit(value, "result", dump=lambda part: pickle.dumps(part, pickle.DEFAULT_PROTOCOL))
+        warn(
+            f"Unable to cache to disk: failed to pickle the result of {self.func_id}: {path} cannot be pickled "
+            f"({reason or f'{type(error).__name__}: {error}'}). The result will be computed at each call. Return "
+            "something else, or do not cache the function.",
+            CacheWarning,
+        )
+
+    def _mapped(self, key: Key, computed: Computed) -> Any:
+        """Return a computed result with its arrays mapped, as later calls will load it."""
+        mapped = self._read(key) if computed.saved else ABSENT
+        return computed.value if mapped is ABSENT else mapped
+
+    def _reference(self, key: Key, computed: Computed) -> Any:
+        """Return a reference to a computed result."""
+        if computed.saved:
+            return self._reference_to(key, metadata_of(computed.meta))
+        return NotMemorizedResult(computed.value)
+
+    def _reference_to(self, key: Key, metadata: dict[str, Any] | None) -> MemorizedResult:
+        return self._reference_kind(
+            self.store_backend,
+            key,
+            mmap_mode=self.mmap_mode,
+            verbose=self._verbose - 1,
+            timestamp=self.timestamp,
+            metadata=metadata,
+        )
+
+
+class RunCalls:
+    """The functions and the unfinished calls of runs, ``Parallel(memory=)``. Thread-safe.
+
+    Attributes
+    ----------
+    functions
+        The cached forms of functions, by the id of the function: equal functions may do different things.
+    """
+
+    def __init__(self) -> None:
+        self.functions: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._keys: dict[tuple[int, int, int], Key | None] = {}
+
+    def expect(self, call: Call, key: Key | None) -> None:
+        """Record the key of a call that is about to run."""
+        while len(self._keys) >= _MOST_PENDING:
+            self._keys.pop(next(iter(self._keys)), None)
+        self._keys[self._ids(call)] = key
+
+    def key_of(self, call: Call) -> Key | None:
+        """Return the key of a call that has run, and forget the call."""
+        return self._keys.pop(self._ids(call), None)
+
+    @staticmethod
+    def _ids(call: Call) -> tuple[int, int, int]:
+        # The run refers to these objects from get() to put(), so no others have their ids. It may make a new empty
+        # dictionary for a call without keyword arguments.
+        function, args, kwargs = call
+        return id(function), id(args), id(kwargs) if kwargs else 0

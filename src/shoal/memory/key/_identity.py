@@ -1,0 +1,360 @@
+"""Which function is it, and which call? From a function and its arguments to the key of a result.
+
+::
+
+    tag   digest of everything that a result depends on besides the arguments: the path; the source, or version= instead
+          of it; the sources of depends=; the names of the parameters
+    key   digest of (tag, arguments, values of the function's closure)
+
+So two functions of the same name, or two versions of one function, never load each other's results, even if another
+process writes to the folder. Under ``hash_name="md5"`` the key is joblib's: a digest of the arguments alone. There all
+results of a function are removed when its source changes.
+
+Tests: test_memory_keys.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.errors import HashingError
+from shoal.hashing import hash
+from shoal.hashing._functions import is_found
+from shoal.memory.key._arguments import (
+    Bind,
+    dict_binder,
+    own_signature_of,
+    parameters_of,
+    row_binder,
+    signature_of,
+    without_defaults,
+    wrong_arguments,
+)
+from shoal.memory.key._source import Source, path_of, remember_source, source_of, source_of_module, subject_of
+from shoal.memory.store import Key
+
+HASH_NAMES = ("xxh3_128", "md5")
+
+
+class Uncacheable(Exception):
+    """The results of a function cannot be cached, and the arguments of the call are not the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a function when it was examined. It is examined again when its code or defaults are exchanged.
+
+    Attributes
+    ----------
+    code, defaults, keyword_defaults
+        The function's ``__code__``, ``__defaults__`` and ``__kwdefaults__`` at that time.
+    tag
+        The digest of everything that results depend on besides the arguments.
+    may_be_joblibs
+        Whether results under joblib's key may be used: the key then covers everything that they depend on.
+    bind
+        A function that binds a call to a row of values.
+    wrapped
+        Functions inside a decorator that an import finds. The closure contains only their names, so that their code
+        and defaults are added to the row.
+    cells
+        The cells of the closure whose values count.
+    """
+
+    code: Any
+    defaults: Any
+    keyword_defaults: Any
+    tag: str
+    may_be_joblibs: bool
+    bind: Bind
+    wrapped: list[types.FunctionType]
+    cells: list[Any]
+
+
+_NOT_EXAMINED = Snapshot(object(), None, None, "", False, lambda *args, **kwargs: (), [], [])
+
+
+class Identity:
+    """The identity of a function: it distinguishes the function and its calls from all others. Thread-safe.
+
+    Parameters
+    ----------
+    func
+        A function, or another callable.
+    ignore
+        The names of the parameters that do not count.
+    hash_name
+        "xxh3_128" or "md5".
+    coerce_mmap
+        Whether a mapped array counts as an ordinary array of the same values.
+    version
+        A value that replaces the source, unless it is None.
+    depends
+        Functions, classes and modules whose sources count.
+
+    Raises
+    ------
+    TypeError
+        If `func` is not callable, or if `depends` is not a list of functions, classes and modules.
+    ValueError
+        If `ignore` contains a name that is not a parameter.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        ignore: Any,
+        hash_name: str,
+        coerce_mmap: bool,
+        version: Any = None,
+        depends: Iterable[Any] = (),
+    ) -> None:
+        self.func, self.hash_name, self.version = func, hash_name, version
+        self.depends = checked_depends(depends)
+        self.ignore = [] if ignore is None else ignore
+        self._coerce = coerce_mmap
+        self._subject = subject = subject_of(func)
+        self.function = subject.function
+        self.path = path_of(self.function)
+        self.signature = signature_of(subject)
+        self._parameters = parameters_of(self.signature, self.ignore, func)
+        self._bind_words = dict_binder(self.signature, self._parameters)
+        self._is_plain = isinstance(self.function, types.FunctionType)
+        self.snapshot = _NOT_EXAMINED
+        for dependency in self.depends:
+            _version_of(dependency)  # reports a mistake where the function is decorated, and not at its first call
+
+    def __reduce__(self) -> Any:
+        # The binders cannot be pickled, and the process that unpickles may be unable to read the source.
+        func = self.func
+        module, name = getattr(func, "__module__", None), getattr(func, "__qualname__", "")
+        found = (module, name) if module != "__main__" and _decorated(module, name) is func else None
+        given = None if found else func, self.ignore, self.hash_name, self._coerce, self.version, self.depends
+        return _unpickled, (found, given, self.path, self.source, _digest_of_code(self.function))
+
+    @property
+    def source(self) -> Source:
+        """The function's source."""
+        return source_of(self.function)
+
+    @property
+    def shared_with_joblib(self) -> bool:
+        """Whether joblib's key covers everything that the result depends on."""
+        return not (self.version is not None or self.depends or self._subject.state)
+
+    def examine(self) -> None:
+        """Take a new snapshot of the function."""
+        function = self.function
+        if self.snapshot is not _NOT_EXAMINED and self._is_plain:
+            self.signature = inspect.signature(function)
+            self._bind_words = dict_binder(self.signature, self._parameters)
+        code, defaults = getattr(function, "__code__", None), getattr(function, "__defaults__", None)
+        keyword_defaults = function.__kwdefaults__ if self._is_plain else None
+        is_lambda = getattr(function, "__name__", "") == "<lambda>"
+        wrapped = list(_wrapped_by(function))
+        signature, parameters, live = self._signature_of_keys(keyword_defaults)
+        tag = hash(
+            [
+                self.path,
+                None if self.version is not None else self.source.text.rstrip(),
+                self.version,
+                [name for name, _ in parameters],
+                [_version_of(dependency) for dependency in self.depends],
+                code if is_lambda else None,  # two lambdas in one line have the same source
+                [(code, source_of(inner).text.rstrip()) for inner in wrapped],
+            ]
+        )
+        names = code.co_freevars if isinstance(code, types.CodeType) else ()
+        cells = zip(names, getattr(function, "__closure__", None) or (), strict=False)
+        # "__class__" is the class around a method that calls super(). Like any other callee, it does not count.
+        counting = [cell for name, cell in cells if name != "__class__"]
+        plain = isinstance(function, types.FunctionType) and not is_lambda
+        self.snapshot = Snapshot(
+            code,
+            defaults,
+            keyword_defaults,
+            tag,
+            plain and self.hash_name != "md5" and self.shared_with_joblib and not counting,
+            row_binder(signature, parameters, tag, live),
+            [inner for inner in wrapped if _goes_by_name(inner)],
+            counting,
+        )
+
+    def _signature_of_keys(
+        self, keyword_defaults: dict[str, Any] | None
+    ) -> tuple[inspect.Signature | None, list[tuple[str, str]], dict[str, Any] | None]:
+        """Return the signature and parameters that calls are bound by, and defaults that the function may change."""
+        signature, parameters = self.signature, self._parameters
+        own = own_signature_of(self._subject)
+        if signature is None or own is None:
+            return signature, parameters, None
+        if set(self.ignore) <= {label for label, _ in parameters_of(own, (), self.function)}:
+            return own, parameters_of(own, self.ignore, self.function), keyword_defaults
+        # `ignore` contains names of the function inside a decorator. The decorator may pass on other defaults than its.
+        return without_defaults(signature), parameters, None
+
+    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
+        """Return the key of a call.
+
+        Raises
+        ------
+        ArgumentError
+            If the arguments do not fit the function.
+        HashingError
+            If an argument cannot be hashed.
+        Uncacheable
+            If a value of the closure cannot be hashed.
+        """
+        if self.is_stale():
+            self.examine()
+        if self.hash_name == "md5":
+            return self.joblib_key(args, kwargs)
+        snapshot, subject = self.snapshot, self._subject
+        if subject.args or subject.kwargs:
+            args, kwargs = (*subject.args, *args), {**subject.kwargs, **kwargs}
+        try:
+            row = snapshot.bind(*args, **kwargs)
+        except TypeError:
+            row = (snapshot.tag, self._unbound(args, kwargs))
+        if subject.state or snapshot.cells:
+            row = (*row, *subject.state, [_contents_of(cell) for cell in snapshot.cells])
+        if snapshot.wrapped:
+            row = (*row, [(inner.__code__, inner.__defaults__, inner.__kwdefaults__) for inner in snapshot.wrapped])
+        try:
+            return Key(self.path, hash(row, "xxh3_128", self._coerce) + "x")
+        except HashingError:
+            self._blame_closure()
+            raise
+
+    def is_stale(self) -> bool:
+        """Tell whether the function must be examined, for the first time or because it has other code or defaults."""
+        snapshot, function = self.snapshot, self.function
+        if self._is_plain:
+            return (
+                function.__code__ is not snapshot.code
+                or function.__defaults__ is not snapshot.defaults
+                or function.__kwdefaults__ is not snapshot.keyword_defaults
+            )
+        if snapshot is _NOT_EXAMINED:
+            return True
+        return snapshot.code is not None and (
+            function.__code__ is not snapshot.code or getattr(function, "__defaults__", None) is not snapshot.defaults
+        )
+
+    def joblib_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
+        """Return joblib's key of a call; if that would cover too little, another key, which joblib never makes."""
+        words = self.words(args, kwargs)
+        value: Any = words if self.shared_with_joblib else (self.snapshot.tag, words, self._subject.state)
+        return Key(self.path, hash(value, "md5", self._coerce))
+
+    def words(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments that count, by name."""
+        subject = self._subject
+        args, kwargs = (*subject.args, *args), {**subject.kwargs, **kwargs}
+        try:
+            words: dict[str, Any] = self._bind_words(*args, **kwargs)
+        except TypeError:
+            words = self._unbound(args, kwargs)
+        return words
+
+    def _unbound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return arguments that do not fit the signature, if a decorator may accept them all the same."""
+        if self.signature is not None and not hasattr(self.function, "__wrapped__"):
+            raise wrong_arguments(self.function, self.signature, args, kwargs) from None
+        return {"*": list(args), "**": kwargs}
+
+    def _blame_closure(self) -> None:
+        """Raise Uncacheable if the state or the closure of the function cannot be hashed."""
+        try:
+            hash(self._subject.state)
+        except HashingError as error:
+            raise Uncacheable(
+                f"{self.func!r:.80} is an object, so its state counts as an argument, but it cannot be hashed: {error}"
+            ) from error
+        snapshot = self.snapshot
+        for name, cell in zip(snapshot.code.co_freevars if snapshot.cells else (), snapshot.cells, strict=False):
+            try:
+                hash(_contents_of(cell))
+            except HashingError as error:
+                raise Uncacheable(
+                    f"its variable {name!r}, of the function around it, counts as an argument, but it cannot be "
+                    f"hashed: {error}"
+                ) from error
+
+
+def checked_depends(depends: Any) -> tuple[Any, ...]:
+    """Return ``depends=`` as a tuple, or raise TypeError if it is not a list or the like."""
+    if isinstance(depends, str) or not isinstance(depends, Iterable):
+        raise TypeError(f"depends={depends!r:.80} is not a list: pass a list of functions, classes or modules")
+    return tuple(depends)
+
+
+def _wrapped_by(function: Any) -> Iterator[Any]:
+    """Yield the functions inside a decorated function, outermost first: their sources count together with its own."""
+    for _ in range(100):  # bounded, because a function may have wrapped itself
+        function = getattr(function, "__wrapped__", None)
+        if function is None:
+            return
+        yield function
+
+
+def _goes_by_name(function: Any) -> bool:
+    return isinstance(function, types.FunctionType) and is_found(
+        function, getattr(function, "__module__", None), function.__qualname__
+    )
+
+
+def _contents_of(cell: Any) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # the variable has no value yet
+        return []
+
+
+def _version_of(dependency: Any) -> Any:
+    """Return a value that changes when the source of a function, class or module changes."""
+    identity = getattr(dependency, "_identity", None)
+    if isinstance(identity, Identity):  # a cached function: everything that it depends on counts too
+        if identity.is_stale():
+            identity.examine()
+        return identity.snapshot.tag
+    if isinstance(dependency, types.ModuleType):
+        return source_of_module(dependency)
+    if callable(dependency):
+        return source_of(subject_of(dependency).function).text.rstrip()
+    raise TypeError(
+        f"depends={dependency!r:.80} ({type(dependency).__name__}) has no source: name functions, classes or modules"
+    )
+
+
+def _decorated(module: Any, name: str) -> Any:
+    """Return the function inside the cached function that a module has under a name, or None."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return getattr(found, "func", None)
+
+
+def _digest_of_code(function: Any) -> str | None:
+    code = getattr(function, "__code__", None)
+    return hash(code) if isinstance(code, types.CodeType) else None
+
+
+def _unpickled(
+    found: tuple[str, str] | None, given: tuple[Any, ...], path: str, source: Source, code: str | None = None
+) -> Identity:
+    if found is not None:
+        importlib.import_module(found[0])
+        given = (_decorated(*found), *given[1:])
+    identity = Identity(*given)
+    identity.path = path
+    # The module that was imported here may be another version of the function, after an edit.
+    if found is None or code == _digest_of_code(identity.function):
+        remember_source(identity.function, source)
+    return identity

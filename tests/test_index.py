@@ -1,0 +1,99 @@
+"""The index of a file store with limits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from _store_util import KEY, PATIENCE, Start, make_start, make_store, meta
+from shoal.memory.storage._filestore import FileStore
+from shoal.memory.store import Key, Limits
+
+store, start = pytest.fixture(make_store), pytest.fixture(make_start)
+
+
+def test_entries_without_a_row_count(tmp_path: Path) -> None:
+    unlimited = FileStore(tmp_path / "cache")
+    for number in range(10):
+        unlimited.save(Key("f", f"{number:032x}"), number, meta())
+        os.utime(Path(unlimited.folder(Key("f", f"{number:032x}")), "output.pkl"), (number + 1e9, number + 1e9))
+    store = FileStore(tmp_path / "cache", limits=Limits(items=5))
+    assert store.load(Key("f", f"{3:032x}")) == 3
+    store.save(KEY, 1, meta())
+    assert {int(entry.key.call, 16) for entry in store.entries()} == {3, 7, 8, 9, 10}
+
+
+def test_a_store_without_limits_updates_an_existing_index(tmp_path: Path) -> None:
+    limited = FileStore(tmp_path / "cache", limits=Limits(items=5))
+    limited.save(KEY, 1, meta())
+    unlimited = FileStore(tmp_path / "cache")
+    for number in range(20):
+        unlimited.save(Key("f", f"{number:032x}"), number, meta())
+    assert len(list(limited.entries())) == 21
+    limited.save(KEY, 1, meta())
+    assert len(list(limited.entries())) == 5
+
+
+@pytest.mark.parametrize("data", [b"", b"no database" * 1000])
+def test_a_damaged_index_is_made_anew(tmp_path: Path, data: bytes) -> None:
+    store = FileStore(tmp_path / "cache", limits=Limits(items=5))
+    for number in range(5):
+        store.save(Key("f", f"{number:032x}"), number, meta())
+    del store
+    for end in ("-wal", "-shm"):
+        Path(tmp_path, "cache", ".shoal", "index.sqlite" + end).unlink(missing_ok=True)
+    path = tmp_path / "cache" / ".shoal" / "index.sqlite"
+    path.unlink()
+    path.write_bytes(data)
+    store = FileStore(tmp_path / "cache", limits=Limits(items=5))
+    for number in range(5, 10):
+        store.save(Key("f", f"{number:032x}"), number, meta())
+    assert {int(entry.key.call, 16) for entry in store.entries()} == set(range(5, 10))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_keeps_the_limit(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "cache", limits=Limits(items=5))
+    store.save(KEY, 1, meta())
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            for number in range(10):
+                store.save(Key("f", f"{number:032x}"), number, meta())
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(list(store.entries())) == 5
+    store.save(KEY, 1, meta())
+    assert len(list(store.entries())) == 5
+
+
+def test_a_store_that_was_removed_is_not_made_again_at_exit(start: Start, tmp_path: Path) -> None:
+    process = start("""
+        import shutil
+        store = FileStore(store.location, limits=Limits(items=5))
+        store.save(key(0), 0, Meta(0., 0., {}))
+        store.load(key(0))
+        shutil.rmtree(store.location)
+    """)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert os.listdir(tmp_path / "cache") == [".gitignore"]
+
+
+def test_uses_are_written_at_exit(start: Start, tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "cache" / "joblib", limits=Limits(items=5))
+    for number in range(5):
+        store.save(Key("module/function", f"{number:032x}"), number, meta())
+    process = start("""
+        store = FileStore(store.location, limits=Limits(items=5))
+        say(store.load(key(0)))
+    """)
+    assert process.communicate(timeout=PATIENCE)[0].split() == ["0"]
+    assert process.returncode == 0
+    store.save(KEY, 1, meta())
+    assert {int(entry.key.call, 16) for entry in store.entries()} == {0, 2, 3, 4, 10}
