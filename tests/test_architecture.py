@@ -19,8 +19,9 @@ FLOORS = (
     "parallel memory",
     "backends persistence hashing observe",
     "_pickling",
-    "_arrays _files _output _cpus _tracebacks",
-    "errors",
+    "_arrays _files _output _cpus",
+    "_tracebacks",
+    "errors _forks",
 )
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}
