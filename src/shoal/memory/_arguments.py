@@ -17,10 +17,10 @@ import inspect
 import sys
 import time
 import types
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
 from shoal.memory._source import Subject, names_of
 
@@ -76,7 +76,7 @@ def parameters_of(signature: inspect.Signature | None, ignore: Sequence[str], fu
         raise TypeError(f"ignore must be a list of the names of parameters, not {ignore!r:.80}")
     if signature is None:
         if ignore:
-            warnings.warn(f"Cannot inspect object {function}, ignore list will not work.", stacklevel=5)
+            warn(f"Cannot inspect object {function}, ignore list will not work.")
         return [("*", "args"), ("**", "kwargs")]
     named = [(_STARS.get(parameter.kind, name), name) for name, parameter in signature.parameters.items()]
     for item in ignore:

@@ -25,7 +25,6 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -101,10 +100,9 @@ class FileStore(Store):
         self.location = os.path.abspath(os.path.expanduser(os.fspath(location)))
         self._prefix = self.location + os.sep
         if self._compression is not None and mmap_mode is not None:
-            warnings.warn(
+            warn(
                 "Compressed items cannot be memmapped in a filesystem store. Option will be ignored.",
                 UserWarning,
-                stacklevel=2,
             )
         self._limits = Limits() if limits is None else limits
         own = os.path.join(self.location, _OWN) if own is None else own

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import importlib
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple
 
+from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
 
 
@@ -242,10 +242,9 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
     if location is None:
         return None
     if not isinstance(location, (str, os.PathLike)):
-        warnings.warn(
+        warn(
             f"a {type(location).__name__} cannot be the location of a store: nothing is kept. Give a path",
             CacheWarning,
-            stacklevel=3,
         )
         return None
     path = os.path.expanduser(os.fspath(location))
