@@ -87,7 +87,7 @@ def test_windows_cannot_use_more_than_61(monkeypatch: pytest.MonkeyPatch, fake_m
     fake_machine(128)
     assert cpu_count() == 128
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(_cpus, "_cores_told_by_a_command", lambda: 96)
+    monkeypatch.setattr(_cpus, "_cores_from_command", lambda: 96)
     assert cpu_count() == cpu_count(only_physical_cores=True) == 61
 
 
@@ -190,7 +190,7 @@ def test_cores_that_nothing_tells(
         ("sunos5", "sysctl", "8\n", 0),
     ],
 )
-def test_cores_told_by_a_command(
+def test_cores_from_a_command(
     monkeypatch: pytest.MonkeyPatch, platform: str, program: str, output: str, cores: int
 ) -> None:
     def run(command: tuple[str, ...], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -199,15 +199,15 @@ def test_cores_told_by_a_command(
 
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(subprocess, "run", run)
-    assert _cpus._cores_told_by_a_command.__wrapped__() == cores
+    assert _cpus._cores_from_command.__wrapped__() == cores
 
 
 def test_cores_when_the_command_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(_cpus, "_CORE_COMMANDS", {"darwin": ("/nonexistent/sysctl",)})
-    assert _cpus._cores_told_by_a_command.__wrapped__() == 0
+    assert _cpus._cores_from_command.__wrapped__() == 0
     monkeypatch.setattr(_cpus, "_CORE_COMMANDS", {"darwin": (sys.executable, "-c", "exit('no')")})
-    assert _cpus._cores_told_by_a_command.__wrapped__() == 0
+    assert _cpus._cores_from_command.__wrapped__() == 0
 
 
 # Control groups

@@ -111,7 +111,7 @@ def test_what_is_no_dump_at_all_is_told_so(tmp_path: Path, kind: str, way: str) 
     with pytest.raises(ForeignFile, match=looks_like) as caught:
         WAYS[way](path)
     assert isinstance(caught.value, (CorruptFile, pickle.UnpicklingError))
-    assert "no file of dump's or joblib's" in str(caught.value)
+    assert "was not written by shoal.dump or joblib" in str(caught.value)
     assert "damaged" not in str(caught.value)
     assert repr(pickle.loads(pickle.dumps(caught.value))) == repr(caught.value)
 

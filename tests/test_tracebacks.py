@@ -37,7 +37,7 @@ SAYS = {
     "a_call_stops": r"call [01], stop\([12]\) raised StopIteration\([12]\), which neither a generator",
     "call_takes_too_long": r"call 0, sleep\(2\) ran for longer than task_timeout=0\.3 seconds",
     "call_of_a_nested_run_takes_too_long": r"call 0, sleep\(1\) ran for longer than task_timeout=0\.2 seconds",
-    "result_takes_too_long": r"the result of call 0 did not come within timeout=0\.3 seconds",
+    "result_takes_too_long": r"the result of call 0 was not ready within timeout=0\.3 seconds",
     "argument_cannot_be_pickled": r"call 0, identity\(\.\.\.\), cannot be sent .*: args\[0\]\['lock'\] cannot",
     "function_cannot_be_pickled": "the function's variable lock cannot be pickled",
     "result_cannot_be_pickled": r"the result of call [01], a_lock\(\.\.\.\), cannot be sent .*: result\['lock'\]",
