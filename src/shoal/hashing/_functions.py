@@ -1,4 +1,4 @@
-"""What is written of functions, methods, classes and modules.
+"""Writers for functions, methods, classes and modules.
 
 ::
 

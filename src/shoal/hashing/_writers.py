@@ -38,7 +38,7 @@ def register_hasher(type: type[T], function: Callable[[T], Any]) -> None:
     """Register a function that returns what is hashed in place of objects of a type, under "xxh3_128".
 
     Use it for types whose equal objects have different pickles, for types that cannot be pickled, and to leave out
-    what should not count. Digests under "md5" and "sha1" are joblib's and ignore registrations.
+    parts that should not count. Digests under "md5" and "sha1" are joblib's and ignore registrations.
 
     Parameters
     ----------
