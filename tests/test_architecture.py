@@ -44,13 +44,14 @@ LATE = {
         "backends._multiprocessing",
     ): "it imports multiprocessing; only checks of some options need it",
     ("parallel._checks", "backends._processes"): "only the checks of some options need it",
-    ("parallel._parallel", "_pickling"): "runs in this process pickle nothing",
-    ("parallel._parallel", "observe._teller"): "a run without listeners needs no events",
     ("parallel._parallel", "parallel._async"): "it imports asyncio, which only acall() needs",
-    ("parallel._parallel", "parallel._faults"): "it is imported while new workers start",
-    ("parallel._parallel", "parallel._launch"): "it is imported while new workers start; one worker needs no run",
-    ("parallel._parallel", "parallel._resume"): "only memory= needs it",
-    ("parallel._parallel", "parallel._seeds"): "only seed= needs it; it imports numpy",
+    ("parallel._plan", "observe._teller"): "a run without listeners needs no events",
+    ("parallel._plan", "parallel._resume"): "only memory= needs it",
+    ("parallel._plan", "parallel._seeds"): "only seed= needs it; it imports numpy",
+    ("parallel._runner", "_pickling"): "runs in this process pickle nothing",
+    ("parallel._runner", "parallel._launch"): "it is imported while new workers start; one worker needs no run",
+    ("parallel._serial", "parallel._faults"): "a plain loop needs it only if a call fails",
+    ("parallel._serial", "parallel._resume"): "a plain loop needs it only with memory=",
     ("backends._forked", "backends._blas"): "a forked worker needs it only if the program has numpy",
     ("backends._forked", "errors"): "it imports loky, which only a program that uses loky's contexts needs",
     ("backends._processes", "backends._forkserver"): "it imports fcntl, which Windows does not have",
@@ -77,7 +78,6 @@ LATE = {
 CIRCLES = {
     ("memory._bound", "memory._cached"): "for types: a bound method refers to its cached function",
     ("memory._changes", "memory._cached"): "for types: the check of a source clears the cached function",
-    ("parallel._async", "parallel._parallel"): "for types: acall() is implemented beside Parallel",
 }
 
 

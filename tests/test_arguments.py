@@ -109,7 +109,7 @@ def test_a_value_is_refused_where_it_is_written(name: str, value: Any, kind: typ
         Parallel(**{name: value})
     with pytest.raises(kind, match=said):
         parallel_config(**{name: value})
-    assert Parallel()._settings == Parallel(n_jobs=1)._settings  # it has left nothing behind
+    assert Parallel()._plan.settings == Parallel(n_jobs=1)._plan.settings  # it has left nothing behind
 
 
 @pytest.mark.parametrize(

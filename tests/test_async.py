@@ -206,7 +206,7 @@ def test_a_generator_that_is_dropped_ends_its_run(gate: Path, tmp_path: Path) ->
     async def main() -> None:
         async for _ in parallel.acall([delayed(square)(7), *(delayed(gated)(gate, tmp_path, x) for x in range(20))]):
             break
-        while parallel._running:
+        while parallel._runner.running:
             await asyncio.sleep(0.01)
 
     run(main)
@@ -225,7 +225,7 @@ def test_a_coroutine_that_outlives_its_loop_ends_its_run(gate: Path, tmp_path: P
     loop.close()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     gate.touch()
-    assert until(lambda: not parallel._running, 5)
+    assert until(lambda: not parallel._runner.running, 5)
 
 
 @each_stream

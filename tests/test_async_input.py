@@ -325,11 +325,11 @@ def test_async_with_keeps_the_workers(backend: str) -> None:
     async def main() -> None:
         async with Parallel(n_jobs=2, backend=backend) as parallel:
             assert await parallel.acall(Source(3)) == [0, 1, 4]
-            kept = parallel._kept
+            kept = parallel._runner._slots
             assert kept
             assert await parallel.acall(Source(3)) == [0, 1, 4]
-            assert parallel._kept is kept
-        assert parallel._kept is None
+            assert parallel._runner._slots is kept
+        assert parallel._runner._slots == []
         assert parallel(delayed(square)(number) for number in range(3)) == [0, 1, 4]
 
     run(main)
@@ -340,6 +340,6 @@ def test_async_with_lets_an_exception_pass() -> None:
         with pytest.raises(LookupError):
             async with Parallel(n_jobs=2, backend="threading") as parallel:
                 await parallel.acall([delayed(fails)(1)])
-        assert parallel._kept is None
+        assert parallel._runner._slots == []
 
     run(main)

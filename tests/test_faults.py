@@ -26,7 +26,7 @@ from shoal import Parallel, delayed
 from shoal.backends import _messages
 from shoal.backends._process import Process
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback, UnusedResultsWarning, WorkerDied
-from shoal.parallel._transport import Transport
+from shoal.parallel._process_transport import ProcessTransport
 
 GENERATORS = ["generator", "generator_unordered"]
 RETURNS = ["list", *GENERATORS]
@@ -324,7 +324,7 @@ def begin(folder: Path) -> None:
     wait_for(folder / "gate")
 
 
-@pytest.mark.parametrize("where", [(Transport, "send"), (Process, "send"), (Process, "_write")])
+@pytest.mark.parametrize("where", [(ProcessTransport, "send"), (Process, "send"), (Process, "_write")])
 def test_interrupt_while_a_batch_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     """It comes when the call runs already, and before that was noted: its worker must not stay busy."""
     worker_pids(2)

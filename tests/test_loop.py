@@ -20,10 +20,12 @@ from shoal.parallel._batch import Batch
 from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._faults import Faults
 from shoal.parallel._notes import Running
+from shoal.parallel._plan import Plan
 from shoal.parallel._policies import auto_batch_size
 from shoal.parallel._run import Cancelled
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings
+from shoal.parallel._transport import Received, Request
 from shoal.parallel._worker import Missing
 
 
@@ -41,10 +43,11 @@ class Answer(NamedTuple):
     retiring: int | None = None
 
 
-class Shipment:
-    """What a batch in flight holds."""
+class Sent(Request):
+    """A batch in flight."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch)
         self.closed = False
         self.nbytes = self.returned = 8
 
@@ -133,7 +136,7 @@ class World:
         self.workers = [Worker(self) for _ in range(n_workers)]
         self.late: list[Worker] = []
         self.messages: deque[Any] = deque()
-        self.shipments: list[Shipment] = []
+        self.requests: list[Sent] = []
         self.failures: Counter[int] = Counter()
         self.given: Counter[int] = Counter()
         self.results: list[Any] = []
@@ -151,16 +154,16 @@ class World:
 
     # the transport
 
-    def encode(self, batch: Batch) -> Shipment:
+    def encode(self, batch: Batch) -> Sent:
         numbers = [args[0] for _, args, _ in batch]
         assert numbers == list(range(batch.start, batch.start + len(batch)))
-        self.shipments.append(Shipment())
-        return self.shipments[-1]
+        self.requests.append(Sent(batch))
+        return self.requests[-1]
 
-    def send(self, batch: Batch, encoding: Shipment, executor: Worker) -> tuple[Future[Any], Shipment]:
-        numbers = [args[0] for _, args, _ in batch]
+    def send(self, request: Sent, executor: Worker) -> Future[Any]:
+        numbers = [args[0] for _, args, _ in request.batch]
         self.given.update(numbers)
-        return executor.take(numbers), encoding
+        return executor.take(numbers)
 
     def running(self, executor: Worker) -> Running:
         return executor.noted
@@ -172,9 +175,9 @@ class World:
         running, executor.noted = executor.noted, Running(None, None, self.now, 0)
         return running
 
-    def receive(self, batch: Batch, outcome: Answer, shipment: Shipment) -> tuple[list[int], Any, bool]:
-        assert not shipment.closed
-        return outcome.values, outcome.error, outcome.whole
+    def receive(self, request: Sent, reply: Answer) -> Received:
+        assert not request.closed
+        return Received(reply.values, reply.error, reply.whole)
 
     def close(self) -> None:
         self.closed += 1
@@ -269,7 +272,7 @@ class World:
         self.ended_by = "cancel"
         self.put(Cancelled())
 
-    run: BatchRun
+    run: BatchRun[Any]
 
 
 @settings(max_examples=500)
@@ -288,7 +291,8 @@ def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
     wait = data.draw(st.sampled_from([0.0, 3.0]), label="retry_wait")
 
     world = World(data, n_workers, pre_dispatch, limit)
-    options = Settings(retries=retries, on_error=on_error, retry_wait=wait)
+    options = Settings(retries=retries, on_error=on_error, retry_wait=wait, task_timeout=limit)
+    plan = Plan(FakeBackend(world), options, timeout=timeout)
     schedule = Schedule(
         ((abs, (number,), {}) for number in range(n)),
         slots=n_workers,
@@ -305,7 +309,8 @@ def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
     with ExitStack() as patched:
         for module in ("_run", "_batch_run", "_faults"):
             patched.enter_context(mock.patch(f"shoal.parallel.{module}.time", world))
-        run = BatchRun(world, None, FakeBackend(world), slots, schedule, None, timeout, faults, limit, None, release)
+        transport: Any = world
+        run = BatchRun(plan, slots, schedule, None, faults, release, transport, None)
         run.inbox = world
         world.run = run
         try:
@@ -321,7 +326,7 @@ def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
             error = cancelled
 
     assert not any(worker.batches for worker in world.workers), "a worker runs what nobody waits for"
-    assert all(shipment.closed for shipment in world.shipments)
+    assert all(request.closed for request in world.requests)
     assert world.closed == 1
     release.assert_called_once_with()
 

@@ -27,7 +27,7 @@ from shoal.backends._threads import ThreadingBackend
 
 
 def setting(parallel: Parallel, name: str) -> Any:
-    return parallel._backend.name if name == "backend" else getattr(parallel._settings, name)
+    return parallel._backend.name if name == "backend" else getattr(parallel._plan.settings, name)
 
 
 def backend_and_n_jobs(**arguments: Any) -> tuple[str, int]:
@@ -144,7 +144,7 @@ def test_a_context_does_not_reach_into_calls(backend: str) -> None:
 
 def nested_settings() -> tuple[str, int, Any]:
     parallel = Parallel()
-    return parallel._backend.name, parallel.n_jobs, parallel._settings.max_nbytes
+    return parallel._backend.name, parallel.n_jobs, parallel._plan.settings.max_nbytes
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,9 @@ def settings(parallel):
     if library.__name__ == "joblib":
         kept = parallel._backend_kwargs
         return [kept["max_nbytes"], kept["mmap_mode"], kept["temp_folder"]]
-    return [parallel._max_nbytes, parallel._settings.mmap_mode, parallel._settings.temp_folder]
+    kept = parallel._plan.settings
+    nbytes = kept.max_nbytes if kept.max_nbytes is None else library._files.parse_size(kept.max_nbytes)
+    return [nbytes, kept.mmap_mode, kept.temp_folder]
 
 def workers(parallel):
     backend = parallel._backend

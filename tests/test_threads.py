@@ -148,7 +148,7 @@ def test_one_parallel_does_one_run_at_a_time(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     thread = threading.Thread(target=parallel, args=([delayed(wait_for)(gate)],))
     thread.start()
-    while not parallel._running:
+    while not parallel._runner.running:
         time.sleep(0.001)
     try:
         with pytest.raises(RuntimeError, match="already running"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal._cpus import is_serial
 from shoal._tracebacks import warn
@@ -24,30 +24,21 @@ __all__ = [
 ]
 
 
-class _Lazy:
-    """The factory of a backend of ours, imported when it is first called; `extra` installs what it needs."""
+class _Ours(NamedTuple):
+    """A backend of shoal's, which is imported when it is first asked for."""
 
-    def __init__(self, module: str, name: str, extra: str | None = None) -> None:
-        self.module, self.name, self.extra = module, name, extra
-
-    def __call__(self, **options: Any) -> Backend:
-        try:
-            module = importlib.import_module(self.module)
-        except ModuleNotFoundError as error:
-            if self.extra is None or (error.name or "shoal").startswith("shoal"):
-                raise
-            raise MissingExtra(f"the backend {self.extra!r}", str(error.name), self.extra) from None
-        factory: Factory = getattr(module, self.name)
-        return factory(**options)
+    module: str
+    name: str
+    extra: str | None = None  # the extra that installs what it needs
 
 
-_factories: dict[str, Factory] = {
-    "dask": _Lazy("shoal.backends._dask", "DaskBackend", extra="dask"),
-    "loky": _Lazy("shoal.backends._processes", "LokyBackend"),
-    "multiprocessing": _Lazy("shoal.backends._multiprocessing", "MultiprocessingBackend"),
-    "ray": _Lazy("shoal.backends._ray", "RayBackend", extra="ray"),
-    "sequential": _Lazy("shoal.backends._inline", "SequentialBackend"),
-    "threading": _Lazy("shoal.backends._threads", "ThreadingBackend"),
+_factories: dict[str, Factory | _Ours] = {
+    "dask": _Ours("shoal.backends._dask", "DaskBackend", extra="dask"),
+    "loky": _Ours("shoal.backends._processes", "LokyBackend"),
+    "multiprocessing": _Ours("shoal.backends._multiprocessing", "MultiprocessingBackend"),
+    "ray": _Ours("shoal.backends._ray", "RayBackend", extra="ray"),
+    "sequential": _Ours("shoal.backends._inline", "SequentialBackend"),
+    "threading": _Ours("shoal.backends._threads", "ThreadingBackend"),
 }
 _NEED_PROCESSES = ("loky", "multiprocessing")
 _registered_default: str | None = None
@@ -101,6 +92,14 @@ def create(name: str, **options: Any) -> Backend:
         near = difflib.get_close_matches(str(name).lower(), names(), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"Invalid backend: {name}, expected one of {names()}{hint}") from None
+    if isinstance(factory, _Ours):
+        try:
+            module = importlib.import_module(factory.module)
+        except ModuleNotFoundError as error:
+            if factory.extra is None or (error.name or "shoal").startswith("shoal"):
+                raise
+            raise MissingExtra(f"the backend {factory.extra!r}", str(error.name), factory.extra) from None
+        factory = getattr(module, factory.name)
     return factory(**options)
 
 

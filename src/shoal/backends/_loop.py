@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 
 from shoal.backends.base import start_thread
+from shoal.errors import cannot_start
 
 Request = Callable[[], object]
 
@@ -64,7 +65,7 @@ class Loop:
         Raises
         ------
         WorkerStartError
-            If the system allows no more threads.
+            If the system allows no more threads, or there is no memory for one.
         OSError
             If it allows no more descriptors.
         """
@@ -74,7 +75,11 @@ class Loop:
             self._woken.setblocking(False)
             self._waker.setblocking(False)
             self._selector.register(self._woken, selectors.EVENT_READ, self._wake_up)
-            thread = start_thread(self._name, self._run, make_room=False)
+            begun = threading.Event()
+            thread = start_thread(self._name, self._run, begun, make_room=False)
+            while not begun.wait(0.1):
+                if not thread.is_alive():  # the interpreter had no memory for the thread's first steps
+                    raise cannot_start(MemoryError("the thread ended before it could begin"))
             opened.pop_all()
         self._thread = thread
 
@@ -122,12 +127,17 @@ class Loop:
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
 
-    def _run(self) -> None:
+    def _run(self, begun: threading.Event) -> None:
+        begun.set()
+        delay = 0.0
         while True:
             try:
+                if delay:
+                    time.sleep(delay)
+                    delay = 0.0
                 self._turn()
-            except MemoryError:  # there will be some again, and without this thread every later run would wait for ever
-                time.sleep(0.01)
+            except MemoryError:  # the thread goes on when memory is free again: without it, later runs would hang
+                delay = 0.01
 
     def _turn(self) -> None:
         """Wait until something is to be done, and do it."""

@@ -6,7 +6,7 @@
     awaits, iterates ── starts ──────────────────> makes the run, and is its loop
         ^                                             │ the run; each sequence of results that is due;
         └── asyncio.Queue <── call_soon_threadsafe ───┘ at last, what has ended it
-    is cancelled, or leaves ── Parallel.stop ────> the run ends, which is awaited
+    is cancelled, or leaves ── Runner.stop ──────> the run ends, which is awaited
 
 An asynchronous iterable is read in the event loop, by a task of its own (_arrivals.py).
 """
@@ -15,30 +15,27 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal import backends
 from shoal.errors import CallStopped
 from shoal.parallel._arrivals import Arrivals, Arrived
 from shoal.parallel._delayed import Call
+from shoal.parallel._plan import Plan
 from shoal.parallel._run import Run
-
-if TYPE_CHECKING:
-    from shoal.parallel._parallel import Parallel
-
+from shoal.parallel._runner import Runner
 
 Calls = Iterable[Call] | AsyncIterable[Call]
 
 
-async def collect(parallel: Parallel, calls: Calls, total: int | None = None) -> list[Any]:
-    """Return the results of a run in a list."""
+async def collect(runner: Runner, plan: Plan, calls: Calls, label: str) -> list[Any]:
+    """Return the results of a run in a list; the arguments are those of :class:`_Course`."""
     results: list[Any] = []
-    async with _Course(parallel, calls, total) as course:
+    async with _Course(runner, plan, calls, label) as course:
         try:
             while (values := await course.due(None)) is not None:
                 results += values
@@ -49,12 +46,12 @@ async def collect(parallel: Parallel, calls: Calls, total: int | None = None) ->
     return results
 
 
-async def each(parallel: Parallel, calls: Calls, total: int | None = None) -> AsyncGenerator[Any, None]:
-    """Yield the results of a run."""
-    async with _Course(parallel, calls, total) as course:
+async def each(runner: Runner, plan: Plan, calls: Calls, label: str) -> AsyncGenerator[Any, None]:
+    """Yield the results of a run; the arguments are those of :class:`_Course`."""
+    async with _Course(runner, plan, calls, label) as course:
         while True:
             try:
-                values = await course.due(parallel.timeout)
+                values = await course.due(plan.timeout)
             except StopAsyncIteration as stop:
                 if hasattr(stop, "call"):
                     raise CallStopped(stop.call, stop) from stop
@@ -80,12 +77,20 @@ class _Over:
 class _Course:
     """One run, as an event loop sees it: it begins when this is entered, and has ended when it is left.
 
-    No asynchronous generator, since a loop that ends closes all of those at once, the inner with the outer.
+    It is no asynchronous generator: an event loop that ends closes all of those at once, the inner with the outer.
+
+    Parameters
+    ----------
+    runner
+        Makes the run.
+    plan, calls
+        What is to be run.
+    label
+        What lines of `verbose` and the progress bar begin with.
     """
 
-    def __init__(self, parallel: Parallel, calls: Calls, total: int | None) -> None:
-        self._parallel = parallel
-        self._total = parallel.total if total is None else total
+    def __init__(self, runner: Runner, plan: Plan, calls: Calls, label: str) -> None:
+        self._runner, self._plan, self._label = runner, plan, label
         self._calls: Any = calls
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._over = False
@@ -99,7 +104,7 @@ class _Course:
 
     async def __aexit__(self, *_: object) -> None:
         if not self._over:
-            self._parallel.stop()
+            self._runner.stop()
         try:
             asyncio.get_running_loop()
         except RuntimeError:  # the loop is over, and the collector closes what still waited there
@@ -146,8 +151,7 @@ class _Course:
         return message
 
     def _begin(self) -> None:
-        self._parallel._claim()
-        self._parallel._total = self._total
+        self._runner.claim()
         loop = asyncio.get_running_loop()
         if not isinstance(self._calls, Iterable) and isinstance(self._calls, AsyncIterable):
             self._arrivals = Arrivals(loop)
@@ -156,13 +160,13 @@ class _Course:
         try:
             thread.start()
         except BaseException:
-            self._parallel._ended()
+            self._runner.release()
             raise
         if self._arrivals is not None:
             self._feeder = loop.create_task(self._arrivals.feed(self._calls))
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Be the thread of the run."""
+        """Run the loop of the run in a thread of its own, and pass what it yields to the event loop."""
 
         def tell(message: Any) -> None:
             loop.call_soon_threadsafe(self._arrived.put_nowait, message)
@@ -181,23 +185,19 @@ class _Course:
                     tell(values)
         except BaseException as caught:  # it is raised where the results are awaited
             error = caught
-        self._parallel._ended()
+        self._runner.release()
         with suppress(RuntimeError):  # the event loop was closed, and nobody is there to be told
             tell(_Over(error))
 
     def _make_run(self) -> Run:
-        maker = parallel = self._parallel
-        n_workers = parallel._backend.workers(parallel.n_jobs, parallel._settings.depth)
+        plan, arrivals = self._plan, self._arrivals
+        n_workers = plan.workers()
         if n_workers == 1:  # a plain loop would hold up the event loop, and could not be given up
-            maker = copy.copy(parallel)
-            maker._backend, maker._kept = backends.create("threading"), None
-        arrivals = self._arrivals
-        calls, total = parallel._input(self._calls if arrivals is None else arrivals)
+            plan = plan._replace(backend=backends.create("threading"))
+        calls, number = plan.input(self._calls if arrivals is None else arrivals)
         if arrivals is not None:
             calls = Arrived(arrivals, calls)
-        run = parallel._run = maker._make_run(calls, n_workers, total)
+        run = self._runner.start(plan, calls, n_workers, number, partial(plan.listen, self._label))
         if arrivals is not None:
             arrivals.wake = partial(run.inbox.put, None)
-        if parallel._stopped:
-            run.stop()
         return run

@@ -17,49 +17,64 @@ import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from shoal import errors
 from shoal._files import format_size
+from shoal.backends import Slot
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
 from shoal.parallel._failures import Unsendable, span
-from shoal.parallel._faults import named
+from shoal.parallel._faults import Faults, named
 from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
 from shoal.parallel._notes import Running
-from shoal.parallel._objects import Nothing, ObjectTransport
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
-from shoal.parallel._transport import Shipment, Transport
+from shoal.parallel._schedule import Schedule
+from shoal.parallel._transport import R, Transport
 from shoal.parallel._worker import Missing
 
-Held = Shipment | Nothing
+if TYPE_CHECKING:
+    from shoal.observe._teller import Teller
+    from shoal.parallel._plan import Plan
 
 
-class BatchRun(Run):
+class BatchRun(Run, Generic[R]):
     """A run on slots that are sent batches.
 
     Parameters
     ----------
+    plan, slots, schedule, tell, faults, release
+        As for :class:`Run`.
     transport
-        Their way there and back.
+        The way of the batches there and back.
     limits
         When workers are replaced; None for no limit.
     """
 
-    def __init__(self, transport: Transport | ObjectTransport, limits: Limits | None, *args: Any) -> None:
-        super().__init__(*args)
-        self._transport: Any = transport
+    def __init__(
+        self,
+        plan: Plan,
+        slots: list[Slot],
+        schedule: Schedule,
+        tell: Teller | None,
+        faults: Faults,
+        release: Callable[[], None],
+        transport: Transport[R],
+        limits: Limits | None,
+    ) -> None:
+        super().__init__(plan, slots, schedule, tell, faults, release)
+        self._transport = transport
         self._limits = limits or Limits(None, None)
         # What waits behind the last calls of a worker would come back as it went.
         self._ahead = 1 if self._limits.calls is None else 0
         if self._limits.memory is not None:
             self._look_at = 0.0
-        self._in_flight: list[list[tuple[Batch, Held]]] = [[] for _ in self.slots]
+        self._in_flight: list[list[R]] = [[] for _ in self.slots]
         self._sending: int | None = None
         # The batch that is sent next, encoded while all workers were busy: that takes longer than to send it.
-        self._next: tuple[Batch, Any] | None = None
+        self._next: R | None = None
         self._deaths: list[tuple[BaseException | None, Running | None]] = [(None, None) for _ in self.slots]
         self._died_idle: dict[int, BaseException] = {}  # by slot
         self._full = False  # whether calls wait until results are taken
@@ -77,31 +92,31 @@ class BatchRun(Run):
         return self.schedule.finished
 
     def _busy(self) -> list[int]:
-        return [index for index, batches in enumerate(self._in_flight) if batches or index == self._sending]
+        return [index for index, requests in enumerate(self._in_flight) if requests or index == self._sending]
 
     def _feed(self, index: int, one: bool = False, ahead: int = 0) -> None:
         """Send batches to a slot: as many as it runs at a time, and `ahead` times as many where that is worth it."""
         executor, width = self.slots[index]
-        batches = self._in_flight[index]
-        while len(batches) < width * (1 + ahead):
-            if not self._prepare(busy=len(batches) >= width):
+        requests = self._in_flight[index]
+        while len(requests) < width * (1 + ahead):
+            if not self._prepare(busy=len(requests) >= width):
                 return
-            assert self._next is not None
-            batch, encoding = self._next
+            request = self._next
+            assert request is not None
             self._sending = index  # an interrupt may come when the batch is on its way and not noted yet
-            future, shipment = self._transport.send(batch, encoding, executor)
-            batches.append((batch, shipment))
+            future = self._transport.send(request, executor)
+            requests.append(request)
             self._next = self._sending = None
             if self._tell is not None:
-                self._tell.dispatched(len(batch))
-            future.add_done_callback(partial(self._arrived, index, batch, shipment, executor))
+                self._tell.dispatched(len(request.batch))
+            future.add_done_callback(partial(self._arrived, index, request, executor))
             if one:
                 return
 
     def _prepare(self, busy: bool = False) -> bool:
         """Encode the next batch, if none is; return whether there is one to send, which has to wait if `busy`."""
         if self._next is not None:
-            return not busy or self.schedule.worth_queueing(len(self._next[0]))
+            return not busy or self.schedule.worth_queueing(len(self._next.batch))
         with self._room:
             room = self.schedule.room
             self._full = room <= 0
@@ -110,10 +125,10 @@ class BatchRun(Run):
             self._tell.exhausted(self.schedule.read)
         if batch is None:
             return False
-        self._next = batch, self._transport.encode(batch)
+        self._next = self._transport.encode(batch)
         return True
 
-    def _arrived(self, index: int, batch: Batch, shipment: Held, executor: Executor, future: Future[Any]) -> None:
+    def _arrived(self, index: int, request: R, executor: Executor, future: Future[Any]) -> None:
         running: Running | None = None
         error = None if future.cancelled() else future.exception()
         if isinstance(error, BrokenExecutor):
@@ -121,42 +136,42 @@ class BatchRun(Run):
             if self._deaths[index][0] is not error:
                 self._deaths[index] = error, self._transport.replaced(executor)
             running = self._deaths[index][1]
-        self.inbox.put((index, batch, shipment, running, future))
+        self.inbox.put((index, request, running, future))
 
-    def _take(self, message: tuple[int, Batch, Held, Running | None, Future[Any]]) -> Due:
-        index, batch, shipment, running, future = message
-        if (batch, shipment) not in self._in_flight[index]:  # it was given up meanwhile
+    def _take(self, message: tuple[int, R, Running | None, Future[Any]]) -> Due:
+        index, request, running, future = message
+        if request not in self._in_flight[index]:  # it was given up meanwhile
             return []
         try:
-            outcome = future.result()
+            reply = future.result()
         except (BrokenExecutor, Missing, CancelledError) as lost:
-            due = self._lost(index, batch, shipment, running, lost)
+            due = self._lost(index, request, running, lost)
         except Unsendable as refusal:
-            due = self._unsent(index, batch, shipment, refusal)
+            due = self._unsent(index, request, refusal)
         except Exception as error:
-            due = self._unsent(index, batch, shipment, self._transport.explain(batch, error))
+            due = self._unsent(index, request, self._transport.explain(request.batch, error))
         else:
-            due = self._received(index, batch, shipment, outcome)
+            due = self._received(index, request, reply)
         self._feed(index, ahead=self._ahead)
         self._go_on()
         return due
 
-    def _received(self, index: int, batch: Batch, shipment: Held, outcome: Any) -> Due:
-        slot = self.slots[index]
-        if outcome.retiring and self._backend.retire(slot, outcome.retiring):
+    def _received(self, index: int, request: R, reply: Any) -> Due:
+        slot, batch, memory = self.slots[index], request.batch, self._plan.memory
+        if reply.retiring and self._plan.backend.retire(slot, reply.retiring):
             self._transport.replaced(slot.executor)
         try:
-            values, error, whole = self._transport.receive(batch, outcome, shipment)
+            values, error, whole = self._transport.receive(request, reply)
         finally:
-            self._drop(index, batch, shipment)
+            self._drop(index, request)
         done = batch if error is None else batch.split(len(values))
-        if self._memory is not None:
+        if memory is not None:
             for done_call, value in zip(done, values, strict=False):  # the last may not be done: it was cut short
-                keep(self._memory, done_call, value)
-        nbytes = shipment.nbytes + shipment.returned
-        due = self.schedule.completed(done, values, outcome.elapsed, nbytes, shipment.returned)
+                keep(memory, done_call, value)
+        nbytes = request.nbytes + request.returned
+        due = self.schedule.completed(done, values, reply.elapsed, nbytes, request.returned)
         if self._tell is not None and values:
-            self._tell.completed(len(values), outcome.elapsed, self.schedule.size)
+            self._tell.completed(len(values), reply.elapsed, self.schedule.size)
         if error is not None:
             if whole and not self._faults.lenient:
                 raise error
@@ -165,9 +180,10 @@ class BatchRun(Run):
                 due += self._failed(call, error)
         return due
 
-    def _lost(self, index: int, batch: Batch, shipment: Held, running: Running | None, lost: BaseException) -> Due:
+    def _lost(self, index: int, request: R, running: Running | None, lost: BaseException) -> Due:
         """Take note that a batch has died with its worker, or was on its way to one that had died before."""
-        self._drop(index, batch, shipment)
+        batch = request.batch
+        self._drop(index, request)
         self._transport.forget(self.slots[index].executor)  # also where it was sent something before this was known
         at = self._culprit(index, batch, running, lost)
         if at is None and self.slots[index].width > 1 and len(batch) > 1 and not self._faults.lenient:
@@ -182,12 +198,12 @@ class BatchRun(Run):
         error.__cause__ = lost.with_traceback(None) if self.slots[index].width > 1 else None
         return self._failed(call, error)
 
-    def _unsent(self, index: int, batch: Batch, shipment: Held, refusal: Unsendable) -> Due:
+    def _unsent(self, index: int, request: R, refusal: Unsendable) -> Due:
         """Take note that a batch could not be encoded."""
-        self._drop(index, batch, shipment)
+        self._drop(index, request)
         if refusal.at is None and not self._faults.lenient:
             raise refusal.error
-        call = self.schedule.lost(batch, refusal.at)
+        call = self.schedule.lost(request.batch, refusal.at)
         return [] if call is None else self._failed(call, refusal.error)
 
     def _culprit(self, index: int, batch: Batch, running: Running | None, lost: BaseException) -> int | None:
@@ -205,7 +221,7 @@ class BatchRun(Run):
 
     def _look(self, now: float) -> Due:
         due: Due = []
-        seconds, memory = self._task_timeout, self._limits.memory
+        seconds, memory = self._plan.settings.task_timeout, self._limits.memory
         self._look_at = now + min(seconds or math.inf, math.inf if memory is None else SAMPLE_SECONDS)
         for index in self._busy():
             running = self._transport.running(self.slots[index].executor)
@@ -230,11 +246,11 @@ class BatchRun(Run):
         """End a slot's worker in the middle of a call, whose failure that is; what else it held runs again."""
         due: Due = []
         executor = self.slots[index].executor
-        self.slots[index] = self._backend.abort(self.slots[index])
+        self.slots[index] = self._plan.backend.abort(self.slots[index])
         self._transport.replaced(executor)
-        for batch, shipment in list(self._in_flight[index]):
-            self._drop(index, batch, shipment)
-            call = self.schedule.lost(batch, _place(batch, culprit))
+        for request in list(self._in_flight[index]):
+            self._drop(index, request)
+            call = self.schedule.lost(request.batch, _place(request.batch, culprit))
             if call is not None:
                 due += self._failed(call, error(_name(call)))
         return due
@@ -255,22 +271,22 @@ class BatchRun(Run):
         # the pace yet.
         if self.schedule.given_out and self._next is None:
             return
-        for index, batches in enumerate(self._in_flight):
-            if len(batches) < self.slots[index].width:
+        for index, requests in enumerate(self._in_flight):
+            if len(requests) < self.slots[index].width:
                 self._feed(index)
         if self.schedule.early and all(self._in_flight):
             self._prepare()
 
-    def _drop(self, index: int, batch: Batch, shipment: Held) -> None:
-        shipment.close()
-        self._in_flight[index].remove((batch, shipment))
+    def _drop(self, index: int, request: R) -> None:
+        request.close()
+        self._in_flight[index].remove(request)
 
     def _clean(self) -> None:
         if self._next is not None:
-            self._next[1].close()
-        for batches in self._in_flight:
-            for _, shipment in batches:
-                shipment.close()
+            self._next.close()
+        for requests in self._in_flight:
+            for request in requests:
+                request.close()
         self._transport.close()
 
 

@@ -160,6 +160,11 @@ def _progress(_name: str, progress: Any) -> None:
         )
 
 
+def _batch_size(_name: str, size: Any) -> None:
+    if size != "auto" and not callable(size) and not (_is_integer(size) and int(size) > 0):
+        raise ValueError(f"batch_size must be 'auto', a positive integer or a callable, got: {size!r}")
+
+
 def _timeout(_name: str, timeout: Any) -> None:
     number = as_number(timeout)
     if timeout is not None and (number is None or number < 0):
@@ -246,6 +251,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "max_nbytes": _size,
     "mmap_mode": _mmap_mode,
     "progress": _progress,
+    "batch_size": _batch_size,
     "timeout": _timeout,
     "total": _total,
     "retries": _retries,

@@ -33,7 +33,8 @@ from shoal.errors import CallStopped
 from shoal.parallel._checks import integer
 from shoal.parallel._faults import Faults
 from shoal.parallel._launch import make_run, size_policy
-from shoal.parallel._parallel import Parallel
+from shoal.parallel._parallel import ARGUMENTS
+from shoal.parallel._plan import Plan, plan_of
 from shoal.parallel._run import Run
 from shoal.parallel._settings import DEFAULTS, Default, current
 from shoal.parallel._submitted import Submitted
@@ -147,9 +148,12 @@ def executor(
         n_jobs = integer(max_workers, "max_workers")
     if n_jobs is None and current().n_jobs is None:
         n_jobs = -1
-    parallel = _Workers(
-        n_jobs,
-        backend,
+    plan = plan_of(
+        "executor",
+        ("max_workers", *(name for name in ARGUMENTS if name not in _FOREIGN)),
+        options,
+        n_jobs=n_jobs,
+        backend=backend,
         batch_size=batch_size,
         temp_folder=temp_folder,
         max_nbytes=max_nbytes,
@@ -163,21 +167,15 @@ def executor(
         task_timeout=task_timeout,
         max_tasks_per_worker=max_tasks_per_worker,
         max_worker_memory=max_worker_memory,
-        **options,
     )
-    return Executor(parallel)
-
-
-class _Workers(Parallel):
-    _called = "executor"
-    _takes = ("max_workers", *(name for name in Parallel._takes if name not in _FOREIGN))
+    return Executor(plan._replace(return_as="generator_unordered", own_workers=True, resends=True))
 
 
 class Executor(concurrent.futures.Executor):
     """An executor on the workers of a :class:`~shoal.Parallel`; :func:`executor` makes it."""
 
-    def __init__(self, parallel: Parallel) -> None:
-        self._loop = _Loop(*_begin(parallel))
+    def __init__(self, plan: Plan) -> None:
+        self._loop = _Loop(*_begin(plan))
         self._loop.start()
         # Not by __del__, which would run while the executor is half-made, too.
         weakref.finalize(self, self._loop.submitted.drop).atexit = False
@@ -353,44 +351,25 @@ def _call(fn: Callable[..., object], future: Future[Any]) -> None:
         logging.getLogger("concurrent.futures").exception("exception calling callback for %r", future)
 
 
-def _begin(parallel: Parallel) -> tuple[Run, Submitted, str]:
+def _begin(plan: Plan) -> tuple[Run, Submitted, str]:
     """Open the workers; return the run that they are to serve."""
-    settings = parallel._settings
-    n_workers = parallel._backend.workers(parallel.n_jobs, settings.depth)
-    if n_workers == 1 and parallel._backend.workers(2, settings.depth) == 1:
-        parallel._backend = backends.create("threading")
-    distance = parallel._backend.distance
-    submitted = Submitted(n_workers, size_policy(parallel.batch_size, settings, distance), distance)
-    slots = parallel._open(n_workers, own=True)
-    if parallel._backend.in_process:
+    n_workers = plan.workers()
+    if n_workers == 1 and plan.backend.workers(2, plan.settings.depth) == 1:
+        plan = plan._replace(backend=backends.create("threading"))
+    submitted = Submitted(n_workers, size_policy(plan), plan.backend.distance)
+    slots = plan.open(n_workers)
+    if plan.backend.in_process:
         for slot in slots:  # at exit no thread can be started any more (Python 3.12)
             for _ in range(slot.width):
                 slot.executor.submit(_nothing)
-    run = make_run(
-        submitted,
-        backend=parallel._backend,
-        settings=settings,
-        slots=slots,
-        close_slots=parallel._close,
-        n_workers=n_workers,
-        total=None,
-        batch_size=parallel.batch_size,
-        bound=None,
-        return_as="generator_unordered",
-        timeout=None,
-        faults=_EachByItself(settings, None),
-        max_nbytes=parallel._max_nbytes,
-        memory=None,
-        tell=None,
-        remembers=False,
-    )
+    run = make_run(plan, submitted, slots, plan.backend.close, n_workers, None, None, None, _EachByItself)
     submitted.wake = partial(run.inbox.put, None)
     try:
         _wait_at_exit(any(isinstance(slot.executor, Turn) for slot in slots))
     except BaseException as error:
         run.abandon(error)
         raise
-    return run, submitted, f"{n_workers} workers of {parallel._backend}"
+    return run, submitted, f"{n_workers} workers of {plan.backend}"
 
 
 _live: set[_Loop] = set()

@@ -1,4 +1,4 @@
-"""From the arguments of a Parallel to a run on a backend."""
+"""From a plan to a run on the slots of a backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
 from shoal.parallel._limits import Limits, held
-from shoal.parallel._objects import ObjectTransport, Order
+from shoal.parallel._object_transport import ObjectTransport, TaskOptions
 from shoal.parallel._policies import (
     CUT_SECONDS,
     MOST_CALLS,
@@ -29,27 +29,25 @@ from shoal.parallel._policies import (
     auto_batch_size,
     auto_max_pending,
 )
+from shoal.parallel._process_transport import ONCE, ProcessTransport
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings, nested_settings
 from shoal.parallel._sharing import KEPT, Workspace
-from shoal.parallel._transport import ONCE, Transport
+from shoal.parallel._transport import Transport
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
-    from shoal.parallel._resume import ResultCache
+    from shoal.parallel._plan import Plan
 
 
-Sizes = int | str | Callable[[Pace], int]
-
-
-def size_policy(batch_size: Sizes, settings: Settings, distance: float = 1.0) -> int | Callable[[Pace], int]:
+def size_policy(plan: Plan) -> int | Callable[[Pace], int]:
     """Return what ``batch_size=`` means to a :class:`Schedule`: no batch is longer than its worker serves."""
-    most = settings.max_tasks_per_worker
+    batch_size, most = plan.batch_size, plan.settings.max_tasks_per_worker
     policy: Callable[[Pace], int]
     if batch_size == "auto":
-        policy = partial(auto_batch_size, distance=distance)
+        policy = partial(auto_batch_size, distance=plan.backend.distance)
     elif callable(batch_size):
         policy = partial(asked_batch_size, batch_size)
     else:
@@ -58,90 +56,95 @@ def size_policy(batch_size: Sizes, settings: Settings, distance: float = 1.0) ->
 
 
 def make_run(
+    plan: Plan,
     calls: Iterable[Call] | Schedule,
-    *,
-    backend: Backend,
-    settings: Settings,
     slots: list[Slot],
     close_slots: Callable[[list[Slot]], None],
     n_workers: int,
-    total: int | None,
-    batch_size: Sizes,
+    number: int | None,
     bound: int | None,
-    return_as: str,
-    timeout: float | None,
-    faults: Faults,
-    max_nbytes: int | None,
-    memory: ResultCache | None,
     tell: Teller | None,
-    remembers: bool = True,
+    faults: type[Faults] = Faults,
 ) -> Run:
-    """Make a run, and see to it that its slots are given back when it ends, or if it cannot be made.
+    """Make a run, which gives its slots back when it ends; they are given back at once if it cannot be made.
 
     Parameters
     ----------
+    plan, calls
+        What is to be run: the calls, or the schedule that gives them out.
     slots, close_slots
         Where it runs, and what takes them back.
+    n_workers, number
+        How many batches run at a time, and how many calls there are, if that is known.
     bound
         The number of batches that may be in flight; None for no bound.
-    remembers
-        Whether functions and arrays are taken to be the same in a later batch, so that they need not be sent again.
-    calls, backend, settings, n_workers, total, batch_size, return_as, timeout, faults, max_nbytes, memory, tell
-        As for :class:`~shoal.Parallel`, :class:`Schedule` and :class:`Run`.
+    tell
+        What tells of the run; None if nobody listens.
+    faults
+        The policy for calls that fail.
     """
     with ExitStack() as opened:
         opened.callback(close_slots, slots)
+        backend, settings = plan.backend, plan.settings
         share = cpu_share(n_workers)
         if backend.in_process:
             opened.enter_context(BlasCap(share))
-        if isinstance(calls, Schedule):
-            schedule = calls
-        else:
-            make = calls.schedule if isinstance(calls, Arrived) else partial(Schedule, calls)
-            pending: Any = None
-            if return_as != "list":
-                pending = settings.max_pending or partial(auto_max_pending, n_workers)
-            schedule = make(
-                slots=n_workers,
-                size=size_policy(batch_size, settings, backend.distance),
-                pre_dispatch=bound,
-                total=total,
-                ordered=return_as != "generator_unordered",
-                max_pending=pending,
-                distance=backend.distance,
-            )
-        nested = backend.nested(settings.depth), settings.depth + 1, share
-        if timeout is not None and not backend.supports_timeout:
-            message = f"timeout={timeout} is ignored: {backend} cannot give up a run"
-            warn(message, errors.FallbackWarning)
-        # The consumer of a generator counts the time by itself: only while it waits.
-        limit = timeout if return_as == "list" and backend.supports_timeout else None
-        task_timeout = settings.task_timeout
+        schedule = calls if isinstance(calls, Schedule) else _schedule(plan, calls, n_workers, number, bound)
+        # Only a slot of one worker can note which call that worker runs.
         noted = backend.ships_bytes and all(slot.width == 1 for slot in slots)
-        if task_timeout is not None and not (noted or backend.in_process):
-            message = f"task_timeout={task_timeout} is ignored: the workers of {backend} do not tell what they run"
-            warn(message, errors.FallbackWarning)
-            task_timeout = None
+        plan = _without_ignored(plan, noted)
+        nested = backend.nested(settings.depth), settings.depth + 1, share
+        policy = faults(settings, tell)
         limits = _limits(backend, settings)
-        common = backend, slots, schedule, tell, limit, faults, task_timeout, memory
         if backend.in_process:
-            plainly = tell is None and timeout is None and task_timeout is None and not faults.lenient
-            at_once = return_as != "list" or not plainly
             threads = n_workers if bound is None else min(n_workers, bound)
             surroundings = partial(nested_settings, *nested)
-            return PullRun(surroundings, at_once, threads, *common, opened.pop_all().close)
-        transport: Transport | ObjectTransport
-        seconds = CUT_SECONDS * backend.distance if batch_size == "auto" else math.inf
+            return PullRun(plan, slots, schedule, tell, policy, opened.pop_all().close, threads, surroundings)
+        transport: Transport[Any]
+        seconds = CUT_SECONDS * backend.distance if plan.batch_size == "auto" else math.inf
         if backend.ships_bytes:
+            max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
-            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, KEPT if remembers else 0)
-            once = ONCE if remembers else 0
-            transport = Transport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
+            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else KEPT)
+            once = 0 if plan.resends else ONCE
+            transport = ProcessTransport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
         else:
             # There, a process is nobody's child, and the CPUs are those of other machines, not to be shared out here.
             there = nested[0], settings.depth, None
-            transport = ObjectTransport(Order(there, seconds, settings.mmap_mode))
-        return BatchRun(transport, limits, *common, opened.pop_all().close)
+            transport = ObjectTransport(TaskOptions(there, seconds, settings.mmap_mode))
+        run: BatchRun[Any]
+        run = BatchRun(plan, slots, schedule, tell, policy, opened.pop_all().close, transport, limits)
+        return run
+
+
+def _schedule(plan: Plan, calls: Iterable[Call], n_workers: int, number: int | None, bound: int | None) -> Schedule:
+    """Return the schedule of the calls."""
+    make = calls.schedule if isinstance(calls, Arrived) else partial(Schedule, calls)
+    pending: Any = None
+    if plan.generates:
+        pending = plan.settings.max_pending or partial(auto_max_pending, n_workers)
+    return make(
+        slots=n_workers,
+        size=size_policy(plan),
+        pre_dispatch=bound,
+        total=number,
+        ordered=plan.return_as != "generator_unordered",
+        max_pending=pending,
+        distance=plan.backend.distance,
+    )
+
+
+def _without_ignored(plan: Plan, noted: bool) -> Plan:
+    """Return a plan without the timeouts that its backend cannot heed, and warn of them."""
+    backend, timeout, task_timeout = plan.backend, plan.timeout, plan.settings.task_timeout
+    if timeout is not None and not backend.supports_timeout:
+        warn(f"timeout={timeout} is ignored: {backend} cannot give up a run", errors.FallbackWarning)
+        plan = plan.changed(timeout=None)
+    if task_timeout is not None and not (noted or backend.in_process):
+        message = f"task_timeout={task_timeout} is ignored: the workers of {backend} do not tell what they run"
+        warn(message, errors.FallbackWarning)
+        plan = plan.changed(task_timeout=None)
+    return plan
 
 
 def _limits(backend: Backend, settings: Settings) -> Limits | None:

@@ -1,36 +1,32 @@
-"""``Parallel``: what the arguments mean, the run that they ask for, and the shape of its results.
+"""``Parallel``: the arguments, and what is public of a run.
+
+::
+
+    Parallel(...) ──> Plan (_plan)       __call__ ──> Runner (_runner) ──> a list, or a generator of the results
+                                         acall    ──> _async           ──> the same for an event loop
 
 What only a run needs is imported with the first run, so that importing ``Parallel`` takes little more than Python.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import AsyncIterable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shoal._cpus import thread_limits
-from shoal._files import parse_size
-from shoal._tracebacks import warn
-from shoal.backends import Backend, Slot, WorkerSpec
-from shoal.backends.base import index_of_call, placed_by, worker_index
-from shoal.errors import CallStopped, FallbackWarning, attach
-from shoal.parallel._checks import OF_ONE_PARALLEL, check, check_options, integer
-from shoal.parallel._delayed import Call, StandIn, check_input, forget_latest, is_call, not_a_call, parts, plain
-from shoal.parallel._expressions import evaluate
-from shoal.parallel._settings import DEFAULTS, Default, may_go_on, resolve
+from shoal.parallel._checks import OF_ONE_PARALLEL, check
+from shoal.parallel._delayed import Call
+from shoal.parallel._plan import Planned, plan_of
+from shoal.parallel._runner import Runner, in_caller, on_workers
+from shoal.parallel._serial import warn_of_ignored
+from shoal.parallel._settings import DEFAULTS
 
 if TYPE_CHECKING:
-    from shoal.observe._teller import Teller
     from shoal.parallel._policies import Pace
     from shoal.parallel._resume import ResultCache
-    from shoal.parallel._run import Run
-    from shoal.parallel._seeds import Seeds
-    from shoal.parallel._settings import Settings
 
-_RETURNS = ("list", "generator", "generator_unordered")
+#: The names of the arguments of ``Parallel`` itself; all others are options of the backend.
+ARGUMENTS = (*DEFAULTS, *OF_ONE_PARALLEL)
 
 
 class Parallel:
@@ -164,15 +160,9 @@ class Parallel:
     [0, 1, 4, 9, 16]
     """
 
-    memory: ResultCache | None = None
-    total: int | None = None
-    _total: int | None = None  # of the run that goes on, as it was given
-    _seeds: Seeds | None = None
-    _called = "Parallel"  # in messages, as well as what it takes
-    _takes: Collection[str] = (*DEFAULTS, *OF_ONE_PARALLEL)
-    _run: Run | None = None
-    _kept: list[Slot] | None = None
-    _kept_in = 0  # the process
+    n_jobs, verbose, timeout, pre_dispatch = Planned(), Planned(), Planned(), Planned()
+    batch_size, return_as, memory, total = Planned(), Planned(), Planned(), Planned()
+    _backend = Planned("backend")  # as in joblib, where people look for it
 
     def __init__(
         self,
@@ -203,12 +193,17 @@ class Parallel:
         total: int | None = None,
         **options: Any,
     ) -> None:
-        if memory is not None and not (hasattr(memory, "get") and hasattr(memory, "put")):
-            raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
-        chosen, settings = resolve(
-            backend,
-            n_jobs=DEFAULTS["n_jobs"] if n_jobs is None or isinstance(n_jobs, Default) else integer(n_jobs),
+        self._plan = plan_of(
+            "Parallel",
+            ARGUMENTS,
+            options,
+            n_jobs=n_jobs,
+            backend=backend,
+            return_as=return_as,
             verbose=verbose,
+            timeout=timeout,
+            pre_dispatch=pre_dispatch,
+            batch_size=batch_size,
             temp_folder=temp_folder,
             max_nbytes=max_nbytes,
             mmap_mode=mmap_mode,
@@ -223,64 +218,21 @@ class Parallel:
             max_pending=max_pending,
             max_tasks_per_worker=max_tasks_per_worker,
             max_worker_memory=max_worker_memory,
+            seed=seed,
+            memory=memory,
+            total=total,
         )
-        chosen.check_placement(options)
-        check_options(self._called, self._takes, chosen, {**chosen.given_options, **options}, settings.depth)
-        self._set_up(chosen, settings, options, return_as, timeout, pre_dispatch, batch_size)
-        self.memory = memory
-        check({"total": total})
-        self.total = total
-        if seed is not None:
-            from shoal.parallel._seeds import Seeds
-
-            self._seeds = Seeds(seed)
-
-    def _set_up(
-        self,
-        backend: Backend,
-        settings: Settings,
-        options: dict[str, Any],
-        return_as: str,
-        timeout: float | None,
-        pre_dispatch: int | str,
-        batch_size: int | str | Callable[[Pace], int],
-    ) -> None:
-        """Be ready for runs on a backend, under settings in which nothing is left open."""
-        if return_as not in _RETURNS:
-            raise ValueError(f"Expected `return_as` parameter to be one of {_RETURNS}, but got {return_as!r} instead.")
-        if batch_size != "auto" and not callable(batch_size) and not (_is_integer(batch_size) and int(batch_size) > 0):
-            raise ValueError(f"batch_size must be 'auto', a positive integer or a callable, got: {batch_size!r}")
-        check({"timeout": timeout})
-        if return_as != "list" and not backend.supports_return_generator:
-            raise ValueError(f"Backend {backend} does not support return_as={return_as!r}; loky and threading do")
-        self.n_jobs: int = int(settings.n_jobs)  # type: ignore[arg-type]
-        self.verbose: int = settings.verbose
-        if timeout is not None:  # no lock can be waited for any longer than that, and nobody will
-            timeout = min(timeout if type(timeout) is int else float(timeout), threading.TIMEOUT_MAX)
-        self.timeout = timeout
-        self.pre_dispatch = pre_dispatch
-        self.batch_size = batch_size
-        self.return_as = return_as
-        self._backend = backend
-        self._settings = settings
-        self._max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
-        self._options = options
-        self._lock = threading.Lock()
-        self._running = False
-        self._stopped = False
+        self._runner = Runner()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n_jobs={self.n_jobs})"
 
     def __enter__(self) -> Parallel:
-        self._kept, self._kept_in = [], os.getpid()
+        self._runner.keep_workers()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        slots, self._kept = self._kept, None
-        # A generator that still runs takes its slots with it; in a forked child they are the parent's.
-        if slots and not self._running and self._kept_in == os.getpid():
-            self._backend.close(slots)
+        self._runner.let_workers_go()
 
     async def __aenter__(self) -> Parallel:
         return self.__enter__()
@@ -313,32 +265,23 @@ class Parallel:
         """
         if total is not None:
             check({"total": total})
-        self._claim()
-        self._total = self.total if total is None else total
-        generates = self.return_as != "list"
+        plan, runner = self._plan if total is None else self._plan._replace(total=total), self._runner
+        runner.claim()
+        generates = plan.generates
         try:
-            n_workers = self._workers()
-            iterable, total = self._input(iterable)
-            if n_workers == 1:
-                self._warn_of_ignored()
-                tell = self._listen(n_workers, total)
-                if not generates and tell is None and self.memory is None and not may_go_on(self._settings):
-                    return self._loop(iterable)
-                results = self._one_by_one(iterable, tell)
-                next(results)
-                return results if generates else _collected(zip(results, strict=True), _attach)
-            run = self._run = self._make_run(iterable, n_workers, total)
-            if self._stopped:
-                run.stop()
-            if generates:
-                return run.stream(self.timeout, self._ended)
-            return _collected(run.results(), run.attach)
+            n_workers = plan.workers()
+            calls, number = plan.input(iterable)
+            listen = partial(plan.listen, repr(self))
+            if n_workers > 1:
+                return on_workers(runner, plan, calls, n_workers, number, listen, runner.release)
+            warn_of_ignored(plan)
+            return in_caller(runner, plan, calls, listen(n_workers, number), runner.release)
         except BaseException:
             generates = False  # there is no generator that would end the run
             raise
         finally:
             if not generates:
-                self._ended()
+                runner.release()
 
     def acall(self, iterable: Iterable[Call] | AsyncIterable[Call], *, total: int | None = None) -> Any:
         """Run the calls while an event loop of :mod:`asyncio` goes on.
@@ -378,125 +321,8 @@ class Parallel:
         from shoal.parallel._async import collect, each
 
         check({"total": total})
-        return (collect if self.return_as == "list" else each)(self, iterable, total)
-
-    def _workers(self) -> int:
-        """Return the number of workers of a run that begins."""
-        return self._backend.workers(self.n_jobs, self._settings.depth)
-
-    def _claim(self) -> None:
-        """Begin a run; there can be one at a time."""
-        with self._lock:
-            if self._running:
-                raise RuntimeError(
-                    "This Parallel instance is already running ! Take all results of the run before, or close its "
-                    "generator, before the next; or use another Parallel."
-                )
-            self._running = True
-            self._stopped = False
-
-    def _input(self, iterable: Iterable[Call]) -> tuple[Iterable[Call], int | None]:
-        """Return the calls as they are to run, with their generators and known results, and how many they are."""
-        check_input(iterable)
-        total = len(iterable) if isinstance(iterable, Sized) else None
-        if self._seeds is not None:
-            iterable = self._seeds.over(iterable)
-        if self.memory is not None:
-            from shoal.parallel._resume import looked_up
-
-            iterable = looked_up(iterable, self.memory)
-        return iterable, total
-
-    def _warn_of_ignored(self) -> None:
-        """Warn of what is not done where there is one worker."""
-        settings, options = self._settings, {**self._backend.given_options, **self._options}
-        values = {
-            "timeout": self.timeout,
-            "task_timeout": settings.task_timeout,
-            "max_tasks_per_worker": settings.max_tasks_per_worker,
-            "max_worker_memory": settings.max_worker_memory,
-            **{name: options[name] for name in placed_by(options)},
-        }
-        for name, value in values.items():
-            if value is not None:
-                message = f"{name}={value!r} is ignored: with one worker, calls run in the caller's own thread"
-                warn(message, FallbackWarning)
-
-    def _one_by_one(self, calls: Iterable[Call], tell: Teller | None) -> Iterator[Any]:
-        """Be the generator of results where there is one worker; the first value is to be thrown away."""
-        from shoal.parallel._faults import Faults
-        from shoal.parallel._resume import keep
-
-        faults = Faults(self._settings, tell)
-        error: BaseException | None = None
-        inside = worker_index() or 0  # a plain loop is in the worker that it is in already
-        done = 0
-        try:
-            yield None
-            for call in calls:
-                if self._stopped:
-                    return
-                if tell is not None:
-                    tell.dispatched(1)
-                call = parts(call, done)
-                while True:
-                    function, args, kwargs = plain(call)  # anew for each attempt
-                    outside = index_of_call.set(inside)  # call by call: what is between is the consumer's
-                    try:
-                        value = function(*args, **kwargs)
-                    except BaseException as raised:
-                        wait = faults.judge(done, (function, args, kwargs), raised)
-                        if wait is None:
-                            value = raised
-                            break
-                        time.sleep(wait)
-                    else:
-                        keep(self.memory, call, value)
-                        break
-                    finally:
-                        index_of_call.reset(outside)
-                done += 1
-                if tell is not None:
-                    tell.completed(1, 0.0, 1)
-                yield value
-                del value
-            if tell is not None:
-                tell.exhausted(done)
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            self._ended()
-            if tell is not None:
-                tell.finished(error)
-
-    def _loop(self, calls: Iterable[Call]) -> list[Any]:
-        """Run the calls one after the other: a plain loop, and a plain traceback."""
-        results: list[Any] = []
-        outside = index_of_call.set(worker_index() or 0)
-        try:
-            for call in calls:
-                try:
-                    function, args, kwargs = plain(parts(call, len(results))) if StandIn.in_use else call
-                except (TypeError, ValueError):
-                    raise not_a_call(call, len(results)) from None
-                if self._stopped:
-                    break
-                try:
-                    results.append(function(*args, **kwargs))
-                except BaseException as error:
-                    if not is_call((function, args, kwargs)):
-                        raise not_a_call(call, len(results)) from None
-                    from shoal.parallel._faults import named
-
-                    attach(error, "call", named(len(results), (function, args, kwargs)))
-                    raise
-        except BaseException as error:
-            attach(error, "results", dict(enumerate(results)))
-            raise
-        finally:
-            index_of_call.reset(outside)
-        return results
+        plan = self._plan if total is None else self._plan._replace(total=total)
+        return (each if plan.generates else collect)(self._runner, plan, iterable, repr(self))
 
     def stop(self) -> None:
         """End the run that goes on, if there is one, with the results that are there.
@@ -505,124 +331,4 @@ class Parallel:
         ready, in the order of their calls; a generator ends after them. It may be called in any thread, also in a
         callable for `progress`: "we have enough".
         """
-        self._stopped = True
-        run = self._run
-        if run is not None:
-            run.stop()
-
-    def _ended(self) -> None:
-        self._run = None
-        self._running = False
-        forget_latest()
-
-    def _make_run(self, iterable: Iterable[Call], n_workers: int, total: int | None) -> Run:
-        """Make the run; none of its calls is under way yet."""
-        bound = self._bound(n_workers)
-        if self._backend.forks:
-            import shoal.parallel._launch  # noqa: F401
-            from shoal._pickling import dumps
-
-            dumps(None)  # imports cloudpickle
-        # Before anything else, so that new worker processes start up while the rest is imported.
-        slots = self._open(n_workers)
-        from shoal.parallel._faults import Faults
-        from shoal.parallel._launch import make_run
-
-        tell = self._listen(n_workers, total)
-        return make_run(
-            iterable,
-            backend=self._backend,
-            settings=self._settings,
-            slots=slots,
-            close_slots=self._close,
-            n_workers=n_workers,
-            total=total,
-            batch_size=self.batch_size,
-            bound=bound,
-            return_as=self.return_as,
-            timeout=self.timeout,
-            faults=Faults(self._settings, tell),
-            max_nbytes=self._max_nbytes,
-            memory=self.memory,
-            tell=tell,
-        )
-
-    def _bound(self, n_workers: int) -> int | None:
-        """Return the number of batches that may be in flight; None for no bound."""
-        pre_dispatch = self.pre_dispatch
-        if pre_dispatch == "all":
-            return None
-        if isinstance(pre_dispatch, str):
-            bound = evaluate(pre_dispatch, n_workers)
-        else:
-            try:
-                bound = int(pre_dispatch)
-            except (TypeError, ValueError, OverflowError):
-                raise TypeError(
-                    f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r}"
-                ) from None
-        if bound < 1:
-            raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
-        return bound
-
-    def _open(self, n_workers: int, own: bool = False) -> list[Slot]:
-        if self._kept:
-            if self._kept_in == os.getpid():
-                return self._kept
-            self._kept_in = os.getpid()
-        inner = self._backend.inner_max_num_threads
-        environment = {} if self._backend.in_process else thread_limits(inner, n_workers)
-        slots = self._backend.open(WorkerSpec(n_workers, environment, self._options, own))
-        if self._kept is not None:
-            self._kept = slots
-        return slots
-
-    def _close(self, slots: list[Slot]) -> None:
-        if self._kept is not slots:
-            self._backend.close(slots)
-
-    def _listen(self, n_workers: int, total: int | None) -> Teller | None:
-        """Return what tells of a run, and has told that it began; None where nobody listens."""
-        progress = self._settings.progress
-        if not self.verbose and progress is False:
-            return None
-        from shoal.observe._teller import RunStarted, make_teller
-
-        if total is None:
-            total = self._total
-        started = RunStarted(n_workers, type(self._backend).__name__, total)
-        return make_teller(self.verbose, progress, repr(self), self._bound(n_workers) or 0, started)
-
-
-def _collected(dues: Iterable[Sequence[Any]], attach: Callable[[list[Any], BaseException], None]) -> list[Any]:
-    """Return a list of results; what ends them early is given those that were there.
-
-    Raises
-    ------
-    BaseException
-        What has ended them; a StopIteration as it was raised, since this is no generator.
-    """
-    values: list[Any] = []
-    try:
-        for due in dues:
-            values.extend(due)
-    except CallStopped as stopped:
-        stop = stopped.error
-    except BaseException as error:
-        attach(values, error)
-        raise
-    else:
-        return values
-    attach(values, stop)
-    try:
-        raise stop
-    finally:
-        del stop  # else it and this frame, which is in its traceback, would keep each other
-
-
-def _attach(values: list[Any], error: BaseException) -> None:
-    attach(error, "results", dict(enumerate(values)))
-
-
-def _is_integer(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+        self._runner.stop()

@@ -7,16 +7,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal._tracebacks import warn
-from shoal.backends import WorkerSpec
+from shoal.backends import Slot, WorkerSpec
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, StandIn, not_a_call, parts, plain
-from shoal.parallel._faults import named
+from shoal.parallel._faults import Faults, named
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
+from shoal.parallel._schedule import Schedule
+
+if TYPE_CHECKING:
+    from shoal.observe._teller import Teller
+    from shoal.parallel._plan import Plan
 
 
 class PullRun(Run):
@@ -24,23 +29,31 @@ class PullRun(Run):
 
     Parameters
     ----------
+    plan, slots, schedule, tell, faults, release
+        As for :class:`Run`.
+    n_threads
+        The number of threads.
     surroundings
         Makes the context that each thread enters, from the thread's index.
-    at_once
-        Whether each result is told when it is there, and not only when a thread has nothing left to do.
     """
 
     def __init__(
         self,
-        surroundings: Callable[..., AbstractContextManager[None]],
-        at_once: bool,
+        plan: Plan,
+        slots: list[Slot],
+        schedule: Schedule,
+        tell: Teller | None,
+        faults: Faults,
+        release: Callable[[], None],
         n_threads: int,
-        *args: Any,
+        surroundings: Callable[..., AbstractContextManager[None]],
     ) -> None:
-        super().__init__(*args)
-        self._surroundings = surroundings
-        self._at_once = at_once
+        super().__init__(plan, slots, schedule, tell, faults, release)
         self._n_threads = n_threads
+        self._surroundings = surroundings
+        # Whether each result is told when it is there, and not only when a thread has nothing left to do.
+        timed = plan.timeout is not None or plan.settings.task_timeout is not None
+        self._at_once = plan.generates or timed or tell is not None or faults.lenient
         self._pulls: set[_Pull] = set()
         self._free = list(range(n_threads))  # a heap: indices that no thread has
         self._load = [0] * len(self.slots)  # how many threads of each slot run, or are stuck
@@ -59,7 +72,7 @@ class PullRun(Run):
         index = next((index for index, slot in enumerate(self.slots) if self._load[index] < slot.width), None)
         if index is None:
             index = len(self.slots)
-            self.slots += self._backend.open(WorkerSpec(1))
+            self.slots += self._plan.backend.open(WorkerSpec(1))
             self._load.append(0)
         self._load[index] += 1
         pull = _Pull(index, heapq.heappop(self._free))
@@ -144,7 +157,7 @@ class PullRun(Run):
 
     def _look(self, now: float) -> Due:
         due: Due = []
-        limit = self._task_timeout
+        limit = self._plan.settings.task_timeout
         assert limit is not None
         self._look_at = now + limit
         for pull in list(self._pulls):
@@ -186,9 +199,9 @@ class PullRun(Run):
     def _pull(self, pull: _Pull) -> None:
         """Be the loop of one thread."""
         done = pull.done
-        at_once, put, memory = self._at_once, self.inbox.put, self._memory
+        at_once, put, memory = self._at_once, self.inbox.put, self._plan.memory
         lock, take, bounded = self._lock, self.schedule.take, self.schedule.bounded
-        careful = self._faults.lenient or self._task_timeout is not None
+        careful = self._faults.lenient or self._plan.settings.task_timeout is not None
         plainly = not (at_once or careful or bounded or memory is not None)
         try:
             with self._surroundings(pull.index):

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal._tracebacks import shorten, warn
-from shoal.backends import Backend, Slot
+from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
 from shoal.backends.base import in_main_thread, start_thread
 from shoal.errors import UnusedResultsWarning, WorkerStartError
@@ -39,7 +39,7 @@ from shoal.parallel._schedule import Schedule
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
-    from shoal.parallel._resume import ResultCache
+    from shoal.parallel._plan import Plan
 
 Due = list[Sequence[Any]]
 
@@ -57,50 +57,40 @@ class Run(ABC):
 
     Parameters
     ----------
-    backend, slots
-        Where the calls run. Slots that are aborted are replaced in the list.
+    plan
+        How the calls are to be run.
+    slots
+        Where they run. Slots that are aborted are replaced in the list.
     schedule
         Which calls run next, and which results are due.
     tell
-        Takes what happens; None if nobody listens.
-    timeout
-        The seconds that a due result may take; None for no limit.
+        What tells of the run; None if nobody listens.
     faults
-        What is to be done about calls that fail.
-    task_timeout
-        The seconds that a call may run; None for no limit.
-    memory
-        Where results are kept; None for nowhere.
+        The policy for calls that fail.
     release
         Called when nothing of the run is left on its slots.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        plan: Plan,
         slots: list[Slot],
         schedule: Schedule,
         tell: Teller | None,
-        timeout: float | None,
         faults: Faults,
-        task_timeout: float | None,
-        memory: ResultCache | None,
         release: Callable[[], None],
     ) -> None:
         self.schedule = schedule
-        self._faults = faults
-        self._task_timeout = task_timeout
-        self._look_at = math.inf if task_timeout is None else 0.0  # when a call may have run for too long
-        self._memory = memory
-        self._later: list[tuple[float, int, Batch]] = []  # calls that wait to run again: when, index, the call
+        self.slots = slots
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         #: What has ended it before its end.
         self.error: BaseException | None = None
-        self._backend = backend
-        self.slots = slots
+        self._plan = plan
+        self._faults = faults
         self._tell = tell
-        self._timeout = timeout
         self._release = release
+        self._look_at = math.inf if plan.settings.task_timeout is None else 0.0  # when a call may have run too long
+        self._later: list[tuple[float, int, Batch]] = []  # calls that wait to run again: when, index, the call
 
     @abstractmethod
     def start(self) -> None:
@@ -124,14 +114,15 @@ class Run(ABC):
         error: BaseException | None = None
         try:
             self.start()
-            deadline = None if self._timeout is None else time.monotonic() + self._timeout
+            # The consumer of a generator counts the time by itself: only while it waits.
+            timeout = None if self._plan.generates else self._plan.timeout
+            deadline = None if timeout is None else time.monotonic() + timeout
             while not self.finished:
                 try:
                     message = self.inbox.get(timeout=self._patience(deadline))
                 except queue.Empty:
-                    if deadline is not None and time.monotonic() >= deadline:
-                        assert self._timeout is not None
-                        raise self.too_late(self._timeout) from None
+                    if timeout is not None and deadline is not None and time.monotonic() >= deadline:
+                        raise self.too_late(timeout) from None
                     message = None
                 if isinstance(message, _Stop):
                     yield from self._ready()
@@ -140,8 +131,8 @@ class Run(ABC):
                     raise message
                 # Without a message something is to be done by now, or there is room for more.
                 due = self._tick() if message is None else self._take(message)
-                if due and self._timeout is not None:
-                    deadline = time.monotonic() + self._timeout
+                if due and timeout is not None:
+                    deadline = time.monotonic() + timeout
                 del message
                 yield from due
         except BaseException as caught:
@@ -260,7 +251,7 @@ class Run(ABC):
         """Stop what still runs, and give everything back that the run holds."""
         try:
             for index in self._busy():
-                self.slots[index] = self._backend.abort(self.slots[index])
+                self.slots[index] = self._plan.backend.abort(self.slots[index])
         finally:
             self._clean()
             self._release()

@@ -1,344 +1,108 @@
-"""The way of a batch to a worker process and back.
+"""The contract of a transport: it takes a batch to a worker, and what came of its calls back.
 
 ::
 
-    calls ─> columns (functions, args, kwargs) ─dumps─> stream ──────────────┐
-               │                 │                                           ├─ Parcel ─> worker: run_batch ─┐
-               │                 └─ large buffers ─> a segment of the batch ─┤                               │
-               ├─ arrays above max_nbytes ─> Workspace, once per run         │                               │
-               └─ functions by value, shared() ─> objects, once per worker ──┘                               │
-    values <─loads─ stream and mapped buffers <─ Outcome <────────── segments of the parent's, filled there ─┘
+    batch ──encode──> Request ──send──> a slot's executor        future of a reply ──receive──> values, error
+                         │
+                         └── holds what the batch needs in this process until it is closed
+
+_process_transport sends bytes to worker processes; _object_transport hands objects to engines that ship them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
-import threading
+from abc import ABC, abstractmethod
 from concurrent.futures import Executor, Future
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from shoal._forks import CALLERS, after_fork_in_child
-from shoal._pickling import dumps, loads
-from shoal._tracebacks import in_a_line
-from shoal.errors import CallUnpicklingError
-from shoal.observe._terminal import bars_drawn
-from shoal.parallel._batch import Batch, folded
-from shoal.parallel._failures import Unsendable, cause, explain, raised, span
-from shoal.parallel._limits import Limits
-from shoal.parallel._notes import Cell, Running, notes
-from shoal.parallel._objects import Nothing
-from shoal.parallel._segments import Segment, mapped
-from shoal.parallel._settings import Nested
-from shoal.parallel._shared import Shared
-from shoal.parallel._sharing import Workspace, is_array
-from shoal.parallel._worker import LONG_STREAM, Encoded, Outcome, Parcel, RunId, fetch, forget, run_batch
-
-#: Objects that are sent once per worker, so many at most per run: a run may make a new function for each call.
-ONCE = 64
-#: Segments offered to a batch for its results, at most, and to all batches in flight.
-OUTLETS, OUTLETS_IN_ALL = 32, 256
-
-#: What runs have sent to workers in bytes, above which workers are told at once that a run has ended, and not with
-#: their next batch.
-FORGET_AT_ONCE = 2**20
+from shoal.parallel._batch import Batch
+from shoal.parallel._failures import Unsendable
+from shoal.parallel._notes import Running
 
 
-class Shipment:
-    """What a batch in flight holds in the parent."""
+class Request:
+    """A batch on its way, and what it holds in this process.
 
-    __slots__ = ("_leased", "_segment", "_workspace", "nbytes", "outlets", "returned")
-
-    def __init__(
-        self, workspace: Workspace, leased: list[Any], segment: Segment | None, outlets: list[Segment]
-    ) -> None:
-        self._workspace, self._leased, self._segment = workspace, leased, segment
-        self.outlets = outlets
-        self.nbytes = 0
-        self.returned = 0
-
-    def received(self, used: set[int]) -> None:
-        """Let go of the outlets: the batch has ended, and wrote into those that are `used`."""
-        for number, outlet in enumerate(self.outlets):
-            if number in used:
-                outlet.close()
-            else:
-                self._workspace.take_back(outlet)
-        self.outlets = []
-
-    def close(self) -> None:
-        """Let go of all of it."""
-        self._workspace.release(self._leased)
-        self._leased = []
-        for segment in (self._segment, *self.outlets):
-            if segment is not None:
-                segment.close()
-        self._segment, self.outlets = None, []
-
-
-class Encoding(NamedTuple):
-    """A batch that can be sent to any worker."""
-
-    calls: Encoded
-    needed: frozenset[int]  # the keys of what is sent once per worker
-    shipment: Shipment
-
-    def close(self) -> None:
-        """Let go of what it holds: it is not sent."""
-        self.shipment.close()
-
-
-class _Live:
-    """The runs that go on in this process."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Have no runs. In a forked child the runs are the parent's, and a thread of the parent may hold the lock."""
-        self._lock = threading.Lock()
-        self._latest = 0
-        self._runs: set[RunId] = set()
-
-    def begin(self) -> RunId:
-        """Return the identity of a run that begins."""
-        with self._lock:
-            self._latest += 1
-            run = os.getpid(), self._latest
-            self._runs.add(run)
-            return run
-
-    def end(self, run: RunId) -> None:
-        """Take note that a run has ended."""
-        with self._lock:
-            self._runs.discard(run)
-
-    def now(self) -> tuple[tuple[RunId, ...], RunId]:
-        """Return the runs that go on, and the horizon, from which on this says nothing."""
-        with self._lock:
-            return tuple(self._runs), (os.getpid(), self._latest + 1)
-
-
-_live = _Live()
-after_fork_in_child(_live.reset, CALLERS)
-
-
-class Transport:
-    """Encodes the batches of one run and decodes what comes back.
-
-    Parameters
+    Attributes
     ----------
-    workspace
-        The run's shared arrays.
-    nested
-        What runs that the calls make are to know.
-    in_flight
-        The number of batches that may be in flight at a time.
-    seconds
-        After which a worker begins no further call of a batch, and gives the rest back.
-    noted
-        Whether each executor has one worker, which can note what it runs.
-    limits
-        When a worker asks to be replaced; None for no limit.
-    once
-        The functions and classes by value that are sent once per worker, at most; others go with each batch.
-
-    Notes
-    -----
-    Not thread-safe: it belongs to the thread that owns the run.
+    batch
+        The calls.
+    refusal
+        Why the batch cannot be sent; None if it can.
+    nbytes, returned
+        The bytes that travel to the worker, and those that came back.
     """
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        nested: Nested,
-        in_flight: int,
-        seconds: float,
-        noted: bool,
-        limits: Limits | None,
-        once: int = ONCE,
-    ) -> None:
-        self._workspace = workspace
-        self._most_once = once
-        self._noted = noted
-        self._nested = nested
-        self._seconds = seconds
-        self._limits = limits
-        self._run = _live.begin()
-        self._keys: dict[int, tuple[int, Any, frozenset[int]]] = {}  # by id: key, the object itself, what it needs
-        self._objects: dict[int, Encoded] = {}
-        self._segments: list[Segment] = []
-        self._needed: set[int] = set()
-        self._known: dict[Executor, set[int]] = {}
-        self._cells: dict[Executor, Cell | None] = {}
-        self._weight = 0
-        self._outlets_per_call = 0.0
-        self._most_outlets = max(1, min(OUTLETS, OUTLETS_IN_ALL // in_flight))
-
-    def encode(self, batch: Batch) -> Encoding | Unsendable:
-        """Encode a batch, for :meth:`send`; return why that cannot be done where it cannot."""
-        self._needed.clear()
-        try:
-            functions = folded(batch.functions) if type(batch.functions) is list else batch.functions
-            stream, buffers = dumps((functions, batch.args, batch.kwargs), self._reduce, self._once)
-            calls, segment = self._encoded(stream, buffers)
-        except Exception as error:
-            self._workspace.release(self._workspace.lease())
-            return explain(batch, error, self._reduce, self._once)
-        leased = self._workspace.lease()
-        outlets: list[Segment] = []
-        try:
-            wanted = math.ceil(self._outlets_per_call * len(batch))
-            with contextlib.suppress(OSError):  # without outlets, results come through the pipe
-                for _ in range(max(1, min(wanted, self._most_outlets))):
-                    outlets.append(self._workspace.outlet())
-        except BaseException:
-            Shipment(self._workspace, leased, segment, outlets).close()
-            raise
-        shipment = Shipment(self._workspace, leased, segment, outlets)
-        shipment.nbytes = len(stream) + sum(view.nbytes for view in buffers)
-        return Encoding(calls, frozenset(self._needed), shipment)
-
-    def send(
-        self, batch: Batch, encoding: Encoding | Unsendable, executor: Executor
-    ) -> tuple[Future[Outcome], Shipment | Nothing]:
-        """Submit a batch; return the future of its outcome, and what it holds until that is there.
-
-        The future of a batch that cannot be encoded holds an :class:`Unsendable`.
-        """
-        if isinstance(encoding, Unsendable):
-            refused: Future[Outcome] = Future()
-            refused.set_exception(encoding)
-            return refused, Nothing()
-        calls, needed, shipment = encoding
-        known = self._known.setdefault(executor, set())
-        if executor not in self._cells:
-            self._cells[executor] = notes.lease() if self._noted else None
-        cell = self._cells[executor]
-        objects = {key: self._objects[key] for key in needed - known}
-        paths = tuple(outlet.path for outlet in shipment.outlets)
-        parcel = Parcel(
-            self._run,
-            *_live.now(),
-            batch.start,
-            self._seconds,
-            calls,
-            objects,
-            paths,
-            self._nested,
-            None if cell is None else cell.place,
-            self._limits,
-            bars_drawn(),
-        )
-        try:
-            future = executor.submit(run_batch, parcel)
-        except BaseException:
-            shipment.close()
-            raise
-        known.update(objects)
-        return future, shipment
-
-    def explain(self, _batch: Batch, error: Exception) -> Unsendable:
-        """Raise what a worker's process has failed with: no call is to blame."""
-        raise error
-
-    def running(self, executor: Executor) -> Running | None:
-        """Return what an executor's worker does; None where workers do not tell."""
-        cell = self._cells.get(executor)
-        return None if cell is None else cell.read()
-
-    def forget(self, executor: Executor) -> None:
-        """Take note that an executor's worker does not have what was sent there."""
-        self._known.pop(executor, None)
-
-    def replaced(self, executor: Executor) -> Running | None:
-        """Take note that an executor has, or will have, another worker; return what the last one did at its end.
-
-        To be called before that worker can run a batch; from any thread.
-        """
-        self.forget(executor)
-        running = self.running(executor)
-        cell = self._cells.get(executor)
-        if cell is not None:
-            cell.clear()
-        return running
-
-    def receive(
-        self, batch: Batch, outcome: Outcome, shipment: Shipment
-    ) -> tuple[list[Any], BaseException | None, bool]:
-        """Return the results of the calls of a batch that have ended, and the exception of the one that has failed.
-
-        The third value tells whether nobody knows which call that is.
-        """
-        buffers = [mapped(shipment.outlets[outlet].fd, offset, nbytes) for outlet, offset, nbytes in outcome.places]
-        shipment.received({outlet for outlet, _, _ in outcome.places})
-        stream = buffers.pop(0) if outcome.stream is None else memoryview(outcome.stream)
-        shipment.returned = stream.nbytes + sum(view.nbytes for view in buffers)
-        try:
-            values: list[Any] = loads(stream, buffers=buffers)
-        except Exception as error:
-            refusal = CallUnpicklingError(f"the result of {span(batch)}", "the calling process", in_a_line(error))
-            refusal.__cause__ = cause(error)
-            return [], refusal, True
-        if values:
-            self._outlets_per_call = max(self._outlets_per_call, len(outcome.places) / len(values))
-        failure = outcome.failure
-        if failure is None:
-            return values, None, False
-        return values, raised(failure, batch, len(values)), failure.whole
+    def __init__(self, batch: Batch, refusal: Unsendable | None = None) -> None:
+        self.batch, self.refusal = batch, refusal
+        self.nbytes = self.returned = 0
 
     def close(self) -> None:
-        """End the run: workers drop what was sent for it, and its arrays are freed."""
-        _live.end(self._run)
-        if self._weight > FORGET_AT_ONCE:
-            for executor in self._known:
-                with contextlib.suppress(RuntimeError):  # it is gone, and what it knew with it
-                    executor.submit(forget, *_live.now())
-        self._known.clear()
-        for cell in self._cells.values():
-            if cell is not None:
-                notes.give_back(cell)
-        self._cells.clear()
-        for segment in self._segments:
-            segment.close()
-        self._segments.clear()
-        self._workspace.close()
+        """Release what the batch holds; it may be called again."""
 
-    def _reduce(self, obj: Any) -> Any:
-        if type(obj) is Shared:
-            return self._send_once(obj.value)
-        return self._workspace.reduce(obj) if is_array(obj) else NotImplemented
 
-    def _once(self, function: Any) -> Any:
-        if id(function) not in self._keys and len(self._keys) >= self._most_once:
-            return NotImplemented
-        return self._send_once(function)
+R = TypeVar("R", bound=Request)
 
-    def _send_once(self, obj: Any) -> Any:
-        """Return the reduction to an object that each worker receives once per run."""
-        if id(obj) not in self._keys:
-            outer, self._needed = self._needed, set()
-            try:
-                stream, buffers = dumps(obj, self._reduce)
-                needs = frozenset(self._needed)
-            finally:
-                self._needed = outer
-            encoded, segment = self._encoded(stream, buffers)
-            if segment is not None:
-                self._segments.append(segment)
-            self._weight += len(stream) + sum(view.nbytes for view in buffers)
-            key = len(self._keys)
-            self._objects[key] = encoded
-            self._keys[id(obj)] = key, obj, needs
-        key, _, needs = self._keys[id(obj)]
-        self._needed |= needs | {key}
-        return fetch, (self._run, key)
 
-    def _encoded(self, stream: bytes, buffers: list[memoryview]) -> tuple[Encoded, Segment | None]:
-        """Put what is large of a pickle into a segment; return what is sent, and the segment."""
-        long = len(stream) >= LONG_STREAM
-        if not buffers and not long:
-            return Encoded(stream), None
-        segment, places = self._workspace.stage([memoryview(stream), *buffers] if long else buffers)
-        return Encoded(None if long else stream, segment.path, tuple(places)), segment
+class Received(NamedTuple):
+    """What came of a batch.
+
+    Attributes
+    ----------
+    values
+        The results of its first calls.
+    error
+        The exception of the next call; None if no call has failed.
+    whole
+        Whether the exception may belong to any call of the batch.
+    """
+
+    values: list[Any]
+    error: BaseException | None
+    whole: bool = False
+
+
+class Transport(ABC, Generic[R]):
+    """The way of the batches of one run. It belongs to the thread that owns the run, where nothing else is said."""
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> R:
+        """Return a request for any worker; one with a refusal if the batch cannot be encoded."""
+
+    @abstractmethod
+    def send(self, request: R, executor: Executor) -> Future[Any]:
+        """Submit a request; return the future of the reply. The future of a refused request holds the refusal."""
+
+    @abstractmethod
+    def receive(self, request: R, reply: Any) -> Received:
+        """Return what came of the calls of a request."""
+
+    @abstractmethod
+    def explain(self, batch: Batch, error: Exception) -> Unsendable:
+        """Return which call an executor's failure belongs to; raise `error` if it belongs to none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the run: release what was sent or stored for it."""
+
+    def running(self, _executor: Executor) -> Running | None:
+        """Return what an executor's worker does; None if workers do not tell."""
+        return None
+
+    @abstractmethod
+    def forget(self, executor: Executor) -> None:
+        """Take note that an executor's worker does not have what was sent there before."""
+
+    def replaced(self, _executor: Executor) -> Running | None:
+        """Take note that an executor has, or will have, another worker; return what the last one did at its end.
+
+        To be called before the new worker can run a batch; from any thread.
+        """
+        return None
+
+
+def refused(error: Exception) -> Future[Any]:
+    """Return a future that has failed."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future

@@ -1,6 +1,6 @@
 """What runs inside a worker process: decode a batch, run its calls, encode what came of them.
 
-Everything here is called by the parent through :mod:`shoal.parallel._transport`; a worker runs one batch at a time.
+The parent calls everything here through :mod:`shoal.parallel._process_transport`. A worker runs one batch at a time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _REHEARSALS = 10
 RunId = tuple[int, int]
 
 
-class Encoded(NamedTuple):
+class Pickled(NamedTuple):
     """A pickled object: its stream, and where its large buffers are.
 
     A long stream lies in the segment too, before the buffers: the pipe copies five times what a segment copies once.
@@ -60,7 +60,7 @@ class Encoded(NamedTuple):
             return loads(stream, buffers=buffers)
 
 
-class Parcel(NamedTuple):
+class Payload(NamedTuple):
     """A batch on its way to a worker."""
 
     run: RunId
@@ -68,8 +68,8 @@ class Parcel(NamedTuple):
     horizon: RunId
     start: int
     seconds: float  # after which no call is begun
-    calls: Encoded
-    objects: dict[int, Encoded]  # what this worker does not have yet, by key
+    calls: Pickled
+    objects: dict[int, Pickled]  # what this worker does not have yet, by key
     outlets: tuple[str, ...]  # segments of the parent's for results
     nested: Nested
     cell: tuple[str, int] | None  # where to note which call runs
@@ -77,7 +77,7 @@ class Parcel(NamedTuple):
     bars: int = 0  # that the parent draws on a terminal, which may be this worker's too
 
 
-class Outcome(NamedTuple):
+class Reply(NamedTuple):
     """What came of a batch, on its way back: the results of its first calls, and the exception of the next."""
 
     elapsed: float  # seconds that the calls took
@@ -91,7 +91,7 @@ class Missing(Exception):
     """This worker was not sent an object that a batch needs: its predecessor was, and has died."""
 
 
-_objects: dict[RunId, dict[int, Encoded]] = {}
+_objects: dict[RunId, dict[int, Pickled]] = {}
 _decoded: dict[RunId, dict[int, Any]] = {}
 #: A backend's workers may be threads of one process. Reentrant, since an object that was sent may hold others.
 _decoding = threading.RLock()
@@ -127,63 +127,63 @@ def rehearse() -> None:
     """
     if os.environ.get("LOKY_PICKLER", "").strip():  # it may be a module of the user's
         return
-    calls = Encoded(dumps((abs, [(1,)], None))[0])
-    parcel = Parcel((0, 0), (), (0, 0), 0, 1.0, calls, {}, (), ("sequential", 1, None), None, None)
+    calls = Pickled(dumps((abs, [(1,)], None))[0])
+    payload = Payload((0, 0), (), (0, 0), 0, 1.0, calls, {}, (), ("sequential", 1, None), None, None)
     for _ in range(_REHEARSALS):
-        loads(dumps(run_batch(loads(dumps(parcel)[0])))[0])
+        loads(dumps(run_batch(loads(dumps(payload)[0])))[0])
 
 
-def run_batch(parcel: Parcel) -> Outcome:
-    """Run the calls of a batch. Whatever they raise comes back as an outcome.
+def run_batch(payload: Payload) -> Reply:
+    """Run the calls of a batch. Whatever they raise comes back as an reply.
 
     Raises
     ------
     Missing
         If the batch needs objects that another worker was sent.
     """
-    limits = parcel.limits
+    limits = payload.limits
     if limits is None:
-        return _run(parcel)
+        return _run(payload)
     if served.spent(limits):
-        return Outcome(0.0, dumps([])[0], retiring=os.getpid())
-    outcome = _run(parcel)
+        return Reply(0.0, dumps([])[0], retiring=os.getpid())
+    reply = _run(payload)
     # Looked at now, since the arguments and results of the batch are gone.
-    return outcome._replace(retiring=os.getpid()) if served.spent(limits) else outcome
+    return reply._replace(retiring=os.getpid()) if served.spent(limits) else reply
 
 
-def _run(parcel: Parcel) -> Outcome:
+def _run(payload: Payload) -> Reply:
     """Run the calls of a batch, as many as this worker may still run."""
-    note = Note(parcel.cell)
-    note.between(parcel.start)
-    print_above(parcel.bars)
-    forget(parcel.live, parcel.horizon)
-    if parcel.objects:
-        _objects.setdefault(parcel.run, {}).update(parcel.objects)
+    note = Note(payload.cell)
+    note.between(payload.start)
+    print_above(payload.bars)
+    forget(payload.live, payload.horizon)
+    if payload.objects:
+        _objects.setdefault(payload.run, {}).update(payload.objects)
     clock = time.perf_counter
     began = clock()
     try:
-        functions, arguments, keywords = parcel.calls.decode()
+        functions, arguments, keywords = payload.calls.decode()
     except Missing:
         raise
     except Exception as error:
-        what = f"the calls from number {parcel.start} on"
+        what = f"the calls from number {payload.start} on"
         refusal = CallUnpicklingError(what, "a worker", in_a_line(error))
         failure = failure_of(refusal, error, whole=True)
-        return Outcome(clock() - began, dumps([])[0], failure=failure)
+        return Reply(clock() - began, dumps([])[0], failure=failure)
     values: list[Any] = []
     append = values.append
     raised: Failure | None = None
     doubles, place = note.cell()
-    since, index = place + 1, float(parcel.start)
-    limits = parcel.limits
+    since, index = place + 1, float(payload.start)
+    limits = payload.limits
     calls: Iterator[Any] = rows(functions, arguments, keywords)
     if limits is not None:
         note.sign()
         calls = islice(calls, served.left(limits))
-    with nested_settings(*parcel.nested), interruptible():
+    with nested_settings(*payload.nested), interruptible():
         try:
             now = began = clock()
-            until = end = began + parcel.seconds
+            until = end = began + payload.seconds
             if limits is not None and limits.memory is not None:
                 until = min(end, now + LOOK_SECONDS)
             for function, args, kwargs in calls:
@@ -199,29 +199,29 @@ def _run(parcel: Parcel) -> Outcome:
         except BaseException as error:
             raised = failure_of(error, error)
     elapsed = clock() - began
-    note.between(parcel.start)
+    note.between(payload.start)
     served.calls += len(values) + (raised is not None)
-    if parcel.bars:
+    if payload.bars:
         finish_lines()
     del arguments, keywords
-    return _encoded(values, elapsed, raised, functions, parcel)
+    return _reply(values, elapsed, raised, functions, payload)
 
 
-def _encoded(values: list[Any], elapsed: float, failure: Failure | None, functions: Any, parcel: Parcel) -> Outcome:
+def _reply(values: list[Any], elapsed: float, failure: Failure | None, functions: Any, payload: Payload) -> Reply:
     """Encode the results of a batch, or those before the first that cannot be pickled."""
     try:
-        stream, buffers = dumps(values, reduce_result, out_of_band=RESULT_BYTES if parcel.outlets else 2**63)
+        stream, buffers = dumps(values, reduce_result, out_of_band=RESULT_BYTES if payload.outlets else 2**63)
     except Exception as error:
-        index, failure = _unpicklable(values, error, parcel.start, functions)
-        return _encoded(values[:index], elapsed, failure, functions, parcel)
-    long = len(stream) >= LONG_STREAM and bool(parcel.outlets)
+        index, failure = _unpicklable(values, error, payload.start, functions)
+        return _reply(values[:index], elapsed, failure, functions, payload)
+    long = len(stream) >= LONG_STREAM and bool(payload.outlets)
     if not buffers and not long:
-        return Outcome(elapsed, stream, failure=failure)
+        return Reply(elapsed, stream, failure=failure)
     try:
-        places = _deliver([memoryview(stream), *buffers] if long else buffers, parcel.outlets)
-        return Outcome(elapsed, None if long else stream, places, failure)
+        places = _deliver([memoryview(stream), *buffers] if long else buffers, payload.outlets)
+        return Reply(elapsed, None if long else stream, places, failure)
     except OSError:  # there is no room for them: they go through the pipe
-        return Outcome(elapsed, dumps(values, reduce_result, out_of_band=2**63)[0], failure=failure)
+        return Reply(elapsed, dumps(values, reduce_result, out_of_band=2**63)[0], failure=failure)
 
 
 def reduce_result(obj: Any) -> Any:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from shoal import backends
 from shoal.backends import Backend
-from shoal.parallel._objects import task_name
+from shoal.parallel._object_transport import task_name
 from shoal.parallel._settings import nested_settings
 
 from ._pools import AutoBatchingMixin
@@ -95,7 +95,7 @@ class DaskDistributedBackend(AutoBatchingMixin, _Served):
         """Get ready for the runs of a ``Parallel``."""
         self.parallel = parallel
         if parallel is not None:  # arrays are what dask makes them: those that calls have in common can be written to
-            parallel._settings = parallel._settings._replace(mmap_mode="r+")
+            parallel._plan = parallel._plan.changed(mmap_mode="r+")
         return self.effective_n_jobs(n_jobs)
 
     def get_nested_backend(self) -> Any:

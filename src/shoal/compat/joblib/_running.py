@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._tracebacks import warn
 from shoal.errors import CallPicklingError
-from shoal.parallel._parallel import Parallel
+from shoal.parallel._plan import Plan, Planned
+from shoal.parallel._runner import Runner, in_caller, on_workers
 
 from . import _executor_of_all
 from ._backend_base import FallbackToBackend, ParallelBackendBase
@@ -20,11 +21,21 @@ from ._pools import AutoBatchingMixin
 from ._served import _Served
 
 if TYPE_CHECKING:
+    from shoal.observe._teller import Teller
     from shoal.parallel._run import Run
 
 
-class Running(Parallel):
-    """What a Parallel of joblib's does from its call to the end of its run."""
+class Running:
+    """What a Parallel of joblib's does from its call to the end of its run.
+
+    Parameters
+    ----------
+    plan
+        What its arguments mean; its backend is one of joblib's contract. What users assign to attributes changes it.
+    """
+
+    n_jobs, verbose, timeout, pre_dispatch = Planned(), Planned(), Planned(), Planned()
+    batch_size, return_as, _backend = Planned(), Planned(), Planned("backend")
 
     #: The counters of the run that goes on, or of the last.
     n_dispatched_batches = n_dispatched_tasks = n_completed_tasks = 0
@@ -45,6 +56,17 @@ class Running(Parallel):
     _backend_kwargs: dict[str, Any]
     return_generator: bool
 
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._runner = Runner()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(n_jobs={self.n_jobs})"
+
+    def _listen(self, n_workers: int, number: int | None) -> Teller | None:
+        """Return what tells of a run, and has told that it began; None if nobody listens."""
+        raise NotImplementedError
+
     def _temporary_folder(self, temp_folder: Any) -> str:
         """Have large arrays go to a folder of this Parallel's own; return its path, where it may not be yet."""
         from ._folders import TemporaryResourcesManager, _get_temp_dir
@@ -54,7 +76,7 @@ class Running(Parallel):
         folder = self._folders.folder()
         _, shared = _get_temp_dir("", temp_folder)
         if shared or temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER"):  # else memory without a name is as good
-            self._settings = self._settings._replace(temp_folder=folder)
+            self._plan = self._plan.changed(temp_folder=folder)
         return str(folder.location)
 
     def _initialize_backend(self) -> int:
@@ -74,21 +96,21 @@ class Running(Parallel):
             return n_jobs
 
     def _effective_n_jobs(self) -> int:
-        return int(self._backend.effective_n_jobs(self.n_jobs))  # type: ignore[attr-defined]
+        return int(self._backend.effective_n_jobs(self.n_jobs))
 
     def __enter__(self) -> Running:
         self._managed_backend = True
         self._initialize_backend()
-        super().__enter__()
+        self._runner.keep_workers()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._managed_backend = False
-        super().__exit__(*exc_info)
-        if not self._running:
+        self._runner.let_workers_go()
+        if not self._runner.running:
             self._terminate()
 
-    def __call__(self, iterable: Iterable[Any]) -> Any:  # type: ignore[override] # as joblib has it
+    def __call__(self, iterable: Iterable[Any]) -> Any:
         """Run the calls.
 
         Parameters
@@ -105,11 +127,11 @@ class Running(Parallel):
         if type(backend).retrieval_context is not ParallelBackendBase.retrieval_context:
             waiting = backend.retrieval_context()
         if self.return_generator:
-            results = super().__call__(iterable)
-            return results if isinstance(waiting, contextlib.nullcontext) else _within(waiting, results)
+            values = self._run(iterable)
+            return values if isinstance(waiting, contextlib.nullcontext) else _within(waiting, values)
         try:
             with waiting:
-                return super().__call__(iterable)
+                return self._run(iterable)
         except BaseException as error:
             self._aborting = True
             if self._managed_backend and isinstance(self._backend, _Served):
@@ -118,55 +140,66 @@ class Running(Parallel):
                 error.what = f"the task to send to the workers, {error.what}"
             raise
 
-    def _claim(self) -> None:
-        super()._claim()
+    def _run(self, iterable: Iterable[Any]) -> Any:
+        """Run the calls; return a list of the results, or a generator of them."""
+        self._runner.claim()
         self._aborting = False
         self.n_dispatched_batches = self.n_dispatched_tasks = self.n_completed_tasks = 0
+        generates = self.return_generator
+        try:
+            n_workers = self._workers()
+            calls, self.n_tasks = self._plan.input(iterable)
+            runner = self._runner
+            if n_workers > 1:
+                n_workers, plan = self._call_started(n_workers)
+                listen, ended = self._listen, self._ended
+                return on_workers(runner, plan, calls, n_workers, self.n_tasks, listen, ended, self._began)
+            size: Any = self._backend.compute_batch_size() if self.batch_size == "auto" else self.batch_size
+            if size > 1:  # so many calls are read before the first of them runs
+                calls = _in_batches(calls, int(size))
+            values = in_caller(runner, self._plan, calls, self._listen(1, self.n_tasks), self._ended)
+            if not generates and self._tracker is None:
+                self.n_dispatched_batches = self.n_dispatched_tasks = self.n_completed_tasks = len(values)
+            return values
+        except BaseException:
+            generates = False  # there is no generator that would end the run
+            raise
+        finally:
+            if not generates:
+                self._ended()
 
     def _workers(self) -> int:
+        """Get the backend ready; return the number of workers."""
         n_jobs = self._effective_n_jobs() if self._managed_backend else self._initialize_backend()
         if n_jobs == 0:
             raise RuntimeError(f"{type(self._backend).__name__} has no active worker.")
         self._cached_effective_n_jobs = n_jobs
         return n_jobs
 
-    def _input(self, iterable: Iterable[Any]) -> tuple[Iterable[Any], int | None]:
-        iterable, self.n_tasks = super()._input(iterable)
-        if self._cached_effective_n_jobs == 1:
-            size: Any = self._backend.compute_batch_size() if self.batch_size == "auto" else self.batch_size  # type: ignore[attr-defined]
-            if size > 1:  # so many calls are read before the first of them runs
-                iterable = _in_batches(iterable, int(size))
-        return iterable, self.n_tasks
+    def _call_started(self, n_workers: int) -> tuple[int, Plan]:
+        """Tell the backend that a run on several workers begins; return how many, and the plan as the backend has it.
 
-    def _warn_of_ignored(self) -> None:
-        """Leave it at what was said already."""
-
-    def _loop(self, calls: Iterable[Any]) -> list[Any]:
-        results = super()._loop(calls)
-        self.n_dispatched_batches = self.n_dispatched_tasks = self.n_completed_tasks = len(results)
-        return results
-
-    def _make_run(self, iterable: Iterable[Any], n_workers: int, total: int | None) -> Run:
+        shoal's backends heed the plan. Others of joblib's contract choose the size of batches by themselves.
+        """
         backend: Any = self._backend
         self._calling = True
         self._pickle_cache = {}
-        batch_size, timeout = self.batch_size, self.timeout
-        try:
-            backend.start_call()
-            if not self._backend_is_served():
-                n_workers = self._cached_effective_n_jobs  # start_call() may have set it
-                if isinstance(backend, LokyBackend):
-                    self._reducer_callback = ContextSetter(backend._workers, self._id)
-                if batch_size == "auto":
-                    self.batch_size = self._joblib_sizes()
-                if not backend.supports_timeout:
-                    self.timeout = None
-            run = super()._make_run(iterable, n_workers, total)
-            if isinstance(backend, LokyBackend) and backend.served:
-                _executor_of_all.began(run, backend.shared_by())
-            return run
-        finally:
-            self.batch_size, self.timeout = batch_size, timeout
+        backend.start_call()
+        plan = self._plan
+        if self._backend_is_served():
+            return n_workers, plan
+        if isinstance(backend, LokyBackend):
+            self._reducer_callback = ContextSetter(backend._workers, self._id)
+        if self.batch_size == "auto":
+            plan = plan.changed(batch_size=self._joblib_sizes())
+        if not backend.supports_timeout:
+            plan = plan.changed(timeout=None)
+        return self._cached_effective_n_jobs, plan  # which start_call() may have set
+
+    def _began(self, run: Run) -> None:
+        backend: Any = self._backend
+        if isinstance(backend, LokyBackend) and backend.served:
+            _executor_of_all.began(run, backend.shared_by())
 
     def _joblib_sizes(self) -> Any:
         """Return what says how large batches are: a number, unless the backend adapts it."""
@@ -179,7 +212,7 @@ class Running(Parallel):
         return isinstance(self._backend, _Served) and self._backend.served
 
     def _ended(self) -> None:
-        run, self._reducer_callback = self._run, None
+        run, self._reducer_callback = self._runner.run, None
         if run is not None:
             _executor_of_all.ended(run)
             schedule = run.schedule
@@ -189,16 +222,16 @@ class Running(Parallel):
                 self.n_completed_tasks = schedule.completed_calls
         self._tracker = self._original_iterator = None
         self._iterating = False
-        super()._ended()
+        self._runner.release()
         if self._calling:
             self._calling = False
-            self._backend.stop_call()  # type: ignore[attr-defined]
+            self._backend.stop_call()
         if not self._managed_backend:
             self._terminate()
 
     def _terminate(self) -> None:
         """Let go of what was made for runs."""
-        self._backend.terminate()  # type: ignore[attr-defined]
+        self._backend.terminate()
         if self._folders is not None:
             self._folders._clean_temporary_resources()
             self._folders = None

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from shoal import backends
-from shoal._files import parse_size
 from shoal.backends.base import Backend, Slot, WorkerSpec
 
 from ._backend_base import FallbackToBackend, ParallelBackendBase, SequentialBackend
@@ -80,10 +79,8 @@ class _Served(ParallelBackendBase):
         if parallel is not None and not self.in_process:
             folder = parallel._temporary_folder(given.get("temp_folder"))
             # A subclass may have changed what its configure() was given.
-            if "max_nbytes" in given:
-                parallel._max_nbytes = None if given["max_nbytes"] is None else parse_size(given["max_nbytes"])
-            if "mmap_mode" in given:
-                parallel._settings = parallel._settings._replace(mmap_mode=given["mmap_mode"])
+            changed = {name: given[name] for name in ("max_nbytes", "mmap_mode") if name in given}
+            parallel._plan = parallel._plan.changed(**changed)
         setattr(self, self._shown, _Workers(folder, given.get("initializer"), given.get("initargs")))
 
     def _renew(self) -> None:

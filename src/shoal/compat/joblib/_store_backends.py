@@ -322,9 +322,7 @@ class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
         except OSError as error:
             warn(f"Unable to write .gitignore. Exception: {error}.", UserWarning)
         if self.compress and self.mmap_mode is not None:
-            warn(
-                "Compressed items cannot be memmapped in a filesystem store. Option will be ignored.", UserWarning
-            )
+            warn("Compressed items cannot be memmapped in a filesystem store. Option will be ignored.", UserWarning)
 
     def create_location(self, location: Any) -> None:
         """Make a folder."""

@@ -101,7 +101,7 @@ def make_tracker(parallel: Any, n_workers: int, total: int | None, bound: int) -
     """Return the tracker of a run, and the teller that has told it of the start."""
     tracker = Tracker(parallel, n_workers == 1, bound)
     listeners: list[Any] = [tracker]
-    shown = progress_listener(parallel._settings.progress, repr(parallel))
+    shown = progress_listener(parallel._plan.settings.progress, repr(parallel))
     if shown is not None:
         listeners.append(shown)
     return tracker, Teller(listeners, RunStarted(n_workers, type(parallel._backend).__name__, total))

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from shoal._cpus import cpu_count
 from shoal.parallel._delayed import delayed
+from shoal.parallel._plan import Plan
 
 from ._arguments import take
 from ._batches import TASK_DONE, TASK_ERROR, TASK_PENDING, BatchCompletionCallBack, BatchedCalls
@@ -201,7 +202,9 @@ class Parallel(Running, Logger):
             require=require,
         )
         self._backend_kwargs: dict[str, Any] = taken.backend_kwargs
-        self._set_up(taken.backend, taken.settings, {}, return_as, timeout, pre_dispatch, batch_size)
+        super().__init__(
+            Plan(taken.backend, taken.settings, {}, return_as, timeout, pre_dispatch, batch_size).checked()
+        )
         self.return_generator = return_as != "list"
         self.return_ordered = return_as != "generator_unordered"
         self._id = uuid4().hex
@@ -216,20 +219,20 @@ class Parallel(Running, Logger):
 
     def _batched(self, calls: list[Any]) -> tuple[BatchedCalls, BatchCompletionCallBack]:
         """Return calls as a backend of joblib's contract is given them, and what it is to call then."""
-        nested = self._backend.get_nested_backend()  # type: ignore[attr-defined]
+        nested = self._backend.get_nested_backend()
         batch = BatchedCalls(calls, nested, self._reducer_callback, self._pickle_cache)
         return batch, BatchCompletionCallBack(time.time(), len(batch), self)
 
-    def _listen(self, n_workers: int, total: int | None) -> Teller | None:
+    def _listen(self, n_workers: int, number: int | None) -> Teller | None:
         kind = type(self)
-        plain = kind.print_progress is _PRINT_PROGRESS and kind._print is _PRINT and not self._settings.progress
+        plain = kind.print_progress is _PRINT_PROGRESS and kind._print is _PRINT and not self._plan.settings.progress
         if plain and not self.verbose and BatchCompletionCallBack is _OUR_CALLBACK:
             return None
         from ._tracking import make_tracker
 
-        bound = self._bound(n_workers) or 0 if n_workers > 1 else 0
+        bound = self._plan.bound(n_workers) or 0 if n_workers > 1 else 0
         self._pre_dispatch_amount = bound
-        self._tracker, teller = make_tracker(self, n_workers, total, bound)
+        self._tracker, teller = make_tracker(self, n_workers, number, bound)
         return teller
 
     def print_progress(self) -> None:

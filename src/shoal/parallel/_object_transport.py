@@ -5,8 +5,8 @@
     calls ─> large arguments, shared() ─put, once per run─> the engine's store ─┐
       │         │                                                               │ once per worker
       │         └─ in their places: Stored(0), Stored(1), ...                   v
-      └──> Work(order, calls) ─────────> executor.submit(work, *references)
-    values, or the failure of a call <─── Done <──────────┘
+      └──> Task(options, calls) ─────────> executor.submit(work, *references)
+    values, or the failure of a call <─── Outcome <──────────┘
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from shoal.parallel._failures import Unsendable, explain, raised
 from shoal.parallel._settings import Nested, nested_settings
 from shoal.parallel._shared import Shared, unmarked_value
 from shoal.parallel._sharing import is_array
+from shoal.parallel._transport import Received, Request, Transport, refused
 
 #: What is so large is not copied for each batch that may write into it.
 PRIVATE_BYTES = 32 * 2**20
 
 
-class Done(NamedTuple):
+class Outcome(NamedTuple):
     """What came of a batch: the results of its first calls, and the exception of the next."""
 
     elapsed: float  # seconds that the calls took
@@ -41,7 +42,7 @@ class Done(NamedTuple):
     retiring: None = None  # workers that are not ours are not replaced
 
 
-class Order(NamedTuple):
+class TaskOptions(NamedTuple):
     """How the calls of a batch are to be run."""
 
     nested: Nested
@@ -55,21 +56,12 @@ class Stored(NamedTuple):
     place: int  # among the references that are sent with the batch
 
 
-class Nothing:
-    """What a batch in flight holds in the parent."""
-
-    nbytes = returned = 0
-
-    def close(self) -> None:
-        """Let go of it."""
-
-
-class ObjectTransport:
+class ObjectTransport(Transport[Request]):
     """Hands the calls of batches to executors as they are, but for what is worth a place in the engine's store.
 
     Parameters
     ----------
-    order
+    options
         How calls are to be run.
 
     Notes
@@ -77,48 +69,40 @@ class ObjectTransport:
     Not thread-safe: it belongs to the thread that owns the run.
     """
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
+    def __init__(self, options: TaskOptions) -> None:
+        self._options = options
         # By id: what gives the object while it lives, and what stands for it.
         self._references: dict[int, tuple[Callable[[], Any], Any]] = {}
 
-    def encode(self, _batch: Batch) -> Nothing:
-        """Do nothing: the engine does it."""
-        return Nothing()
+    def encode(self, batch: Batch) -> Request:
+        """Leave the batch as it is: the engine encodes it."""
+        return Request(batch)
 
-    def send(self, batch: Batch, _encoding: Nothing, executor: Executor) -> tuple[Future[Done], Nothing]:
-        """Submit a batch; return the future of what comes of it."""
+    def send(self, request: Request, executor: Executor) -> Future[Outcome]:
+        """Submit a batch, with references to what is in the engine's store."""
         references: list[Any] = []
         try:
             if isinstance(executor, StoringExecutor):
                 places: dict[int, Stored] = {}
-                calls = [self._with_references(call, executor, places, references) for call in batch]
+                calls = [self._with_references(call, executor, places, references) for call in request.batch]
             else:
-                calls = [plain(call) for call in batch]
-            return executor.submit(Work(self._order, calls), *references), Nothing()
+                calls = [plain(call) for call in request.batch]
+            return executor.submit(Task(self._options, calls), *references)
         except Exception as error:
-            refused: Future[Done] = Future()
-            refused.set_exception(error)
-            return refused, Nothing()
+            return refused(error)
 
-    def receive(self, batch: Batch, outcome: Done, _held: Nothing) -> tuple[list[Any], BaseException | None, bool]:
-        """Return the results of the calls of a batch that have ended, and the exception of the one that has failed."""
-        values, error = outcome.values, outcome.error
-        return values, raised(error, batch, len(values)) if isinstance(error, Failure) else error, False
+    def receive(self, request: Request, reply: Outcome) -> Received:
+        """Return the results, and rebuild an exception that came as a :class:`Failure`."""
+        values, error = reply.values, reply.error
+        return Received(values, raised(error, request.batch, len(values)) if isinstance(error, Failure) else error)
 
     def explain(self, batch: Batch, error: Exception) -> Unsendable:
         """Find the call of a batch for which the executor has refused it."""
         return explain(batch, error, lambda obj: (int, ()) if type(obj) is Shared else NotImplemented)
 
-    def running(self, _executor: Executor) -> None:
-        """Return what an executor's worker runs: nobody knows."""
-
     def forget(self, _executor: Executor) -> None:
         """Take note that the engine may have lost what is in its store: it is put there again."""
         self._references.clear()
-
-    def replaced(self, _executor: Executor) -> None:
-        """Return what an executor's last worker did at its end: nobody knows."""
 
     def close(self) -> None:
         """End the run: the engine may drop what was stored for it."""
@@ -180,12 +164,12 @@ def _forget(references: dict[int, tuple[Callable[[], Any], Any]], key: int, dead
         del references[key]
 
 
-class Work:
+class Task:
     """The calls of a batch, which it runs when it is called, wherever the executor has brought it.
 
     Attributes
     ----------
-    order
+    options
         How they are to be run.
     calls
         In the places of arguments there may be :class:`Stored`.
@@ -195,34 +179,34 @@ class Work:
 
     given_up: Callable[[], bool] = staticmethod(bool)
 
-    def __init__(self, order: Order, calls: list[Call]) -> None:
-        self.order, self.calls = order, calls
+    def __init__(self, options: TaskOptions, calls: list[Call]) -> None:
+        self.options, self.calls = options, calls
 
     @property
     def __name__(self) -> str:
         """What an engine may show for it."""
         return task_name(self.calls)
 
-    def __call__(self, *stored: Any) -> Done:
+    def __call__(self, *stored: Any) -> Outcome:
         """Run the calls; `stored` is what each :class:`Stored` stands for."""
-        order, calls = self.order, self.calls
+        options, calls = self.options, self.calls
         clock = time.perf_counter
-        with nested_settings(*order.nested):
+        with nested_settings(*options.nested):
             began = clock()
             values: list[Any] = []
             failure: Failure | None = None
             try:
                 if stored:
-                    objects = [_in_mode(obj, order.mode) for obj in stored]
+                    objects = [_in_mode(obj, options.mode) for obj in stored]
                     calls = [_with_objects(call, objects) for call in calls]
-                end = began + order.seconds
+                end = began + options.seconds
                 for function, args, kwargs in calls:
                     if values and (clock() > end or self.given_up()):
                         break
                     values.append(function(*args, **kwargs))
             except BaseException as error:
                 failure = failure_of(error, error)
-            return Done(clock() - began, values, failure)
+            return Outcome(clock() - began, values, failure)
 
 
 def task_name(calls: list[Call]) -> str:

@@ -1,0 +1,239 @@
+"""The plan of a run: what the arguments of ``Parallel``, ``executor`` and the context say, settled once.
+
+::
+
+    shoal.Parallel(...)     shoal.executor(...)     Parallel(...) under the name joblib
+            │                       │                         │
+            └───────────────────────┼─────────────────────────┘     argument before context before default;
+                                    v                               the backend is chosen, all values are checked
+                                  Plan  ──> _runner ──┬──> _serial (one worker)
+                                    │                 └──> _launch.make_run (several)
+                                    └────────────────────> _launch.make_run, for an executor
+
+Everything below takes the plan. A new argument of ``Parallel`` is one field here or in :class:`Settings`, one check in
+_checks, its docstring, and the place that uses it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sized
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shoal._cpus import thread_limits
+from shoal.backends import Backend, Slot, WorkerSpec
+from shoal.parallel._checks import check, check_options, integer
+from shoal.parallel._delayed import Call, check_input
+from shoal.parallel._expressions import evaluate
+from shoal.parallel._settings import DEFAULTS, Default, Settings, resolve
+
+if TYPE_CHECKING:
+    from shoal.observe._teller import Teller
+    from shoal.parallel._policies import Pace
+    from shoal.parallel._resume import ResultCache
+    from shoal.parallel._seeds import Seeds
+
+RETURNS = ("list", "generator", "generator_unordered")
+
+BatchSize = int | str | Callable[["Pace"], int]
+
+
+class Plan(NamedTuple):
+    """How calls are to be run.
+
+    Attributes
+    ----------
+    backend
+        Where they run.
+    settings
+        What a context can set, with nothing left open; `n_jobs` is a number.
+    options
+        The backend's own options.
+    seeds
+        The random generators of the calls; None if they get none.
+    own_workers
+        Whether no other run may use the workers meanwhile: this run lasts, and its calls may take for ever.
+    resends
+        Whether functions and arrays may have changed when a later batch has them, so that they are sent again.
+    return_as, timeout, pre_dispatch, batch_size, memory, total
+        As for :class:`~shoal.Parallel`.
+    """
+
+    backend: Backend
+    settings: Settings
+    options: Mapping[str, Any] = {}
+    return_as: str = "list"
+    timeout: float | None = None
+    pre_dispatch: int | str = "2 * n_jobs"
+    batch_size: BatchSize = "auto"
+    seeds: Seeds | None = None
+    memory: ResultCache | None = None
+    total: int | None = None
+    own_workers: bool = False
+    resends: bool = False
+
+    @property
+    def generates(self) -> bool:
+        """Whether the results are a generator."""
+        return self.return_as != "list"
+
+    def changed(self, **values: Any) -> Plan:
+        """Return a plan with other values of fields, its own or those of the settings."""
+        own = {name: value for name, value in values.items() if name in self._fields}
+        settings = {name: value for name, value in values.items() if name not in own}
+        if settings:
+            own["settings"] = self.settings._replace(**settings)
+        return self._replace(**own)
+
+    def checked(self) -> Plan:
+        """Return the plan, with a timeout that a lock can wait for.
+
+        Raises
+        ------
+        ValueError
+            If a value cannot be used.
+        """
+        return_as, batch_size, timeout = self.return_as, self.batch_size, self.timeout
+        if return_as not in RETURNS:
+            raise ValueError(f"Expected `return_as` parameter to be one of {RETURNS}, but got {return_as!r} instead.")
+        check({"batch_size": batch_size, "timeout": timeout})
+        if self.generates and not self.backend.supports_return_generator:
+            message = f"Backend {self.backend} does not support return_as={return_as!r}; loky and threading do"
+            raise ValueError(message)
+        if timeout is None:
+            return self
+        return self._replace(timeout=min(timeout if type(timeout) is int else float(timeout), threading.TIMEOUT_MAX))
+
+    def workers(self) -> int:
+        """Return the number of workers of a run that begins now."""
+        return self.backend.workers(self.settings.n_jobs, self.settings.depth)
+
+    def open(self, n_workers: int) -> list[Slot]:
+        """Open slots of the backend for so many workers."""
+        backend = self.backend
+        environment = {} if backend.in_process else thread_limits(backend.inner_max_num_threads, n_workers)
+        return backend.open(WorkerSpec(n_workers, environment, self.options, self.own_workers))
+
+    def bound(self, n_workers: int) -> int | None:
+        """Return the number of batches that may be in flight; None for no bound."""
+        pre_dispatch = self.pre_dispatch
+        if pre_dispatch == "all":
+            return None
+        if isinstance(pre_dispatch, str):
+            bound = evaluate(pre_dispatch, n_workers)
+        else:
+            try:
+                bound = int(pre_dispatch)
+            except (TypeError, ValueError, OverflowError):
+                raise TypeError(
+                    f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r}"
+                ) from None
+        if bound < 1:
+            raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
+        return bound
+
+    def input(self, iterable: Iterable[Call]) -> tuple[Iterable[Call], int | None]:
+        """Return the calls with their random generators and known results, and their number if it is known."""
+        check_input(iterable)
+        number = len(iterable) if isinstance(iterable, Sized) else None
+        if self.seeds is not None:
+            iterable = self.seeds.over(iterable)
+        if self.memory is not None:
+            from shoal.parallel._resume import looked_up
+
+            iterable = looked_up(iterable, self.memory)
+        return iterable, number
+
+    def listen(self, label: str, n_workers: int, number: int | None) -> Teller | None:
+        """Return what tells of a run, and has told that it began; None if nobody listens.
+
+        Parameters
+        ----------
+        label
+            What lines of `verbose` and the progress bar begin with.
+        n_workers
+            The number of workers.
+        number
+            The number of calls; None if it is not known, and ``total=`` counts.
+        """
+        verbose, progress = self.settings.verbose, self.settings.progress
+        if not verbose and progress is False:
+            return None
+        from shoal.observe._teller import RunStarted, make_teller
+
+        started = RunStarted(n_workers, type(self.backend).__name__, self.total if number is None else number)
+        return make_teller(verbose, progress, label, self.bound(n_workers) or 0, started)
+
+
+def plan_of(
+    called: str,
+    takes: Iterable[str],
+    options: dict[str, Any],
+    *,
+    n_jobs: Any,
+    backend: Any,
+    return_as: str = "list",
+    timeout: float | None = None,
+    pre_dispatch: int | str = "2 * n_jobs",
+    batch_size: BatchSize = "auto",
+    seed: Any = None,
+    memory: ResultCache | None = None,
+    total: int | None = None,
+    **settings: Any,
+) -> Plan:
+    """Return the plan that arguments ask for in this context.
+
+    Parameters
+    ----------
+    called, takes
+        The name of the function that was given them, and of the arguments that it has; for error messages.
+    options
+        What else it was given: options of the backend.
+    n_jobs, backend, return_as, timeout, pre_dispatch, batch_size, seed, memory, total
+        As for :class:`~shoal.Parallel`.
+    **settings
+        The other arguments that a context can set; those that are a :class:`Default` come from the context.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument cannot be used, or arguments contradict each other.
+    """
+    if memory is not None and not (hasattr(memory, "get") and hasattr(memory, "put")):
+        raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
+    n_jobs = DEFAULTS["n_jobs"] if n_jobs is None or isinstance(n_jobs, Default) else integer(n_jobs)
+    chosen, resolved = resolve(backend, n_jobs=n_jobs, **settings)
+    chosen.check_placement(options)
+    check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
+    plan = Plan(chosen, resolved, options, return_as, timeout, pre_dispatch, batch_size, None, memory, total).checked()
+    check({"total": total})
+    if seed is None:
+        return plan
+    from shoal.parallel._seeds import Seeds
+
+    return plan._replace(seeds=Seeds(seed))
+
+
+class Planned:
+    """An attribute that is a field of its object's plan; to assign it changes the plan of later runs.
+
+    Parameters
+    ----------
+    field
+        The name of the field, in :class:`Plan` or :class:`Settings`; by default that of the attribute.
+    """
+
+    def __init__(self, field: str = "") -> None:
+        self._field = field
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._field = self._field or name
+
+    def __get__(self, instance: Any, _owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        plan: Plan = instance._plan
+        return getattr(plan if self._field in Plan._fields else plan.settings, self._field)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance._plan = instance._plan.changed(**{self._field: value})
