@@ -55,7 +55,6 @@ LATE = {
     ("backends._forked", "backends._blas"): "a forked worker needs it only if the program has numpy",
     ("backends._forked", "errors"): "it imports loky, which only a program that uses loky's contexts needs",
     ("backends._processes", "backends._forkserver"): "it imports fcntl, which Windows does not have",
-    ("backends._surroundings", "backends._bootstrap"): "the calling process does not need what a worker does",
     ("compat.joblib._config", "compat.joblib._dask"): "it imports distributed, which may not be installed",
     (
         "compat.joblib._parallel_backends",

@@ -328,6 +328,41 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
+def test_what_new_workers_inherit_is_looked_at_for_each_run(tmp_path: Path) -> None:
+    source = """
+for mask in (0o27, 0o77, 0o22):
+    os.umask(mask)
+    assert set(Parallel(n_jobs=2, batch_size=1, **fresh())(delayed(os.umask)(mask) for _ in range(4))) == {mask}
+print("ok")
+"""
+    assert check(source, tmp_path) == "ok\n"
+
+
+def test_workers_that_are_killed_before_they_are_forked(tmp_path: Path) -> None:
+    """They are killed once the server, which was stopped, has told their process ids."""
+    source = """
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return file.read().split()
+
+
+assert works(2)
+pid = server()
+before = children_of(pid)
+os.kill(pid, signal.SIGSTOP)
+try:
+    Parallel(n_jobs=4, timeout=0.3, batch_size=1, **fresh())(delayed(time.sleep)(1000) for _ in range(4))
+except TimeoutError:
+    print("timed out")
+os.kill(pid, signal.SIGCONT)
+time.sleep(0.3)  # it forks them
+assert until(lambda: children_of(pid) == before)
+assert works(2)
+print("ok")
+"""
+    assert check(source, tmp_path) == "timed out\nok\n"
+
+
 def test_first_runs_of_several_threads(tmp_path: Path) -> None:
     source = """
 threads = [threading.Thread(target=lambda: done.append(works(3))) for _ in range(6)]

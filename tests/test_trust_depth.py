@@ -162,22 +162,34 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, value), default=0) if type(value) is tuple else 0
 
 
+def _size(value: Any) -> int:
+    return 1 + sum(map(_size, value)) if type(value) is tuple else 1
+
+
+def _walk() -> Walk:
+    return Walk(lambda *_: pytest.fail("no opcode"), Budget("", 2**80, 0))
+
+
 @settings(max_examples=300, deadline=None)
 @given(program=PROGRAMS, begin=st.integers(0, 130), cut=st.integers(1, 130))
-def test_depth_is_what_it_becomes(program: list[tuple[int, int]], begin: int, cut: int) -> None:
+def test_depth_and_size_are_what_they_become(program: list[tuple[int, int]], begin: int, cut: int) -> None:
     opcodes = _opcodes(program)
-    real = _depth(pickle.loads(PROTO4 + b"".join(opcodes) + b"."))
-    walk = Walk(lambda *_: pytest.fail("no opcode"), Budget("", None, 0))
-    walk.feed(b"".join(opcodes[:begin]))
-    unknown, puts = walk.links + 1, opcodes[:begin].count(b"\x94")
-    walk.feed(b"".join(opcodes[begin:]))
-    assert real <= walk.links + 1
+    value = pickle.loads(PROTO4 + b"".join(opcodes) + b".")
+    real, size = _depth(value), _size(value)
 
-    followed = Depths(0, {})
+    followed = Depths(Budget("", 2**80, 0), {}, 0)
     for part in (opcodes[at : at + cut] for at in range(0, len(opcodes), cut)):
         followed.follow(short(b"".join(part)))
-    assert real - 1 <= followed.top <= real
+    assert real - 1 <= followed.top[0] <= real
+    assert size / 4 <= followed.top[1] <= size
 
-    late = Depths(unknown, dict.fromkeys(range(puts), ()))
+    while True:  # it begins late, but before it is needed
+        before, walk = b"".join(opcodes[:begin]), _walk()
+        walk.feed(before)
+        if not walk.linked:
+            break
+        begin = min(begin, len(opcodes)) - 1
+    late = Depths(Budget("", 2**80, 0), dict.fromkeys(range(opcodes[:begin].count(b"\x94")), ()), len(before))
     late.follow(short(b"".join(opcodes[begin:])))
-    assert real - 1 <= late.top
+    assert real - 1 <= late.top[0]
+    assert size / 4 <= late.top[1]

@@ -303,8 +303,8 @@ class FileLimitError(MemoryError):
 
     def __str__(self) -> str:
         return (
-            f"{self.name or 'the stream'} would take more than {self.limit:,} bytes when it is loaded. If you expect "
-            "that much, pass a larger number as max_bytes="
+            f"{self.name or 'the stream'} would take more than {self.limit:,} bytes when it is loaded, or as much time "
+            "to hash its keys. If you expect that much, pass a larger number as max_bytes="
         )
 
 

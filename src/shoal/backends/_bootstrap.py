@@ -60,10 +60,6 @@ def _arrive(*given: Any) -> Place:
     return place
 
 
-#: Which worker a process is, and the user's initializer with its arguments.
-Beginning = tuple[Place, "Callable[..., object] | None", tuple[Any, ...]]
-
-
 def set_variables(variables: Mapping[str, str | None]) -> None:
     """Set variables of this process's environment; None takes one away."""
     for name, value in variables.items():
@@ -73,28 +69,31 @@ def set_variables(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def serve(begin: Callable[[], Beginning], parent: int, connection: Blocking) -> None:
-    """Be a worker process: run what the parent sends, and answer each message, until one is empty.
+def heed(parent: int) -> None:
+    """Have this process end with its parent, and be interrupted only while it runs a call."""
+    die_with(parent)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the parent may have been told to do
+        signal.signal(signal.SIGINT, on_interrupt)
+
+
+def serve(place: Place, initial: Callable[[], tuple[Any, Any]], connection: Blocking) -> None:
+    """Run what the parent sends, and answer each message, until one is empty.
 
     Parameters
     ----------
-    begin
-        Returns which worker this is, and an initializer with its arguments: what the user wants called first. What that
-        raises is raised instead of the worker's calls, so that a run fails with that error and not with a dead worker.
-    parent
-        The id of the process with which it ends: the one that has started it.
+    place
+        Which worker this is.
+    initial
+        Returns the user's initializer, or None, with its arguments. What that raises is raised instead of the worker's
+        calls, so that a run fails with that error and not with a dead worker.
     connection
         Where messages come from.
     """
     global _connection, _failed
     _connection = connection
-    die_with(parent)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the parent may have been told to do
-        signal.signal(signal.SIGINT, on_interrupt)
-    _send(os.getpid().to_bytes(8, "little"))
     try:
-        place, initializer, initargs = begin()
         place.take()
+        initializer, initargs = initial()
         if initializer is not None:
             initializer(*initargs)
     except BaseException as error:  # kept for the answers, so that it is raised where the caller sees it

@@ -2,10 +2,10 @@
 
 ::
 
-    caller ── control: ("fork", number, modules) and a socket ──> server ── fork ──> worker, which serves its socket
-           <── ("ready",) ("importing", module) ("tainted", module, why)   imports
-           <── ("unfit", number) ("refused", number, errno) ──── where there is no worker
-           <── ("forked", number) ── ("ended", number, exit code)  reaps
+    caller ── control: a list of modules and a socket ──> server ── fork ──> worker, which serves its socket
+           <── ("importing", module or None) ("tainted", module, why)   imports
+           <── ("forked", pid) or ("refused", errno or None): the answer to each request, in order
+           <── ("ended", pid, exit code)   reaps
 
 It is a fresh interpreter, started by exec, and never runs anything of a user's: it imports installed packages only. A
 worker begins with what the server has imported, in memory that they share.
@@ -13,12 +13,17 @@ worker begins with what the server has imported, in memory that they share.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import atexit
 import contextlib
+import errno
 import faulthandler
 import gc
 import importlib
 import io
+import itertools
+import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import pickle
 import resource
@@ -26,60 +31,72 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 import types
 from typing import Any, NamedTuple
 
-from shoal.backends._bootstrap import die_with, flush_streams, libc, on_interrupt, serve, set_variables
-from shoal.backends._messages import Blocking
+from shoal.backends._bootstrap import Place, die_with, flush_streams, heed, libc, serve, set_variables
+from shoal.backends._messages import CONTROL_BYTES, Blocking
+from shoal.backends._surroundings import follow, working_folder
 
-#: No message on the control connection is longer.
-CONTROL_BYTES = 128 * 1024
+mp: Any = multiprocessing  # much of what is used of it is not public
+
+_exit = libc().exit  # to look it up in a worker would touch memory
 
 
 class Start(NamedTuple):
-    """What a server is told first."""
+    """The first message to a server."""
 
     caller: int  # the process id
     path: list[str]
     argv: list[str]
-    cwd: str | None
     cpus: tuple[int, ...]
     base: tuple[str, ...]  # modules that every worker needs; those that have a ``rehearse`` are to rehearse
     modules: tuple[str, ...]  # others, to be imported before there is a worker
 
 
-class Preparation(NamedTuple):
-    """What a worker is told first."""
+class Common(NamedTuple):
+    """The part of a worker's beginning that workers have in common; a server adopts it before it forks them."""
 
     caller: int
     parent_name: str
-    name: str
     authkey: bytes
     log_level: int | None  # of multiprocessing's messages to stderr, if they are wanted
     path: list[str]
     argv: list[str]
     cwd: str | None
+    files: tuple[int, int]  # the limits of open descriptors
     variables: dict[str, str | None]
-    initial: bytes  # the pickle of its place, and of the initializer with its arguments
+
+
+class Beginning(NamedTuple):
+    """How a worker begins; the caller sends it before the first message."""
+
+    common: bytes  # a pickle of :class:`Common`
+    name: str
+    place: tuple[int, tuple[int, ...] | None, int]  # index, CPUs and depth
+    initial: bytes  # a pickle of the user's initializer with its arguments; empty without one
 
 
 def main(fd: int, tracker: int) -> None:
-    """Be a fork server, and in the end one of the workers that it forks.
+    """Run a fork server, and in the end one of the workers that it forks.
 
     Parameters
     ----------
     fd
         The descriptor of the control connection.
     tracker
-        The one by which workers reach their caller's resource tracker.
+        The one, next to it, by which workers reach their caller's resource tracker.
     """
     for given in (fd, tracker):
         os.set_inheritable(given, False)
     control = socket.socket(fileno=fd)
     told = Start(*pickle.loads(control.recv(CONTROL_BYTES)))
-    die_with(told.caller)
-    _close_others(fd, tracker)
+    heed(told.caller)
+    os.closerange(3, fd)  # what was inherited beside the standard streams and these two
+    os.closerange(tracker + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    mp.util._close_stdin()
     if told.cpus:
         os.sched_setaffinity(0, told.cpus)
     sys.path[:], sys.argv[:] = told.path, told.argv
@@ -91,62 +108,52 @@ def main(fd: int, tracker: int) -> None:
             module = importlib.import_module(name)
             if hasattr(module, "rehearse"):
                 module.rehearse()
-        server.prepare(told.modules)
+        server.prepare(told.modules, tracker)
         begun = server.run()
     except Exception:  # the caller is told, and nobody else: workers are started in another way
-        server.fail(traceback.format_exc())
+        server.taint("", traceback.format_exc())
         os._exit(1)
     if begun is None:
         os._exit(0)  # what libraries do at exit is for workers to do
     gc.enable()
-    _work(*begun, server.pid, tracker)
-
-
-def _close_others(*kept: int) -> None:
-    """Close what was inherited beside the standard streams."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in kept:
-            try:
-                os.close(int(name))
-            except OSError:  # that of the listing itself
-                continue
+    _work(*begun, server.pid)
 
 
 class _Server:
-    """The server's loop, and what it knows."""
+    """The loop of a server, and its state."""
 
     def __init__(self, control: socket.socket) -> None:
         self.pid = os.getpid()
         self._control = control
-        self._children: dict[int, int] = {}  # the numbers of workers, by their process ids
-        self._known: set[str] = set()
+        self._children: set[int] = set()
         self._unfit = False
-        self._woken, self._waker = socket.socketpair()
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, _nothing)
-        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        self._common = b""  # what this process has adopted for the workers that it forks
+        self._told: Common
+        self._replaced: dict[str, str | None] = {}  # variables as they were before that
+        self._process = mp.context.Process()
+        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._on_child = _signal.signal(signal.SIGCHLD, lambda *_: None)  # the loop is woken
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
-    def prepare(self, modules: tuple[str, ...]) -> None:
-        """Import modules before there is a worker."""
+    def prepare(self, modules: tuple[str, ...], tracker: int) -> None:
+        """Turn this process into one that multiprocessing has started, and import modules before there is a worker."""
+        # As `Process._bootstrap` does; `_work` does the rest of it.
+        mp.process._current_process = self._process
+        mp.process._process_counter = itertools.count(1)
+        mp.context._default_context._actual_context = _LokyWhenNeeded()
+        mp.resource_tracker._resource_tracker._fd = tracker
         if why := _unfit():  # something that starts with every interpreter
-            self._taint("", why)
-        self._import_all(modules)
-        gc.freeze()
-        self._tell("ready")
+            self.taint("", why)
+        self._import(modules)
+        self._tell("importing", None)
 
-    def fail(self, why: str) -> None:
-        """Tell the caller that this is no server any more."""
-        self._taint("", why)
-
-    def run(self) -> tuple[Blocking, Preparation] | None:
-        """Do what the caller asks for; return in each worker, with how it begins, and at the end, with None."""
+    def run(self) -> tuple[Blocking, Common, Beginning] | None:
+        """Fork workers until the caller is gone, and return None; return in each worker, with its beginning."""
         while True:
-            ready, _, _ = select.select([self._control, self._woken], [], [])
+            awaited: list[Any] = [self._control, self._woken]
+            ready, _, _ = select.select(awaited, [], [])
             if self._woken in ready:
-                self._woken.recv(4096)
+                os.read(self._woken, 4096)
                 self._reap()
             if self._control in ready:
                 try:
@@ -155,91 +162,93 @@ class _Server:
                     return None
                 if not message:
                     return None
-                what, number, modules = pickle.loads(message)
-                if what == "kill":
-                    for pid in [pid for pid, known in self._children.items() if known == number]:
-                        os.kill(pid, signal.SIGKILL)
-                    continue
                 connection = Blocking(socket.socket(fileno=fds[0]))
-                told = self._fork(connection, number, modules)
-                if told is not None:
-                    return connection, told
+                begins = self._fork(connection, pickle.loads(message))
+                if begins is not None:
+                    return connection, self._told, begins
                 connection.close()
 
-    def _fork(self, connection: Blocking, number: int, modules: tuple[str, ...]) -> Preparation | None:
-        """Import modules and fork a worker; return, in the worker, what it was told first."""
-        self._import_all(modules)
+    def _fork(self, connection: Blocking, modules: tuple[str, ...]) -> Beginning | None:
+        """Import modules and fork a worker; return its beginning there, and None here."""
+        self._import(modules)
         if self._unfit:
-            self._tell("unfit", number)
+            self._tell("refused", None)
             return None
-        # As much as possible is done here, where it is done for each worker in the same memory. A worker copies each
-        # page that it touches, which costs more than what is done there.
         try:
-            told = Preparation(*pickle.loads(connection.receive()))
-        except (EOFError, OSError):  # nobody wants it any more
-            self._tell("ended", number, 1)
-            return None
-        sys.path[:], sys.argv[:] = told.path, told.argv
-        importlib.invalidate_caches()
-        with contextlib.suppress(OSError, ValueError):  # it may be too low to be raised
-            resource.setrlimit(resource.RLIMIT_NOFILE, resource.prlimit(told.caller, resource.RLIMIT_NOFILE))
-        try:
+            begins = Beginning(*pickle.loads(connection.receive()))
+            self._adopt(begins.common)
+            self._process.name = begins.name
+            gc.freeze()  # what is made from here on is the user's; _leave looks at nothing else
             pid = os.fork()
-        except OSError as error:
-            self._tell("refused", number, error.errno)
+        except (EOFError, OSError) as error:
+            self._tell("refused", getattr(error, "errno", errno.ECONNRESET))
             return None
         if pid:
-            self._children[pid] = number
-            self._tell("forked", number)
+            self._children.add(pid)
+            self._tell("forked", pid)
             return None
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, self._before[signal.SIGCHLD])
-        if self._before[signal.SIGINT] is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, on_interrupt)
-        for end in (self._control, self._woken, self._waker):
-            end.close()
-        return told
+        _signal.signal(signal.SIGCHLD, self._on_child)  # the one of `signal` touches ten times as much memory
+        for end in (self._control.detach(), self._woken, self._waker):
+            os.close(end)
+        return begins
 
-    def _import_all(self, modules: tuple[str, ...]) -> None:
+    def _adopt(self, common: bytes) -> None:
+        """Take over what the next workers have in common, unless the last ones had the same.
+
+        Each worker would copy the memory that it touches for that.
+        """
+        if common == self._common:
+            return
+        told = self._told = Common(*pickle.loads(common))
+        self._restore()
+        sys.argv[:] = told.argv
+        self._replaced = {name: os.environ.get(name) for name in told.variables}
+        follow(told.path, told.cwd, told.variables)
+        with contextlib.suppress(OSError, ValueError):  # it may be too low to be raised
+            resource.setrlimit(resource.RLIMIT_NOFILE, told.files)
+        mp.process._parent_process = mp.process._ParentProcess(told.parent_name, told.caller, None)
+        self._process._parent_pid, self._process._parent_name = told.caller, told.parent_name
+        if told.authkey:
+            self._process.authkey = told.authkey
+        self._common = common
+
+    def _restore(self) -> None:
+        """Put back the variables that were replaced."""
+        set_variables(self._replaced)
+        self._replaced, self._common = {}, b""
+
+    def _import(self, modules: tuple[str, ...]) -> None:
+        """Import modules, up to the first that does more than that, which would have to happen in each worker."""
         for module in modules:
-            if not self._unfit and module not in self._known:
-                self._import(module)
-
-    def _import(self, module: str) -> None:
-        """Import a module; what it does beside that, a worker would have to do by itself."""
-        self._known.add(module)
-        self._tell("importing", module)
-        before = _traces()
-        why = ""
-        with _Overheard() as overheard:
+            if self._unfit or module in sys.modules:
+                continue
+            self._tell("importing", module)
+            self._restore()
+            before, why = _traces(), ""
             try:
-                importlib.import_module(module)
+                if _prints(module):
+                    why = "it prints"
             except BaseException as error:
                 why = f"{type(error).__name__}: {error}"
-        if not why and overheard.said:
-            why = "it prints"
-        if not why and before != _traces():
-            why = "it leaves descriptors open, or changes the working folder or signal handlers"
-        why = why or _unfit()
-        if why:
-            self._taint(module, why)
-        gc.freeze()
+            if not why and before != _traces():
+                why = "it leaves descriptors open, or changes the working folder or signal handlers"
+            why = why or _unfit()
+            if why:
+                self.taint(module, why)
 
-    def _taint(self, module: str, why: str) -> None:
+    def taint(self, module: str, why: str) -> None:
+        """Fork no more, and tell the caller why: because of a module, or "" for another reason."""
         self._unfit = True
         self._tell("tainted", module, why)
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            number = self._children.pop(pid, None)
-            if number is not None:  # else it is something that an import has started
-                self._tell("ended", number, os.waitstatus_to_exitcode(status))
+        with contextlib.suppress(ChildProcessError):
+            while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = reaped
+                if pid in self._children:  # else it is something that an import has started
+                    self._children.remove(pid)
+                    self._tell("ended", pid, os.waitstatus_to_exitcode(status))
 
     def _tell(self, *message: Any) -> None:
         try:
@@ -248,14 +257,9 @@ class _Server:
             os._exit(0)
 
 
-def _nothing(_signal: int, _frame: object) -> None:
-    """Handle SIGCHLD: the descriptor that wakes the loop tells of it."""
-
-
 def _unfit() -> str:
     """Return why this process must not be forked; nothing if it may be."""
-    threads = os.listdir("/proc/self/task")
-    if len(threads) > 1 and len(threads) > 1 + sum(map(_forks_well, threads)):
+    if len([thread for thread in os.listdir("/proc/self/task") if not _forks_well(thread)]) > 1:
         return "there are threads"
     monitoring = getattr(sys, "monitoring", None)
     if sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6)))):
@@ -274,34 +278,28 @@ def _forks_well(thread: str) -> bool:
 
 def _traces() -> tuple[Any, ...]:
     """Return what a fork copies and an import should leave alone."""
-    try:
-        cwd = os.getcwd()
-    except OSError:  # it was removed
-        cwd = ""
-    return os.listdir("/proc/self/fd"), cwd, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGCHLD)
+    return (
+        os.listdir("/proc/self/fd"),
+        working_folder(),
+        signal.getsignal(signal.SIGINT),
+        signal.getsignal(signal.SIGCHLD),
+    )
 
 
-class _Overheard:
-    """While it is entered, what is written to the standard streams is kept from them, and noticed."""
-
-    said = False
-
-    def __enter__(self) -> _Overheard:
-        self._file = os.memfd_create("shoal-overheard")
-        self._streams = [(fd, os.dup(fd)) for fd in (1, 2)]
-        for fd, _ in self._streams:
-            os.dup2(self._file, fd)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        self.said = os.fstat(self._file).st_size > 0
-        for fd, kept in self._streams:
-            os.dup2(kept, fd)
-            os.close(kept)
-        os.close(self._file)
+def _prints(module: str) -> bool:
+    """Import a module with its output discarded; return whether there was any."""
+    with open(os.memfd_create("shoal-prints"), "rb") as file:
+        kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+        for fd, _ in kept:
+            os.dup2(file.fileno(), fd)
+        try:
+            importlib.import_module(module)
+        finally:
+            flush_streams()
+            for fd, copy in kept:
+                os.dup2(copy, fd)
+                os.close(copy)
+        return os.fstat(file.fileno()).st_size > 0
 
 
 class _LokyWhenNeeded:
@@ -310,35 +308,35 @@ class _LokyWhenNeeded:
     _name = "loky"
 
     def __getattr__(self, name: str) -> Any:
-        from multiprocessing import context
-
         from shoal.errors import import_loky
 
         import_loky()
         from loky.backend.context import LokyContext
 
-        context._default_context._actual_context = LokyContext()  # type: ignore[attr-defined]
-        return getattr(context._default_context._actual_context, name)  # type: ignore[attr-defined]
+        mp.context._default_context._actual_context = LokyContext()
+        return getattr(mp.context._default_context._actual_context, name)
 
 
-def _work(connection: Blocking, told: Preparation, server: int, tracker: int) -> None:
-    """Be a worker, up to the end of this process."""
-    import multiprocessing.util
-    from multiprocessing import resource_tracker
-
-    if told.cwd is not None:
-        os.chdir(told.cwd)
-    set_variables(told.variables)
-    _settle()
-    # The process object that multiprocessing would have made in the caller, and sent here.
-    process: Any = multiprocessing.Process(target=_serve, args=(connection, server, told.initial), name=told.name)
-    process._parent_pid, process._parent_name = told.caller, told.parent_name
-    if told.authkey:
-        process.authkey = told.authkey
+def _work(connection: Blocking, told: Common, begins: Beginning, server: int) -> None:
+    """Run a worker, up to the end of this process."""
+    die_with(server)
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     if told.log_level is not None:
-        multiprocessing.util.log_to_stderr(told.log_level)
-    resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined] # as in a process that it spawns
-    _leave(process._bootstrap())
+        mp.util.log_to_stderr(told.log_level)
+    code = 1
+    try:
+        mp.process._children.clear()  # they are the server's
+        mp.process.BaseProcess._after_fork()
+        _settle()
+        index, cpus, depth = begins.place
+        initial = begins.initial
+        serve(Place(index, {}, cpus, depth), lambda: pickle.loads(initial) if initial else (None, ()), connection)
+        mp.util._exit_function()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    threading._shutdown()  # type: ignore[attr-defined]
+    _leave(code)
 
 
 #: Files whose end is of no consequence once they are flushed.
@@ -369,11 +367,11 @@ def _leave(code: int) -> None:
         if type(file) in _PLAIN_FILES:
             with contextlib.suppress(ValueError, OSError):  # it is closed, or cannot be written to
                 file.flush()
-    libc().exit(code)  # with the hooks of compiled code, which os._exit leaves out
+    _exit(code)  # with the hooks of compiled code, which os._exit leaves out
 
 
 def _settle() -> None:
-    """Be unlike what this process was forked from, in what a new one would have for its own."""
+    """Give this process random states, BLAS threads and a handler of crashes of its own."""
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
     if "numpy" in sys.modules:
@@ -382,11 +380,3 @@ def _settle() -> None:
         follow_thread_variables()
     if "PYTHONFAULTHANDLER" not in os.environ and sys.stderr is not None:
         faulthandler.enable()
-
-
-def _serve(connection: Blocking, server: int, initial: bytes) -> None:
-    from multiprocessing import context
-
-    gc.freeze()  # what is made from here on is the user's; _leave looks at nothing else
-    context._default_context._actual_context = _LokyWhenNeeded()  # type: ignore[attr-defined]
-    serve(lambda: pickle.loads(initial), server, connection)

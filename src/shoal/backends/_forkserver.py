@@ -18,9 +18,11 @@ import contextlib
 import fcntl
 import itertools
 import logging
+import math
 import os
 import pickle
 import re
+import resource
 import signal
 import socket
 import sys
@@ -29,15 +31,17 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from shoal.backends._forked import CONTROL_BYTES
+from shoal._cpus import THREAD_VARIABLES
+from shoal.backends._messages import CONTROL_BYTES
 from shoal.backends._process import Process, kill_tree
-from shoal.backends._surroundings import installed
+from shoal.backends._surroundings import installed, working_folder
 from shoal.backends._tracker import TrackerRelay
 from shoal.errors import cannot_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shoal.backends._bootstrap import Place
     from shoal.backends._loop import Loop
     from shoal.backends._workers import Worker
 
@@ -53,28 +57,40 @@ STUCK_SECONDS = 10.0
 LINGER_SECONDS = 2.0
 #: After so many servers that have ended without a worker, workers are started in another way.
 TRIES = 3
-#: The descriptors that a server is given: its control connection, and the way to the caller's resource tracker.
-_GIVEN = (3, 4)
+#: The descriptors that a server is given: its control connection, and the way to the caller's resource tracker. What
+#: multiprocessing puts in the place of stdin has 3 in a process that it starts.
+_GIVEN = (4, 5)
 #: What a server imports at least. The rest is what calls need.
-MODULES: tuple[str, ...] = ("multiprocessing.context", "multiprocessing.resource_tracker", "shoal.parallel._worker")
+MODULES: tuple[str, ...] = ("shoal.parallel._worker",)
+#: The state that a server inherits is looked at for each run, and within a run after so many seconds: that takes longer
+#: than to ask for a worker.
+LOOK_SECONDS = 0.1
+#: Variables with which no BLAS or OpenMP starts a thread when it is loaded.
+ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
+#: Counts the workers of this process, as multiprocessing does those that it starts.
+_workers = itertools.count(1)
 
 
 class ForkedChild:
     """A worker process that a server was asked for."""
 
-    pid: int | None = None  # it says so itself
-    forked = False
+    pid: int | None = None  # once it is forked
+    _killed = False
 
-    def __init__(self, server: ForkServer, number: int, worker: Worker, process: Process) -> None:
+    def __init__(self, worker: Worker, process: Process) -> None:
         self.worker, self.process = worker, process
-        self._server, self._number = server, number
 
-    def kill(self, pid: int | None) -> None:
-        """Kill it, and all that it has started."""
-        if pid is None:
-            self._server.kill(self._number)
-        else:
-            kill_tree(pid)
+    def kill(self) -> None:
+        """Kill it, and all that it has started, now or as soon as it is forked."""
+        self._killed = True
+        if self.pid is not None:
+            kill_tree(self.pid)
+
+    def forked(self, pid: int) -> None:
+        """Take note of its process id."""
+        self.pid = pid
+        if self._killed:
+            self.kill()
 
 
 class ForkServer:
@@ -96,44 +112,60 @@ class ForkServer:
         self, key: Hashable, loop: Loop, environment: Mapping[str, str], modules: tuple[str, ...], tracker: int
     ) -> None:
         self.key, self.environment = key, environment
-        self.children: dict[int, ForkedChild] = {}
-        self.fit = True
-        self.proven = False  # whether it has forked a worker
+        self._unborn: deque[ForkedChild] = deque()  # in the order in which the server forks them
+        self._children: dict[int, ForkedChild] = {}  # by process id
+        self.fit = True  # whether it can fork more workers
+        self._proven = False  # whether it has forked a worker
         self._loop = loop
-        self._numbers = itertools.count()
-        self._heard = 0.0  # when it last said something
-        self._importing: str | None = ""  # a module, or that it is starting; None: neither
-        self._requests: deque[tuple[bytes, socket.socket | None]] = deque()
+        self._importing: str | None = ""  # the module; "" while the server starts; None: nothing
+        self._since = time.monotonic()  # when it said something for the last time, or was asked after a rest
+        self._look_at = math.inf  # when the next look at its silence is due
+        self._requests: deque[tuple[bytes, socket.socket]] = deque()  # that the connection did not take yet
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        cpus = tuple(os.sched_getaffinity(os.getpid()))  # this thread's may be others
         with theirs:
             try:
+                # Of the arguments only the first: a message has a limit, and arguments may be many.
+                self._control.send(pickle.dumps((os.getpid(), _path(), sys.argv[:1], cpus, MODULES, modules)))
                 self.pid = _spawn(theirs.fileno(), tracker, environment)
             except BaseException:
                 self._control.close()
                 raise
         self._control.setblocking(False)
-        cpus = tuple(os.sched_getaffinity(os.getpid()))  # this thread's may be others
-        # Of the arguments only the first: a message has a limit, and arguments may be many.
-        self._request(pickle.dumps((os.getpid(), _path(), sys.argv[:1], _cwd(), cpus, MODULES, modules)), None)
         loop.watch(self._control.fileno(), self._ready)
-        loop.later(START_SECONDS, self._look_at_start)
+        loop.later(START_SECONDS, self._leave)  # if nobody wants a worker after all
+        self._expect()
 
-    def fork(self, worker: Worker, process: Process, modules: tuple[str, ...]) -> ForkedChild:
-        """Ask for the process of a worker, which begins with `modules`."""
-        number = next(self._numbers)
-        child = self.children[number] = ForkedChild(self, number, worker, process)
-        end = socket.socket(fileno=process.theirs.detach())
-        self._request(pickle.dumps(("fork", number, modules)), end)
-        self._loop.later(STUCK_SECONDS, lambda: self._look(number))
+    def fork(
+        self, worker: Worker, process: Process, place: Place, initial: bytes, modules: tuple[str, ...]
+    ) -> ForkedChild:
+        """Ask for the process of a worker.
+
+        Parameters
+        ----------
+        initial
+            The pickle of the user's initializer with its arguments; empty without one.
+        modules
+            What the server imports first, if it has not yet.
+        """
+        if self._patience is None:
+            self._since = time.monotonic()
+        child = ForkedChild(worker, process)
+        wanted: dict[str, str | None] = {name: os.environ.get(name) for name in ONE_THREAD}
+        wanted.update(process.own)
+        variables = {name: value for name, value in wanted.items() if self.environment.get(name) != value}
+        own = f"LokyProcess-{next(_workers)}", (place.index, place.cpus, place.depth), initial
+        process.prepare(pickle.dumps((_common(variables), *own)))
+        request = pickle.dumps(modules), socket.socket(fileno=process.theirs.detach())
+        self._unborn.append(child)
+        self._requests.append(request)
+        self._flush()
+        self._expect()
         return child
-
-    def kill(self, number: int) -> None:
-        """Kill a worker that has not said its process id yet."""
-        self._loop.ask(lambda: self._request(pickle.dumps(("kill", number, ())), None))
 
     def end(self) -> None:
         """End the server, which has no workers; it goes by itself if the caller does."""
-        self._retire()
+        self.fit = False
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
         self._loop.later(1.0, self._kill)  # it may have been stopped
@@ -141,36 +173,23 @@ class ForkServer:
     def abandon(self) -> None:
         """Close this process's copies of the descriptors, in a forked child."""
         for end in (self._control, *(end for _, end in self._requests)):
-            if end is not None and end.fileno() >= 0:
-                os.close(end.detach())
-
-    def _request(self, message: bytes, end: socket.socket | None) -> None:
-        self._requests.append((message, end))
-        self._flush()
+            end.close()
 
     def _flush(self) -> None:
         """Send what the connection takes."""
+        full = False
         try:
             while self._requests:
                 message, end = self._requests[0]
-                if end is None:
-                    self._control.send(message)
-                else:
-                    socket.send_fds(self._control, [message], [end.fileno()])
-                    end.close()
+                socket.send_fds(self._control, [message], [end.fileno()])
+                end.close()
                 self._requests.popleft()
         except BlockingIOError:
-            pass
-        except OSError:  # it has died, as reading will say
-            self._drop_requests()
+            full = True
+        except OSError:  # it has died, as reading will say; or too many descriptors are on their way already
+            self._loop.later(0.01, self._flush)
         if self._control.fileno() >= 0:
-            self._loop.watch(self._control.fileno(), self._ready, writable=bool(self._requests))
-
-    def _drop_requests(self) -> None:
-        for _, end in self._requests:
-            if end is not None:
-                end.close()
-        self._requests.clear()
+            self._loop.watch(self._control.fileno(), self._ready, writable=full)
 
     def _ready(self) -> None:
         """Take what the server says, and send what is still to be sent."""
@@ -185,34 +204,47 @@ class ForkServer:
         if not message:
             self._died()
             return
-        self._heard = time.monotonic()
+        self._since = time.monotonic()
         what, *more = pickle.loads(message)
         take: dict[str, Callable[..., None]] = {
-            "ready": self._started,
             "importing": self._imports,
             "tainted": self._tainted,
-            "unfit": self._unfit,
             "refused": self._refused,
             "forked": self._forked,
             "ended": self._ended,
         }
         take[what](*more)
 
-    def _started(self) -> None:
-        self._importing = None
-
-    def _look_at_start(self) -> None:
-        self._give_up_import("")
-        self._leave()  # if nobody wanted a worker after all
-
-    def _imports(self, module: str) -> None:
+    def _imports(self, module: str | None) -> None:
         self._importing = module
-        self._loop.later(IMPORT_SECONDS, lambda: self._give_up_import(module))
+        self._expect()
 
-    def _give_up_import(self, module: str) -> None:
-        if self._importing == module and self._control.fileno() >= 0:
-            self._tainted(module, "it takes too long")
-            self._restart_unborn()
+    @property
+    def _patience(self) -> float | None:
+        """The seconds for which the server may be silent now; None if it has nothing to do."""
+        if self._importing is not None:
+            return IMPORT_SECONDS if self._importing else START_SECONDS
+        return STUCK_SECONDS if self._unborn else None
+
+    def _expect(self) -> None:
+        """See to it that the server's silence is looked at when it may have lasted for too long."""
+        if self._patience is not None and self._since + self._patience < self._look_at:
+            self._look_at = self._since + self._patience
+            self._loop.later(max(self._look_at - time.monotonic(), 0), self._look)
+
+    def _look(self) -> None:
+        """Give the server up if it has been silent for too long."""
+        self._look_at = math.inf
+        if self._patience is None or self._control.fileno() < 0:
+            return
+        if time.monotonic() < self._since + self._patience:
+            self._expect()
+            return
+        if self._importing is not None:
+            self._tainted(self._importing, "it takes too long")
+            self._importing = None
+        self.fit = False
+        self._restart_unborn()
 
     def _tainted(self, module: str, why: str) -> None:
         if module:
@@ -221,86 +253,67 @@ class ForkServer:
         else:
             logger.debug("the fork server cannot be used: %s", why)
             servers.failures += 1
-        self._retire()
-
-    def _retire(self) -> None:
-        """Take note that this server forks no more."""
         self.fit = False
-        servers.forget(self)
 
-    def _ended(self, number: int, code: int) -> None:
-        child = self._gone(number)
+    def _ended(self, pid: int, code: int) -> None:
+        child = self._children.pop(pid, None)
         if child is not None:
             child.process.exited(code)
+            self._linger()
 
-    def _refused(self, number: int, reason: int) -> None:
+    def _refused(self, reason: int | None) -> None:
         self._importing = None
-        child = self._gone(number)
-        if child is not None:
-            child.worker.restart(child.process, cannot_start(OSError(reason, os.strerror(reason))))
-
-    def _unfit(self, number: int) -> None:
-        self._retire()
-        child = self._gone(number)
-        if child is not None:
-            child.worker.restart(child.process)
+        if self._unborn:  # else it was given up meanwhile, as below
+            child = self._unborn.popleft()
+            error = None if reason is None else cannot_start(OSError(reason, os.strerror(reason)))
+            child.worker.restart(child.process, error)
+            self._linger()
 
     def _restart_unborn(self) -> None:
         """Have another server start the workers that this one has not forked yet."""
-        for number, child in list(self.children.items()):
-            if not child.forked:
-                self._gone(number)
-                child.worker.restart(child.process)
-
-    def _look(self, number: int) -> None:
-        """See whether the server goes on with what it was asked for: if not, it may have been stopped."""
-        child = self.children.get(number)
-        if child is not None and not child.forked and self._control.fileno() >= 0:
-            left = self._heard + STUCK_SECONDS - time.monotonic()
-            if self._importing is not None or left > 0:
-                self._loop.later(max(left, 0.1), lambda: self._look(number))
-            else:
-                self._retire()
-                self._restart_unborn()
+        while self._requests:
+            self._requests.popleft()[1].close()
+        while self._unborn:
+            child = self._unborn.popleft()
+            child.worker.restart(child.process)
+        self._linger()
 
     def _died(self) -> None:
         """Take note that the server has ended, and with it its workers, if there are any."""
-        self._retire()
+        self.fit = False
         if self._importing:
             servers.avoid(self._importing)
-        elif not self.proven and self.children:
+        elif not self._proven and self._unborn:
             servers.failures += 1
         self._loop.unwatch(self._control.fileno())
         self._control.close()
-        self._drop_requests()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
-        servers.ended(self)
+        servers.living.discard(self)
         self._restart_unborn()
-        for child in self.children.values():
-            child.kill(child.process.pid)
+        for child in self._children.values():
+            child.kill()
             child.process.die()
-        self.children.clear()
+        self._children.clear()
 
     def _kill(self) -> None:
         if self._control.fileno() >= 0:
             os.kill(self.pid, signal.SIGKILL)
 
-    def _forked(self, number: int) -> None:
-        self.proven, self._importing = True, None
+    def _forked(self, pid: int) -> None:
+        self._proven, self._importing = True, None
         servers.failures = 0
-        if number in self.children:
-            self.children[number].forked = True
+        if self._unborn:  # else it was given up meanwhile
+            child = self._children[pid] = self._unborn.popleft()
+            child.forked(pid)
 
-    def _gone(self, number: int) -> ForkedChild | None:
-        """Forget a worker; without any, the server goes, too."""
-        child = self.children.pop(number, None)
-        if not self.children:
+    def _linger(self) -> None:
+        """See to it that the server goes when it has had no workers for some time."""
+        if not (self._children or self._unborn):
             self._loop.later(LINGER_SECONDS if self.fit else 0.0, self._leave)
-        return child
 
     def _leave(self) -> None:
-        if not self.children and self._control.fileno() >= 0:
+        if not (self._children or self._unborn) and self._control.fileno() >= 0:
             self.end()
 
 
@@ -308,10 +321,8 @@ class Servers:
     """The fork servers of this process that can be asked for workers; all in the pool's thread."""
 
     def __init__(self) -> None:
-        self._fit: dict[Hashable, ForkServer] = {}
-        self._living: set[ForkServer] = set()
-        # For workers that are wanted at the same time: what was asked for last, and its server.
-        self._latest: tuple[tuple[bool, Mapping[str, str]], ForkServer] | None = None
+        self.living: set[ForkServer] = set()
+        self._latest: tuple[Any, ForkServer] | None = None  # what was asked for last, and its server
         self._relay: TrackerRelay | None = None
         self.avoided: set[str] = set()  # packages that no server imports
         self.failures = 0  # servers that have ended without a worker
@@ -329,38 +340,35 @@ class Servers:
         """Return those of the modules that a server may import."""
         return tuple(module for module in modules if module.partition(".")[0] not in self.avoided)
 
-    def of(self, environment: Mapping[str, str], preloads: bool, loop: Loop) -> ForkServer:
-        """Return the server for an environment, a new one if there is none."""
-        asked = preloads, environment
+    def of(self, variables: Mapping[str, str | None] | None, loop: Loop) -> ForkServer:
+        """Return the server for workers that all have `variables`; None: each has its own. Start one if need be."""
+        asked = variables, os.environ._data.copy()  # type: ignore[attr-defined] # copy() decodes every variable
         if self._latest is not None and self._latest[0] == asked and self._latest[1].fit:
             return self._latest[1]
-        key = (preloads, *_state(environment))
-        server = self._fit.get(key)
+        environment = {**os.environ, **ONE_THREAD}
+        for name, value in (variables or {}).items():
+            environment.pop(name, None)
+            if value is not None:
+                environment[name] = value
+        key = variables is None, *_state(environment)
+        server = next((server for server in self.living if server.fit and server.key == key), None)
         if server is None:
-            modules = self.wanted(["numpy"]) if preloads and "numpy" in sys.modules else ()
+            modules = self.wanted(["numpy"]) if variables is not None and "numpy" in sys.modules else ()
             if self._relay is None:
                 self._relay = TrackerRelay(loop)
-            server = self._fit[key] = ForkServer(key, loop, environment, modules, self._relay.writer)
-            self._living.add(server)
+            server = ForkServer(key, loop, environment, modules, self._relay.writer)
+            self.living.add(server)
         self._latest = asked, server
-        loop.later(0, self._forget_latest)
+        loop.later(LOOK_SECONDS, self.look)
         return server
 
-    def _forget_latest(self) -> None:
+    def look(self) -> None:
+        """Look at the state of this process when a server is asked for next."""
         self._latest = None
-
-    def forget(self, server: ForkServer) -> None:
-        """Take note that a server forks no more."""
-        if self._fit.get(server.key) is server:
-            del self._fit[server.key]
-
-    def ended(self, server: ForkServer) -> None:
-        """Take note that the process of a server is gone."""
-        self._living.discard(server)
 
     def abandon(self) -> None:
         """Have no servers any more, in a forked child: they are the parent's."""
-        for server in self._living:
+        for server in self.living:
             server.abandon()
         if self._relay is not None:
             self._relay.abandon()
@@ -377,7 +385,7 @@ def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:
     path = f"sys.path[:] = [*filter(None, sys.path), {root!r}]"
     program = f"import sys; {path}; from shoal.backends._forked import main; main(*{_GIVEN})"
     # Copies: a descriptor that is copied onto itself would not be inherited, and one must not overwrite the other.
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(_GIVEN)) for fd in (control, tracker)]
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_GIVEN) + 1) for fd in (control, tracker)]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, fd, there) for fd, there in zip(copies, _GIVEN, strict=True)]
         return os.posix_spawn(sys.executable, [sys.executable, "-c", program], environment, file_actions=actions)
@@ -386,39 +394,19 @@ def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:
             os.close(fd)
 
 
-#: Of the workers of this process, as multiprocessing counts those that it starts.
-_numbers = itertools.count(1)
-
-
-def preparation(variables: dict[str, str | None], initial: bytes) -> bytes:
-    """Return what a worker is told first.
-
-    Parameters
-    ----------
-    variables
-        Variables that it sets; None takes one away.
-    initial
-        The pickle of its place, and of the initializer with its arguments.
-    """
+def _common(variables: dict[str, str | None]) -> bytes:
+    """Return a pickle of what workers have in common (`_forked.Common`), with the variables that they set."""
     process: Any = sys.modules.get("multiprocessing.process")
     util: Any = sys.modules.get("multiprocessing.util")
     parent = None if process is None else process.current_process()
     name, authkey = ("MainProcess", b"") if parent is None else (parent.name, bytes(parent.authkey))
     log_level = util.get_logger().getEffectiveLevel() if util is not None and util._log_to_stderr else None
-    own = f"LokyProcess-{next(_numbers)}"
-    return pickle.dumps((os.getpid(), name, own, authkey, log_level, _path(), sys.argv, _cwd(), variables, initial))
-
-
-def _cwd() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return None
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return pickle.dumps((os.getpid(), name, authkey, log_level, _path(), sys.argv, working_folder(), files, variables))
 
 
 def _path() -> list[str]:
-    cwd = _cwd()
-    return [entry or cwd or "" for entry in sys.path]
+    return [entry or working_folder() or "" for entry in sys.path]
 
 
 def _state(environment: Mapping[str, str]) -> tuple[Hashable, ...]:

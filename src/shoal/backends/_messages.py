@@ -8,6 +8,8 @@ import struct
 _LENGTH = struct.Struct("<Q")
 #: What is read at a time, in bytes, unless a message is known to be longer.
 _CHUNK = 64 * 1024
+#: No message on the control connection of a fork server, which keeps their bounds by itself, is longer.
+CONTROL_BYTES = 128 * 1024
 
 
 def framed(message: bytes) -> list[memoryview]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from shoal.backends._blas import find_blas, heed_thread_variables
-from shoal.backends._bootstrap import Place, serve, set_variables
+from shoal.backends._bootstrap import Place, heed, serve, set_variables
 from shoal.backends._loop import Loop
 from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
@@ -95,7 +95,8 @@ def _serve(place: Place, parent: int, end: Handed, initializer: Any, initargs: A
     multiprocessing.current_process().daemon = True
     set_variables({**environment, **place.variables})
     heed_thread_variables()
-    serve(lambda: (place, initializer, initargs), parent, Blocking(end.socket))
+    heed(parent)
+    serve(place, lambda: (initializer, initargs), Blocking(end.socket))
 
 
 class MultiprocessingBackend(Backend):

@@ -17,7 +17,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, NamedTuple, Protocol
 
@@ -48,8 +48,8 @@ class Child(Protocol):
     #: None as long as it is not known.
     pid: int | None
 
-    def kill(self, pid: int | None) -> None:
-        """Kill it, and all that it has started, without waiting for their ends; `pid` is its id, if that is known."""
+    def kill(self) -> None:
+        """Kill it, and all that it has started, without waiting for their ends."""
 
 
 class Owner(Protocol):
@@ -85,7 +85,7 @@ class Process:
     versions
         The versions of the user's modules that it may have imported.
     own
-        The names of variables that are its own, whatever the program's are.
+        Variables that are its own, whatever the program's are.
 
     Notes
     -----
@@ -97,12 +97,11 @@ class Process:
         self.items: deque[Item] = deque()
         self.surroundings = current()
         self.versions = dict(self.surroundings.modules)
-        self.own: Container[str] = ()
+        self.own: dict[str, str | None] = {}
         self._owner = owner
         self._loop = loop
         self._child: Child | None = None
         self._late: deque[memoryview] = deque()  # what the socket has not taken yet
-        self._said: int | None = None  # its pid, by itself
         self._began = False  # whether an answer has come
         self._over = False
         self._connection, self.theirs = socket.socketpair()
@@ -128,7 +127,7 @@ class Process:
     @property
     def pid(self) -> int | None:
         """Its id; None as long as it is not known. In any thread."""
-        return self._said or (None if self._child is None else self._child.pid)
+        return None if self._child is None else self._child.pid
 
     @property
     def alive(self) -> bool:
@@ -169,7 +168,7 @@ class Process:
         """Kill the process, and all that it has started. In any thread."""
         child = self._child
         if child is not None:
-            child.kill(self.pid)
+            child.kill()
 
     def exited(self, exit_code: int | None) -> None:
         """Take note of how the process has ended."""
@@ -253,9 +252,6 @@ class Process:
             self._fail(error)
             return None
         for message in messages:
-            if self._said is None:
-                self._said = int.from_bytes(message, "little")
-                continue
             self._began = True
             try:
                 self._owner.answered(self, *decoded(message))

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Callable, Hashable
 from functools import partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from shoal._cpus import THREAD_VARIABLES
 from shoal._pickling import KeepingFile, dumps
 from shoal._tracebacks import warn
-from shoal.backends._bootstrap import Place, serve
+from shoal.backends._bootstrap import Place, heed, serve
 from shoal.backends._loop import Loop
 from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement, identity
@@ -25,15 +24,10 @@ from shoal.backends._workers import Worker, fill_standard_streams
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread, process_depth
 from shoal.errors import FallbackWarning, import_loky
 
-if TYPE_CHECKING:
-    from shoal.backends._forkserver import ForkServer
-
 #: The seconds after which an idle worker goes, as in joblib.
 IDLE_SECONDS = 300.0
 #: Ways of starting workers that may be asked for, and where.
 _METHODS, _VARIABLE = ("loky", "spawn"), "SHOAL_START_METHOD"
-#: Variables with which no BLAS or OpenMP starts a thread when it is loaded.
-ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
 
 
 class LokyMaker:
@@ -84,15 +78,13 @@ class LokyMaker:
         """Start a worker process."""
         place = self._placement.of(worker.index)
         process.own = {**self._environment, **place.variables}
-        if self._forks and (initial := self._initial(place)) is not None:
-            from shoal.backends._forkserver import modules_named, preparation, servers
+        if self._forks and (initial := self._initial()) is not None:
+            from shoal.backends._forkserver import modules_named, servers
 
-            server = self._server(loop)
-            wanted = {**{name: os.environ.get(name) for name in ONE_THREAD}, **process.own}
-            variables = {name: value for name, value in wanted.items() if server.environment.get(name) != value}
-            process.prepare(preparation(variables, initial))
-            modules = modules_named(worker.messages) if self._preloads else ()
-            return server.fork(worker, process, servers.wanted(modules))
+            server = servers.of(self._placement.variables, loop)
+            # A server may import modules for its workers if they all have the variables that an import may read.
+            modules = () if self._placement.variables is None else modules_named(worker.messages)
+            return server.fork(worker, process, place, initial, servers.wanted(modules))
         initializer: Any = self._initializer
         if isinstance(initializer, FunctionType):
             initializer = KeepingFile(initializer)
@@ -115,29 +107,19 @@ class LokyMaker:
             return servers.usable
         return False
 
-    @property
-    def _preloads(self) -> bool:
-        """Whether a server may import modules for the workers: they all have the variables that an import may read."""
-        return self._placement.variables is not None
-
     def _begin(self, loop: Loop) -> None:
-        with contextlib.suppress(OSError):  # what keeps a server from starting is said where a worker is wanted
-            self._server(loop)
-
-    def _server(self, loop: Loop) -> ForkServer:
         from shoal.backends._forkserver import servers
 
-        environment = {**os.environ, **ONE_THREAD}
-        for name, value in (self._placement.variables or {}).items():
-            environment.pop(name, None)
-            if value is not None:
-                environment[name] = value
-        return servers.of(environment, self._preloads, loop)
+        with contextlib.suppress(OSError):  # what keeps a server from starting is said where a worker is wanted
+            servers.look()
+            servers.of(self._placement.variables, loop)
 
-    def _initial(self, place: Place) -> bytes | None:
-        """Return what tells a worker how to begin; None where that is only sent to a process that is being started."""
+    def _initial(self) -> bytes | None:
+        """Return a pickle of the initializer; None where it can only be sent to a process that is being started."""
+        if self._initializer is None:
+            return b""
         try:
-            return dumps((place, self._initializer, self._initargs), out_of_band=2**63)[0]
+            return dumps((self._initializer, self._initargs), out_of_band=2**63)[0]
         except RuntimeError:  # locks and queues of multiprocessing
             return None
 
@@ -150,7 +132,8 @@ def _serve(place: Place, parent: int, end: Handed, *initial: Any) -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 for as long as this process lives
     elif "PYTHONFAULTHANDLER" not in os.environ:
         faulthandler.enable()
-    serve(lambda: (place, *initial), parent, Blocking(end.socket))
+    heed(parent)
+    serve(place, lambda: initial, Blocking(end.socket))
 
 
 @functools.cache

@@ -46,7 +46,7 @@ class ContextChild:
         self._tries = 0
         loop.watch(started.sentinel, self._ended)
 
-    def kill(self, pid: int | None) -> None:
+    def kill(self) -> None:
         """Kill it, and all that it has started."""
         if sys.platform == "linux":
             if self._started.exitcode is None:

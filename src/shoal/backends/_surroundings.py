@@ -18,6 +18,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from shoal.backends._bootstrap import set_variables
+
 
 class Surroundings(NamedTuple):
     """The state of a program, as far as its workers take part in it.
@@ -55,23 +57,25 @@ _modules: tuple[int, list[str]] = (0, [])
 def current() -> Surroundings:
     """Return the surroundings as they are now: the same object as long as they are the same. Thread-safe."""
     global _latest
-    try:
-        cwd = os.getcwd()
-    except OSError:
-        cwd = None
     # Its copy() decodes every variable, which takes a hundred times as long.
     variables: Mapping[Any, Any] = os.environ._data.copy()  # type: ignore[attr-defined]
     latest = _latest
-    now = Surroundings(tuple(sys.path), cwd, variables, *_versions(), latest.number)
+    now = Surroundings(tuple(sys.path), working_folder(), variables, *_versions(), latest.number)
     if now != latest:
         latest = _latest = now._replace(number=latest.number + 1)
     return latest
 
 
+def working_folder() -> str | None:
+    """Return the working folder; None if it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
 def follow(path: list[str], cwd: str | None, variables: Mapping[str, str | None]) -> None:
     """Do in a worker what its caller has done since: change the search path, the folder, variables."""
-    from shoal.backends._bootstrap import set_variables
-
     sys.path[:] = path
     importlib.invalidate_caches()
     if cwd is not None:
@@ -88,17 +92,19 @@ def changes(before: Surroundings, after: Surroundings) -> dict[str, str | None]:
 
 def installed(name: str) -> bool:
     """Tell whether an imported module lies where packages are installed: what lies elsewhere may be edited."""
-    origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
-    return isinstance(origin, str) and origin.startswith(_roots())
+    spec: Any = _spec(name)
+    return spec is not None and spec.origin.startswith(_roots(tuple(sys.path)))
 
 
-def _roots() -> tuple[str, ...]:
-    """Return the folders in which packages are installed."""
-    return _roots_in(tuple(sys.path))
+def _spec(name: str) -> Any:
+    """Return the specification of an imported module that has a file; None of others."""
+    spec: Any = getattr(sys.modules.get(name), "__spec__", None)
+    return spec if getattr(spec, "has_location", False) and isinstance(spec.origin, str) else None
 
 
 @functools.lru_cache(maxsize=1)
-def _roots_in(path: tuple[str, ...]) -> tuple[str, ...]:
+def _roots(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the folders in which packages are installed."""
     found = [entry for entry in path if os.path.basename(entry) in ("site-packages", "dist-packages")]
     return tuple(os.path.join(root, "") for root in [os.path.dirname(os.__file__), *found])
 
@@ -107,19 +113,11 @@ def _versions() -> tuple[dict[str, tuple[int, int]], tuple[Any, ...]]:
     """Return the versions of the user's modules, and their specifications."""
     global _modules
     if _modules[0] != len(sys.modules):
-        roots = _roots()
-        names = []
-        for name, module in list(sys.modules.items()):
-            spec = getattr(module, "__spec__", None)
-            origin = getattr(spec, "origin", None)
-            if isinstance(origin, str) and getattr(spec, "has_location", False) and not origin.startswith(roots):
-                names.append(name)
-        ours = ("__main__", "shoal")
-        _modules = len(sys.modules), [name for name in names if name.partition(".")[0] not in ours]
+        names = [name for name in list(sys.modules) if name.partition(".")[0] not in ("__main__", "shoal")]
+        _modules = len(sys.modules), [name for name in names if _spec(name) and not installed(name)]
     versions, specifications = {}, []
     for name in _modules[1]:
-        spec = getattr(sys.modules.get(name), "__spec__", None)
-        if spec is not None:
+        if spec := _spec(name):
             specifications.append(spec)
             try:
                 versions[name] = id(spec), os.stat(spec.origin).st_mtime_ns

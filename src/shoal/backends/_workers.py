@@ -156,7 +156,8 @@ class Worker:
     def retire(self, pid: int) -> bool:
         """Replace the process `pid` once what was submitted to it has run; return whether it was still there."""
         with self.lock:
-            if self._retiring or self._process is None or self._process.pid != pid:
+            # Its first answer may come before the fork server has told its id.
+            if self._retiring or self._process is None or self._process.pid not in (None, pid):
                 return False
             self._retiring = True
             self._pump()

@@ -6,11 +6,13 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from shoal.persistence._limits import Misuse
+from shoal.persistence._limits import PER_OPCODE, Misuse
 
 _DTYPE = re.compile(r"[biufcSUVOMm]\d+")
 #: Dtypes are in each other no deeper.
 _DEPTH = 50
+#: Arrays have no more dimensions.
+_DIMENSIONS = 64
 #: What a field counts for, in bytes: some microseconds go by until it is compared.
 _PER_FIELD = 2000
 #: The classes of records, under all their names.
@@ -52,12 +54,14 @@ class Dtype:
         # Without a copy, it could be one that all of numpy uses.
         need(type(align) in (bool, int) and type(copy) in (bool, int) and (align, copy) == (0, 1), "other flags")
         self._record = getattr(kind, "name", None) in RECORDS
-        need(self._record or (type(kind) is str and _DTYPE.fullmatch(kind)), repr(kind))
+        known = self._record or (type(kind) is str and _DTYPE.fullmatch(kind))
+        need(known, repr(kind) if type(kind) is str else "no name of a dtype")
         self._kind = np.record if self._record else kind
         self._known: Any = np.dtype(self._kind)
         self._final = False
         self._text: str | None = None
         self._depth = 0
+        self._weight = 0  # of its state, and of those of the dtypes in it, as often as they are
         #: Where it is noted that its fields must be in no other place; whoever makes it says where.
         self.notes: Any = None
 
@@ -84,20 +88,43 @@ class Dtype:
             real = self._of(*state)
             _, written, as_state = real.__reduce__()
             if written != (self._kind, False, True) or not _same(_real(state), as_state):
-                raise ValueError(f"{_real(state)} of {real!r}")
+                raise ValueError(f"another one of {self._kind}")
         except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, SyntaxError) as error:
             raise Misuse(f"a dtype is given a state that numpy does not write ({error})") from None
         self._known, self._final = real, True
 
     def _count(self, state: tuple[Any, ...]) -> None:
-        """Take note of the fields; refuse dtypes of dtypes of dtypes and so on, over which numpy recurs in C."""
-        parts = [*state[4].values()] if len(state) > 4 and type(state[4]) is dict else []
+        """Charge what a state holds, unfolded, as numpy and :func:`_real` go through it, which hash and compare it.
+
+        Refuse dtypes of dtypes of dtypes and so on, over which numpy recurs in C.
+        """
+        fields = state[4] if len(state) > 4 and type(state[4]) is dict else {}
+        parts = [*fields.values()]
         inner = [part[0] for part in [*parts, state[2]] if type(part) is tuple and part and type(part[0]) is Dtype]
         self._depth = 1 + max((dtype._depth for dtype in inner), default=0)
         need(self._depth <= _DEPTH, f"dtypes in {_DEPTH} others")
-        if parts and self.notes is not None:
-            self.notes.budget.take(_PER_FIELD * len(parts))
-            self.notes.built.append((state, state[4]))
+        if self.notes is None:
+            return
+        take = self.notes.budget.take
+        waiting: list[Any] = [state]
+        while waiting:
+            part = waiting.pop()
+            kind = type(part)
+            if kind is Dtype:
+                weight = part._weight
+            elif kind in (str, bytes):
+                weight = len(part)
+            elif kind in (tuple, list, dict, set, frozenset):
+                weight = (_PER_FIELD if part is fields else PER_OPCODE) * len(part)
+                waiting += part
+                if kind is dict:
+                    waiting += part.values()
+            else:
+                continue
+            self._weight += weight
+            take(weight)
+        if parts:
+            self.notes.built.append((state, fields))
 
     def _of(
         self,
@@ -180,5 +207,8 @@ def need(right: Any, what: str) -> None:
 
 def shape_of(shape: Any) -> tuple[int, ...]:
     """Return a shape, if it is one."""
-    need(type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape), "shape")
+    need(
+        type(shape) is tuple and len(shape) <= _DIMENSIONS and all(type(size) is int and size >= 0 for size in shape),
+        "shape",
+    )
     return shape  # type: ignore[no-any-return]

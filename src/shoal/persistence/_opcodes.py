@@ -6,24 +6,26 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shoal.persistence._depth import FEW, SOON, TEXT, Depths
+from shoal.persistence._depth import AT_ONCE, FLAT_ITEMS, SOON, TEXT, Depths
 from shoal.persistence._format import FRAME, MEMOIZE, PROTO
 from shoal.persistence._limits import Budget, Misuse
 
 _FIXED = {b"K": 1, b"h": 1, b"q": 1, b"M": 2, b"J": 4, b"j": 4, b"r": 4, b"G": 8, PROTO: 1, FRAME: 8}
-#: What puts something that holds no tuple on the stack, and into the memo.
-_PUSH = rb"(?:(?:[N\]})\x88\x89\x8f]|K.|M..|J....|G.{8}|%b)(?:\x94|q.)?)" % TEXT
-#: Several of them, and the tuple that is made of the last of them: it is one deep. Behind a mark, also of all of them.
+#: What puts something on the stack, and into the memo, that holds nothing, and will hold nothing that a call may hash.
+_PUSH = rb"(?:(?:[N})\x88\x89\x8f]|K.|M..|J....|G.{8}|%b)(?:\x94|q.)?)" % TEXT
+#: Several of them, and the tuple that is made of the last of them. Behind a mark, also of all of them.
 _FLAT = rb"%b(?:\x85|%b(?:[\x85\x86]|%b{1,4096}[\x85-\x87]?)?)?" % (_PUSH, _PUSH, _PUSH)
-_MARKED = rb"\((?:%b(?:[\x85t]|%b(?:[\x85\x86t]|%b{1,4096}[\x85-\x87t]?)?)?)?" % (_PUSH, _PUSH, _PUSH)
+_MARKED = rb"\((?:%b(?:[\x85t]|%b(?:[\x85\x86t]|%b{1,%d}[\x85-\x87t]?)?)?)?" % (_PUSH, _PUSH, _PUSH, FLAT_ITEMS - 2)
 #: Opcodes that need no second look. So many at a time: a match takes memory for each.
-_RUN = re.compile(rb"(?:%b|%b|[1.0aebdlsuRQ\x81\x8f-\x94\x97\x98]|[hq].|j....){0,4096}" % (_FLAT, _MARKED), re.DOTALL)
+_RUN = re.compile(rb"(?:%b|%b|[\]1.0aebdlsuQ\x90\x94\x97\x98]|[hq].|j....){0,4096}" % (_FLAT, _MARKED), re.DOTALL)
 #: The same, where it does not matter what is in tuples.
 _ANY = re.compile(
     rb"(?:[()\]}01.NaebdlostuRQ\x81\x85-\x89\x8f-\x94\x97\x98]|[Khq].|M..|[Jj]....|G.{8}|%b){0,4096}" % TEXT, re.DOTALL
 )
-#: What may make a tuple of others, or of what holds some.
-_TUPLES = frozenset(b"to\x85\x86\x87")
+#: From the first of them on, opcodes are followed: those that may make a tuple of what holds others, or of many; that
+#: make a frozenset; that import, or call, something.
+_LINKS = frozenset(b"to\x85\x86\x87R\x81\x91\x92\x93")
+_NAMES = (b"c", b"i")
 #: Opcodes that begin with a length, of so many bytes.
 _SIZED = {b"C": 1, b"U": 1, b"\x8a": 1, b"\x8c": 1, b"B": 4, b"T": 4, b"X": 4, b"\x8b": 4}
 _SIZED |= {b"\x8d": 8, b"\x8e": 8, b"\x96": 8}
@@ -141,8 +143,8 @@ class Walk:
         That of pickle, the first one that was named.
     top
         The highest index that was put into the memo by its number.
-    links
-        How many tuples there are, of one unpickler, that may hold others: nothing is deeper than one more.
+    linked
+        Whether one unpickler's opcodes have to be followed.
     text
         How many of the bytes so far stand in strings, beside the short texts of protocol 4.
     """
@@ -159,18 +161,18 @@ class Walk:
         self._frame: int | None = None  # the length of the frame that comes next
         self._whole = 0  # where the last opcode ends whose string is whole, too
         self._memo: Callable[[], Mapping[int, Any]] = dict
-        self.links = 0
-        self._depths: Depths | None = None  # if these are many
+        self.linked = False
+        self._depths: Depths | None = None  # if they are
 
     def enter(self, memo: Callable[[], Mapping[int, Any]]) -> tuple[Any, ...]:
         """Begin with the opcodes of another unpickler; return what :meth:`leave` takes."""
-        outer = self.top, self._memo, self.links, self._depths
-        self.top, self._memo, self.links, self._depths = 0, memo, 0, None
+        outer = self.top, self._memo, self.linked, self._depths
+        self.top, self._memo, self.linked, self._depths = 0, memo, False, None
         return outer
 
     def leave(self, outer: tuple[Any, ...]) -> None:
         """Go on with those of the one before."""
-        self.top, self._memo, self.links, self._depths = outer
+        self.top, self._memo, self.linked, self._depths = outer
 
     def feed(self, given: Any) -> None:
         """Take what the unpickler is given next.
@@ -190,16 +192,17 @@ class Walk:
         if framed and len(data) != self._frame:
             self._refuse(f"a frame of {self._frame} bytes", f"one of {len(data)}")
         self._frame = None
-        links = self.links
         at = self._walk(data, framed)
-        if self.links > FEW:
+        if self.linked or data == b"(":
+            self.linked = True
             if self._depths is None:
-                self._depths = Depths(links + 1, self._memo())
+                self._depths = Depths(self._budget, self._memo(), self._walked)
             waiting = self._depths.waiting
             waiting += data[: self._whole]
             if at > self._whole:  # a string, which is not there as a whole
                 waiting += b"N"
-            if len(waiting) > SOON:
+            # Frames are more than 9 bytes; outside of them, the unpickler is given one opcode at a time.
+            if framed or len(data) > 9 or data[-1:] in AT_ONCE or len(waiting) > SOON:
                 self._depths.follow(short(bytes(waiting)))
                 waiting.clear()
         self._walked += at
@@ -213,8 +216,8 @@ class Walk:
             begin, at = at, run.match(data, at).end()  # type: ignore[union-attr]
             if at > begin:
                 continue
-            if data[at] in _TUPLES:
-                self.links += 1
+            if data[at] in _LINKS:
+                self.linked = True
                 at += 1
                 continue
             if data[at : at + 1] == FRAME and at + 9 <= end:
@@ -272,7 +275,7 @@ class Walk:
             if code == b"p":
                 text = data[at + 1 : after]
                 self._put(int(text) if text.isdigit() and len(text) < 20 else -1)
-            self.links += code == b"i"
+            self.linked = self.linked or code in _NAMES
             return after + 1
         if code in _EXTENSIONS:  # what copyreg has in its cache would come from there, past find_class
             raise Misuse("it names a global by an extension code (copyreg.add_extension)")

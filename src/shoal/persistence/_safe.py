@@ -7,14 +7,13 @@ import re
 from typing import Any
 
 from shoal.persistence._dtypes import RECORDS, Dtype, SurveyedArray, need, shape_of
-from shoal.persistence._standins import Container, Global, Result, Rule
+from shoal.persistence._standins import PLAIN, Container, Global, Result, Rule, simple
 
 _FRACTION = re.compile(r"-?\d+(/\d+)?")
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
 def _plain(*args: Any) -> None:
-    need(all(type(arg) in _PLAIN for arg in args), "something else than plain data")
+    need(all(type(arg) in PLAIN for arg in args), "something else than plain data")
 
 
 def _nothing(*args: Any) -> None:
@@ -27,6 +26,25 @@ def _texts(*args: Any) -> None:
 
 def _items(items: Any = ()) -> None:
     need(type(items) in (list, tuple), "something else than a list")
+
+
+def _hashed(*items: Any) -> None:
+    """Take a list: what is in a tuple is not charged, see :class:`~shoal.persistence._depth.Depths`."""
+    need(not items or (len(items) == 1 and type(items[0]) is list), "something else than a list")
+
+
+def _pairs(pairs: Any = ()) -> None:
+    """Take pairs as Python 2 wrote them. Newer pickles set the items, which is where keys are charged."""
+    need(
+        type(pairs) in (list, tuple) and all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs),
+        "no pairs",
+    )
+    need(all(simple(key) for key, _ in pairs), "keys that are not plain data")
+
+
+def _uuid(state: Any) -> None:
+    need(type(state) is dict and type(state.get("int")) is int, "no number")
+    need(type(state.get("is_safe")) in (int, type(None)) or isinstance(state["is_safe"], Result), "no safety")
 
 
 def _attributes(state: Any) -> None:
@@ -54,7 +72,7 @@ def _fraction(number: Any, denominator: Any = 1) -> None:
 
 
 def _time(*args: Any) -> None:
-    need(all(type(arg) in _PLAIN or isinstance(arg, Result) for arg in args), "something else than times")
+    need(all(type(arg) in PLAIN or isinstance(arg, Result) for arg in args), "something else than times")
 
 
 def _counter(counts: Any) -> None:
@@ -87,6 +105,7 @@ def _reconstructor(kind: Any, base: Any, state: Any) -> Any:
 
 def _newobj(kind: Any, *args: Any) -> Any:
     need(isinstance(kind, Global), "something else than a class")
+    need(not args or kind.rule is None or kind.rule.call is not _hashed, "what is to be hashed")
     return kind.called(args, {}, "made")
 
 
@@ -139,6 +158,7 @@ def _array_state(state: Any) -> SurveyedArray:
 
 def _masked_state(state: Any) -> SurveyedArray:
     need(type(state) is tuple and len(state) == 7 and type(state[5]) is bytes, "its parts")
+    need(type(state[6]) in PLAIN or isinstance(state[6], (Container, Result)), "a fill value that is no scalar")
     return _array_state(state[:5])
 
 
@@ -164,17 +184,17 @@ SAFE: dict[str, Rule] = {
     "builtins.object": Rule(_nothing),
     "builtins.bytes": Rule(_bytes),
     "builtins.bytearray": Rule(_bytearray),
-    "builtins.set": Rule(_items),
-    "builtins.frozenset": Rule(_items),
+    "builtins.set": Rule(_hashed),
+    "builtins.frozenset": Rule(_hashed),
     **{f"builtins.{name}": Rule(_plain) for name in ("complex", "range", "slice")},
-    "collections.OrderedDict": Rule(_items, _attributes),
+    "collections.OrderedDict": Rule(_pairs, _attributes),
     "collections.Counter": Rule(_counter, _attributes),
     "collections.deque": Rule(_deque, _attributes, contains=True),
     "collections.defaultdict": Rule(_defaultdict, _attributes, contains=True),
     **{f"datetime.{name}": Rule(_time) for name in ("date", "time", "datetime", "timedelta", "timezone")},
     "decimal.Decimal": Rule(_texts),
     "fractions.Fraction": Rule(_fraction),
-    "uuid.UUID": Rule(_nothing, _attributes),
+    "uuid.UUID": Rule(_nothing, _uuid),
     **{f"{module}.{name}": Rule(_texts) for module in ("pathlib", "pathlib._local") for name in _PATHS.split()},
     "_codecs.encode": Rule(_encode),
     "copyreg._reconstructor": Rule(_reconstructor),

@@ -18,10 +18,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from shoal.persistence._dtypes import Dtype, SurveyedArray, need, shape_of
-from shoal.persistence._limits import Budget
+from shoal.persistence._limits import PER_OPCODE, Budget
 
 #: Where ``getattr`` is.
 GETATTR = ("builtins", "getattr")
+#: Types of plain data.
+PLAIN = (int, float, complex, str, bytes, bool, type(None))
+#: Tuples of so many plain data are simple.
+_SIMPLE = 64
 #: No more misuses are noted than anybody reads.
 _MANY = 20
 #: Objects that the interpreter frees by recursion in C are nested no deeper. The stack of a main thread, 8 MB, takes
@@ -150,7 +154,8 @@ class Global(_Standin):
     ----------
     uses
         How it is used, without a rule: "called" by REDUCE, and "made" by NEWOBJ with arguments, other than as the table
-        of reconstructors says; the result being "called", given "items" or being "appended" to.
+        of reconstructors says; "called freely" if an argument of REDUCE is not simple, or there are keyword arguments;
+        the result being "called", given "items" or being "appended" to.
     """
 
     uses: set[str]
@@ -160,6 +165,7 @@ class Global(_Standin):
         if rule is None:
             notes.events += 1
             if how == "called" or args or kwargs:
+                notes.budget.take(_size(args))
                 cls._used(how, args, kwargs)
         elif rule.call is None or kwargs:
             notes.misused(f"{cls.name} is called")
@@ -188,6 +194,8 @@ class Global(_Standin):
             else:
                 return
         cls.uses.add(how)
+        if kwargs or (how == "called" and not all(map(simple, args))):
+            cls.uses.add("called freely")
 
     @property
     def result(cls) -> Any:
@@ -267,6 +275,7 @@ class Container:
 
     def _holds(self, items: Any) -> None:
         notes = self._kind.notes
+        notes.budget.take(PER_OPCODE * len(items))
         for item in items:
             if type(item) is Container and item is not self:
                 if self._held:
@@ -323,6 +332,7 @@ def _change(kind: Any, rule: Rule, state: Any) -> None:
 def _states_of_arrays(state: tuple[Any, ...], notes: Notes) -> None:
     """Check the states of arrays of objects in that of something else: a class of arrays may give them to numpy."""
     waiting = [state]
+    notes.budget.take(_size((state,)))
     while waiting:
         parts = waiting.pop()
         for at, part in enumerate(parts):
@@ -339,13 +349,20 @@ def _states_of_arrays(state: tuple[Any, ...], notes: Notes) -> None:
                 notes.built.append((parts, parts[at + 2]))
 
 
+def simple(value: Any) -> bool:
+    """Tell whether a hash of something is taken at once: plain data, or a tuple of a few."""
+    if type(value) is tuple:
+        return len(value) <= _SIMPLE and all(type(item) in PLAIN for item in value)
+    return type(value) in PLAIN
+
+
 def _size(parts: tuple[Any, ...]) -> int:
     """Return how many bytes may be taken for what is made of some objects, at most."""
     size = 0
     for part in parts:
         kind = type(part)
         if kind is list or kind is tuple or kind is dict:
-            size += 64 * len(part)
+            size += PER_OPCODE * len(part)
         elif kind is bytes or kind is str or kind is bytearray:
             size += len(part)
     return size

@@ -30,7 +30,7 @@ from shoal.persistence._reader import TAKE_ARRAY, Reader, is_wrapper
 from shoal.persistence._rebuild import Met
 from shoal.persistence._reconstructors import RECONSTRUCTORS
 from shoal.persistence._safe import SAFE
-from shoal.persistence._standins import GETATTR, Global, Notes
+from shoal.persistence._standins import GETATTR, Container, Global, Notes
 
 
 class Kept:
@@ -252,8 +252,8 @@ class Survey(Reader):
         if dtype.real.hasobject:
             self.met.append(Met(begin, begin, 0, shape, dtype.real, order, aligned))
             array = self._nested()
-            if isinstance(array, tuple):  # whose depth nobody knows here
-                raise Misuse("there is a tuple in the place of an array")
+            if not isinstance(array, Container):  # what it holds, nobody knows here
+                raise Misuse("there is something else in the place of an array of objects")
         else:
             if aligned:
                 source.padding()

@@ -115,7 +115,8 @@ def _as_pickle_does(standin: Global, value: Any) -> bool:
     """Tell whether a pattern covers what a file does with a global.
 
     Of classes it covers ``__new__`` without arguments, and what follows to give the instance its state; with arguments,
-    members of enumerations and named tuples, whose construction runs no code of theirs; and what is in the table.
+    members of enumerations, by simple values since these are hashed, and named tuples, whose construction runs no code
+    of theirs; and what is in the table.
     """
     uses = standin.uses
     if not isinstance(value, type):
@@ -124,7 +125,7 @@ def _as_pickle_does(standin: Global, value: Any) -> bool:
         return False
     if "appended" in uses and not issubclass(value, (list, set)):
         return False
-    if "called" in uses and type(value) is not enum.EnumMeta:
+    if "called freely" in uses or ("called" in uses and type(value) is not enum.EnumMeta):
         return False
     if "made" in uses and not str(getattr(value.__new__, "__module__", "")).startswith("namedtuple_"):
         return False
