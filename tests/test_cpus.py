@@ -28,7 +28,7 @@ def no_thread_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Make this process believe in a machine; no cores means that they cannot be found."""
+    """Simulate a machine in this process. Without threads_per_core, the system does not report its cores."""
 
     def fake(cpus: int, mask: int | None = None, quota: int = NO_LIMIT, threads_per_core: int | None = 1) -> None:
         cores = {cpu: str(cpu // threads_per_core) for cpu in range(cpus)} if threads_per_core else {}
@@ -50,7 +50,7 @@ def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
     st.integers(1, 300),
     st.integers(-2, 300) | st.none(),
 )
-def test_the_tightest_limit_wins(cpus: int, mask: int | None, quota: int, variable: int | None) -> None:
+def test_cpu_count_is_the_smallest_limit(cpus: int, mask: int | None, quota: int, variable: int | None) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cpus, "_machine_cpus", lambda: cpus)
         patch.setattr(_cpus, "_affinity", lambda: mask and range(mask))
@@ -61,13 +61,13 @@ def test_the_tightest_limit_wins(cpus: int, mask: int | None, quota: int, variab
         assert cpu_count() == max(min(limits), 1)
 
 
-def test_unknown_number_of_cpus_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_number_of_cpus_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     monkeypatch.setattr(_cpus, "_machine_cpus", _cpus._machine_cpus.__wrapped__)
     assert cpu_count() == cpu_count(only_physical_cores=True) == 1
 
 
-def test_variable_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]) -> None:
+def test_the_variable_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]) -> None:
     fake_machine(8)
     counts = [cpu_count()]
     for text in ("3", " 2 ", "0", "100"):
@@ -77,21 +77,23 @@ def test_variable_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch, fake_mac
 
 
 @pytest.mark.parametrize("text", ["", "two", "1.5", "1,5"])
-def test_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_variable_that_is_no_integer_raises_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", text)
     with pytest.raises(ValueError, match=f"LOKY_MAX_CPU_COUNT must be an integer, not {text!r}"):
         cpu_count()
 
 
-def test_windows_cannot_use_more_than_61(monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]) -> None:
+def test_cpu_count_is_at_most_61_on_windows(monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]) -> None:
     fake_machine(128)
     assert cpu_count() == 128
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(_cpus, "_cores_told_by_a_command", lambda: 96)
+    monkeypatch.setattr(_cpus, "_cores_from_command", lambda: 96)
     assert cpu_count() == cpu_count(only_physical_cores=True) == 61
 
 
-def test_affinity_comes_from_psutil_where_os_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_affinity_comes_from_psutil_if_os_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     class Process:
         def cpu_affinity(self) -> list[int]:
             return [0, 1, 2]
@@ -105,14 +107,14 @@ def test_affinity_comes_from_psutil_where_os_has_none(monkeypatch: pytest.Monkey
 # Physical cores
 
 
-def test_hardware_threads_of_a_core_count_once(fake_machine: Callable[..., None]) -> None:
+def test_the_hardware_threads_of_a_core_count_once(fake_machine: Callable[..., None]) -> None:
     fake_machine(8, threads_per_core=2)
     assert (cpu_count(), cpu_count(only_physical_cores=True)) == (8, 4)
     fake_machine(8, mask=3, threads_per_core=2)
     assert (cpu_count(), cpu_count(only_physical_cores=True)) == (3, 2)
 
 
-def test_a_limit_of_the_user_is_taken_as_it_is(
+def test_a_limit_of_the_user_is_not_reduced_to_cores(
     monkeypatch: pytest.MonkeyPatch, fake_machine: Callable[..., None]
 ) -> None:
     fake_machine(8, quota=6, threads_per_core=2)
@@ -125,7 +127,7 @@ def test_a_limit_of_the_user_is_taken_as_it_is(
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
-def test_unknown_cores_are_said_once(fake_machine: Callable[..., None], recwarn: pytest.WarningsRecorder) -> None:
+def test_unknown_cores_cause_one_warning(fake_machine: Callable[..., None], recwarn: pytest.WarningsRecorder) -> None:
     fake_machine(8, mask=7, threads_per_core=None)
     assert [cpu_count(only_physical_cores=True) for _ in range(3)] == [7, 7, 7]
     warning = recwarn.pop(UserWarning)
@@ -153,7 +155,7 @@ def topology(tmp_path: Path) -> Callable[[dict[str, str]], dict[int, str]]:
     return lambda files: _cpus._linux_cores(plant(tmp_path, files))
 
 
-def test_cores_are_told_by_sysfs(topology: Callable[[dict[str, str]], dict[int, str]]) -> None:
+def test_cores_from_sysfs(topology: Callable[[dict[str, str]], dict[int, str]]) -> None:
     cpu = "sys/devices/system/cpu"
     siblings = {0: "0,4", 1: "1,5", 4: "0,4", 5: "1,5"}
     files = {f"{cpu}/cpu{n}/topology/thread_siblings_list": f"{text}\n" for n, text in siblings.items()}
@@ -162,7 +164,7 @@ def test_cores_are_told_by_sysfs(topology: Callable[[dict[str, str]], dict[int, 
     assert cores[0] == cores[4] != cores[1] == cores[5]
 
 
-def test_cores_are_told_by_cpuinfo(topology: Callable[[dict[str, str]], dict[int, str]]) -> None:
+def test_cores_from_cpuinfo(topology: Callable[[dict[str, str]], dict[int, str]]) -> None:
     section = "processor\t: {}\nmodel name\t: x: y\nphysical id\t: {}\ncore id\t\t: {}\n"
     places = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0), (0, 1)]
     text = "\n".join(section.format(n, *place) for n, place in enumerate(places))
@@ -173,7 +175,7 @@ def test_cores_are_told_by_cpuinfo(topology: Callable[[dict[str, str]], dict[int
 
 
 @pytest.mark.parametrize("cpuinfo", [{}, {"proc/cpuinfo": "processor\t: 0\nBogoMIPS\t: 50\n\nHardware\t: x\n"}])
-def test_cores_that_nothing_tells(
+def test_unknown_cores_are_an_empty_dict(
     topology: Callable[[dict[str, str]], dict[int, str]], cpuinfo: dict[str, str]
 ) -> None:
     assert topology(cpuinfo) == {}
@@ -190,7 +192,7 @@ def test_cores_that_nothing_tells(
         ("sunos5", "sysctl", "8\n", 0),
     ],
 )
-def test_cores_told_by_a_command(
+def test_cores_from_a_command(
     monkeypatch: pytest.MonkeyPatch, platform: str, program: str, output: str, cores: int
 ) -> None:
     def run(command: tuple[str, ...], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -199,15 +201,15 @@ def test_cores_told_by_a_command(
 
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(subprocess, "run", run)
-    assert _cpus._cores_told_by_a_command.__wrapped__() == cores
+    assert _cpus._cores_from_command.__wrapped__() == cores
 
 
-def test_cores_when_the_command_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_if_the_command_is_missing_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(_cpus, "_CORE_COMMANDS", {"darwin": ("/nonexistent/sysctl",)})
-    assert _cpus._cores_told_by_a_command.__wrapped__() == 0
+    assert _cpus._cores_from_command.__wrapped__() == 0
     monkeypatch.setattr(_cpus, "_CORE_COMMANDS", {"darwin": (sys.executable, "-c", "exit('no')")})
-    assert _cpus._cores_told_by_a_command.__wrapped__() == 0
+    assert _cpus._cores_from_command.__wrapped__() == 0
 
 
 # Control groups
@@ -219,7 +221,7 @@ def limit(tmp_path: Path) -> Callable[[dict[str, str]], int]:
 
 
 @given(st.integers(1, 10**7), st.integers(1, 10**6))
-def test_quota_is_rounded_up(share: int, period: int) -> None:
+def test_the_quota_is_rounded_up(share: int, period: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cpus, "_read", lambda path: f"{share} {period}\n" if path.endswith("cpu.max") else "")
         assert _cpus._cgroup_limit.__wrapped__("anywhere") == math.ceil(share / period)
@@ -248,7 +250,7 @@ def test_quota_of_the_root_group(limit: Callable[[dict[str, str]], int], files: 
 
 
 @pytest.mark.parametrize("tightest", ["", "/a.slice", "/a.slice/b.service", "/a.slice/b.service/c:d"])
-def test_the_tightest_ancestor_wins(limit: Callable[[dict[str, str]], int], tightest: str) -> None:
+def test_the_smallest_quota_of_all_ancestors_counts(limit: Callable[[dict[str, str]], int], tightest: str) -> None:
     files = {f"{V2}{group}/cpu.max": "900000 100000" for group in ("/a.slice", "/a.slice/b.service")}
     files |= {f"{V2}{tightest}/cpu.max": "200000 100000", f"{V2}/z.slice/cpu.max": "100000 100000"}
     files["proc/self/cgroup"] = "0::/a.slice/b.service/c:d\n"
@@ -256,11 +258,11 @@ def test_the_tightest_ancestor_wins(limit: Callable[[dict[str, str]], int], tigh
 
 
 @pytest.mark.parametrize("text", ["", "0::", "0", "::", "0::x\n\n"])
-def test_strange_list_of_groups(limit: Callable[[dict[str, str]], int], text: str) -> None:
+def test_a_malformed_list_of_groups_gives_no_limit(limit: Callable[[dict[str, str]], int], text: str) -> None:
     assert limit({"proc/self/cgroup": text, f"{V2}/cpu.max": "400000 100000"}) == 4
 
 
-def test_nested_group_of_version_1(limit: Callable[[dict[str, str]], int]) -> None:
+def test_a_nested_group_of_version_1(limit: Callable[[dict[str, str]], int]) -> None:
     group = f"{V1}/docker/0123"
     files = {"proc/self/cgroup": "5:cpuset:/other\n4:cpu,cpuacct:/docker/0123\n1:name=systemd:/x\n0::/\n"}
     files |= {f"{group}/cpu.cfs_quota_us": "300000", f"{group}/cpu.cfs_period_us": "100000"}
@@ -269,7 +271,7 @@ def test_nested_group_of_version_1(limit: Callable[[dict[str, str]], int]) -> No
 
 
 @pytest.mark.parametrize("path", ["/docker/0123", "/../../init.scope", "/"])
-def test_group_that_is_mounted_as_the_root(limit: Callable[[dict[str, str]], int], path: str) -> None:
+def test_a_group_that_is_mounted_as_the_root(limit: Callable[[dict[str, str]], int], path: str) -> None:
     files = {f"{V2}/cpu.max": "400000 100000", "sys/init.scope/cpu.max": "100000 100000"}
     assert limit({"proc/self/cgroup": f"0::{path}\n", **files}) == 4
 
@@ -316,9 +318,9 @@ def test_joblib_counts_the_same(one_cpu: bool, environment: dict[str, str]) -> N
         assert ours[0] == [1, 1]
 
 
-def test_importing_it_imports_next_to_nothing() -> None:
+def test_importing_it_imports_no_costly_module() -> None:
     code = "import sys; start = set(sys.modules); import shoal._cpus; print(*set(sys.modules) - start)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     heavy = {
         "ctypes",
         "subprocess",
@@ -327,8 +329,8 @@ def test_importing_it_imports_next_to_nothing() -> None:
         "threadpoolctl",
         "psutil",
     }
-    assert not heavy & set(told.stdout.split())
-    assert "shoal._cpus" in told.stdout
+    assert not heavy & set(printed.split())
+    assert "shoal._cpus" in printed
 
 
 # Threads in workers
@@ -345,7 +347,7 @@ def test_variables_of_the_parent_are_kept(monkeypatch: pytest.MonkeyPatch, fake_
     assert "ENABLE_IPC" not in limits
 
 
-def test_each_worker_has_a_thread(fake_machine: Callable[..., None]) -> None:
+def test_each_worker_has_at_least_one_thread(fake_machine: Callable[..., None]) -> None:
     fake_machine(2)
     limits = thread_limits(None, 5)
     assert limits.keys() == {*_cpus.THREAD_VARIABLES, "ENABLE_IPC"}

@@ -1,4 +1,4 @@
-"""Exceptions on their way from a worker process to the caller: they keep their type and all that can be pickled."""
+"""Exceptions that travel from a worker process to the caller keep their type and everything that can be pickled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Group: Any = getattr(builtins, "ExceptionGroup", None)
 
 
 class Coded(Exception):
-    """Its constructor makes its only argument of another one."""
+    """An exception whose constructor passes another argument to the base class than it receives."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"code {code}")
@@ -61,7 +61,7 @@ class Unreducible(Exception):
 
 
 class OwnMaking(Exception):
-    """It is made by a constructor that takes what no pickle knows."""
+    """An exception whose ``__new__`` needs an argument that a pickle does not contain."""
 
     def __new__(cls, *, code: int) -> OwnMaking:
         error = super().__new__(cls, "made")
@@ -81,7 +81,7 @@ class OwnOSError(OSError):
 
 
 class OwnNumber(OSError):
-    """Its number is in no dictionary and not among its arguments."""
+    """An exception whose errno is neither in its ``__dict__`` nor in its ``args``."""
 
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
@@ -113,7 +113,7 @@ class OwnCancelled(concurrent.futures.CancelledError):
 
 
 class WithCall(Exception):
-    """Attributes of its own have the names of those that shoal attaches."""
+    """An exception that itself has attributes of the names that shoal attaches."""
 
     def __init__(self, call: str) -> None:
         super().__init__(call)
@@ -248,12 +248,12 @@ def caught_by(run: Callable[[], Any]) -> BaseException:
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 @pytest.mark.parametrize("name", ZOO)
-def test_exceptions_arrive_as_what_they_are(name: str, backend: str) -> None:
+def test_exceptions_keep_their_type_and_state(name: str, backend: str) -> None:
     calls = [delayed(makes)(ZOO[name][0])]
     check(caught_by(lambda: Parallel(n_jobs=2, backend=backend)(calls)), name)
 
 
-def test_exceptions_arrive_as_what_they_are_by_futures_and_as_results() -> None:
+def test_exceptions_keep_their_type_and_state_in_futures_and_results() -> None:
     with executor(2) as pool:
         futures = {name: pool.submit(makes, make) for name, (make, *_) in ZOO.items()}
         for name, future in futures.items():
@@ -265,14 +265,14 @@ def test_exceptions_arrive_as_what_they_are_by_futures_and_as_results() -> None:
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_exceptions_of_initializers_arrive_as_what_they_are(backend: str) -> None:
+def test_exceptions_of_initializers_keep_their_type_and_state(backend: str) -> None:
     for name in ("coded", "OSError"):
         options = {"initializer": makes, "initargs": (_Makes(name),)}
         check(caught_by(lambda: Parallel(n_jobs=2, backend=backend, **options)([delayed(abs)(1)])), name)  # noqa: B023
 
 
 class _Makes:
-    """What makes an exception of the zoo, for those who pickle it without cloudpickle."""
+    """A factory of one exception of the zoo, which can be pickled without cloudpickle."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -293,7 +293,7 @@ def test_local_classes_keep_their_type() -> None:
     assert str(caught.value) == "3 at here"
 
 
-def test_cause_and_context_stay() -> None:
+def test_cause_and_context_are_kept() -> None:
     error = rebuilt(failure_of(chained(), chained()), "a call")
     assert type(error) is ByKeyword
     assert isinstance(error.__cause__, RemoteTraceback)
@@ -304,7 +304,7 @@ def test_cause_and_context_stay() -> None:
     assert isinstance(error.__context__, Coded)
 
 
-def test_errors_of_the_system_have_its_number() -> None:
+def test_os_errors_keep_their_errno() -> None:
     full = NoSpaceError(3, ("here",), "no room")
     refused = cannot_start(OSError(errno.EMFILE, "too many"))
     for error, number in ((full, errno.ENOSPC), (refused, errno.EMFILE)):
@@ -316,7 +316,7 @@ def test_errors_of_the_system_have_its_number() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups")
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_groups_keep_what_is_in_them(backend: str) -> None:
+def test_exception_groups_keep_their_exceptions(backend: str) -> None:
     def fail() -> None:
         lock = with_attributes(Coded(4), lock=threading.Lock(), after=1)
         inner = Group("inner", [ByKeyword(code=2), chained(), lock])
@@ -333,14 +333,14 @@ def test_groups_keep_what_is_in_them(backend: str) -> None:
     assert "Coded.lock" in caught.value.__notes__[0]
 
 
-def test_notes_of_the_call_stay() -> None:
+def test_notes_of_exceptions_are_kept() -> None:
     error = with_attributes(Coded(3), __notes__=["mine"], lock=threading.Lock())
     arrived = rebuilt(failure_of(error, error), "a call")
     assert arrived.__notes__[0] == "mine"
     assert "Coded.lock" in arrived.__notes__[1]
 
 
-def test_what_cannot_be_imported_here_is_named() -> None:
+def test_an_exception_class_that_cannot_be_imported_is_named() -> None:
     stream = pickle.dumps(Coded(3)).replace(b"test_exceptions", b"test_exception_")
     raised = Coded(3)
     failure = failure_of(raised, raised)._replace(stream=stream)

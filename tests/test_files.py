@@ -20,7 +20,7 @@ FACTORS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
     st.sampled_from(["", "B", "iB", "b", "ib"]),
     st.booleans(),
 )
-def test_number_and_unit(number: float, space: str, unit: str, ending: str, lower: bool) -> None:
+def test_a_size_is_a_number_and_a_unit(number: float, space: str, unit: str, ending: str, lower: bool) -> None:
     expected = int(number * FACTORS[unit])
     assert parse_size(f"{number}{space}{unit.lower() if lower else unit}{ending}") == expected
 
@@ -49,7 +49,7 @@ def test_plain_numbers_are_bytes(number: int) -> None:
         (np.float32(5.5), 5),
     ],
 )
-def test_examples(size: Any, in_bytes: int) -> None:
+def test_examples_of_sizes(size: Any, in_bytes: int) -> None:
     parsed = parse_size(size)
     assert parsed == in_bytes
     assert type(parsed) is int
@@ -80,19 +80,19 @@ def test_examples(size: Any, in_bytes: int) -> None:
         *(-1, -0.5, math.inf, math.nan, None, b"1M", [1], 1j),
     ],
 )
-def test_what_is_no_size_is_refused(size: Any) -> None:
+def test_other_values_raise_a_value_error(size: Any) -> None:
     with pytest.raises(ValueError, match="500M") as caught:
         parse_size(size)
     assert repr(size) in str(caught.value)
 
 
 @given(st.integers(0, 2**50))
-def test_sizes_that_were_written_are_read(nbytes: int) -> None:
+def test_parse_size_reads_what_format_size_writes(nbytes: int) -> None:
     assert parse_size(format_size(nbytes)) == pytest.approx(nbytes, rel=0.05)
 
 
 @pytest.mark.parametrize(
     ("nbytes", "text"), [(0, "0"), (1023, "1023"), (1536, "1.5K"), (2 * 2**30, "2G"), (5000 * 2**40, "5000T")]
 )
-def test_sizes_are_written_short(nbytes: int, text: str) -> None:
+def test_format_size_is_short(nbytes: int, text: str) -> None:
     assert format_size(nbytes) == text

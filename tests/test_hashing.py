@@ -1,4 +1,4 @@
-"""hash() under xxh3_128: what is the same has the same digest everywhere, and what is not has not."""
+"""hash() under xxh3_128: equal values have equal digests in every process, different values have different ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ VALUES = st.recursive(
 
 
 def exact(value: Any) -> Any:
-    """What tells values apart as hash() shall: by type, bits and order, but for that of dicts and sets."""
+    """Return a key that differs where hash() must: in type, bits and order, except the order of dicts and sets."""
     kind = type(value)
     if kind in (list, tuple):
         return kind, tuple(map(exact, value))
@@ -64,7 +64,7 @@ def exact(value: Any) -> Any:
 
 
 def copied(value: Any) -> Any:
-    """A copy that shares nothing, with dicts and sets filled the other way round."""
+    """Return a deep copy without shared parts, whose dicts and sets were filled in reverse order."""
     kind = type(value)
     if kind in (list, tuple):
         return kind(map(copied, value))
@@ -86,7 +86,7 @@ def test_values_that_differ_have_other_digests(one: Any, other: Any) -> None:
 
 
 @given(VALUES)
-def test_sharing_leaves_no_trace(value: Any) -> None:
+def test_shared_parts_hash_like_equal_copies(value: Any) -> None:
     assert shoal.hash([value, (value, {"a": value})]) == shoal.hash([value, (copied(value), {"a": copied(value)})])
 
 
@@ -99,7 +99,7 @@ def everything() -> dict[str, Any]:
     return {**_hashing_zoo.zoo(), **{f"apart {name}": value for name, value in _hashing_zoo.told_apart().items()}}
 
 
-def test_what_pickles_leave_out_counts() -> None:
+def test_attributes_that_pickles_leave_out_count() -> None:
     values = _hashing_zoo.told_apart()
     assert len({shoal.hash(value) for value in values.values()}) == len(values)
 
@@ -114,13 +114,13 @@ def test_every_value_of_the_zoo_has_its_own_digest() -> None:
     assert len({shoal.hash(one) for one in (1, 1.0, True, np.int64(1), "1", b"1")}) == 6
 
 
-def test_a_zoo_made_anew_has_the_same_digests() -> None:
+def test_a_zoo_built_again_has_the_same_digests() -> None:
     one, other = everything(), everything()
     assert [name for name in one if shoal.hash(one[name]) != shoal.hash(other[name])] == []
 
 
 def test_digests_are_those_of_the_fixture() -> None:
-    """Digests are for keeping: a change of one loses every cache. Never write the fixture anew to make this pass."""
+    """Users store digests: if one changes, every cache is lost. Never rewrite the fixture to make this test pass."""
     frozen = json.loads((FIXTURES / "hashes-xxh3_128.json").read_text())
     computed = {name: shoal.hash(value) for name, value in everything().items()}
     expected = {**frozen["any numpy"], **frozen[NUMPY]}
@@ -145,7 +145,7 @@ def test_digests_do_not_depend_on_the_process(fresh_python: Any, monkeypatch: py
     ]
 
 
-def test_how_libraries_have_exceptions_pickled_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reducers_that_libraries_register_for_exceptions_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ValueError("x", 1)
     digest = shoal.hash(error)
     monkeypatch.setitem(copyreg.dispatch_table, ValueError, lambda error: (ValueError, (), {"traceback": id(error)}))  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ def test_a_subnormal_difference_counts() -> None:
     assert shoal.hash([float("nan")]) == shoal.hash([float("nan")])
 
 
-def test_keys_that_differ_in_identity_alone() -> None:
+def test_dict_keys_that_differ_only_in_identity() -> None:
     one, other = float("nan"), float("nan")
     assert shoal.hash({one: 1, other: 2}) == shoal.hash({other: 2, one: 1}) == shoal.hash({one: 2, other: 1})
     assert shoal.hash({one: 1, other: 2}) != shoal.hash({one: 1, other: 1})
@@ -180,7 +180,7 @@ def circle(length: int) -> Thing:
     return first
 
 
-def test_what_contains_itself_has_a_digest() -> None:
+def test_objects_that_contain_themselves_have_a_digest() -> None:
     def knot() -> list[Any]:
         value: list[Any] = [1]
         value += [value, {"a": value}, (value,)]
@@ -200,7 +200,7 @@ def crowd(size: int) -> list[Thing]:
     return everyone
 
 
-def test_a_crowd_in_which_everyone_knows_everyone() -> None:
+def test_a_graph_whose_objects_all_refer_to_each_other() -> None:
     assert shoal.hash(crowd(30)) == shoal.hash(crowd(30))
     other = crowd(30)
     other[20].number = 21  # type: ignore[attr-defined]
@@ -211,7 +211,7 @@ def test_a_crowd_in_which_everyone_knows_everyone() -> None:
         shoal.hash(other)
 
 
-def test_sharing_of_sharing_takes_no_time() -> None:
+def test_nested_sharing_is_hashed_in_linear_time() -> None:
     value: Any = [[1], [2]]
     for _ in range(100):
         value = [value, value]
@@ -219,7 +219,7 @@ def test_sharing_of_sharing_takes_no_time() -> None:
 
 
 @pytest.mark.parametrize("hash_name", ["xxh3_128", "md5"])
-def test_too_deep_a_nesting_is_said(hash_name: str) -> None:
+def test_nesting_that_is_too_deep_raises_a_recursion_error(hash_name: str) -> None:
     value: list[Any] = []
     for _ in range(100_000):
         value = [value]
@@ -229,7 +229,7 @@ def test_too_deep_a_nesting_is_said(hash_name: str) -> None:
         value = value[0]
 
 
-def test_the_memo_may_be_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emptying_the_memo_changes_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     value = [{"a": [i, {}]} for i in range(50)] * 2
     whole = shoal.hash(value)
     monkeypatch.setattr(_walk, "MEMO", 3)
@@ -240,7 +240,7 @@ def test_the_memo_may_be_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.data())
-def test_arrays_by_value_dtype_shape_and_order(data: Any) -> None:
+def test_value_dtype_shape_and_order_of_arrays_count(data: Any) -> None:
     dtypes = ["i1", "i8", ">i4", "f8", "c16", "M8[s]", "U3", "?", "O", "g"]
     shape = data.draw(st.lists(st.integers(0, 4), max_size=3))
     array = np.arange(int(np.prod(shape))).reshape(shape).astype(data.draw(st.sampled_from(dtypes)))
@@ -260,19 +260,19 @@ class _hashing_kind(np.ndarray):
     pass
 
 
-def test_an_array_in_pieces_is_the_same_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shoal.hashing import _arrays
+def test_an_array_hashed_in_pieces_has_the_same_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shoal.hashing import _bytes
 
     array = np.arange(3 * 5 * 7 * 11).reshape(3, 5, 7, 11)
     for axes in itertools.permutations(range(4)):
         view = array.transpose(axes)[:, ::2, ::-1]
         expected = np.ascontiguousarray(view).tobytes()
         for size in (1, 100, 1000, 10**6):
-            monkeypatch.setattr(_arrays, "PIECE_BYTES", size)
-            assert b"".join(piece.tobytes() for piece in _arrays.pieces_of(view)) == expected
+            monkeypatch.setattr(_bytes, "PIECE_BYTES", size)
+            assert b"".join(piece.tobytes() for piece in _bytes.pieces_of(view)) == expected
 
 
-def test_memmaps_hash_as_arrays_if_asked(tmp_path: Path) -> None:
+def test_memmaps_hash_like_arrays_with_coerce_mmap(tmp_path: Path) -> None:
     mapped = np.memmap(tmp_path / "x", dtype="f8", mode="w+", shape=(4, 5))
     mapped[:] = 1
     array = np.ones((4, 5))
@@ -284,7 +284,7 @@ def test_memmaps_hash_as_arrays_if_asked(tmp_path: Path) -> None:
     del mapped, other
 
 
-def test_masks_and_fill_values_count_and_are_not_made_up() -> None:
+def test_masks_and_fill_values_count_and_hashing_does_not_set_them() -> None:
     masked = np.ma.array([1, 2, 3], mask=[False, True, False])
     digest = shoal.hash(masked)
     assert masked._fill_value is None
@@ -305,14 +305,14 @@ def test_bytes_between_fields_do_not_count() -> None:
     assert shoal.hash(zeros) == shoal.hash(ones)
 
 
-def test_attributes_of_a_kind_of_array_count() -> None:
+def test_attributes_of_array_subclasses_count() -> None:
     one, other = np.ones(3).view(_hashing_kind), np.ones(3).view(_hashing_kind)
     one.unit, other.unit = "m", "km"  # type: ignore[attr-defined]
     assert shoal.hash(one) != shoal.hash(other)
 
 
-def test_attributes_that_a_pickle_has_already_count_once() -> None:
-    """What an object's own pickling code has chosen is respected: caches that it leaves out do not count."""
+def test_attributes_that_the_pickle_contains_are_written_once() -> None:
+    """An object's own pickling code decides what counts: a cache that it leaves out does not."""
 
     class Base:
         def __init__(self) -> None:
@@ -362,7 +362,7 @@ def made(source: str, **names: Any) -> Any:
     return space["it"]
 
 
-def test_functions_that_no_import_finds_go_by_their_code() -> None:
+def test_functions_that_no_import_finds_are_hashed_by_their_code() -> None:
     def adder(n: int) -> Any:
         return lambda x: x + n
 
@@ -380,7 +380,7 @@ def test_functions_that_no_import_finds_go_by_their_code() -> None:
     assert shoal.hash(functools.partial(adder(1), 1)) != shoal.hash(functools.partial(adder(2), 1))
 
 
-def test_classes_that_no_import_finds_go_by_what_they_have() -> None:
+def test_classes_that_no_import_finds_are_hashed_by_their_attributes() -> None:
     source = """
 import abc, dataclasses, enum, functools, threading
 class Base(abc.ABC):
@@ -408,7 +408,7 @@ it = [Data, Data(), Kind, Kind.A]
     assert digest != shoal.hash(made(source.replace("= 3", "= 4")))
 
 
-def test_functions_of_main_are_the_same_in_workers(fresh_python: Any) -> None:
+def test_functions_of_main_have_the_same_digest_in_workers(fresh_python: Any) -> None:
     printed = fresh_python(
         """
         import shoal
@@ -425,7 +425,7 @@ def test_functions_of_main_are_the_same_in_workers(fresh_python: Any) -> None:
     assert printed == "True\n"
 
 
-def test_modules_go_by_their_name() -> None:
+def test_modules_are_hashed_by_their_name() -> None:
     assert shoal.hash(sys) == shoal.hash(sys) != shoal.hash(pickle)
 
 
@@ -467,25 +467,25 @@ def test_register_hasher() -> None:
     assert shoal.hash(i for i in ()) == shoal.hash(i for i in (1,))
 
 
-def test_register_hasher_says_what_it_wants() -> None:
-    with pytest.raises(TypeError, match="takes a class and a function, not 'Noisy'"):
+def test_register_hasher_rejects_wrong_arguments() -> None:
+    with pytest.raises(TypeError, match="must be a class, not 'Noisy'"):
         shoal.register_hasher("Noisy", len)  # type: ignore[arg-type, type-var]
-    with pytest.raises(TypeError, match="list hashes as it is"):
+    with pytest.raises(TypeError, match="cannot change how list is hashed"):
         shoal.register_hasher(list, len)
-    with pytest.raises(TypeError, match="for the function"):
+    with pytest.raises(TypeError, match="must be a function, not 1"):
         shoal.register_hasher(Noisy, 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("hash_name", ["xxh3_128", "md5", "sha1"])
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x], lambda x: {"a": {"b": x}}, lambda x: {x}])
-def test_what_cannot_be_hashed_is_said(hash_name: str, wrap: Any) -> None:
+def test_an_object_that_cannot_be_hashed_raises_an_error_that_names_it(hash_name: str, wrap: Any) -> None:
     with pytest.raises(shoal.HashingError, match=r"lock.* cannot be hashed: .*register_hasher") as refused:
         shoal.hash(wrap(threading.Lock()), hash_name)
     assert isinstance(refused.value, (pickle.PicklingError, TypeError))
     assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
 
 
-def test_what_has_no_repr_and_no_pickle_is_named_by_its_type() -> None:
+def test_an_object_without_repr_and_pickle_is_named_by_its_type() -> None:
     class Broken:
         def __repr__(self) -> str:
             raise RuntimeError
@@ -497,7 +497,7 @@ def test_what_has_no_repr_and_no_pickle_is_named_by_its_type() -> None:
         shoal.hash(Broken())
 
 
-def test_an_unknown_name_is_refused() -> None:
+def test_an_unknown_hash_name_raises_a_value_error() -> None:
     with pytest.raises(ValueError, match=r"Valid options for 'hash_name' are .*Got hash_name='foo'"):
         shoal.hash(1, "foo")
 

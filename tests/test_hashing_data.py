@@ -1,4 +1,4 @@
-"""Bytes on their way into a node: the digest depends on them alone."""
+"""Large data is fed into a node: the digest depends only on the bytes."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal
-from shoal.hashing import _data
+from shoal.hashing import _bytes
 
 
 def fed(nbytes: int, pieces: Any) -> bytes:
     node = xxhash.xxh3_128()
-    _data.feed(node, nbytes, pieces)
+    _bytes.feed(node, nbytes, pieces)
     return node.digest()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_data, "BLOCK_BYTES", 16)
-        patch.setattr(_data, "cpu_budget", lambda: 3)
+        patch.setattr(_bytes, "BLOCK_BYTES", 16)
+        patch.setattr(_bytes, "cpu_budget", lambda: 3)
         yield
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300)))
-def test_how_it_is_cut_does_not_count(data: bytes, cuts: list[int]) -> None:
+def test_the_digest_does_not_depend_on_how_the_data_is_cut(data: bytes, cuts: list[int]) -> None:
     bounds = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     pieces = [data[start:end] for start, end in pairwise(bounds)]
     assert fed(len(data), pieces) == fed(len(data), [data])
 
 
 @given(st.binary(min_size=1, max_size=300), st.integers(0, 10_000))
-def test_each_byte_counts(data: bytes, place: int) -> None:
+def test_every_byte_counts(data: bytes, place: int) -> None:
     other = bytearray(data)
     other[place % len(data)] ^= 1
     assert fed(len(data), [other]) != fed(len(data), [data])
@@ -46,7 +46,7 @@ def test_each_byte_counts(data: bytes, place: int) -> None:
 
 
 @pytest.mark.parametrize("size", [16, 17, 32, 100, 16 * 50, 16 * 50 + 3])
-def test_blocks(size: int) -> None:
+def test_digest_of_the_digests_of_blocks(size: int) -> None:
     data = np.random.default_rng(size).bytes(size)
     blocks = [data[start : start + 16] for start in range(0, size, 16)]
     expected = data if size <= 16 else b"".join(xxhash.xxh3_128_digest(block) for block in blocks)
@@ -54,7 +54,7 @@ def test_blocks(size: int) -> None:
 
 
 @pytest.mark.parametrize("allowed", [0, 1])
-def test_where_no_further_thread_can_start(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
+def test_digest_when_no_further_thread_can_start(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
     data = np.random.default_rng(0).bytes(1000)
     expected, started = fed(1000, [data]), []
     start = threading.Thread.start

@@ -1,4 +1,4 @@
-"""hash() of what comes from pandas and pyarrow: by labels, dtypes and values, whatever the blocks and chunks."""
+"""hash() of pandas and pyarrow objects: labels, dtypes and values count; blocks and chunks do not."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def kinds() -> dict[str, Any]:
     }
 
 
-def test_each_kind_has_its_digest_and_keeps_it_through_a_pickle() -> None:
+def test_every_kind_of_table_has_its_own_digest_and_keeps_it_through_a_pickle() -> None:
     digests = {name: shoal.hash(value) for name, value in kinds().items()}
     assert len(set(digests.values())) == len(digests)
     again = {name: shoal.hash(pickle.loads(pickle.dumps(value))) for name, value in kinds().items()}
     assert again == digests
 
 
-def test_blocks_do_not_count() -> None:
+def test_blocks_of_a_frame_do_not_count() -> None:
     whole = frame()
     apart = pd.DataFrame({"a": whole["a"]})
     for name in "bcd":
@@ -75,7 +75,7 @@ def test_blocks_do_not_count() -> None:
     assert shoal.hash(pd.DataFrame(numbers)) == shoal.hash(pd.DataFrame(np.asfortranarray(numbers)))
 
 
-def test_what_counts() -> None:
+def test_values_labels_dtypes_and_attributes_of_frames_count() -> None:
     whole = frame()
     others = [
         whole[::-1],
@@ -92,7 +92,7 @@ def test_what_counts() -> None:
 
 
 class Zone(datetime.tzinfo):
-    """A time zone whose text says nothing of its rules."""
+    """A time zone whose repr does not show its rules."""
 
     def __init__(self, hours: int) -> None:
         self.hours = hours
@@ -142,13 +142,13 @@ def test_strings(storage: str) -> None:
     assert shoal.hash(moved[0]) != shoal.hash(moved[1])
 
 
-def test_what_lies_beneath_a_missing_value_does_not_count() -> None:
+def test_memory_beneath_a_missing_value_does_not_count() -> None:
     one, other = pd.array([1, None, 3], dtype="Int64"), pd.array([1, 5, 3], dtype="Int64")
     other[1] = pd.NA
     assert shoal.hash(one) == shoal.hash(other)
 
 
-def test_chunks_of_arrow_do_not_count() -> None:
+def test_arrow_chunks_do_not_count() -> None:
     pa = pytest.importorskip("pyarrow")
     for values in ([1, 2, None, 4], ["a", None, "bc", ""], [b"a", b""], [1.5, None], [[1], [2, 3]], [True, None]):
         whole = pa.chunked_array([values * 2])
@@ -160,7 +160,7 @@ def test_chunks_of_arrow_do_not_count() -> None:
     )
 
 
-def test_what_is_said_of_fields_in_arrow_counts() -> None:
+def test_metadata_and_nullability_of_arrow_fields_count() -> None:
     pa = pytest.importorskip("pyarrow")
     kinds = [
         pa.field("a", pa.int64(), metadata={"unit": "m"}),
@@ -173,7 +173,7 @@ def test_what_is_said_of_fields_in_arrow_counts() -> None:
     assert len({shoal.hash(value) for value in made}) == len(made)
 
 
-def test_the_dictionary_of_an_array_of_arrow_counts() -> None:
+def test_the_dictionary_of_an_arrow_array_counts() -> None:
     pa = pytest.importorskip("pyarrow")
     made = [
         pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), pa.array(words, pa.string()))
@@ -186,7 +186,7 @@ def test_the_dictionary_of_an_array_of_arrow_counts() -> None:
     assert shoal.hash(pa.chunked_array([], made[0].type)) != shoal.hash(pa.chunked_array([made[0]]))
 
 
-def test_nanoseconds_of_arrow_count() -> None:
+def test_nanoseconds_of_arrow_times_count() -> None:
     pa = pytest.importorskip("pyarrow")
     time = pa.time64("ns")
     for kind, values in (
@@ -203,7 +203,7 @@ def test_nanoseconds_of_arrow_count() -> None:
         )
 
 
-def test_parameters_of_extension_types_count() -> None:
+def test_parameters_of_arrow_extension_types_count() -> None:
     pa = pytest.importorskip("pyarrow")
 
     class Unit(pa.ExtensionType):  # type: ignore[misc, name-defined]

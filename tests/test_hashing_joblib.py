@@ -1,4 +1,4 @@
-"""hash() under md5 and sha1: joblib's digests, whatever is hashed."""
+"""hash() under md5 and sha1: the digests of joblib for every value."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_shared_values(values: list[Any], times: int) -> None:
 
 
 @pytest.mark.parametrize("name", _hashing_zoo.zoo())
-def test_zoo(name: str) -> None:
+def test_zoo_has_the_digests_of_joblib(name: str) -> None:
     assert_as_joblib(_hashing_zoo.zoo()[name])
 
 
@@ -53,7 +53,7 @@ def test_arrays(data: Any) -> None:
     assert_as_joblib([array, array, {"a": array[0]} if len(array) else None])
 
 
-def test_what_refers_to_itself() -> None:
+def test_objects_that_refer_to_themselves() -> None:
     value: list[Any] = [1]
     value += [value, {"a": value}, (value,), ([value], 1, 2, 3)]
     assert_as_joblib(value)
@@ -88,7 +88,7 @@ def test_estimators() -> None:
     assert_as_joblib(model.predict)
 
 
-def test_what_joblib_refuses_is_refused() -> None:
+def test_objects_that_joblib_cannot_hash_raise_an_error() -> None:
     for value in (lambda: 1, (i for i in ()), type(None), {"a": [lambda: 1]}):
         with pytest.raises((pickle.PicklingError, TypeError)):
             joblib.hash(value)

@@ -1,4 +1,4 @@
-"""Pickles for the way between processes, and what is said of things that cannot be pickled."""
+"""Pickles that travel between processes, and the error for objects that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCK = threading.Lock()
 
 
 class Model:
-    """Anything with attributes."""
+    """An object with arbitrary attributes."""
 
     def __init__(self, **attributes: Any) -> None:
         vars(self).update(attributes)
@@ -110,7 +110,7 @@ CULPRITS = [
 
 
 @pytest.mark.parametrize(("obj", "path"), CULPRITS, ids=[path.partition(" <")[0] for _, path in CULPRITS])
-def test_the_path_to_the_culprit(obj: Any, path: str) -> None:
+def test_culprit_returns_the_path_to_the_part_that_cannot_be_pickled(obj: Any, path: str) -> None:
     with pytest.raises(Exception):  # noqa: B017, PT011 each kind says something else
         dumps(obj)
     found, reason = culprit(obj, "x")
@@ -118,13 +118,13 @@ def test_the_path_to_the_culprit(obj: Any, path: str) -> None:
     assert "never" in reason if "Stubborn" in repr(obj) else "cannot pickle" in reason
 
 
-def test_an_attribute_of_an_exception() -> None:
+def test_culprit_finds_an_attribute_of_an_exception() -> None:
     error = ValueError("bad")
     error.lock = LOCK  # type: ignore[attr-defined]
     assert culprit(error, "exception")[0] == "exception.lock"
 
 
-def test_a_culprit_that_was_none_after_all() -> None:
+def test_culprit_of_an_object_that_can_be_pickled_now() -> None:
     assert culprit([1], "x") == ("x", "")
 
 
@@ -137,7 +137,7 @@ def give_lock() -> Any:
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_a_run_names_the_call_and_the_path(backend: str) -> None:
+def test_the_error_of_a_run_names_the_call_and_the_path(backend: str) -> None:
     run = Parallel(n_jobs=2, backend=backend)
     cases = [
         (delayed(ignore)({"model": Model(callback=LOCK)}), "call 2, test_pickling.ignore", "args[0]['model'].callback"),
@@ -156,7 +156,7 @@ def test_a_run_names_the_call_and_the_path(backend: str) -> None:
         assert run([delayed(abs)(-1), delayed(abs)(-2)]) == [1, 2]
 
 
-def test_the_error_is_one_of_pickle_and_can_be_pickled() -> None:
+def test_the_error_is_a_pickling_error_and_can_be_pickled() -> None:
     error = CallPicklingError("call 3, f(...),", "args[0]", "no way")
     assert isinstance(error, pickle.PicklingError)
     assert isinstance(error, TypeError)
@@ -180,7 +180,7 @@ def test_large_buffers_are_left_out() -> None:
     assert numpy.array_equal(again["fortran"], fortran)
 
 
-def test_the_limit_of_a_large_buffer_can_be_told() -> None:
+def test_the_limit_for_large_buffers_is_an_argument() -> None:
     array = numpy.arange(1000)
     assert dumps(array)[1] == []
     assert len(dumps(array, out_of_band=1000)[1]) == 1
@@ -189,14 +189,14 @@ def test_the_limit_of_a_large_buffer_can_be_told() -> None:
     assert numpy.array_equal(loads(stream), numpy.arange(10**5))
 
 
-def test_what_is_not_contiguous_stays_in_the_stream() -> None:
+def test_buffers_that_are_not_contiguous_stay_in_the_stream() -> None:
     array = numpy.arange(10**5)[::2]
     stream, buffers = dumps(array)
     assert numpy.array_equal(loads(stream, buffers=buffers), array)
     assert all(view.contiguous for view in buffers)
 
 
-def test_the_hook_sees_what_is_no_plain_builtin() -> None:
+def test_the_hook_is_called_for_every_object_that_is_not_a_plain_builtin() -> None:
     seen: list[Any] = []
 
     def reduce(obj: Any) -> Any:
@@ -210,7 +210,7 @@ def test_the_hook_sees_what_is_no_plain_builtin() -> None:
     assert not any(isinstance(obj, (int, str, list, dict, tuple)) for obj in seen)
 
 
-def test_the_hook_for_functions_by_value() -> None:
+def test_the_hook_for_functions_that_are_pickled_by_value() -> None:
     seen: list[Any] = []
 
     def by_value(obj: Any) -> Any:
@@ -232,7 +232,7 @@ def test_the_hook_for_functions_by_value() -> None:
 
 
 class Pickler(pickle.Pickler):
-    """For ``LOKY_PICKLER=test_pickling``: models arrive marked."""
+    """The pickler of ``LOKY_PICKLER=test_pickling``: it marks objects of the class Model."""
 
     def reducer_override(self, obj: Any) -> Any:
         return (mark, (vars(obj),)) if type(obj) is Model else NotImplemented
@@ -242,7 +242,7 @@ def mark(attributes: dict[str, Any]) -> Model:
     return Model(**attributes, marked=True)
 
 
-def test_another_pickler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loky_pickler_chooses_another_pickler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loads(dumps(lambda: 3)[0])() == 3
     monkeypatch.setenv("LOKY_PICKLER", "pickle")
     with pytest.raises((AttributeError, pickle.PicklingError)):

@@ -1,4 +1,4 @@
-"""Printer: the lines of ``verbose=``, beside those of joblib."""
+"""Printer: the lines of ``verbose=``, compared with those of joblib."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from shoal.observe.events import (
     RunStarted,
 )
 
-# Runs joblib over a grid and prints, for each run, the settings, the events that joblib's counters
-# amount to each time that it considers printing, and what it printed.
+# Runs joblib for a grid of settings. For each run it prints the settings, the events that correspond to joblib's
+# counters each time that joblib considers printing, and the lines that joblib printed.
 JOBLIB_RUNS = """
 import contextlib, io, itertools, json, threading, time
 import joblib
@@ -97,7 +97,7 @@ def feed(printer: Printer, *sequence: Event) -> None:
         printer(event)
 
 
-def test_lines_are_those_of_joblib(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lines_equal_those_of_joblib(capsys: pytest.CaptureFixture[str]) -> None:
     process = subprocess.run(
         [sys.executable, "-c", JOBLIB_RUNS], check=True, capture_output=True, text=True, timeout=100
     )
@@ -136,7 +136,7 @@ def test_times_come_from_the_clock() -> None:
     ]
 
 
-def test_remaining_time_once_all_calls_are_known() -> None:
+def test_the_remaining_time_is_printed_once_the_input_has_ended() -> None:
     clock, lines = Clock(), []
     printer = Printer(100, "P", 0, clock=clock, write=lines.append)
     feed(printer, RunStarted(2, "LokyBackend", None), InputExhausted(40))
@@ -146,7 +146,7 @@ def test_remaining_time_once_all_calls_are_known() -> None:
 
 
 @pytest.mark.parametrize("verbose", [9, 10])
-def test_batch_sizes_from_verbosity_10(verbose: int) -> None:
+def test_batch_sizes_are_printed_from_verbosity_10(verbose: int) -> None:
     lines: list[str] = []
     printer = Printer(verbose, "P", 4, clock=Clock(), write=lines.append)
     feed(printer, RunStarted(2, "LokyBackend", 1000), BatchDispatched(1), BatchCompleted(1, 0.00123456))
@@ -159,7 +159,7 @@ def test_batch_sizes_from_verbosity_10(verbose: int) -> None:
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_a_failed_run_prints_no_end(n_jobs: int) -> None:
+def test_a_failed_run_prints_no_last_line(n_jobs: int) -> None:
     lines: list[str] = []
     printer = Printer(100, "P", 4, clock=Clock(), write=lines.append)
     feed(
@@ -173,7 +173,7 @@ def test_a_failed_run_prints_no_end(n_jobs: int) -> None:
 
 
 @pytest.mark.parametrize("verbose", [0, -1])
-def test_silent_without_verbosity(verbose: int) -> None:
+def test_nothing_is_printed_without_verbosity(verbose: int) -> None:
     lines: list[str] = []
     printer = Printer(verbose, "P", 4, write=lines.append)
     feed(printer, RunStarted(2, "X", 1), BatchSizeChanged(2), BatchCompleted(1, 0.0), RunFinished(None))
@@ -181,6 +181,9 @@ def test_silent_without_verbosity(verbose: int) -> None:
 
 
 @pytest.mark.parametrize(("verbose", "name"), [(49, "stderr"), (50, "stdout")])
-def test_without_a_stream_nothing_is_printed(verbose: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_printed_if_the_standard_stream_is_none(
+    verbose: int, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, name, None)
     feed(Printer(verbose, "P", 4), RunStarted(2, "X", 1), BatchCompleted(1, 0.0), RunFinished(None))
+    assert capsys.readouterr() == ("", "")

@@ -49,12 +49,12 @@ def replace_stderr(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> io.S
     return stream
 
 
-def test_false_asks_for_nothing() -> None:
+def test_false_gives_no_listener() -> None:
     assert progress_listener(False, "P") is None
 
 
 @pytest.mark.parametrize("progress", [None, 1, 0, "bar", 2.5, []])
-def test_anything_else_is_refused(progress: object) -> None:
+def test_any_other_value_raises_a_type_error(progress: object) -> None:
     with pytest.raises(TypeError, match=r"True, False or a callable that takes \(done, total\)"):
         progress_listener(progress, "P")  # type: ignore[arg-type]
 
@@ -75,7 +75,7 @@ def test_callable_with_a_known_total() -> None:
     ) == [(2, 5), (5, 5)]
 
 
-def test_callable_where_the_total_becomes_known_before_the_end() -> None:
+def test_callable_if_the_total_becomes_known_before_the_end() -> None:
     assert told(
         RunStarted(2, "X", None),
         BatchCompleted(2, 0.0),
@@ -85,7 +85,7 @@ def test_callable_where_the_total_becomes_known_before_the_end() -> None:
     ) == [(2, None), (5, 5)]
 
 
-def test_callable_where_the_total_becomes_known_at_the_end() -> None:
+def test_callable_if_the_total_becomes_known_at_the_end() -> None:
     assert told(RunStarted(1, "X", None), BatchCompleted(2, 0.0), InputExhausted(2), RunFinished(None)) == [
         (2, None),
         (2, 2),
@@ -93,7 +93,7 @@ def test_callable_where_the_total_becomes_known_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("total", [0, None])
-def test_callable_without_calls(total: int | None) -> None:
+def test_callable_in_a_run_without_calls(total: int | None) -> None:
     assert told(RunStarted(2, "X", total), InputExhausted(0), RunFinished(None)) == [(0, 0)]
 
 
@@ -101,7 +101,7 @@ def test_callable_is_not_called_after_a_failure() -> None:
     assert told(RunStarted(2, "X", None), BatchCompleted(2, 0.0), RunFinished(KeyError())) == [(2, None)]
 
 
-def test_what_a_callable_raises_propagates() -> None:
+def test_exceptions_of_the_callable_propagate() -> None:
     def refuse(done: int, total: int | None) -> None:
         raise LookupError(done, total)
 
@@ -112,7 +112,7 @@ def test_what_a_callable_raises_propagates() -> None:
     listen(RunFinished(LookupError()))
 
 
-def test_lines_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_every_five_seconds_and_one_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     log = replace_stderr(monkeypatch, io.StringIO())
     clock = Clock()
     listen = listener(True, clock)
@@ -144,25 +144,25 @@ def test_lines_with_an_unknown_total(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-@pytest.mark.parametrize(("said", "line"), [(100, "12/12 calls, 9 s"), (5, "12/12 calls, 9 s")])
-def test_a_wrong_total_is_put_right_at_the_end(monkeypatch: pytest.MonkeyPatch, said: int, line: str) -> None:
+@pytest.mark.parametrize(("given", "line"), [(100, "12/12 calls, 9 s"), (5, "12/12 calls, 9 s")])
+def test_a_wrong_total_is_corrected_at_the_end(monkeypatch: pytest.MonkeyPatch, given: int, line: str) -> None:
     log = replace_stderr(monkeypatch, io.StringIO())
     clock = Clock()
     listen = listener(True, clock)
-    listen(RunStarted(2, "X", said))
+    listen(RunStarted(2, "X", given))
     clock.now += 9
     feed(listen, BatchCompleted(10, 0.1), InputExhausted(12), BatchCompleted(2, 0.1), RunFinished(None))
     first, last = log.getvalue().splitlines()
-    assert first == f"Parallel(n_jobs=2): {'10 calls, 9 s' if said == 5 else '10/100 calls, 9 s, 81 s left'}"
+    assert first == f"Parallel(n_jobs=2): {'10 calls, 9 s' if given == 5 else '10/100 calls, 9 s, 81 s left'}"
     assert last == f"Parallel(n_jobs=2): {line}"
 
 
-@pytest.mark.parametrize("said", [2, 3, 5, 100])
-def test_a_bar_with_a_total_that_was_given(monkeypatch: pytest.MonkeyPatch, said: int) -> None:
+@pytest.mark.parametrize("given", [2, 3, 5, 100])
+def test_a_bar_with_a_wrong_total_from_the_user(monkeypatch: pytest.MonkeyPatch, given: int) -> None:
     terminal = replace_stderr(monkeypatch, Terminal())
-    feed(listener(True), RunStarted(2, "X", said), BatchCompleted(3, 0.0))
-    assert ("%|" in terminal.getvalue().split("\r")[-1]) is (said >= 3)
-    feed(listener(True), RunStarted(2, "X", said), BatchCompleted(3, 0.0), InputExhausted(3), RunFinished(None))
+    feed(listener(True), RunStarted(2, "X", given), BatchCompleted(3, 0.0))
+    assert ("%|" in terminal.getvalue().split("\r")[-1]) is (given >= 3)
+    feed(listener(True), RunStarted(2, "X", given), BatchCompleted(3, 0.0), InputExhausted(3), RunFinished(None))
     assert "| 3/3 [" in terminal.getvalue().split("\r")[-1]
 
 
@@ -172,33 +172,33 @@ def numbers(n: int) -> Any:
 
 @pytest.mark.parametrize("return_as", ["list", "generator"])
 @pytest.mark.parametrize(("backend", "n_jobs"), [("threading", 1), ("threading", 2), ("loky", 2)])
-@pytest.mark.parametrize(("said", "told"), [(9, {9}), (20, {9, 20}), (4, {4, 9, None})])
+@pytest.mark.parametrize(("announced", "reported"), [(9, {9}), (20, {9, 20}), (4, {4, 9, None})])
 @pytest.mark.parametrize("where", ["constructor", "call", "acall"])
-def test_a_generator_expression_has_the_total_that_is_given(
-    backend: str, n_jobs: int, return_as: str, said: int, told: set[int | None], where: str
+def test_total_gives_a_generator_expression_a_total(
+    backend: str, n_jobs: int, return_as: str, announced: int, reported: set[int | None], where: str
 ) -> None:
     calls: list[tuple[int, int | None]] = []
-    given = {"total": said} if where == "constructor" else {}
+    arguments = {"total": announced} if where == "constructor" else {}
     parallel = Parallel(
-        n_jobs, backend, return_as=return_as, progress=lambda done, total: calls.append((done, total)), **given
+        n_jobs, backend, return_as=return_as, progress=lambda done, total: calls.append((done, total)), **arguments
     )
 
     async def awaited() -> list[int]:
-        made = parallel.acall(numbers(9), total=said)
+        made = parallel.acall(numbers(9), total=announced)
         return await made if return_as == "list" else [result async for result in made]
 
     if where == "acall":
         results = asyncio.run(awaited())
     else:
-        results = list(parallel(numbers(9), **({"total": said} if where == "call" else {})))
+        results = list(parallel(numbers(9), **({"total": announced} if where == "call" else {})))
     assert results == list(range(9))
-    assert {total for _, total in calls} <= told
-    assert calls[0][1] in (said, 9, None)
+    assert {total for _, total in calls} <= reported
+    assert calls[0][1] in (announced, 9, None)
     assert all(total is None or done <= total for done, total in calls)
     assert calls[-1] == (9, 9)
 
 
-def test_the_total_of_a_call_goes_before_that_of_its_parallel() -> None:
+def test_the_total_of_one_run_overrides_that_of_the_parallel() -> None:
     calls: list[tuple[int, int | None]] = []
     parallel = Parallel(n_jobs=1, progress=lambda done, total: calls.append((done, total)), total=50)
     parallel(numbers(2), total=2)
@@ -208,7 +208,7 @@ def test_the_total_of_a_call_goes_before_that_of_its_parallel() -> None:
 
 
 @pytest.mark.parametrize("total", [-1, 1.5, "9", True])
-def test_a_total_is_a_number_of_calls(total: Any) -> None:
+def test_a_total_that_is_no_number_of_calls_raises_a_value_error(total: Any) -> None:
     with pytest.raises(ValueError, match="total must be the number of calls, 0 or more, or None, got"):
         Parallel(total=total)
     parallel = Parallel()
@@ -219,12 +219,15 @@ def test_a_total_is_a_number_of_calls(total: Any) -> None:
     assert parallel([]) == []
 
 
-def test_without_a_stream_nothing_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_printed_if_standard_error_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     feed(listener(True), RunStarted(2, "X", 2), BatchCompleted(2, 0.0), RunFinished(None))
+    assert capsys.readouterr() == ("", "")
 
 
-def test_tqdm_is_imported_for_a_bar_only() -> None:
+def test_tqdm_is_imported_only_for_a_bar() -> None:
     code = """
 import sys
 from shoal.observe._progress import progress_listener
@@ -257,7 +260,7 @@ def test_bar_with_a_known_total(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn.endswith("call/s]\n")
 
 
-def test_bar_learns_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_whose_total_becomes_known_later(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = replace_stderr(monkeypatch, Terminal())
     listen = listener(True)
     feed(listen, RunStarted(2, "X", None), BatchCompleted(3, 0.0))
@@ -268,7 +271,7 @@ def test_bar_learns_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| 4/4 [" in terminal.getvalue().split("\r")[-1]
 
 
-def test_bar_stays_where_an_error_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_stays_visible_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = replace_stderr(monkeypatch, Terminal())
     feed(listener(True), RunStarted(2, "X", 4), BatchCompleted(3, 0.0), RunFinished(KeyError()))
     last = terminal.getvalue().split("\r")[-1]
@@ -276,7 +279,7 @@ def test_bar_stays_where_an_error_left_it(monkeypatch: pytest.MonkeyPatch) -> No
     assert last.endswith("\n")
 
 
-def test_bar_brings_neither_thread_nor_semaphore() -> None:
+def test_bar_creates_neither_a_thread_nor_a_semaphore() -> None:
     code = """
 import sys, threading
 from shoal.observe._progress import progress_listener
@@ -294,7 +297,7 @@ listen(RunFinished(None))
     assert "| 1/2 [" in process.stderr
 
 
-def test_bar_that_the_environment_disables() -> None:
+def test_bar_disabled_by_the_environment() -> None:
     code = """
 import sys
 from shoal.observe._progress import progress_listener
@@ -331,7 +334,7 @@ def test_notebook_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "75%|" in log.getvalue()
 
 
-def test_notebook_without_widgets_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_without_widgets_prints_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     log = replace_stderr(monkeypatch, io.StringIO())
     monkeypatch.setitem(sys.modules, "ipykernel.zmqshell", types.ModuleType("ipykernel.zmqshell"))
     monkeypatch.setitem(sys.modules, "IPython", None)

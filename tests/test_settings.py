@@ -232,7 +232,7 @@ def test_a_backend_may_take_any_keyword() -> None:
     class Any_(ThreadingBackend):
         options = None
 
-    Parallel(backend=Any_(), whatever=1)
+    assert Parallel(backend=Any_(), whatever=1)([delayed(abs)(-1)]) == [1]
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ def test_registered_compressors() -> None:
             file = io.BytesIO(data)
             assert load(file) == [1, 2]
             if decompressor is None:
-                with pytest.raises(EmptyFile, match="holds no further object"):
+                with pytest.raises(EmptyFile, match="contains no further object"):
                     load(file)
             else:
                 assert file.tell() == ends[0]

@@ -50,9 +50,12 @@ def test_it_need_not_be_waited_for() -> None:
     assert len(worker_pids(2)) == 2
 
 
-def test_without_workers_nothing_happens() -> None:
+def test_a_second_shutdown_does_nothing() -> None:
+    before = worker_pids(2)
     shutdown_workers()
     shutdown_workers()
+    assert gone(before)
+    assert len(worker_pids(2)) == 2
 
 
 def test_a_run_in_another_thread_is_not_harmed(tmp_path: Path) -> None:

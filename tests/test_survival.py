@@ -390,6 +390,6 @@ def test_timeout_of_unordered_results_counts_from_the_last(tmp_path: Path, backe
     began = time.monotonic()
     assert [next(results) for _ in calls] == [None] * 8
     assert time.monotonic() - began > 3.0
-    with pytest.raises(TimeoutError, match=r"another result did not come within timeout=3\.0 seconds"):
+    with pytest.raises(TimeoutError, match=r"another result was not ready within timeout=3\.0 seconds"):
         next(results)
     (tmp_path / "gate").touch()

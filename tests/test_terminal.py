@@ -1,4 +1,4 @@
-"""Progress bars and what worker processes print, on a terminal: rendered, row by row, as a user sees it."""
+"""Progress bars and the output of worker processes on a terminal, rendered row by row as a user sees it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shoal.observe._terminal import _Above
+from shoal.observe._terminal import _AboveBars
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
 
@@ -22,7 +22,7 @@ _SEQUENCE = re.compile(r"\x1b\[(\d*)([A-Za-z])|(.)", re.DOTALL)
 
 
 class Screen:
-    """A terminal: what has left it at its top, and its rows."""
+    """A terminal: its rows, and the rows that have scrolled off its top."""
 
     def __init__(self) -> None:
         self.gone: list[str] = []
@@ -118,7 +118,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 @pytest.mark.parametrize("whose", ["shoal", "user"])
-def test_what_workers_print_goes_above_the_bar(backend: str, whose: str, tmp_path: Path) -> None:
+def test_lines_of_workers_go_above_the_bar(backend: str, whose: str, tmp_path: Path) -> None:
     if whose == "shoal":
         run = (
             f"Parallel(n_jobs=2, backend='{backend}', batch_size=1, progress=True)(delayed(call)(i) for i in range(8))"
@@ -154,7 +154,7 @@ def test_lines_of_verbose_go_above_the_bar(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_without_a_bar_lines_of_workers_are_whole(backend: str, unbuffered: str, tmp_path: Path) -> None:
+def test_lines_of_workers_are_not_mixed_without_a_bar(backend: str, unbuffered: str, tmp_path: Path) -> None:
     calls = "[delayed(print)('mine', i) for i in range(4)]"
     run = f"Parallel(n_jobs=2, backend='{backend}', batch_size=1, verbose=5)({calls})"
     lines = run_on_terminal(PROGRAM.format(run=run), tmp_path, unbuffered).lines
@@ -169,10 +169,10 @@ def test_without_a_bar_lines_of_workers_are_whole(backend: str, unbuffered: str,
 
 class Sink:
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.written: list[str] = []
 
     def write(self, text: str) -> int:
-        self.said.append(text)
+        self.written.append(text)
         return len(text)
 
     def flush(self) -> None:
@@ -185,31 +185,31 @@ class Sink:
 @pytest.mark.parametrize(
     ("line", "rows"), [("", 1), ("x" * 80, 1), ("x" * 81, 2), ("\xe9" * 80, 1), ("e\u0301" * 80, 1), ("\u65e5" * 41, 2)]
 )
-def test_a_line_pushes_the_bar_down_by_the_rows_that_it_takes(line: str, rows: int) -> None:
+def test_a_line_moves_the_bar_down_by_the_rows_that_it_takes(line: str, rows: int) -> None:
     sink: Any = Sink()
-    _Above(sink, bars=1).write(line + "\n")
-    assert sink.said == ["\n" * rows + f"\x1b[{rows}A\r\x1b[{rows}L{line}\n"]
+    _AboveBars(sink, bars=1).write(line + "\n")
+    assert sink.written == ["\n" * rows + f"\x1b[{rows}A\r\x1b[{rows}L{line}\n"]
 
 
-def test_text_that_moves_the_cursor_passes_as_it_is() -> None:
+def test_text_that_moves_the_cursor_is_written_unchanged() -> None:
     sink: Any = Sink()
-    above = _Above(sink, bars=1)
+    above = _AboveBars(sink, bars=1)
     for text in ("\r10%", "\x1b[A", "\n"):
         above.write(text)
-    assert sink.said == ["\r10%", "\x1b[A", "\n"]
+    assert sink.written == ["\r10%", "\x1b[A", "\n"]
     above.bars = 0
     above.write("plain\n")
-    assert sink.said[3:] == ["plain\n"]
+    assert sink.written[3:] == ["plain\n"]
 
 
-def test_lines_of_threads_stay_whole() -> None:
+def test_lines_of_threads_are_not_mixed() -> None:
     sink: Any = Sink()
-    above = _Above(sink, bars=2)
+    above = _AboveBars(sink, bars=2)
     above.write("begun ")
     thread = threading.Thread(target=above.writelines, args=(["other ", "thread\n", "left"],))
     thread.start()
     thread.join()
     above.write("and ended\n")
     above.finish()
-    placed = [text.removeprefix("\n\n\x1b[2A\r\x1b[1L") for text in sink.said]
+    placed = [text.removeprefix("\n\n\x1b[2A\r\x1b[1L") for text in sink.written]
     assert placed == ["other thread\n", "begun and ended\n", "left\n"]

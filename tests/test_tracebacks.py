@@ -1,7 +1,6 @@
-"""What a terminal shows of every error and warning: the true message at its end, the user's lines, nothing of ours.
+"""The text that a terminal shows for every error and warning: the user's lines, the right message at the end, no shoal.
 
-The program of `_tracebacks_program` meets them on each backend and in each way of running calls; what it prints is
-read here as a user reads it.
+`_tracebacks_program` causes them on each backend and in each way of running calls. The tests read its output.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ SAYS = {
     "a_call_stops": r"call [01], stop\([12]\) raised StopIteration\([12]\), which neither a generator",
     "call_takes_too_long": r"call 0, sleep\(2\) ran for longer than task_timeout=0\.3 seconds",
     "call_of_a_nested_run_takes_too_long": r"call 0, sleep\(1\) ran for longer than task_timeout=0\.2 seconds",
-    "result_takes_too_long": r"the result of call 0 did not come within timeout=0\.3 seconds",
+    "result_takes_too_long": r"the result of call 0 was not ready within timeout=0\.3 seconds",
     "argument_cannot_be_pickled": r"call 0, identity\(\.\.\.\), cannot be sent .*: args\[0\]\['lock'\] cannot",
     "function_cannot_be_pickled": "the function's variable lock cannot be pickled",
     "result_cannot_be_pickled": r"the result of call [01], a_lock\(\.\.\.\), cannot be sent .*: result\['lock'\]",
@@ -70,7 +69,7 @@ MACHINERY = re.compile(r"/(shoal/(parallel|backends|_\w+\.py)|loky|multiprocessi
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str], str]:
-    """Give what was shown, by the backend, the case and the way."""
+    """Give the text that was shown for each backend, case and way of running calls."""
     children = {}
     for backend in BACKENDS:
         folder = tmp_path_factory.mktemp(backend)
@@ -91,19 +90,21 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str]
 
 
 def without_crash_report(text: str) -> str:
-    """Leave out what the interpreter itself says of a segmentation fault."""
+    """Remove the report of the interpreter about a segmentation fault."""
     return re.sub(r"\A(Fatal Python error|Windows fatal).*?(?=^Traceback)", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def final_message(text: str) -> str:
-    """Return what stands behind the last frame."""
+    """Return the text after the last frame."""
     lines = text.rstrip().split("\n")
-    last = max((place for place, line in enumerate(lines) if re.match(r'  File ".*", line ', line)), default=-1)
-    said = next(place for place in range(last + 1, len(lines)) if not lines[place].startswith("    "))
-    return "\n".join(lines[said:])
+    last = max((row for row, line in enumerate(lines) if re.match(r'  File ".*", line ', line)), default=-1)
+    message = next(row for row in range(last + 1, len(lines)) if not lines[row].startswith("    "))
+    return "\n".join(lines[message:])
 
 
-def test_every_error_ends_in_its_message_and_shows_the_line_of_the_user(shown: dict[tuple[str, str, str], str]) -> None:
+def test_every_error_ends_with_its_message_and_shows_the_line_of_the_user(
+    shown: dict[tuple[str, str, str], str],
+) -> None:
     for name, provoke, backend, way in CASES:
         case = provoke.__name__
         if name.endswith("Warning"):
@@ -118,7 +119,7 @@ def test_every_error_ends_in_its_message_and_shows_the_line_of_the_user(shown: d
         assert not [word for word in OF_NO_USE if word in text], where
 
 
-def test_frames_of_ours_are_few(shown: dict[tuple[str, str, str], str]) -> None:
+def test_few_frames_of_shoal_are_shown(shown: dict[tuple[str, str, str], str]) -> None:
     for (backend, case, way), text in shown.items():
         for block in without_crash_report(text).split("Traceback (most recent call last):\n"):
             files = FRAME.findall(block)
@@ -126,7 +127,7 @@ def test_frames_of_ours_are_few(shown: dict[tuple[str, str, str], str]) -> None:
             assert len(ours) <= 5, f"{case} on {backend}, {way}:\n{text}"
 
 
-def test_a_cause_is_shown_only_where_it_is_the_user_s(shown: dict[tuple[str, str, str], str]) -> None:
+def test_a_cause_is_shown_only_if_it_is_the_users(shown: dict[tuple[str, str, str], str]) -> None:
     for (backend, case, way), text in shown.items():
         *causes, _ = re.split(r"^The above exception was the direct cause.*$", without_crash_report(text), flags=re.M)
         for cause in causes:
@@ -150,8 +151,8 @@ def test_every_warning_shows_the_line_of_the_user(shown: dict[tuple[str, str, st
             assert "Traceback" not in text
 
 
-def test_every_class_of_errors_is_shown(shown: dict[tuple[str, str, str], str]) -> None:
-    """A class that is new needs a case in _tracebacks_program, or one of a class that derives from it."""
+def test_every_class_of_errors_has_a_case(shown: dict[tuple[str, str, str], str]) -> None:
+    """A new class of errors needs a case in _tracebacks_program, for itself or for a subclass."""
     everything = "\n".join(shown.values())
     seen = {getattr(shoal.errors, name) for name in NAMES if re.search(rf"\b{name}:", everything)}
     missing = [

@@ -1,10 +1,10 @@
-"""shoal runs calls in parallel and keeps their results: a drop-in for joblib.
+"""shoal runs calls in parallel and stores their results: a drop-in replacement for joblib.
 
 >>> from shoal import Parallel, delayed
 >>> Parallel(n_jobs=1)(delayed(pow)(x, 2) for x in range(4))
 [0, 1, 4, 9]
 
-The public names are loaded when they are first used; importing shoal imports nothing else.
+A public name is loaded when it is first used. Importing shoal imports nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# As joblib does: Intel's OpenMP must not spin up its threads in a forked child.
+# Intel's OpenMP must not start its threads in a forked child. joblib sets the same variable.
 os.environ.setdefault("KMP_INIT_AT_FORK", "FALSE")
 
 if TYPE_CHECKING:

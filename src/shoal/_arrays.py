@@ -1,4 +1,4 @@
-"""The bytes of one array: what says how they are to be read, and their way out of an array and into one."""
+"""The bytes of one numpy array: ArraySpec describes them; other functions give them as flat buffers, in pieces."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-#: Bytes travel in pieces of so many: small enough to be in the processor's cache still when they are used again.
+#: The size of pieces, in bytes. A piece is small enough to be in the processor's cache when it is used again.
 PIECE = 2**18
-#: What is not contiguous is copied in pieces of so many bytes.
+#: An array that is not contiguous is copied in parts of this many bytes.
 SLAB = 2**22
 
 
 class ArraySpec(NamedTuple):
-    """What is to be known of an array beside its bytes.
+    """Everything about an array except its bytes.
 
     Attributes
     ----------
-    dtype
-        Its :class:`numpy.dtype`.
-    shape
-        Its shape.
-    order
-        ``"F"`` if the first index is the one that varies fastest, else ``"C"``.
+    dtype : numpy.dtype
+    shape : tuple of int
+    order : {"C", "F"}
+        The memory order: "F" if the first index varies fastest, else "C".
     """
 
     dtype: Any
@@ -31,37 +29,37 @@ class ArraySpec(NamedTuple):
 
     @classmethod
     def of(cls, array: Any) -> ArraySpec:
-        """Return that of an array; of one that is not contiguous, that of a copy."""
+        """Return the spec of an array; for an array that is not contiguous, the spec of its contiguous copy."""
         flags = array.flags
         return cls(array.dtype, array.shape, "F" if flags.f_contiguous and not flags.c_contiguous else "C")
 
     @property
     def nbytes(self) -> int:
-        """The number of bytes."""
+        """The number of bytes of the data."""
         return math.prod(self.shape) * int(self.dtype.itemsize)
 
     def empty(self) -> Any:
-        """Return an array whose values are whatever was there."""
+        """Return a new array whose values are not initialized."""
         import numpy as np
 
         return np.empty(self.shape, self.dtype, order=self.order)
 
     def over(self, memory: Any, offset: int = 0, kind: Any = None) -> Any:
-        """Return the array that lies in some memory; as an instance of `kind`, if that is given."""
+        """Return an array, or an instance of its subclass `kind`, that uses the memory of a buffer from `offset` on."""
         import numpy as np
 
         return np.ndarray.__new__(kind or np.ndarray, self.shape, self.dtype, memory, offset, order=self.order)
 
 
 def flat(array: Any) -> Any:
-    """Return the bytes of a contiguous array, in the order in which they lie, as an array of them: not a copy."""
+    """Return a view of a contiguous array: its bytes in memory order, as an array of uint8 with one dimension."""
     import numpy as np
 
     return np.asarray(array).reshape(-1, order="A").view(np.uint8)
 
 
 def pieces(array: Any) -> Iterator[memoryview]:
-    """Yield the bytes of an array of any layout, in the order that its :class:`ArraySpec` says, in small pieces."""
+    """Yield the bytes of an array of any layout in pieces, in the order of its :class:`ArraySpec`."""
     if array.flags.forc:
         yield from cut(memoryview(flat(array)))
         return
@@ -74,6 +72,6 @@ def pieces(array: Any) -> Iterator[memoryview]:
 
 
 def cut(memory: memoryview) -> Iterator[memoryview]:
-    """Yield the parts of some memory that are a piece each."""
+    """Yield consecutive pieces of a buffer of bytes, each of :data:`PIECE` bytes; the last one may be shorter."""
     for start in range(0, memory.nbytes, PIECE):
         yield memory[start : start + PIECE]

@@ -1,36 +1,35 @@
-"""How many CPUs there are to use, and how many threads BLAS and OpenMP may start on them.
+"""How many CPUs a run may use, and how many threads BLAS and OpenMP may start on them.
 
 ::
 
-    cpu_count()                          what the system, its quotas and the user let this process have
-        │ cpu_budget()                   that, or a call's share of it, whichever is less
+    cpu_count()                          the CPUs that the system, its quotas and the user allow this process
+        │ cpu_budget()                   the same, or the share of the call that runs here, whichever is less
         ├──> n_jobs=-1                   as many workers
-        └──> cpu_share(n) = budget // n  what each worker gets: BLAS threads, and the budget of its calls' own runs
+        └──> cpu_share(n) = budget // n  for each worker: its BLAS threads, and the budget of runs inside its calls
 
-So threads times processes times BLAS threads stay within what the outermost run found: docs/cpu-budget.md.
+So threads times processes times BLAS threads stay within the CPUs that the outermost run found: docs/cpu-budget.md.
 """
 
-# `from shoal import Parallel` comes by here, and pathlib is slow to import.
+# Every `from shoal import Parallel` imports this module, so it does not import pathlib, which is slow.
 
 from __future__ import annotations
 
 import functools
 import os
 import sys
+from collections.abc import Collection, Iterator
 from contextvars import ContextVar
+from typing import Any
 
-TYPE_CHECKING = False  # typing's own costs an import; type checkers know this name too
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from typing import Any
+from shoal._tracebacks import warn
 
-# WaitForMultipleObjects waits for 64 handles at most, of which an executor keeps some: python/cpython#71090.
+# WaitForMultipleObjects waits for at most 64 handles, and an executor needs some of them: python/cpython#71090.
 _MOST_ON_WINDOWS = 61
 
-#: Stands for a limit where there is none.
+#: The value of a limit that does not exist.
 NO_LIMIT = sys.maxsize
 
-#: The CPUs that were given to the call that runs here; set around calls by the run that they belong to.
+#: The CPUs that the call that runs here may use. The run that the call belongs to sets it around the call.
 budget_of_call: ContextVar[int | None] = ContextVar("shoal CPU budget", default=None)
 
 _CORE_COMMANDS = {
@@ -42,7 +41,7 @@ _CORE_COMMANDS = {
     ),
 }
 
-#: Each caps the threads of a BLAS, of OpenMP, or of what is built on them.
+#: Environment variables that limit the threads of a BLAS, of OpenMP, or of libraries that use them.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -55,29 +54,30 @@ THREAD_VARIABLES = (
 
 
 def is_serial() -> bool:
-    """Tell whether the environment asks for no parallelism at all: ``JOBLIB_MULTIPROCESSING=0``."""
+    """Return whether the environment forbids all parallelism: ``JOBLIB_MULTIPROCESSING=0``."""
     return os.environ.get("JOBLIB_MULTIPROCESSING", "1").strip() == "0"
 
 
 def cpu_count(only_physical_cores: bool = False) -> int:
     """Count the CPUs that this process may use.
 
-    The smallest of: the CPUs of the machine, those in the affinity mask of the process, the CPU
-    quota of its control groups (rounded up), and the environment variable ``LOKY_MAX_CPU_COUNT``.
-    The affinity mask and the variable are read at each call, the rest once per process. With
-    ``JOBLIB_MULTIPROCESSING=0`` it is 1.
+    The result is the smallest of: the CPUs of the machine, the CPUs in the affinity mask of the process, the CPU quota
+    of its control groups (rounded up), and the environment variable ``LOKY_MAX_CPU_COUNT``. The affinity mask and the
+    variable are read at each call, the rest once per process. With ``JOBLIB_MULTIPROCESSING=0`` the result is 1.
+
+    Thread-safe.
 
     Parameters
     ----------
     only_physical_cores : bool, default False
-        Count a core that runs several hardware threads once. A quota or ``LOKY_MAX_CPU_COUNT``
-        below the CPUs of the machine is still taken as it is. Where cores cannot be told apart,
-        a UserWarning says so once, unless ``LOKY_MAX_CPU_COUNT`` is set, and CPUs are counted.
+        Whether to count a core with several hardware threads once. A quota or ``LOKY_MAX_CPU_COUNT`` that is below
+        the number of CPUs of the machine applies unchanged. If the system does not report its cores, CPUs are counted,
+        and a UserWarning says so once, unless ``LOKY_MAX_CPU_COUNT`` is set.
 
     Returns
     -------
     int
-        At least 1; on Windows at most 61.
+        The number of CPUs: at least 1, and at most 61 on Windows.
 
     Raises
     ------
@@ -101,23 +101,23 @@ def cpu_count(only_physical_cores: bool = False) -> int:
 
 
 def cpu_budget() -> int:
-    """Return the CPUs for a run that starts here: those of the process; inside a call, no more than its share."""
+    """Return the number of CPUs for a run that starts here: those of the process; inside a call, at most its share."""
     share = budget_of_call.get()
     return cpu_count() if share is None else min(share, cpu_count())
 
 
 def cpu_share(n_workers: int) -> int:
-    """Return the CPUs for each of `n_workers` workers of a run that starts here; at least 1."""
+    """Return the number of CPUs for each of `n_workers` workers of a run that starts here: at least 1."""
     return max(cpu_budget() // n_workers, 1)
 
 
-@functools.cache  # the system reads it from a file
+@functools.cache  # os.cpu_count() reads a file
 def _machine_cpus() -> int:
     return os.cpu_count() or 1
 
 
 def _affinity() -> Collection[int] | None:
-    """The CPUs that this process may run on; None where the system has no such mask."""
+    """Return the CPUs that this process may run on; None if the system has no affinity mask."""
     mask: Collection[int] | None = None
     if hasattr(os, "sched_getaffinity"):
         mask = os.sched_getaffinity(0)
@@ -126,7 +126,7 @@ def _affinity() -> Collection[int] | None:
     return mask
 
 
-@functools.cache  # a failed import is not cheap
+@functools.cache  # a failed import is slow
 def _psutil_process() -> Any:
     try:
         import psutil
@@ -148,11 +148,11 @@ def _user_limit() -> int:
 
 @functools.cache
 def _cgroup_limit(root: str = "") -> int:
-    """The tightest CPU quota on the way from this process's control groups up to their roots."""
+    """Return the smallest CPU quota of this process's control groups and of all groups above them."""
     unified = legacy = "/"
     for line in _read(f"{root}/proc/self/cgroup").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
-        # A group outside of our cgroup namespace shows as /../..: only the mount itself can be seen then.
+        # A group outside of our cgroup namespace is shown as /../.. Then only the mount itself is visible.
         if path.startswith("/.."):
             continue
         if not controllers:
@@ -190,18 +190,18 @@ def _read(path: str) -> str:
 
 
 def _physical_cores(usable: Collection[int] | None) -> int:
-    """The cores that the CPUs in `usable` belong to; 0 if the system does not tell."""
+    """Return the number of cores of the CPUs in `usable`; 0 if the system does not report its cores."""
     if sys.platform == "linux":
         cores = _linux_cores()
         count = len({cores[cpu] for cpu in cores if usable is None or cpu in usable})
     else:
-        count = _cores_told_by_a_command()
+        count = _cores_from_command()
     return count
 
 
 @functools.cache
 def _linux_cores(root: str = "") -> dict[int, str]:
-    """For each CPU, a string that names its core; empty if the system does not tell."""
+    """Return a string that identifies the core of each CPU; empty if the system does not report its cores."""
     cores = {}
     folder = f"{root}/sys/devices/system/cpu"
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
@@ -219,55 +219,58 @@ def _linux_cores(root: str = "") -> dict[int, str]:
     return cores
 
 
-@functools.cache  # a command that fails is slow too
-def _cores_told_by_a_command() -> int:
+@functools.cache  # a command is slow, also if it fails
+def _cores_from_command() -> int:
     import subprocess
 
     try:
         command = next(c for platform, c in _CORE_COMMANDS.items() if sys.platform.startswith(platform))
         no_window = getattr(subprocess, "CREATE_NO_WINDOW", 0)
-        told = subprocess.run(command, capture_output=True, text=True, check=True, creationflags=no_window)
-        return sum(map(int, told.stdout.split()))  # Windows has one line a socket
+        output = subprocess.run(command, capture_output=True, text=True, check=True, creationflags=no_window)
+        return sum(map(int, output.stdout.split()))  # Windows prints one line for each socket
     except (StopIteration, OSError, subprocess.SubprocessError, ValueError):
         return 0
 
 
 @functools.cache
 def _warn_cores_unknown() -> None:
-    import warnings
-
-    warnings.warn(
-        "this system does not tell its physical cores, so its CPUs are counted instead; "
-        "set the environment variable LOKY_MAX_CPU_COUNT to the number to use, and this is not said",
+    warn(
+        "this system does not report its physical cores, so CPUs are counted instead. Set the environment variable "
+        "LOKY_MAX_CPU_COUNT to the number of cores to use; then this warning does not appear",
         UserWarning,
-        stacklevel=3,
     )
 
 
 def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
-    """Environment variables that cap the BLAS and OpenMP threads of each of `n_workers` processes.
+    """Return environment variables that limit the BLAS and OpenMP threads of each of `n_workers` processes.
 
     Parameters
     ----------
     n_threads : int or None
-        Threads for each worker. None shares the CPUs out evenly, at least one each, and keeps the
-        variables that this process has been given itself; inside a call only those that are lower.
+        The number of threads for each worker. If it is None, the CPUs are divided evenly, at least one for each
+        worker, and variables that this process itself was given stay as they are; inside a call, they stay only if
+        they are lower than the even share.
     n_workers : int
-        Processes that run side by side.
+        The number of processes that run at the same time.
+
+    Returns
+    -------
+    dict of str to str
+        Names and values of variables.
     """
     share = cpu_share(n_workers)
     if n_threads is not None:
         limits = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
     elif budget_of_call.get() is None:
         limits = {name: os.environ.get(name, str(share)) for name in THREAD_VARIABLES}
-    else:  # this worker was given its own limits by the same variables
+    else:  # the run of this call set the same variables to limit this worker
         limits = {name: str(min(threads_allowed(name), share)) for name in THREAD_VARIABLES}
     if "ENABLE_IPC" not in os.environ:
-        limits["ENABLE_IPC"] = "1"  # schedulers of TBB in several processes then share the CPUs
+        limits["ENABLE_IPC"] = "1"  # lets TBB share the CPUs among several processes
     return limits
 
 
 def threads_allowed(name: str) -> int:
-    """Return the number of threads that an environment variable says; without one, more than there ever are."""
+    """Return the number of threads that an environment variable allows; :data:`NO_LIMIT` if it is not set."""
     value = os.environ.get(name, "")
     return int(value) if value.isdecimal() else NO_LIMIT

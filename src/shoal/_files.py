@@ -1,4 +1,10 @@
-"""What is common to everything that shoal keeps in files."""
+"""Files and folders: atomic replacement of a file, removal, and sizes as text ('1.5G').
+
+::
+
+    with replacement(path) as file:      the block writes a file without a name, or one with a temporary name
+        file.write(...)                  if the block succeeds, that file replaces `path` in one step; else `path` stays
+"""
 
 from __future__ import annotations
 
@@ -13,12 +19,12 @@ from typing import Any
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {unit + end: 1024**n for n, unit in enumerate("KMGT", 1) for end in ("", "B", "IB")}
 
-#: Small writes are gathered, in bytes.
+#: The buffer of a file that is written, in bytes.
 _BUFFER = 2**17
 
 
 def format_size(nbytes: int) -> str:
-    """Write bytes as :func:`parse_size` reads them: ``'1.5G'``."""
+    """Return a number of bytes as a text that :func:`parse_size` reads: ``'1.5G'``."""
     size, unit = float(nbytes), ""
     for larger in "KMGT":
         if size < 1024:
@@ -28,18 +34,18 @@ def format_size(nbytes: int) -> str:
 
 
 def parse_size(text: int | float | str) -> int:
-    """Turn a size such as ``'1.5G'`` into bytes.
+    """Return the number of bytes of a size such as ``'1.5G'``.
 
     Parameters
     ----------
     text : int, float or str
-        Bytes as a number, or a string: a number and a unit, K, M, G or T, which are powers of
-        1024. The unit may be lower case, may be followed by B or iB, and may be absent.
+        A number of bytes, or a string of a number and a unit: K, M, G or T, which are powers of 1024. The unit may be
+        lower case, may be followed by B or iB, and may be absent.
 
     Raises
     ------
     ValueError
-        If `text` is no size, or negative.
+        If `text` is not a size, or is negative.
     """
     try:
         if isinstance(text, str):
@@ -55,7 +61,7 @@ def parse_size(text: int | float | str) -> int:
 
 
 def make_folder(path: str) -> None:
-    """Make a folder and those above it, unless they are there; others may remove them meanwhile."""
+    """Create a folder and its parents, unless they exist. Other processes may remove them at the same time."""
     for _ in range(10):
         try:
             os.makedirs(path, exist_ok=True)
@@ -69,10 +75,10 @@ def make_folder(path: str) -> None:
 
 
 def delete(path: str) -> None:
-    """Delete a file or a folder, as far as that can be done."""
+    """Delete a file, or a folder with its contents. Do nothing about what cannot be deleted."""
     try:
         if stat.S_ISDIR(os.lstat(path).st_mode):
-            import shutil  # with the libraries of three compressors
+            import shutil  # it imports the libraries of three compressors
 
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -83,98 +89,107 @@ def delete(path: str) -> None:
 
 @contextlib.contextmanager
 def replacement(path: str, durable: bool = False) -> Iterator[Any]:
-    """Open a file for writing that takes the place of `path` when the block has ended well, and not before.
+    """Open a new file for writing that replaces `path` when the block has succeeded, and not before.
 
-    It is as ``open(path, "wb")`` in everything else: permissions, the error where that would fail, a link is followed,
-    and what is no regular file is written to. Where the folder takes no new file, the old one is written to as well.
+    In everything else this is like ``open(path, "wb")``: the permissions, the errors, and that links are followed.
+    If `path` is not a regular file, or if its folder allows no new file, the block writes to `path` itself.
 
     Parameters
     ----------
     path : str
-        The file.
+        The path of the file.
     durable : bool, default False
-        Wait until the system has written it to the disk.
+        Whether to wait until the system has written the file to the disk.
+
+    Yields
+    ------
+    file
+        A binary file.
+
+    Raises
+    ------
+    OSError
+        If ``open(path, "wb")`` would raise it, or if the file cannot be written or put in place.
     """
-    if not os.path.basename(path):  # which realpath() would take for another one
+    if not os.path.basename(path):  # realpath() would drop the slash at the end, so let open() raise the error
         open(path, "wb").close()
     path = os.path.realpath(path)
     try:
         before = os.stat(path)
     except FileNotFoundError:
         before = None
-    aside = None
+    temporary = None
     if before is None or stat.S_ISREG(before.st_mode):
         if before is not None:
-            os.close(os.open(path, os.O_WRONLY))  # may it be written to at all?
+            os.close(os.open(path, os.O_WRONLY))  # raises if the old file must not be written to
         try:
-            aside = _Aside(os.path.dirname(path))
+            temporary = _TemporaryFile(os.path.dirname(path))
         except PermissionError:
             pass
-    if aside is None:
+    if temporary is None:
         with open(path, "wb", _BUFFER) as file:
             yield file
         return
     try:
-        with open(aside.fd, "wb", _BUFFER, closefd=False) as file:
+        with open(temporary.fd, "wb", _BUFFER, closefd=False) as file:
             yield file
         if before is not None:
-            aside.take_over(before)
-        aside.publish(path, durable)
+            temporary.copy_permissions(before)
+        temporary.publish(path, durable)
     finally:
-        aside.close()
+        temporary.close()
 
 
-class _Aside:
-    """A file in a folder that nobody sees, or nobody takes for something else, until it is published.
+class _TemporaryFile:
+    """A new file in a folder. It has no name, or a temporary name, until :meth:`publish` gives it its path.
 
-    Where the system has files without a name, it is one until it is published: whatever ends the process, nothing is
-    left. Elsewhere it is locked while it is written, so that the next one in the folder removes it if its writer was
-    killed.
+    If the system has files without a name, nothing is left behind, however the process ends. Elsewhere the file has a
+    temporary name and is locked while it is written. If its writer is killed, the next writer in the folder removes it.
     """
 
-    _MARK = ".shoal-part"
+    _SUFFIX = ".shoal-part"
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._name: str | None = None
-        fd = self._nameless()
-        self.fd: int = self._named() if fd is None else fd
+        fd = self._open_without_name()
+        self.fd: int = self._open_with_name() if fd is None else fd
 
-    def _nameless(self) -> int | None:
+    def _open_without_name(self) -> int | None:
         if not hasattr(os, "O_TMPFILE"):
             return None
         try:
             fd = os.open(self._folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         except PermissionError:
             raise
-        except OSError:  # this file system has none
+        except OSError:  # this file system has no files without a name
             return None
         if os.path.exists(f"/proc/self/fd/{fd}"):
             return fd
         os.close(fd)
         return None
 
-    def _named(self) -> int:
-        self._sweep()
+    def _open_with_name(self) -> int:
+        self._remove_abandoned()
         while True:
-            name = self._other_name()
+            name = self._random_name()
             fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
-            if _locked(fd) and os.path.exists(name):  # else another has swept it away before it was locked
+            if _lock(fd) and os.path.exists(name):  # else another writer removed it before it was locked
                 self._name = name
                 return fd
             os.close(fd)
 
-    def _other_name(self) -> str:
-        return os.path.join(self._folder, f".{os.urandom(8).hex()}{self._MARK}")
+    def _random_name(self) -> str:
+        return os.path.join(self._folder, f".{os.urandom(8).hex()}{self._SUFFIX}")
 
-    def _sweep(self) -> None:
-        """Remove what writers have left that are no more."""
+    def _remove_abandoned(self) -> None:
+        """Remove the files of writers that have been killed."""
         for entry in os.scandir(self._folder):
-            if entry.name.endswith(self._MARK):
-                _swept(entry.path)
+            if entry.name.endswith(self._SUFFIX):
+                _remove_if_abandoned(entry.path)
 
-    def take_over(self, before: os.stat_result) -> None:
-        """Be as the file that is replaced, as far as the system allows."""
+    def copy_permissions(self, before: os.stat_result) -> None:
+        """Copy owner, group and mode of the file that is to be replaced, as far as the system allows."""
         if hasattr(os, "fchmod"):
             if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
                 with contextlib.suppress(PermissionError):
@@ -182,16 +197,16 @@ class _Aside:
             os.fchmod(self.fd, stat.S_IMODE(before.st_mode))
 
     def publish(self, path: str, durable: bool) -> None:
-        """Take the place of a path."""
+        """Give the file its path, in one step; a file that is there is replaced."""
         if durable:
             os.fsync(self.fd)
         if self._name is None:
             source = f"/proc/self/fd/{self.fd}"
             try:
-                # With the descriptor of a folder, os.link() follows links, which this name is.
+                # os.link() follows the link in /proc only if it is given a directory descriptor (AT_SYMLINK_FOLLOW).
                 os.link(source, path, src_dir_fd=self.fd)
             except FileExistsError:
-                self._name = self._linked(source, path)
+                self._name = self._link_temporary_name(source, path)
         if self._name is not None:
             if os.name == "nt":
                 self._close_fd()
@@ -204,23 +219,23 @@ class _Aside:
             finally:
                 os.close(folder)
 
-    def _linked(self, source: str, path: str) -> str:
-        """Give it a name for the moment until it takes the place of a path, for which the system has no single step.
+    def _link_temporary_name(self, source: str, path: str) -> str:
+        """Give the file a temporary name, because the system cannot replace a path by a file without a name.
 
-        A writer that is killed in that moment leaves the name behind: the next one of the same path removes it.
+        If the writer is killed before it renames the file, the name is left. The next writer of this path removes it.
         """
-        _locked(self.fd)
-        name = os.path.join(self._folder, f".{binascii.crc32(os.fsencode(path)):08x}{self._MARK}")
+        _lock(self.fd)
+        name = os.path.join(self._folder, f".{binascii.crc32(os.fsencode(path)):08x}{self._SUFFIX}")
         while True:
             try:
                 os.link(source, name, src_dir_fd=self.fd)
                 return name
             except FileExistsError:
-                if not _swept(name):
-                    name = self._other_name()
+                if not _remove_if_abandoned(name):
+                    name = self._random_name()
 
     def close(self) -> None:
-        """Give it up, if it was not published."""
+        """Close the file, and remove it if it was not published."""
         self._close_fd()
         if self._name is not None:
             with contextlib.suppress(OSError):
@@ -232,17 +247,18 @@ class _Aside:
             os.close(fd)
 
 
-def _swept(path: str) -> bool:
-    """Remove a file whose writer is no more; tell whether there is none now."""
+def _remove_if_abandoned(path: str) -> bool:
+    """Remove a file if its writer has ended; return whether there is no such file now."""
     try:
         fd = os.open(path, os.O_WRONLY)
     except OSError as error:
         return isinstance(error, FileNotFoundError)
     try:
-        # While it is locked nobody else removes it; before that, another may have, and a new one may have its name.
-        if not (_locked(fd) and os.path.samestat(os.fstat(fd), os.stat(path))):
+        # Nobody else removes the file while it is locked. Before that, another process may have removed it, and another
+        # writer may have created a new file of the same name.
+        if not (_lock(fd) and os.path.samestat(os.fstat(fd), os.stat(path))):
             return False
-        if os.name == "nt":  # which removes no file that is open
+        if os.name == "nt":  # Windows does not remove an open file
             os.close(fd)
             fd = -1
         os.unlink(path)
@@ -254,8 +270,11 @@ def _swept(path: str) -> bool:
     return True
 
 
-def _locked(fd: int) -> bool:
-    """Lock a file that is written, if nobody has; where there are no such locks, it counts as locked by us."""
+def _lock(fd: int) -> bool:
+    """Lock a file that is being written, without waiting; return False if another process has locked it.
+
+    Return True if the system, or the file system, has no such locks.
+    """
     try:
         import fcntl
     except ImportError:
@@ -264,6 +283,6 @@ def _locked(fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # no locks on this file system
+    except OSError:  # this file system has no locks
         return True
     return True

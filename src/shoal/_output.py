@@ -1,4 +1,9 @@
-"""Bytes on their way into a file: in few calls of the system, and all of them."""
+"""Output: writes bytes to a file in few system calls, without copying large buffers.
+
+::
+
+    write(data) ──> gathered, up to 256 KiB or 512 parts ──> one writev() for all of them
+"""
 
 from __future__ import annotations
 
@@ -8,27 +13,29 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-#: Writes are gathered up to so many bytes, and so many parts, of which the system takes 1024 at a time.
-_GATHERED, _PARTS = 2**18, 512
-#: What could be changed later is copied if it is smaller.
+#: Gathered data is written when it reaches this many bytes or parts. The system accepts 1024 parts at a time.
+_MOST_BYTES, _MOST_PARTS = 2**18, 512
+#: Mutable buffers that are smaller than this are copied; larger ones are written at once. In bytes.
 _COPIED = 2**16
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 class Output:
-    """A file that is written to from where it stands: what is written is gathered without being copied.
+    """A file that is written from its current position. It gathers writes and copies only small mutable buffers.
+
+    Not thread-safe.
 
     Parameters
     ----------
-    fd
-        A descriptor of the file; nobody else writes to it meanwhile.
-    closefd
-        Whether it is closed at the end of a ``with`` block.
+    fd : int
+        A descriptor of the file. Nothing else may write to it meanwhile.
+    closefd : bool, default True
+        Whether the end of a ``with`` block closes the descriptor.
 
     Attributes
     ----------
-    nbytes
-        The number of bytes that were written.
+    nbytes : int
+        The number of bytes written so far, including gathered ones.
     """
 
     __slots__ = ("_closefd", "_fd", "_gathered", "_parts", "nbytes")
@@ -41,31 +48,31 @@ class Output:
 
     @classmethod
     def new(cls, path: str) -> Output:
-        """Make a file.
+        """Create a file and return an Output for it.
 
         Raises
         ------
         FileExistsError
-            If it is there.
+            If the file exists.
         """
         return cls(os.open(path, _NEW, 0o666))
 
     def tell(self) -> int:
-        """Return where the next byte goes, counted from where the file stood."""
+        """Return the position of the next byte, counted from the position at which this object began."""
         return self.nbytes
 
     def write(self, data: Any) -> None:
-        """Write all of some bytes; they may be changed when this returns."""
+        """Write all bytes of a buffer. The caller may change the buffer when this returns."""
         size = data.nbytes if isinstance(data, memoryview) else len(data)
         self.nbytes += size
         self._gathered += size
-        stays = type(data) is bytes
-        self._parts.append(data if stays or size >= _COPIED else bytes(data))
-        if self._gathered >= _GATHERED or len(self._parts) == _PARTS or not (stays or size < _COPIED):
+        immutable = type(data) is bytes
+        self._parts.append(data if immutable or size >= _COPIED else bytes(data))
+        if self._gathered >= _MOST_BYTES or len(self._parts) == _MOST_PARTS or not (immutable or size < _COPIED):
             self.flush()
 
     def flush(self) -> None:
-        """Give to the system what was gathered."""
+        """Write the gathered data to the file."""
         parts, left = self._parts, self._gathered
         self._parts, self._gathered = [], 0
         written = _written(self._fd, parts) if parts else 0
@@ -99,12 +106,12 @@ def _write(fd: int, data: bytes | memoryview) -> None:
 
 
 def write_new(path: str, data: bytes) -> int:
-    """Make a file; return the number of its bytes.
+    """Create a file with these bytes; return their number.
 
     Raises
     ------
     FileExistsError
-        If it is there.
+        If the file exists.
     """
     fd = os.open(path, _NEW, 0o666)
     try:
@@ -117,16 +124,19 @@ def write_new(path: str, data: bytes) -> int:
 _written: Callable[[int, list[Any]], int] = getattr(os, "writev", _joined)
 
 
-def takes_all(file: Any) -> bool:
-    """Tell whether a file certainly writes all that it is given."""
-    # A subclass may have a write of its own.
+def writes_all(file: Any) -> bool:
+    """Return whether ``file.write`` is known to write all bytes that it is given."""
+    # A subclass may override write().
     return type(file) in (Output, io.BufferedWriter, io.BufferedRandom, io.BytesIO)
 
 
 def putter(file: Any) -> Callable[[Any], None]:
-    """Return what writes all of some bytes: a raw file may take fewer at a time."""
+    """Return a function that writes all bytes of a buffer to `file`. A raw file may write fewer in one call.
+
+    The function raises BlockingIOError if a raw file in non-blocking mode accepts no more bytes.
+    """
     write: Callable[[Any], Any] = file.write
-    if takes_all(file):
+    if writes_all(file):
         return write
 
     def put(data: Any) -> None:
@@ -136,6 +146,6 @@ def putter(file: Any) -> Callable[[Any], None]:
             while view and (count := write(view)) is not None:
                 view = view[count:]
         if count is None and isinstance(file, io.RawIOBase):
-            raise BlockingIOError(errno.EAGAIN, "the file does not wait until it can take more", 0)
+            raise BlockingIOError(errno.EAGAIN, "the file is in non-blocking mode and accepts no more bytes now", 0)
 
     return put

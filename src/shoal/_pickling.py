@@ -1,10 +1,10 @@
-"""Pickles for the way between processes: the C pickler, cloudpickle for what it cannot do, and a hook per class.
+"""Pickles that travel between processes: the C pickler, a hook for each object, and cloudpickle where pickle fails.
 
 ::
 
-    dumps(obj, reduce) ──> the stream, and the large buffers left out of it (pickle protocol 5)
-        every object that is no plain builtin ──> reduce(obj): a reduction of ours, or NotImplemented
-                                                  └─> cloudpickle: functions and classes that no import finds
+    dumps(obj, reduce) ──> the stream, and the large buffers that were left out of it (pickle protocol 5)
+        each object that is not a plain builtin ──> reduce(obj): a reduction of shoal, or NotImplemented
+                                                    └─> cloudpickle: functions and classes that no import finds
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from shoal._tracebacks import in_a_line
 
 Reduce = Callable[[Any], Any]
 
-# Below this, a copy through the pipe costs less than a place of its own in shared memory.
+# For smaller buffers, a copy through the pipe costs less than a segment of shared memory.
 OUT_OF_BAND_BYTES = 16 * 1024
 
 
 class _Picklers:
-    """The pickler classes, made on first use: cloudpickle takes 30 ms to import from a cold disk."""
+    """The pickler classes, created on first use, because importing cloudpickle from a cold disk takes 30 ms."""
 
     made: ClassVar[dict[str, type[pickle.Pickler]]] = {}
 
     @classmethod
     def current(cls) -> type[pickle.Pickler]:
-        """Return the pickler that ``LOKY_PICKLER`` names (a module with a ``Pickler``), cloudpickle's by default."""
+        """Return the pickler class of the module that ``LOKY_PICKLER`` names; by default that of cloudpickle."""
         return cls.named(os.environ.get("LOKY_PICKLER", "").strip() or "cloudpickle")
 
     @classmethod
     def named(cls, name: str) -> type[pickle.Pickler]:
-        """Return the pickler that is made of the one in the module `name`."""
+        """Return the pickler class that is derived from the ``Pickler`` of the module `name`."""
         if name not in cls.made:
             cls.made[name] = cls._make(importlib.import_module(name).Pickler)
         return cls.made[name]
@@ -70,10 +70,10 @@ class _Picklers:
 
 
 def _code_with_file(pickler: Any, code: types.CodeType) -> Any:
-    """Return the pickler's own reduction of a code object, with the name of the file that the code came from.
+    """Return the pickler's own reduction of a code object, but with the name of the file that the code came from.
 
-    cloudpickle 3.1.2 and later replace that name, so that pickles do not depend on it. Tracebacks and warnings of
-    the function would then show neither its file nor its source.
+    cloudpickle 3.1.2 and later replace that name, so that pickles do not depend on it. Then tracebacks and warnings of
+    the function would show neither its file nor its source.
     """
     reduce_code = getattr(pickler, "dispatch_table", {}).get(types.CodeType)
     if reduce_code is None:
@@ -83,7 +83,7 @@ def _code_with_file(pickler: Any, code: types.CodeType) -> Any:
 
 
 def as_usual(_obj: Any) -> Any:
-    """Be the hook that leaves every object to the pickler."""
+    """Return NotImplemented: a hook that leaves every object to the pickler."""
     return NotImplemented
 
 
@@ -98,21 +98,28 @@ def dumps(
 
     Parameters
     ----------
-    obj
-        What to pickle.
-    reduce
-        Called with each object that is no plain builtin; returns a reduction, as ``__reduce__`` does, or
-        ``NotImplemented`` for the usual way.
-    by_value
-        Called likewise with each function or class that would travel by value, since no import finds it.
-    out_of_band
-        Contiguous buffers of at least so many bytes are left out of the stream and returned beside it, uncopied.
-    pickler_of
-        The module whose ``Pickler`` is used; None: the one that ``LOKY_PICKLER`` names, or cloudpickle.
+    obj : object
+        The object to pickle.
+    reduce : callable
+        Called with each object that is not a plain builtin. It returns a reduction, as ``__reduce__`` does, or
+        ``NotImplemented`` to leave the object to the pickler.
+    by_value : callable
+        Called in the same way with each function or class that would be pickled by value, because no import finds it.
+    out_of_band : int
+        Contiguous buffers of at least this many bytes are left out of the stream and returned separately, uncopied.
+    pickler_of : str, optional
+        The module whose ``Pickler`` is used. By default the module that ``LOKY_PICKLER`` names, or else cloudpickle.
 
     Returns
     -------
-    The stream, and the buffers that :func:`loads` needs with it, as flat views of bytes.
+    stream : bytes
+    buffers : list of memoryview
+        The buffers that :func:`loads` needs together with the stream, as flat views of bytes.
+
+    Raises
+    ------
+    Exception
+        Whatever the pickler, or pickling code of an object, raises.
     """
     buffers: list[memoryview] = []
 
@@ -135,9 +142,9 @@ loads = pickle.loads
 
 
 class KeepingFile:
-    """A function on its way through a pickler that is not ours, such that its code keeps the name of its file.
+    """Wraps a function for a pickler that is not shoal's, so that the function's code keeps the name of its file.
 
-    Where our pickler cannot pickle the function, the other pickler does it in its own way.
+    The function is pickled by shoal's pickler, inside the other stream. If that fails, the other pickler pickles it.
     """
 
     def __init__(self, function: Any) -> None:
@@ -156,17 +163,17 @@ def _itself(obj: Any) -> Any:
 
 @contextlib.contextmanager
 def collecting_later() -> Iterator[None]:
-    """Have the garbage collector of this process wait for the end of the block, unless it is off in any case.
+    """Disable the garbage collector of this process during the block.
 
-    For where many objects are rebuilt, or modules imported, of which none is garbage yet: to look for some takes a
-    fifth of the time, an eighth where scikit-learn is imported.
+    For blocks that rebuild many objects or import modules: nothing in there is garbage yet, and looking for garbage
+    takes a fifth of the time (an eighth when scikit-learn is imported).
     """
-    collecting = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()
 
 
@@ -177,34 +184,38 @@ def culprit(
 
     Parameters
     ----------
-    obj
-        An object that :func:`dumps` refused.
-    name
-        What to call it: the root of the path.
-    reduce
-        The hook that was used.
-    dump
-        What refused it, if that was not :func:`dumps`.
+    obj : object
+        An object that :func:`dumps` could not pickle.
+    name : str
+        The name of the object: the root of the path.
+    reduce : callable
+        The hook that was given to :func:`dumps`.
+    dump : callable, optional
+        The function that could not pickle the object, if it was not :func:`dumps`.
 
     Returns
     -------
-    The path to the part, as one would write it in Python, and what the pickler says of it: "" if it can be pickled now.
+    path : str
+        The path to the part, as a Python expression: ``"args[0]['model'].callback"``.
+    reason : str
+        The pickler's error for that part. It is empty if the part can be pickled now.
     """
     dump = dump or functools.partial(dumps, reduce=reduce)
-    reason, seen = _refusal(obj, dump), {id(obj)}
+    reason, seen = _pickling_error(obj, dump), {id(obj)}
     while True:
         for child, step in _children(obj):
             if id(child) not in seen:
                 seen.add(id(child))
-                refused = _refusal(child, dump)
-                if refused is not None:
-                    obj, name, reason = child, name + step, refused
+                error = _pickling_error(child, dump)
+                if error is not None:
+                    obj, name, reason = child, name + step, error
                     break
         else:
             return name, reason or ""
 
 
-def _refusal(obj: Any, dump: Callable[[Any], Any]) -> str | None:
+def _pickling_error(obj: Any, dump: Callable[[Any], Any]) -> str | None:
+    """Return the error that `dump` raises for an object, as text; None if there is none."""
     try:
         dump(obj)
     except Exception as error:
@@ -213,21 +224,21 @@ def _refusal(obj: Any, dump: Callable[[Any], Any]) -> str | None:
 
 
 def _children(obj: Any) -> Iterator[tuple[Any, str]]:
-    """Yield the parts of an object, each with the step that leads to it."""
+    """Yield the parts of an object, each with its step of the path, such as ``"[0]"``."""
     if isinstance(obj, Mapping):
         for key, value in list(obj.items()):
             yield value, f"[{key!r:.60}]"
         for key in list(obj):
             yield key, f"'s key {key!r:.60}"
     elif isinstance(obj, (list, tuple)):
-        for place, value in enumerate(obj):
-            yield value, f"[{place}]"
+        for position, value in enumerate(obj):
+            yield value, f"[{position}]"
     elif isinstance(obj, (set, frozenset)):
         for value in list(obj):
             yield value, f"'s element {value!r:.60}"
     elif _is_array_of_objects(obj):
-        for place in sys.modules["numpy"].ndindex(obj.shape):
-            yield obj[place], f"[{', '.join(map(str, place)) or '()'}]"
+        for index in sys.modules["numpy"].ndindex(obj.shape):
+            yield obj[index], f"[{', '.join(map(str, index)) or '()'}]"
     attributes: tuple[str, ...] = ()
     if isinstance(obj, BaseException):
         attributes = ("args",)
@@ -241,7 +252,7 @@ def _children(obj: Any) -> Iterator[tuple[Any, str]]:
         for variable, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
             try:
                 yield cell.cell_contents, f"'s variable {variable}"
-            except ValueError:  # a cell that is not filled yet
+            except ValueError:  # the cell is still empty
                 continue
         for variable in obj.__code__.co_names:
             if variable in obj.__globals__:
@@ -258,7 +269,7 @@ def _is_array_of_objects(obj: Any) -> bool:
 
 
 def _state(obj: Any) -> Any:
-    """Return what the pickler would store of an instance, by attribute, where that can be told."""
+    """Return the attributes that the pickler would store of an instance, by name; None if there are none."""
     if isinstance(obj, (type, types.ModuleType)):
         return None
     try:

@@ -1,15 +1,16 @@
-"""What a user sees of a traceback: the frames and source lines of their own code, not those that carry it around.
+"""Tracebacks and warnings that show the user's own code, and not the frames of shoal that carry it.
 
 ::
 
-    in a worker   text_of(error)       the traceback as text, from the first frame of the user's on
-    on the way    with_source(text)    the lines of notebooks and the like, which only the calling process has
-    at the end    shorten(error)       without the frames that took the exception from the worker to the caller
-    a warning     warn(message, ...)   is shown at the line of the user's that has called into shoal
+    in a worker        text_of(error)       the traceback as text, from the first frame of the user's code
+    in the caller      with_source(text)    adds source lines that only the calling process has, as in notebooks
+                       shorten(error)       removes the frames that brought the exception from the worker to the caller
+    for every warning  warn(message, ...)   points at the line of the user's code that called into shoal
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -18,36 +19,47 @@ from types import TracebackType
 
 from shoal import errors
 
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-#: The modules that carry calls, and exceptions, between the user's code here and the user's code in a worker.
+#: Files whose frames are not the user's code: those of shoal, and contextlib, which calls context managers of shoal.
+_NOT_THE_USERS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, contextlib.__file__)
+#: Modules that carry calls and exceptions between the user's code in this process and the user's code in a worker.
 _MACHINERY = re.compile(
     r"(shoal\.(parallel|backends|_pickling|_tracebacks)|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
 )
 _FRAME = re.compile(r'(?P<indent>[ |]*)File "(?P<file>.+)", line (?P<line>\d+), in ')
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
-#: A text above so many characters is cut in its middle.
-_MOST_TEXT = 200_000
+#: Longer texts are cut in the middle. In characters.
+_LONGEST_TEXT = 200_000
 
 
 def from_user(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback from the first frame of the user's on; None if it has no such frame."""
+    """Return the part of a traceback that begins with the first frame of the user's code; None if there is none."""
     while trace is not None and _MACHINERY.match(str(trace.tb_frame.f_globals.get("__name__"))):
         trace = trace.tb_next
     return trace
 
 
-def warn(message: str, category: type[Warning]) -> None:
-    """Warn of something at the line that has called into shoal."""
+def warn(message: str, category: type[Warning] = UserWarning, source: object = None) -> None:
+    """Issue a warning that points at the line of the user's code that called into shoal, however deep shoal is.
+
+    Parameters
+    ----------
+    message : str
+        What happened, why, and what to do.
+    category : type
+        A subclass of ``Warning``.
+    source : object, optional
+        The object that was not closed, for a ``ResourceWarning``.
+    """
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level, source=source)
 
 
 def shorten(error: BaseException) -> None:
-    """Take the frames of the machinery from an exception of a call, of other code of the user's, or of shoal's own.
+    """Remove the frames of shoal from an exception that a call, other code of the user, or shoal on purpose raised.
 
-    All others keep them: they may tell of a bug of ours.
+    Any other exception keeps its frames, because they may show a bug of shoal.
     """
     trace = from_user(error.__traceback__)
     if (
@@ -57,25 +69,28 @@ def shorten(error: BaseException) -> None:
         or (trace is not None and not _is_library(trace.tb_frame.f_code.co_filename))
     ):
         error.with_traceback(trace)
-    if isinstance(error, errors.WorkerStartError):  # its message says all of its cause
+    if isinstance(error, errors.WorkerStartError):  # its message contains that of its cause
         error.__context__, error.__cause__ = error.__cause__ or error.__context__, None
 
 
 def _is_library(file: str) -> bool:
-    """Tell whether a file is one of the standard library, or of a package that is installed."""
+    """Return whether a file belongs to the standard library or to an installed package."""
     return file.startswith((_STANDARD_LIBRARY, "<frozen ")) or "-packages" in file
 
 
 def text_of(error: BaseException) -> str:
-    """Return the traceback of an exception as text, from the first frame of the user's on."""
+    """Return the traceback of an exception as text, from the first frame of the user's code.
+
+    If it cannot be formatted, return only the type and the message. Long texts are cut in the middle.
+    """
     import traceback
 
     try:
         text = "".join(traceback.format_exception(type(error), error, from_user(error.__traceback__)))
-    except Exception:  # attributes that the formatter reads may be the user's code
+    except Exception:  # the formatter reads attributes that may run the user's code
         text = f"{in_a_line(error)}\n"
-    if len(text) > _MOST_TEXT:
-        half = _MOST_TEXT // 2
+    if len(text) > _LONGEST_TEXT:
+        half = _LONGEST_TEXT // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters are left out ...\n{text[-half:]}"
     return text
 
@@ -89,11 +104,11 @@ def in_a_line(error: BaseException) -> str:
 
 
 def with_source(text: str) -> str:
-    """Add to the traceback of a worker the source lines that the worker could not read, where this process can.
+    """Return a worker's traceback with the source lines that the worker could not read and this process can.
 
-    The cells of a notebook, and what is typed at a prompt, are in no file: only the process that runs them knows them.
+    Cells of a notebook and input at a prompt are in no file, so only the process that runs them has their source.
     """
-    import linecache  # which few runs need, and takes a millisecond
+    import linecache  # importing it takes a millisecond, and few runs need it
 
     lines = text.splitlines(keepends=True)
     whole = []

@@ -11,23 +11,26 @@ from shoal.errors import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run the command line.
 
     Parameters
     ----------
-    arguments
-        Those of the command line; ``sys.argv`` by default.
+    arguments : sequence of str, optional
+        The arguments of the command line; by default those in ``sys.argv``.
 
     Returns
     -------
-    What the process is to exit with: 0 if all went well, 1 if a file cannot be read.
+    int
+        The exit code: 0, or 1 if a file cannot be read.
     """
-    parser = argparse.ArgumentParser(prog="shoal", description="Looks into files of shoal's and joblib's.")
+    parser = argparse.ArgumentParser(prog="shoal", description="Inspects files that shoal or joblib has written.")
     parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    look = commands.add_parser("inspect", help="say what files hold and would import, without running any of it")
+    look = commands.add_parser(
+        "inspect", help="show what files contain and would import, without running anything from them"
+    )
     look.add_argument("files", nargs="+", metavar="FILE")
-    look.add_argument("--max-bytes", type=int, help="how many bytes an object may take")
+    look.add_argument("--max-bytes", type=int, help="the most bytes that an object may take in memory")
     code, given = 0, parser.parse_args(arguments)
     for file in given.files:
         try:

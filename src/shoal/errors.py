@@ -3,39 +3,40 @@
 ::
 
     PicklingError, TypeError ── CallPicklingError     an argument, function, result or exception cannot be pickled
-              ├──────────────── DumpPicklingError     ... an object that is dumped cannot; it is an AttributeError too
-              └──────────────── HashingError          something cannot be hashed
-    UnpicklingError ─────────── CallUnpicklingError   a worker cannot rebuild a call, or the caller a result
-    ValueError ──────────────── CorruptFile           a file is not what was written, or is none of shoal's or joblib's
-      ├─ EOFError ───────────── TruncatedFile         ... it ends too soon
-      │                └─────── EmptyFile             ... there is nothing in it, or nothing more
-      ├─ UnpicklingError ────── DamagedFile           ... something else stands in it
-      └─ UnpicklingError ────── ForeignFile           ... it is no file of shoal's or joblib's at all
+              ├──────────────── DumpPicklingError     an object cannot be dumped; it is also an AttributeError
+              └──────────────── HashingError          an object cannot be hashed
+    UnpicklingError ─────────── CallUnpicklingError   a worker cannot unpickle a call, or the caller a result
+    ValueError ──────────────── CorruptFile           a file is damaged, or was not written by shoal or joblib
+      ├─ EOFError ───────────── TruncatedFile         ... it ends too early
+      │                └─────── EmptyFile             ... it is empty, or contains no further object
+      ├─ UnpicklingError ────── DamagedFile           ... its content is not what was written
+      └─ UnpicklingError ────── ForeignFile           ... it was not written by shoal or joblib
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
-        └────────────────────── WorkerStartError      the system refuses what a worker process or a thread takes
+        └────────────────────── WorkerStartError      the system refuses to start a worker process or a thread
     RuntimeError ────────────── MissingMainGuard      a worker would start workers while it imports the program
-    Exception ───────────────── RemoteTraceback       the cause of a task's exception: its traceback in the worker
-    RuntimeError ────────────── CallStopped           a call has raised StopIteration, which a generator cannot raise
-    TimeoutError ────────────── TaskTimeout           a call has run longer than ``Parallel(task_timeout=)``
+    Exception ───────────────── RemoteTraceback       the cause of a call's exception: its traceback in the worker
+    RuntimeError ────────────── CallStopped           a call raised StopIteration, which a generator cannot raise
+    TimeoutError ────────────── TaskTimeout           a call ran longer than ``Parallel(task_timeout=)``
     multiprocessing.TimeoutError, TimeoutError
-      └──────────────────────── RunTimeout            ``Parallel(timeout=)`` has run out
+      └──────────────────────── RunTimeout            a result was not ready within ``Parallel(timeout=)``
     BrokenProcessPool, loky's TerminatedWorkerError
       └──────────────────────── WorkerDied            a worker process ended while it ran a call
-    UnpicklingError ─────────── UntrustedFile         a file would import what ``load(trusted=)`` does not name
-    MemoryError ─────────────── FileLimitError        a file would take more than ``max_bytes=`` when it is loaded
-    ImportError ─────────────── MissingExtra          what is asked for needs a package that is not installed
-    TypeError, ValueError ───── ArgumentError         a cached function does not take the arguments of a call
-    UserWarning ─────────────── CacheWarning          a result cannot be kept, or one that was kept cannot be read
-                ├────────────── CollisionWarning      two functions keep their results in one place
+    UnpicklingError ─────────── UntrustedFile         a file would import names that ``load(trusted=)`` does not allow
+    MemoryError ─────────────── FileLimitError        loading a file would take more than ``max_bytes=``
+    ImportError ─────────────── MissingExtra          a feature needs a package that is not installed
+    TypeError, ValueError ───── ArgumentError         a cached function does not accept the arguments of a call
+    UserWarning ─────────────── CacheWarning          a result cannot be stored, or a stored result cannot be read
+                ├────────────── CollisionWarning      two functions store their results in the same place
                 ├────────────── UnusedResultsWarning  a generator of results was dropped before its end
                 ├────────────── VersionWarning        a file was written with other versions of libraries
-                └────────────── FallbackWarning       a run falls back to fewer workers or to another backend
+                └────────────── FallbackWarning       a run uses fewer workers or another backend, or ignores an option
 
-An exception that a call has raised, or that tells of its end, carries ``call``, a :class:`FailedCall`; one that ends a
-run that returns a list carries ``results``, a dictionary of those that were ready, by the index of their calls.
+An exception that a call raised, or that says how a call ended, has the attribute ``call``, a :class:`FailedCall`. An
+exception that ends a run that returns a list has the attribute ``results``: a dictionary of the results that were
+ready, by the index of their calls.
 
-``RunTimeout`` and ``WorkerDied`` are built on first use: the modules of their parents take longer to import than
-all of shoal's front end.
+``RunTimeout`` and ``WorkerDied`` are created on first use, because importing the modules of their parents takes longer
+than importing all modules of shoal that a program needs before its first run.
 """
 
 from __future__ import annotations
@@ -78,25 +79,25 @@ __all__ = [
 
 
 def printable(text: str) -> str:
-    """Return a text with escapes in the place of what does not print, such as newlines and escape sequences."""
+    """Return a text in which characters that do not print, such as newlines and control characters, are escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class CallPicklingError(pickle.PicklingError, TypeError):
-    """Something that has to travel between processes cannot be pickled.
+    """An object that has to be sent between processes cannot be pickled.
 
-    It is a ``TypeError`` as well, since that is what ``pickle`` raises for most such objects.
+    It is also a ``TypeError``, because that is what ``pickle`` raises for most such objects.
 
     Parameters
     ----------
-    what
-        What was to be pickled, with its call: ``"the result of call 3, f(...)"``.
-    path
-        Where in it the culprit sits: ``"args[0]['model'].callback"``.
-    reason
-        What the pickler said of the culprit.
+    what : str
+        The object and its call: ``"the result of call 3, f(...)"``.
+    path : str
+        The part of the object that cannot be pickled: ``"args[0]['model'].callback"``.
+    reason : str
+        The pickler's error for that part.
     """
 
     what: str
@@ -115,16 +116,17 @@ class CallPicklingError(pickle.PicklingError, TypeError):
 
 
 class DumpPicklingError(pickle.PicklingError, TypeError, AttributeError):
-    """Something cannot be dumped, because it, or a part of it, cannot be pickled.
+    """An object cannot be dumped, because the object, or a part of it, cannot be pickled.
 
-    It is a ``TypeError`` and an ``AttributeError`` as well: what ``pickle`` raises depends on the object and on Python.
+    It is also a ``TypeError`` and an ``AttributeError``, because which of them ``pickle`` raises depends on the object
+    and on the version of Python.
 
     Parameters
     ----------
-    path
-        Where in the object the culprit sits: ``"value[0]['model'].callback"``.
-    reason
-        What the pickler said of the culprit.
+    path : str
+        The part of the object that cannot be pickled: ``"value[0]['model'].callback"``.
+    reason : str
+        The pickler's error for that part.
     """
 
     path: str
@@ -136,22 +138,22 @@ class DumpPicklingError(pickle.PicklingError, TypeError, AttributeError):
 
     def __str__(self) -> str:
         return (
-            f"the object cannot be dumped: {self.path} cannot be pickled ({self.reason}). Leave it out, or have "
-            "something else stand for it (__getstate__, __reduce__)"
+            f"the object cannot be dumped: {self.path} cannot be pickled ({self.reason}). Leave it out, or define "
+            "__getstate__ or __reduce__ so that something else is pickled in its place"
         )
 
 
 class CallUnpicklingError(pickle.UnpicklingError):
-    """Something that arrived from another process cannot be rebuilt there.
+    """An object that was sent to another process cannot be unpickled there.
 
     Parameters
     ----------
-    what
-        What was to be rebuilt: ``"the calls 3 to 5"``.
-    where
-        The process that tried.
-    reason
-        The error that its pickle raised.
+    what : str
+        The object: ``"the calls 3 to 5"``.
+    where : str
+        The process that tried to unpickle it.
+    reason : str
+        The error that it raised.
     """
 
     what: str
@@ -166,23 +168,23 @@ class CallUnpicklingError(pickle.UnpicklingError):
         if self.reason.startswith(("ImportError", "ModuleNotFoundError", "AttributeError")):
             advice = "Every module and class that it refers to must be importable there."
         else:
-            advice = "What its classes do to be rebuilt (__init__, __reduce__, __setstate__) has to work there."
+            advice = "The code that rebuilds its objects (__init__, __reduce__, __setstate__) must work there."
         return f"{self.what} cannot be unpickled in {self.where}: {self.reason}. {advice}"
 
 
 class CorruptFile(ValueError):
-    """A file is not what was written, or was never written by :func:`shoal.dump` or joblib.
+    """A file is damaged, or was never written by :func:`shoal.dump` or joblib.
 
     Parameters
     ----------
-    name
-        The file's name.
-    offset
-        The bytes before the place, from the beginning of the object; after decompression, if the file is compressed.
-    expected
-        What should be there.
-    found
-        What is.
+    name : str
+        The name of the file; "" for a stream.
+    offset : int
+        The position of the damage, in bytes from the beginning of the object, after decompression.
+    expected : str
+        What should be at that position.
+    found : str
+        What is at that position.
     """
 
     def __init__(self, name: str, offset: int, expected: str, found: str) -> None:
@@ -192,29 +194,29 @@ class CorruptFile(ValueError):
     def __str__(self) -> str:
         return printable(
             f"{self.name or 'the stream'} is damaged at offset {self.offset}: expected {self.expected}, "
-            f"{self._said()}. It cannot be repaired: write it again, or fetch it again"
+            f"{self._found_text()}. It cannot be repaired: write it again, or download it again"
         )
 
-    def _said(self) -> str:
+    def _found_text(self) -> str:
         return f"found {self.found}"
 
 
 class TruncatedFile(CorruptFile, EOFError):
-    """A file ends too soon."""
+    """A file ends too early."""
 
-    def _said(self) -> str:
+    def _found_text(self) -> str:
         return f"but only {self.found} are left"
 
 
 class EmptyFile(TruncatedFile):
-    """A file is empty, or a file object was read to its end: there is nothing to load.
+    """A file is empty, or a file object is at its end: there is no object to load.
 
     Parameters
     ----------
-    name
-        The file's name.
-    position
-        Where in the file its end was met, in bytes.
+    name : str
+        The name of the file; "" for a stream.
+    position : int
+        The position of the end of the file, in bytes.
     """
 
     def __init__(self, name: str, position: int) -> None:
@@ -224,44 +226,44 @@ class EmptyFile(TruncatedFile):
     def __str__(self) -> str:
         name = self.name or "the stream"
         if self.position:
-            return f"{name} holds no further object: it was read to its end, at byte {self.position}"
-        return f"{name} is empty: there is no object in it. Write it again, or fetch it again"
+            return f"{name} contains no further object: it ends at byte {self.position}"
+        return f"{name} is empty: it contains no object. Write it again, or download it again"
 
 
 class DamagedFile(CorruptFile, pickle.UnpicklingError):
-    """Something stands in a file that was not written there."""
+    """The content of a file is not what was written."""
 
 
 class ForeignFile(CorruptFile, pickle.UnpicklingError):
-    """A file is none that :func:`shoal.dump` or joblib has written.
+    """A file was not written by :func:`shoal.dump` or joblib.
 
     Parameters
     ----------
-    name
-        The file's name.
-    kind
-        What it looks like: ``"a CSV table"``.
+    name : str
+        The name of the file; "" for a stream.
+    kind : str
+        What the file looks like: ``"a CSV table"``.
     """
 
     def __init__(self, name: str, kind: str) -> None:
-        super().__init__(name, 0, "a file of dump's or joblib's", kind)
+        super().__init__(name, 0, "a file written by shoal.dump or joblib", kind)
         self.args, self.kind = (name, kind), kind
 
     def __str__(self) -> str:
-        return f"{self.name or 'the stream'} is no file of dump's or joblib's: it looks like {self.kind}"
+        return f"{self.name or 'the stream'} was not written by shoal.dump or joblib: it looks like {self.kind}"
 
 
 class UntrustedFile(pickle.UnpicklingError):
-    """A file would import what was not said to be trusted, or do what files do not; nothing of it was rebuilt.
+    """A file would import names that are not trusted, or do something that a dump never does. Nothing was loaded.
 
     Parameters
     ----------
-    name
-        The file's name.
-    imports
+    name : str
+        The name of the file; "" for a stream.
+    imports : tuple of str
         The dotted names that are not trusted.
-    misuses
-        What it would do that no pickle of data does, in words; no list of names allows it.
+    misuses : tuple of str
+        Descriptions of what the file would do that no dump of data does. ``trusted=`` cannot allow it.
     """
 
     def __init__(self, name: str, imports: tuple[str, ...], misuses: tuple[str, ...] = ()) -> None:
@@ -270,29 +272,29 @@ class UntrustedFile(pickle.UnpicklingError):
 
     def __str__(self) -> str:
         name, names = self.name or "the stream", ", ".join(map(ascii, self.imports))
-        said = []
+        sentences = []
         if self.misuses:
             misuses = printable("; ".join(self.misuses))
-            said.append(f"{name} is not what pickle writes of an object: {misuses}. Do not load it")
+            sentences.append(f"{name} is not what pickle writes for an object: {misuses}. Do not load it")
             if names:
-                said.append(f"It would also import what is not trusted: {names}")
+                sentences.append(f"It would also import names that are not trusted: {names}")
         else:
-            said.append(
-                f"{name} would import, or call with arguments, what is not trusted: [{names}]. If you know what these "
-                "do, and who wrote the file, add them to trusted="
+            sentences.append(
+                f"{name} would import, or call with arguments, names that are not trusted: [{names}]. If you know what "
+                "these do, and who wrote the file, add them to trusted="
             )
-        return ". ".join(said)
+        return ". ".join(sentences)
 
 
 class FileLimitError(MemoryError):
-    """Loading a file would take more memory or time than was allowed; nothing of it was rebuilt.
+    """Loading a file would take more memory or time than is allowed. Nothing was loaded.
 
     Parameters
     ----------
-    name
-        The file's name.
-    limit
-        The number of bytes that it may take.
+    name : str
+        The name of the file; "" for a stream.
+    limit : int
+        The limit, in bytes.
     """
 
     def __init__(self, name: str, limit: int) -> None:
@@ -302,25 +304,25 @@ class FileLimitError(MemoryError):
     def __str__(self) -> str:
         return (
             f"{self.name or 'the stream'} would take more than {self.limit:,} bytes when it is loaded, or as much time "
-            f"for the hashes of its keys. If you expect that much of it, pass a larger number as max_bytes="
+            "to hash its keys. If you expect that much, pass a larger number as max_bytes="
         )
 
 
 class VersionWarning(UserWarning):
-    """A file was written with other versions of libraries than those that read it."""
+    """A file was written with versions of libraries that differ from the installed ones."""
 
 
 class HashingError(pickle.PicklingError, TypeError):
-    """Something cannot be hashed, because it, or a part of it, cannot be pickled.
+    """An object cannot be hashed, because the object, or a part of it, cannot be pickled.
 
-    It is a ``TypeError`` as well, since that is what ``pickle`` raises for most such objects.
+    It is also a ``TypeError``, because that is what ``pickle`` raises for most such objects.
 
     Parameters
     ----------
-    what
-        What was to be hashed, with its type: ``"<generator object f at 0x7f> (of type generator)"``.
-    reason
-        Why it cannot.
+    what : str
+        The object, with its type: ``"<generator object f at 0x7f> (of type generator)"``.
+    reason : str
+        Why it cannot be hashed.
     """
 
     what: str
@@ -333,22 +335,22 @@ class HashingError(pickle.PicklingError, TypeError):
     def __str__(self) -> str:
         return (
             f"{self.what} cannot be hashed: {self.reason}. Leave it out (ignore= of Memory.cache), "
-            "or say what stands for objects of its type by shoal.register_hasher()."
+            "or register a function that returns what to hash instead, by shoal.register_hasher()."
         )
 
 
 class ArgumentError(TypeError, ValueError):
-    """A cached function does not take the arguments of a call.
+    """A cached function does not accept the arguments of a call.
 
-    It is a ``TypeError``, as from the function itself, and a ``ValueError``, as from joblib.
+    It is a ``TypeError``, which the function itself would raise, and a ``ValueError``, which joblib raises.
 
     Parameters
     ----------
-    reason
-        What is wrong with them: ``"Too many arguments"``.
-    function
+    reason : str
+        What is wrong with the arguments: ``"Too many arguments"``.
+    function : str
         The function, with its parameters.
-    attempted
+    attempted : str
         The call that was made.
     """
 
@@ -361,16 +363,16 @@ class ArgumentError(TypeError, ValueError):
 
 
 class MissingExtra(ImportError):
-    """What is asked for needs a package that is not installed.
+    """A feature needs a package that is not installed.
 
     Parameters
     ----------
-    what
-        What is asked for.
-    package
-        The package.
-    extra
-        The extra of shoal that installs it.
+    what : str
+        The feature.
+    package : str
+        The name of the package.
+    extra : str
+        The extra of shoal that installs the package.
     """
 
     def __init__(self, what: str, package: str, extra: str) -> None:
@@ -382,16 +384,16 @@ class MissingExtra(ImportError):
 
 
 class NoSpaceError(OSError):
-    """There is no room left for an array that workers were to share.
+    """There is no room for an array that the workers are to share.
 
     Parameters
     ----------
-    nbytes
-        The bytes that were wanted.
-    places
-        Where they were wanted, in the order of the attempts.
-    reason
-        What the system said at the last place.
+    nbytes : int
+        The size of the array, in bytes.
+    places : tuple of str
+        The places that were tried, in this order.
+    reason : str
+        The error of the system at the last place.
     """
 
     nbytes: int
@@ -401,26 +403,26 @@ class NoSpaceError(OSError):
     def __init__(self, nbytes: int, places: tuple[str, ...], reason: str) -> None:
         super().__init__(nbytes, places, reason)
         self.nbytes, self.places, self.reason = nbytes, places, reason
-        self.errno, self.strerror, self.filename = errno.ENOSPC, reason, None  # which are not what stands in `args`
+        self.errno, self.strerror, self.filename = errno.ENOSPC, reason, None  # OSError would set them from `args`
 
     def __str__(self) -> str:
         return (
-            f"no room for {self.nbytes} bytes that the workers share, neither in {' nor in '.join(self.places)} "
-            f"({self.reason}). Free some space, or name a folder with room by temp_folder= or JOBLIB_TEMP_FOLDER."
+            f"there is no room for {self.nbytes} bytes that workers share, neither in {' nor in '.join(self.places)} "
+            f"({self.reason}). Free some space, or set temp_folder= or JOBLIB_TEMP_FOLDER to a folder with room."
         )
 
 
 class WorkerStartError(OSError):
-    """The system refuses what a worker process or a thread takes: a descriptor, a process, memory.
+    """The system refuses to start a worker process or a thread: it has no descriptor, process or memory left for it.
 
-    It may allow it later: the next run tries again.
+    The refusal may be temporary, so the next run tries again.
 
     Parameters
     ----------
-    reason
-        What the system said.
-    advice
-        What can be done.
+    reason : str
+        The error of the system.
+    advice : str
+        What the user can do.
     """
 
     reason: str
@@ -429,19 +431,21 @@ class WorkerStartError(OSError):
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(reason, advice)
         self.reason, self.advice = reason, advice
-        self.errno, self.strerror = None, reason  # which are not what stands in `args`
+        self.errno, self.strerror = None, reason  # OSError would set them from `args`
 
     def __str__(self) -> str:
         return f"no worker can be started ({self.reason}). {self.advice}"
 
 
 class MissingMainGuard(RuntimeError):
-    """A program starts worker processes when it is imported, and these import it: by "spawn" and "forkserver".
+    """A program starts worker processes when it is imported, and the worker processes import the program.
+
+    Workers do so if they start by "spawn" or "forkserver".
 
     Parameters
     ----------
-    path
-        The program.
+    path : str
+        The file of the program.
     """
 
     path: str
@@ -453,14 +457,17 @@ class MissingMainGuard(RuntimeError):
     def __str__(self) -> str:
         return (
             f"worker processes that start by 'spawn' or 'forkserver' import {self.path}, which would start worker "
-            "processes again. Put what it does when it is run, and not when it is imported, below a line\n\n"
+            "processes again. Put the code that must run only when the program is run, not imported, below a line\n\n"
             '    if __name__ == "__main__":\n\n'
-            "or use backend='loky', whose workers do not import it."
+            "or use backend='loky', whose workers do not import the program."
         )
 
 
 def cannot_start(error: BaseException) -> BaseException:
-    """Return what is to be raised where a worker could not be started: `error`, unless it is the system's refusal."""
+    """Return the exception to raise if a worker could not be started.
+
+    It is a :class:`WorkerStartError` if `error` says that the system refused to start it; else it is `error` itself.
+    """
     number = getattr(error, "errno", None)
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         number = errno.EAGAIN
@@ -481,14 +488,14 @@ def cannot_start(error: BaseException) -> BaseException:
 
 
 class RemoteTraceback(Exception):
-    """The traceback of a task's exception, as text from the worker; it is the exception's ``__cause__``.
+    """The traceback of a call's exception, as text from the worker. It is the ``__cause__`` of that exception.
 
     Parameters
     ----------
-    call
-        Which call it was: ``"call 3, f(...)"``.
-    text
-        The traceback as the worker printed it.
+    call : str
+        The call: ``"call 3, f(...)"``.
+    text : str
+        The traceback, formatted by the worker.
     """
 
     call: str
@@ -503,16 +510,16 @@ class RemoteTraceback(Exception):
 
 
 class FailedCall:
-    """Which call it was that failed.
+    """The identity of a call that failed.
 
     Attributes
     ----------
-    index
-        Its place in the input, from 0.
-    function
+    index : int
+        Its position in the input, from 0.
+    function : str
         The name of its function, with the module.
-    arguments
-        What its arguments look like, cut to some 200 characters.
+    arguments : str
+        The reprs of its arguments, cut to about 200 characters.
     """
 
     __slots__ = ("arguments", "function", "index")
@@ -531,17 +538,17 @@ class FailedCall:
 
 
 class CallStopped(RuntimeError):
-    """A call has raised StopIteration, and its results come from a generator or a coroutine.
+    """A call raised StopIteration in a run whose results come from a generator or a coroutine.
 
-    Those cannot raise it, because it would look as if they had come to their end (PEP 479). The exception of the call
-    is the ``__cause__``. The same holds for StopAsyncIteration and asynchronous generators.
+    A generator cannot raise StopIteration itself, because that would look like its end (PEP 479). The exception of the
+    call is the ``__cause__``. The same holds for StopAsyncIteration and asynchronous generators.
 
     Parameters
     ----------
-    call
-        Which call it was.
-    error
-        What it has raised.
+    call : FailedCall
+        The call.
+    error : BaseException
+        The exception that it raised.
     """
 
     call: FailedCall
@@ -559,14 +566,14 @@ class CallStopped(RuntimeError):
 
 
 class TaskTimeout(TimeoutError):
-    """A call has run longer than ``Parallel(task_timeout=)`` allows; its worker process was killed.
+    """A call ran longer than ``Parallel(task_timeout=)`` allows, and its worker process was killed.
 
     Parameters
     ----------
-    call
-        Which call it was. The attribute of this name tells the call of the outermost run, where runs are nested.
-    seconds
-        The limit.
+    call : FailedCall or str
+        The call. If runs are nested, the attribute ``call`` is the call of the outermost run.
+    seconds : float
+        The limit, in seconds.
     """
 
     call: FailedCall | str
@@ -582,19 +589,19 @@ class TaskTimeout(TimeoutError):
 
 
 class UnusedResultsWarning(UserWarning):
-    """A generator of results was dropped before its end: work was done for nothing, or cancelled."""
+    """A generator of results was dropped before its end: calls were cancelled, or ran for nothing."""
 
 
 class CacheWarning(UserWarning):
-    """Results are not kept, or those that are kept cannot be read: they are computed again."""
+    """A result cannot be stored, or a stored result cannot be read; such a result is computed again."""
 
 
 class CollisionWarning(UserWarning):
-    """Two functions keep their results in one place, and each removes the other's."""
+    """Two functions store their results in the same place, and each removes the results of the other."""
 
 
 class FallbackWarning(UserWarning):
-    """The backend cannot do here what was asked for, and something lesser is done."""
+    """The backend cannot do what was asked for: fewer workers or another backend run, or an option is ignored."""
 
 
 class PartialResults(dict[int, Any]):
@@ -602,17 +609,17 @@ class PartialResults(dict[int, Any]):
 
 
 def attach(error: BaseException, name: str, value: Any) -> None:
-    """Give an exception an attribute, unless it takes none or has one of its own there.
+    """Set an attribute of an exception, unless that is impossible or the exception has its own attribute of that name.
 
-    What an inner run has attached, which is of the same type, is replaced.
+    An attribute of the same type comes from an inner run and is replaced.
     """
-    with contextlib.suppress(Exception):  # attributes may be the user's code
+    with contextlib.suppress(Exception):  # attribute access may run the user's code
         if type(error).__module__ == __name__ or isinstance(getattr(error, name, None), (type(value), type(None))):
             setattr(error, name, value)
 
 
 def add_to_message(error: BaseException, text: str) -> None:
-    """Have an exception say something more, and leave its type and traceback as they are."""
+    """Append a sentence to the message of an exception. Its type and its traceback do not change."""
     if isinstance(error, ImportError):
         error.msg = f"{error.msg.rstrip('.')}. {text}"
     elif len(error.args) == 1 and type(error.args[0]) is str and str(error) == error.args[0]:
@@ -622,7 +629,7 @@ def add_to_message(error: BaseException, text: str) -> None:
 
 
 def signal_in_words(exit_code: int | None) -> str:
-    """Say what a process's exit code means: ``-9`` is "killed by SIGKILL", with the likely reason."""
+    """Return what an exit code means: ``-9`` gives "was killed by SIGKILL", with the likely reason."""
     if exit_code is None:
         return "ended for a reason that the system did not report"
     if exit_code >= 0:
@@ -658,14 +665,14 @@ def _build_run_timeout() -> type[BaseException]:
     from multiprocessing.context import TimeoutError as ProcessTimeout
 
     class RunTimeout(ProcessTimeout, TimeoutError):
-        """``Parallel(timeout=)`` has run out: the result that was due did not come in time.
+        """The next result was not ready within ``Parallel(timeout=)``, so the run was ended.
 
         Parameters
         ----------
-        seconds
-            The limit.
-        awaited
-            What was waited for.
+        seconds : float
+            The limit, in seconds.
+        awaited : str
+            The result that was awaited.
         """
 
         __module__ = __name__
@@ -675,17 +682,17 @@ def _build_run_timeout() -> type[BaseException]:
             self.seconds, self.awaited = seconds, awaited
 
         def __str__(self) -> str:
-            return f"{self.awaited} did not come within timeout={self.seconds} seconds; the run was given up"
+            return f"{self.awaited} was not ready within timeout={self.seconds} seconds; the run was ended"
 
     RunTimeout.__qualname__ = "RunTimeout"
     return RunTimeout
 
 
 def import_loky() -> Any:
-    """Import ``loky.process_executor``, and leave no trace of it in ``multiprocessing``.
+    """Import ``loky.process_executor`` without changing the contexts of ``multiprocessing``, and return it.
 
-    Importing loky enters its contexts into ``multiprocessing`` under the names "loky" and "loky_init_main". joblib
-    carries a loky of its own: were its contexts replaced, its workers would report to the wrong resource tracker.
+    loky registers its contexts in ``multiprocessing`` as "loky" and "loky_init_main". joblib contains its own loky. If
+    joblib's contexts were replaced, joblib's workers would report to the wrong resource tracker.
     """
     loaded = sys.modules.get("loky.process_executor")
     if loaded is not None:
@@ -708,14 +715,14 @@ def _build_worker_died() -> type[BaseException]:
 
         Parameters
         ----------
-        call
-            The call that it ran. The attribute of this name tells the call of the outermost run, where runs are nested.
-        exit_code
-            The exit code of the process, negative for a signal; None if the system did not tell.
-        reason
-            Why shoal has killed it; None if it has not.
-        doing
-            What it did with the call, in words.
+        call : FailedCall or str
+            The call that it ran. If runs are nested, the attribute ``call`` is the call of the outermost run.
+        exit_code : int or None
+            The exit code of the process, negative for a signal; None if the system did not report it.
+        reason : str, optional
+            Why shoal killed the process; None if shoal did not kill it.
+        doing : str
+            What the process did with the call: ``"it ran"``.
         """
 
         __module__ = __name__
@@ -735,11 +742,11 @@ def _build_worker_died() -> type[BaseException]:
     return WorkerDied
 
 
-_LATE = {"RunTimeout": _build_run_timeout, "WorkerDied": _build_worker_died}
+_CREATED_ON_FIRST_USE = {"RunTimeout": _build_run_timeout, "WorkerDied": _build_worker_died}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
+    if name not in _CREATED_ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # setdefault is atomic: of two threads that build the class at once, both get the same one.
-    return globals().setdefault(name, _LATE[name]())
+    # setdefault is atomic, so two threads that create the class at the same time get the same class.
+    return globals().setdefault(name, _CREATED_ON_FIRST_USE[name]())

@@ -1,4 +1,4 @@
-"""The contracts that extensions of shoal have to keep, as test classes to subclass. Needs pytest."""
+"""The contracts of backends, compressors and stores, as test classes to subclass. Needs pytest and numpy."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, detect
 
 __all__ = ["BackendTests", "CompressorTests", "StoreTests"]
 
-#: The seconds after which something that should have happened is taken for lost.
+#: The time after which a test gives up waiting, in seconds.
 PATIENCE = 60
 
 
 class BackendTests:
-    """What every backend has to do, asked directly and through :class:`~shoal.Parallel`.
+    """The contract of a backend, tested directly and through :class:`~shoal.Parallel`.
 
-    A subclass sets :attr:`backend`, or overrides :meth:`make_backend`; pytest finds it if its name begins with
-    "Test". What a backend declares not to support (`supports_timeout`, `supports_return_generator`, `replaces_workers`)
-    is not asked of it.
+    Subclass it, and set :attr:`backend` or override :meth:`make_backend`. pytest finds the subclass if its name begins
+    with "Test". Features that the backend declares not to support (`supports_timeout`, `supports_return_generator`,
+    `replaces_workers`) are not tested.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class BackendTests:
 
     @pytest.fixture
     def parallel(self) -> Callable[..., Parallel]:
-        """Make a Parallel of two workers on a new backend; takes the other arguments."""
+        """Give a function that returns a Parallel with two workers on a new backend; it accepts the other arguments."""
 
         def make(**arguments: Any) -> Parallel:
             return Parallel(n_jobs=2, backend=self.make_backend(), **arguments)
@@ -69,12 +69,12 @@ class BackendTests:
 
     @pytest.fixture
     def gate(self, tmp_path: Path) -> Iterator[Path]:
-        """Give the path for which ``wait_for(path)`` waits, in whatever process; it is there after the test."""
+        """Give a path for ``wait_for(path)``, which waits until a file is there. The end of the test creates it."""
         path = tmp_path / "gate"
         yield path
         path.touch()
 
-    # Directly
+    # Tested directly
 
     def test_workers(self) -> None:
         backend = self.make_backend()
@@ -88,7 +88,7 @@ class BackendTests:
         with pytest.raises(ValueError, match="n_jobs"):
             backend.workers(0)
 
-    def test_slots_run_what_they_are_given(self) -> None:
+    def test_slots_run_submitted_calls(self) -> None:
         backend = self.make_backend()
         n_workers = backend.workers(2)
         slots = backend.open(WorkerSpec(n_workers))
@@ -101,12 +101,12 @@ class BackendTests:
         finally:
             backend.close(slots)
 
-    def test_an_aborted_slot_has_a_successor(self, gate: Path) -> None:
+    def test_abort_returns_a_working_slot(self, gate: Path) -> None:
         backend = self.make_backend()
         n_workers = backend.workers(2)
         slots = backend.open(WorkerSpec(n_workers))
         try:
-            if n_workers > 1:  # one that works where it is submitted cannot be stopped
+            if n_workers > 1:  # a slot that runs calls inside submit() cannot be stopped
                 slots[0].executor.submit(wait_for, gate)
             slots[0] = backend.abort(slots[0])
             assert sum(slot.width for slot in slots) == n_workers
@@ -115,7 +115,7 @@ class BackendTests:
             gate.touch()
             backend.close(slots)
 
-    def test_a_retired_worker_has_a_successor(self, gate: Path) -> None:
+    def test_retire_replaces_the_worker(self, gate: Path) -> None:
         backend = self.make_backend()
         if not backend.replaces_workers:
             return
@@ -140,12 +140,12 @@ class BackendTests:
             assert name in names()
             name = create(name).nested(depth)
 
-    # Through Parallel: results
+    # Tested through Parallel: results
 
     @pytest.mark.parametrize("n_calls", [0, 1, 2, 500])
     @pytest.mark.parametrize("batch_size", ["auto", 1, 7])
     def test_a_list_in_order(self, parallel: Callable[..., Parallel], n_calls: int, batch_size: Any) -> None:
-        if n_calls > 2:  # not all day where each batch has a long way
+        if n_calls > 2:  # fewer calls if each batch has a long way to its worker
             n_calls = int(n_calls / self.make_backend().distance)
         run = parallel(batch_size=batch_size)
         expected = [number**2 for number in range(n_calls)]
@@ -182,7 +182,7 @@ class BackendTests:
         assert return_as == "generator_unordered" or first == list(range(5))
         assert sorted(run(delayed(abs)(number) for number in range(10))) == list(range(10))
 
-    def test_unordered_results_do_not_wait(self, parallel: Callable[..., Parallel], gate: Path) -> None:
+    def test_unordered_results_do_not_wait_for_a_slow_call(self, parallel: Callable[..., Parallel], gate: Path) -> None:
         backend = self.make_backend()
         if not backend.supports_return_generator or backend.workers(2) == 1:
             return
@@ -222,10 +222,12 @@ class BackendTests:
         else:
             assert first is not array
             assert numpy.array_equal(first, array)
-            first += 1  # results are the caller's own, to write to
+            first += 1  # the caller owns the results and may write to them
 
     @pytest.mark.parametrize("n_items", [1000, 400_000])
-    def test_what_calls_write_into_copies_stays_there(self, parallel: Callable[..., Parallel], n_items: int) -> None:
+    def test_writing_to_an_argument_does_not_change_the_array_of_the_caller(
+        self, parallel: Callable[..., Parallel], n_items: int
+    ) -> None:
         if self.make_backend().in_process:
             return
         array = numpy.ones(n_items)
@@ -285,9 +287,9 @@ class BackendTests:
         gate.touch()
         assert parallel(timeout=PATIENCE)([delayed(abs)(-1), delayed(abs)(-2)]) == [1, 2]
 
-    # Runs beside, below and after each other
+    # Several runs: one after the other, nested, and at the same time
 
-    def test_with_parallel(self, parallel: Callable[..., Parallel]) -> None:
+    def test_several_runs_in_a_with_block(self, parallel: Callable[..., Parallel]) -> None:
         with parallel() as run:
             assert run(delayed(abs)(-number) for number in range(10)) == list(range(10))
             with pytest.raises(Refused):
@@ -299,7 +301,7 @@ class BackendTests:
     def test_nested_runs(self, parallel: Callable[..., Parallel]) -> None:
         assert parallel()(delayed(nest)(2, number) for number in range(3)) == [[[n, -n], [n, -n]] for n in range(3)]
 
-    def test_threads_at_once(self) -> None:
+    def test_runs_in_several_threads(self) -> None:
         results: dict[int, list[int]] = {}
 
         def use(number: int) -> None:
@@ -314,15 +316,15 @@ class BackendTests:
             thread.join(PATIENCE)
         assert results == {number: [x**number for x in range(20)] for number in (1, 2)}
 
-    # What is told of a run
+    # Progress and verbosity
 
     @pytest.mark.parametrize("n_calls", [1, 50])
     def test_progress(self, parallel: Callable[..., Parallel], n_calls: int) -> None:
-        told: list[tuple[int, int | None]] = []
-        parallel(progress=lambda done, total: told.append((done, total)))(delayed(abs)(n) for n in range(n_calls))
-        done = [count for count, _ in told]
+        reports: list[tuple[int, int | None]] = []
+        parallel(progress=lambda done, total: reports.append((done, total)))(delayed(abs)(n) for n in range(n_calls))
+        done = [count for count, _ in reports]
         assert done == sorted(done)
-        assert told[-1] == (n_calls, n_calls)
+        assert reports[-1] == (n_calls, n_calls)
 
     def test_verbose(self, parallel: Callable[..., Parallel], capsys: pytest.CaptureFixture[str]) -> None:
         parallel(verbose=50, batch_size=1)([delayed(abs)(number) for number in range(5)])
@@ -331,16 +333,16 @@ class BackendTests:
 
 
 class CompressorTests:
-    """What every compressor has to do for `dump` and `load`.
+    """The contract of a compressor for `dump` and `load`.
 
-    A subclass sets :attr:`compressor`; pytest finds it if its name begins with "Test".
+    Subclass it and set :attr:`compressor`. pytest finds the subclass if its name begins with "Test".
 
     Attributes
     ----------
     compressor : str
         The name under which the compressor is registered.
     levels : tuple of (int or None)
-        The levels that it has; None is its default.
+        The levels that are tested; None is the default level of the compressor.
 
     Examples
     --------
@@ -354,11 +356,11 @@ class CompressorTests:
 
     @property
     def wrapper(self) -> CompressorWrapper:
-        """The compressor that is tested."""
+        """The registered compressor."""
         return COMPRESSORS[self.compressor]
 
     def compressed(self, data: Any, level: int | None = None) -> bytes:
-        """Return `data`, compressed."""
+        """Return `data` after compression."""
         file = io.BytesIO()
         with self.wrapper.compressor_file(file, level) as compressing:
             assert compressing.write(data) == memoryview(data).nbytes
@@ -367,17 +369,17 @@ class CompressorTests:
 
     @pytest.fixture(params=[0, 1, 1000, 300_001])
     def data(self, request: pytest.FixtureRequest) -> bytes:
-        """Bytes that can be compressed, of several sizes."""
+        """Give bytes that can be compressed, in several sizes."""
         size: int = request.param
         return numpy.random.default_rng(0).integers(0, 9, size, dtype=numpy.uint8).tobytes()
 
-    def test_what_is_compressed_comes_back(self, data: bytes) -> None:
+    def test_compressed_data_is_read_unchanged(self, data: bytes) -> None:
         for level in self.levels:
             with self.wrapper.decompressor_file(io.BytesIO(self.compressed(data, level))) as file:
                 assert file.read() == data
                 assert file.read(1) == b""
 
-    def test_files_are_recognised(self, data: bytes) -> None:
+    def test_the_compressor_is_recognised_by_its_first_bytes(self, data: bytes) -> None:
         for level in self.levels:
             compressed = self.compressed(data, level)
             assert compressed.startswith(self.wrapper.prefix)
@@ -425,15 +427,15 @@ class CompressorTests:
                 return True
 
             def readinto(self, buffer: Any) -> int:
-                taken = self.left[: min(len(buffer), 5000)]
-                buffer[: len(taken)] = taken
-                self.left = self.left[len(taken) :]
-                return len(taken)
+                chunk = self.left[: min(len(buffer), 5000)]
+                buffer[: len(chunk)] = chunk
+                self.left = self.left[len(chunk) :]
+                return len(chunk)
 
         with self.wrapper.decompressor_file(io.BufferedReader(Pipe())) as file:
             assert file.read() == data
 
-    def test_what_is_cut_short_is_no_whole(self, data: bytes) -> None:
+    def test_reading_a_truncated_file_raises_an_eof_error(self, data: bytes) -> None:
         compressed = self.compressed(data)
         for left_out in {1, 2, 3, 4, 5, 6, 7, 8, len(compressed) // 2} & set(range(1, len(compressed) - 3)):
             with (
@@ -444,9 +446,9 @@ class CompressorTests:
 
 
 class StoreTests:
-    """What every store has to do.
+    """The contract of a store.
 
-    A subclass overrides :meth:`make_store`; pytest finds it if its name begins with "Test".
+    Subclass it and override :meth:`make_store`. pytest finds the subclass if its name begins with "Test".
 
     Examples
     --------
@@ -458,12 +460,12 @@ class StoreTests:
     """
 
     def make_store(self, location: Path, limits: Limits | None = None) -> Store:
-        """Return a new store at a location, which is empty when it is first asked for."""
+        """Return a new store at a location. At the first call for a location, the location is empty."""
         raise NotImplementedError
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
-        """Give a store that is empty."""
+        """Give an empty store."""
         return self.make_store(tmp_path / "cache")
 
     @staticmethod
@@ -473,7 +475,7 @@ class StoreTests:
 
     @staticmethod
     def meta(**arguments: str) -> Meta:
-        """Return what is kept with a value."""
+        """Return metadata with these arguments."""
         return Meta(0.25, time.time(), arguments)
 
     # Values
@@ -491,7 +493,7 @@ class StoreTests:
         ],
         ids=["None", "int", "str", "nested", "bytes", "array", "arrays"],
     )
-    def test_what_is_saved_is_loaded(self, store: Store, value: Any) -> None:
+    def test_a_saved_value_is_loaded(self, store: Store, value: Any) -> None:
         key = self.key()
         with pytest.raises(KeyError):
             store.load(key)
@@ -502,7 +504,7 @@ class StoreTests:
         assert type(store.load(key)) is type(value)
 
     @pytest.mark.parametrize("mmap_mode", ["r", "r+", "w+", "c"])
-    def test_mmap_mode_changes_no_value(self, store: Store, mmap_mode: str) -> None:
+    def test_mmap_mode_does_not_change_the_value(self, store: Store, mmap_mode: str) -> None:
         array = numpy.arange(1000.0)
         store.save(self.key(), {"array": array}, self.meta())
         assert numpy.array_equal(store.load(self.key(), mmap_mode)["array"], array)
@@ -514,7 +516,7 @@ class StoreTests:
             assert store.meta(self.key()).arguments == {"number": str(number)}
         assert len(list(store.entries())) == 1
 
-    def test_keys_are_apart(self, store: Store) -> None:
+    def test_values_of_different_keys_are_separate(self, store: Store) -> None:
         keys = [self.key(number, function) for number in range(3) for function in ("m/f", "m/f/g", "m/ff", "n")]
         for number, key in enumerate(keys):
             store.save(key, number, self.meta())
@@ -528,7 +530,7 @@ class StoreTests:
         store.save(self.key(), 1, meta)
         assert store.meta(self.key()) == meta
 
-    def test_what_cannot_be_pickled_is_not_kept(self, store: Store) -> None:
+    def test_a_value_that_cannot_be_pickled_is_not_stored(self, store: Store) -> None:
         store.save(self.key(1), "before", self.meta())
         for key in (self.key(0), self.key(1)):
             with pytest.raises((pickle.PicklingError, TypeError, AttributeError)):
@@ -539,7 +541,7 @@ class StoreTests:
         assert store.load(self.key(1)) == "before"
         assert [entry.key for entry in store.entries()] == [self.key(1)]
 
-    def test_another_of_the_same_place(self, store: Store, tmp_path: Path) -> None:
+    def test_stores_at_the_same_location_share_values(self, store: Store, tmp_path: Path) -> None:
         store.save(self.key(), 42, self.meta())
         for other in (pickle.loads(pickle.dumps(store)), self.make_store(tmp_path / "cache")):
             assert other.load(self.key()) == 42
@@ -548,7 +550,7 @@ class StoreTests:
             other.clear()
             store.save(self.key(), 42, self.meta())
 
-    # What there is, and what goes
+    # Entries and their removal
 
     def test_entries(self, store: Store) -> None:
         assert list(store.entries()) == []
@@ -601,7 +603,7 @@ class StoreTests:
         """Save values of 10 kB each, one after the other."""
         for number in range(count):
             store.save(self.key(number), noise(10_000), self.meta())
-            time.sleep(0.02)  # times of files may be coarse
+            time.sleep(0.02)  # the clock of a file system may be coarse
 
     @pytest.mark.parametrize(
         ("limits", "left"),
@@ -621,18 +623,18 @@ class StoreTests:
         assert {entry.key for entry in store.entries()} == {self.key(number) for number in range(6 - left, 6)}
 
     @pytest.mark.parametrize("limits", [Limits(items=3), Limits(nbytes=35_000)])
-    def test_limits_keep_themselves(self, tmp_path: Path, limits: Limits) -> None:
+    def test_saving_keeps_the_store_within_its_limits(self, tmp_path: Path, limits: Limits) -> None:
         store = self.make_store(tmp_path / "cache", limits)
         for number in range(10):
             store.save(self.key(number), noise(10_000), self.meta())
             time.sleep(0.02)
             if number:
-                assert store.load(self.key(0)) == noise(10_000)  # is always the last one used
+                assert store.load(self.key(0)) == noise(10_000)  # so value 0 is the most recently used one
                 time.sleep(0.02)
             assert len(list(store.entries())) == min(number + 1, 3)
         assert {entry.key for entry in store.entries()} == {self.key(number) for number in (0, 8, 9)}
 
-    def test_what_is_over_the_limit_by_itself(self, tmp_path: Path) -> None:
+    def test_a_value_larger_than_the_limit_is_not_stored(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path / "cache", Limits(nbytes=50_000))
         store.save(self.key(0), b"small", self.meta())
         with pytest.warns(CacheWarning, match="not kept"):
@@ -640,7 +642,7 @@ class StoreTests:
         assert not store.contains(self.key(1))
         assert store.load(self.key(0)) == b"small"
 
-    # Several at a time
+    # Several threads at the same time
 
     def test_a_lease(self, store: Store) -> None:
         with store.lease(self.key()) as first, store.lease(self.key(1)) as other, store.lease(self.key()) as again:
@@ -668,7 +670,7 @@ class StoreTests:
         in_threads([call] * 8)
         assert (len(computed), results) == (1, [42] * 8)
 
-    def test_when_it_raises_all_others_try(self, store: Store) -> None:
+    def test_all_waiting_threads_compute_after_a_failure(self, store: Store) -> None:
         tried: list[int] = []
         barrier = threading.Barrier(4)
 
@@ -687,20 +689,20 @@ class StoreTests:
         in_threads([call] * 4)
         assert len(tried) == 4
 
-    def test_leases_in_a_circle(self, store: Store) -> None:
+    def test_leases_that_wait_for_each_other_do_not_deadlock(self, store: Store) -> None:
         n_threads = 3
         barrier = threading.Barrier(n_threads)
-        given: list[bool] = []
+        leases: list[bool] = []
 
         def call(number: int) -> None:
             with store.lease(self.key(number)) as first:
                 barrier.wait(PATIENCE)
                 with store.lease(self.key((number + 1) % n_threads)) as second:
-                    given.append(second)
+                    leases.append(second)
                 assert first
 
         in_threads([functools.partial(call, number) for number in range(n_threads)])
-        assert True in given
+        assert True in leases
 
     def test_threads_that_read_write_and_remove(self, store: Store) -> None:
         wrong: list[Any] = []
@@ -736,12 +738,12 @@ class StoreTests:
 
 
 def noise(n_bytes: int) -> bytes:
-    """Return bytes that cannot be compressed, always the same."""
+    """Return the same incompressible bytes at each call."""
     return random.Random(0).randbytes(n_bytes)
 
 
 def in_threads(calls: list[Callable[[], Any]]) -> None:
-    """Run calls at the same time, each in a thread; raise what the first of them raises."""
+    """Run calls at the same time, each in its own thread. Raise the first exception that one of them raises."""
     errors: list[BaseException] = []
 
     def run(call: Callable[[], Any]) -> None:
@@ -761,7 +763,7 @@ def in_threads(calls: list[Callable[[], Any]]) -> None:
 
 
 class Refused(Exception):
-    """An exception whose constructor is unlike that of its base."""
+    """An exception whose constructor has other parameters than that of its base class."""
 
     number: int
     reason: str
@@ -772,7 +774,7 @@ class Refused(Exception):
 
 
 def refuse(number: int, bad: int) -> int:
-    """Return `number`, unless it is the bad one."""
+    """Return `number`. Raise Refused if it equals `bad`."""
     if number == bad:
         raise Refused(number, f"number {number}")
     return number
@@ -784,19 +786,19 @@ def identity(value: Any) -> Any:
 
 
 def sums_of(value: dict[str, Any]) -> list[float]:
-    """Return the sums of the arrays in a dict of lists."""
+    """Return the sums of the arrays in ``value["arrays"]``."""
     return [array.sum() for array in value["arrays"]]
 
 
 def overwrite(array: Any) -> float:
-    """Write into an argument; return its former sum."""
+    """Set all elements of an array to 0, in place; return the former sum."""
     before = float(array.sum())
     array[:] = 0
     return before
 
 
 def nest(levels: int, number: int) -> Any:
-    """Run calls below this call."""
+    """Run nested calls, `levels` levels deep."""
     if not levels:
         return number
     inner: Callable[..., Any] = nest
@@ -806,10 +808,16 @@ def nest(levels: int, number: int) -> Any:
 
 
 def wait_for(path: Path) -> str:
-    """Wait until there is a file at `path`."""
+    """Wait until a file exists at `path`, then return "opened".
+
+    Raises
+    ------
+    TimeoutError
+        If there is none after :data:`PATIENCE` seconds.
+    """
     deadline = time.monotonic() + PATIENCE
     while not path.exists():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{path} was never made")
+            raise TimeoutError(f"{path} was not created within {PATIENCE} seconds")
         time.sleep(0.01)
     return "opened"

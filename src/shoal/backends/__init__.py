@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import warnings
 from typing import Any, NamedTuple
 
 from shoal._cpus import is_serial
+from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Factory, Slot, WorkerSpec, worker_index
 from shoal.errors import FallbackWarning, MissingExtra
 
@@ -79,10 +79,9 @@ def create(name: str, **options: Any) -> Backend:
         If what it needs is not installed.
     """
     if name in _NEED_PROCESSES and not has_processes():
-        warnings.warn(
+        warn(
             f"the backend {name!r} needs worker processes, which are not available here; threads are used instead",
             FallbackWarning,
-            stacklevel=3,
         )
         name, options = "threading", {}
     try:

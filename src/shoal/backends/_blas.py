@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 from shoal._cpus import NO_LIMIT, THREAD_VARIABLES, threads_allowed
+from shoal._forks import BACKENDS, after_fork_in_child
 
 
 class BlasCap:
@@ -165,6 +166,5 @@ def _cpus_seen() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-if hasattr(os, "register_at_fork"):
-    # The caps are those of the parent's threads. The limits that they came to stay.
-    os.register_at_fork(after_in_child=_limits.forget)
+# The caps are those of the parent's threads, of which one may have held the lock. The number of threads stays.
+after_fork_in_child(_limits.forget, BACKENDS)

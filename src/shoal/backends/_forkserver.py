@@ -32,6 +32,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from shoal._cpus import THREAD_VARIABLES
+from shoal._forks import BACKENDS, after_fork_in_child
 from shoal.backends._messages import CONTROL_BYTES
 from shoal.backends._process import Process, kill_tree
 from shoal.backends._surroundings import installed, working_folder
@@ -375,7 +376,7 @@ class Servers:
 
 
 servers = Servers()
-os.register_at_fork(after_in_child=servers.abandon)
+after_fork_in_child(servers.abandon, BACKENDS)
 
 
 def command(function: str, *fds: int) -> list[str]:

@@ -7,7 +7,6 @@ thread that has started them. What a worker is, and how runs share it, is in _wo
 from __future__ import annotations
 
 import math
-import os
 import queue
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable, Hashable
 from operator import attrgetter
 from typing import Any
 
+from shoal._forks import BACKENDS, after_fork_in_child
 from shoal.backends._guard import refuse_while_main_is_imported
 from shoal.backends._loop import Loop
 from shoal.backends._process import Process
@@ -344,5 +344,4 @@ def _after_fork() -> None:
         tracker._pid = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork, BACKENDS)

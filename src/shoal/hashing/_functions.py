@@ -1,12 +1,12 @@
-"""What is written of functions, methods, classes and modules.
+"""Writers for functions, methods, classes and modules.
 
 ::
 
-    importable      its module and qualified name, as a pickle has it
-    anything else   by value: lambdas, what a function has defined, and all of __main__, whose names mean
-                    something else in the next script and nothing in a worker process
+    importable      its module and qualified name, as in a pickle
+    anything else   by value: lambdas, what was defined inside a function, and everything in __main__, because a name
+                    in __main__ means something else in the next script and nothing in a worker process
         function    names, code, defaults, values of its closure, attributes; not the globals that it reads
-        class       names, bases, attributes, of which those count by their type alone that cannot be hashed
+        class       names, bases, attributes; an attribute that cannot be hashed counts only by its type
         code        bytecode, constants, names; no file and no line. So it changes with Python's minor version
 """
 
@@ -19,19 +19,18 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from ._refusal import refusal
-from ._walk import Node, Walk, Writer
+from ._walk import Node, Walk, Writer, hashing_error
 
-# Modules that go by another name in other versions of Python or of shoal, or in processes that multiprocessing spawns.
-_HOMES = {
+# Modules that have another name in other versions of Python or of shoal, or in processes that multiprocessing spawns.
+_MODULE_NAMES = {
     "__mp_main__": "__main__",
     "pathlib._local": "pathlib",
     "shoal.memory.key._arguments": "shoal.memory._arguments",
     "shoal.memory.storage._filestore": "shoal.memory._filestore",
     "shoal.memory.storage._fsspecstore": "shoal.memory._fsspecstore",
 }
-# What Python enters into a class by itself, and what says nothing of what the class does.
-_NOT_COUNTED = frozenset(
+# Attributes that Python itself adds to a class and that do not change what the class does.
+_IGNORED_ATTRIBUTES = frozenset(
     f"__{name}__"
     for name in (
         *("dict", "weakref", "module", "qualname", "doc", "abstractmethods", "firstlineno", "static_attributes"),
@@ -50,45 +49,51 @@ _CODE_PARTS = tuple(
 
 
 def is_found(obj: Any, module: Any, name: str) -> bool:
-    """Tell whether a module that is loaded has an object under a name."""
+    """Return whether a loaded module has this object under this qualified name."""
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
     return found is obj or getattr(found, "__func__", None) is obj  # a class method is found bound to its class
 
 
-def _home_of(obj: Any, name: str) -> str:
+def _module_of(obj: Any, name: str) -> str:
     module: str = getattr(obj, "__module__", None) or pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
     return module
 
 
-def named(walk: Walk, node: Node, obj: Any, name: str) -> None:
-    """Write an object whose ``__reduce__`` gives the name by which its module has it."""
-    module = _home_of(obj, name)
-    wrapped = getattr(obj, "__wrapped__", None)  # as lru_cache leaves it
-    if module not in _HOMES.values() and is_found(obj, module, name):
-        walk.elements(node, [_HOMES.get(module, module), name])
+def write_by_name(walk: Walk, node: Node, obj: Any, name: str) -> None:
+    """Write an object whose ``__reduce__`` returns a string: its name in its module.
+
+    Raises
+    ------
+    HashingError
+        If the module has another object, or none, under that name.
+    """
+    module = _module_of(obj, name)
+    wrapped = getattr(obj, "__wrapped__", None)  # set by lru_cache, for example
+    if module not in _MODULE_NAMES.values() and is_found(obj, module, name):
+        walk.elements(node, [_MODULE_NAMES.get(module, module), name])
     elif wrapped is not None:
         walk.elements(node, [type(obj), module, name, wrapped])
     elif is_found(obj, module, name):
         walk.elements(node, [module, name])
     else:
-        raise refusal(obj, f"it says that it is {module}.{name}, which it is not")
+        raise hashing_error(obj, f"it claims to be {module}.{name}, but that is another object or does not exist")
 
 
 def _write_function(walk: Walk, node: Node, function: types.FunctionType) -> None:
     name = function.__qualname__
-    module = _home_of(function, name)
-    home = _HOMES.get(module, module)
-    if home != "__main__" and is_found(function, module, name):
-        walk.elements(node, [home, name])
+    module = _module_of(function, name)
+    module_name = _MODULE_NAMES.get(module, module)
+    if module_name != "__main__" and is_found(function, module, name):
+        walk.elements(node, [module_name, name])
         return
     node.update(b"by value")
-    cells = [_contents_of(cell) for cell in function.__closure__ or ()]
+    cells = [_cell_contents(cell) for cell in function.__closure__ or ()]
     walk.elements(
         node,
         [
-            home,
+            module_name,
             name,
             function.__code__,
             function.__defaults__,
@@ -99,10 +104,10 @@ def _write_function(walk: Walk, node: Node, function: types.FunctionType) -> Non
     )
 
 
-def _contents_of(cell: Any) -> list[Any]:
+def _cell_contents(cell: Any) -> list[Any]:
     try:
         return [cell.cell_contents]
-    except ValueError:  # not filled yet
+    except ValueError:  # the cell is still empty
         return []
 
 
@@ -116,18 +121,18 @@ def _write_code(walk: Walk, node: Node, code: types.CodeType) -> None:
 
 
 def write_class(walk: Walk, node: Node, cls: type) -> None:
-    """Write a class."""
+    """Write a class: by name if an import finds it, else by value."""
     name = cls.__qualname__
-    home = _HOMES.get(cls.__module__, cls.__module__)
-    if not cls.__flags__ & _HEAP_TYPE or (home != "__main__" and is_found(cls, cls.__module__, name)):
-        walk.elements(node, [home, name])
+    module_name = _MODULE_NAMES.get(cls.__module__, cls.__module__)
+    if not cls.__flags__ & _HEAP_TYPE or (module_name != "__main__" and is_found(cls, cls.__module__, name)):
+        walk.elements(node, [module_name, name])
         return
     node.update(b"by value")
-    walk.elements(node, [home, name, cls.__bases__, type(cls)])
-    for attribute in sorted(set(vars(cls)) - _NOT_COUNTED):
+    walk.elements(node, [module_name, name, cls.__bases__, type(cls)])
+    for attribute in sorted(set(vars(cls)) - _IGNORED_ATTRIBUTES):
         value = vars(cls)[attribute]
-        written = walk.attempt(value)
-        node.update(walk.block([attribute, type(value)]) if written is None else walk.block([attribute]) + written)
+        block = walk.block_or_none(value)
+        node.update(walk.block([attribute, type(value)]) if block is None else walk.block([attribute]) + block)
 
 
 def _write_method(walk: Walk, node: Node, method: types.MethodType) -> None:
@@ -144,7 +149,7 @@ def _write_builtin(walk: Walk, node: Node, function: types.BuiltinFunctionType) 
 
 
 def _write_module(walk: Walk, node: Node, module: types.ModuleType) -> None:
-    walk.elements(node, [_HOMES.get(module.__name__, module.__name__)])
+    walk.elements(node, [_MODULE_NAMES.get(module.__name__, module.__name__)])
 
 
 def _write_property(walk: Walk, node: Node, obj: property) -> None:

@@ -2,18 +2,18 @@
 
 ::
 
-    digest of   data of arrays, pickles of dtypes (in the order in which they are met)   then the stream
-    the stream  protocol 3, of pickle's Python implementation, where
+    digest of   data of arrays, pickles of dtypes (in the order in which the pickler meets them)   then the stream
+    the stream  protocol 3, as written by the Python implementation in pickle, except that
                     str, bytes            are not memoised
-                    dict                  items in the order of sorted(items), or else of the digests of their keys
-                    set                   joblib.hashing._ConsistentSet, of the sorted elements, or of their digests
-                    bound method          joblib.hashing._MyHash(name, self, class)
-                    function of a module  joblib.hashing._MyHash(name, module), where it is compiled
-                    array                 (class, ("HASHED", dtype, shape, strides))
-                    dtype                 nothing
+                    dict                  has its items in the order of sorted(items), or else of the keys' digests
+                    set                   is joblib.hashing._ConsistentSet, of its sorted elements or of their digests
+                    bound method          is joblib.hashing._MyHash(name, self, class)
+                    compiled function     of a module is joblib.hashing._MyHash(name, module)
+                    array                 is (class, ("HASHED", dtype, shape, strides))
+                    dtype                 is nothing
 
-All else is left to ``pickle._Pickler``, whose stream it is. It is as fast as it can be there: the way to what
-writes an object is looked up by the object's exact type, once for each type.
+``pickle._Pickler`` writes everything else. To save time, the function that saves an object is looked up by the object's
+exact type, once for each type.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from typing import Any
 
 from shoal.errors import HashingError
 
-from ._refusal import refusal
+from ._bytes import data_of
+from ._walk import hashing_error
 
 Save = Callable[["_Pickler", Any], None]
 _PurePickler: Any = vars(pickle)["_Pickler"]
 
 
 class _ConsistentSet:
-    """What a set is pickled as. The stream names this class, and its attribute, as joblib's."""
+    """Pickled in place of a set. The stream names this class and its attribute as joblib does."""
 
     def __init__(self, elements: Any) -> None:
         try:
@@ -46,13 +47,13 @@ class _ConsistentSet:
 
 
 class _MyHash:
-    """What a bound method is pickled as. The stream names this class, and its attribute, as joblib's."""
+    """Pickled in place of a bound method. The stream names this class and its attribute as joblib does."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
 
 
-_NAMED_AS_JOBLIBS = {
+_JOBLIB_NAMES = {
     _ConsistentSet: b"cjoblib.hashing\n_ConsistentSet\n",
     _MyHash: b"cjoblib.hashing\n_MyHash\n",
 }
@@ -80,7 +81,7 @@ class _Pickler(_PurePickler):  # type: ignore[misc]
         saver(self, obj)
 
     def memoize(self, obj: Any) -> None:
-        # Not strings: whether two equal ones are one object is chance.
+        # Strings are left out, because it is chance whether two equal strings are one object.
         if not isinstance(obj, (bytes, str)):
             super().memoize(obj)
 
@@ -99,19 +100,19 @@ class _Pickler(_PurePickler):  # type: ignore[misc]
         name = getattr(method, "__func__", method).__name__
         owner = method.__self__
         if type(owner) is types.ModuleType:
-            described = _MyHash(name, owner.__name__)
+            substitute = _MyHash(name, owner.__name__)
         elif owner is None:
-            described = _MyHash(name, owner)
+            substitute = _MyHash(name, owner)
         else:
-            described = _MyHash(name, owner, owner.__class__)
-        self.save(described)
+            substitute = _MyHash(name, owner, owner.__class__)
+        self.save(substitute)
 
     def save_class(self, cls: type) -> None:
-        named = _NAMED_AS_JOBLIBS.get(cls)
-        if named is None:
+        joblib_name = _JOBLIB_NAMES.get(cls)
+        if joblib_name is None:
             self.save_global(cls)
         else:
-            self.write(named)
+            self.write(joblib_name)
             self.memoize(cls)
 
     def save_array(self, array: Any) -> None:
@@ -120,15 +121,13 @@ class _Pickler(_PurePickler):  # type: ignore[misc]
         if array.dtype.hasobject:
             super().save(array)
             return
-        from ._arrays import data_of
-
         for data in data_of(array):
             self.digest.update(data)
         cls = np.ndarray if self.coerce_mmap and isinstance(array, np.memmap) else array.__class__
         self.save((cls, ("HASHED", array.dtype, array.shape, array.strides)))
 
     def save_dtype(self, dtype: Any) -> None:
-        # Each by itself: whether two equal dtypes are one object depends on where they come from.
+        # Without the memo, because it depends on their origin whether two equal dtypes are one object.
         self.digest.update(b"_HASHED_DTYPE")
         self.digest.update(pickle.dumps(dtype))
 
@@ -156,14 +155,20 @@ def _saver_of(kind: type) -> Save:
 
 
 def joblib_digest(obj: Any, hash_name: str = "md5", coerce_mmap: bool = False) -> str:
-    """Return the digest that joblib 1.6 gives `obj`, in hexadecimal digits."""
+    """Return the digest that joblib 1.6 computes for `obj`, in hexadecimal digits.
+
+    Raises
+    ------
+    HashingError
+        If `obj` cannot be pickled.
+    """
     digest = hashlib.new(hash_name, usedforsecurity=False)
     pickler = _Pickler(digest, coerce_mmap)
     try:
         pickler.dump(obj)
-    except HashingError:  # of a key or an element
+    except HashingError:  # it already names a key or an element
         raise
     except (pickle.PicklingError, TypeError) as error:
-        raise refusal(obj, error) from error
+        raise hashing_error(obj, error) from error
     digest.update(pickler.stream.getbuffer())
     return digest.hexdigest()

@@ -1,25 +1,25 @@
-"""The walk over an object that gives its xxh3_128 digest: the order of a tree of nodes, and what is in a node.
+"""The walk over an object that computes its xxh3_128 digest: the order of a tree of nodes, and what a node contains.
 
 ::
 
     {"x": 3, "ys": [1, 2], "model": model}
 
     node dict ─── block d  ["model", "x", "ys",  (digest,), 3, (digest,)]     sorted keys, then their values
-                                                     │             │          what is no scalar: the digest of its node
+                                                     │             │          for a non-scalar: the digest of its node
                                     node object ─────┘             └── node list ─── block p [1, 2]
-            what __reduce_ex__ gives: function, arguments, state
+            what __reduce_ex__ returns: function, arguments, state
 
-    node    one xxh3_128: its tag, then what the writer of its type feeds into it; 16 bytes stand for it above
-    block   up to 1,000 values in a row, marshalled (version 2, which says of each builtin its exact type and value, and
-            nothing of identity)
-              p  as they are: scalars, and short lists and tuples of scalars
-              d  scalars as they are, a tuple of its digest for everything else
+    node    one xxh3_128: the tag of a type, then what the writer of that type feeds in; its parent gets its 16 bytes
+    block   up to 1,000 consecutive values, marshalled (version 2, which writes the exact type and value of each builtin
+            and does not depend on object identity)
+              p  the values as they are: scalars, and short lists and tuples of scalars
+              d  scalars as they are, and a tuple of the digest for every other value
 
-Equal values give equal streams, whether or not they share objects: a node that is met again is its digest again, which
-is remembered. What refers to itself is cut where an object is met inside of itself: "^n" says how many nodes up it
-stands. What lies on such a circle has another digest wherever the circle is entered, and is walked again; should that
-happen too often, as in graphs whose objects all refer to each other, the walk begins anew and writes the number of an
-object that is met again, "#n", as pickles do.
+Equal values give equal streams, whether or not they share objects: when the walk meets an object again, it reuses the
+remembered digest. A reference from inside an object to that object itself is written as "^n": the target is n nodes up.
+The digest of an object on such a cycle depends on where the walk entered the cycle, so it is not remembered and the
+object is walked again. If that happens too often, as in graphs where every object refers to every other, the walk
+starts again in *numbered* mode: an object that is met again is written as its number, "#n", as pickle does.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ from __future__ import annotations
 import itertools
 import marshal
 import operator
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import xxhash
 
-from ._refusal import refusal
+from shoal.errors import HashingError
 
-# Values of one block, and elements of the short lists in it: what is copied at a time.
+# The most values in one block, and the most elements of the short lists in it. This bounds what is copied at a time.
 BLOCK = 1000
 SHORT_LISTS = 16 * 1000
-# Strings and bytes above this are nodes of their own, fed without a copy.
+# Strings and bytes longer than this have a node of their own, which is fed without a copy.
 LONG_TEXT = 1024
-# Digests that are remembered at a time.
+# The most digests that are remembered at a time.
 MEMO = 64 * 1024
-# How many times objects that have no digest of their own are walked again.
-AGAIN = 10_000
+# How many times objects on cycles are walked again before the walk changes to numbered mode.
+MOST_REPEATS = 10_000
 
-_NOWHERE = sys.maxsize
+_NONE = sys.maxsize  # a depth that no node has
 
 SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
 _TEXT = frozenset({str, bytes})
@@ -57,32 +58,39 @@ Node = Any  # an xxhash.xxh3_128
 Writer = Callable[["Walk", Node, Any], None]
 
 
-class Tangled(Exception):
-    """What is walked refers to itself in so many ways that it must be numbered."""
+def hashing_error(obj: Any, reason: BaseException | str) -> HashingError:
+    """Return the exception that says that `obj` cannot be hashed, and why."""
+    # reprlib, because its text is short and because it survives a __repr__ that raises
+    what = f"{reprlib.repr(obj)} (of type {type(obj).__module__}.{type(obj).__qualname__})"
+    return HashingError(what, reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}")
+
+
+class TooManyCycles(Exception):
+    """The object refers to itself in so many ways that the walk must start again in numbered mode."""
 
 
 class Walk:
-    """One object's way into its digest. Not thread-safe; each call of hash() makes one.
+    """The computation of one digest. Not thread-safe; each call of ``hash()`` makes its own.
 
     Parameters
     ----------
     writer_of
-        Gives the tag and the writer for a type.
+        Returns the tag and the writer for a type.
     coerce_mmap
         Whether memmaps are written as arrays.
     numbered
-        Whether objects that are met again are written as numbers.
+        Whether an object that is met again is written as its number. Otherwise its digest is written again.
     """
 
     __slots__ = (
         "_active",
-        "_again",
-        "_circles",
-        "_inside",
-        "_loose",
-        "_lowest",
+        "_cycle_heads",
+        "_highest_target",
         "_memo",
+        "_n_active_on_cycles",
+        "_n_repeats",
         "_numbers",
+        "_on_cycles",
         "coerce_mmap",
         "writer_of",
     )
@@ -91,17 +99,19 @@ class Walk:
         self, writer_of: Callable[[type], tuple[bytes, Writer]], coerce_mmap: bool = False, numbered: bool = False
     ) -> None:
         self.writer_of, self.coerce_mmap = writer_of, coerce_mmap
-        self._active: dict[int, int] = {}  # nodes under way, by the id of their object: how deep each stands
-        self._memo: dict[int, tuple[Any, bytes]] = {}  # the object is kept, so that its id stays its own
-        self._lowest = _NOWHERE  # the least deep node that those under the one under way refer back to
-        self._circles: dict[int, tuple[Any, bytes]] = {}  # objects that something in them refers back to
-        self._loose: dict[int, Any] = {}  # objects in such circles, without a digest of their own
-        self._inside = 0  # how many of those are under way
-        self._again = 0
+        # All of these are keyed by id(). Each value holds the object, so that no other object gets its id.
+        self._memo: dict[int, tuple[Any, bytes]] = {}  # digests that hold everywhere
+        self._cycle_heads: dict[int, tuple[Any, bytes]] = {}  # objects that something inside them refers back to
+        self._on_cycles: dict[int, Any] = {}  # other objects on cycles: their digest depends on where the walk entered
         self._numbers: dict[int, tuple[int, Any]] | None = {} if numbered else None
+        self._active: dict[int, int] = {}  # the depth of each node under way; the callers hold these objects
+        self._n_active_on_cycles = 0  # how many nodes under way are of an object in _on_cycles
+        self._n_repeats = 0
+        # The least depth that a reference from inside the current node points to, so far.
+        self._highest_target = _NONE
 
     def digest(self, obj: Any) -> bytes:
-        """Return what stands for `obj` in the node above: the digest of its node, or a reference to one."""
+        """Return what is written of `obj` in its parent: the digest of its node, or a reference to a node."""
         key = id(obj)
         known = self._memo.get(key)
         if known is not None:
@@ -112,43 +122,49 @@ class Walk:
                 return b"#%d" % self._numbers[key][0]
             self._numbers[key] = (len(self._numbers), obj)
         elif key in self._active:
-            above = self._active[key]
-            self._lowest = min(self._lowest, above)
-            return b"^%d" % (depth - above)
-        elif key in self._circles and not self._inside:
-            return self._circles[key][1]
+            target = self._active[key]
+            self._highest_target = min(self._highest_target, target)
+            return b"^%d" % (depth - target)
+        elif key in self._cycle_heads and not self._n_active_on_cycles:
+            return self._cycle_heads[key][1]
         self._active[key] = depth
-        outer, self._lowest = self._lowest, _NOWHERE
-        loose = key in self._loose
-        self._inside += loose
+        outer, self._highest_target = self._highest_target, _NONE
+        on_cycle = key in self._on_cycles
+        self._n_active_on_cycles += on_cycle
         tag, write = self.writer_of(type(obj))
         node = xxhash.xxh3_128(tag)
         write(self, node, obj)
         result: bytes = node.digest()
-        self._inside -= loose
+        self._n_active_on_cycles -= on_cycle
         del self._active[key]
-        if self._lowest is _NOWHERE:
+        if self._highest_target is _NONE:
             if self._numbers is None:
                 if len(self._memo) >= MEMO:
                     self._memo.clear()
                 self._memo[key] = (obj, result)
         else:
-            self._walked_circle(key, obj, depth, result)
-        if self._lowest >= depth:
-            self._lowest = outer
+            self._note_cycle(key, obj, depth, result)
+        if self._highest_target >= depth:
+            self._highest_target = outer
         else:
-            self._lowest = min(outer, self._lowest)
+            self._highest_target = min(outer, self._highest_target)
         return result
 
-    def _walked_circle(self, key: int, obj: Any, depth: int, result: bytes) -> None:
-        """Note an object that is part of a circle; its digest holds only where nothing else of the circle is above."""
-        self._again += key in self._loose or key in self._circles
-        if self._again > AGAIN:
-            raise Tangled
-        if self._lowest < depth:
-            self._loose[key] = obj
+    def _note_cycle(self, key: int, obj: Any, depth: int, result: bytes) -> None:
+        """Note that an object is on a cycle. Its digest may be reused only while no other part of the cycle is active.
+
+        Raises
+        ------
+        TooManyCycles
+            If objects on cycles were walked again more than :data:`MOST_REPEATS` times.
+        """
+        self._n_repeats += key in self._on_cycles or key in self._cycle_heads
+        if self._n_repeats > MOST_REPEATS:
+            raise TooManyCycles
+        if self._highest_target < depth:
+            self._on_cycles[key] = obj
         else:
-            self._circles[key] = (obj, result)
+            self._cycle_heads[key] = (obj, result)
 
     def hexdigest(self, obj: Any) -> str:
         """Return the digest of `obj`, in hexadecimal digits."""
@@ -156,21 +172,21 @@ class Walk:
             return xxhash.xxh3_128_hexdigest(b"scalar\n" + marshal.dumps(obj, 2))
         return self.digest(obj).hex()
 
-    def attempt(self, obj: Any) -> bytes | None:
+    def block_or_none(self, obj: Any) -> bytes | None:
         """Return the block of one value, or None if it cannot be hashed."""
-        depth, lowest, inside = len(self._active), self._lowest, self._inside
+        depth, target, n_on_cycles = len(self._active), self._highest_target, self._n_active_on_cycles
         try:
             return self.block([obj])
-        except (RecursionError, Tangled):
+        except (RecursionError, TooManyCycles):
             raise
-        except Exception:  # whatever its own pickling code raises
+        except Exception:  # the object's own pickling code may raise anything
             while len(self._active) > depth:
                 self._active.popitem()
-            self._lowest, self._inside = lowest, inside
+            self._highest_target, self._n_active_on_cycles = target, n_on_cycles
             return None
 
     def forget(self, obj: Any) -> None:
-        """Let go of an object that exists only for its digest."""
+        """Drop the remembered digest of an object that exists only to be hashed, and with it the object."""
         self._memo.pop(id(obj), None)
 
     def elements(self, node: Node, values: Sequence[Any]) -> None:
@@ -182,51 +198,57 @@ class Walk:
                 node.update(self.block(values[start : start + BLOCK]))
 
     def stream(self, node: Node, values: Iterable[Any]) -> None:
-        """Write values as they come."""
+        """Write the values of an iterable, in its order."""
         values = iter(values)
         while block := list(itertools.islice(values, BLOCK)):
             node.update(self.block(block))
 
     def unordered(self, node: Node, values: Iterable[Any]) -> None:
-        """Write values in an order that does not depend on how they come."""
+        """Write values in an order that does not depend on the order of the iterable."""
         values = list(values)
         kinds = set(map(type, values))
         if len(kinds) == 1 and kinds <= _SORTABLE:
             values.sort()
             self.elements(node, values)
         else:
-            for encoded in sorted(map(self._apart, values)):
+            for encoded in sorted(map(self._block_alone, values)):
                 node.update(encoded)
 
     def pairs(self, node: Node, mapping: Mapping[Any, Any]) -> None:
-        """Write the keys, then their values, in an order that does not depend on how they come."""
+        """Write the keys, then their values, in an order that does not depend on the order of the mapping."""
         kinds = set(map(type, mapping))
         if len(kinds) == 1 and kinds <= _SORTABLE:
             keys = sorted(mapping)
             self.elements(node, [*keys, *map(mapping.__getitem__, keys)])
             return
-        items = [(self._apart(key), value) for key, value in mapping.items()]
+        items = [(self._block_alone(key), value) for key, value in mapping.items()]
         if len({key for key, _ in items}) == len(items):
             items.sort(key=operator.itemgetter(0))
-        else:  # keys that differ in identity alone, or are NaN
-            items.sort(key=lambda item: (item[0], self._apart(item[1])))
+        else:  # keys that differ only in identity, or are NaN
+            items.sort(key=lambda item: (item[0], self._block_alone(item[1])))
         for key, _ in items:
             node.update(key)
         self.elements(node, [value for _, value in items])
 
-    def _apart(self, value: Any) -> bytes:
-        """Return the block of one value, the same whatever is written before or after it."""
+    def _block_alone(self, value: Any) -> bytes:
+        """Return the block of one value, which does not depend on what is written before or after it.
+
+        Raises
+        ------
+        HashingError
+            In numbered mode, unless the value is a scalar or a short list of scalars: its block would hold numbers.
+        """
         encoded = self.block([value])
         if self._numbers is not None and encoded[:1] == b"d":
-            raise refusal(
+            raise hashing_error(
                 value,
-                "it is an element of a set, or a key, among objects that refer to each other in very many ways, and "
-                "so its place among the others cannot be told",
+                "it is an element of a set, or a key of a dict, among objects that refer to each other in very many "
+                "ways, so the elements or keys cannot be put into a fixed order",
             )
         return encoded
 
     def block(self, values: Any) -> bytes:
-        """Return the bytes of up to :data:`BLOCK` values, which say where they end."""
+        """Return the bytes of up to :data:`BLOCK` values. They are self-delimiting: they say where they end."""
         kinds = set(map(type, values))
         if kinds <= SCALARS:
             if kinds.isdisjoint(_TEXT) or not _has_long_text(values):
@@ -255,7 +277,7 @@ def _is_short(value: Any) -> bool:
     return kind in SCALARS and (kind not in _TEXT or len(value) <= LONG_TEXT)
 
 
-def pieces(text: str) -> Iterator[bytes]:
-    """Encode a long string a piece at a time."""
+def encoded_pieces(text: str) -> Iterator[bytes]:
+    """Yield a long string as UTF-8, a piece at a time. Lone surrogates are encoded as well."""
     for start in range(0, len(text), 256 * 1024):
         yield text[start : start + 256 * 1024].encode("utf-8", "surrogatepass")

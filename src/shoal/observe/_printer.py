@@ -1,4 +1,4 @@
-"""The lines that ``verbose=`` prints."""
+"""Printer: the listener that prints the lines of ``verbose=``."""
 
 from __future__ import annotations
 
@@ -21,36 +21,39 @@ from shoal.observe.events import (
 
 
 class Printer:
-    """A listener that prints the lines of joblib 1.6, at the verbosities at which joblib prints them.
+    """Prints the lines that joblib 1.6 prints, at the same verbosities.
 
     ======== ==========================================================================================
     verbose  what is printed
     ======== ==========================================================================================
-    1 to 9   the workers (where n_jobs > 1), some of the progress, the end; the higher, the more
-    10       the same, and each change of the batch size
-    11       the same, and while the input lasts, each batch that completes
+    1 to 9   the number of workers (if n_jobs > 1), part of the progress (more for higher values), the end
+    10       also each change of the batch size
+    11       also each batch that completes before the input has ended
     50       the same, to standard output instead of standard error
     ======== ==========================================================================================
 
-    While the input lasts, a line is due each time that the number of dispatched batches passes another
-    square, in units of ``(11 - verbose)**2 / 2``; from then on, every ``total // verbose + 1`` calls.
+    Until the input has ended, a line is printed each time the number of dispatched batches passes the next
+    square number, in units of ``(11 - verbose)**2 / 2``. After that, a line is printed every
+    ``total // verbose + 1`` calls.
 
-    joblib leaves out the last line, "finished", if the last call completed before the input was known to have
-    ended. Here each run that succeeds has one.
+    joblib does not print the last line, "finished", if the last call completed before joblib had noticed the end
+    of the input. shoal prints it for every run that succeeds.
+
+    Not thread-safe; one Printer serves one run.
 
     Parameters
     ----------
     verbose : int
-        Verbosity; nothing is printed at 0 and below.
+        The verbosity. Nothing is printed if it is 0 or less.
     label : str
-        What each line begins with, in brackets: ``"Parallel(n_jobs=2)"``.
+        The text at the beginning of each line, without its brackets: ``"Parallel(n_jobs=2)"``.
     pre_dispatch : int
-        Number of calls that are dispatched before the first one completes; 0 for all.
+        The number of calls that are dispatched before the first one completes; 0 for all.
     clock : callable
-        Gives the time in seconds, from any origin.
+        Returns the time in seconds, from any origin.
     write : callable, optional
-        Takes each line, its end included. By default that of what is ``sys.stderr`` or ``sys.stdout`` at the
-        time; where this is None, as under ``pythonw``, or closed, nothing is printed.
+        Called with each line, including its newline. By default lines go to the current ``sys.stderr`` or
+        ``sys.stdout``. If that is None, as under ``pythonw``, or closed, nothing is printed.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Printer:
         self._pre_dispatch = pre_dispatch
         self._clock = clock
         self._write = write
-        self._started = 0.0
+        self._start_time = 0.0
         self._total: int | None = None
         self._exhausted = False
         self._width = 3
@@ -88,7 +91,7 @@ class Printer:
             case BatchDispatched():
                 self._batches += 1
             case RunStarted(n_jobs=n_jobs, backend=backend, total=total):
-                self._started = self._clock()
+                self._start_time = self._clock()
                 self._total = total
                 if total:
                     self._width = len(str(total))
@@ -135,18 +138,18 @@ class Printer:
         self._print(f"Done {done} out of {done} | elapsed: {_duration(self._elapsed())} finished")
 
     def _elapsed(self) -> float:
-        return self._clock() - self._started
+        return self._clock() - self._start_time
 
     def _print(self, message: str) -> None:
         line = f"[{self._label}]: {message}\n"
         if self._write is not None:
             self._write(line)
             return
-        say(sys.stderr if self._verbose < 50 else sys.stdout, line)
+        write_line(sys.stderr if self._verbose < 50 else sys.stdout, line)
 
 
-def say(stream: TextIO | None, line: str) -> None:
-    """Write a line to a standard stream, unless that is None or closed and nobody would read it."""
+def write_line(stream: TextIO | None, line: str) -> None:
+    """Write a line to a standard stream, above the progress bars on it. Do nothing if it is None or closed."""
     if stream is not None:
         with contextlib.suppress(OSError, ValueError):
             above_bars(stream, bars_drawn()).write(line)

@@ -1,4 +1,4 @@
-"""Progress for ``progress=``: a bar, a line now and then, or a call of the user's."""
+"""The listeners of ``progress=``: one draws a bar, one prints lines, one calls a function of the user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from shoal.observe._printer import say
+from shoal.observe._printer import write_line
 from shoal.observe.events import BatchCompleted, Event, InputExhausted, Listener, RunFinished, RunStarted
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -20,35 +20,35 @@ def progress_listener(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Listener | None:
-    """Make the listener that the argument `progress` asks for, for a run that is about to start.
+    """Return the listener that the argument `progress` asks for, for one run that is about to start.
 
     Parameters
     ----------
     progress : bool or callable
-        True: a tqdm bar where there is a terminal, or a notebook with ipywidgets; elsewhere one line on
-        standard error at most every five seconds and one at the end.
+        True: a tqdm bar, on a terminal or in a notebook that has ipywidgets. Elsewhere, one line on standard
+        error at most every five seconds, and one at the end.
 
-        A callable: ``progress(done, total)`` with the number of calls that have returned and the number of
-        calls in the run, None while that is unknown or was said to be less. It is called after each batch of
-        calls that completes.
-        Where this has not told ``(n, n)`` when a run of n calls ends well (its input ended late, or gave
-        nothing), it is called once more to tell so; where a run fails or is dropped, it is not called again.
-        What it raises ends the run.
+        A callable: it is called as ``progress(done, total)`` after each batch that completes. `done` is the
+        number of calls that have returned. `total` is the number of calls in the run; it is None while that
+        number is unknown, or if more calls have returned than were announced. When a run of n calls succeeds and
+        the last call was not ``progress(n, n)``, because the input ended late or was empty, it is called once
+        more. It is not called again when a run fails or is dropped. An exception that it raises ends the run.
 
         False: no listener.
     label : str
-        What a bar or a line begins with: ``"Parallel(n_jobs=2)"``.
+        The text at the beginning of a bar or a line: ``"Parallel(n_jobs=2)"``.
     clock : callable
-        Gives the time in seconds, from any origin; used for lines.
+        Returns the time in seconds, from any origin. Only lines use it.
 
     Returns
     -------
     Listener or None
+        None if `progress` is False. A listener is not thread-safe and serves one run.
 
     Raises
     ------
     TypeError
-        If `progress` is anything else.
+        If `progress` is neither a bool nor callable.
     """
     if progress is False:
         return None
@@ -63,40 +63,44 @@ def progress_listener(
     )
 
 
-def _credible(done: int, total: int | None) -> int | None:
-    """Return a total that calls do not exceed: one that was given may be wrong, until the input has ended."""
+def _plausible_total(done: int, total: int | None) -> int | None:
+    """Return `total`, or None if more calls are done. A total from the user may be wrong until the input has ended."""
     return total if total is None or done <= total else None
 
 
 class _Call:
+    """Calls the user's function."""
+
     def __init__(self, progress: Callable[[int, int | None], object]) -> None:
         self._progress = progress
         self._done = 0
         self._total: int | None = None
-        self._told: tuple[int, int | None] | None = None
+        self._last_report: tuple[int, int | None] | None = None
 
     def __call__(self, event: Event) -> None:
         match event:
             case BatchCompleted(size=size):
                 self._done += size
-                self._tell()
+                self._report()
             case RunStarted(total=total) | InputExhausted(total=total):
                 self._total = total
             case RunFinished(error=None):
                 self._total = self._done
-                if self._told != (self._done, self._total):
-                    self._tell()
+                if self._last_report != (self._done, self._total):
+                    self._report()
 
-    def _tell(self) -> None:
-        self._told = (self._done, _credible(self._done, self._total))
-        self._progress(*self._told)
+    def _report(self) -> None:
+        self._last_report = (self._done, _plausible_total(self._done, self._total))
+        self._progress(*self._last_report)
 
 
 class _Lines:
+    """Prints a line on standard error now and then."""
+
     def __init__(self, label: str, clock: Callable[[], float]) -> None:
         self._label = label
         self._clock = clock
-        self._started = 0.0
+        self._start_time = 0.0
         self._next_line = 0.0
         self._done = 0
         self._total: int | None = None
@@ -110,8 +114,8 @@ class _Lines:
                     self._print(now)
             case RunStarted(total=total):
                 self._total = total
-                self._started = self._clock()
-                self._next_line = self._started + SECONDS_BETWEEN_LINES
+                self._start_time = self._clock()
+                self._next_line = self._start_time + SECONDS_BETWEEN_LINES
             case InputExhausted(total=total):
                 self._total = total
             case RunFinished():
@@ -119,16 +123,18 @@ class _Lines:
 
     def _print(self, now: float, ended: bool = False) -> None:
         self._next_line = now + SECONDS_BETWEEN_LINES
-        total = _credible(self._done, self._total)
+        total = _plausible_total(self._done, self._total)
         calls = f"{self._done} calls" if total is None else f"{self._done}/{total} calls"
-        elapsed = now - self._started
+        elapsed = now - self._start_time
         left = ""
         if total and self._done and not ended:
             left = f", {elapsed / self._done * (total - self._done):.0f} s left"
-        say(sys.stderr, f"{self._label}: {calls}, {elapsed:.0f} s{left}\n")
+        write_line(sys.stderr, f"{self._label}: {calls}, {elapsed:.0f} s{left}\n")
 
 
 class _Bar:
+    """Draws a bar of tqdm."""
+
     def __init__(self, label: str, bar_class: Any) -> None:
         self._label = label
         self._bar_class = bar_class
@@ -139,8 +145,8 @@ class _Bar:
             case BatchCompleted(size=size):
                 self._bar.update(size)
             case RunStarted(total=total):
-                # A fixed miniters: the one that adapts itself leaves a bar standing when calls become slower,
-                # which is what tqdm's monitor thread is there to correct.
+                # miniters is fixed, because with an adaptive miniters the bar stops moving when calls become
+                # slower. tqdm's monitor thread would correct that, but it is switched off below.
                 self._bar = self._bar_class(desc=self._label, total=total, unit="call", miniters=1)
             case InputExhausted(total=total):
                 self._set_total(total)
@@ -151,7 +157,7 @@ class _Bar:
         bar = self._bar
         if bar.total == total or bar.disable:  # disabled by TQDM_DISABLE
             return
-        # A notebook bar learns its total from reset() alone, which also forgets what was counted.
+        # Only reset() changes the total of a notebook bar. It also resets the count, which is restored here.
         done, started = bar.n, bar.start_t
         bar.reset(total)
         bar.n = bar.last_print_n = done
@@ -160,11 +166,11 @@ class _Bar:
 
 
 def _bar_class() -> Any:
-    """Choose the tqdm class for where the program runs; None where no bar can be drawn."""
+    """Return a class of tqdm bars that fits the place where the program runs; None if no bar can be drawn there."""
     on_terminal = not getattr(sys.stderr, "closed", sys.stderr is None) and sys.stderr.isatty()
     if "ipykernel.zmqshell" in sys.modules:
         with warnings.catch_warnings():
-            # It warns that its choice is experimental, and that ipywidgets is missing, which we make up for.
+            # tqdm warns that its choice is experimental and that ipywidgets is missing; the code below handles that.
             warnings.simplefilter("ignore")
             from tqdm.autonotebook import tqdm
         if not (on_terminal or tqdm.__module__ == "tqdm.notebook"):
@@ -176,8 +182,8 @@ def _bar_class() -> Any:
 
     from tqdm.std import TqdmDefaultWriteLock
 
-    # No monitor thread, and of tqdm's default lock only the half that excludes threads: the other one is a
-    # semaphore of multiprocessing, and brings a resource tracker where fork is not the start method.
+    # The bar has no monitor thread. tqdm's default lock is a lock for threads and a semaphore for processes. Only the
+    # former is used, because the semaphore starts a resource tracker if the start method is not fork.
     bar_class: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
     bar_class.set_lock(TqdmDefaultWriteLock.th_lock)
     return bar_class

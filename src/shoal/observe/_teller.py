@@ -1,4 +1,4 @@
-"""What a run calls when something happens; loaded only where somebody listens."""
+"""Teller: a run calls its methods when something happens. It is loaded only if the run has a listener."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from shoal.observe.events import (
 
 
 class Teller:
-    """Tells the listeners of one run what happens to it.
+    """Sends the events of one run to its listeners.
+
+    Not thread-safe: the run calls one method at a time. An exception that a listener raises goes to the caller.
 
     Parameters
     ----------
-    listeners
-        Called with each event, in this order.
-    started
-        The first event.
+    listeners : sequence of callables
+        Each is called with each event, in this order.
+    started : RunStarted
+        The first event; it is sent at once.
     """
 
     def __init__(self, listeners: Sequence[Listener], started: RunStarted) -> None:
@@ -38,28 +40,31 @@ class Teller:
         self._tell(started)
 
     def dispatched(self, size: int) -> None:
-        """A batch was given out."""
+        """Tell that a batch of `size` calls was sent to a worker."""
         self._tell(BatchDispatched(size))
 
     def completed(self, size: int, elapsed: float, next_size: int) -> None:
-        """The results of a batch are there; the next will have `next_size` calls."""
+        """Tell that the results of a batch have arrived, after `elapsed` seconds in the worker.
+
+        If the next batch has another number of calls, `next_size`, tell that too.
+        """
         self._tell(BatchCompleted(size, elapsed))
         if next_size != self._size:
             self._size = next_size
             self._tell(BatchSizeChanged(next_size))
 
     def failed(self, index: int, error: BaseException, retry_in: float | None) -> None:
-        """A call has failed; it runs again in so many seconds, or not at all."""
+        """Tell that a call failed. It runs again in `retry_in` seconds, or not at all if that is None."""
         self._tell(CallFailed(index, error, retry_in))
 
     def exhausted(self, total: int) -> None:
-        """The caller's iterator has ended; told once, however often it is seen."""
+        """Tell that the caller's iterator ended after `total` calls. Only the first call of this has an effect."""
         if not self._exhausted:
             self._exhausted = True
             self._tell(InputExhausted(total))
 
     def finished(self, error: BaseException | None) -> None:
-        """The run has ended."""
+        """Tell that the run ended; with the exception that ended it, if there is one."""
         self._tell(RunFinished(error))
 
     def _tell(self, event: Event) -> None:
@@ -68,18 +73,25 @@ class Teller:
 
 
 def make_teller(verbose: int, progress: Any, label: str, ahead: int, started: RunStarted) -> Teller | None:
-    """Return the teller for what ``verbose=`` and ``progress=`` ask for; None if that is nothing.
+    """Return a Teller with the listeners that ``verbose=`` and ``progress=`` ask for; None if they ask for none.
 
     Parameters
     ----------
-    verbose, progress
+    verbose : int
         As for :class:`~shoal.Parallel`.
-    label
-        What each line begins with.
-    ahead
-        The number of batches that may be in flight; 0 for no bound.
-    started
+    progress : bool or callable
+        As for :class:`~shoal.Parallel`.
+    label : str
+        The text at the beginning of each line, such as ``"Parallel(n_jobs=2)"``.
+    ahead : int
+        The number of batches that may be in flight; 0 for no limit.
+    started : RunStarted
         The first event.
+
+    Raises
+    ------
+    TypeError
+        If `progress` is neither a bool nor callable.
     """
     listeners: list[Listener] = []
     if verbose:

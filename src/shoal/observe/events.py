@@ -1,12 +1,12 @@
-"""What a run tells its listeners.
+"""The events that a run sends to its listeners.
 
 ::
 
     RunStarted -- BatchDispatched, BatchCompleted, BatchSizeChanged, InputExhausted ... -- RunFinished
 
-A run emits `RunStarted` first and `RunFinished` last, whatever happens in between. Events arrive one at a
-time, in the order in which things happened, but not always from the same thread. One listener serves one
-run, so it may keep its counts in plain attributes, without a lock. What a listener raises ends the run.
+A run always sends `RunStarted` first and `RunFinished` last. Events arrive one at a time, in the order in which
+things happened, but not always from the same thread. One listener serves one run, so it can keep counts in plain
+attributes without a lock. An exception that a listener raises ends the run.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run begins.
+    """A run has started.
 
     Attributes
     ----------
     n_jobs : int
-        How many calls may run at a time.
+        The number of calls that may run at the same time.
     backend : str
-        Class name of the backend, as users see it: ``"LokyBackend"``.
+        The class name of the backend, as users see it: ``"LokyBackend"``.
     total : int or None
-        Number of calls in the run, where the caller's iterable tells.
+        The number of calls in the run; None if the caller's iterable does not tell it.
     """
 
     n_jobs: int
@@ -36,12 +36,12 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class BatchDispatched:
-    """A batch was handed to a worker.
+    """A batch was sent to a worker.
 
     Attributes
     ----------
     size : int
-        Number of calls in the batch.
+        The number of calls in the batch.
     """
 
     size: int
@@ -54,9 +54,9 @@ class BatchCompleted:
     Attributes
     ----------
     size : int
-        Number of calls in the batch.
+        The number of calls in the batch.
     elapsed : float
-        Seconds that these calls took in the worker, without the way there and back.
+        The time that the calls took in the worker, in seconds, without the transport there and back.
     """
 
     size: int
@@ -70,7 +70,7 @@ class InputExhausted:
     Attributes
     ----------
     total : int
-        Number of calls that it gave, those not dispatched yet included.
+        The number of calls that it gave, including calls that are not dispatched yet.
     """
 
     total: int
@@ -78,12 +78,12 @@ class InputExhausted:
 
 @dataclass(frozen=True, slots=True)
 class BatchSizeChanged:
-    """From now on, batches are made of another number of calls.
+    """Batches have another number of calls from now on.
 
     Attributes
     ----------
     size : int
-        Number of calls in a batch.
+        The number of calls in a batch.
     """
 
     size: int
@@ -91,16 +91,16 @@ class BatchSizeChanged:
 
 @dataclass(frozen=True, slots=True)
 class CallFailed:
-    """A call has raised, was lost with its worker, or ran for too long.
+    """A call raised an exception, was lost with its worker, or ran longer than its time limit.
 
     Attributes
     ----------
     index : int
-        Place of the call in the input.
+        The position of the call in the input, from 0.
     error : BaseException
-        What it raised, or what tells of its end.
+        The exception that it raised, or one that says how it ended.
     retry_in : float or None
-        Seconds until it runs again; None if it does not.
+        The seconds until it runs again; None if it does not run again.
     """
 
     index: int
@@ -110,12 +110,12 @@ class CallFailed:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """A run is over.
+    """A run has ended.
 
     Attributes
     ----------
     error : BaseException or None
-        What ended it early: the exception that the caller gets, or ``GeneratorExit`` where a generator of
+        The exception that ended it early: the one that the caller gets, or ``GeneratorExit`` if a generator of
         results was closed or dropped. None if all calls have returned.
     """
 

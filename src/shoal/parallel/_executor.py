@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-import os
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from functools import partial
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from shoal import backends
+from shoal._forks import CALLERS, after_fork_in_child
 from shoal.backends._pool import pool
 from shoal.backends._threads import DaemonThreads
 from shoal.backends._workers import Turn
@@ -415,5 +415,4 @@ def _after_fork() -> None:
     _live.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork, CALLERS)

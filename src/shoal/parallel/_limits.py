@@ -12,6 +12,8 @@ import os
 import sys
 from typing import NamedTuple
 
+from shoal._forks import CALLERS, after_fork_in_child
+
 #: How often the parent looks at its workers' memory, in seconds.
 SAMPLE_SECONDS = 0.1
 #: How often a worker looks at its own, in seconds: between calls, so that what grows call by call is seen before it is
@@ -44,6 +46,10 @@ class Served:
     """What this process has done as a worker."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what the parent of a forked process has done."""
         self.calls = 0
 
     def left(self, limits: Limits) -> int:
@@ -56,9 +62,7 @@ class Served:
 
 
 served = Served()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=served.__init__)  # type: ignore[misc] # a new process has done nothing
+after_fork_in_child(served.reset, CALLERS)
 
 
 def held(pid: int | str) -> int | None:

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from typing import Any, NamedTuple
 
+from shoal._forks import CALLERS, after_fork_in_child
 from shoal.parallel._segments import HAS_MEMFD, Folder, Segment
 
 _CELLS = 4096
@@ -79,6 +80,10 @@ class Notes:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Have no page. A forked child must not use the page of its parent."""
         self._lock = threading.Lock()
         self._doubles: Any = None
         self._folder: Folder | None = None
@@ -112,14 +117,7 @@ class Notes:
 
 
 notes = Notes()
-
-
-def _after_fork() -> None:
-    notes.__init__()  # type: ignore[misc] # the page is the parent's
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(notes.reset, CALLERS)
 
 
 class Note:

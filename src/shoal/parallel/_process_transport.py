@@ -19,6 +19,7 @@ import threading
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from shoal._forks import CALLERS, after_fork_in_child
 from shoal._pickling import dumps, loads
 from shoal._tracebacks import in_a_line
 from shoal.errors import CallUnpicklingError
@@ -100,6 +101,10 @@ class _Live:
     """The runs that go on in this process."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Have no runs. In a forked child the runs are the parent's, and a thread of the parent may hold the lock."""
         self._lock = threading.Lock()
         self._latest = 0
         self._runs: set[RunId] = set()
@@ -124,10 +129,7 @@ class _Live:
 
 
 _live = _Live()
-
-if hasattr(os, "register_at_fork"):
-    # The runs are the parent's, and a thread of its may hold the lock.
-    os.register_at_fork(after_in_child=_live.__init__)  # type: ignore[misc]
+after_fork_in_child(_live.reset, CALLERS)
 
 
 class ProcessTransport(Transport[ProcessRequest]):

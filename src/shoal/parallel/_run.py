@@ -22,13 +22,12 @@ import queue
 import sys
 import threading
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
-from shoal._tracebacks import shorten
+from shoal._tracebacks import shorten, warn
 from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
 from shoal.backends.base import in_main_thread, start_thread
@@ -356,4 +355,4 @@ def _warn_unused(schedule: Schedule, consumed: int) -> None:
         parts.append(f"{cancelled} tasks which were still being processed by the workers have been cancelled.")
     if parts:
         parts.append("Give the generator fewer tasks, or take all of its results.")
-        warnings.warn(" ".join(parts), UnusedResultsWarning, stacklevel=3)
+        warn(" ".join(parts), UnusedResultsWarning)

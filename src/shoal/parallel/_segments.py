@@ -22,6 +22,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from shoal._forks import CALLERS, after_fork_in_child
 from shoal.errors import NoSpaceError, import_loky
 
 ALIGNMENT = mmap.ALLOCATIONGRANULARITY
@@ -160,8 +161,7 @@ def _after_fork() -> None:
             _spare.pop().close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork, CALLERS)
 
 
 class Places:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import operator
 import pickle
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from shoal._output import putter
+from shoal._tracebacks import warn
 from shoal.persistence import _stream
 from shoal.persistence._ahead import Ahead
 from shoal.persistence._stream import CONTAINERS, fastest, opened, stored
@@ -251,9 +251,7 @@ class DeflateFile(io.BufferedIOBase):
     def __del__(self) -> None:
         # Nothing that waits or takes a lock: this may run anywhere. The threads end when the executor is gone.
         if not self._ended:
-            warnings.warn(
-                f"{self!r} was not closed, so the stream has no end", ResourceWarning, stacklevel=2, source=self
-            )
+            warn(f"{self!r} was not closed, so the stream has no end", ResourceWarning, source=self)
 
     def _give_up(self) -> None:
         self._ended = True

@@ -8,7 +8,7 @@ import pickle
 from typing import Any
 
 from shoal._files import replacement
-from shoal._output import Output, putter, takes_all
+from shoal._output import Output, putter, writes_all
 from shoal._pickling import culprit
 from shoal.errors import DumpPicklingError
 from shoal.persistence._writer import Writer
@@ -125,7 +125,7 @@ def write(value: Any, file: Any, compression: Compression | None, protocol: int 
         put(writer.footer.encoded())
         return
     name, level = compression
-    compressed = COMPRESSORS[name].compressor_file(file if takes_all(file) else _Patient(file), level)
+    compressed = COMPRESSORS[name].compressor_file(file if writes_all(file) else _Patient(file), level)
     try:
         writer = Writer(putter(compressed), protocol, mappable=False)
         writer.dump(value)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import xxhash
 
 from shoal._pickling import collecting_later
+from shoal._tracebacks import warn
 from shoal.errors import (
     CorruptFile,
     DamagedFile,
@@ -391,11 +391,10 @@ def _raised_elsewhere(error: BaseException) -> bool:
 
 
 def _warn_of_age(name: str) -> None:
-    warnings.warn(
+    warn(
         f"The file '{name}' has been generated with a joblib version less than 0.10. Please regenerate this pickle "
         "file.",
         DeprecationWarning,
-        stacklevel=4,
     )
 
 
@@ -403,9 +402,8 @@ def _warn_of_versions(name: str, stored: dict[str, str]) -> None:
     """Warn of packages that are not here in the version that wrote a file."""
     unlike, _ = differing(stored)
     if unlike:
-        warnings.warn(
+        warn(
             f"{name or 'the stream'} was written with {', '.join(unlike)}: what is rebuilt may not work, or give "
             "other results. Use the same versions, or write it again",
             VersionWarning,
-            stacklevel=4,
         )

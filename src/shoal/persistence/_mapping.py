@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import mmap
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from shoal._arrays import ArraySpec
+from shoal._tracebacks import warn
 from shoal.persistence._opening import Opened
 
 
@@ -30,7 +30,7 @@ def mapped_in_vain(what: Opened, name: str, mmap_mode: str) -> bool:
         message = f'"{file!r}" is not a raw file, mmap_mode "{mmap_mode}" flag will be ignored.'
     else:
         return False
-    warnings.warn(message, UserWarning, stacklevel=4)
+    warn(message, UserWarning)
     return True
 
 
@@ -49,11 +49,10 @@ def mapping_of(file: Any, path: str, mode: str) -> Callable[[ArraySpec, int], An
         array = spec.over(memory[0], position, np.memmap)
         array._mmap, array.offset, array.mode, array.filename = memory[0], position, mode, os.path.abspath(path)
         if position % spec.dtype.alignment:
-            warnings.warn(
+            warn(
                 f"the memmapped array in {path} is not aligned, at offset {position}: libraries such as BLAS may end "
                 "with a segmentation fault when they use it. Load the file and write it again",
                 UserWarning,
-                stacklevel=6,
             )
         return array
 

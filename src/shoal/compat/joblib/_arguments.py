@@ -108,4 +108,4 @@ def _chosen(backend: Any, active: Any, kwargs: dict[str, Any]) -> tuple[Any, dic
         return _made(backend, level), kwargs
     if hasattr(backend, "Pool") and hasattr(backend, "Lock"):
         return MultiprocessingBackend(nesting_level=level), {**kwargs, "context": backend}
-    return named(backend, stacklevel=5)(nesting_level=level), kwargs
+    return named(backend)(nesting_level=level), kwargs

@@ -8,13 +8,13 @@ import queue
 import sys
 import threading
 import time
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, ClassVar
 
 from shoal._cpus import thread_limits
+from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Slot, WorkerSpec, in_main_thread
 from shoal.parallel._object_transport import Outcome
 
@@ -121,8 +121,9 @@ class ParallelBackendBase(Backend):
 
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Any:
         """Have a worker call ``func()``, and `callback` with what comes of it."""
-        warnings.warn(
-            "`apply_async` is deprecated, implement and use `submit` instead.", DeprecationWarning, stacklevel=2
+        warn(
+            "`apply_async` is deprecated, implement and use `submit` instead.",
+            DeprecationWarning,
         )
         return self.apply_async(func, callback)
 

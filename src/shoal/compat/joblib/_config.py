@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from typing import Any
 
 from shoal import backends
+from shoal._tracebacks import warn
 from shoal.backends import Backend, has_processes
 from shoal.errors import FallbackWarning
 from shoal.parallel._settings import Settings, _current
@@ -203,7 +203,7 @@ def _get_active_backend(
     return instead, {**config, "n_jobs": 1}  # that of the context was meant for another kind of worker
 
 
-def named(backend: str, stacklevel: int) -> Any:
+def named(backend: str) -> Any:
     """Return what makes the backend of a name.
 
     Raises
@@ -216,10 +216,9 @@ def named(backend: str, stacklevel: int) -> Any:
             EXTERNAL_BACKENDS[backend]()
         elif backend in MAYBE_AVAILABLE_BACKENDS:
             default = _default_name()
-            warnings.warn(
+            warn(
                 f"joblib backend '{backend}' is not available on your system, falling back to {default}.",
                 FallbackWarning,
-                stacklevel=stacklevel,
             )
             BACKENDS[backend] = BACKENDS[default]
         elif backend in backends.names():
@@ -290,7 +289,7 @@ class parallel_config:
                 )
             return default_parallel_config["backend"] if isinstance(backend, _Sentinel) else None
         if isinstance(backend, str):
-            backend = named(backend, stacklevel=4)(**backend_params)
+            backend = named(backend)(**backend_params)
         elif backend_params:
             raise ValueError("Constructor parameters backend_params are only supported when backend is a string.")
         elif isinstance(backend, Backend):

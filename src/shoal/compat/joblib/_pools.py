@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from typing import Any
 
 from shoal._cpus import cpu_budget, is_serial
+from shoal._tracebacks import warn
 
 from ._backend_base import _refuse_zero, inside_dask_worker
 from ._utils import _retrieve_traceback_capturing_wrapped_call, _TracebackCapturingWrapper
@@ -37,7 +37,7 @@ def _one(n_jobs: Any, what: str, reason: str) -> int:
             )
         else:
             message = f"{what}-backed parallel loops cannot be {reason}, setting n_jobs=1"
-        warnings.warn(message, stacklevel=4)
+        warn(message)
     return 1
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from shoal._tracebacks import warn
 from shoal.errors import CallPicklingError
 from shoal.parallel._plan import Plan, Planned
 from shoal.parallel._runner import Runner, in_caller, on_workers
@@ -89,10 +89,9 @@ class Running:
                 self._backend = fallback.backend
                 continue
             if self.timeout is not None and not backend.supports_timeout:
-                warnings.warn(
+                warn(
                     f"The backend class {type(backend).__name__!r} does not support timeout. You have set "
                     f"'timeout={self.timeout}' in Parallel but the 'timeout' parameter will not be used.",
-                    stacklevel=4,
                 )
             return n_jobs
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote
 
+from shoal._tracebacks import warn
 from shoal.memory import _texts
 from shoal.memory.key._source import names_of, source_of
 
@@ -49,7 +49,7 @@ def filter_args(
     given = list(args)
     if not (inspect.ismethod(func) or inspect.isfunction(func)):
         if ignore_lst:
-            warnings.warn(f"Cannot inspect object {func}, ignore list will not work.", stacklevel=2)
+            warn(f"Cannot inspect object {func}, ignore list will not work.")
         return {"*": given, "**": kwargs}
     shown = f"{func.__name__}{inspect.signature(func)}"
     if inspect.ismethod(func):

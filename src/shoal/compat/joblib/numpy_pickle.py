@@ -12,9 +12,9 @@ import io
 import math
 import os
 import pickle
-import warnings
 from typing import Any
 
+from shoal._tracebacks import warn
 from shoal.errors import CorruptFile
 from shoal.persistence import _dump
 from shoal.persistence._dump import dump as _shoal_dump
@@ -139,12 +139,11 @@ class NumpyArrayWrapper:
         )
         file.seek(offset + math.prod(self.shape) * self.dtype.itemsize)
         if alignment is None and begin % NUMPY_ARRAY_ALIGNMENT_BYTES:
-            warnings.warn(
+            warn(
                 f"The memmapped array {array} loaded from the file {file.name} is not byte aligned. This may cause "
                 "segmentation faults if this memmapped array is used in some libraries like BLAS or PyTorch. To get "
                 "rid of this warning, regenerate your pickle file with joblib >= 1.2.0. See "
                 "https://github.com/joblib/joblib/issues/563 for more details",
-                stacklevel=2,
             )
         return array
 
@@ -335,11 +334,10 @@ def _unpickle(fobj: Any, ensure_native_byte_order: bool, filename: str = "", mma
     except UnicodeDecodeError as error:
         raise ValueError(_PYTHON_2) from error
     if unpickler.compat_mode:
-        warnings.warn(
+        warn(
             f"The file '{filename}' has been generated with a joblib version less than 0.10. Please regenerate this "
             "pickle file.",
             DeprecationWarning,
-            stacklevel=4,
         )
     return value
 

@@ -6,9 +6,10 @@ import contextlib
 import io
 import pickle
 import sys
-import warnings
 from collections.abc import Iterator
 from typing import Any
+
+from shoal._tracebacks import warn
 
 from .compressor import _COMPRESSORS, _ZFILE_PREFIX
 
@@ -72,11 +73,10 @@ def _validate_fileobject_and_memmap(
     """Give the file to unpickle from, decompressed, or its name if it is older than joblib 0.10; and how to map it."""
     compressor = _detect_compressor(fileobj)
     if compressor == "compat":
-        warnings.warn(
+        warn(
             f"The file '{filename}' has been generated with a joblib version less than 0.10. Please regenerate this "
             "pickle file.",
             DeprecationWarning,
-            stacklevel=3,
         )
         yield filename, mmap_mode
         return
@@ -97,7 +97,7 @@ def _validate_fileobject_and_memmap(
         elif not _is_raw_file(fileobj):
             refusal = f'"{fileobj!r}" is not a raw file, mmap_mode "{mmap_mode}" flag will be ignored.'
         if refusal is not None:
-            warnings.warn(refusal, stacklevel=3)
+            warn(refusal)
             mmap_mode = None
     yield fileobj, mmap_mode
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import time
-import warnings
 from collections.abc import Callable
 from multiprocessing.pool import Pool
 from multiprocessing.reduction import ForkingPickler
 from pickle import HIGHEST_PROTOCOL
 from typing import Any
+
+from shoal._tracebacks import warn
 
 from ._memmapping_reducer import TemporaryResourcesManager, get_memmapping_reducers
 from ._multiprocessing_helpers import assert_spawning, mp
@@ -181,6 +182,6 @@ class MemmappingPool(PicklingPool):
             except PermissionError as error:  # Windows, as long as a worker has a file open
                 if attempt == 9:
                     message = f"Failed to terminate worker processes in multiprocessing pool: {error!r}"
-                    warnings.warn(message, stacklevel=2)
+                    warn(message)
                 time.sleep(0.1)
         self._temp_folder_manager._clean_temporary_resources()

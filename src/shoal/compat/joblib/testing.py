@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from shoal._tracebacks import warn
+
 __all__ = [
     "SkipTest",
     "check_subprocess_call",
@@ -67,7 +69,7 @@ def check_subprocess_call(
             printed = process.communicate(timeout=None if end is None else timeout)
             break
         except subprocess.TimeoutExpired:
-            warnings.warn(f"Timeout running {cmd}", stacklevel=2)
+            warn(f"Timeout running {cmd}")
             end()  # type: ignore[misc] # there is no timeout without it
     stdout, stderr = (text.decode() for text in printed)
     if process.returncode != 0:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
 from shoal.memory.key._source import Subject, names_of
 
@@ -77,7 +77,7 @@ def parameters_of(signature: inspect.Signature | None, ignore: Sequence[str], fu
         raise TypeError(f"ignore must be a list of the names of parameters, not {ignore!r:.80}")
     if signature is None:
         if ignore:
-            warnings.warn(f"Cannot inspect object {function}, ignore list will not work.", stacklevel=5)
+            warn(f"Cannot inspect object {function}, ignore list will not work.")
         return [("*", "args"), ("**", "kwargs")]
     named = [(_STARS.get(parameter.kind, name), name) for name, parameter in signature.parameters.items()]
     for item in ignore:

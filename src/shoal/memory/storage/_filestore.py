@@ -26,13 +26,13 @@ import errno
 import os
 import re
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal._files import delete
 from shoal._output import Output, write_new
+from shoal._tracebacks import warn
 from shoal.memory.storage._leases import leases_in
 from shoal.memory.storage._paths import METADATA as _METADATA
 from shoal.memory.storage._paths import OUTPUT as _OUTPUT
@@ -101,10 +101,9 @@ class FileStore(Store):
         self.location = os.path.abspath(os.path.expanduser(os.fspath(location)))
         self._prefix = self.location + os.sep
         if self._compression is not None and mmap_mode is not None:
-            warnings.warn(
+            warn(
                 "Compressed items cannot be memmapped in a filesystem store. Option will be ignored.",
                 UserWarning,
-                stacklevel=2,
             )
         self._limits = Limits() if limits is None else limits
         own = os.path.join(self.location, _OWN) if own is None else own

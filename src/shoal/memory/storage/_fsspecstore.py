@@ -13,11 +13,11 @@ import itertools
 import os
 import secrets
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+from shoal._tracebacks import warn
 from shoal.memory.storage._leases import Leases
 from shoal.memory.storage._paths import METADATA as _METADATA
 from shoal.memory.storage._paths import OUTPUT as _OUTPUT
@@ -71,7 +71,7 @@ class FsspecStore(Store):
         from fsspec.implementations.local import LocalFileSystem
 
         if mmap_mode is not None:
-            warnings.warn("Items cannot be memmapped in an fsspec store: they are read.", UserWarning, stacklevel=2)
+            warn("Items cannot be memmapped in an fsspec store: they are read.", UserWarning)
         self._arguments = {"location": location, "compress": compress, "limits": limits, **storage_options}
         self._compression = compression_of(compress, "")
         self._limits = limits

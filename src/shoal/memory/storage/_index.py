@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from shoal._forks import CALLERS, after_fork_in_child
 from shoal.memory.storage._locks import QUEUE, LockFile
 from shoal.memory.storage._paths import create_own_file, make_own_folder, refuse_links
 from shoal.memory.store import Entry, Key, Limits, excess
@@ -366,5 +367,4 @@ def _close_all() -> None:
         index.close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork, CALLERS)

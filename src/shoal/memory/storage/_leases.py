@@ -29,6 +29,7 @@ from typing import Any
 
 import xxhash
 
+from shoal._forks import CALLERS, after_fork_in_child
 from shoal.memory.storage._locks import LockFile
 from shoal.memory.storage._paths import OWN, make_own_folder
 from shoal.memory.store import Key
@@ -284,5 +285,4 @@ def _after_fork() -> None:
         leases.reset()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork, CALLERS)

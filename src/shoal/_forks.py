@@ -1,0 +1,53 @@
+"""What a forked child of this process does first: one registry of functions, called in an explicit order.
+
+::
+
+    os.fork() ──> child: functions of order BACKENDS, then of order CALLERS; within an order, as they were registered
+
+A child has only the thread that forked. A lock may be held by a thread that the child does not have; descriptors,
+workers and runs belong to the parent. Each module with such state registers one function that gives it new state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+#: The order of worker processes, their servers and their descriptors.
+BACKENDS = 1
+#: The order of runs, shared memory and caches, which use backends. Hence backends have new state before these.
+CALLERS = 2
+
+_functions: list[tuple[int, Callable[[], object]]] = []
+
+
+def after_fork_in_child(function: Callable[[], object], order: int) -> None:
+    """Register a function that each forked child of this process calls at once, in its only thread.
+
+    Thread-safe. Where the system has no fork, the function is never called.
+
+    Parameters
+    ----------
+    function : callable
+        Called without arguments. It must not wait for anything. If it raises an exception, the other functions still
+        run, and Python reports the exception by ``sys.unraisablehook``.
+    order : int
+        :data:`BACKENDS` or :data:`CALLERS`; lower orders come first.
+    """
+    _functions.append((order, function))
+
+
+def _in_child() -> None:
+    _call_all([function for _, function in sorted(_functions, key=lambda entry: entry[0])])
+
+
+def _call_all(functions: list[Callable[[], object]]) -> None:
+    if functions:
+        try:
+            functions[0]()
+        finally:
+            _call_all(functions[1:])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
