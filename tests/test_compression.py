@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from conftest import FreshPython
-from shoal.persistence import _stream, compression
-from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, detect, register_compressor
+from shoal.persistence import compression
+from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, _stream, detect, register_compressor
 from shoal.testing import CompressorTests
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -183,7 +183,7 @@ def test_without_isal(fresh_python: FreshPython) -> None:
         import sys
         sys.modules["isal"] = sys.modules["zlib_ng"] = None
         import io, zlib
-        from shoal.persistence import _stream
+        from shoal.persistence.compression import _stream
         from shoal.persistence.compression import COMPRESSORS
         file = io.BytesIO()
         with COMPRESSORS["zlib"].compressor_file(file) as compressing:
@@ -201,7 +201,7 @@ def test_levels_that_zstd_does_not_have(tmp_path: Path) -> None:
 
 
 def test_zstd_starts_threads_for_what_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shoal.persistence import _zstd
+    from shoal.persistence.compression import _zstd
 
     monkeypatch.setattr(_zstd, "cpu_budget", lambda: 2)
     tasks = Path("/proc/self/task")

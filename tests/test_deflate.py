@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shoal.persistence import _ahead, _deflate, _inflate, _stream
-from shoal.persistence._deflate import DeflateFile
-from shoal.persistence._inflate import InflateBlocks, InflateFile
-from shoal.persistence._stream import read_stored
+from shoal.persistence.compression import _ahead, _deflate, _inflate, _stream
+from shoal.persistence.compression._deflate import DeflateFile
+from shoal.persistence.compression._inflate import InflateBlocks, InflateFile
+from shoal.persistence.compression._stream import read_stored
 
 DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {"zlib": zlib.decompress, "gzip": gzip.decompress}
 DAMAGED = (EOFError, zlib.error)

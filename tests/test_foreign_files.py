@@ -316,7 +316,7 @@ def test_another_python_is_named(tmp_path: Path, library: types.ModuleType, monk
 def test_odd_versions_are_damage(monkeypatch: pytest.MonkeyPatch, versions: Any) -> None:
     monkeypatch.setattr(_format, "here", lambda _: versions)
     monkeypatch.setattr(_format, "_versions", lambda *_: _format._encode(versions))
-    from shoal.persistence import _writer
+    from shoal.persistence.writing import _writer
 
     monkeypatch.setattr(_writer, "here", lambda _: versions)
     for size in (1, 100_000):

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from _persistence_zoo import COMPRESSORS, JOBLIBS, LAYOUTS, arrays, filled, objects, portrait, zoo
 from shoal import dump, load
-from shoal.persistence import _ahead, _writer
-from shoal.persistence._reader import Reader
+from shoal.persistence.compression import _ahead
+from shoal.persistence.reading._reader import Reader
+from shoal.persistence.writing import _writer
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -111,7 +111,7 @@ def test_a_lost_array_is_noticed_without_assertions() -> None:
     """`python -O` drops assertions."""
     program = """if True:
         import io, pickle, re, numpy, shoal
-        from shoal.persistence import _writer
+        from shoal.persistence.writing import _writer
         for pattern, value in ((rb"(never)", [numpy.ones(9)]), (rb"(never)", [numpy.ones(9), "x" * 99])):
             _writer._CALL = re.compile(pattern)
             try:

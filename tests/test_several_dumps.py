@@ -23,8 +23,8 @@ import pytest
 import shoal
 from _persistence_zoo import COMPRESSORS, JOBLIBS
 from shoal import EmptyFile, dump, inspect, load
-from shoal.persistence import _stream, compression
-from shoal.persistence.compression import CompressorWrapper, register_compressor
+from shoal.persistence import compression
+from shoal.persistence.compression import CompressorWrapper, _stream, register_compressor
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

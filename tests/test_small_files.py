@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal import CorruptFile, VersionWarning, dump, load
-from shoal.persistence import _small
-from shoal.persistence._small import OTHER, SMALL, rebuilt
+from shoal.persistence.reading import _small
+from shoal.persistence.reading._small import OTHER, SMALL, rebuilt
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),

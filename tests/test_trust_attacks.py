@@ -25,7 +25,7 @@ import shoal
 from _trust_opcodes import PROTO4, dtype, framed, named, refused, text
 from shoal.errors import CorruptFile, DamagedFile, FileLimitError, UntrustedFile
 from shoal.persistence._format import MAGIC, TAIL
-from shoal.persistence._opcodes import memo_uses
+from shoal.persistence.trust._opcodes import memo_uses
 
 RECONSTRUCT = named("numpy._core.multiarray", "_reconstruct") + named("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
 

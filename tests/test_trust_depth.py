@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 import shoal
 from _trust_opcodes import PROTO4, framed, named, text
 from shoal.errors import UntrustedFile
-from shoal.persistence._depth import DEPTH, Depths
-from shoal.persistence._limits import Budget
-from shoal.persistence._opcodes import Walk, short
+from shoal.persistence.trust._depth import DEPTH, Depths
+from shoal.persistence.trust._limits import Budget
+from shoal.persistence.trust._opcodes import Walk, short
 
 DEEP = 40_000
 

@@ -45,7 +45,7 @@ from shoal.memory._places import is_key, make_folder_below, make_location, refus
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
-from shoal.persistence._small import OTHER, SMALL, read_small, rebuilt
+from shoal.persistence.reading._small import OTHER, SMALL, read_small, rebuilt
 
 if TYPE_CHECKING:
     from shoal.memory._index import Index

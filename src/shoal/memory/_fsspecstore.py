@@ -29,7 +29,7 @@ from shoal.memory._places import is_key, refuse_links
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
-from shoal.persistence._small import OTHER, rebuilt
+from shoal.persistence.reading._small import OTHER, rebuilt
 
 _ATTEMPTS = 5
 

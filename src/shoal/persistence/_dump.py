@@ -11,8 +11,8 @@ from shoal._files import replacement
 from shoal._output import Output, putter, takes_all
 from shoal._pickling import culprit
 from shoal.errors import DumpPicklingError
-from shoal.persistence._writer import Writer
 from shoal.persistence.compression import COMPRESSORS
+from shoal.persistence.writing._writer import Writer
 
 #: Buffers are kept as they are from this one on; every Python that shoal runs on reads it.
 PROTOCOL = 5

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.errors import UntrustedFile, printable
-from shoal.persistence._dtypes import SurveyedArray
-from shoal.persistence._limits import checked_limit
 from shoal.persistence._load import surveyed
-from shoal.persistence._safe import SAFE
-from shoal.persistence._survey import Survey
+from shoal.persistence.trust._dtypes import SurveyedArray
+from shoal.persistence.trust._limits import checked_limit
+from shoal.persistence.trust._safe import SAFE
+from shoal.persistence.trust._survey import Survey
 
 #: So many arrays are shown.
 _SHOWN = 10

@@ -20,20 +20,20 @@ from shoal.errors import (
     VersionWarning,
     add_to_message,
 )
-from shoal.persistence._foreign import TORCH, seems_to_be
 from shoal.persistence._format import differing, differing_at_all
-from shoal.persistence._forwards import Forwards, from_here, left_of
-from shoal.persistence._input import Input
-from shoal.persistence._legacy import of_python_2
-from shoal.persistence._limits import Budget, checked_limit
-from shoal.persistence._mapping import mapped_in_vain, mapping_of
-from shoal.persistence._opening import Opened, check, find_footer, footer_of, opened
-from shoal.persistence._reader import Reader
-from shoal.persistence._rebuild import Rebuilder, Woven
-from shoal.persistence._small import OTHER, rebuilt, whole_if_small
-from shoal.persistence._survey import Survey, Watched
-from shoal.persistence._trust import Ask, Trust
 from shoal.persistence.compression import detect
+from shoal.persistence.reading._foreign import TORCH, seems_to_be
+from shoal.persistence.reading._forwards import Forwards, from_here, left_of
+from shoal.persistence.reading._input import Input
+from shoal.persistence.reading._legacy import of_python_2
+from shoal.persistence.reading._mapping import mapped_in_vain, mapping_of
+from shoal.persistence.reading._opening import Opened, check, find_footer, footer_of, opened
+from shoal.persistence.reading._reader import Reader
+from shoal.persistence.reading._small import OTHER, rebuilt, whole_if_small
+from shoal.persistence.trust._limits import Budget, checked_limit
+from shoal.persistence.trust._rebuild import Rebuilder, Woven
+from shoal.persistence.trust._survey import Survey, Watched
+from shoal.persistence.trust._trust import Ask, Trust
 
 #: Files of so many bytes are read as a whole, once, to be checked and rebuilt.
 WHOLE = 1048576
@@ -387,7 +387,7 @@ def _raised_elsewhere(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__package__") != __package__
+    return trace is not None and not str(trace.tb_frame.f_globals.get("__package__")).startswith("shoal.persistence")
 
 
 def _warn_of_age(name: str) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from shoal._cpus import cpu_budget
-from shoal.persistence._stream import opened
+from shoal.persistence.compression._stream import opened
 
 # To start the library's threads costs as much as to compress this many bytes.
 _LARGE = 1 << 20

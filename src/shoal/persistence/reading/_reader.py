@@ -24,8 +24,8 @@ import xxhash
 from shoal._arrays import ArraySpec, flat
 from shoal.errors import DamagedFile
 from shoal.persistence._format import WRAPPER, WRAPPER_MODULE
-from shoal.persistence._input import STEP, Input
-from shoal.persistence._legacy import WRAPPERS, read_array
+from shoal.persistence.reading._input import STEP, Input
+from shoal.persistence.reading._legacy import WRAPPERS, read_array
 
 #: Has the unpickler take an array in the place of its wrapper.
 TAKE_ARRAY = b"0NQ"

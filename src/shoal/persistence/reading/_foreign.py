@@ -6,9 +6,9 @@ import codecs
 import re
 from typing import Any
 
-from shoal.persistence._decompress import DecompressFile
 from shoal.persistence._format import NAME
 from shoal.persistence.compression import COMPRESSORS, detect
+from shoal.persistence.compression._decompress import DecompressFile
 
 #: So many bytes of a file are looked at.
 HEAD_BYTES = 1024

@@ -7,7 +7,7 @@ import os
 import weakref
 from typing import Any
 
-from shoal.persistence._decompress import READ
+from shoal.persistence.compression._decompress import READ
 
 #: What was read of files beyond an object, and cannot be given back.
 _kept: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()

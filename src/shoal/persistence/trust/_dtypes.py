@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from shoal.persistence._limits import Misuse
+from shoal.persistence.trust._limits import Misuse
 
 _DTYPE = re.compile(r"[biufcSUVOMm]\d+")
 #: Dtypes are in each other no deeper.

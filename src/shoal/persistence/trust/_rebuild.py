@@ -18,10 +18,10 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from shoal.errors import DamagedFile, UntrustedFile
-from shoal.persistence._input import BLOCK
-from shoal.persistence._names import as_named_now
-from shoal.persistence._reader import Reader, is_wrapper
-from shoal.persistence._standins import GETATTR
+from shoal.persistence.reading._input import BLOCK
+from shoal.persistence.reading._names import as_named_now
+from shoal.persistence.reading._reader import Reader, is_wrapper
+from shoal.persistence.trust._standins import GETATTR
 
 
 class Met(NamedTuple):

@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from shoal.persistence._stream import TRUNCATED, opened
+from shoal.persistence.compression._stream import TRUNCATED, opened
 
 #: Bytes that are read and decompressed at a time.
 READ, PIECE = 1 << 17, 1 << 20

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from shoal.errors import UntrustedFile
-from shoal.persistence._reconstructors import RECONSTRUCTORS
-from shoal.persistence._safe import SAFE
-from shoal.persistence._standins import Global
-from shoal.persistence._survey import Survey
+from shoal.persistence.trust._reconstructors import RECONSTRUCTORS
+from shoal.persistence.trust._safe import SAFE
+from shoal.persistence.trust._standins import Global
+from shoal.persistence.trust._survey import Survey
 
 Ask = Callable[[str], Any]
 #: What no pattern covers: tests run whatever they are given, and the import of a command line runs it.

@@ -6,8 +6,8 @@ import math
 import re
 from typing import Any
 
-from shoal.persistence._dtypes import RECORDS, Dtype, SurveyedArray, need, shape_of
-from shoal.persistence._standins import Container, Global, Result, Rule
+from shoal.persistence.trust._dtypes import RECORDS, Dtype, SurveyedArray, need, shape_of
+from shoal.persistence.trust._standins import Container, Global, Result, Rule
 
 _FRACTION = re.compile(r"-?\d+(/\d+)?")
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))

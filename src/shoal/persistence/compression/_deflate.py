@@ -1,4 +1,4 @@
-"""zlib and gzip streams, deflated in blocks on several threads. Their layout: `shoal.persistence._stream`."""
+"""Deflating: zlib and gzip streams, in blocks, on several threads. `_stream` draws their layout."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from shoal._output import putter
-from shoal.persistence import _stream
-from shoal.persistence._ahead import Ahead
-from shoal.persistence._stream import CONTAINERS, fastest, opened, stored
+from shoal.persistence.compression import _stream
+from shoal.persistence.compression._ahead import Ahead
+from shoal.persistence.compression._stream import CONTAINERS, fastest, opened, stored
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -219,7 +219,7 @@ class DeflateFile(io.BufferedIOBase):
             Is given the table of blocks: for each the offset of its first byte in the stream (the
             header's first is 0) and in the data, and the xxh3_64 of what is in the stream; and one
             entry more, where the last block ends. What it returns is written as it is:
-            `shoal.persistence._stream.read_stored` reads it back.
+            `shoal.persistence.compression._stream.read_stored` reads it back.
 
         Raises
         ------

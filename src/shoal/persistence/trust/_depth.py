@@ -25,7 +25,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from shoal.persistence._limits import Misuse
+from shoal.persistence.trust._limits import Misuse
 
 #: Tuples are nested no deeper. A hash takes some 70 bytes of the stack for each; threads have 512 kB, somewhere.
 DEPTH = 5000

@@ -28,7 +28,6 @@ from typing import Any
 import xxhash
 
 from shoal._arrays import ArraySpec, flat, pieces
-from shoal.persistence._ahead import beside
 from shoal.persistence._format import (
     ALIGNMENT,
     BINPUT,
@@ -48,6 +47,7 @@ from shoal.persistence._format import (
     plain,
     wrapper,
 )
+from shoal.persistence.compression._ahead import beside
 
 #: Arrays of fewer bytes stay in the stream, where pickle is faster at them; but not the first few of a file that can
 #: be mapped, so that whoever maps a file finds its arrays mapped.

@@ -13,9 +13,9 @@ from typing import Any
 
 import xxhash
 
-from shoal.persistence._ahead import Ahead
-from shoal.persistence._decompress import DecompressFile, Pieces
-from shoal.persistence._stream import CONTAINERS, TRUNCATED, container_of, fastest, read_exactly
+from shoal.persistence.compression._ahead import Ahead
+from shoal.persistence.compression._decompress import DecompressFile, Pieces
+from shoal.persistence.compression._stream import CONTAINERS, TRUNCATED, container_of, fastest, read_exactly
 
 # How many blocks are inflated ahead, for each thread.
 _WAITING = 2

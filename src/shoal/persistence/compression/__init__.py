@@ -3,7 +3,7 @@
 =======  ==================  =========  =============  =======================================
 name     file begins with    extension  default level  made by
 =======  ==================  =========  =============  =======================================
-zlib     78                  .z         3              `shoal.persistence._deflate`
+zlib     78                  .z         3              `shoal.persistence.compression._deflate`
 gzip     1f 8b               .gz        3              the same
 bz2      "BZ"                .bz2       9              the standard library
 lzma     5d 00               .lzma      6              the standard library, the format "alone"
@@ -20,11 +20,11 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from shoal.persistence._decompress import DecompressFile, Decompressor
-from shoal.persistence._deflate import DeflateFile
-from shoal.persistence._inflate import InflateBlocks, InflateFile, inflater
-from shoal.persistence._stream import read_stored, stream_size
-from shoal.persistence._zstd import ZstdWriter
+from shoal.persistence.compression._decompress import DecompressFile, Decompressor
+from shoal.persistence.compression._deflate import DeflateFile
+from shoal.persistence.compression._inflate import InflateBlocks, InflateFile, inflater
+from shoal.persistence.compression._stream import read_stored, stream_size
+from shoal.persistence.compression._zstd import ZstdWriter
 
 __all__ = [
     "COMPRESSORS",

@@ -22,8 +22,6 @@ import xxhash
 from shoal._arrays import PIECE
 from shoal.errors import DamagedFile, EmptyFile, TruncatedFile
 from shoal.persistence._format import HEAD, POP, PROTO, STOP, TAIL_BYTES, Footer
-from shoal.persistence._forwards import Forwards, left_of
-from shoal.persistence._legacy import PREFIX, payload
 from shoal.persistence.compression import (
     COMPRESSORS,
     DecompressFile,
@@ -32,6 +30,8 @@ from shoal.persistence.compression import (
     read_stored,
     stream_size,
 )
+from shoal.persistence.reading._forwards import Forwards, left_of
+from shoal.persistence.reading._legacy import PREFIX, payload
 
 #: Behind an object, its compressed stream holds no more bytes than these, if dump or joblib has written it.
 _MORE = 2**20

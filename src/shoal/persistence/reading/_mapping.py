@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal._arrays import ArraySpec
-from shoal.persistence._opening import Opened
+from shoal.persistence.reading._opening import Opened
 
 
 def mapped_in_vain(what: Opened, name: str, mmap_mode: str) -> bool:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.persistence._dtypes import need
-from shoal.persistence._standins import Global, Rule
+from shoal.persistence.trust._dtypes import need
+from shoal.persistence.trust._standins import Global, Rule
 
 _PLAIN = (int, float, complex, str, bytes, bytearray, bool, type(None))
 
