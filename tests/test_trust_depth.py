@@ -67,7 +67,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("frames", [False, True])
-def test_keys_of_tuples_in_each_other(frames: bool, tmp_path: Path) -> None:
+def test_keys_of_nested_tuples(frames: bool, tmp_path: Path) -> None:
     """In a thread with a stack as small as they come."""
     for name, opcodes in KEYS.items():
         data = PROTO4 + (framed(opcodes + b".") if frames else opcodes + b".")
@@ -164,7 +164,7 @@ def _depth(value: Any) -> int:
 
 @settings(max_examples=300, deadline=None)
 @given(program=PROGRAMS, begin=st.integers(0, 130), cut=st.integers(1, 130))
-def test_depth_is_what_it_becomes(program: list[tuple[int, int]], begin: int, cut: int) -> None:
+def test_depth_is_computed_as_the_unpickler_would(program: list[tuple[int, int]], begin: int, cut: int) -> None:
     opcodes = _opcodes(program)
     real = _depth(pickle.loads(PROTO4 + b"".join(opcodes) + b"."))
     walk = Walk(lambda *_: pytest.fail("no opcode"), Budget("", None, 0))

@@ -22,8 +22,7 @@ from shoal.errors import CorruptFile, DamagedFile
 from shoal.persistence._format import WRAPPER, WRAPPER_MODULE, Footer
 from shoal.persistence.reading._input import Input
 from shoal.persistence.reading._legacy import WRAPPERS, of_python_2
-from shoal.persistence.reading._names import as_named_now
-from shoal.persistence.reading._reader import TAKE_ARRAY, Reader, is_wrapper
+from shoal.persistence.reading._reader import TAKE_ARRAY, Reader, as_named_now, is_wrapper
 from shoal.persistence.trust._dtypes import Dtype
 from shoal.persistence.trust._limits import PER_OPCODE, Budget, Misuse
 from shoal.persistence.trust._opcodes import Walk, memo_uses
