@@ -120,7 +120,7 @@ def test_isal_is_installed_if_it_has_wheels() -> None:
     [
         (3, CompressorWrapper(io.BytesIO), "name of a compressor must be a string, not 3"),
         ("new", io.BytesIO, "instance of CompressorWrapper, not"),
-        ("new", CompressorWrapper(len), "class of files, but .* has no"),
+        ("new", CompressorWrapper(len), "class of file objects, but .* has no"),
         ("zlib", CompressorWrapper(io.BytesIO), "named 'zlib' is registered already"),
     ],
 )
