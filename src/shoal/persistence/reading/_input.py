@@ -283,7 +283,8 @@ class Input(Source):
                     return end
                 if end > BLOCK:
                     return 0
-            part = self._file.read(BLOCK)
+            # Only the rest of a frame that has begun: the copy is then not larger than the frame.
+            part = self._file.read(end - len(block) if block else BLOCK)
             if not part:
                 return 0
             self._block = block + part
