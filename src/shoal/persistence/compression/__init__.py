@@ -124,17 +124,17 @@ class CompressorWrapper:
         return self.fileobj_factory(fileobj, "rb")
 
 
-def _deflated(container: str, fileobj: Any, mode: str, compresslevel: int = 3) -> DeflateFile | InflateFile:
+def _deflate_file(container: str, fileobj: Any, mode: str, compresslevel: int = 3) -> DeflateFile | InflateFile:
     if mode == "wb":
         return DeflateFile(fileobj, compresslevel, container)
     return InflateFile(fileobj, container)
 
 
-def _bz2(fileobj: Any, mode: str, compresslevel: int = 9) -> Any:
+def _bz2_file(fileobj: Any, mode: str, compresslevel: int = 9) -> Any:
     return _stdlib("bz2").BZ2File(fileobj, mode, compresslevel=compresslevel)
 
 
-def _lzma(container: str, fileobj: Any, mode: str, compresslevel: int | None = None) -> Any:
+def _lzma_file(container: str, fileobj: Any, mode: str, compresslevel: int | None = None) -> Any:
     lzma = _stdlib("lzma")
     if mode == "wb":
         return lzma.LZMAFile(fileobj, mode, format=getattr(lzma, container), preset=compresslevel)
@@ -150,7 +150,7 @@ def _stdlib(name: str) -> ModuleType:
         raise ValueError(f"the module {name} is not compiled into this Python's standard library") from error
 
 
-def _lz4(fileobj: Any, mode: str, compresslevel: int = 0) -> Any:
+def _lz4_file(fileobj: Any, mode: str, compresslevel: int = 0) -> Any:
     # Checksums of blocks cost next to nothing, and reveal damage before anything is rebuilt from it.
     return _lz4_frame().LZ4FrameFile(fileobj, mode, compression_level=compresslevel, block_checksum=True)
 
@@ -163,7 +163,7 @@ def _lz4_frame() -> Any:
     return lz4.frame
 
 
-def _zstd(fileobj: Any, mode: str, compresslevel: int = 3) -> Any:
+def _zstd_file(fileobj: Any, mode: str, compresslevel: int = 3) -> Any:
     module = _zstandard()
     return module.ZstdFile(fileobj, mode) if mode != "wb" else ZstdWriter(module, fileobj, compresslevel)
 
@@ -181,17 +181,17 @@ def _zstandard() -> Any:
 
 #: All compressors, by name. `register_compressor` adds to them.
 COMPRESSORS: dict[str, CompressorWrapper] = {
-    "zlib": CompressorWrapper(partial(_deflated, "zlib"), b"\x78", ".z", partial(inflater, "zlib")),
-    "gzip": CompressorWrapper(partial(_deflated, "gzip"), b"\x1f\x8b", ".gz", partial(inflater, "gzip")),
-    "bz2": CompressorWrapper(_bz2, b"BZ", ".bz2", lambda: _stdlib("bz2").BZ2Decompressor()),
+    "zlib": CompressorWrapper(partial(_deflate_file, "zlib"), b"\x78", ".z", partial(inflater, "zlib")),
+    "gzip": CompressorWrapper(partial(_deflate_file, "gzip"), b"\x1f\x8b", ".gz", partial(inflater, "gzip")),
+    "bz2": CompressorWrapper(_bz2_file, b"BZ", ".bz2", lambda: _stdlib("bz2").BZ2Decompressor()),
     "lzma": CompressorWrapper(
-        partial(_lzma, "FORMAT_ALONE"), b"\x5d\x00", ".lzma", lambda: _stdlib("lzma").LZMADecompressor()
+        partial(_lzma_file, "FORMAT_ALONE"), b"\x5d\x00", ".lzma", lambda: _stdlib("lzma").LZMADecompressor()
     ),
     "xz": CompressorWrapper(
-        partial(_lzma, "FORMAT_XZ"), b"\xfd7zXZ", ".xz", lambda: _stdlib("lzma").LZMADecompressor()
+        partial(_lzma_file, "FORMAT_XZ"), b"\xfd7zXZ", ".xz", lambda: _stdlib("lzma").LZMADecompressor()
     ),
-    "lz4": CompressorWrapper(_lz4, b"\x04\x22\x4d\x18", ".lz4", lambda: _lz4_frame().LZ4FrameDecompressor()),
-    "zstd": CompressorWrapper(_zstd, b"\x28\xb5\x2f\xfd", ".zst", lambda: _zstandard().ZstdDecompressor()),
+    "lz4": CompressorWrapper(_lz4_file, b"\x04\x22\x4d\x18", ".lz4", lambda: _lz4_frame().LZ4FrameDecompressor()),
+    "zstd": CompressorWrapper(_zstd_file, b"\x28\xb5\x2f\xfd", ".zst", lambda: _zstandard().ZstdDecompressor()),
 }
 
 
