@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from conftest import FreshPython
-from shoal.persistence import _stream, compression
-from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, detect, register_compressor
+from shoal.persistence import compression
+from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, _stream, detect, register_compressor
 from shoal.testing import CompressorTests
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -98,7 +98,7 @@ def test_the_table() -> None:
     assert all(wrapper.extension in row for wrapper, row in zip(COMPRESSORS.values(), rows, strict=True))
 
 
-def test_what_is_not_compressed() -> None:
+def test_uncompressed_files_have_no_compressor() -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         for value in ((1, "x"), "BZ", {"x": 2.0}, None, b"x", CompressorWrapper):
             assert detect(pickle.dumps(value, protocol)) is None
@@ -106,7 +106,7 @@ def test_what_is_not_compressed() -> None:
     assert detect(b"ZF0x1") is None
 
 
-def test_isal_is_there_where_it_has_wheels() -> None:
+def test_isal_is_installed_if_it_has_wheels() -> None:
     if sys.version_info[:2] == (3, 13):
         pytest.skip("isal has no wheels for 3.13t, so that it is optional on 3.13")
     assert _stream.isal is not None
@@ -120,18 +120,18 @@ def test_isal_is_there_where_it_has_wheels() -> None:
     [
         (3, CompressorWrapper(io.BytesIO), "name of a compressor must be a string, not 3"),
         ("new", io.BytesIO, "instance of CompressorWrapper, not"),
-        ("new", CompressorWrapper(len), "class of files, but .* has no"),
+        ("new", CompressorWrapper(len), "class of file objects, but .* has no"),
         ("zlib", CompressorWrapper(io.BytesIO), "named 'zlib' is registered already"),
     ],
 )
-def test_what_cannot_be_registered(registry: Any, name: Any, compressor: Any, said: str) -> None:
+def test_arguments_that_cannot_be_registered(registry: Any, name: Any, compressor: Any, said: str) -> None:
     before = dict(registry)
     with pytest.raises(ValueError, match=said):
         register_compressor(name, compressor)
     assert registry == before
 
 
-def test_a_name_is_taken_by_force(registry: Any) -> None:
+def test_force_replaces_a_registered_name(registry: Any) -> None:
     new = CompressorWrapper(bz2.BZ2File, b"BZ", ".new")
     register_compressor("zlib", new, force=True)
     assert COMPRESSORS["zlib"] is new
@@ -145,7 +145,7 @@ def test_a_wrapper_without_a_prefix_recognises_nothing(registry: Any) -> None:
     assert detect(b"anything") is None
 
 
-def test_what_the_factory_is_given() -> None:
+def test_arguments_of_the_factory() -> None:
     calls: list[Any] = []
     wrapper = CompressorWrapper(lambda *args, **kwargs: calls.append((args, kwargs)))
     wrapper.compressor_file("path")
@@ -166,7 +166,7 @@ def test_what_the_factory_is_given() -> None:
         ("xz", ["lzma"], "module lzma is not compiled"),
     ],
 )
-def test_what_is_not_installed(
+def test_libraries_that_are_not_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, modules: list[str], said: str
 ) -> None:
     for module in modules:
@@ -183,7 +183,7 @@ def test_without_isal(fresh_python: FreshPython) -> None:
         import sys
         sys.modules["isal"] = sys.modules["zlib_ng"] = None
         import io, zlib
-        from shoal.persistence import _stream
+        from shoal.persistence.compression import _stream
         from shoal.persistence.compression import COMPRESSORS
         file = io.BytesIO()
         with COMPRESSORS["zlib"].compressor_file(file) as compressing:
@@ -200,8 +200,8 @@ def test_levels_that_zstd_does_not_have(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_zstd_starts_threads_for_what_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shoal.persistence import _zstd
+def test_zstd_starts_threads_for_large_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shoal.persistence.compression import _zstd
 
     monkeypatch.setattr(_zstd, "cpu_budget", lambda: 2)
     tasks = Path("/proc/self/task")

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shoal.persistence import _ahead, _deflate, _inflate, _stream
-from shoal.persistence._deflate import DeflateFile
-from shoal.persistence._inflate import InflateBlocks, InflateFile
-from shoal.persistence._stream import read_stored
+from shoal.persistence.compression import _ahead, _deflate, _inflate, _stream
+from shoal.persistence.compression._deflate import DeflateFile
+from shoal.persistence.compression._inflate import InflateBlocks, InflateFile
+from shoal.persistence.compression._stream import read_stored
 
 DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {"zlib": zlib.decompress, "gzip": gzip.decompress}
 DAMAGED = (EOFError, zlib.error)
@@ -120,7 +120,9 @@ sizes = st.one_of(
     footer=st.integers(0, 3000),
     level=st.integers(0, 9),
 )
-def test_what_is_written_is_read(container: str, writes: list[int], reads: list[int], footer: int, level: int) -> None:
+def test_written_data_are_read_back(
+    container: str, writes: list[int], reads: list[int], footer: int, level: int
+) -> None:
     data, tail, position = data_of(sum(writes)), os.urandom(footer), 0
     file, table = io.BytesIO(), []
     stream = DeflateFile(file, level, container)
@@ -175,7 +177,7 @@ def test_footers_are_read_without_inflating(container: str, size: int) -> None:
         assert reader.read() == b"data"
 
 
-def test_a_stream_without_such_a_footer_has_none() -> None:
+def test_a_stream_without_a_footer_has_none() -> None:
     written = zlib.compress(os.urandom(200_000))
     assert read_stored(io.BytesIO(written), len(written), 100_000) is None
     assert read_stored(io.BytesIO(b""), 0, 26) is None
@@ -292,7 +294,7 @@ def test_no_thread_on_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("allowed", [0, 1])
-def test_where_no_further_thread_can_start(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
+def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
     start, started = threading.Thread.start, []
 
     def refuse(thread: threading.Thread) -> None:
@@ -311,7 +313,7 @@ def test_where_no_further_thread_can_start(monkeypatch: pytest.MonkeyPatch, allo
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_what_is_under_way_is_bounded() -> None:
+def test_the_number_of_blocks_in_memory_is_bounded() -> None:
     class Sink:
         size = 0
 
@@ -356,7 +358,7 @@ def test_a_raw_file_may_take_a_little_at_a_time(container: str) -> None:
 @pytest.mark.usefixtures("small_blocks")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(size=st.integers(0, 3000), behind=st.integers(0, 300_000), most=st.sampled_from([1, 7, 1000, 1 << 20]))
-def test_what_stands_behind_is_left(container: str, size: int, behind: int, most: int) -> None:
+def test_bytes_behind_the_stream_are_left(container: str, size: int, behind: int, most: int) -> None:
     data, rest = data_of(size), os.urandom(behind)
     written = streamed(data, container)[0] + rest
     file = io.BytesIO(written)
@@ -423,7 +425,7 @@ def test_paths(container: str, tmp_path: Any) -> None:
         InflateFile(tmp_path / "none")
 
 
-def test_arguments_that_cannot_be() -> None:
+def test_arguments_that_are_not_valid() -> None:
     for level in (-1, 10):
         with pytest.raises(ValueError, match=f"between 0 and 9, not {level}"):
             DeflateFile(io.BytesIO(), level)
@@ -505,7 +507,7 @@ def test_a_reader_that_failed_gives_nothing_more() -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_tables_that_cannot_be() -> None:
+def test_impossible_tables_are_refused() -> None:
     written, table = streamed(data_of(5000), footer=b"")
     for damaged in ([], table[1:], table[::-1], [*table[:-1], (table[-1][0], 1 << 60, 0)], [*table[:2], *table[1:]]):
         with pytest.raises(DAMAGED, match="table"):
@@ -519,7 +521,7 @@ def test_tables_that_cannot_be() -> None:
         reader.read()
 
 
-def test_what_is_no_stream() -> None:
+def test_data_that_are_not_a_stream() -> None:
     for container in ("zlib", "gzip"):
         with pytest.raises(EOFError):
             InflateFile(io.BytesIO(b""), container).read()
@@ -547,11 +549,11 @@ def test_a_full_disk(room: int, size: int) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_full_disk_is_told_once() -> None:
+def test_a_full_disk_is_reported_once() -> None:
     stream = DeflateFile(Full(100))
     with pytest.raises(OSError, match="No space left"):
         stream.write(os.urandom(50_000))
-    with pytest.raises(ValueError, match="failed"):
+    with pytest.raises(ValueError, match="has failed before"):
         stream.write(b"more")
     stream.close()
     assert stream.closed
@@ -573,7 +575,7 @@ def test_an_exception_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_what_is_broken_off_does_not_look_whole() -> None:
+def test_an_interrupted_stream_does_not_look_complete() -> None:
     file, stream = io.BytesIO(), None
 
     def broken_off() -> None:
@@ -614,7 +616,7 @@ def test_a_file_that_is_dropped_leaves_no_thread() -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_damage_in_a_block_that_is_put_into_its_place() -> None:
+def test_damage_in_a_block_that_is_inflated_into_the_buffer() -> None:
     data = data_of(20 * SMALL_BLOCK)
     written, table = streamed(data, footer=b"")
     damaged = bytearray(written)

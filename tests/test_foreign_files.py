@@ -100,7 +100,7 @@ WAYS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.filterwarnings("ignore:mmap_mode:UserWarning")
-def test_what_is_no_dump_at_all_is_told_so(tmp_path: Path, kind: str, way: str) -> None:
+def test_foreign_files_are_recognised(tmp_path: Path, kind: str, way: str) -> None:
     data, looks_like = FOREIGN[kind]
     if (kind, way) == ("torch, long ago", "inspect"):
         pytest.skip("a pickle of a number, as far as can be told without loading it")
@@ -118,7 +118,7 @@ def test_what_is_no_dump_at_all_is_told_so(tmp_path: Path, kind: str, way: str) 
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("value", [{"a": [1, 2, "text"], "b": None}, ["x,y", "1,2"], "a text\nof lines"], ids=repr)
-def test_damaged_pickles_are_told_as_damaged(protocol: int, value: Any) -> None:
+def test_damaged_pickles_are_reported_as_damaged(protocol: int, value: Any) -> None:
     whole = pickle.dumps(value, protocol)
     for size in range(3 if protocol > 1 else 12 + 12 * isinstance(value, str), len(whole)):
         with pytest.raises(CorruptFile) as caught:
@@ -127,7 +127,7 @@ def test_damaged_pickles_are_told_as_damaged(protocol: int, value: Any) -> None:
 
 
 @pytest.mark.parametrize("compress", ["", *COMPRESSORS])
-def test_damaged_dumps_are_told_as_damaged(compress: str) -> None:
+def test_damaged_dumps_are_reported_as_damaged(compress: str) -> None:
     file = io.BytesIO()
     dump({"a": np.zeros(9), "text": "a,b\n" * 999}, file, compress=compress or 0)
     whole = file.getvalue()
@@ -145,7 +145,7 @@ def test_damaged_dumps_are_told_as_damaged(compress: str) -> None:
             assert isinstance(error, (TruncatedFile, DamagedFile, ImportError, type(None))), at
 
 
-def test_files_of_nothing(tmp_path: Path) -> None:
+def test_empty_files(tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(b"")
     for load_or_inspect in (load, inspect):
         with pytest.raises(EmptyFile, match=r"x\.pkl is empty") as caught:
@@ -175,7 +175,7 @@ def test_paths_of_bytes(tmp_path: Path, mmap_mode: Any) -> None:
 
 
 @pytest.mark.parametrize("compress", ["", *COMPRESSORS])
-def test_what_stands_in_a_file_is_no_path(compress: str) -> None:
+def test_contents_of_a_file_are_not_a_path(compress: str) -> None:
     file = io.BytesIO()
     dump([1], file, compress=compress or 0)
     with pytest.raises(ValueError, match=r"load\(io\.BytesIO\(data\)\)"):
@@ -212,7 +212,7 @@ CULPRITS: dict[str, Any] = {
 @pytest.mark.parametrize("compress", ["", *COMPRESSORS])
 @pytest.mark.parametrize("path", CULPRITS)
 @pytest.mark.parametrize("protocol", [None, 0, 2])
-def test_what_cannot_be_pickled_is_named(tmp_path: Path, path: str, compress: str, protocol: Any) -> None:
+def test_the_part_that_cannot_be_pickled_is_named(tmp_path: Path, path: str, compress: str, protocol: Any) -> None:
     value = CULPRITS[path]
     dump("before", tmp_path / "old.pkl")
     for name in ("x.pkl", "old.pkl"):
@@ -239,7 +239,7 @@ class Odd:
         raise TypeError("takes no argument")
 
 
-def test_what_a_class_raises_comes_as_it_is() -> None:
+def test_exceptions_of_classes_are_raised_as_they_are() -> None:
     with pytest.raises(ValueError, match=r"^not me$"):
         dump([Refuses()], io.BytesIO())
     with pytest.raises(TypeError, match="takes no argument"):
@@ -275,7 +275,7 @@ def made(kind: Any) -> Any:
 @pytest.mark.parametrize("compress", ["", *COMPRESSORS])
 @pytest.mark.parametrize("size", [1, 100_000])
 @pytest.mark.parametrize("several", [False, True])
-def test_what_cannot_be_rebuilt_says_which_versions_wrote_it(
+def test_errors_name_the_versions_that_wrote_the_file(
     tmp_path: Path, library: types.ModuleType, monkeypatch: pytest.MonkeyPatch, compress: str, size: int, several: bool
 ) -> None:
     path = tmp_path / "x.pkl"
@@ -319,7 +319,7 @@ def test_another_python_is_named(tmp_path: Path, library: types.ModuleType, monk
 def test_odd_versions_are_damage(monkeypatch: pytest.MonkeyPatch, versions: Any) -> None:
     monkeypatch.setattr(_format, "here", lambda _: versions)
     monkeypatch.setattr(_format, "_versions", lambda *_: _format._encode(versions))
-    from shoal.persistence import _writer
+    from shoal.persistence.writing import _writer
 
     monkeypatch.setattr(_writer, "here", lambda _: versions)
     for size in (1, 100_000):
@@ -330,7 +330,9 @@ def test_odd_versions_are_damage(monkeypatch: pytest.MonkeyPatch, versions: Any)
 
 
 @pytest.mark.parametrize("size", [1, 100_000])
-def test_numpy_1_finds_what_numpy_2_calls_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_numpy_1_finds_modules_that_numpy_2_has_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     """What NumPy 2 has in ``numpy.rec``, NumPy 1 has in ``numpy.core.records``."""
     old, new = types.ModuleType("numpy.core.records"), types.ModuleType("numpy.rec")
     kind = type("recarray2", (), {"__module__": "numpy.rec"})
@@ -350,7 +352,7 @@ def test_files_of_text_are_refused(tmp_path: Path) -> None:
         load(file)
 
 
-def test_what_cannot_be_dumped_is_found_in_arrays_of_objects() -> None:
+def test_unpicklable_parts_are_found_in_arrays_of_objects() -> None:
     array = np.empty((2, 3), object)
     array[1, 2] = [lambda: None]
     with pytest.raises(DumpPicklingError, match=r": value\['a'\]\[1, 2\]\[0\] cannot be pickled"):

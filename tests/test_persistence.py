@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from _persistence_zoo import COMPRESSORS, JOBLIBS, LAYOUTS, arrays, filled, objects, portrait, zoo
 from shoal import dump, load
-from shoal.persistence import _ahead, _writer
-from shoal.persistence._reader import Reader
+from shoal.persistence.reading._reader import Reader
+from shoal.persistence.writing import _splice
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -46,7 +46,7 @@ def through(write: Any, read: Any, value: Any, **options: Any) -> Any:
 
 
 @given(objects(), st.sampled_from([2, 3, 4, 5]), st.sampled_from([0, *COMPRESSORS]))
-def test_what_shoal_writes(value: Any, protocol: int, compress: Any) -> None:
+def test_files_of_shoal_load_in_shoal_and_joblib(value: Any, protocol: int, compress: Any) -> None:
     options = {"compress": compress, "protocol": protocol}
     as_stored = functools.partial(load, ensure_native_byte_order=False)
     assert portrait(through(dump, as_stored, value, **options)) == stored(value)
@@ -56,7 +56,7 @@ def test_what_shoal_writes(value: Any, protocol: int, compress: Any) -> None:
 
 
 @given(objects(), st.sampled_from(PROTOCOLS), st.sampled_from([0, *JOBLIBS]))
-def test_what_joblib_writes(value: Any, protocol: int, compress: Any) -> None:
+def test_files_of_joblib_load_in_shoal(value: Any, protocol: int, compress: Any) -> None:
     options = {"compress": compress, "protocol": protocol}
     for native in (True, False):
         ours = through(joblib.dump, functools.partial(load, ensure_native_byte_order=native), value, **options)
@@ -93,7 +93,7 @@ def test_mapped_arrays(tmp_path: Path, value: list[Any], protocol: int, mode: st
 @pytest.mark.parametrize("shape", [(5,), (90, 70)])
 @pytest.mark.parametrize("writer", [dump, joblib.dump])
 @pytest.mark.parametrize("mode", MODES)
-def test_mapped_arrays_are_mapped(tmp_path: Path, writer: Any, mode: str, shape: tuple[int, ...]) -> None:
+def test_arrays_are_mapped_and_not_read(tmp_path: Path, writer: Any, mode: str, shape: tuple[int, ...]) -> None:
     path = tmp_path / "x.pkl"
     array = filled("f8", shape)
     writer({"one": array, "other": np.asfortranarray(array)}, path)
@@ -119,7 +119,9 @@ def test_mapped_arrays_are_mapped(tmp_path: Path, writer: Any, mode: str, shape:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_mapped_is_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_arrays_are_mapped_from_the_file_that_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
     """Another file may take the place of it in between."""
     path = tmp_path / "x.pkl"
     dump([np.zeros(9000), "old"], path)
@@ -140,7 +142,7 @@ def test_what_is_mapped_is_what_was_read(tmp_path: Path, monkeypatch: pytest.Mon
     assert (array == 0).all()
 
 
-def test_what_may_only_be_read_is_not_shared(tmp_path: Path) -> None:
+def test_a_read_only_file_is_mapped_read_only(tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     dump([1, "x"], path)
     path.chmod(0o444)
@@ -263,7 +265,7 @@ def test_small_arrays_are_rebuilt_as_large_ones(tmp_path: Path, of: str, dtype: 
     assert kinds[0][-1]
 
 
-def test_arrays_larger_than_what_is_copied_at_a_time(tmp_path: Path) -> None:
+def test_arrays_larger_than_one_piece(tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     whole = filled("i4", (1100, 2100))
     value = [whole, whole[:, 1:], whole[::2].T, whole.T, filled(">i4", (2_200_000,))]
@@ -274,7 +276,7 @@ def test_arrays_larger_than_what_is_copied_at_a_time(tmp_path: Path) -> None:
     assert portrait(joblib.load(path)) == portrait(load(path))
 
 
-def test_no_numpy_is_imported_where_no_array_is(fresh_python: Any, tmp_path: Path) -> None:
+def test_numpy_is_not_imported_if_there_is_no_array(fresh_python: Any, tmp_path: Path) -> None:
     fresh_python(f"""
         import sys
         from shoal import dump, load
@@ -286,11 +288,11 @@ def test_no_numpy_is_imported_where_no_array_is(fresh_python: Any, tmp_path: Pat
 
 @pytest.mark.parametrize("cpus", [1, 2])
 @pytest.mark.parametrize("threads", [True, False])
-def test_checksums_that_are_taken_while_an_array_is_written(
+def test_checksums_are_computed_while_an_array_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, threads: bool
 ) -> None:
-    monkeypatch.setattr(_ahead, "cpu_budget", lambda: cpus)
-    monkeypatch.setattr(_writer, "LARGE", 2**17)
+    monkeypatch.setattr(_splice, "cpu_budget", lambda: cpus)
+    monkeypatch.setattr(_splice, "LARGE", 2**17)
     if not threads:
 
         def refuse(_thread: threading.Thread) -> None:

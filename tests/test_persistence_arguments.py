@@ -133,7 +133,7 @@ def test_paths(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "filename", [None, 3, b"x.pkl", [1], {"a": 1}, np.zeros(3), Somewhere(b"x.pkl"), io.StringIO(), VALUE], ids=type
 )
-def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filename: Any) -> None:
+def test_arguments_that_are_not_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filename: Any) -> None:
     monkeypatch.chdir(tmp_path)
     theirs = outcome(lambda: joblib.dump("x.pkl", filename))
     ours = outcome(lambda: shoal.dump("x.pkl", filename))
@@ -145,7 +145,7 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filena
 
 
 @pytest.mark.parametrize("where", ["", "new/", "missing/x.pkl", "file/x.pkl", ".", "x" * 300, "nul\0"])
-def test_paths_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_paths_that_cannot_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(b"")
     for name, arguments in (("dump", (VALUE, where)), ("load", (where,))):
@@ -174,7 +174,7 @@ def test_protocols(protocol: Any) -> None:
     assert outcomes[0] == outcomes[1]
 
 
-def test_what_cannot_be_pickled(tmp_path: Path) -> None:
+def test_objects_that_cannot_be_pickled(tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     for value in (lambda: 1, [1, (item for item in [])], open, np.array([lambda: 1], object)):
         if value is open:
@@ -223,7 +223,7 @@ def test_byte_order(tmp_path: Path, compress: Any, native: Any, mmap_mode: Any) 
 
 @pytest.mark.parametrize("compress", [0, *JOBLIBS])
 @pytest.mark.parametrize("kind", ["path", "bytes", "file", "raw", "gzip"])
-def test_warnings_of_what_is_not_mapped(tmp_path: Path, kind: str, compress: Any) -> None:
+def test_warnings_if_arrays_cannot_be_mapped(tmp_path: Path, kind: str, compress: Any) -> None:
     import gzip
 
     path = tmp_path / "x.pkl"
@@ -253,7 +253,7 @@ def test_warnings_of_what_is_not_mapped(tmp_path: Path, kind: str, compress: Any
     assert outcomes[0] == outcomes[1]
 
 
-def test_warnings_point_to_who_called(tmp_path: Path) -> None:
+def test_warnings_point_to_the_caller(tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     shoal.dump(VALUE, path, compress=3)
     with pytest.warns(UserWarning, match="is not compatible") as caught:
@@ -267,7 +267,7 @@ def test_warnings_point_to_who_called(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compress", [0, *COMPRESSORS])
-def test_the_compressor_is_told_from_the_first_bytes(tmp_path: Path, compress: Any) -> None:
+def test_the_compressor_is_recognised_by_the_first_bytes(tmp_path: Path, compress: Any) -> None:
     for extension in (".pkl", *(record.extension for record in RECORDS.values())):
         path = tmp_path / f"x{extension}"
         with open(path, "wb") as file:
@@ -278,7 +278,7 @@ def test_the_compressor_is_told_from_the_first_bytes(tmp_path: Path, compress: A
 
 
 @pytest.mark.parametrize("mmap_mode", ["x", "", "rb", 1, True])
-def test_modes_that_are_none(tmp_path: Path, mmap_mode: Any) -> None:
+def test_modes_that_do_not_exist(tmp_path: Path, mmap_mode: Any) -> None:
     path = tmp_path / "x.pkl"
     shoal.dump(VALUE, path)
     theirs = outcome(lambda: joblib.load(path, mmap_mode=mmap_mode))
@@ -291,7 +291,7 @@ def test_modes_that_are_none(tmp_path: Path, mmap_mode: Any) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\x80", b"\x80\x04", b"hello", b".", b"\n", b"ZF", b"\x78", b"\x1f\x8b", b"PK\3\4"]
 )
-def test_what_is_no_dump(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_dumps(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.pkl"
     path.write_bytes(content)
     assert outcome(lambda: joblib.load(path))[0] == "raised"
@@ -310,7 +310,7 @@ def test_pickles_load_too(module: Any, tmp_path: Path) -> None:
         assert module.load(path) == {"a": [1, "x"], "b": "é" * 100_000}
 
 
-def test_what_python_2_wrote(tmp_path: Path) -> None:
+def test_files_of_python_2(tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     path.write_bytes(b"\x80\x02U\x03\xe9\xe8\xeaq\x00.")
     for module, text in ((joblib, "python 2"), (shoal, "Python 2")):

@@ -87,7 +87,7 @@ class Refuses:
 
 @pytest.mark.parametrize("error", [LookupError("no"), KeyboardInterrupt(), MemoryError(), SystemExit(3)], ids=type)
 @pytest.mark.parametrize("compress", WRITTEN)
-def test_what_fails_half_way_changes_nothing(tmp_path: Path, compress: Any, error: BaseException) -> None:
+def test_a_dump_that_fails_leaves_the_old_file(tmp_path: Path, compress: Any, error: BaseException) -> None:
     path = tmp_path / "x.pkl"
     for value in ([filled("f8", (90_000,)), Refuses(error)], Refuses(error), ["x" * 70_000, Refuses(error)]):
         with pytest.raises(type(error)) as caught:
@@ -105,7 +105,7 @@ def test_what_fails_half_way_changes_nothing(tmp_path: Path, compress: Any, erro
 
 @linux
 @pytest.mark.parametrize("compress", WRITTEN)
-def test_no_room(tmp_path: Path, compress: Any) -> None:
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, compress: Any) -> None:
     """A limit of the size of files stands for a disk that is full."""
     source = f"""
         import os, resource, sys
@@ -280,7 +280,7 @@ def test_no_flipped_bit_passes_in_a_stream(protocol: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_flipped_bit_is_seen_unless_it_is_of_an_array(tmp_path: Path, protocol: int) -> None:
+def test_a_flipped_bit_outside_of_arrays_is_noticed(tmp_path: Path, protocol: int) -> None:
     """Without verify=True."""
     data = encoded(TINY, 0, protocol=protocol)
     expected = portrait(TINY, stored=True)
@@ -300,7 +300,7 @@ def test_a_flipped_bit_is_seen_unless_it_is_of_an_array(tmp_path: Path, protocol
 
 
 @pytest.mark.parametrize("protocol", [1, 2, 5])
-def test_no_byte_is_missing_or_too_many(tmp_path: Path, protocol: int) -> None:
+def test_missing_and_extra_bytes_are_noticed(tmp_path: Path, protocol: int) -> None:
     data = encoded(TINY, 0, protocol=protocol)
     for read in readers(tmp_path)[:3]:
         for position in range(0, len(data) - 12, 7):

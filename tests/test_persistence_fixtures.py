@@ -29,7 +29,7 @@ VALUES = {name: (value, options) for name, value, options in values()}
 JOBLIBS = Path(joblib.__file__).parent / "test" / "data"
 
 
-def test_none_is_missing_or_was_written_again() -> None:
+def test_no_fixture_is_missing_or_was_changed() -> None:
     assert {name: hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() for name in FILES} == SUMS
 
 
@@ -44,13 +44,13 @@ def known(file: str) -> Any:
 @pytest.mark.parametrize("mmap_mode", [None, "r", "c"])
 @pytest.mark.parametrize("verify", [None, True])
 @pytest.mark.filterwarnings("ignore:mmap_mode:UserWarning", "ignore::shoal.VersionWarning")
-def test_they_load(file: str, mmap_mode: Any, verify: Any) -> None:
+def test_fixtures_load(file: str, mmap_mode: Any, verify: Any) -> None:
     value = load(FOLDER / file, mmap_mode, ensure_native_byte_order=False, verify=verify)
     assert portrait(value, mapped=True) == portrait(known(file), mapped=True, stored=True)
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if "zstd" not in file])
-def test_joblib_loads_them_too(file: str) -> None:
+def test_joblib_loads_the_fixtures_too(file: str) -> None:
     if "numpy2" in file and not hasattr(pytest.importorskip("numpy"), "_core"):
         pytest.skip("this NumPy does not know what the file names")
     with warnings.catch_warnings():
@@ -58,7 +58,7 @@ def test_joblib_loads_them_too(file: str) -> None:
         assert portrait(joblib.load(FOLDER / file)) == portrait(load(FOLDER / file))
 
 
-def test_there_is_one_for_everything_that_is_written() -> None:
+def test_there_is_a_fixture_for_each_kind_of_file() -> None:
     assert {file.removesuffix(".pkl").split("-", 3)[3] for file in FILES} >= set(VALUES)
 
 

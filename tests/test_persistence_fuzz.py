@@ -32,7 +32,7 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "2.5"))
 
 @pytest.mark.timeout(SECONDS + 100)
 @pytest.mark.parametrize("writer", ["shoal", "joblib"])
-def test_damaged_by_chance(tmp_path: Path, writer: str) -> None:
+def test_randomly_damaged_files(tmp_path: Path, writer: str) -> None:
     program = Path(__file__).with_name("_persistence_fuzz.py")
     seed = random.randrange(2**32)
     done = subprocess.run(
@@ -113,7 +113,7 @@ def footers() -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("compress", [0, *COMPRESSORS])
-def test_what_a_file_claims_takes_no_memory(tmp_path: Path, compress: object) -> None:
+def test_false_lengths_take_no_memory(tmp_path: Path, compress: object) -> None:
     """Under a limit of 256 MB more than what the process has; and no more than 64 MB is in use at any time."""
     for folder in ("claims", "warm"):
         (tmp_path / folder).mkdir()

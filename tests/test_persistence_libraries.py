@@ -227,7 +227,7 @@ def test_other_versions_are_warned_of_once(tmp_path: Path, package: Any, protoco
     assert "numpy" not in str(warning.message)
 
 
-def test_versions_of_what_is_not_there_any_more(tmp_path: Path, package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_of_packages_that_were_removed(tmp_path: Path, package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     dump(package.Thing(), tmp_path / "x")
     monkeypatch.delitem(sys.modules, "measured")
     with pytest.raises(ModuleNotFoundError, match="measured"):
@@ -238,7 +238,7 @@ def test_versions_of_what_is_not_there_any_more(tmp_path: Path, package: Any, mo
         load(tmp_path / "x")
 
 
-def test_versions_of_python_and_numpy_are_no_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_of_python_and_numpy_cause_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dump(np.arange(9000.0), tmp_path / "x")
     major = np.__version__.partition(".")[0]
     monkeypatch.setattr(np, "__version__", f"{major}.999.0")

@@ -51,7 +51,7 @@ def test_files_name_no_more_than_those_of_joblib(kind: str, compress: Any) -> No
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("kind", [kind for kind in ARRAYS if kind != "objects"])
-def test_nor_anything_outside_of_numpy_in_earlier_protocols(kind: str, protocol: int) -> None:
+def test_early_protocols_name_nothing_outside_of_numpy(kind: str, protocol: int) -> None:
     for compress in (0, "zlib"):
         more = names(dump, ARRAYS[kind], protocol=protocol, compress=compress) - names(
             joblib.dump, ARRAYS[kind], protocol=protocol, compress=compress
@@ -79,7 +79,7 @@ def test_an_unpickler_that_admits_only_numpy_and_joblib(kind: str, protocol: int
     np.testing.assert_equal(found["Strict"]("", file, ensure_native_byte_order=True).load(), ARRAYS[kind])
 
 
-def test_such_a_one_under_the_name_joblib() -> None:
+def test_a_restricted_unpickler_under_the_name_joblib() -> None:
     program = f"""import io, shoal, numpy
 shoal.install_as_joblib()
 from joblib.numpy_pickle import NumpyUnpickler
@@ -107,19 +107,27 @@ def test_arrays_of_all_kinds_come_back_as_they_were(compress: Any) -> None:
         assert loaded[kind].flags.writeable
 
 
-def test_a_lost_array_is_noticed_without_assertions() -> None:
-    """`python -O` drops assertions."""
+def test_a_lost_array_is_an_error_without_assertions() -> None:
+    """`python -O` removes assertions, so the two guards against a lost array must not be any."""
     program = """if True:
         import io, pickle, re, numpy, shoal
-        from shoal.persistence import _writer
-        for pattern, value in ((rb"(never)", [numpy.ones(9)]), (rb"(never)", [numpy.ones(9), "x" * 99])):
-            _writer._CALL = re.compile(pattern)
+        from shoal.persistence._dump import write
+        from shoal.persistence.writing import _splice
+        _splice._CALL = re.compile(rb"(never)")
+        assert False, "assertions are removed"
+        for value in ([numpy.ones(9)], [numpy.ones(9), "x" * 99]):
+            try:
+                write(value, io.BytesIO(), None)
+            except pickle.PicklingError as error:
+                print(error)
             try:
                 shoal.dump(value, io.BytesIO())
-            except pickle.PicklingError as error:
+            except shoal.DumpPicklingError as error:
                 print(error)
     """
     done = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
-    assert len(lines) == 2
-    assert all("PicklingError: 1 arrays did not come by" in line for line in lines)
+    missing, culprit, not_called, culprit_again = done.stdout.splitlines()
+    assert missing.startswith("1 arrays are missing in the output of pickle")
+    assert not_called.startswith("the token of an array is not called in the output of pickle")
+    assert "1 arrays are missing" in culprit
+    assert "1 arrays are missing" in culprit_again

@@ -109,7 +109,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("kind", FILES)
-def test_several_in_a_row(tmp_path: Path, kind: str, protocol: int) -> None:
+def test_several_objects_in_a_row(tmp_path: Path, kind: str, protocol: int) -> None:
     with FILES[kind](tmp_path / "x") as file:
         ends = []
         file.write(b"before")

@@ -23,8 +23,8 @@ import pytest
 import shoal
 from _persistence_zoo import COMPRESSORS, JOBLIBS
 from shoal import EmptyFile, dump, inspect, load
-from shoal.persistence import _stream, compression
-from shoal.persistence.compression import CompressorWrapper, register_compressor
+from shoal.persistence import compression
+from shoal.persistence.compression import CompressorWrapper, _stream, register_compressor
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -185,7 +185,7 @@ def test_mixtures(tmp_path: Path, kind: str, trusted: Any, turned: bool) -> None
 @pytest.mark.parametrize(
     "tail", [b"tail", b"\0" * 1024, b"\x80\x05", bytes(300_000)], ids=["text", "0", "pickle", "long"]
 )
-def test_what_stands_behind_is_left_there(tmp_path: Path, kind: str, compress: str, tail: bytes) -> None:
+def test_bytes_behind_the_object_are_left(tmp_path: Path, kind: str, compress: str, tail: bytes) -> None:
     data, _ = written((VALUES["array"], (dump, compress)))
     with OpenAny(FILES[kind](data + tail, tmp_path)) as file:
         check(load(file), VALUES["array"])
@@ -193,14 +193,14 @@ def test_what_stands_behind_is_left_there(tmp_path: Path, kind: str, compress: s
 
 
 @pytest.mark.parametrize("compress", COMPRESSORS)
-def test_nothing_can_be_kept_for_some_objects(compress: str) -> None:
+def test_files_for_which_no_leftovers_can_be_kept(compress: str) -> None:
     data, _ = written(*[([1, 2], (dump, compress))] * 2)
     file = Slotted(data + b"tail")
     assert (load(file), load(file), file.read(9)) == ([1, 2], [1, 2], b"tail")
 
 
 @pytest.mark.parametrize("compress", ["", *COMPRESSORS])
-def test_inspect_reads_no_further_either(compress: str) -> None:
+def test_inspect_reads_no_further_than_the_object(compress: str) -> None:
     data, _ = written(*[(VALUES["array"], (dump, compress))] * 2)
     file = io.BufferedReader(Pipe(data))
     assert inspect(file).compressor == (compress or None)
@@ -270,7 +270,7 @@ def test_an_object_in_several_streams(tmp_path: Path, kind: str, compress: Any, 
     assert load(tmp_path / "x") == value
 
 
-def test_what_else_a_compressed_stream_holds_is_not_read_in_vain() -> None:
+def test_the_rest_of_a_long_compressed_stream_is_not_read() -> None:
     """Only dumps written through a compressing file of one's own share a stream."""
     file = io.BytesIO()
     with gzip.open(file, "wb") as compressing:
@@ -284,7 +284,7 @@ def test_what_else_a_compressed_stream_holds_is_not_read_in_vain() -> None:
 @pytest.mark.parametrize("container", ["zlib", "gzip"])
 @pytest.mark.parametrize("level", [1, 6, 9])
 @pytest.mark.parametrize("nbytes", [near + step for near in (2**17, 2**20, 2**21) for step in (-100, 0, 100, 2**10)])
-def test_what_is_held_back_at_the_end_of_a_stream_comes(
+def test_buffered_output_at_the_end_of_a_stream_is_returned(
     monkeypatch: pytest.MonkeyPatch, isal: bool, container: str, level: int, nbytes: int
 ) -> None:
     """ISA-L takes all compressed data while it still has output to give."""

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal import CorruptFile, VersionWarning, dump, load
-from shoal.persistence import _small
-from shoal.persistence._small import OTHER, SMALL, rebuilt
+from shoal.persistence.reading import _small
+from shoal.persistence.reading._small import OTHER, SMALL, rebuilt
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -31,7 +31,7 @@ def dumped(value: Any, **arguments: Any) -> bytes:
 
 
 @given(VALUES)
-def test_what_is_dumped_is_rebuilt(value: Any) -> None:
+def test_dumped_objects_are_rebuilt(value: Any) -> None:
     assert rebuilt(dumped(value)) == value
 
 
@@ -44,7 +44,7 @@ def test_one_bit_flipped_is_noticed(value: Any, data: st.DataObject) -> None:
 
 
 @given(VALUES, st.data())
-def test_what_is_cut_or_continued_is_noticed(value: Any, data: st.DataObject) -> None:
+def test_truncated_and_extended_files_are_noticed(value: Any, data: st.DataObject) -> None:
     file = dumped(value)
     assert rebuilt(file[: data.draw(st.integers(0, len(file) - 1))]) is OTHER
     assert rebuilt(file + data.draw(st.binary(min_size=1))) is OTHER
@@ -58,14 +58,14 @@ def test_arrays(tmp_path: Path, value: Any) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"compress": 3}, {"protocol": 2}, {"protocol": 0}])
-def test_other_files_go_the_other_way(tmp_path: Path, arguments: Any) -> None:
+def test_other_files_take_the_general_way(tmp_path: Path, arguments: Any) -> None:
     dump([1, "two"], tmp_path / "file", **arguments)
     assert rebuilt((tmp_path / "file").read_bytes()) is OTHER
     assert load(tmp_path / "file") == [1, "two"]
 
 
 @pytest.mark.parametrize("size", [SMALL - 500, SMALL, SMALL + 1, 3 * SMALL])
-def test_sizes_about_the_limit(tmp_path: Path, size: int) -> None:
+def test_sizes_around_the_limit(tmp_path: Path, size: int) -> None:
     for n_bytes in range(size - 3, size + 3):
         dump(b"x" * n_bytes, tmp_path / "file")
         assert load(tmp_path / "file") == b"x" * n_bytes
@@ -96,7 +96,7 @@ def test_a_named_pipe(tmp_path: Path) -> None:
     thread.join(60)
 
 
-def test_other_versions_are_told_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_versions_are_warned_of_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(_small, "_agreed", set())
     with monkeypatch.context() as patch:
         patch.setattr(np, "__version__", "1000.0")

@@ -351,7 +351,7 @@ MISUSED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("misused", MISUSED)
-def test_what_is_safe_is_only_used_for_data(misused: str) -> None:
+def test_safe_globals_are_only_used_for_data(misused: str) -> None:
     opcodes, said = MISUSED[misused]
     refused(PROTO4 + opcodes + b".", misuse=said)
     refused(PROTO4 + opcodes + b".", misuse=said, trusted=lambda name: True)
@@ -387,7 +387,7 @@ def test_a_dtype_that_changes_under_its_arrays() -> None:
     plain = pickle.dumps(np.dtype("V8").__reduce__()[2], 2)[2:-1]
     dtype = named("numpy", "dtype") + text("V8") + b"\x89\x88\x87R" + plain + b"b"
     array = named("numpy", "ndarray") + b"(K\x01\x85" + dtype + b"q\xc8C\x08aaaaaaaatR"
-    refused(PROTO4 + array + b"h\xc8" + objects + b"b\x86.", misuse="a dtype is changed that is used already")
+    refused(PROTO4 + array + b"h\xc8" + objects + b"b\x86.", misuse="a dtype is changed after it was used")
 
 
 def test_flags_of_either_numpy() -> None:
@@ -465,7 +465,7 @@ def packages(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Any
         ("trusted_pkg.sub", "make.__globals__"),
     ],
 )
-def test_what_a_trusted_package_has_from_elsewhere(module: str, name: str, packages: None, mark: Path) -> None:
+def test_imports_of_a_trusted_package_are_not_trusted(module: str, name: str, packages: None, mark: Path) -> None:
     refused(PROTO4 + named(module, name) + text(mark) + b"\x85R.", f"{module}.{name}", trusted=["trusted_pkg.*"])
     if name.isidentifier():
         return
@@ -476,7 +476,7 @@ def test_what_a_trusted_package_has_from_elsewhere(module: str, name: str, packa
     assert not mark.exists()
 
 
-def test_what_a_trusted_package_defines(packages: None) -> None:
+def test_definitions_of_a_trusted_package_are_trusted(packages: None) -> None:
     def load(opcodes: bytes, *trusted: Any) -> Any:
         return shoal.load(io.BytesIO(PROTO4 + opcodes + b"."), trusted=trusted)
 
@@ -516,7 +516,7 @@ def test_a_restricted_getattr_is_all_that_there_is(packages: None) -> None:
     assert shoal.load(io.BytesIO(data), trusted=["builtins.getattr"])() == "ABC"
 
 
-def test_setstate_of_what_is_not_trusted(mark: Path) -> None:
+def test_setstate_of_a_class_that_is_not_trusted(mark: Path) -> None:
     class_ = named(__name__, "Setter")
     data = PROTO4 + class_ + b")\x81" + text(mark) + b"b."
     refused(data, f"{__name__}.Setter")
@@ -577,7 +577,7 @@ def test_lengths_that_lie() -> None:
                 load(io.BytesIO(PROTO4 + opcodes))
 
 
-def test_what_is_damaged_is_said() -> None:
+def test_damage_is_described() -> None:
     with pytest.raises(DamagedFile, match="the end of a frame in the middle of one"):
         shoal.inspect(io.BytesIO(PROTO4 + framed(b"\x8c\x05ab") + b"cde."))
     with pytest.raises(DamagedFile, match="an index of the memo, found 4294967295"):
@@ -729,7 +729,7 @@ def test_data_is_safe(protocol: int, compress: int) -> None:
             assert not shoal.inspect(io.BytesIO(data)).untrusted
 
 
-def test_it_reads_no_further_than_the_object() -> None:
+def test_load_reads_no_further_than_the_object() -> None:
     file = io.BytesIO()
     for value in VALUES.values():
         shoal.dump(value, file)
@@ -784,7 +784,7 @@ def test_plain_data(value: Any, protocol: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_whatever_a_file_has_become(data: st.DataObject) -> None:
+def test_damaged_files_run_no_code(data: st.DataObject) -> None:
     """A damaged file is refused, or loads, or a class that is safe says that its state makes no sense; nothing else."""
     good = bytearray(DAMAGED)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -832,7 +832,7 @@ class Executed:
             Executed._now[-1].events.append(f"{event} {args!r:.200}")
 
 
-def test_what_is_executed_is_seen(mark: Path) -> None:
+def test_executed_code_is_detected_by_these_tests(mark: Path) -> None:
     """The test above can fail."""
     with Executed() as executed:
         with pytest.raises(ImportError):
@@ -959,7 +959,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "builtins.len" in done.stdout
 
 
-def test_damage_is_told_before_trust(tmp_path: Path) -> None:
+def test_damage_is_reported_before_trust(tmp_path: Path) -> None:
     path = tmp_path / "file"
     shoal.dump([subprocess.Popen, "a" * 1000], path)
     data = bytearray(path.read_bytes())
@@ -974,7 +974,7 @@ def test_damage_is_told_before_trust(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", ["ab" * 2_000_000, ["x" * 10_000 + str(number) for number in range(1000)]], ids=["one", "many"]
 )
-def test_texts_take_what_they_are_long(write: Any, compress: str, value: Any) -> None:
+def test_strings_count_as_their_length(write: Any, compress: str, value: Any) -> None:
     """However well they are compressed: their bytes are no opcodes."""
     file = io.BytesIO()
     write(value, file, compress=(compress, 9))

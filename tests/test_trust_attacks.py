@@ -25,7 +25,7 @@ import shoal
 from _trust_opcodes import PROTO4, dtype, framed, named, refused, text
 from shoal.errors import CorruptFile, DamagedFile, FileLimitError, UntrustedFile
 from shoal.persistence._format import MAGIC, TAIL
-from shoal.persistence._opcodes import memo_uses
+from shoal.persistence.trust._opcodes import memo_uses
 
 RECONSTRUCT = named("numpy._core.multiarray", "_reconstruct") + named("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
 
@@ -198,7 +198,7 @@ ATTACKS: dict[str, tuple[str, str, bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_recommended_patterns_reach(attack: str) -> None:
+def test_callables_that_recommended_patterns_cover(attack: str) -> None:
     module, name, opcodes, trusted = ATTACKS[attack]
     pytest.importorskip(module.partition(".")[0])
     refused(PROTO4 + named(module, name) + opcodes + b".", f"{module}.{name}", trusted=trusted)
@@ -257,7 +257,7 @@ def test_a_wrapper_whose_state_is_an_instances_dict(shape: bytes, tmp_path: Path
     data += b"h\x01N}" + text("__dict__") + b"h\x06s\x86b0"  # its __dict__ is that state now
     data += b"h\x01}" + text("shape") + shape + b"sb0"  # which is changed, but not in a dry run
     data += WRAPPER + b"h\x06b" + hidden + b"."
-    with pytest.raises(DamagedFile, match="which something that is trusted has changed"):
+    with pytest.raises(DamagedFile, match="which trusted code has changed"):
         shoal.load(io.BytesIO(data), trusted=[f"{__name__}.Point"])
     assert not made.exists()
 
@@ -307,7 +307,7 @@ OF_OBJECTS = RECONSTRUCT + b"(K\x01K\x03\x85" + dtype("O8") + b"\x89h\x08tb"
 @pytest.mark.parametrize(("inner", "holder"), [(FIELDS, OF_FIELDS), (OBJECTS, OF_OBJECTS)])
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("way", ["state", "in a list", "in a list, later", "overwritten", "by place", "by DUP"])
-def test_what_numpy_is_given_is_in_no_other_place(inner: bytes, holder: bytes, before: bool, way: str) -> None:
+def test_objects_that_numpy_gets_are_used_nowhere_else(inner: bytes, holder: bytes, before: bool, way: str) -> None:
     emptied = named(__name__, "Emptied") + b")\x81"
     aside = b""
     if way == "in a list, later":  # it is put into what the instance has already
@@ -336,7 +336,7 @@ def test_what_numpy_is_given_is_in_no_other_place(inner: bytes, holder: bytes, b
     assert refused_as in str(caught.value)
 
 
-def test_a_state_that_something_else_has() -> None:
+def test_a_state_that_another_object_shares() -> None:
     """The tuple that a list is in."""
     state = b"(K\x01K\x03\x85" + dtype("O8") + b"\x89](K\x01K\x02K\x03etq\x08"
     data = PROTO4 + state + b"0" + named(__name__, "Point") + b")\x81}" + text("x") + b"h\x08sb0" + RECONSTRUCT
@@ -440,7 +440,7 @@ def test_text_of_misuses_dtypes_and_versions_is_escaped() -> None:
     assert all(line.isprintable() for line in repr(shoal.inspect(io.BytesIO(versions))).splitlines())
 
 
-def test_each_name_is_said_once() -> None:
+def test_each_name_is_reported_once() -> None:
     with pytest.raises(UntrustedFile) as caught:
         shoal.load(io.BytesIO(pickle.dumps([subprocess.Popen, len])), trusted=[])
     assert str(caught.value).count("subprocess.Popen") == str(caught.value).count("builtins.len") == 1

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 import shoal
 from _trust_opcodes import PROTO4, framed, named, text
 from shoal.errors import UntrustedFile
-from shoal.persistence._depth import DEPTH, Depths
-from shoal.persistence._limits import Budget
-from shoal.persistence._opcodes import Walk, short
+from shoal.persistence.trust._depth import DEPTH, Depths
+from shoal.persistence.trust._limits import Budget
+from shoal.persistence.trust._opcodes import Walk, short
 
 DEEP = 40_000
 
@@ -67,7 +67,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("frames", [False, True])
-def test_keys_of_tuples_in_each_other(frames: bool, tmp_path: Path) -> None:
+def test_keys_of_nested_tuples(frames: bool, tmp_path: Path) -> None:
     """In a thread with a stack as small as they come."""
     for name, opcodes in KEYS.items():
         data = PROTO4 + (framed(opcodes + b".") if frames else opcodes + b".")
@@ -172,7 +172,7 @@ def _walk() -> Walk:
 
 @settings(max_examples=300, deadline=None)
 @given(program=PROGRAMS, begin=st.integers(0, 130), cut=st.integers(1, 130))
-def test_depth_and_size_are_what_they_become(program: list[tuple[int, int]], begin: int, cut: int) -> None:
+def test_depth_and_size_are_as_the_unpickler_makes_them(program: list[tuple[int, int]], begin: int, cut: int) -> None:
     opcodes = _opcodes(program)
     value = pickle.loads(PROTO4 + b"".join(opcodes) + b".")
     real, size = _depth(value), _size(value)

@@ -1,3 +1,4 @@
+# Tested in tests/test_persistence.py, tests/test_persistence_arguments.py.
 """``dump``: what its arguments mean, and the file that is written."""
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from shoal._files import replacement
 from shoal._output import Output, putter, writes_all
 from shoal._pickling import culprit
 from shoal.errors import DumpPicklingError
-from shoal.persistence._writer import Writer
 from shoal.persistence.compression import COMPRESSORS
+from shoal.persistence.writing._writer import Writer
 
-#: Buffers are kept as they are from this one on; every Python that shoal runs on reads it.
+#: The first protocol that keeps buffers as they are. Every Python that shoal runs on reads it.
 PROTOCOL = 5
 
 Compression = tuple[str, int | None]
@@ -28,47 +29,50 @@ def dump(
     *,
     durable: bool = False,
 ) -> list[str] | None:
-    """Write an object to a file, in joblib's format.
+    """Write an object to a file in joblib's format.
 
     Parameters
     ----------
     value : object
-        Anything that can be pickled. NumPy arrays are written as they lie in memory, and can be mapped when they are
-        loaded, unless the file is compressed.
+        Any object that can be pickled. The bytes of NumPy arrays are written as they are in memory. If the file is not
+        compressed, :func:`load` can map them.
     filename : str, os.PathLike or file object
-        Where to. A file object needs a method ``write``; several objects may follow each other in it. A path is
-        replaced when everything is written: until then, and if anything goes wrong, what was there before stays.
-        Without `compress`, its extension chooses a compressor: ".z", ".gz", ".bz2", ".lzma", ".xz", ".lz4" or ".zst".
-    compress : bool, int, str or tuple
-        0 or False for none; a level from 1 to 9, True for the default one, of the compressor that the extension names,
-        else of zlib; the name of a compressor; or its name and a level.
+        The file. A path is replaced only after everything was written, so the old file stays if anything goes wrong.
+        Without `compress`, the extension chooses a compressor: ".z", ".gz", ".bz2", ".lzma", ".xz", ".lz4" or ".zst".
+        A file object needs a method ``write``. Several objects can be written to it one after the other.
+    compress : bool, int, str or tuple, default 0
+        False or 0: do not compress. True, or a level from 1 to 9: use the compressor that the extension names, else
+        zlib, with its default level or this one. A str: the name of a compressor. A tuple: a name and a level.
     protocol : int, optional
-        The protocol of pickle; 5 by default, the highest one if it is negative. With 0 and 1, arrays are pickled like
-        other objects.
+        The protocol of pickle: 5 by default, the highest one if it is negative. With protocols 0 and 1, arrays are
+        pickled like other objects.
     durable : bool, default False
-        Wait until the system has written the file to the disk, so that it survives a loss of power.
+        Wait until the system has written the file to the disk, so that it survives a power failure.
 
     Returns
     -------
-    A list of the file's name; None if `filename` is a file object.
+    A list with the path; None if `filename` is a file object.
 
     Raises
     ------
     ValueError
-        If an argument cannot be used, or the compressor is not installed.
+        If an argument is not valid, or the compressor is not installed.
+    TypeError
+        If `filename` is a file object for text.
     DumpPicklingError
-        If something in the object cannot be pickled; it says where that is. It is a PicklingError, a TypeError and an
-        AttributeError, as pickle raises. What a class raises of its own comes as it is.
+        If a part of the object cannot be pickled. The message says which part. The error is a PicklingError, a
+        TypeError and an AttributeError, because pickle raises any of these. Other exceptions of classes are raised as
+        they are.
     OSError
         If the file cannot be written.
 
     Notes
     -----
-    Thread-safe, as long as no other thread changes the object. Large payloads are compressed by zlib and gzip in
-    several threads.
+    Thread-safe, as long as no other thread changes the object or writes to the same file object. zlib and gzip compress
+    large objects on several threads.
 
-    The file ends with checksums and the versions of the libraries whose classes are stored, which joblib does not see
-    and :func:`load` heeds. `docs/persistence.md` says more.
+    The file ends with checksums and with the versions of the libraries whose classes are stored. joblib ignores them;
+    :func:`load` compares them. `docs/persistence.md` describes the file.
 
     Examples
     --------
@@ -88,7 +92,7 @@ def dump(
             "given: dump(value, filename)"
         )
     if isinstance(filename, io.TextIOBase):
-        raise TypeError(f"dump() writes bytes, and {filename!r:.80} takes text: open the file with mode 'wb'")
+        raise TypeError(f"dump() writes bytes, but {filename!r:.80} takes text: open the file with mode 'wb'")
     protocol = _protocol(protocol)
     compression = compression_of(compress, "" if writable else filename)
     try:
@@ -104,20 +108,30 @@ def dump(
         return [filename]
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         path, reason = culprit(value, "value", dump=lambda part: write(part, _Nowhere(), None, protocol))
-        if not reason:  # it is the file's fault
+        if not reason:  # all parts can be pickled, so the file has raised the error
             raise
         raise DumpPicklingError(path, reason) from error
 
 
 class _Nowhere:
-    """A file that forgets what is written to it."""
+    """A file that discards what is written to it."""
 
     def write(self, data: Any) -> None:
         pass
 
 
 def write(value: Any, file: Any, compression: Compression | None, protocol: int = PROTOCOL) -> None:
-    """Write an object to a file object."""
+    """Write an object to a file object.
+
+    Parameters
+    ----------
+    value, file
+        The object and the file object.
+    compression
+        The name of the compressor and the level; None for no compression.
+    protocol
+        The protocol of pickle.
+    """
     if compression is None:
         put = putter(file)
         writer = Writer(put, protocol, mappable=True, position=_position(file))
@@ -125,7 +139,7 @@ def write(value: Any, file: Any, compression: Compression | None, protocol: int 
         put(writer.footer.encoded())
         return
     name, level = compression
-    compressed = COMPRESSORS[name].compressor_file(file if writes_all(file) else _Patient(file), level)
+    compressed = COMPRESSORS[name].compressor_file(file if writes_all(file) else _WritesAll(file), level)
     try:
         writer = Writer(putter(compressed), protocol, mappable=False)
         writer.dump(value)
@@ -140,8 +154,8 @@ def write(value: Any, file: Any, compression: Compression | None, protocol: int 
     compressed.close()
 
 
-class _Patient:
-    """A file as compressors need it: what is written to it is written as a whole, and it can be flushed."""
+class _WritesAll:
+    """A file object for compressors, which need one whose ``write`` writes all bytes, and that has ``flush``."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -170,7 +184,13 @@ def _protocol(protocol: int | None) -> int:
 
 
 def compression_of(compress: Any, filename: str) -> Compression | None:
-    """Return the compressor and the level that are asked for; None for none."""
+    """Return the compressor and the level that ``compress=`` and the extension ask for; None for no compression.
+
+    Raises
+    ------
+    ValueError
+        If `compress` is not valid.
+    """
     name, level = "zlib", compress
     if isinstance(compress, tuple):
         if len(compress) != 2:

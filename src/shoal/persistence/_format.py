@@ -1,3 +1,4 @@
+# Tested in tests/test_persistence_fuzz.py, tests/test_persistence_fixtures.py.
 r"""The layout of a file: joblib's own, with a footer of ours inside its last opcodes.
 
 ::
@@ -16,8 +17,8 @@ r"""The layout of a file: joblib's own, with a footer of ours inside its last op
         24 bytes    its xxh3_64, its length, and MAGIC
     0 .             it is popped; STOP
 
-All of this may be compressed as a whole. joblib's reader takes the array in the place of the wrapper, and never
-sees the footer: dumps may follow each other in a file, for joblib too.
+All of this may be compressed as a whole. joblib's reader replaces the wrapper by the array, and never sees the footer.
+It stops at STOP, so several dumps can follow each other in a file, for joblib too.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ from shoal.errors import DamagedFile
 
 ALIGNMENT = 64
 
-#: The opcodes that are dealt with by name.
+#: Opcodes of pickle, as far as this package uses them by name.
 PROTO, FRAME, POP, BUILD, STOP = b"\x80", b"\x95", b"0", b"b", b"."
 TUPLE1, REDUCE, MEMOIZE, BINPUT, LONG_BINPUT = b"\x85", b"R", b"\x94", b"q", b"r"
 
-#: What stands after PROTO in a file that has a footer.
+#: The bytes behind PROTO in a file that has a footer.
 NAME = b"shoal"
 HEAD = b"C%c%b" % (len(NAME), NAME) + POP
 
 TAIL = struct.Struct(">QQ8s")
 MAGIC = b"\x93shoal\r\n"
-#: The bytes at the end of a file that say where its footer is.
+#: The number of bytes at the end of a file that tell where its footer begins.
 TAIL_BYTES = TAIL.size + len(POP + STOP)
 
 VERSION = 1
@@ -57,7 +58,7 @@ _PYTHON = "{}.{}.{}".format(*sys.version_info)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-@functools.lru_cache(maxsize=100)  # small files are mostly that
+@functools.lru_cache(maxsize=100)  # they are most of a small file
 def _versions(*items: tuple[str, str]) -> str:
     return _encode(dict(items))
 
@@ -66,20 +67,20 @@ WRAPPER_MODULE, WRAPPER = "joblib.numpy_pickle", "NumpyArrayWrapper"
 
 
 class StoredArray(NamedTuple):
-    """An array in a file.
+    """An array that is stored outside of the frames of a file.
 
     Attributes
     ----------
     position
-        The offset of its first byte, from the beginning of the dump; of a compressed one, before compression.
+        The offset of its first byte from the beginning of the dump, before compression.
     nbytes
         The number of its bytes.
     dtype
-        Its dtype, as a string for people to read.
+        Its dtype, as a text for people.
     shape
         Its shape.
     checksum
-        Of its bytes, by xxh3_64.
+        The xxh3_64 of its bytes.
     """
 
     position: int
@@ -91,23 +92,24 @@ class StoredArray(NamedTuple):
 
 @dataclass
 class Footer:
-    """What a file says of itself.
+    """The description of a file at its end.
 
     Attributes
     ----------
     start
         The number of bytes before the opcode that pushes the footer.
     checksum
-        Of those that are of no array, by xxh3_64.
+        The xxh3_64 of these bytes, without those of arrays.
     arrays
-        The arrays that stand outside of frames.
+        The arrays outside of the frames, in the order of their positions.
     versions
-        Of Python, of numpy and of the packages whose classes are stored, by name.
+        The versions of Python, of numpy and of the packages whose classes are stored, by name.
     blocks
-        Where blocks begin that can be inflated by themselves: their offsets when compressed, and before; and the
-        xxh3_64 of what is compressed.
+        The blocks of a compressed file that can be inflated independently. For each: its offset in the compressed
+        stream, its offset before compression, and the xxh3_64 of the compressed block. A last entry says where the last
+        block ends.
     opcodes
-        Those that it was decoded from; none if it was not.
+        The opcodes that the footer was decoded from; empty if it was not decoded.
     """
 
     start: int = 0
@@ -118,12 +120,21 @@ class Footer:
     opcodes: bytes = field(default=b"", init=False, compare=False)
 
     def compare(self, name: str, checksum: int | None, arrays: dict[int, int] | None) -> None:
-        """Compare checksums of what was read: of what is no array, and of arrays by position.
+        """Compare checksums of what was read with those that are stored here.
+
+        Parameters
+        ----------
+        name
+            The name of the file, for the error.
+        checksum
+            The checksum of everything but arrays; None to leave it out.
+        arrays
+            The checksums of arrays, by position; None to leave them out.
 
         Raises
         ------
         DamagedFile
-            If one is not what was stored.
+            If a checksum differs.
         """
         if checksum is not None and checksum != self.checksum:
             raise DamagedFile(name, 0, f"opcodes whose checksum is {self.checksum:#x}", f"one of {checksum:#x}")
@@ -137,7 +148,7 @@ class Footer:
                 raise DamagedFile(name, position, what, f"one of {found:#x}")
 
     def encoded(self) -> bytes:
-        """Return the opcodes that stand for it, up to the end of the file."""
+        """Return the opcodes that end a file: they push the footer, pop it, and stop."""
         arrays, blocks = (_encode(part) if part else "[]" for part in (self.arrays, self.blocks))
         text = (
             f'{{"format":{VERSION},"start":{self.start},"checksum":{self.checksum},"arrays":{arrays},'
@@ -147,13 +158,13 @@ class Footer:
         return b"B" + struct.pack("<I", len(body)) + body + POP + STOP
 
     def with_blocks(self, blocks: list[tuple[int, ...]]) -> bytes:
-        """Return the opcodes, with what a compressor says of its blocks."""
+        """Set the table of compressed blocks, and return the opcodes that end a file."""
         self.blocks = blocks
         return self.encoded()
 
     @staticmethod
     def length(end: bytes) -> int | None:
-        """Return how long the opcodes are, from the last bytes of a file; None if there is no footer."""
+        """Return the number of bytes of the footer at the end of a file, given its last bytes; None if it has none."""
         if len(end) < TAIL_BYTES or end[-2:] != POP + STOP:
             return None
         _, size, magic = TAIL.unpack(end[-TAIL_BYTES:-2])
@@ -161,12 +172,12 @@ class Footer:
 
     @classmethod
     def decoded(cls, opcodes: bytes) -> Footer:
-        """Rebuild one from its opcodes.
+        """Decode a footer from its opcodes.
 
         Raises
         ------
         ValueError
-            If they are damaged.
+            If they are damaged, or a later release of shoal has written them.
         """
         if opcodes[:5] != b"B" + struct.pack("<I", len(opcodes) - 7):
             raise ValueError("its length is wrong")
@@ -188,16 +199,16 @@ class Footer:
             end = 0
             for array in arrays:
                 if array.position < end or array.nbytes < 0:
-                    raise ValueError(f"no array can lie where it says that {array} does")
+                    raise ValueError(f"no array can be at the position that it says: {array}")
                 end = array.position + array.nbytes
             if footer.start < end:
-                raise ValueError("arrays cannot lie behind it")
+                raise ValueError("it says that arrays are behind it")
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"what it says cannot be understood ({type(error).__name__}: {error})") from error
+            raise ValueError(f"its contents are not valid ({type(error).__name__}: {error})") from error
         return footer
 
     def _check_types(self) -> None:
-        """Raise ValueError unless all fields are of the types that they should have."""
+        """Raise ValueError if a field is of a wrong type."""
         if not are_versions(self.versions):
             raise ValueError(f"its versions are {self.versions!r}")
         for array in self.arrays:
@@ -207,13 +218,13 @@ class Footer:
                 raise ValueError(f"it has an array {array}")
         blocks: Any = self.blocks
         if type(blocks) is not list or not all(type(block) is list and _integers(block) for block in blocks):
-            raise ValueError("its blocks are none")
+            raise ValueError("its table of blocks is not valid")
         if not _integers((self.start, self.checksum)):
             raise ValueError(f"it starts at {self.start!r}")
 
 
 def are_versions(versions: Any) -> bool:
-    """Tell whether that can be the versions in a footer."""
+    """Tell whether an object can be the versions of a footer: a dict with values of type str."""
     return type(versions) is dict and {str}.issuperset(map(type, versions.values()))
 
 
@@ -222,7 +233,17 @@ def _integers(values: Any) -> bool:
 
 
 def wrapper(shape: bytes, order: str, dtype: bytes, mappable: bool) -> bytes:
-    """Return opcodes that push joblib's wrapper of an array, given those of its shape and dtype, none with a memo."""
+    """Return opcodes that push joblib's wrapper of an array, without using the memo.
+
+    Parameters
+    ----------
+    shape, dtype
+        Opcodes that push the shape and the dtype.
+    order
+        "C" or "F".
+    mappable
+        Whether the array may be mapped.
+    """
     return _WRAPPER % (shape, _text(order), dtype, b"\x88" if mappable else b"\x89")
 
 
@@ -231,7 +252,7 @@ def _text(text: str) -> bytes:
 
 
 def integers(numbers: tuple[int, ...]) -> bytes:
-    """Return opcodes that push a tuple of integers of 64 bits, without any use of the memo."""
+    """Return opcodes that push a tuple of integers of at most 64 bits, without using the memo."""
     pushed = [b"J" + struct.pack("<i", n) if abs(n) < 2**31 else b"\x8a\x08" + struct.pack("<q", n) for n in numbers]
     return b"(" + b"".join(pushed) + b"t"
 
@@ -251,7 +272,7 @@ _WRAPPER = b"".join(
 
 
 def plain(value: Any, protocol: int = 2) -> bytes:
-    """Return opcodes of a protocol, 2 or higher, that push a value, without frames or any use of the memo."""
+    """Return opcodes of a protocol, 2 or higher, that push a value, without frames and without using the memo."""
     file = BytesIO()
     pickler = Pickler(file, min(protocol, 3))
     pickler.fast = True
@@ -260,7 +281,7 @@ def plain(value: Any, protocol: int = 2) -> bytes:
 
 
 def here(packages: set[str]) -> dict[str, str]:
-    """Return the versions of some packages, those of them that are loaded and have one, and of Python and numpy."""
+    """Return the versions of Python, of numpy and of `packages`, as far as they are loaded and have a version."""
     found = {"python": _PYTHON}
     for name in sorted(packages | {"numpy"}):
         version = getattr(sys.modules.get(name), "__version__", None)
@@ -270,7 +291,12 @@ def here(packages: set[str]) -> dict[str, str]:
 
 
 def differing(stored: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Return which packages of a file are here in another version, in words, and which are not loaded."""
+    """Compare the versions in a file with those that are loaded here.
+
+    Returns
+    -------
+    A text for each package with another version; and the names of the packages that are not loaded.
+    """
     now = here(set(stored))
     differing = [
         f"{package} {version} (here: {now[package]})"
@@ -281,7 +307,7 @@ def differing(stored: dict[str, str]) -> tuple[list[str], list[str]]:
 
 
 def differing_at_all(stored: dict[str, str]) -> list[str]:
-    """Return, in words, what is here in another version than in a file, if only by a little, or not at all."""
+    """Return a text for each package whose version here is not exactly the one in a file, or that is not installed."""
     now, unlike = here(set(stored)), []
     for package, version in stored.items():
         if package == "python":
@@ -296,5 +322,5 @@ def differing_at_all(stored: dict[str, str]) -> list[str]:
 
 
 def _release(package: str, version: str) -> str:
-    # NumPy's arrays outlive its releases.
+    # Arrays of one release of NumPy work in all others with the same first number.
     return version.partition(".")[0] if package == "numpy" else version

@@ -1,4 +1,5 @@
-"""``inspect``: what a file holds, without rebuilding it."""
+# Tested in tests/test_trust.py.
+"""``inspect``: a description of a file, without rebuilding its object."""
 
 from __future__ import annotations
 
@@ -7,44 +8,46 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.errors import UntrustedFile, printable
-from shoal.persistence._dtypes import SurveyedArray
-from shoal.persistence._limits import checked_limit
-from shoal.persistence._load import surveyed
-from shoal.persistence._safe import SAFE
-from shoal.persistence._survey import Survey
+from shoal.persistence.reading._start import start_of
+from shoal.persistence.trust._dtypes import SurveyedArray
+from shoal.persistence.trust._limits import checked_limit
+from shoal.persistence.trust._safe import SAFE
+from shoal.persistence.trust._survey import Survey
+from shoal.persistence.trust._trusted import surveyed
 
-#: So many arrays are shown.
+#: The number of arrays that the `repr` shows.
 _SHOWN = 10
 
 
 @dataclass(frozen=True, repr=False)
 class FileInfo:
-    """What a file holds.
+    """A description of a file. Immutable, and so thread-safe.
 
     Attributes
     ----------
     name
-        Its name, or what the file object calls itself.
+        The path of the file, or what the file object calls itself.
     size
-        The number of its bytes; None for what cannot seek.
+        The number of bytes of the file; None if it was given as a file object.
     uncompressed
-        The bytes of the object and of what stands with it, after decompression.
+        The number of bytes of the object and of its footer, after decompression.
     compressor
-        The name of the compressor; None for none.
+        The name of the compressor; None if the file is not compressed.
     protocol
-        That of pickle.
+        The protocol of pickle; 0 also for 1, because files do not tell these apart.
     imports
-        The dotted names of all classes and functions that loading it would import, sorted.
+        The dotted names of all classes and functions that loading the file would import, sorted.
     untrusted
-        Those of them that ``load(trusted=[])`` refuses.
+        Those of `imports` that ``load(trusted=[])`` refuses.
     misuses
-        What it would do that no pickle of data does, in words: no `trusted` allows it.
+        Descriptions of what the file does that no pickle of data does. ``load(trusted=)`` refuses them in any case.
     arrays
-        The arrays that it stores.
+        The arrays in the file.
     versions
-        Of Python, of numpy and of the packages whose classes are stored, when it was written; empty if joblib wrote it.
+        The versions of Python, of numpy and of the packages whose classes are stored, at the time of writing. Empty if
+        joblib has written the file.
     checksums
-        Whether it has such, by which damage is found.
+        Whether the file has checksums, which reveal damage.
     """
 
     name: str
@@ -85,38 +88,43 @@ def _shown(name: str, version: str) -> str:
 
 
 def _global(name: str) -> str:
-    """Return a name as people can read it: in quotes, with escapes, if no import could find it."""
+    """Return a dotted name to be printed. A name that no import could find is quoted, with escapes."""
     return name if name.isascii() and all(part.isidentifier() for part in name.split(".")) else ascii(name)
 
 
 def inspect(filename: Any, *, max_bytes: int | None = None) -> FileInfo:
-    """Say what a file holds and what it would import, without importing or running any of that.
+    """Describe a file, and what loading it would import, without importing or running any of that.
 
     Parameters
     ----------
     filename : str, os.PathLike or file object
-        The file. A file object is left where it stands, if it can seek, and else behind the object.
+        The file. A file object that can seek is left where it stands; any other one, behind the object.
     max_bytes : int, optional
-        How many bytes the object may take, as for :func:`load`. By default 64 MB and 4,000 for each byte of the file.
+        The number of bytes that the object may take, as for :func:`load`. By default 64 MB, plus 4,000 for each byte of
+        the file.
 
     Returns
     -------
     FileInfo
-        Its `repr` is for people to read.
+        Its `repr` is a report for people.
 
     Raises
     ------
     CorruptFile
-        If the file is damaged, ends too soon (TruncatedFile), or is none of shoal's or joblib's.
+        If the file is damaged, ends too soon (TruncatedFile), is empty (EmptyFile), or was not written by shoal or
+        joblib (ForeignFile).
     UntrustedFile
-        If it is none that anybody should load, and cannot be gone through to its end.
+        If the file does something that no pickle of data does, and therefore cannot be read to its end.
     FileLimitError
-        If it would take more than `max_bytes`.
+        If the object would take more than `max_bytes`.
+    TypeError, ValueError
+        If `max_bytes` is not a number of bytes.
 
     Notes
     -----
-    Thread-safe. The file is read as a whole, but for arrays where it can seek; memory is taken for everything but
-    those. NumPy is imported where there are arrays.
+    Thread-safe, as long as each thread reads from a file object of its own. The file is read to the end of the object;
+    arrays are skipped if it can seek. Everything except arrays is kept in memory meanwhile. NumPy is imported if there
+    are arrays.
 
     Examples
     --------
@@ -130,10 +138,10 @@ def inspect(filename: Any, *, max_bytes: int | None = None) -> FileInfo:
     max_bytes = checked_limit(max_bytes)
     if hasattr(filename, "read"):
         name = str(getattr(filename, "name", ""))
-        return _info(name, None, surveyed(filename, name, max_bytes))
+        return _info(name, None, surveyed(start_of(filename, name), name, max_bytes, leave=True))
     path = os.fspath(filename)
     with open(path, "rb", buffering=0) as file:
-        return _info(path, os.fstat(file.fileno()).st_size, surveyed(file, path, max_bytes))
+        return _info(path, os.fstat(file.fileno()).st_size, surveyed(start_of(file, path), path, max_bytes))
 
 
 def _info(name: str, size: int | None, survey: Survey) -> FileInfo:

@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 from shoal.errors import CorruptFile
-from shoal.persistence import _legacy
+from shoal.persistence.reading import _legacy
 
 from .compressor import _ZFILE_PREFIX
 from .numpy_pickle_utils import Unpickler, _ensure_native_byte_order

@@ -43,7 +43,7 @@ from shoal.memory.storage._staging import Staging, put_back, replace_entry
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
-from shoal.persistence._small import OTHER, SMALL, read_small, rebuilt
+from shoal.persistence.reading._small import OTHER, SMALL, read_small, rebuilt
 
 if TYPE_CHECKING:
     from shoal.memory.storage._index import Index

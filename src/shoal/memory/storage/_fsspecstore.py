@@ -27,7 +27,7 @@ from shoal.memory.storage._paths import is_key, refuse_links
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
-from shoal.persistence._small import OTHER, rebuilt
+from shoal.persistence.reading._small import OTHER, rebuilt
 
 _ATTEMPTS = 5
 

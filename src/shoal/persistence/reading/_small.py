@@ -1,4 +1,5 @@
-"""Small files: read as a whole, by one call, and rebuilt without what large ones and arrays need."""
+# Tested in tests/test_small_files.py.
+"""Small files of shoal: read with one call, and rebuilt without the machinery that arrays and large files need."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ import xxhash
 
 from shoal.persistence._format import HEAD, MAGIC, POP, PROTO, STOP, TAIL, TAIL_BYTES, VERSION, are_versions, differing
 
-#: Files of fewer bytes are small.
+#: A file of fewer bytes is small.
 SMALL = 2**14
 
-#: What is returned in the place of an object if it takes more than this module to rebuild it.
+#: Returned instead of an object if this module cannot rebuild it, and the general way must.
 OTHER: Any = object()
 
 _BEGINNING = PROTO + b"\x05" + HEAD
@@ -23,17 +24,17 @@ _END = MAGIC + POP + STOP
 _ARRAYS = b',"arrays":[],"versions":'
 _OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
-#: The ends of footers whose versions are those that are loaded here.
+#: Ends of footers whose versions were compared, and are those that are loaded here.
 _agreed: set[bytes] = set()
 
 
 def read_small(path: str) -> bytes:
-    """Return what a regular file holds, if it is small, else its first bytes.
+    """Return the contents of a regular file if it is small, else its first bytes.
 
     Raises
     ------
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     fd = os.open(path, _OPEN)
     try:
@@ -43,9 +44,9 @@ def read_small(path: str) -> bytes:
 
 
 def whole_if_small(path: str) -> bytes | None:
-    """Return what a regular file holds if it is small and can be read, else None."""
+    """Return the contents of a file if it is small, regular and can be read; else None."""
     try:
-        status = os.stat(path)  # before it is opened: a pipe can be opened only once
+        status = os.stat(path)  # before the file is opened, because a pipe can be opened only once
         if status.st_size >= SMALL or not stat.S_ISREG(status.st_mode):
             return None
         data = read_small(path)
@@ -55,22 +56,22 @@ def whole_if_small(path: str) -> bytes | None:
 
 
 def rebuilt(data: bytes) -> Any:
-    """Return the object that a whole file holds.
+    """Return the object in a small file.
 
     Parameters
     ----------
     data
-        The file.
+        The contents of the file.
 
     Returns
     -------
-    The object; OTHER unless it is a file of shoal's, whole, not compressed, without arrays outside of the pickle, and
-    its versions are those that are loaded.
+    The object; or OTHER if shoal has not written the file, it is damaged or compressed, arrays are outside of the
+    pickle, or other versions of its packages are loaded here.
 
     Raises
     ------
     Exception
-        Whatever its classes raise.
+        If a class of the object raises it.
     """
     if not (data.startswith(_BEGINNING) and data.endswith(_END)):
         return OTHER
@@ -90,8 +91,8 @@ def rebuilt(data: bytes) -> Any:
         if not are_versions(stored):
             return OTHER
     try:
-        value = pickle.loads(data)  # loads the packages that are compared
-    except ModuleNotFoundError:  # NumPy may have given it another name
+        value = pickle.loads(data)  # imports the packages whose versions are compared
+    except ModuleNotFoundError:  # another release of NumPy may have another name for the module
         return OTHER
     if stored is None:
         return value

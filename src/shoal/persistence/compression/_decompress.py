@@ -1,10 +1,11 @@
-"""Compressed streams, read in one go, and no further than they go.
+# Tested in tests/test_deflate.py, tests/test_several_dumps.py.
+"""Reading compressed streams forwards, and no further than to their ends.
 
 ::
 
-    the file ──> Compressed ──> decompressor ──> Pieces ──> whoever reads
+    the file ──> Compressed ──> decompressor ──> Pieces ──> the caller of read
                      ^               │ unused_data
-                     └───────────────┘ at the end: given back to the file
+                     └───────────────┘ at the end of the stream: given back to the file
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from shoal.persistence._stream import TRUNCATED, opened
+from shoal.persistence.compression._stream import TRUNCATED, opened
 
-#: Bytes that are read and decompressed at a time.
+#: The number of bytes that are read at a time, and that are decompressed at a time at most.
 READ, PIECE = 1 << 17, 1 << 20
 
 
 class Decompressor(Protocol):
-    """What decompresses one stream, as ``bz2.BZ2Decompressor`` of the standard library does."""
+    """An object that decompresses one stream. ``bz2.BZ2Decompressor`` of the standard library is one."""
 
     @property
     def eof(self) -> bool:
@@ -31,18 +32,26 @@ class Decompressor(Protocol):
 
     @property
     def needs_input(self) -> bool:
-        """Whether nothing comes without more compressed data."""
+        """Whether it needs more compressed data to return anything."""
 
     @property
     def unused_data(self) -> bytes | None:
-        """What of the data that it was given last stands behind the stream."""
+        """The end of the data that it was given last: the bytes behind the stream."""
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """Return at most so many bytes, given the next compressed data."""
+        """Return at most `max_length` decompressed bytes, given the next compressed data."""
 
 
 class Pieces(io.BufferedIOBase):
-    """A file to read from, forwards, made of pieces that come one after the other. To be used from one thread."""
+    """A file object that is read forwards, and gets its bytes in pieces. To be used from one thread.
+
+    Parameters
+    ----------
+    file
+        The file object that the pieces come from.
+    owned
+        Whether it is closed with this one.
+    """
 
     def __init__(self, file: Any, owned: bool) -> None:
         self._file, self._owned = file, owned
@@ -52,33 +61,33 @@ class Pieces(io.BufferedIOBase):
 
     @abstractmethod
     def _next(self) -> bytes:
-        """Return the next bytes, at least one; none at the end."""
+        """Return the next bytes: at least one, or none at the end."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next `size` bytes, less only at the end; all that are left if it is negative or None.
+        """Return the next `size` bytes, fewer only at the end; all remaining bytes if `size` is negative or None.
 
         Raises
         ------
         EOFError
             If the stream is truncated.
         Exception
-            What the library of the format raises, if it is damaged.
+            The error of the format's library, if the stream is damaged.
         """
         wanted = -1 if size is None or size < 0 else size
         if 0 <= wanted <= len(self._piece):
-            return bytes(self._taken(wanted))
-        pieces = [self._taken(len(self._piece))]
+            return bytes(self._consume(wanted))
+        pieces = [self._consume(len(self._piece))]
         missing = wanted - len(pieces[0])
         while missing and self._refilled():
-            piece = self._taken(len(self._piece) if wanted < 0 else missing)
+            piece = self._consume(len(self._piece) if wanted < 0 else missing)
             pieces.append(piece)
             missing -= len(piece)
         return b"".join(pieces)
 
     def read1(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes of those that are decompressed, or of the next ones."""
+        """Return at most `size` bytes: of those that are already decompressed, else of the next piece."""
         if size and self._refilled():
-            return bytes(self._taken(len(self._piece) if size < 0 else size))
+            return bytes(self._consume(len(self._piece) if size < 0 else size))
         return b""
 
     def readinto(self, buffer: Any, /) -> int:
@@ -86,26 +95,26 @@ class Pieces(io.BufferedIOBase):
         view = pickle.PickleBuffer(buffer).raw()
         filled = 0
         while filled < len(view) and self._refilled():
-            piece = self._taken(len(view) - filled)
+            piece = self._consume(len(view) - filled)
             view[filled : filled + len(piece)] = piece
             filled += len(piece)
         return filled
 
     def __del__(self) -> None:
-        pass  # not `close`, which waits for threads: this may run anywhere. They end when the executor is gone.
+        pass  # `close` would wait for threads, but this may run anywhere. The threads end with the executor.
 
-    def _taken(self, size: int) -> memoryview:
-        """Up to `size` bytes of the piece at hand."""
-        taken = self._piece[:size]
+    def _consume(self, size: int) -> memoryview:
+        """Return at most `size` bytes of the current piece, and move on behind them."""
+        data = self._piece[:size]
         self._piece = self._piece[size:]
-        self._position += len(taken)
-        return taken
+        self._position += len(data)
+        return data
 
     def _refilled(self) -> bool:
         if not self._piece:
             if self.closed:
                 raise ValueError("read from a closed file")
-            if self._failed:  # what follows must not be taken for what was to come
+            if self._failed:  # the next bytes must not be returned as if they were those that failed
                 raise zlib.error("the compressed data could not be read up to here")
             self._failed = True
             self._piece = memoryview(self._next())
@@ -132,24 +141,24 @@ class Pieces(io.BufferedIOBase):
 
 
 class Compressed:
-    """The compressed bytes of a file, taken as they are needed.
+    """The compressed bytes of a file, read as they are needed.
 
     Parameters
     ----------
     file
-        It is read from where it stands.
+        The file, at the stream.
 
     Attributes
     ----------
     unused
-        What was read behind the end of the stream and could not be left in the file.
+        Bytes that were read behind the end of the stream and that the file cannot take back.
     """
 
     def __init__(self, file: Any) -> None:
         self._file = file
         self._seekable = hasattr(file, "seekable") and file.seekable()
         self._peek = None if self._seekable else getattr(file, "peek", None)
-        # read1 does not wait for more than there is: what stands behind the stream may be long in coming.
+        # read1 returns what has arrived. The bytes behind the stream may arrive much later.
         self._fetch = getattr(file, "read1", file.read)
         self._peeked = 0
         self.unused = b""
@@ -161,41 +170,41 @@ class Compressed:
             return data
         if self._peek is None:
             return bytes(self._fetch(READ) or b"")
-        self._taken(self._peeked)
+        self._skip(self._peeked)
         data = bytes(self._peek(1))
         self._peeked = len(data)
         return data
 
     def end(self, unused: bytes) -> None:
-        """Leave the last bytes of what was returned last in the file, if that can be done."""
+        """Give `unused`, the end of the bytes that were returned last, back to the file, or keep it for `more`."""
         if self._peek is not None:
-            self._taken(self._peeked - len(unused))
+            self._skip(self._peeked - len(unused))
             self._peeked = 0
         elif unused and self._seekable:
             self._file.seek(-len(unused), io.SEEK_CUR)
         else:
             self.unused = unused
 
-    def _taken(self, nbytes: int) -> None:
+    def _skip(self, nbytes: int) -> None:
         while nbytes:
             nbytes -= len(self._file.read(nbytes)) or nbytes
 
 
 class DecompressFile(Pieces):
-    """A file to read from, forwards, which holds what one compressed stream does.
+    """A file object from which the data of one compressed stream can be read, forwards.
 
     Parameters
     ----------
     fileobj : path or file object
-        Where the stream is, from the current position on. It need not be seekable.
+        The file, at the stream. It need not be able to seek.
     decompressor : callable
-        Returns what decompresses one stream: a :class:`Decompressor`.
+        Returns a :class:`Decompressor` for one stream.
 
     Attributes
     ----------
     unused : bytes
-        What was read from the file object behind the end of the stream, if it could not be left there: a file that can
-        seek is set back, and one that has ``peek`` is read no further. Known once the end has been read.
+        Bytes that were read from the file object behind the end of the stream and that it cannot take back: a file that
+        can seek is set back, and one that has ``peek`` is read no further. Known once the end of the stream was read.
     """
 
     def __init__(self, fileobj: Any, decompressor: Callable[[], Decompressor]) -> None:
@@ -224,9 +233,9 @@ class DecompressFile(Pieces):
         return b""
 
     def follow(self) -> bool:
-        """Go on with the stream behind this one, which was read to its end; tell whether there is one.
+        """Go on with the stream behind this one, which was read to its end. Return False if there is none.
 
-        Zeros between the two are skipped: tapes and disks leave some.
+        Zeros between the two are skipped, because tapes and disks pad files with them.
         """
         while data := self._compressed.more():
             data = data.lstrip(b"\0")

@@ -35,7 +35,7 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
-from shoal.persistence._limits import PER_OPCODE, Budget, Misuse
+from shoal.persistence.trust._limits import PER_OPCODE, Budget, Misuse
 
 #: Tuples are nested no deeper. A hash takes some 70 bytes of the stack for each; threads have 512 kB, somewhere.
 DEPTH = 5000

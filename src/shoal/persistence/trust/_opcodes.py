@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shoal.persistence._depth import AT_ONCE, FLAT_ITEMS, SOON, TEXT, Depths
 from shoal.persistence._format import FRAME, MEMOIZE, PROTO
-from shoal.persistence._limits import Budget, Misuse
+from shoal.persistence.trust._depth import AT_ONCE, FLAT_ITEMS, SOON, TEXT, Depths
+from shoal.persistence.trust._limits import Budget, Misuse
 
 _FIXED = {b"K": 1, b"h": 1, b"q": 1, b"M": 2, b"J": 4, b"j": 4, b"r": 4, b"G": 8, PROTO: 1, FRAME: 8}
 #: What puts something on the stack, and into the memo, that holds nothing, and will hold nothing that a call may hash.

@@ -1,4 +1,5 @@
-"""What a file looks like that neither `dump` nor joblib has written. Asked only when it could not be loaded."""
+# Tested in tests/test_foreign_files.py.
+"""Guess the format of a file that neither `dump` nor joblib has written. Used only if the file could not be loaded."""
 
 from __future__ import annotations
 
@@ -6,14 +7,14 @@ import codecs
 import re
 from typing import Any
 
-from shoal.persistence._decompress import DecompressFile
+from shoal.errors import CorruptFile, ForeignFile
 from shoal.persistence._format import NAME
 from shoal.persistence.compression import COMPRESSORS, detect
+from shoal.persistence.compression._decompress import DecompressFile
+from shoal.persistence.reading._start import Start
 
-#: So many bytes of a file are looked at.
+#: The number of bytes of a file that are looked at.
 HEAD_BYTES = 1024
-#: What legacy files of torch.save() begin with: a pickle of this number.
-TORCH = 0x1950A86A20F9469CFC6C
 
 _BEGINNINGS = {
     b"\x93NUMPY": "a .npy file: numpy.load() reads it",
@@ -34,7 +35,7 @@ _BEGINNINGS = {
     b"GGUF": "a GGUF model",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "a document of Microsoft Office",
 }
-#: Of what a zip archive begins with, by a part of the first name in it.
+#: Kinds of zip archives, by a part of the first file name in the archive.
 _ZIPS = {
     "data.pkl": "a file of torch.save(): torch.load() reads it",
     ".format_version": "a file of torch.save(): torch.load() reads it",
@@ -45,27 +46,38 @@ _ZIPS = {
     "META-INF/": "a Java archive",
 }
 _TEXTS = {
-    "<!doctype html": "an HTML page: a server may have sent it in the place of the file",
-    "<html": "an HTML page: a server may have sent it in the place of the file",
+    "<!doctype html": "an HTML page: a server may have sent it instead of the file",
+    "<html": "an HTML page: a server may have sent it instead of the file",
     "<": "XML",
-    "version https://git-lfs": "a pointer of Git LFS, which stands for the file: `git lfs pull` fetches that",
+    "version https://git-lfs": "a pointer of Git LFS instead of the file: `git lfs pull` fetches the file",
     "{": "JSON",
     "[": "JSON",
 }
-#: What compressed files begin with that may look like text for a while: zlib's of the usual levels, and bz2's.
+#: The first bytes of compressed files (zlib at the usual levels, bz2) that could be taken for text.
 _COMPRESSED = (b"x\x01", b"x^", b"x\x9c", b"x\xda", b"BZh")
-#: What pickles of protocol 0 are full of: a line that ends by writing an object down in the memo.
+#: A line that puts an object into the memo. Pickles of protocol 0 have many.
 _MEMOISED = re.compile(rb"^.{0,4}p\d+$", re.MULTILINE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
 
 
+def foreign_error(error: CorruptFile, start: Start) -> ForeignFile | None:
+    """Return the error to raise instead of `error` if the file was not written by dump or joblib; else None.
+
+    Return None also if the file cannot seek, because it cannot be looked at again then.
+    """
+    looks_like = None if start.left is None else seems_to_be(start.file, start.begin)
+    return None if looks_like is None else ForeignFile(error.name, looks_like)
+
+
 def seems_to_be(file: Any, begin: int) -> str | None:
-    """Say what a file looks like that could not be loaded; None if it is one of dump's or joblib's that is damaged.
+    """Return what a file that could not be loaded looks like; None if it looks like a damaged file of dump or joblib.
 
     Parameters
     ----------
-    file, begin
-        The file, and where in it an object should begin; it then stands there.
+    file
+        Can seek. Afterwards it stands at `begin`.
+    begin
+        The position in the file, in bytes, where an object should begin.
     """
     try:
         return _seems_to_be(file, begin)
@@ -82,17 +94,17 @@ def _seems_to_be(file: Any, begin: int) -> str | None:
         file.seek(begin)
         try:
             inside = DecompressFile(file, record.decompressor).read(HEAD_BYTES)
-        except Exception:  # so that is what is wrong with it
+        except Exception:  # the compressed data are damaged, which explains the error
             return None
         inner = kind_of(inside) if inside else "an empty file"
         return inner and f"{inner} (compressed by {compressor})"
     if kind is None and compressor is None and not _may_be_a_pickle(head):
-        return f"nothing that is known here: it begins with {head[:8]!r}"
+        return f"a file of an unknown format: it begins with {head[:8]!r}"
     return kind
 
 
 def kind_of(head: bytes) -> str | None:
-    """Say what a file is that begins with some bytes; None if they do not tell."""
+    """Return the format of a file that begins with `head`; None if `head` does not tell."""
     for beginning, kind in _BEGINNINGS.items():
         if head.startswith(beginning):
             return kind
@@ -113,7 +125,7 @@ def _kind_of_text(head: bytes) -> str | None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "text (UTF-16)"
     try:
-        # The last character may be cut off.
+        # An incremental decoder, because the last character may be cut off.
         text = codecs.getincrementaldecoder("utf-8")().decode(head).lstrip("\ufeff")
     except UnicodeDecodeError:
         text = head.decode("latin-1")
@@ -131,7 +143,7 @@ def _kind_of_text(head: bytes) -> str | None:
 
 
 def _may_be_a_pickle(head: bytes) -> bool:
-    """Tell whether a file may have been a pickle: the first byte may be damaged as well as any other."""
+    """Tell whether a file may have been a pickle. The first byte may be damaged, like any other."""
     import pickletools
 
     first = head[:1].decode("latin-1")

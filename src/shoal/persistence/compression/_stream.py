@@ -1,6 +1,7 @@
-"""The layout of zlib and gzip streams: what stands around the blocks, and the footer behind them.
+# Tested in tests/test_deflate.py.
+"""The layout of zlib and gzip streams: blocks, the container around them, and the footer behind them.
 
-One standard stream of one member, that any reader of its kind reads::
+It is one standard stream with one member, which any reader of zlib or gzip reads::
 
     ┌────────┬─────────┬─────────┬─────┬──────────────────────────────┬─────────┐
     │ header │ block 0 │ block 1 │ ... │ stored: the footer, verbatim │ trailer │
@@ -10,8 +11,8 @@ One standard stream of one member, that any reader of its kind reads::
                on a byte, and nothing in  the first piece is the one     and their number
                it refers to another one   that is not full
 
-A block can thus be inflated by itself, and the footer be read from the end of the file, before anything is inflated.
-Checksums and the number cover what the blocks hold and the footer.
+So each block can be inflated independently, and the footer can be read from the end of the file before anything is
+inflated. The checksum and the size in the trailer cover the data of the blocks, and the footer.
 Formats: RFC 1950 (zlib), 1951 (deflate) and 1952 (gzip).
 """
 
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-# Bytes that a stored piece holds at most, by the format, and those that stand in front of it.
+# The most bytes that a stored piece can have by the format, and the size of its header, in bytes.
 _STORED, _STORED_HEADER = 0xFFFF, 5
 
 TRUNCATED = "the compressed data end before the end of the stream"
@@ -38,32 +39,32 @@ def _found(name: str) -> ModuleType | None:
         return None
 
 
-#: zlib by ISA-L, and by zlib-ng; None where they are not installed.
+#: The zlib modules of ISA-L and of zlib-ng; None if they are not installed.
 isal, zlib_ng = _found("isal.isal_zlib"), _found("zlib_ng.zlib_ng")
 
 
 def fastest() -> ModuleType:
-    """Return the module that inflates and adds up fastest: ISA-L's, or the standard library's."""
+    """Return the module that inflates and computes checksums fastest: ISA-L's if it is installed, else zlib."""
     return zlib if isal is None else isal
 
 
 class Container(NamedTuple):
-    """What stands around the blocks of a kind of stream."""
+    """The bytes around the blocks of a zlib or gzip stream."""
 
-    wbits: int  # as zlib's functions want it
-    header: Callable[[int], bytes]  # of the level
-    checksum: str  # the function's name
-    trailer: Callable[[int, int], bytes]  # of the checksum and the number of bytes
+    wbits: int  # the argument of zlib's functions
+    header: Callable[[int], bytes]  # returns the header, given the level
+    checksum: str  # the name of the function that computes it
+    trailer: Callable[[int, int], bytes]  # returns the trailer, given the checksum and the number of bytes
     trailer_size: int
 
 
 def _zlib_header(level: int) -> bytes:
-    # The second byte tells how hard the writer tried, and makes the two a multiple of 31.
+    # The second byte encodes the level, and makes both bytes a multiple of 31, as RFC 1950 demands.
     return b"\x78" + (b"\x01" if level < 2 else b"\x5e" if level < 6 else b"\x9c" if level == 6 else b"\xda")
 
 
 def _gzip_header(level: int) -> bytes:
-    # No name, no time, so that equal data make equal files; from an unknown system.
+    # Without name and time, so that equal data make equal files; the system is "unknown".
     return (
         b"\x1f\x8b\x08\x00\x00\x00\x00\x00" + (b"\x02" if level == 9 else b"\x04" if level < 2 else b"\x00") + b"\xff"
     )
@@ -82,7 +83,7 @@ CONTAINERS = {
 
 
 def stored(footer: bytes) -> bytes:
-    """Return `footer` as the stored blocks that end a deflate stream; the first may be short, all others are full."""
+    """Return `footer` as stored blocks, which end a deflate stream. The first may be short; all others are full."""
     first = len(footer) % _STORED or min(len(footer), _STORED)
     pieces = []
     for start in range(first - _STORED, len(footer), _STORED):
@@ -93,7 +94,7 @@ def stored(footer: bytes) -> bytes:
 
 
 def stream_size(head: bytes, end_of_blocks: int, footer: int) -> int:
-    """Return the size of a stream that begins with `head`, whose blocks end where that says, with such a footer."""
+    """Return the size of a stream in bytes, given its first two bytes, the end of its blocks, and its footer's size."""
     return end_of_blocks + footer + -(-footer // _STORED) * _STORED_HEADER + container_of(head).trailer_size
 
 
@@ -105,18 +106,18 @@ def read_stored(file: Any, end: int, nbytes: int, start: int = 0) -> bytes | Non
     file : file object
         Seekable; its position is kept.
     end : int
-        Where the stream ends in `file`, behind its trailer: the size of a file that holds nothing else.
+        The position in `file` behind the trailer of the stream.
     nbytes : int
-        How many bytes; no more than the footer has.
+        The number of bytes, at most that of the footer.
     start : int, default 0
-        Where the stream begins in `file`.
+        The position in `file` where the stream begins.
 
     Returns
     -------
     bytes or None
-        None if `file` is too short, holds no zlib or gzip stream at `start`, or no stored blocks
-        where the footer would have them. Whether a short answer is one can be told from the bytes
-        alone, so a footer should end with something that can be recognised.
+        None if `file` is too short, or has no zlib or gzip stream at `start`, or no stored blocks where a footer would
+        have them. Only the bytes themselves tell whether they are a footer, so a footer should end with a mark that
+        can be recognised.
     """
     position = file.tell()
     try:
@@ -145,7 +146,7 @@ def read_stored(file: Any, end: int, nbytes: int, start: int = 0) -> bytes | Non
 
 
 def container_of(head: bytes) -> Container:
-    """Return the kind of a stream that begins with these two bytes, or raise zlib.error."""
+    """Return the container of a stream that begins with these two bytes; raise zlib.error if it is not zlib or gzip."""
     if head[:1] == b"\x78":
         return CONTAINERS["zlib"]
     if head == b"\x1f\x8b":
@@ -154,7 +155,7 @@ def container_of(head: bytes) -> Container:
 
 
 def read_exactly(file: Any, size: int) -> bytes:
-    """Read so many bytes, or raise EOFError."""
+    """Return the next `size` bytes of a file; raise EOFError if it has fewer."""
     data: bytes = file.read(size)
     while len(data) < size:
         more = file.read(size - len(data))
@@ -165,7 +166,7 @@ def read_exactly(file: Any, size: int) -> bytes:
 
 
 def opened(fileobj: Any, mode: str) -> tuple[Any, bool]:
-    """Return a file for a path or a file object, and whether it was opened here, to be closed by the caller.
+    """Return a file object for a path or a file object, and whether the caller must close it.
 
     Raises
     ------
@@ -176,5 +177,5 @@ def opened(fileobj: Any, mode: str) -> tuple[Any, bool]:
         return open(fileobj, mode), True
     if not hasattr(fileobj, "write" if mode == "wb" else "read"):
         action = "written to" if mode == "wb" else "read from"
-        raise TypeError(f"{fileobj!r} cannot be {action}: a path or a file object opened for that is needed")
+        raise TypeError(f"{fileobj!r} cannot be {action}: pass a path, or a file object that is opened for it")
     return fileobj, False

@@ -1,4 +1,5 @@
-"""zlib and gzip streams, inflated: any of them in one go, those of `DeflateFile` block by block on several threads."""
+# Tested in tests/test_deflate.py.
+"""Reading zlib and gzip streams: any stream on one thread, and the blocks of `DeflateFile` on several."""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ from typing import Any
 
 import xxhash
 
-from shoal.persistence._ahead import Ahead
-from shoal.persistence._decompress import DecompressFile, Pieces
-from shoal.persistence._stream import CONTAINERS, TRUNCATED, container_of, fastest, read_exactly
+from shoal.persistence.compression._ahead import Ahead
+from shoal.persistence.compression._decompress import DecompressFile, Pieces
+from shoal.persistence.compression._stream import CONTAINERS, TRUNCATED, container_of, fastest, read_exactly
 
-# How many blocks are inflated ahead, for each thread.
+# The number of blocks that are inflated ahead, for each thread.
 _WAITING = 2
 
-# Deflate never inflates to more: 258 bytes for two bits.
+# Deflate makes at most this many bytes of one: 258 bytes of two bits.
 _MOST_PER_BYTE = 1032
 
 
 class _Inflater:
-    """Inflates one stream, with the interface that the decompressors of other formats have."""
+    """Inflates one stream. Its interface is that of ``bz2.BZ2Decompressor``."""
 
     def __init__(self, wbits: int) -> None:
         self._stream = fastest().decompressobj(wbits)
@@ -45,23 +46,23 @@ class _Inflater:
             piece: bytes = stream.decompress(stream.unconsumed_tail + data, max_length)
         except fastest().error as error:
             raise zlib.error(f"the compressed data are damaged: {error}") from error
-        # A library may have taken all of its input and hold back what it had no room for: ISA-L does.
+        # ISA-L may consume all input, and keep output for which max_length left no room.
         self.needs_input = not stream.unconsumed_tail and len(piece) < max_length
         return piece
 
 
 def inflater(container: str) -> _Inflater:
-    """Return what inflates one stream of a kind: "zlib" or "gzip"."""
+    """Return a decompressor for one stream in a container: "zlib" or "gzip"."""
     return _Inflater(CONTAINERS[container].wbits)
 
 
 class InflateFile(DecompressFile):
-    """A file to read from, forwards, which holds what a zlib or gzip stream does.
+    """A file object from which the data of a zlib or gzip stream can be read, forwards.
 
     Parameters
     ----------
     fileobj : path or file object
-        Where the stream is, from the current position on. It need not be seekable.
+        The file, at the stream. It need not be able to seek.
     container : {"zlib", "gzip"}
         The kind of stream.
     """
@@ -71,33 +72,36 @@ class InflateFile(DecompressFile):
 
 
 class InflateBlocks(Pieces):
-    """The data of a stream of `DeflateFile`, whose blocks several threads inflate ahead of the reader.
+    """A file object for the data of a stream of `DeflateFile`. Several threads inflate blocks ahead of the reader.
 
-    It ends where the data do: the footer does not belong to them. The checksum of the stream is not looked at: each
-    block has one of its own.
+    The footer is not read. The checksum of the stream is not compared, because each block has its own. To be used from
+    one thread.
 
     Parameters
     ----------
     file : file object
-        Seekable; it is read by the calling thread, in order, and stays open.
+        Seekable. Only the calling thread reads it, in order. It is left open.
     blocks : sequence of three ints each
-        The table that ``DeflateFile.finish`` handed out, with the entry for the end. No block is inflated whose
-        checksum is another.
+        The table that ``DeflateFile.finish`` passes to its callback, with the entry for the end. A block whose checksum
+        differs is not inflated.
     start : int, default 0
-        Where the stream begins in `file`, bytes.
+        The position in `file`, in bytes, where the stream begins.
+    tail : bytes, default b""
+        Bytes to return after the data of the last block: the footer.
 
     Raises
     ------
     zlib.error
-        If the table cannot be right, here; and by reads, if a block is not.
+        If the table is not possible. Reads raise it if a block is damaged.
     EOFError
         If the stream is truncated.
     """
 
-    def __init__(self, file: Any, blocks: Sequence[Sequence[int]], start: int = 0) -> None:
+    def __init__(self, file: Any, blocks: Sequence[Sequence[int]], start: int = 0, tail: bytes = b"") -> None:
         super().__init__(file, False)
         self._ahead: Ahead[bytes] = Ahead(_WAITING)
-        self._waiting = 0  # bytes that are inflated ahead
+        self._waiting = 0  # the number of bytes of the blocks in the queue
+        self._tail = tail
         file.seek(start)
         container_of(read_exactly(file, 2))
         self._sizes = deque(_sizes(blocks))
@@ -108,21 +112,24 @@ class InflateBlocks(Pieces):
 
     def _next(self) -> bytes:
         while self._sizes and not self._ahead.full:
-            self._waiting += self._put(None)
-        block = self._ahead.take() if len(self._ahead) else b""
+            self._waiting += self._inflate_next(None)
+        if not len(self._ahead):
+            tail, self._tail = self._tail, b""
+            return tail
+        block = self._ahead.result()
         self._waiting -= len(block)
         return block
 
-    def _put(self, place: memoryview | None) -> int:
-        """Have the next block inflated, and put into a place if there is one; return its size."""
+    def _inflate_next(self, target: memoryview | None) -> int:
+        """Put the next block into the queue of blocks to be inflated, into `target` if given; return its size."""
         compressed_size, size, checksum = self._sizes.popleft()
-        self._ahead.put(_inflate, read_exactly(self._file, compressed_size), size, checksum, place)
+        self._ahead.put(_inflate, read_exactly(self._file, compressed_size), size, checksum, target)
         return size
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill `buffer`, and return the number of bytes, which is less than its size only at the end.
 
-        Blocks that fit into it as a whole, behind what is inflated ahead, are put there by the threads.
+        Threads inflate blocks directly into `buffer`, if they fit into it behind the bytes that are already inflated.
         """
         view = pickle.PickleBuffer(buffer).raw()
         filled = 0
@@ -132,16 +139,16 @@ class InflateBlocks(Pieces):
         return filled + super().readinto(view[filled:])
 
     def _filled_by_threads(self, view: memoryview) -> int:
-        """Take what is inflated ahead, and have the next blocks put behind it; return the number of bytes."""
+        """Copy the bytes that are already inflated, let threads inflate blocks behind them, and return the size."""
         filled = begin = len(self._piece)
         end = begin + self._waiting
-        view[:begin] = self._taken(begin)
+        view[:begin] = self._consume(begin)
         self._failed = True
         while True:
             if self._sizes and end + self._sizes[0][1] <= len(view) and not self._ahead.full:
-                end += self._put(view[end : end + self._sizes[0][1]])
+                end += self._inflate_next(view[end : end + self._sizes[0][1]])
             elif len(self._ahead):
-                block = self._ahead.take()
+                block = self._ahead.result()
                 view[filled : filled + len(block)] = block
                 filled += len(block)
             else:
@@ -152,14 +159,14 @@ class InflateBlocks(Pieces):
         return end
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and leave the file open."""
         if not self.closed:
             self._ahead.close()
         super().close()
 
 
 def _sizes(blocks: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
-    """The sizes of each block, deflated and inflated, and the checksum of the former."""
+    """Return the sizes of each block, deflated and inflated, and the checksum of the deflated block."""
     sizes = [
         (there - here, after - before, checksum) for (here, before, checksum), (there, after, _) in pairwise(blocks)
     ]
@@ -168,18 +175,18 @@ def _sizes(blocks: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
     return sizes
 
 
-def _inflate(compressed: bytes, size: int, checksum: int, place: memoryview | None) -> bytes:
-    """Return a block; nothing if it has a place, where it is then put."""
+def _inflate(compressed: bytes, size: int, checksum: int, target: memoryview | None) -> bytes:
+    """Return an inflated block; or write it to `target`, if given, and return nothing."""
     if xxhash.xxh3_64_intdigest(compressed) != checksum:
-        raise zlib.error("the compressed data are damaged: a block has another checksum")
+        raise zlib.error("the compressed data are damaged: the checksum of a block differs")
     module = fastest()
     try:
         block: bytes = module.decompressobj(-zlib.MAX_WBITS).decompress(compressed, size + 1)
     except module.error as error:
         raise zlib.error(f"the compressed data are damaged: {error}") from error
     if len(block) != size:
-        raise zlib.error(f"the compressed data are damaged: a block is not of {size} bytes")
-    if place is None:
+        raise zlib.error(f"the compressed data are damaged: a block does not have {size} bytes")
+    if target is None:
         return block
-    place[:] = block
+    target[:] = block
     return b""

@@ -1,4 +1,5 @@
-"""Which globals a file may import, and their import."""
+# Tested in tests/test_trust.py, tests/test_trust_attacks.py.
+"""Decides which globals a file may import, and imports them."""
 
 from __future__ import annotations
 
@@ -9,32 +10,33 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from shoal.errors import UntrustedFile
-from shoal.persistence._reconstructors import RECONSTRUCTORS
-from shoal.persistence._safe import SAFE
-from shoal.persistence._standins import Global
-from shoal.persistence._survey import Survey
+from shoal.persistence.trust._reconstructors import RECONSTRUCTORS
+from shoal.persistence.trust._safe import SAFE
+from shoal.persistence.trust._standins import Global
+from shoal.persistence.trust._survey import Survey
 
 Ask = Callable[[str], Any]
-#: What no pattern covers: tests run whatever they are given, and the import of a command line runs it.
+#: No pattern covers modules below these names. Test helpers run any code that they are given, and importing
+#: ``__main__`` runs a command line.
 _NEVER = frozenset(("tests", "_tests", "testing", "_testing", "test_utils", "conftest", "__main__"))
 _PATTERN = re.compile(r"([^\W\d]\w*)(\.[^\W\d]\w*)*(\.\*)?")
 
 
 class Trust:
-    """What ``load(trusted=)`` says, and what is safe anyway.
+    """The arguments of ``load(trusted=)``. Thread-safe, because it never changes.
 
     Parameters
     ----------
     trusted
-        A callable that takes a dotted name; or several of: such callables, dotted names, and names of modules followed
-        by ``.*``.
+        A callable that is given a dotted name and returns whether it is trusted; or an iterable of such callables, of
+        dotted names, and of names of modules followed by ``.*``.
     max_bytes
-        How many bytes an object may take; None for the default.
+        The number of bytes that an object may take; None for the default limit.
 
     Raises
     ------
     TypeError, ValueError
-        If it is none of that.
+        If `trusted` is neither.
     """
 
     def __init__(self, trusted: Ask | Iterable[str | Ask], max_bytes: int | None = None) -> None:
@@ -57,37 +59,44 @@ class Trust:
                 self._names.add(item)
 
     def found(self, name: str, survey: Survey) -> dict[tuple[str, str], Any]:
-        """Return what the globals of a file are, by module and qualified name.
+        """Import the globals of a file if all of them are trusted; return them, by module and qualified name.
+
+        Parameters
+        ----------
+        name
+            The name of the file, for errors.
+        survey
+            The result of the dry run.
 
         Raises
         ------
         UntrustedFile
-            If something does not cover them all: then nothing was imported. Or if a package that is trusted has some of
-            them only from elsewhere, or as functions.
+            If a global is not trusted; then nothing was imported. Or if a pattern covers a global by its name, but its
+            package does not define it, or it is not a class.
         CorruptFile
-            If the file could not be gone through.
+            If the dry run could not be completed.
         ImportError, AttributeError
-            If one is not there.
+            If a global does not exist here.
         """
         known = survey.notes.globals
-        named = {place for place, standin in known.items() if self._named(standin.name)}
+        named = {key for key, standin in known.items() if self._named(standin.name)}
         untrusted = {
-            standin.name for place, standin in known.items() if place not in named and not self._in_package(place[0])
+            standin.name for key, standin in known.items() if key not in named and not self._in_package(key[0])
         }
         if untrusted or survey.notes.misuses:
             raise UntrustedFile(name, tuple(sorted(untrusted)), tuple(survey.notes.misuses)) from survey.failure
         if survey.failure is not None:
             raise survey.failure
         values = {}
-        for place, standin in known.items():
+        for key, standin in known.items():
             dotted = standin.name
             if dotted in SAFE:
-                values[place] = _safe(dotted)
+                values[key] = _safe(dotted)
                 continue
-            steps = _steps(*place)
-            values[place] = steps[-1]
+            steps = _steps(*key)
+            values[key] = steps[-1]
             defined = self._defines(steps[:-1] if dotted in RECONSTRUCTORS else steps)
-            if place not in named and not (defined and _as_pickle_does(standin, steps[-1])):
+            if key not in named and not (defined and _as_pickle_does(standin, steps[-1])):
                 untrusted.add(dotted)
         if untrusted:
             raise UntrustedFile(name, tuple(sorted(untrusted)))
@@ -105,18 +114,19 @@ class Trust:
         )
 
     def _defines(self, steps: list[Any]) -> bool:
-        """Tell whether a trusted package defines something itself, and every class on the way to it."""
+        """Tell whether a trusted package defines an object itself, and also every class on the way to it."""
         return all(isinstance(step, type) for step in steps[:-1]) and all(
             self._in_package(getattr(step, "__module__", None)) for step in steps
         )
 
 
 def _as_pickle_does(standin: Global, value: Any) -> bool:
-    """Tell whether a pattern covers what a file does with a global.
+    """Tell whether a pattern covers the way in which a file uses a global.
 
-    Of classes it covers ``__new__`` without arguments, and what follows to give the instance its state; with arguments,
-    members of enumerations, by simple values since these are hashed, and named tuples, whose construction runs no code
-    of theirs; and what is in the table.
+    Of a class, it covers ``__new__`` without arguments, and then setting the state of the instance. It also covers
+    ``__new__`` with arguments for members of enumerations, if the arguments are simple values, since these are hashed,
+    and for named tuples, because their construction runs no code of theirs. Of other callables, it covers those in the
+    table of reconstructors.
     """
     uses = standin.uses
     if not isinstance(value, type):
@@ -133,7 +143,7 @@ def _as_pickle_does(standin: Global, value: Any) -> bool:
 
 
 def _steps(module: str, name: str) -> list[Any]:
-    """Import a module, and return what a qualified name in it goes by."""
+    """Import a module, and return the objects that the parts of a qualified name in it refer to."""
     value = importlib.import_module(module)
     steps: list[Any] = []
     for part in name.split("."):
@@ -142,7 +152,7 @@ def _steps(module: str, name: str) -> list[Any]:
 
 
 def _safe(dotted: str) -> Any:
-    """Import what is safe; numpy has renamed its core in 2.0, and files name it either way."""
+    """Import a safe global. NumPy 2.0 has renamed ``numpy.core``, and files contain either name."""
     module, _, name = dotted.rpartition(".")
     if module == "pathlib._local":  # of Python 3.13
         module = "pathlib"

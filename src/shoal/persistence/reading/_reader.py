@@ -1,4 +1,5 @@
-"""Reading: the C unpickler, and arrays put into its hands where joblib's wrapper of them has just been rebuilt.
+# Tested in tests/test_persistence.py.
+"""Reading: the C unpickler, and arrays handed to it where it has just rebuilt joblib's wrapper of an array.
 
 ::
 
@@ -8,53 +9,55 @@
           v                │
     wrapper.__setstate__ ──┴──> the array is read, or mapped; persistent_load returns it
 
-A frame ends with BUILD where an array follows, so that the file then stands before the array.
+A frame ends with BUILD if an array follows. The file then stands at the array.
 """
 
 from __future__ import annotations
 
+import _compat_pickle
 import math
 import os
 import pickle
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakMethod
 
 import xxhash
 
 from shoal._arrays import ArraySpec, flat
 from shoal.errors import DamagedFile
 from shoal.persistence._format import WRAPPER, WRAPPER_MODULE
-from shoal.persistence._input import STEP, Input
-from shoal.persistence._legacy import WRAPPERS, read_array
+from shoal.persistence.reading._input import STEP, Input
+from shoal.persistence.reading._legacy import WRAPPERS, read_array
 
-#: Has the unpickler take an array in the place of its wrapper.
+#: These opcodes make the unpickler replace the wrapper of an array by the array.
 TAKE_ARRAY = b"0NQ"
-#: What modules of NumPy 2 are called in NumPy 1.
+#: Modules of NumPy 2, and their names in NumPy 1.
 _NUMPY_1 = {"numpy._core": "numpy.core", "numpy.rec": "numpy.core.records", "numpy.char": "numpy.core.defchararray"}
-#: Arrays of so many bytes are rather copied once more than dealt with as large ones.
+#: For arrays of at most this many bytes, one more copy is cheaper than the way of large arrays.
 SMALL = 2**15
 
 
 class Reader(pickle.Unpickler):
-    """Rebuilds one object.
+    """An unpickler that rebuilds one object, and reads or maps the arrays in it. To be used once, from one thread.
 
     Parameters
     ----------
     source
-        Where it is read from.
+        The input to read from.
     native
-        Whether arrays of another byte order are turned into this machine's.
+        Whether arrays of another byte order are converted to this machine's.
     sums
-        Takes the checksum of each array that is read, by its position; None if nobody is interested.
+        Receives the xxh3_64 of each array that is read, by position; None if no checksums are needed.
     mapping
-        Returns the array that lies at a position, given what is known of it; None to read arrays.
+        Returns the array at a position in bytes, given its spec; None to read arrays.
     mmap_mode
-        How arrays are mapped that are in files of their own.
+        How arrays that are in files of their own are mapped.
 
     Attributes
     ----------
     legacy
-        Whether there are such: joblib before 0.10 has written them.
+        Whether there were arrays in files of their own: then joblib before 0.10 has written the file.
     """
 
     def __init__(
@@ -65,36 +68,36 @@ class Reader(pickle.Unpickler):
         mapping: Callable[[ArraySpec, int], Any] | None = None,
         mmap_mode: str | None = None,
     ) -> None:
-        super().__init__(source)  # type: ignore[arg-type] # it takes any buffer
+        super().__init__(source)  # type: ignore[arg-type] # any object with a buffer may be returned by its read
         self._source = source
         self._native = native
         self._sums = sums
         self._mapping = mapping
         self._mmap_mode = mmap_mode
         self.legacy = False
-        self._kinds: list[Any] = []
         self._wrapper: Any = None
         self._ndarray: Any = None
-        self._found: dict[tuple[str, str], Any] = {}
+        self._globals: dict[tuple[str, str], Any] = {}
         self._array: Any = None
 
-    def load(self) -> Any:
-        """Rebuild the object."""
-        try:
-            return super().load()
-        finally:
-            # They hold the reader, and it all that it has met: only a collection would end that circle.
-            for kind in self._kinds:
-                del kind.__setstate__
+    @staticmethod
+    def _stand_in(name: str, set_state: Callable[[Any], None]) -> Any:
+        """Return a class whose instances call a method of a reader with their state.
 
-    def _stand_in(self, name: str, setstate: Callable[[Any], None]) -> Any:
-        """Return a class whose instances call a method when they have been rebuilt."""
-        kind: Any = type(name, (), {"__setstate__": staticmethod(setstate)})
-        self._kinds.append(kind)
-        return kind
+        A class is part of a cycle, which only a garbage collection ends. So it refers to the reader weakly; otherwise
+        the reader, and all objects that it has read, would live as long.
+        """
+        method = WeakMethod(set_state)
+
+        def __setstate__(_: Any, state: Any) -> None:  # noqa: N807
+            bound = method()
+            if bound is not None:
+                bound(state)
+
+        return type(name, (), {"__setstate__": __setstate__})
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a global; in the place of joblib's wrapper of arrays, one of ours."""
+        """Return a global. For joblib's wrapper of arrays, return a class of this reader instead."""
         if is_wrapper(module, name):
             if self._wrapper is None:
                 import numpy as np
@@ -104,31 +107,31 @@ class Reader(pickle.Unpickler):
             return self._wrapper
         if name in WRAPPERS and module.endswith((WRAPPER_MODULE, WRAPPER_MODULE + "_compat")):
             self.legacy = True
-            return self._stand_in(name, self._met_file)
-        known = self._found.get((module, name))
+            return self._stand_in(name, self._read_array_file)
+        known = self._globals.get((module, name))
         if known is None:
-            known = self._found[module, name] = self._import(module, name)
+            known = self._globals[module, name] = self._import(module, name)
         return known
 
     def _import(self, module: str, name: str) -> Any:
         try:
             return super().find_class(module, name)
         except ModuleNotFoundError:
-            # NumPy 1 does not know the names of 2.
+            # NumPy 1 does not know the module names of NumPy 2.
             for new, old in _NUMPY_1.items():
                 if module == new or module.startswith(f"{new}."):
                     return super().find_class(old + module[len(new) :], name)
             raise
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return the array that was just read."""
+        """Return the array that was read last. The unpickler asks for it because of TAKE_ARRAY."""
         if pid is not None or self._array is None:
             raise self._damage("an opcode of the format", "a persistent id")
         array, self._array = self._array, None
         return array
 
     def _met(self, state: Any) -> None:
-        """Take an array from the file: its wrapper was just rebuilt."""
+        """Read or map the array that follows. The unpickler has just given its wrapper a state."""
         if self._array is not None:
             raise self._damage("the end of a frame", "another array")
         try:
@@ -138,7 +141,7 @@ class Reader(pickle.Unpickler):
             if order not in ("C", "F") or nbytes < 0 or (len(shape) > 1 and min(shape) < 0):
                 raise ValueError(f"{shape}, {order}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise self._damage("what describes an array", f"{type(error).__name__}: {error}") from None
+            raise self._damage("the description of an array", f"{type(error).__name__}: {error}") from None
         source = self._source
         if objects:
             array = self._nested()
@@ -147,7 +150,7 @@ class Reader(pickle.Unpickler):
             if padded and nbytes <= SMALL and self._mapping is None:
                 data = source.padded(nbytes)
             if data is not None:
-                array = self._small(shape, order, dtype, data)
+                array = self._array_of(data, shape, order, dtype)
             else:
                 if padded:
                     source.padding()
@@ -160,50 +163,50 @@ class Reader(pickle.Unpickler):
         self._array = array
         source.go_on(TAKE_ARRAY)
 
-    def _met_file(self, state: dict[str, Any]) -> None:
-        """Take an array from a file of its own."""
+    def _read_array_file(self, state: dict[str, Any]) -> None:
+        """Read or map an array that is in a file of its own, which its wrapper names."""
         array = read_array(state, os.path.dirname(self._source.name), self._mmap_mode)
         self._array = _native(array) if self._native else array
         self._source.go_on(TAKE_ARRAY)
 
     def _nested(self) -> Any:
-        """Return what a pickle within the pickle holds: an array of objects, as joblib writes it."""
+        """Read a pickle within the pickle: joblib writes arrays of objects so."""
         self._source.go_on()
         return self._inner().load()
 
     def _inner(self) -> Any:
-        """Return what reads such a pickle; what the one has found, the other need not look for."""
+        """Return a reader for such a pickle. It shares the globals that were already imported."""
         inner = type(self)(self._source, self._native, self._sums, self._mapping)
-        inner._found = self._found
+        inner._globals = self._globals
         return inner
 
-    def _small(self, shape: Any, order: Any, dtype: Any, data: bytes) -> Any:
-        """Return the array of some bytes, which were taken just now."""
+    def _array_of(self, data: bytes, shape: Any, order: Any, dtype: Any) -> Any:
+        """Return the small array that has these bytes, which were just read."""
         if self._sums is not None:
             self._sums[self._source.position - len(data)] = xxhash.xxh3_64_intdigest(data)
         return self._ndarray(shape, dtype, bytearray(data), 0, None, order)
 
     def _next_array(self, spec: ArraySpec, nbytes: int, mappable: bool) -> Any:
-        """Return the array whose bytes come next."""
+        """Read or map the array whose bytes come next."""
         source, start = self._source, self._source.position
         if self._mapping is not None and mappable:
             array = self._mapping(spec, start)
             source.skip(nbytes, "an array")
             return array
         if nbytes <= SMALL:
-            return self._small(spec.shape, spec.order, spec.dtype, source.taken(nbytes, "an array"))
+            return self._array_of(source.read_data(nbytes, "an array"), spec.shape, spec.order, spec.dtype)
         checksum = None if self._sums is None else xxhash.xxh3_64()
         if source.left is not None or nbytes <= STEP:
             array = spec.empty()
             source.fill(memoryview(flat(array)), "an array", checksum)
         else:
-            array = spec.over(self._grown(nbytes, checksum))
+            array = spec.over(self._read_growing(nbytes, checksum))
         if self._sums is not None:
             self._sums[start] = checksum.intdigest()  # type: ignore[union-attr]
         return array
 
-    def _grown(self, nbytes: int, checksum: Any) -> Any:
-        """Return so many bytes, of which nobody knows whether the file has them: memory is taken as they come."""
+    def _read_growing(self, nbytes: int, checksum: Any) -> Any:
+        """Read `nbytes` bytes of a file of unknown size. Memory grows as they arrive, because `nbytes` may be false."""
         import numpy as np
 
         memory, have = np.empty(STEP, np.uint8), 0
@@ -230,12 +233,18 @@ class Reader(pickle.Unpickler):
 
 
 def is_wrapper(module: str, name: str) -> bool:
-    """Tell whether that is joblib's wrapper of arrays."""
+    """Tell whether a global is joblib's wrapper of arrays."""
     return name == WRAPPER and module.endswith(WRAPPER_MODULE)
 
 
+def as_named_now(module: str, name: str) -> tuple[str, str]:
+    """Return the module and the name of a global in Python 3, given those of Python 2 or 3."""
+    known = _compat_pickle.NAME_MAPPING.get((module, name))
+    return known or (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
+
+
 def _native(array: Any) -> Any:
-    """Return an array in this machine's byte order, in the same memory."""
+    """Convert an array to this machine's byte order, in place."""
     dtype = array.dtype
     kinds = [field[0] for field in dtype.fields.values()] if dtype.fields else [dtype]
     if all(not kind.isnative for kind in kinds):

@@ -17,8 +17,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from shoal.persistence._dtypes import Dtype, SurveyedArray, need, shape_of
-from shoal.persistence._limits import PER_OPCODE, Budget
+from shoal.persistence.trust._dtypes import Dtype, SurveyedArray, need, shape_of
+from shoal.persistence.trust._limits import PER_OPCODE, Budget
 
 #: Where ``getattr`` is.
 GETATTR = ("builtins", "getattr")

@@ -1,9 +1,14 @@
-"""Compressors: one record for each, by name, and those that users register.
+# Tested in tests/test_compression.py.
+"""How are bytes compressed on their way into a file, and decompressed on their way out?
+
+In: a file object, and the name of a compressor. Out: a file object that compresses what is written to it, or one from
+which the decompressed bytes can be read. This file has a record for each compressor; users register others. Open it
+first, then ``_stream.py``, which draws the layout of zlib and gzip streams.
 
 =======  ==================  =========  =============  =======================================
 name     file begins with    extension  default level  made by
 =======  ==================  =========  =============  =======================================
-zlib     78                  .z         3              `shoal.persistence._deflate`
+zlib     78                  .z         3              `shoal.persistence.compression._deflate`
 gzip     1f 8b               .gz        3              the same
 bz2      "BZ"                .bz2       9              the standard library
 lzma     5d 00               .lzma      6              the standard library, the format "alone"
@@ -20,11 +25,11 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from shoal.persistence._decompress import DecompressFile, Decompressor
-from shoal.persistence._deflate import DeflateFile
-from shoal.persistence._inflate import InflateBlocks, InflateFile, inflater
-from shoal.persistence._stream import read_stored, stream_size
-from shoal.persistence._zstd import ZstdWriter
+from shoal.persistence.compression._decompress import DecompressFile, Decompressor
+from shoal.persistence.compression._deflate import DeflateFile
+from shoal.persistence.compression._inflate import InflateBlocks, InflateFile, inflater
+from shoal.persistence.compression._stream import read_stored, stream_size
+from shoal.persistence.compression._zstd import ZstdWriter
 
 __all__ = [
     "COMPRESSORS",
@@ -41,7 +46,7 @@ __all__ = [
 
 
 class CompressorWrapper:
-    """How files of one compressed format are recognised, written and read.
+    """How files of one compressed format are recognised, written and read. Thread-safe, because it never changes.
 
     Parameters
     ----------
@@ -49,14 +54,14 @@ class CompressorWrapper:
         ``obj(fileobj, "wb")`` or ``obj(fileobj, "wb", compresslevel=level)`` returns a file object to
         write to, ``obj(fileobj, "rb")`` one to read from. `fileobj` is a path or a file object.
     prefix : bytes, default b""
-        What every such file begins with.
+        The first bytes of every file of the format.
     extension : str, default ""
-        What the names of such files end with, the dot included.
+        The end of the names of such files, with the dot.
     decompressor : callable, optional
-        ``decompressor()`` returns what decompresses one stream, with the interface of ``bz2.BZ2Decompressor``:
-        ``decompress(data, max_length)``, ``eof``, ``needs_input``, ``unused_data``. With it, :func:`shoal.load` reads
-        no further in a file object than the stream goes, so that several dumps may follow each other in it.
-        Without it, `obj` reads as far as it will.
+        ``decompressor()`` returns an object that decompresses one stream, with the interface of
+        ``bz2.BZ2Decompressor``: ``decompress(data, max_length)``, ``eof``, ``needs_input``, ``unused_data``. With it,
+        :func:`shoal.load` reads a file object no further than to the end of the stream, so several dumps can follow
+        each other in it. Without it, `obj` may read further.
 
     Attributes
     ----------
@@ -84,40 +89,52 @@ class CompressorWrapper:
         Parameters
         ----------
         fileobj : path or file object
-            Where the compressed bytes go; a file object is left open.
+            The file for the compressed bytes. A file object is left open.
         compresslevel : int, optional
-            0 to 9; by default what the format calls its default.
+            0 to 9; by default, the default level of the format.
 
         Raises
         ------
         ValueError
-            If what the format needs is not installed; the message says how to install it.
+            If a package that the format needs is not installed. The message says how to install it.
         """
         if compresslevel is None:
             return self.fileobj_factory(fileobj, "wb")
         return self.fileobj_factory(fileobj, "wb", compresslevel=compresslevel)
 
     def decompressor_file(self, fileobj: Any) -> Any:
-        """Return a file object to read from, which holds what was compressed into `fileobj`.
+        """Return a file object from which the decompressed bytes of `fileobj` can be read.
 
-        A stream that is cut off makes its reads raise EOFError. For one that is damaged they raise
-        what the format's library does: ``zlib.error`` (zlib, gzip), OSError without an errno (bz2),
-        ``lzma.LZMAError`` (lzma, xz), RuntimeError (lz4), ``ZstdError`` (zstd).
+        Parameters
+        ----------
+        fileobj : path or file object
+            The file with the compressed bytes.
+
+        Raises
+        ------
+        ValueError
+            If a package that the format needs is not installed. The message says how to install it.
+
+        Notes
+        -----
+        Reads raise EOFError if the stream is truncated. If it is damaged, they raise the error of the format's library:
+        ``zlib.error`` (zlib, gzip), OSError without an errno (bz2), ``lzma.LZMAError`` (lzma, xz), RuntimeError (lz4),
+        ``ZstdError`` (zstd).
         """
         return self.fileobj_factory(fileobj, "rb")
 
 
-def _deflated(container: str, fileobj: Any, mode: str, compresslevel: int = 3) -> DeflateFile | InflateFile:
+def _deflate_file(container: str, fileobj: Any, mode: str, compresslevel: int = 3) -> DeflateFile | InflateFile:
     if mode == "wb":
         return DeflateFile(fileobj, compresslevel, container)
     return InflateFile(fileobj, container)
 
 
-def _bz2(fileobj: Any, mode: str, compresslevel: int = 9) -> Any:
+def _bz2_file(fileobj: Any, mode: str, compresslevel: int = 9) -> Any:
     return _stdlib("bz2").BZ2File(fileobj, mode, compresslevel=compresslevel)
 
 
-def _lzma(container: str, fileobj: Any, mode: str, compresslevel: int | None = None) -> Any:
+def _lzma_file(container: str, fileobj: Any, mode: str, compresslevel: int | None = None) -> Any:
     lzma = _stdlib("lzma")
     if mode == "wb":
         return lzma.LZMAFile(fileobj, mode, format=getattr(lzma, container), preset=compresslevel)
@@ -133,8 +150,8 @@ def _stdlib(name: str) -> ModuleType:
         raise ValueError(f"the module {name} is not compiled into this Python's standard library") from error
 
 
-def _lz4(fileobj: Any, mode: str, compresslevel: int = 0) -> Any:
-    # Checksums cost next to nothing here, and damage is seen before anything is rebuilt from it.
+def _lz4_file(fileobj: Any, mode: str, compresslevel: int = 0) -> Any:
+    # Checksums of blocks cost next to nothing, and reveal damage before anything is rebuilt from it.
     return _lz4_frame().LZ4FrameFile(fileobj, mode, compression_level=compresslevel, block_checksum=True)
 
 
@@ -146,7 +163,7 @@ def _lz4_frame() -> Any:
     return lz4.frame
 
 
-def _zstd(fileobj: Any, mode: str, compresslevel: int = 3) -> Any:
+def _zstd_file(fileobj: Any, mode: str, compresslevel: int = 3) -> Any:
     module = _zstandard()
     return module.ZstdFile(fileobj, mode) if mode != "wb" else ZstdWriter(module, fileobj, compresslevel)
 
@@ -162,39 +179,43 @@ def _zstandard() -> Any:
     raise ValueError("Zstandard is not installed. Install it with pip: pip install 'shoal[zstd]'")
 
 
-#: What can be written and read, by name. `register_compressor` adds to it.
+#: All compressors, by name. `register_compressor` adds to them.
 COMPRESSORS: dict[str, CompressorWrapper] = {
-    "zlib": CompressorWrapper(partial(_deflated, "zlib"), b"\x78", ".z", partial(inflater, "zlib")),
-    "gzip": CompressorWrapper(partial(_deflated, "gzip"), b"\x1f\x8b", ".gz", partial(inflater, "gzip")),
-    "bz2": CompressorWrapper(_bz2, b"BZ", ".bz2", lambda: _stdlib("bz2").BZ2Decompressor()),
+    "zlib": CompressorWrapper(partial(_deflate_file, "zlib"), b"\x78", ".z", partial(inflater, "zlib")),
+    "gzip": CompressorWrapper(partial(_deflate_file, "gzip"), b"\x1f\x8b", ".gz", partial(inflater, "gzip")),
+    "bz2": CompressorWrapper(_bz2_file, b"BZ", ".bz2", lambda: _stdlib("bz2").BZ2Decompressor()),
     "lzma": CompressorWrapper(
-        partial(_lzma, "FORMAT_ALONE"), b"\x5d\x00", ".lzma", lambda: _stdlib("lzma").LZMADecompressor()
+        partial(_lzma_file, "FORMAT_ALONE"), b"\x5d\x00", ".lzma", lambda: _stdlib("lzma").LZMADecompressor()
     ),
     "xz": CompressorWrapper(
-        partial(_lzma, "FORMAT_XZ"), b"\xfd7zXZ", ".xz", lambda: _stdlib("lzma").LZMADecompressor()
+        partial(_lzma_file, "FORMAT_XZ"), b"\xfd7zXZ", ".xz", lambda: _stdlib("lzma").LZMADecompressor()
     ),
-    "lz4": CompressorWrapper(_lz4, b"\x04\x22\x4d\x18", ".lz4", lambda: _lz4_frame().LZ4FrameDecompressor()),
-    "zstd": CompressorWrapper(_zstd, b"\x28\xb5\x2f\xfd", ".zst", lambda: _zstandard().ZstdDecompressor()),
+    "lz4": CompressorWrapper(_lz4_file, b"\x04\x22\x4d\x18", ".lz4", lambda: _lz4_frame().LZ4FrameDecompressor()),
+    "zstd": CompressorWrapper(_zstd_file, b"\x28\xb5\x2f\xfd", ".zst", lambda: _zstandard().ZstdDecompressor()),
 }
 
 
 def register_compressor(compressor_name: str, compressor: CompressorWrapper, force: bool = False) -> None:
-    """Make a compressor known to `dump` and `load` by a name.
+    """Add a compressor that `dump` and `load` can use.
 
     Parameters
     ----------
     compressor_name : str
-        What ``compress=`` calls it.
+        The name for ``compress=``.
     compressor : CompressorWrapper
-        Its ``fileobj_factory`` must have ``read``, ``write``, ``seek`` and ``tell``, as a class of
-        files does, or be None in a subclass that has methods of its own.
+        Its ``fileobj_factory`` must be a class of file objects, with ``read``, ``write``, ``seek`` and ``tell``, or be
+        None in a subclass that overrides the methods.
     force : bool, default False
-        Replace one that has this name.
+        Replace the compressor that has this name, if there is one.
 
     Raises
     ------
     ValueError
-        If one of the arguments is not such, or the name is taken.
+        If an argument is of the wrong type, or the name is taken and `force` is false.
+
+    Notes
+    -----
+    Thread-safe. It is in effect for the whole process.
     """
     if not isinstance(compressor_name, str):
         raise ValueError(f"the name of a compressor must be a string, not {compressor_name!r}")
@@ -204,7 +225,7 @@ def register_compressor(compressor_name: str, compressor: CompressorWrapper, for
     missing = [name for name in ("read", "write", "seek", "tell") if not hasattr(factory, name)]
     if factory is not None and missing:
         raise ValueError(
-            f"the fileobj_factory of a compressor must be a class of files, but {factory!r} has no {missing}"
+            f"the fileobj_factory of a compressor must be a class of file objects, but {factory!r} has no {missing}"
         )
     if compressor_name in COMPRESSORS and not force:
         raise ValueError(f"a compressor named {compressor_name!r} is registered already; force=True replaces it")
@@ -212,12 +233,12 @@ def register_compressor(compressor_name: str, compressor: CompressorWrapper, for
 
 
 def detect(head: bytes) -> str | None:
-    """Return the name of the compressor of a file that begins with `head`; None: it is not compressed.
+    """Return the name of the compressor of a file that begins with `head`; None if the file is not compressed.
 
     Parameters
     ----------
     head : bytes
-        The first bytes of the file, at least as many as the longest prefix has; 16 will do for those of shoal.
+        The first bytes of the file, at least as many as the longest prefix has: 6 for the compressors of shoal.
     """
     for name, compressor in COMPRESSORS.items():
         if compressor.prefix and head.startswith(compressor.prefix):

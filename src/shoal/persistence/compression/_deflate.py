@@ -1,4 +1,5 @@
-"""zlib and gzip streams, deflated in blocks on several threads. Their layout: `shoal.persistence._stream`."""
+# Tested in tests/test_deflate.py.
+"""Writing zlib and gzip streams: blocks are deflated on several threads. `_stream` draws the layout."""
 
 from __future__ import annotations
 
@@ -16,36 +17,36 @@ import xxhash
 
 from shoal._output import putter
 from shoal._tracebacks import warn
-from shoal.persistence import _stream
-from shoal.persistence._ahead import Ahead
-from shoal.persistence._stream import CONTAINERS, fastest, opened, stored
+from shoal.persistence.compression import _stream
+from shoal.persistence.compression._ahead import Ahead
+from shoal.persistence.compression._stream import CONTAINERS, fastest, opened, stored
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: Bytes of a block before it is deflated. With a third of it, files of levels 4 to 9 grow by another 0.7 %; with more,
-#: files of a few MB leave threads idle at their end.
+#: The number of bytes of a block before it is deflated. With a third of it, files of levels 4 to 9 are 0.7 % larger;
+#: with more, threads are idle at the end of files of a few MB.
 BLOCK = 3 << 18
 
-# How many blocks are taken to be like the one that is looked at.
+# One block in this many is sampled. The others are assumed to be similar.
 _ALIKE = 16
 
-# How much larger than zlib's a sample may become, at levels 1 to 3 and at the others.
+# How much larger than zlib's output a sample may become, at levels 1 to 3 and at the others.
 _CLOSE, _CLOSER = 1.04, 1.01
 
-# The memLevel with which zlib-ng is a twentieth faster than with the default at levels 2 and 3.
+# With this memLevel, zlib-ng is 5 % faster at levels 2 and 3 than with the default.
 _MOST_MEMORY = 9
 
-# A sixteenth of fewer bytes tells nothing about them.
+# Blocks of fewer bytes are not sampled, because a sixteenth of them tells nothing.
 _LEAST = 1 << 15
 
-# How many blocks wait for each thread.
+# The number of blocks in the queue, for each thread.
 _WAITING = 4
 
-# A buffer of so many blocks is deflated where it lies, and `write` waits for that; a smaller one is copied.
+# A buffer of at least this many blocks is deflated in place, and `write` waits for that. A smaller one is copied.
 _BLOCKS_LENT = 4
 
-# Smaller pieces of a block are put together.
+# Pieces of a block that have fewer bytes are joined.
 _PIECE = 1 << 14
 
 Deflate = Callable[[Any], bytes]
@@ -53,18 +54,18 @@ Deflate = Callable[[Any], bytes]
 
 def _deflate(module: ModuleType, level: int, block: Any, memory: int = zlib.DEF_MEM_LEVEL) -> bytes:
     stream = module.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, memory)
-    # One call, since after each the thread waits for the interpreter, which pickles.
+    # Few calls, because after each one the thread waits for the GIL, while another thread pickles.
     deflated: bytes = stream.compress(block) + stream.flush(zlib.Z_FULL_FLUSH)
     return deflated
 
 
 class _Choice:
-    """Which of several ways deflates the blocks of a stream; what the blocks are like decides.
+    """Chooses the library that deflates the blocks of a stream, by trying all of them on samples of the data.
 
-    ISA-L is ten times as fast as zlib, but looks for fewer repetitions: on most data that costs nothing, on some a
-    fifth of the size. zlib-ng is three to six times as fast, and sometimes a little worse. So a sixteenth of every 16th
-    block is deflated by each, and the fastest that comes close to zlib at the level asked for is taken. The choice
-    depends on the data alone, never on the time.
+    ISA-L is ten times as fast as zlib, but finds fewer repetitions: most data do not become larger, some become a fifth
+    larger. zlib-ng is three to six times as fast as zlib, and its output is sometimes a little larger. So each library
+    deflates a sixteenth of every 16th block, and the fastest one whose output is about as small as zlib's at the
+    requested level is chosen. The choice depends only on the data, never on the time.
     """
 
     def __init__(self, level: int) -> None:
@@ -81,8 +82,8 @@ class _Choice:
             self._fast = [partial(_deflate, _stream.zlib_ng, level)]
         self._blocks = 0
 
-    def of(self, block: Any) -> Deflate:
-        """Return what deflates the next block of the stream."""
+    def for_block(self, block: Any) -> Deflate:
+        """Return the function that deflates the next block of the stream."""
         if self._fast and self._blocks % _ALIKE == 0 and len(block) >= _LEAST:
             sample = _sample(block)
             enough = self._close * len(self._zlib(sample))
@@ -93,23 +94,23 @@ class _Choice:
 
 
 def _sample(block: Any) -> bytes:
-    """A sixteenth of a block, from four places."""
+    """Return a sixteenth of a block, made of four parts."""
     step, length = len(block) // 4, len(block) // 64
     return b"".join(block[start : start + length] for start in range(0, 4 * step, step))
 
 
 class DeflateFile(io.BufferedIOBase):
-    """A file to write to, that makes a zlib or gzip stream of what it is given.
+    """A file object that writes a zlib or gzip stream of the bytes that are written to it.
 
-    Levels 1 to 3 are deflated by ISA-L, and all by zlib-ng, where these are installed and make
-    files about as small as zlib does; else by zlib. Blocks of 768 KiB are deflated on
-    as many threads as there are CPUs to use, eight at most, once there are two of them; the threads
-    end with the file. Memory is bounded by six blocks for each thread. To be used from one thread.
+    Blocks are deflated by ISA-L (levels 1 to 3) or zlib-ng (all levels) if these are installed and their output is
+    about as small as zlib's; else by zlib. As soon as there are two blocks of 768 KiB, they are deflated on as many
+    threads as there are CPUs to use, at most eight. The threads end when the file is closed. Memory is bounded by six
+    blocks for each thread. To be used from one thread.
 
     Parameters
     ----------
     fileobj : path or file object
-        Where the stream goes. A file object is written to by the calling thread alone, and left open.
+        The file for the stream. Only the calling thread writes to a file object, and it is left open.
     compresslevel : int, default 3
         0 (stored) to 9 (smallest).
     container : {"zlib", "gzip"}
@@ -118,9 +119,9 @@ class DeflateFile(io.BufferedIOBase):
     Raises
     ------
     ValueError
-        If `compresslevel` is out of its range.
+        If `compresslevel` is not from 0 to 9.
     TypeError
-        If `fileobj` can be neither opened nor written to.
+        If `fileobj` is neither a path nor an object with ``write``.
     """
 
     def __init__(self, fileobj: Any, compresslevel: int = 3, container: str = "zlib") -> None:
@@ -133,9 +134,9 @@ class DeflateFile(io.BufferedIOBase):
         self._checksum = getattr(fastest(), self._container.checksum)
         self._check: int = self._checksum(b"")
         self._choice = _Choice(level)
-        self._pieces: list[Any] = []  # of the next block
-        self._size = 0  # theirs
-        self._position = self._offset = 0  # bytes taken, bytes written
+        self._pieces: list[Any] = []  # parts of the next block
+        self._size = 0  # the number of bytes in them
+        self._position = self._offset = 0  # the numbers of bytes before and after compression
         self._table: list[tuple[int, int, int]] = []
         self._file, self._owned = opened(fileobj, "wb")
         try:
@@ -146,7 +147,7 @@ class DeflateFile(io.BufferedIOBase):
         self._ended = False
 
     def write(self, buffer: Any) -> int:
-        """Take all bytes of `buffer`, which any object with a contiguous buffer may be; return their number.
+        """Write all bytes of `buffer`, any object with a contiguous buffer; return their number.
 
         Raises
         ------
@@ -155,7 +156,7 @@ class DeflateFile(io.BufferedIOBase):
         ValueError
             If the file is closed.
         Exception
-            What writing to the file object raises. No more can be written then, but the file must still be closed.
+            If writing to the file object raises it. Then no more can be written, but the file must still be closed.
         """
         self._check_open()
         view = pickle.PickleBuffer(buffer).raw()
@@ -171,14 +172,14 @@ class DeflateFile(io.BufferedIOBase):
         return len(view)
 
     def _parts(self, view: memoryview) -> Iterator[memoryview]:
-        """Yield what is still missing of a block, then whole ones, then the rest."""
+        """Yield the part that completes the current block, then whole blocks, then the rest."""
         while view:
             missing = BLOCK - self._size
             yield view[:missing]
             view = view[missing:]
 
     def _add(self, piece: bytes | memoryview) -> None:
-        """Take what belongs to the next block; it stays as it is until that is deflated."""
+        """Add a piece to the next block. The bytes of `piece` must not change until the block is deflated."""
         if len(piece) >= _PIECE:
             self._pieces.append(piece)
         elif self._pieces and isinstance(self._pieces[-1], bytearray):
@@ -187,39 +188,41 @@ class DeflateFile(io.BufferedIOBase):
             self._pieces.append(bytearray(piece))
         self._size += len(piece)
         if self._size == BLOCK:
-            self._put()
+            self._deflate_block()
 
-    def _put(self) -> None:
-        """Have the next block deflated."""
+    def _deflate_block(self) -> None:
+        """Put the next block into the queue of blocks to be deflated; write blocks until it has room."""
         block = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces, self._size = [], 0
         while self._blocks.full:
-            self._take()
-        self._blocks.put(self._choice.of(block), block)
+            self._write_block()
+        self._blocks.put(self._choice.for_block(block), block)
 
-    def _take(self) -> None:
-        deflated = self._blocks.take()
+    def _write_block(self) -> None:
+        """Wait for the oldest block in the queue, and write it."""
+        deflated = self._blocks.result()
         self._table.append((self._offset, len(self._table) * BLOCK, xxhash.xxh3_64_intdigest(deflated)))
         self._write(deflated)
 
     def _drain(self) -> None:
+        """Write all blocks in the queue."""
         while len(self._blocks):
-            self._take()
+            self._write_block()
 
     def _write(self, data: bytes) -> None:
         putter(self._file)(data)
         self._offset += len(data)
 
     def finish(self, footer: Callable[[list[tuple[int, int, int]]], bytes]) -> None:
-        """End the stream, with a footer behind the data that readers of the data need not know of.
+        """End the stream with a footer behind the data. Readers get it as the last bytes of the data.
 
         Parameters
         ----------
         footer : callable
-            Is given the table of blocks: for each the offset of its first byte in the stream (the
-            header's first is 0) and in the data, and the xxh3_64 of what is in the stream; and one
-            entry more, where the last block ends. What it returns is written as it is:
-            `shoal.persistence._stream.read_stored` reads it back.
+            It is called with the table of blocks, and returns the footer as bytes. The table has for each block the
+            offset of its first byte in the stream (whose header begins at 0), the offset in the data, and the xxh3_64
+            of the block in the stream; a last entry says where the last block ends. The footer is stored without
+            compression: `shoal.persistence.compression._stream.read_stored` reads it back.
 
         Raises
         ------
@@ -229,7 +232,7 @@ class DeflateFile(io.BufferedIOBase):
         self._check_open()
         with self._unless_it_fails():
             if self._size:
-                self._put()
+                self._deflate_block()
             self._drain()
             self._blocks.close()
             self._table.append((self._offset, self._position, 0))
@@ -239,7 +242,7 @@ class DeflateFile(io.BufferedIOBase):
         self._ended = True
 
     def close(self) -> None:
-        """End the stream, unless it has ended or failed, and close the file if it was opened here."""
+        """End the stream unless it has ended or failed, and close the file if it was opened here."""
         if self.closed:
             return
         try:
@@ -249,9 +252,9 @@ class DeflateFile(io.BufferedIOBase):
             self._give_up()
 
     def __del__(self) -> None:
-        # Nothing that waits or takes a lock: this may run anywhere. The threads end when the executor is gone.
+        # Do nothing that waits or takes a lock, because this may run anywhere. The threads end with the executor.
         if not self._ended:
-            warn(f"{self!r} was not closed, so the stream has no end", ResourceWarning, source=self)
+            warn(f"{self!r} was not closed, so its stream has no end", ResourceWarning, source=self)
 
     def _give_up(self) -> None:
         self._ended = True
@@ -266,13 +269,13 @@ class DeflateFile(io.BufferedIOBase):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # A stream that was broken off must not look whole.
+        # After an exception, the stream must not look complete.
         if kind is not None and not self.closed:
             self._give_up()
         self.close()
 
     def tell(self) -> int:
-        """Return the number of bytes taken so far."""
+        """Return the number of bytes that were written to this object so far."""
         return self._position
 
     def writable(self) -> bool:
@@ -290,4 +293,4 @@ class DeflateFile(io.BufferedIOBase):
 
     def _check_open(self) -> None:
         if self.closed or self._ended:
-            raise ValueError("write to a stream that has ended, was closed or failed to be written")
+            raise ValueError("write to a stream that has ended, was closed, or has failed before")

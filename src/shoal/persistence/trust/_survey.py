@@ -19,18 +19,17 @@ from typing import Any
 import xxhash
 
 from shoal.errors import CorruptFile, DamagedFile
-from shoal.persistence._dtypes import Dtype
 from shoal.persistence._format import WRAPPER, WRAPPER_MODULE, Footer
-from shoal.persistence._input import Input
-from shoal.persistence._legacy import WRAPPERS, of_python_2
-from shoal.persistence._limits import PER_OPCODE, Budget, Misuse
-from shoal.persistence._names import as_named_now
-from shoal.persistence._opcodes import Walk, memo_uses
-from shoal.persistence._reader import TAKE_ARRAY, Reader, is_wrapper
-from shoal.persistence._rebuild import Met
-from shoal.persistence._reconstructors import RECONSTRUCTORS
-from shoal.persistence._safe import SAFE
-from shoal.persistence._standins import GETATTR, Container, Global, Notes
+from shoal.persistence.reading._input import Input
+from shoal.persistence.reading._legacy import WRAPPERS, of_python_2
+from shoal.persistence.reading._reader import TAKE_ARRAY, Reader, as_named_now, is_wrapper
+from shoal.persistence.trust._dtypes import Dtype
+from shoal.persistence.trust._limits import PER_OPCODE, Budget, Misuse
+from shoal.persistence.trust._opcodes import Walk, memo_uses
+from shoal.persistence.trust._rebuild import Met
+from shoal.persistence.trust._reconstructors import RECONSTRUCTORS
+from shoal.persistence.trust._safe import SAFE
+from shoal.persistence.trust._standins import GETATTR, Container, Global, Notes
 
 
 class Kept:

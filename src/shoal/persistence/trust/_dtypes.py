@@ -1,4 +1,5 @@
-"""What stands for numpy's dtypes in a dry run: how many bytes an array has is to be known."""
+# Tested in tests/test_trust.py, tests/test_trust_attacks.py.
+"""The dry run's stand-in for numpy's dtypes. It tells how many bytes an array has."""
 
 from __future__ import annotations
 
@@ -6,16 +7,16 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from shoal.persistence._limits import PER_OPCODE, Misuse
+from shoal.persistence.trust._limits import PER_OPCODE, Misuse
 
 _DTYPE = re.compile(r"[biufcSUVOMm]\d+")
-#: Dtypes are in each other no deeper.
+#: Dtypes are nested at most this deep.
 _DEPTH = 50
 #: Arrays have no more dimensions.
 _DIMENSIONS = 64
-#: What a field counts for, in bytes: some microseconds go by until it is compared.
+#: A field counts as this many bytes in the budget, because comparing it takes some microseconds.
 _PER_FIELD = 2000
-#: The classes of records, under all their names.
+#: All names of the class of records.
 RECORDS = ("numpy.record", "numpy.rec.record", "numpy.core.records.record", "numpy._core.records.record")
 
 
@@ -25,14 +26,14 @@ class SurveyedArray(NamedTuple):
     Attributes
     ----------
     dtype
-        Its dtype, for people to read.
+        Its dtype, as a text for people.
     shape
         Its shape.
     nbytes
-        The number of its bytes; of objects, those of references to them in memory.
+        The number of its bytes; for an array of objects, the number of bytes of the references in memory.
     position
-        The offset of the first of them from the beginning of the dump; of a compressed one, before compression. None
-        for an array within the pickle.
+        The offset of its first byte from the beginning of the dump, before compression. None for an array within the
+        pickle.
     """
 
     dtype: str
@@ -42,16 +43,16 @@ class SurveyedArray(NamedTuple):
 
 
 class Dtype:
-    """Stands for a dtype, and knows it.
+    """A stand-in for a dtype. It makes a real dtype, and compares what numpy would write of that.
 
-    The state that pickle gives a dtype may claim anything: offsets beyond its end, objects that are none. What is
-    accepted is only what numpy would write of the dtype that it seems to be.
+    The state of a dtype in a file may claim anything: offsets beyond its end, or bytes that are said to be objects. A
+    state is accepted only if it is exactly what numpy writes of the dtype that it describes.
     """
 
     def __init__(self, kind: Any, align: Any = False, copy: Any = False) -> None:
         import numpy as np
 
-        # Without a copy, it could be one that all of numpy uses.
+        # Without a copy, it could be a dtype that all of numpy shares.
         need(type(align) in (bool, int) and type(copy) in (bool, int) and (align, copy) == (0, 1), "other flags")
         self._record = getattr(kind, "name", None) in RECORDS
         known = self._record or (type(kind) is str and _DTYPE.fullmatch(kind))
@@ -61,18 +62,18 @@ class Dtype:
         self._final = False
         self._text: str | None = None
         self._depth = 0
-        self._weight = 0  # of its state, and of those of the dtypes in it, as often as they are
-        #: Where it is noted that its fields must be in no other place; whoever makes it says where.
+        self._weight = 0  # of its state and of the states of the dtypes in it, each as often as it occurs
+        #: The notes of the dry run. They record that nothing else in the file may use the fields.
         self.notes: Any = None
 
     @property
     def real(self) -> Any:
-        """The dtype. From the time that something is made of it on, it must not change any more."""
+        """The dtype. It must not change any more once something was made of it."""
         self._final = True
         return self._known
 
     def described(self, shape: Any, position: int | None = None) -> SurveyedArray:
-        """Return what is to be said of an array of it."""
+        """Return the description of an array of this dtype."""
         real = self.real
         nbytes = math.prod(shape_of(shape)) * real.itemsize
         if self._text is None:
@@ -81,7 +82,7 @@ class Dtype:
 
     def __setstate__(self, state: Any) -> None:
         if self._final:
-            raise Misuse("a dtype is changed that is used already")
+            raise Misuse("a dtype is changed after it was used")
         try:
             need(type(state) is tuple, "no tuple")
             self._count(state)
@@ -174,7 +175,7 @@ class Dtype:
 
 
 def _real(value: Any) -> Any:
-    """Return something with the dtypes themselves in the place of what stands for them."""
+    """Return a value with all stand-ins replaced by real dtypes."""
     if isinstance(value, Dtype):
         return value.real
     if type(value) is tuple:
@@ -185,7 +186,7 @@ def _real(value: Any) -> Any:
 
 
 def _same(given: Any, written: Any) -> bool:
-    """Tell whether a state is what this numpy would write, or another one: before numpy 2, flags have a sign."""
+    """Tell whether a state is what this or another release of numpy writes: before numpy 2, flags have a sign."""
     return bool(
         given[0] in (3, 4)
         and given[1:7] == written[1:7]
@@ -200,13 +201,13 @@ def _meta(state: Any) -> Any:
 
 
 def need(right: Any, what: str) -> None:
-    """Raise ValueError, unless something is right."""
+    """Raise ValueError(what) unless `right` is true."""
     if not right:
         raise ValueError(what)
 
 
 def shape_of(shape: Any) -> tuple[int, ...]:
-    """Return a shape, if it is one."""
+    """Return `shape` if it is a tuple of at most 64 integers that are not negative; else raise ValueError."""
     need(
         type(shape) is tuple and len(shape) <= _DIMENSIONS and all(type(size) is int and size >= 0 for size in shape),
         "shape",

@@ -1,25 +1,26 @@
-"""What a pattern such as ``sklearn.*`` covers beside classes: functions, and calls of classes, that honest files need.
+# Tested in tests/test_trust_attacks.py.
+"""Functions, and calls of classes, that a pattern such as ``sklearn.*`` covers because honest files need them.
 
-A pattern covers a class only for ``__new__`` without arguments, which runs no ``__init__``. What is listed here is
-called with arguments when pickle rebuilds an object, and each entry says with which. Where something is called in any
-other way, or is not listed, the pattern does not cover it; its exact name does.
+Of a class, a pattern covers only ``__new__`` without arguments, which runs no ``__init__``. The callables in this table
+are called with arguments when an object is rebuilt, and each entry says with which arguments. A pattern does not cover
+any other function, or any other call. Its exact name in ``trusted=`` does.
 
-The names are those of scikit-learn 1.3 to 1.9, numpy 1.26 to 2.4, scipy 1.11 to 1.17, pandas 1.5 to 3.1 and pyarrow,
-found by fitting all estimators and dumping frames, indexes, dtypes, scalars and arrays of every kind.
+The names are those of scikit-learn 1.3 to 1.9, numpy 1.26 to 2.4, scipy 1.11 to 1.17, pandas 1.5 to 3.1 and pyarrow.
+They were found by fitting all estimators, and by dumping frames, indexes, dtypes, scalars and arrays of every kind.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from shoal.persistence._dtypes import need
-from shoal.persistence._standins import Global, Rule
+from shoal.persistence.trust._dtypes import need
+from shoal.persistence.trust._standins import Global, Rule
 
 _PLAIN = (int, float, complex, str, bytes, bytearray, bool, type(None))
 
 
 def _data(*args: Any) -> None:
-    """Take data and rebuilt objects, and nothing that could be called."""
+    """Accept data and rebuilt objects, but no callables."""
     for arg in args:
         if type(arg) in (tuple, list):
             need(not any(isinstance(item, Global) for item in arg), "a class or function")
@@ -32,29 +33,29 @@ def _no_arguments(*args: Any) -> None:
 
 
 def _new(kind: Any) -> None:
-    """Take a class of which an instance is made without arguments."""
+    """Accept a class, of which an instance is made without arguments."""
     need(isinstance(kind, Global) and kind.rule is None, "no class of the package")
 
 
 def _cython(kind: Any, checksum: Any, state: Any) -> None:
-    """Take what Cython writes for an object whose state follows by BUILD."""
+    """Accept the arguments that Cython writes for an object whose state follows by BUILD."""
     _new(kind)
     need(type(checksum) is int and state is None, "another state than Cython writes")
 
 
 def _index(kind: Any, arguments: Any) -> None:
-    """Take a class of pandas' indexes, which is called with the arguments."""
+    """Accept a class of pandas' indexes, and the keyword arguments that it is called with."""
     need(isinstance(kind, Global) and kind.module.split(".")[0] == "pandas", "no index of pandas")
     need(kind.qualname.endswith("Index") and type(arguments) is dict, "no index of pandas")
 
 
 def _bit_generator(kind: Any = "MT19937") -> None:
-    """Take a class of numpy's bit generators, or its name."""
+    """Accept a class of numpy's bit generators, or its name."""
     need(type(kind) is str or (isinstance(kind, Global) and kind.module.startswith("numpy.random._")), "no generator")
 
 
 def _generator(bits: Any = "MT19937", make: Any = None) -> None:
-    """Take a bit generator or its name, and what makes one of a name: no other callable."""
+    """Accept a bit generator or its name, and the function that makes one of a name, but no other callable."""
     need(not isinstance(bits, Global), "no bit generator")
     need(make is None or (isinstance(make, Global) and make.name == _BITS), "another callable")
 
@@ -96,39 +97,39 @@ _METRICS = {
     "homogeneity_score mutual_info_score normalized_mutual_info_score rand_score v_measure_score",
 }
 
-#: Is held by an estimator that computes with it, and never called while the file is loaded.
-_HELD = Rule()
+#: For a function that is an attribute of an estimator, and that is never called while the file is loaded.
+_VALUE = Rule()
 
 
 def _each(module: str, names: str, rule: Rule) -> dict[str, Rule]:
     return {f"{module}.{name}": rule for name in names.split()}
 
 
-#: What patterns cover beside classes, by the names that files give it.
+#: The callables that patterns cover besides classes, by the names that files give them.
 RECONSTRUCTORS: dict[str, Rule] = {
-    # numpy: random generators are made of a bit generator, which is made by its class and given its state.
+    # numpy: a random generator is made of a bit generator, which is made by its class and then gets its state.
     _BITS: Rule(_bit_generator),
     "numpy.random._pickle.__generator_ctor": Rule(_generator),
     "numpy.random._pickle.__randomstate_ctor": Rule(_generator),
     "numpy.random.bit_generator.__pyx_unpickle_SeedSequence": Rule(_cython),
-    # scikit-learn: trees know their sizes before they have a state; losses are values of Cython without one.
+    # scikit-learn: trees get their sizes as arguments, and then their state; losses are Cython objects without a state.
     "sklearn.tree._tree.Tree": Rule(_data),
     **_each("sklearn._loss._loss", _LOSSES, Rule(_data)),
-    **_each("_loss", _LOSSES, Rule(_data)),  # what some releases call that module
+    **_each("_loss", _LOSSES, Rule(_data)),  # some releases give that module this name
     **_each("sklearn.linear_model._sgd_fast", _SGD_LOSSES, Rule(_data)),
     # ... trees of neighbours and distances: newObj(cls) is cls.__new__(cls).
     **{f"sklearn.neighbors.{module}.newObj": Rule(_new) for module in ("_kd_tree", "_ball_tree")},
     **{f"sklearn.metrics.{module}.newObj": Rule(_new) for module in ("_dist_metrics", "_pairwise_fast")},
-    # ... functions that compute numbers of numbers, which scorers and selectors hold by default.
-    **{name: _HELD for part, names in _METRICS.items() for name in _each(f"sklearn.metrics.{part}", names, _HELD)},
-    **_each("sklearn.feature_selection._univariate_selection", "chi2 f_classif f_regression r_regression", _HELD),
-    **_each("sklearn.feature_selection._mutual_info", "mutual_info_classif mutual_info_regression", _HELD),
-    **_each("sklearn.cluster._kmeans", "_kmeans_single_lloyd _kmeans_single_elkan", _HELD),
-    # scipy: splines hold the module's asarray, interp1d its own method.
-    "scipy._lib.array_api_compat.numpy._aliases.asarray": _HELD,
-    **_each("scipy.interpolate._interpolate.interp1d", "_call_linear_np _call_linear _call_nearest", _HELD),
-    **_each("scipy.interpolate._interpolate.interp1d", "_call_spline _call_previousnext _call_nan_spline", _HELD),
-    # pandas: a frame is its manager of blocks; indexes are made anew of their arguments.
+    # ... numeric functions that are attributes of scorers and selectors by default.
+    **{name: _VALUE for part, names in _METRICS.items() for name in _each(f"sklearn.metrics.{part}", names, _VALUE)},
+    **_each("sklearn.feature_selection._univariate_selection", "chi2 f_classif f_regression r_regression", _VALUE),
+    **_each("sklearn.feature_selection._mutual_info", "mutual_info_classif mutual_info_regression", _VALUE),
+    **_each("sklearn.cluster._kmeans", "_kmeans_single_lloyd _kmeans_single_elkan", _VALUE),
+    # scipy: splines have the module's asarray as an attribute, and interp1d its own method.
+    "scipy._lib.array_api_compat.numpy._aliases.asarray": _VALUE,
+    **_each("scipy.interpolate._interpolate.interp1d", "_call_linear_np _call_linear _call_nearest", _VALUE),
+    **_each("scipy.interpolate._interpolate.interp1d", "_call_spline _call_previousnext _call_nan_spline", _VALUE),
+    # pandas: a frame is stored as its manager of blocks, an index as the arguments of its class.
     "pandas.core.internals.managers.BlockManager": Rule(_data),
     "pandas._libs.internals._unpickle_block": Rule(_data),
     "pandas.core.indexes.base._new_Index": Rule(_index),
@@ -136,11 +137,11 @@ RECONSTRUCTORS: dict[str, Rule] = {
     "pandas.core.indexes.interval._new_IntervalIndex": Rule(_index),
     "pandas.core.indexes.timedeltas._new_TimedeltaIndex": Rule(_index),
     "pandas.core.indexes.frozen.FrozenList": Rule(_data),
-    # ... arrays whose classes are Cython's.
+    # ... arrays whose classes are written in Cython.
     "pandas._libs.arrays.__pyx_unpickle_NDArrayBacked": Rule(_cython),
     "pandas._libs.interval.__pyx_unpickle_IntervalMixin": Rule(_cython),
     **_each("pandas._libs.sparse", "IntIndex BlockIndex", Rule(_data)),
-    # ... dtypes and scalars, which cannot change.
+    # ... dtypes and scalars, which are immutable.
     **_each("pandas", "StringDtype", Rule(_string_dtype)),
     **_each("pandas.core.arrays.string_", "StringDtype", Rule(_string_dtype)),
     **_each("pandas", "PeriodDtype Interval Period", Rule(_data)),
@@ -150,14 +151,14 @@ RECONSTRUCTORS: dict[str, Rule] = {
     "pandas._libs.tslibs.nattype._nat_unpickle": Rule(_data),
     "pandas._libs.tslibs.timedeltas._timedelta_unpickle": Rule(_data),
     "pandas._libs.tslibs.timestamps._unpickle_timestamp": Rule(_data),
-    **{f"{module}.NA": _HELD for module in ("pandas", "pandas._libs.missing")},
-    # ... offsets of dates, of numbers and names.
+    **{f"{module}.NA": _VALUE for module in ("pandas", "pandas._libs.missing")},
+    # ... date offsets, which are made of numbers and names.
     **_each("pandas._libs.tslibs.offsets", _OFFSETS, Rule(_data)),
     **{f"{module}.DateOffset": Rule(_no_arguments) for module in ("pandas", "pandas._libs.tslibs.offsets")},
-    # pyarrow: types are made of their parts, arrays of a type and buffers.
+    # pyarrow: a type is made of its parts, an array of a type and buffers.
     **_each("pyarrow.lib", _ARROW_TYPES, Rule(_data)),
     **_each("pyarrow.lib", "py_buffer scalar chunked_array _restore_array DictionaryScalar._reconstruct", Rule(_data)),
     **_each("pyarrow.lib", "_reconstruct_table _reconstruct_record_batch", Rule(_data)),
-    # Time zones, by their key in the database.
+    # Time zones are stored as their key in the database.
     "zoneinfo.ZoneInfo._unpickle": Rule(_data),
 }

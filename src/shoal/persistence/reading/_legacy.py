@@ -1,4 +1,5 @@
-"""Files of joblib before 0.10: their arrays are in files of their own, beside the pickle.
+# Tested in tests/test_persistence_fixtures.py.
+"""Files of joblib before 0.10, whose arrays are in files of their own, beside the pickle.
 
 ::
 
@@ -15,9 +16,9 @@ from typing import Any
 
 from shoal.errors import DamagedFile, TruncatedFile
 
-#: What such a compressed file begins with.
+#: The first bytes of a file, or of an array, that is compressed.
 PREFIX = b"ZF"
-#: The classes that stand for arrays in the pickle.
+#: The classes of the objects in the pickle that name the files of arrays.
 WRAPPERS = ("NDArrayWrapper", "ZNDArrayWrapper")
 
 _LENGTH_DIGITS = len(hex(2**64))
@@ -25,16 +26,21 @@ _STEP = 2**20
 
 
 def read_array(state: dict[str, Any], folder: str, mmap_mode: str | None) -> Any:
-    """Return the array that a wrapper stands for.
+    """Return the array that a wrapper names, read or mapped from its file.
 
     Parameters
     ----------
     state
         The attributes of the wrapper.
     folder
-        Where the pickle is.
+        The folder of the pickle.
     mmap_mode
         As for :func:`shoal.load`.
+
+    Raises
+    ------
+    CorruptFile, OSError
+        If the file of the array is damaged or missing.
     """
     import numpy as np
 
@@ -51,20 +57,20 @@ def read_array(state: dict[str, Any], folder: str, mmap_mode: str | None) -> Any
 
 
 def of_python_2(name: str) -> ValueError:
-    """Return what is raised for a file whose strings cannot be decoded."""
+    """Return the error to raise for a file whose strings cannot be decoded."""
     return ValueError(
-        f"{name or 'the stream'} seems to be written by Python 2, whose strings cannot be told from bytes. "
-        "Load it with Python 2, and write what it holds in another format"
+        f"{name or 'The stream'} seems to be written by Python 2, whose strings cannot be told from bytes. "
+        "Load it with Python 2, and write the object in another format"
     )
 
 
 def payload(file: Any, name: str) -> bytes:
-    """Return what a compressed file holds, from its prefix on.
+    """Return the decompressed contents of a file that stands at :data:`PREFIX`.
 
     Raises
     ------
     CorruptFile
-        If it holds more or less than it says.
+        If the file is damaged, or has more or fewer bytes than it says.
     """
     header = file.read(len(PREFIX) + _LENGTH_DIGITS)
     try:
@@ -72,7 +78,7 @@ def payload(file: Any, name: str) -> bytes:
     except ValueError:
         raise DamagedFile(name, len(PREFIX), "a length in hexadecimal digits", repr(header[len(PREFIX) :])) from None
     data, inflater = bytearray(), zlib.decompressobj()
-    compressed = file.read(_STEP).lstrip(b" ")  # joblib 0.8 wrote one more blank
+    compressed = file.read(_STEP).lstrip(b" ")  # joblib 0.8 has written one more blank
     while compressed and len(data) <= length:
         try:
             data += inflater.decompress(compressed)

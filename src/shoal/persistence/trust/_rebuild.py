@@ -1,14 +1,15 @@
-"""The second pass over a file that nobody trusts: what the dry run has found to be harmless is rebuilt.
+# Tested in tests/test_trust.py, tests/test_trust_attacks.py.
+"""The second pass over a file that is not trusted: rebuild what the dry run has found to be harmless.
 
 ::
 
-    opcodes that were kept ──┐
-                             ├──> Woven ──> Input ──> Rebuilder, which imports what was found to be trusted
-    arrays from the file   ──┘      ^                     │
-                                    └──── Met: only the array that the dry run has met at this place opens the way
+    opcodes, kept by the dry run ──┐
+                                   ├──> Woven ──> Input ──> Rebuilder: imports what the dry run has found to be trusted
+    arrays, from the file        ──┘      ^                     │
+                                          └──── Met: an array that the dry run has met at this position
 
-What is trusted runs now, and may have changed what an array is described by. So the bytes of an array never come where
-opcodes are read, nor the other way round: each array is compared with what the dry run has found.
+Trusted code runs in this pass, and may have changed the description of an array. So each description is compared with
+what the dry run has found. Otherwise bytes of an array could be read as opcodes, or opcodes as an array.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from shoal.errors import DamagedFile, UntrustedFile
-from shoal.persistence._input import BLOCK
-from shoal.persistence._names import as_named_now
-from shoal.persistence._reader import Reader, is_wrapper
-from shoal.persistence._standins import GETATTR
+from shoal.persistence.reading._input import BLOCK
+from shoal.persistence.reading._reader import Reader, as_named_now, is_wrapper
+from shoal.persistence.trust._standins import GETATTR
 
 
 class Met(NamedTuple):
@@ -30,11 +30,14 @@ class Met(NamedTuple):
     Attributes
     ----------
     at
-        How much was read when its wrapper was rebuilt.
+        The number of bytes that had been read when the wrapper of the array was rebuilt.
     begin, nbytes
-        Where its bytes are, and how many; none of an array of objects, which a pickle of its own follows.
-    shape, dtype, order, aligned
-        What its wrapper says.
+        The position and the number of the bytes of the array. `nbytes` is 0 for an array of objects, which follows as a
+        pickle of its own.
+    shape, dtype, order
+        As in the wrapper.
+    aligned
+        Whether padding comes before the bytes.
     """
 
     at: int
@@ -50,21 +53,21 @@ class Met(NamedTuple):
 
 
 class Rebuilder(Reader):
-    """Rebuilds one object from opcodes that were gone through.
+    """A reader that imports only what the dry run has found, and reads only the arrays that it has met.
 
     Attributes
     ----------
     found
-        What it may import.
+        The globals that may be used, by module and qualified name.
     woven
-        Where the opcodes and arrays come from.
+        The stream of opcodes and arrays.
     """
 
     found: dict[tuple[str, str], Any]
     woven: Woven
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a global, if it is among them."""
+        """Return a global. A name that the dry run has not found is a KeyError."""
         if is_wrapper(module, name):
             return super().find_class(module, name)
         name_now = as_named_now(module, name)
@@ -73,7 +76,7 @@ class Rebuilder(Reader):
         return self.found[name_now]
 
     def _attribute(self, kind: Any, name: str) -> Any:
-        """Return what is named by a class and the name of an attribute."""
+        """Return an attribute of a class, as ``getattr`` in a pickle does, if the dry run has found it."""
         for (module, qualname), value in self.found.items():
             parent, _, last = qualname.rpartition(".")
             if last == name and self.found.get((module, parent)) is kind:
@@ -81,8 +84,8 @@ class Rebuilder(Reader):
         raise UntrustedFile(self._source.name, (".".join(GETATTR),))
 
     def _met(self, state: Any) -> None:
-        state = dict(state)  # nobody else has this one
-        self.woven.opened_by(state, self._source.position)
+        state = dict(state)  # a copy, because trusted code may have a reference to the original
+        self.woven.open_array(state, self._source.position)
         super()._met(state)
 
     def _inner(self) -> Rebuilder:
@@ -92,29 +95,31 @@ class Rebuilder(Reader):
 
 
 class Woven(io.RawIOBase):
-    """A stream made of opcodes that were kept, and of arrays from the file.
+    """A stream of opcodes from memory and of arrays from a file, in the order in which they are in the file.
+
+    The bytes of an array can be read only after :meth:`open_array` has accepted its description.
 
     Parameters
     ----------
     opcodes
-        All that belongs to no array.
+        All bytes that belong to no array.
     met
         The arrays.
     stream
-        Where they are.
+        The decompressed contents of the file.
     begin
-        From where on; None if it cannot seek, and stands there.
+        The position of the object in `stream`; None if that cannot seek, and stands at the object.
     name
-        What to call the file in errors.
+        The name of the file, for errors.
     """
 
     def __init__(self, opcodes: bytearray, met: list[Met], stream: Any, begin: int | None, name: str) -> None:
         self._opcodes, self._stream, self._begin, self._name = opcodes, stream, begin, name
         self._next = deque(met)
-        self._open: Met | None = None  # the array whose bytes come next
-        self._passed = 0  # bytes of arrays that were passed
+        self._open: Met | None = None  # the array whose bytes may be read
+        self._of_arrays = 0  # bytes of arrays that were read
         self._at = 0
-        self._stands = 0  # where the stream does
+        self._stream_at = 0  # the position in the stream, from the object on
         self.size = len(opcodes) + sum(array.nbytes for array in met)
 
     def readable(self) -> bool:
@@ -123,13 +128,20 @@ class Woven(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def opened_by(self, state: dict[str, Any], position: int) -> None:
-        """Let the bytes of the next array through, if this is what describes it.
+    def open_array(self, state: dict[str, Any], position: int) -> None:
+        """Allow the bytes of the next array to be read.
+
+        Parameters
+        ----------
+        state
+            The attributes of its wrapper.
+        position
+            The number of bytes that were read so far.
 
         Raises
         ------
         DamagedFile
-            If it is not what the dry run has found.
+            If these are not what the dry run has found.
         """
         import numpy as np
 
@@ -146,15 +158,22 @@ class Woven(io.RawIOBase):
             or state.get("order") != expected.order
             or (state.get("numpy_array_alignment_bytes") is not None) != expected.aligned
         ):
-            found = f"{dtype} {state.get('shape')} at {position}, which something that is trusted has changed"
+            found = f"{dtype} {state.get('shape')} at {position}, which trusted code has changed"
             raise DamagedFile(self._name, position, str(expected or "no array"), found)
         if expected.nbytes:
             self._open = expected
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go on by so many bytes of an array."""
-        assert whence == 1
-        self._pass(offset)
+        """Skip `offset` bytes of an array. `whence` must be 1: relative to the current position.
+
+        Raises
+        ------
+        io.UnsupportedOperation
+            If it is not 1.
+        """
+        if whence != io.SEEK_CUR:
+            raise io.UnsupportedOperation("this stream can only be sought forwards from its position")
+        self._count(offset)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
@@ -164,32 +183,32 @@ class Woven(io.RawIOBase):
                 end = array.begin if array is not None else self._next[0].at if self._next else self.size
                 if self._at == end < self.size:
                     raise DamagedFile(self._name, self._at, str(self._next[0]), "opcodes instead")
-                at = self._at - self._passed
+                at = self._at - self._of_arrays
                 data = opcodes[at : at + min(end - self._at, len(memory))]
                 memory[: len(data)] = data
                 self._at += len(data)
                 return len(data)
-            if self._stands != self._at:
-                self._go()
+            if self._stream_at != self._at:
+                self._seek_stream()
             count: int = self._stream.readinto(memory[: array.begin + array.nbytes - self._at])
-            self._stands += count
-            self._pass(count)
+            self._stream_at += count
+            self._count(count)
             return count
 
-    def _go(self) -> None:
-        """Have the stream stand where this one does."""
+    def _seek_stream(self) -> None:
+        """Set the file to the position of this stream."""
         if self._begin is not None:
             self._stream.seek(self._begin + self._at)
         else:
-            missing = self._at - self._stands
+            missing = self._at - self._stream_at
             while missing:
                 missing -= len(self._stream.read(min(missing, BLOCK))) or missing
-        self._stands = self._at
+        self._stream_at = self._at
 
-    def _pass(self, nbytes: int) -> None:
-        """Take note that so many bytes of an array were taken."""
+    def _count(self, nbytes: int) -> None:
+        """Count bytes of an array that were read or skipped. After the last one, opcodes come again."""
         self._at += nbytes
         array = self._open
         if array is not None and self._at == array.begin + array.nbytes:
-            self._passed += array.nbytes
+            self._of_arrays += array.nbytes
             self._open = None

@@ -1,4 +1,5 @@
-"""Zstandard, with the threads of its library where there is much to compress."""
+# Tested in tests/test_compression.py.
+"""Writing Zstandard. Its library uses threads of its own if there is much to compress."""
 
 from __future__ import annotations
 
@@ -9,33 +10,33 @@ from types import ModuleType
 from typing import Any
 
 from shoal._cpus import cpu_budget
-from shoal.persistence._stream import opened
+from shoal.persistence.compression._stream import opened
 
-# To start the library's threads costs as much as to compress this many bytes.
+# Starting the library's threads costs as much as compressing this many bytes.
 _LARGE = 1 << 20
 
-# Bytes handed over at a time: what is made of them is one object.
+# The number of bytes that the library gets at a time: its output for them is one object in memory.
 _PIECE = 8 << 20
 
 
 class ZstdWriter(io.BufferedIOBase):
-    """A file to write to, that makes one Zstandard frame with a checksum of what it is given.
+    """A file object that writes one Zstandard frame, with a checksum, of the bytes written to it. Not thread-safe.
 
     Parameters
     ----------
     module : module
         ``compression.zstd`` or ``backports.zstd``.
     fileobj : path or file object
-        Where the frame goes; a file object is left open.
+        The file for the frame. A file object is left open.
     level : int
-        As Zstandard has them; 0 is its default, 3.
+        A level of Zstandard. 0 is its default level, which is 3.
 
     Raises
     ------
     ValueError
-        If Zstandard has no such level.
+        If Zstandard does not have this level.
     TypeError
-        If `fileobj` can be neither opened nor written to.
+        If `fileobj` is neither a path nor an object with ``write``.
     """
 
     def __init__(self, module: ModuleType, fileobj: Any, level: int) -> None:
@@ -48,17 +49,17 @@ class ZstdWriter(io.BufferedIOBase):
             raise ValueError(f"Zstandard has levels from {lowest} to {highest}, not {level!r}")
         self._module = module
         self._options = {parameter.compression_level: level, parameter.checksum_flag: 1}
-        self._held = bytearray()
+        self._buffered = bytearray()
         self._position = 0
         self._file, self._owned = opened(fileobj, "wb")
 
     def write(self, buffer: Any) -> int:
-        """Take all bytes of `buffer`, which any object with a contiguous buffer may be; return their number."""
+        """Write all bytes of `buffer`, any object with a contiguous buffer; return their number."""
         if self.closed:
             raise ValueError("write to a closed file")
         view = pickle.PickleBuffer(buffer).raw()
-        if self._frame is None and len(self._held) + len(view) < _LARGE:
-            self._held += view
+        if self._frame is None and len(self._buffered) + len(view) < _LARGE:
+            self._buffered += view
         else:
             self._begin(cpu_budget())
             for start in range(0, len(view), _PIECE):
@@ -72,8 +73,8 @@ class ZstdWriter(io.BufferedIOBase):
             if n_threads > 1:
                 self._options[workers] = min(n_threads, workers.bounds()[1])
             self._frame = self._module.ZstdFile(self._file, "wb", options=self._options)
-            self._frame.write(self._held)
-            self._held = bytearray()
+            self._frame.write(self._buffered)
+            self._buffered = bytearray()
 
     def close(self) -> None:
         """End the frame, and close the file if it was opened here."""
@@ -94,7 +95,7 @@ class ZstdWriter(io.BufferedIOBase):
                 super().close()
 
     def tell(self) -> int:
-        """Return the number of bytes taken so far."""
+        """Return the number of bytes that were written to this object so far."""
         return self._position
 
     def writable(self) -> bool:

@@ -1,4 +1,5 @@
-"""What a file may import without being named, and how it may use that: as pickle does for plain data."""
+# Tested in tests/test_trust.py.
+"""The globals that every file may import, and how it may use them: only as pickle does for plain data."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ import math
 import re
 from typing import Any
 
-from shoal.persistence._dtypes import RECORDS, Dtype, SurveyedArray, need, shape_of
-from shoal.persistence._standins import PLAIN, Container, Global, Result, Rule, simple
+from shoal.persistence.trust._dtypes import RECORDS, Dtype, SurveyedArray, need, shape_of
+from shoal.persistence.trust._standins import PLAIN, Container, Global, Result, Rule, simple
 
 _FRACTION = re.compile(r"-?\d+(/\d+)?")
 
@@ -29,7 +30,7 @@ def _items(items: Any = ()) -> None:
 
 
 def _hashed(*items: Any) -> None:
-    """Take a list: what is in a tuple is not charged, see :class:`~shoal.persistence._depth.Depths`."""
+    """Take a list: what is in a tuple is not charged, see :class:`~shoal.persistence.trust._depth.Depths`."""
     need(not items or (len(items) == 1 and type(items[0]) is list), "something else than a list")
 
 
@@ -90,7 +91,7 @@ def _defaultdict(factory: Any = None) -> None:
 
 def _reconstructor(kind: Any, base: Any, state: Any) -> Any:
     need(isinstance(base, Global), "something else than a class")
-    if type(kind) is type:  # the reader's own, of joblib's wrapper
+    if type(kind) is type:  # the class that the reader uses for joblib's wrapper
         need(base.name == "builtins.object" and state is None, "a state")
         return kind()
     need(isinstance(kind, Global), "something else than a class")
@@ -176,8 +177,8 @@ _SCALARS = (
 _PATHS = "PurePath PurePosixPath PureWindowsPath Path PosixPath WindowsPath"
 _ARRAY = Rule(None, _array_state)
 
-#: What may be imported without being named, and how it may be used. None of it runs code, reads files, imports, or
-#: takes more memory than its arguments do, if it is used so.
+#: The globals that `trusted` need not name, and how each may be used. Used in this way, none of them runs code, reads
+#: files, imports modules, or takes more memory than its arguments do.
 SAFE: dict[str, Rule] = {
     **{f"builtins.{name}": Rule() for name in ("list", "dict", "tuple", "int", "float", "bool", "str")},
     **{f"builtins.{name}": Rule() for name in ("Ellipsis", "NotImplemented")},
