@@ -232,7 +232,7 @@ class Parallel:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._runner.let_workers_go()
+        self._runner.release_workers()
 
     async def __aenter__(self) -> Parallel:
         return self.__enter__()
@@ -273,7 +273,7 @@ class Parallel:
             calls, number = plan.input(iterable)
             if n_workers == 1:
                 warn_of_ignored(plan)
-            return results(runner, plan, calls, n_workers, number, partial(plan.listen, repr(self)), runner.release)
+            return results(runner, plan, calls, n_workers, number, partial(plan.listener, repr(self)), runner.release)
         except BaseException:
             generates = False  # there is no generator that would end the run
             raise

@@ -107,7 +107,7 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     return chosen, settings
 
 
-def may_go_on(settings: Settings) -> bool:
+def survives_failures(settings: Settings) -> bool:
     """Tell whether a run may outlive the failure of a call."""
     return settings.on_error == "return" or settings.retries != 0
 
