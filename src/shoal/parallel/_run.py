@@ -7,33 +7,28 @@
        │            └────────────────┘
        └ completed, requeued <── Faults: whether a failed call is retried, its exception is its result, or the run ends
 
-`results()` is the loop. For a list, it runs in the caller's thread; for a generator, `stream()` runs it in another
-thread. Whatever ends the run (the last result, an exception, a dropped generator, `stop()`) goes through the loop's
+`results()` is the loop. For a list, it runs in the caller's thread; for a generator, in another one (_stream.py).
+Whatever ends the run (the last result, an exception, a dropped generator, `stop()`) goes through the loop's
 ``finally``. There is no other way out.
 """
 
 from __future__ import annotations
 
-import contextvars
 import heapq
 import math
-import os
 import queue
-import sys
 import threading
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
 from shoal._tracebacks import shorten
 from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
-from shoal.backends.base import in_main_thread, start_thread
-from shoal.errors import UnusedResultsWarning, WorkerStartError
+from shoal.backends.base import in_main_thread
+from shoal.errors import WorkerStartError
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import is_call, not_a_call, resolved
 from shoal.parallel._faults import Faults
@@ -126,7 +121,7 @@ class Run(ABC):
         error: BaseException | None = None
         try:
             self.start()
-            # For a generator, stream() applies the timeout, and only while the consumer waits.
+            # For a generator, _stream applies the timeout, and only while the consumer waits.
             timeout = None if self._plan.generates else self._plan.timeout
             deadline = None if timeout is None else time.monotonic() + timeout
             while not self.finished:
@@ -153,20 +148,6 @@ class Run(ABC):
             raise caught
         finally:
             self.end(error)
-
-    def stream(self, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
-        """Start the loop in another thread; return a generator of the results.
-
-        Parameters
-        ----------
-        timeout
-            The seconds that the consumer waits for the next result; None for no limit.
-        ended
-            Called once when the run has ended: as soon as the consumer asks for another result, or ends the generator.
-        """
-        results = _stream(self, timeout, ended)
-        next(results)  # enter its try block: from here on, dropping the generator ends the run
-        return results
 
     @abstractmethod
     def consumed(self, number: int) -> None:
@@ -306,86 +287,3 @@ def _uninterrupted(do: Callable[[], None]) -> None:
         return
     threads.shutdown(wait=False)
     done.result()
-
-
-def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
-    outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    over = threading.Event()
-    # As local names: at the end of the interpreter, this module's names may be gone before the generator is.
-    current_thread, is_finalizing, getpid = threading.current_thread, sys.is_finalizing, os.getpid
-    owner = getpid()
-    context = contextvars.copy_context()
-    try:
-        thread = start_thread("shoal-run", context.run, partial(_pump, run.results(), outbox, over))
-    except BaseException as error:
-        run.end(error)
-        ended()
-        raise
-    number = 0
-    freed = False
-    failure: BaseException | None = None
-    try:
-        yield None
-        while True:
-            if getpid() != owner:
-                raise RuntimeError(
-                    "these results belong to the parent of this process: a forked child has no part in its runs"
-                )
-            try:
-                values = outbox.get(timeout=timeout)
-            except queue.Empty:
-                assert timeout is not None
-                raise run.timed_out(timeout) from None
-            if values is None:
-                return
-            if isinstance(values, BaseException):
-                failure = values
-                raise failure
-            end = number + len(values)
-            for value in values:
-                number += 1
-                if number == end:
-                    run.consumed(len(values))
-                if over.is_set() and not freed:
-                    freed = True
-                    ended()
-                yield value
-            del values
-    except GeneratorExit as exiting:
-        if exiting is not failure and not is_finalizing() and getpid() == owner:
-            _warn_unused(run.schedule, number)
-        raise
-    finally:
-        failure = None  # else it and this frame, which is in its traceback, would keep each other alive
-        if not is_finalizing():  # else the workers have ended already, and the thread has stopped where it was
-            run.inbox.put(Cancelled())
-            if thread is not current_thread():  # the collector may drop the generator in any thread
-                thread.join()
-            if not freed:
-                ended()
-
-
-def _pump(loop: Iterator[Sequence[Any]], outbox: queue.SimpleQueue[Any], over: threading.Event) -> None:
-    """Run the loop, and put its results into the outbox; at last the exception that ended it, or None."""
-    last: BaseException | None = None
-    try:
-        for values in loop:
-            outbox.put(values)
-    except BaseException as error:  # the generator raises it
-        last = error
-    over.set()
-    outbox.put(last)
-
-
-def _warn_unused(schedule: Schedule, number: int) -> None:
-    """Warn of calls that have run, or begun, for a generator whose consumer took only `number` results."""
-    unused = schedule.results.completed - number
-    cancelled = schedule.input.dispatched - schedule.results.completed
-    parts = []
-    if unused > 0:
-        parts.append(f"{unused} tasks have been successfully executed but not used.")
-    if not schedule.finished:
-        parts.append(f"{cancelled} tasks which were still being processed by the workers have been cancelled.")
-    if parts:
-        parts.append("Give the generator fewer tasks, or take all of its results.")
-        warnings.warn(" ".join(parts), UnusedResultsWarning, stacklevel=3)

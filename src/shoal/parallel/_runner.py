@@ -179,17 +179,20 @@ def results(
     """
     if n_workers > 1:
         run = runner.start(plan, calls, n_workers, number, make_listener, began)
-        return run.stream(plan.timeout, ended) if plan.generates else collected(run.results(), run.attach)
-    listener = make_listener(n_workers, number)
-    if plan.generates:
+        if not plan.generates:
+            return collected(run.results(), run.attach)
+        from shoal.parallel._stream import stream
+
+        values = stream(run, plan.timeout, ended)
+    else:
+        listener = make_listener(n_workers, number)
+        if not plan.generates:
+            if listener is None and plan.memory is None and not survives_failures(plan.settings):
+                return run_plainly(calls, lambda: runner.stopped)
+            ended = _nothing
         values = run_one_by_one(plan, calls, listener, lambda: runner.stopped, ended)
-        next(values)  # enter its try block: from here on, dropping the generator ends the run
-        return values
-    if listener is None and plan.memory is None and not survives_failures(plan.settings):
-        return run_plainly(calls, lambda: runner.stopped)
-    values = run_one_by_one(plan, calls, listener, lambda: runner.stopped, _nothing)
-    next(values)
-    return collected(zip(values, strict=True), _attach)
+    next(values)  # enter its try block: from here on, dropping the generator ends the run
+    return values if plan.generates else collected(zip(values, strict=True), _attach)
 
 
 def _nothing() -> None:
