@@ -217,7 +217,7 @@ class World:
                     assert self.now + timeout <= worker.noted.since + self.limit + 1e-6
         schedule = self.run.schedule
         if not all(worker.batches for worker in self.workers) and not self.messages and self.ended_by is None:
-            waiting = schedule.input.requeued or (not schedule.input.exhausted and schedule.room > 0)
+            waiting = schedule.queue.requeued or (not schedule.queue.exhausted and schedule.room > 0)
             assert not waiting or schedule.in_flight >= self.pre_dispatch, "a worker is idle though calls wait"
 
     def steps(self) -> list[Callable[[], None]]:

@@ -154,7 +154,7 @@ class Interleavings(RuleBasedStateMachine):
     def next_batch(self, busy: bool) -> None:
         batch = self.ask(busy)
         room = self.pre_dispatch is None or len(self.in_flight) < self.pre_dispatch
-        room = room and (self.schedule.room > 0 or self.schedule.input.requeued)
+        room = room and (self.schedule.room > 0 or self.schedule.queue.requeued)
         if batch is None and not busy and room:
             assert len(self.dispatched) == self.available, "a slot that could run a batch was given none"
             assert not self.given_back
@@ -212,7 +212,7 @@ class Interleavings(RuleBasedStateMachine):
         fate = data.draw(st.sampled_from(["again", "later", "stands"]))
         if fate == "again":
             self.given_back.append(number)
-            self.schedule.input.requeue(call)
+            self.schedule.queue.requeue(call)
         elif fate == "later":
             self.schedule.awaiting_retry += 1
             self.resting.append(call)
@@ -232,20 +232,20 @@ class Interleavings(RuleBasedStateMachine):
         call = self.resting.pop()
         self.given_back += numbers(call)
         self.schedule.awaiting_retry -= 1
-        self.schedule.input.requeue(call)
+        self.schedule.queue.requeue(call)
 
     @invariant()
     def bounds_are_kept(self) -> None:
         schedule = self.schedule
         assert schedule.in_flight == len(self.in_flight) <= (self.pre_dispatch or self.calls.n)
-        assert schedule.input.dispatched == len(self.dispatched)
+        assert schedule.queue.dispatched == len(self.dispatched)
         assert schedule.results.completed == (
             len(self.dispatched) - sum(map(len, self.in_flight)) - len(self.given_back) - len(self.resting)
         )
         assert not (self.resting and schedule.finished)
         if schedule.results.consumed == len(self.results) and not (self.in_flight or self.resting or self.given_back):
             assert schedule.room > 0, "nothing would ever make room"
-        assert schedule.input.read == self.calls.given or self.pre_dispatch is None
+        assert schedule.queue.read == self.calls.given or self.pre_dispatch is None
         ahead = self.calls.given - len(self.dispatched)
         if self.pre_dispatch is not None:
             assert ahead <= self.largest * (1 if self.fixed else 2 * self.slots)
@@ -293,7 +293,7 @@ def test_calls_before_the_one_that_fails_are_given(n: int, data: st.DataObject) 
             batch = schedule.next_batch()
             assert batch is not None
             given += numbers(batch)
-    assert schedule.input.read == bad
+    assert schedule.queue.read == bad
     while batch := schedule.next_batch():
         given += numbers(batch)
     assert given == list(range(bad))
@@ -306,15 +306,15 @@ def test_calls_that_are_taken_one_by_one(n: int, ordered: bool, pre_dispatch: in
     taken: list[int] = []
     results: list[int] = []
     for index in range(n):
-        assert schedule.input.next_call() == (index, call(index))
+        assert schedule.queue.next_call() == (index, call(index))
         assert pre_dispatch is None or calls.given == index + 1
         taken.append(index)
         while taken and data.draw(st.booleans()):
             settled = taken.pop(data.draw(st.integers(0, len(taken) - 1)))
             results += flat(schedule.results.add(settled, [-settled]))
             assert ordered or results[-1] == -settled
-    assert schedule.input.next_call() is None
-    assert schedule.input.exhausted
+    assert schedule.queue.next_call() is None
+    assert schedule.queue.exhausted
     while taken:
         settled = taken.pop()
         results += flat(schedule.results.add(settled, [-settled]))
@@ -442,7 +442,7 @@ def test_workers_do_not_wait_until_all_calls_are_read() -> None:
     assert schedule.sizing.size == 512
     second = schedule.next_batch()
     assert second is not None
-    assert schedule.input.read <= 1 + 500
+    assert schedule.queue.read <= 1 + 500
     assert len(second) >= 50  # more work than its way takes
 
 

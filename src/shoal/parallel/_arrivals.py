@@ -3,7 +3,7 @@
 ::
 
     the event loop                                     the run's threads
-    async for call in calls ──> Arrivals ──ready──> ArrivingInput (Input) ──> batches, or single calls
+    async for call in calls ──> Arrivals ──ready──> ArrivalQueue ──> batches, or single calls
         ^                          │  └── wakes the run if it has found too few calls
         └── reads on request ──────┴───────── requests as many calls as the run may dispatch now
 
@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel._input import Input
 
 if TYPE_CHECKING:  # a program with an event loop has imported asyncio, and no other run should wait for that import
     import asyncio
@@ -147,8 +147,8 @@ class Arrivals:
         self.wake()
 
 
-class ArrivingInput(Input):
-    """The input of a run whose calls arrive one by one. The run dispatches those that are there.
+class ArrivalQueue(CallQueue):
+    """The queue of a run whose calls arrive one by one. The run dispatches those that are there.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ from typing import Any
 
 from shoal import backends
 from shoal.errors import CallStopped
-from shoal.parallel._arrivals import Arrivals, ArrivingInput
+from shoal.parallel._arrivals import ArrivalQueue, Arrivals
 from shoal.parallel._delayed import Call
 from shoal.parallel._plan import Plan
 from shoal.parallel._run import Run
@@ -203,7 +203,7 @@ class _AsyncRun:
         calls: Any
         calls, number = plan.input(self._calls if arrivals is None else arrivals)
         if arrivals is not None:
-            calls = ArrivingInput(arrivals, calls, at_once=plan.pre_dispatch == "all")
+            calls = ArrivalQueue(arrivals, calls, at_once=plan.pre_dispatch == "all")
         run = self._runner.start(plan, calls, n_workers, number, partial(plan.listener, self._label))
         if arrivals is not None:
             arrivals.wake = partial(run.inbox.put, None)

@@ -68,7 +68,7 @@ class BatchRun(Run, Generic[R]):
         self._transport = transport
         self._limits = limits or Limits(None, None)
         # Whether a batch may wait at a busy worker. A worker that serves a limited number of calls would return it.
-        self._queues = self._limits.calls is None
+        self._queues_ahead = self._limits.calls is None
         if self._limits.memory is not None:
             self._check_at = 0.0
         self._in_flight: list[list[R]] = [[] for _ in self.slots]
@@ -94,7 +94,7 @@ class BatchRun(Run, Generic[R]):
     def _busy(self) -> list[int]:
         return [index for index, requests in enumerate(self._in_flight) if requests or index == self._sending]
 
-    def _feed(self, index: int, one: bool = False, queue: bool = True) -> None:
+    def _feed(self, index: int, one: bool = False, ahead: bool = True) -> None:
         """Send batches to a slot until all its workers have one.
 
         Parameters
@@ -103,12 +103,12 @@ class BatchRun(Run, Generic[R]):
             The index of the slot.
         one
             Whether to send only one batch.
-        queue
+        ahead
             Whether each worker may get a second batch, which waits behind the first, where this is worth it.
         """
         executor, width = self.slots[index]
         requests = self._in_flight[index]
-        most = 2 * width if queue and self._queues else width
+        most = 2 * width if ahead and self._queues_ahead else width
         while len(requests) < most:
             if not self._prepare(busy=len(requests) >= width):
                 return
@@ -138,8 +138,8 @@ class BatchRun(Run, Generic[R]):
             room = self.schedule.room
             self._full = room <= 0
         batch = self.schedule.next_batch(busy, room)
-        if self._listener is not None and self.schedule.input.exhausted:
-            self._listener.exhausted(self.schedule.input.read)
+        if self._listener is not None and self.schedule.queue.exhausted:
+            self._listener.exhausted(self.schedule.queue.read)
         if batch is None:
             return False
         self._next = self._transport.encode(batch)
@@ -290,11 +290,11 @@ class BatchRun(Run, Generic[R]):
         # A worker is idle if the input had ended before some calls were requeued, or if it was replaced. It gets no
         # second batch to wait behind the first: that call may take for ever, and its time is not in the pace yet.
         # Only the slot that has just replied gets one.
-        if self.schedule.input.empty and self._next is None:
+        if self.schedule.queue.empty and self._next is None:
             return
         for index, requests in enumerate(self._in_flight):
             if len(requests) < self.slots[index].width:
-                self._feed(index, queue=False)
+                self._feed(index, ahead=False)
         if self.schedule.prefetches and all(self._in_flight):
             self._prepare()
 

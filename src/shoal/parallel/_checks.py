@@ -86,7 +86,7 @@ def refuse_calls(name: str, value: Any) -> None:
     if isinstance(first, tuple) or callable(first) or isinstance(value, Iterator) or hasattr(type(value), "__aiter__"):
         raise TypeError(
             f"Parallel() itself takes no calls, but {name} is {value!r:.60} ({type(value).__name__}). Make it first, "
-            "then call it with them: Parallel(n_jobs=2)(delayed(function)(argument) for argument in arguments)"
+            "then pass the calls to it: Parallel(n_jobs=2)(delayed(function)(argument) for argument in arguments)"
         )
 
 
@@ -108,7 +108,9 @@ def check(values: Mapping[str, Any]) -> None:
         if accepts is not None:
             accepts(name, value)
     if values.get("prefer") == "processes" and values.get("require") == "sharedmem":
-        raise ValueError("prefer='processes' and require='sharedmem' are inconsistent settings: processes share none")
+        raise ValueError(
+            "prefer='processes' and require='sharedmem' are inconsistent settings: processes do not share memory"
+        )
 
 
 def _hint(_name: str, prefer: Any) -> None:
@@ -186,8 +188,8 @@ def _on_error(_name: str, on_error: Any) -> None:
 def _retries(_name: str, retries: Any) -> None:
     if not callable(retries) and not (_is_integer(retries) and retries >= 0):
         raise ValueError(
-            f"retries must be a number of attempts after the first, 0 or more, or a callable that tells whether to "
-            f"stop, got: {retries!r}"
+            f"retries must be a number of attempts after the first, 0 or more, or a callable that takes the attempts "
+            f"so far and returns whether to stop, got: {retries!r}"
         )
 
 
@@ -203,7 +205,9 @@ def _retry_on(_name: str, retry_on: Any) -> None:
     else:
         fits = callable(retry_on)
     if not fits:
-        raise TypeError(f"retry_on must name types of exceptions, or be a predicate of one, got: {retry_on!r}")
+        raise TypeError(
+            f"retry_on must name types of exceptions, or be a callable that takes an exception, got: {retry_on!r}"
+        )
 
 
 def _seconds(name: str, seconds: Any) -> None:

@@ -150,17 +150,17 @@ def not_a_call(item: Any, index: int) -> TypeError:
 
 def _remedy(item: Any) -> str:
     if isinstance(item, _Delayed):
-        return "It lacks its arguments: call it, delayed(function)(), even if there are none"
+        return "Its arguments are missing: write delayed(function)(), even if there are none"
     if isinstance(item, Coroutine):
-        return "It is what an async function returns, which needs an event loop: give delayed a plain function"
+        return "It is what an async function returns, which needs an event loop: pass a plain function to delayed"
     nested = isinstance(item, tuple) and item and isinstance(item[0], tuple)  # a tuple of three calls was unpacked
     if nested or isinstance(item, (list, Iterator)):
         return "If it holds calls, leave out the brackets around them"
     if isinstance(item, tuple) and item and callable(item[0]):
-        return "A call is made by delayed, of a function and its arguments"
+        return "Make the call by delayed, from the function and its arguments"
     if callable(item):
-        return "It is the function itself: wrap it in delayed, then call it with its arguments"
-    return "If a function has returned it, that was called too early: wrap the function in delayed"
+        return "It is a function without arguments: wrap it in delayed, then pass the arguments"
+    return "If it is the result of a function, the function was called too early: wrap the function in delayed"
 
 
 def check_input(calls: Any) -> None:

@@ -22,9 +22,9 @@ from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
 from shoal.parallel._batch_run import BatchRun
+from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
-from shoal.parallel._input import Input
 from shoal.parallel._limits import Limits, held
 from shoal.parallel._object_transport import ObjectTransport, TaskOptions
 from shoal.parallel._policies import (
@@ -63,7 +63,7 @@ def size_policy(plan: Plan) -> int | Callable[[Pace], int]:
 
 def make_run(
     plan: Plan,
-    calls: Iterable[Call] | Input | Schedule,
+    calls: Iterable[Call] | CallQueue | Schedule,
     slots: list[Slot],
     close_slots: Callable[[list[Slot]], None],
     n_workers: int,
@@ -124,7 +124,7 @@ def make_run(
 
 
 def _schedule(
-    plan: Plan, calls: Iterable[Call] | Input, n_workers: int, number: int | None, bound: int | None
+    plan: Plan, calls: Iterable[Call] | CallQueue, n_workers: int, number: int | None, bound: int | None
 ) -> Schedule:
     pending: Any = None
     if plan.generates:

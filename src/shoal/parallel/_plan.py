@@ -98,7 +98,9 @@ class Plan(NamedTuple):
             raise ValueError(f"Expected `return_as` parameter to be one of {RETURNS}, but got {return_as!r} instead.")
         check({"batch_size": batch_size, "timeout": timeout})
         if self.generates and not self.backend.supports_return_generator:
-            message = f"Backend {self.backend} does not support return_as={return_as!r}; loky and threading do"
+            message = (
+                f"Backend {self.backend} does not support return_as={return_as!r}. The backends loky and threading do"
+            )
             raise ValueError(message)
         if timeout is None:
             return self
@@ -135,7 +137,7 @@ class Plan(NamedTuple):
                     f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r}"
                 ) from None
         if bound < 1:
-            raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
+            raise ValueError(f"pre_dispatch must be 1 batch or more, got: {pre_dispatch!r}, which is {bound}")
         return bound
 
     def input(self, iterable: Iterable[Call]) -> tuple[Iterable[Call], int | None]:

@@ -125,8 +125,8 @@ class PullRun(Run):
                 ready += add(index, (value,))
             self._roomy.set()  # a result that is buffered leaves room
             if self._listener is not None:
-                if self.schedule.input.exhausted:
-                    self._listener.exhausted(self.schedule.input.read)
+                if self.schedule.queue.exhausted:
+                    self._listener.exhausted(self.schedule.queue.read)
                 self._listener.dispatched(len(done))
                 self._listener.completed(len(done), elapsed, 1)
         if over:
@@ -152,7 +152,7 @@ class PullRun(Run):
 
     def _use_idle_workers(self) -> None:
         # The threads that are left take requeued calls too, if any threads are left.
-        if self.schedule.input.requeued:
+        if self.schedule.queue.requeued:
             self._roomy.set()
         free = self._n_threads - len(self._threads)
         if free > 0 and not self._stopped:
@@ -197,7 +197,7 @@ class PullRun(Run):
     def _must_wait(self) -> bool:
         """Tell whether there is no room for the result of another call; called with the lock held."""
         schedule = self.schedule
-        if schedule.input.requeued or schedule.room > 0:
+        if schedule.queue.requeued or schedule.room > 0:
             return False
         self._roomy.clear()
         if schedule.room > 0:  # results were consumed before the event was cleared
@@ -212,7 +212,7 @@ class PullRun(Run):
         at_once, put, memory = self._at_once, self.inbox.put, self._plan.memory
         lock, next_call, bounded = (
             self._lock,
-            self.schedule.input.next_call,
+            self.schedule.queue.next_call,
             self.schedule.sizing.max_pending is not None,
         )
         careful = self._faults.lenient or self._plan.settings.task_timeout is not None

@@ -191,7 +191,7 @@ class Run(ABC):
         now = time.monotonic()
         while self._retries and self._retries[0][0] <= now:
             self.schedule.awaiting_retry -= 1
-            self.schedule.input.requeue(heapq.heappop(self._retries)[2])
+            self.schedule.queue.requeue(heapq.heappop(self._retries)[2])
         ready = self._check_running(now) if self._check_at <= now else []
         self._use_idle_workers()
         return ready
@@ -233,7 +233,7 @@ class Run(ABC):
             self.schedule.awaiting_retry += 1
             heapq.heappush(self._retries, (time.monotonic() + wait, call.start, call))
         else:
-            self.schedule.input.requeue(call)
+            self.schedule.queue.requeue(call)
         return []
 
     def timed_out(self, timeout: float) -> BaseException:

@@ -70,8 +70,8 @@ class Runner:
         with self._lock:
             if self._running:
                 raise RuntimeError(
-                    "This Parallel instance is already running ! Take all results of the run before, or close its "
-                    "generator, before the next; or use another Parallel."
+                    "This Parallel instance is already running ! Take all results of its current run or close the "
+                    "generator before you start the next run; or use another Parallel."
                 )
             self._running = True
             self._stopped = False

@@ -2,10 +2,10 @@
 
 ::
 
-    Input ──next_batch──> in flight ──completed──> Results ──> delivered to the consumer
-      ^                       │                       │
-      └─────── requeued <─────┘                       └ buffered while the result of an earlier call is missing
-       (calls of a batch that was cut short or lost)
+    CallQueue ──next_batch──> in flight ──completed──> Results ──> delivered to the consumer
+        ^                        │                       │
+        └────── requeued <───────┘                       └ buffered while the result of an earlier call is missing
+         (calls of a batch that was cut short or lost)
 
     pre_dispatch bounds the batches in flight; max_pending bounds the calls that the consumer has yet to take;
     Sizing says how many calls a batch has.
@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from shoal.parallel._batch import Batch
+from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel._input import Input
 from shoal.parallel._policies import READ_AHEAD, READ_CALLS, READ_SECONDS, SHORTEST, Pace, Sizing
 
 #: Sequences of results, in the order in which the consumer receives them.
@@ -98,7 +98,7 @@ class Schedule:
     Parameters
     ----------
     calls
-        The caller's calls, or an :class:`Input`. They are read no earlier than `pre_dispatch` allows.
+        The caller's calls, or a :class:`CallQueue`. They are read no earlier than `pre_dispatch` allows.
     slots
         The number of batches that can run at a time.
     size
@@ -118,7 +118,7 @@ class Schedule:
 
     Attributes
     ----------
-    input, results, sizing
+    queue, results, sizing
         The three parts: calls before they run, results after that, and the sizes of batches.
     in_flight
         The number of batches that were dispatched and have not come back.
@@ -135,7 +135,7 @@ class Schedule:
 
     def __init__(
         self,
-        calls: Iterable[Call] | Input,
+        calls: Iterable[Call] | CallQueue,
         *,
         slots: int,
         size: int | Callable[[Pace], int] = 1,
@@ -145,12 +145,12 @@ class Schedule:
         max_pending: int | Callable[[Pace, int], int] | None = None,
         distance: float = 1.0,
     ) -> None:
-        if not isinstance(calls, Input):
+        if not isinstance(calls, CallQueue):
             if pre_dispatch is None:
                 calls = list(calls)
                 total = len(calls)
-            calls = Input(calls, total)
-        self.input = calls
+            calls = CallQueue(calls, total)
+        self.queue = calls
         self.results = Results(ordered)
         self.sizing = Sizing(slots, size, max_pending, distance)
         self.in_flight = 0
@@ -160,7 +160,7 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether every call was read, dispatched and completed."""
-        return self.input.empty and not (self.in_flight or self.awaiting_retry)
+        return self.queue.empty and not (self.in_flight or self.awaiting_retry)
 
     @property
     def room(self) -> int:
@@ -168,7 +168,7 @@ class Schedule:
         if self.sizing.max_pending is None:
             return sys.maxsize
         results = self.results
-        in_flight = self.input.dispatched - results.completed
+        in_flight = self.queue.dispatched - results.completed
         return self.sizing.max_pending - in_flight - (results.delivered - results.consumed)
 
     def next_batch(self, busy: bool = False, room: int = sys.maxsize) -> Batch | None:
@@ -188,9 +188,9 @@ class Schedule:
         """
         if self.in_flight >= self._bound or (busy and not self.sizing.pace.calls):
             return None
-        if room <= 0 and not self.input.requeued:
+        if room <= 0 and not self.queue.requeued:
             return None
-        batch = self.input.next_batch(self._read_ahead(room), room, self.worth_queueing if busy else None)
+        batch = self.queue.next_batch(self._read_ahead(room), room, self.worth_queueing if busy else None)
         if batch is not None:
             self.in_flight += 1
         return batch
@@ -215,7 +215,7 @@ class Schedule:
         start = batch.start
         if len(values) < len(batch):
             batch.split(len(values))
-            self.input.requeue(batch)
+            self.queue.requeue(batch)
         self.in_flight -= 1
         self.sizing.measure(len(values), elapsed, nbytes, returned)
         return self.results.add(start, values)
@@ -238,25 +238,25 @@ class Schedule:
         """Do what :meth:`lost` does, for the rest of a batch whose other calls were completed."""
         call = None
         if at is None and len(batch) > 1:
-            self.input.requeue(batch.split(len(batch) // 2))
+            self.queue.requeue(batch.split(len(batch) // 2))
         elif at != -1:
-            self.input.requeue(batch.split(at or 0))
+            self.queue.requeue(batch.split(at or 0))
             call = batch.split(1)
-        self.input.requeue(batch)
+        self.queue.requeue(batch)
         return call
 
     def available(self) -> int:
         """Return how many idle threads would find a call to run; the caller's iterator is not read for that."""
-        in_flight = self.input.dispatched - self.results.completed
-        return self.input.available(max(min(self.sizing.slots, self._bound - in_flight), 0))
+        in_flight = self.queue.dispatched - self.results.completed
+        return self.queue.available(max(min(self.sizing.slots, self._bound - in_flight), 0))
 
     def worth_queueing(self, size: int) -> bool:
         """Tell whether a batch of `size` calls should wait at its worker: to send it takes long beside its work."""
-        return self.sizing.worth_queueing(size, self.input.left)
+        return self.sizing.worth_queueing(size, self.queue.left)
 
     def _read_ahead(self, room: int) -> int:
         """Read calls ahead; return the size of the next batch, which shrinks towards the end of the input."""
-        calls, sizing, pace = self.input, self.sizing, self.sizing.pace
+        calls, sizing, pace = self.queue, self.sizing, self.sizing.pace
         # Where the number of calls is unknown, two rounds are read ahead, so that the end is seen when batches have to
         # shrink. Before a first result is there, no more may be read than is dispatched.
         wanted = at_once = min(sizing.size, room)

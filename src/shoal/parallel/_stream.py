@@ -66,7 +66,7 @@ def stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterat
         while True:
             if getpid() != owner:
                 raise RuntimeError(
-                    "these results belong to the parent of this process: a forked child has no part in its runs"
+                    "these results belong to a run of this process's parent. Take them there, or call Parallel here"
                 )
             try:
                 values = outbox.get(timeout=timeout)
@@ -117,7 +117,7 @@ def _pump(loop: Iterator[Sequence[Any]], outbox: queue.SimpleQueue[Any], over: t
 def _warn_unused(schedule: Schedule, number: int) -> None:
     """Warn of calls that have run, or begun, for a generator whose consumer took only `number` results."""
     unused = schedule.results.completed - number
-    cancelled = schedule.input.dispatched - schedule.results.completed
+    cancelled = schedule.queue.dispatched - schedule.results.completed
     parts = []
     if unused > 0:
         parts.append(f"{unused} tasks have been successfully executed but not used.")

@@ -1,10 +1,10 @@
-"""The schedule of an executor: its input stays open, and each result goes to the future that waits for it.
+"""The schedule of an executor: calls may be added until it is closed, and each result goes to the future of its call.
 
 ::
 
-    submit ──add──> Queue ──next_batch, next_call──> in flight ──completed──> FutureResults ──> the call's future
-                      │  ^                              │
-                      │  └── cancelled calls never run  └── calls of a lost batch are requeued, as in any schedule
+    submit ──add──> SubmissionQueue ──next_batch, next_call──> in flight ──completed──> FutureResults ──> a future
+                      │  ^                                        │
+                      │  └── cancelled calls never run            └── calls of a lost batch are requeued
                       └─ wakes the run if the run has looked here since the last call came
 """
 
@@ -18,8 +18,8 @@ from types import MethodType
 from typing import Any
 
 from shoal.parallel._batch import Batch
+from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel._input import Input
 from shoal.parallel._policies import Pace
 from shoal.parallel._schedule import Ready, Results, Schedule
 
@@ -83,8 +83,8 @@ class Waiting:
                 yield call
 
 
-class Queue(Input):
-    """The input of an executor, to which any thread may add calls until it is closed.
+class SubmissionQueue(CallQueue):
+    """The calls of an executor that no worker has yet. Any thread may add calls until the queue is closed.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class Queue(Input):
         Raises
         ------
         RuntimeError
-            If the input is closed.
+            If the queue is closed.
         """
         with self._lock:
             if self.exhausted:
@@ -189,12 +189,13 @@ class Submitted(Schedule):
         As for :class:`Schedule`.
     """
 
+    queue: SubmissionQueue
+
     prefetches = False  # a call that was dispatched cannot be cancelled any more
 
     def __init__(self, slots: int, size: int | Callable[[Pace], int], distance: float = 1.0) -> None:
         self._futures: Futures = {}
-        self.queue = Queue(self._futures)
-        super().__init__(self.queue, slots=slots, size=size, distance=distance)
+        super().__init__(SubmissionQueue(self._futures), slots=slots, size=size, distance=distance)
         self.results = FutureResults(self._futures)
 
     def close(self, cancel: bool = False) -> None:

@@ -219,7 +219,7 @@ class Running:
             schedule = run.schedule
             self._aborting = not schedule.finished
             if self._tracker is None:
-                self.n_dispatched_tasks = self.n_dispatched_batches = schedule.input.dispatched
+                self.n_dispatched_tasks = self.n_dispatched_batches = schedule.queue.dispatched
                 self.n_completed_tasks = schedule.results.completed
         self._tracker = self._original_iterator = None
         self._iterating = False

@@ -18,7 +18,7 @@ from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call
 
 
-class Input:
+class CallQueue:
     """The calls of a run that no worker has yet.
 
     Parameters
