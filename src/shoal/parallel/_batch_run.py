@@ -86,11 +86,6 @@ class BatchRun(Run, Generic[R]):
             for index in range(len(self.slots)):
                 self._feed(index, one=True)
 
-    @property
-    def finished(self) -> bool:
-        """Whether no call is left to run, and all results were delivered."""
-        return self.schedule.finished
-
     def _busy(self) -> list[int]:
         return [index for index, requests in enumerate(self._in_flight) if requests or index == self._sending]
 

@@ -2,13 +2,15 @@
 
 ::
 
-    shoal.Parallel(...)     shoal.executor(...)     Parallel(...) under the name joblib
-            │                       │                         │
-            └───────────────────────┼─────────────────────────┘     an argument goes before the context, the
-                                    v                               context before the default; all are checked
-                                  Plan  ──> _runner.results()  ──>  _serial (one worker)
-                                    │                          └─>  _launch.make_run (several)
-                                    └─────> _launch.make_run
+    Parallel(...)     Parallel(...) under the name joblib     executor(...)
+          └───────────────────────┴────────────┬────────────────────┘
+                                               │ plan_of: an argument goes before the context,
+                                               v          the context before the default
+                                             Plan
+          ┌────────────────────────────────────┴────────────────────┐
+          v                                                         v
+    _runner.results() ── one worker ──> _serial             _executor_loop.Loop
+          └───────────── several ─────> _launch.make_run <──────────┘
 
 Every function that runs calls takes the plan. CONTRIBUTING.md lists the steps that add an argument to ``Parallel``.
 """
@@ -45,14 +47,15 @@ class Plan(NamedTuple):
     backend
         Runs the calls.
     settings
-        The values that a context can set. None of them is a default any more; `n_jobs` is a number.
+        The values that a context can set. Each is that of the argument, of the context or the default; `n_jobs` is a
+        number.
     options
         The backend's own options.
     seeds
         Makes the random generators of the calls; None if they get none.
     own_workers
-        Whether no other run may use the workers meanwhile. An executor's run needs this: it lasts, and its calls may
-        take for ever.
+        Whether no other run may use the workers. An executor needs this, because its run lasts, and its calls may wait
+        for each other.
     resends
         Whether to send functions and arrays again with each batch, because they may have changed since the last one.
     return_as, timeout, pre_dispatch, batch_size, memory, total
@@ -98,16 +101,14 @@ class Plan(NamedTuple):
             raise ValueError(f"Expected `return_as` parameter to be one of {RETURNS}, but got {return_as!r} instead.")
         check({"batch_size": batch_size, "timeout": timeout})
         if self.generates and not self.backend.supports_return_generator:
-            message = (
-                f"Backend {self.backend} does not support return_as={return_as!r}. The backends loky and threading do"
-            )
+            message = f"Backend {self.backend} does not support return_as={return_as!r}; use loky or threading"
             raise ValueError(message)
         if timeout is None:
             return self
         return self._replace(timeout=min(timeout if type(timeout) is int else float(timeout), threading.TIMEOUT_MAX))
 
     def workers(self) -> int:
-        """Return the number of workers that a run gets which begins now."""
+        """Return the number of workers of a run that begins now."""
         return self.backend.workers(self.settings.n_jobs, self.settings.depth)
 
     def open(self, n_workers: int) -> list[Slot]:

@@ -112,6 +112,8 @@ class Sizing:
     ----------
     pace
         What calls have cost so far.
+    slots, distance
+        As for Schedule.
     size
         The number of calls of a batch now.
     max_pending
@@ -134,18 +136,15 @@ class Sizing:
         self._pending_policy = max_pending
         # A small bound still leaves work for all slots.
         self._largest = max(max_pending // (2 * slots), 1) if isinstance(max_pending, int) else sys.maxsize
-        self._distance = distance
+        self.distance = distance
         self._even_share: int | None = None
         self.size = 0
         self.max_pending: int | None = None
-        self._update()
+        self.measure(0, 0.0)  # sets size and max_pending
 
     def measure(self, calls: int, elapsed: float, nbytes: int = 0, returned: int = 0) -> None:
         """Add what calls have cost: seconds in the worker, bytes in both directions, and bytes that came back."""
         self.pace.add(calls, elapsed, nbytes, returned)
-        self._update()
-
-    def _update(self) -> None:
         size, pending = self._policy, self._pending_policy
         self.size = min(size if isinstance(size, int) else size(self.pace), self._largest)
         self.max_pending = pending(self.pace, self.size) if callable(pending) else pending
@@ -168,12 +167,6 @@ class Sizing:
         if self._even_share is None and self.pace.calls:
             self._even_share = max(-(-left // self.slots), 1)
         return min(size, self._even_share or 1)
-
-    def worth_queueing(self, size: int, left: int | None) -> bool:
-        """Tell whether a batch of `size` calls should wait at its worker, while `left` calls are left (or unknown)."""
-        ending = left is not None and left <= size * self.slots * READ_AHEAD
-        limit = self._distance * (QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS)
-        return size * self.pace.seconds_per_call < limit
 
 
 def number_from(name: str, function: Callable[..., Any], value: Any) -> float:

@@ -89,7 +89,7 @@ class PullRun(Run):
     @property
     def finished(self) -> bool:
         """Whether all threads have found no call left, and no call waits for a retry."""
-        return not self._threads and self.schedule.finished
+        return not self._threads and super().finished
 
     def consumed(self, number: int) -> None:
         """Count results that the consumer has taken; wake the threads that wait for that."""

@@ -112,9 +112,9 @@ class Run(ABC):
         """Return the indices of the slots that run calls."""
 
     @property
-    @abstractmethod
     def finished(self) -> bool:
         """Whether no call is left to run, and all results were delivered."""
+        return self.schedule.finished
 
     def results(self) -> Iterator[Sequence[Any]]:
         """Run the loop; yield sequences of results as soon as they can be delivered."""

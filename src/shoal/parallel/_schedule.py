@@ -20,7 +20,16 @@ from typing import Any
 from shoal.parallel._batch import Batch
 from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel._policies import READ_AHEAD, READ_CALLS, READ_SECONDS, SHORTEST, Pace, Sizing
+from shoal.parallel._policies import (
+    QUEUE_AHEAD_AT_THE_END_SECONDS,
+    QUEUE_AHEAD_SECONDS,
+    READ_AHEAD,
+    READ_CALLS,
+    READ_SECONDS,
+    SHORTEST,
+    Pace,
+    Sizing,
+)
 
 #: Sequences of results, in the order in which the consumer receives them.
 Ready = list[Sequence[Any]]
@@ -252,7 +261,10 @@ class Schedule:
 
     def worth_queueing(self, size: int) -> bool:
         """Tell whether a batch of `size` calls should wait at its worker: to send it takes long beside its work."""
-        return self.sizing.worth_queueing(size, self.queue.left)
+        left, sizing = self.queue.left, self.sizing
+        ending = left is not None and left <= size * sizing.slots * READ_AHEAD
+        limit = sizing.distance * (QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS)
+        return size * sizing.pace.seconds_per_call < limit
 
     def _read_ahead(self, room: int) -> int:
         """Read calls ahead; return the size of the next batch, which shrinks towards the end of the input."""
