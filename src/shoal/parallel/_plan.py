@@ -138,7 +138,7 @@ class Plan(NamedTuple):
                     f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r}"
                 ) from None
         if bound < 1:
-            raise ValueError(f"pre_dispatch must be 1 batch or more, got: {pre_dispatch!r}, which is {bound}")
+            raise ValueError(f"pre_dispatch must be at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
         return bound
 
     def input(self, iterable: Iterable[Call]) -> tuple[Iterable[Call], int | None]:
