@@ -49,6 +49,7 @@ LATE = {
     ("parallel._plan", "parallel._seeds"): "only seed= needs it; it imports numpy",
     ("parallel._runner", "_pickling"): "runs in this process pickle nothing",
     ("parallel._runner", "parallel._launch"): "it is imported while new workers start; one worker needs no run",
+    ("parallel._runner", "parallel._stream"): "only generators need it",
     ("parallel._serial", "parallel._faults"): "a plain loop needs it only if a call fails",
     ("parallel._serial", "parallel._resume"): "a plain loop needs it only with memory=",
     ("backends._forked", "backends._blas"): "a forked worker needs it only if the program has numpy",

@@ -194,9 +194,11 @@ def test_a_call_that_fails_closes_the_input(backend: str, n_jobs: int, return_as
 def test_a_cancelled_task_closes_the_input(backend: str, n_jobs: int) -> None:
     async def main() -> None:
         closed = 0
+        begun = asyncio.Event()
 
         async def endless() -> AsyncIterator[Any]:
             nonlocal closed
+            begun.set()
             try:
                 yield delayed(square)(1)
                 await asyncio.sleep(1000)
@@ -206,7 +208,7 @@ def test_a_cancelled_task_closes_the_input(backend: str, n_jobs: int) -> None:
 
         parallel = Parallel(n_jobs=n_jobs, backend=backend)
         task = asyncio.create_task(parallel.acall(endless()))
-        await asyncio.sleep(0.05)
+        await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -299,9 +299,9 @@ class Input:
     def __init__(self, pace: int = 1000) -> None:
         self.schedule = Submitted(2, auto_batch_size)
         self.wakes = 0
-        self.schedule.wake = self.woken
+        self.schedule.queue.wake = self.woken
         if pace:
-            self.schedule.measure(pace, 0.0001)
+            self.schedule.sizing.measure(pace, 0.0001)
         self.futures: list[Future[Any]] = []
 
     def woken(self) -> None:
@@ -310,7 +310,7 @@ class Input:
     def submit(self, *functions: Any) -> None:
         for function in functions:
             self.futures.append(Future())
-            self.schedule.submit(self.futures[-1], (function, (len(self.futures) - 1,), {}))
+            self.schedule.queue.add(self.futures[-1], (function, (len(self.futures) - 1,), {}))
 
     def batch(self, busy: bool = False) -> list[int] | None:
         """Return the numbers of the calls in the next batch."""
@@ -385,8 +385,8 @@ def test_an_idle_executor_sleeps(backend: str) -> None:
     with executor(2, backend=backend, task_timeout=0.05) as workers:
         assert workers.submit(square, 3).result() == 9
         time.sleep(0.2)
-        run = workers._loop.run_
-        assert run._patience(None) is None
+        run = workers._loop.owned_run
+        assert run._seconds_to_wait(None) is None
 
 
 # What becomes of an executor that nobody shuts down
@@ -599,7 +599,7 @@ def test_many_small_calls_travel_together() -> None:
     with executor(2) as workers:
         futures = [workers.submit(square, x) for x in range(10_000)]
         assert [future.result(60) for future in futures] == [x * x for x in range(10_000)]
-        assert workers._loop.submitted.pace.last > 20
+        assert workers._loop.submitted.sizing.pace.last > 20
 
 
 @pytest.mark.parametrize("backend", PROCESSES)

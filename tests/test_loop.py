@@ -217,7 +217,7 @@ class World:
                     assert self.now + timeout <= worker.noted.since + self.limit + 1e-6
         schedule = self.run.schedule
         if not all(worker.batches for worker in self.workers) and not self.messages and self.ended_by is None:
-            waiting = schedule.gave_back or (not schedule.exhausted and schedule.room > 0)
+            waiting = schedule.queue.requeued or (not schedule.queue.exhausted and schedule.room > 0)
             assert not waiting or schedule.in_flight >= self.pre_dispatch, "a worker is idle though calls wait"
 
     def steps(self) -> list[Callable[[], None]]:
@@ -262,7 +262,7 @@ class World:
     def take_results(self) -> None:
         number = self.draw(st.integers(1, len(self.results) - self.taken))
         self.taken += number
-        self.run.took(number)
+        self.run.consumed(number)
 
     def stop(self) -> None:
         self.ended_by = "stop"

@@ -109,7 +109,7 @@ class Interleavings(RuleBasedStateMachine):
         self.max_pending = max_pending
         self.available = n if bad is None else bad
         self.slots, self.pre_dispatch, self.ordered, self.fixed = slots, pre_dispatch, ordered, isinstance(size, int)
-        self.largest = self.schedule.size
+        self.largest = self.schedule.sizing.size
         self.in_flight: list[Batch] = []
         self.given_back: list[int] = []
         self.resting: list[Batch] = []
@@ -126,7 +126,7 @@ class Interleavings(RuleBasedStateMachine):
             return self.ask(busy)
         if batch is not None:
             assert len(batch) == len(numbers(batch)) > 0
-            assert not self.fixed or len(batch) <= self.schedule.size
+            assert not self.fixed or len(batch) <= self.schedule.sizing.size
             if batch.start < len(self.dispatched):
                 for number in numbers(batch):
                     self.given_back.remove(number)
@@ -135,8 +135,8 @@ class Interleavings(RuleBasedStateMachine):
                 assert not self.given_back, "what was given back goes first"
                 self.dispatched += numbers(batch)
                 if isinstance(self.max_pending, int):
-                    behind = sum(map(len, self.schedule.held.values()))
-                    assert len(self.dispatched) - self.schedule.taken - behind <= self.max_pending
+                    behind = sum(map(len, self.schedule.results.buffered.values()))
+                    assert len(self.dispatched) - self.schedule.results.consumed - behind <= self.max_pending
             self.in_flight.append(batch)
         return batch
 
@@ -148,13 +148,13 @@ class Interleavings(RuleBasedStateMachine):
         assert self.ordered or flat(due) == values
         self.results += flat(due)
         self.measured = True
-        self.largest = max(self.largest, self.schedule.size)
+        self.largest = max(self.largest, self.schedule.sizing.size)
 
     @rule(busy=st.booleans())
     def next_batch(self, busy: bool) -> None:
         batch = self.ask(busy)
         room = self.pre_dispatch is None or len(self.in_flight) < self.pre_dispatch
-        room = room and (self.schedule.room > 0 or self.schedule.gave_back > 0)
+        room = room and (self.schedule.room > 0 or self.schedule.queue.requeued)
         if batch is None and not busy and room:
             assert len(self.dispatched) == self.available, "a slot that could run a batch was given none"
             assert not self.given_back
@@ -183,7 +183,7 @@ class Interleavings(RuleBasedStateMachine):
         left = numbers(batch)
         self.results += flat(self.schedule.completed(done, values, seconds, 0))
         self.measured = self.measured or bool(values)
-        self.largest = max(self.largest, self.schedule.size)
+        self.largest = max(self.largest, self.schedule.sizing.size)
         call = self.schedule.isolate(batch, 0)
         assert call is not None
         self.given_back += left[1:]
@@ -212,18 +212,18 @@ class Interleavings(RuleBasedStateMachine):
         fate = data.draw(st.sampled_from(["again", "later", "stands"]))
         if fate == "again":
             self.given_back.append(number)
-            self.schedule.give_back(call)
+            self.schedule.queue.requeue(call)
         elif fate == "later":
-            self.schedule.resting += 1
+            self.schedule.awaiting_retry += 1
             self.resting.append(call)
         else:
-            self.results += flat(self.schedule.settle(call.start, -number))
+            self.results += flat(self.schedule.results.add(call.start, [-number]))
 
-    @precondition(lambda self: self.schedule.taken < len(self.results))
+    @precondition(lambda self: self.schedule.results.consumed < len(self.results))
     @rule(data=st.data())
     def take_results(self, data: st.DataObject) -> None:
         """The consumer takes some of the results that are due."""
-        self.schedule.taken += data.draw(st.integers(1, len(self.results) - self.schedule.taken))
+        self.schedule.results.consumed += data.draw(st.integers(1, len(self.results) - self.schedule.results.consumed))
 
     @precondition(lambda self: self.resting)
     @rule()
@@ -231,21 +231,21 @@ class Interleavings(RuleBasedStateMachine):
         """A call that waited for another attempt may run again."""
         call = self.resting.pop()
         self.given_back += numbers(call)
-        self.schedule.resting -= 1
-        self.schedule.give_back(call)
+        self.schedule.awaiting_retry -= 1
+        self.schedule.queue.requeue(call)
 
     @invariant()
     def bounds_are_kept(self) -> None:
         schedule = self.schedule
         assert schedule.in_flight == len(self.in_flight) <= (self.pre_dispatch or self.calls.n)
-        assert schedule.dispatched == len(self.dispatched)
-        assert schedule.completed_calls == (
+        assert schedule.queue.dispatched == len(self.dispatched)
+        assert schedule.results.completed == (
             len(self.dispatched) - sum(map(len, self.in_flight)) - len(self.given_back) - len(self.resting)
         )
         assert not (self.resting and schedule.finished)
-        if schedule.taken == len(self.results) and not (self.in_flight or self.resting or self.given_back):
+        if schedule.results.consumed == len(self.results) and not (self.in_flight or self.resting or self.given_back):
             assert schedule.room > 0, "nothing would ever make room"
-        assert schedule.read == self.calls.given or self.pre_dispatch is None
+        assert schedule.queue.read == self.calls.given or self.pre_dispatch is None
         ahead = self.calls.given - len(self.dispatched)
         if self.pre_dispatch is not None:
             assert ahead <= self.largest * (1 if self.fixed else 2 * self.slots)
@@ -256,7 +256,7 @@ class Interleavings(RuleBasedStateMachine):
         assert self.dispatched == list(range(len(self.dispatched)))
         if self.ordered:
             assert self.results == [-number for number in range(len(self.results))]
-            assert self.schedule.due == len(self.results)
+            assert self.schedule.results.delivered == len(self.results)
         assert len(set(self.results)) == len(self.results)
 
     def teardown(self) -> None:
@@ -265,7 +265,7 @@ class Interleavings(RuleBasedStateMachine):
         while self.resting:
             self.wake()
         while True:
-            self.schedule.taken = len(self.results)
+            self.schedule.results.consumed = len(self.results)
             if not (self.in_flight or self.ask(busy=False)):
                 break
             self.answer(self.in_flight[-1], 0.001, 0)
@@ -293,7 +293,7 @@ def test_calls_before_the_one_that_fails_are_given(n: int, data: st.DataObject) 
             batch = schedule.next_batch()
             assert batch is not None
             given += numbers(batch)
-    assert schedule.read == bad
+    assert schedule.queue.read == bad
     while batch := schedule.next_batch():
         given += numbers(batch)
     assert given == list(range(bad))
@@ -306,20 +306,20 @@ def test_calls_that_are_taken_one_by_one(n: int, ordered: bool, pre_dispatch: in
     taken: list[int] = []
     results: list[int] = []
     for index in range(n):
-        assert schedule.take() == (index, call(index))
+        assert schedule.queue.next_call() == (index, call(index))
         assert pre_dispatch is None or calls.given == index + 1
         taken.append(index)
         while taken and data.draw(st.booleans()):
             settled = taken.pop(data.draw(st.integers(0, len(taken) - 1)))
-            results += flat(schedule.settle(settled, -settled))
+            results += flat(schedule.results.add(settled, [-settled]))
             assert ordered or results[-1] == -settled
-    assert schedule.take() is None
-    assert schedule.exhausted
+    assert schedule.queue.next_call() is None
+    assert schedule.queue.exhausted
     while taken:
         settled = taken.pop()
-        results += flat(schedule.settle(settled, -settled))
+        results += flat(schedule.results.add(settled, [-settled]))
     assert (results if ordered else sorted(results, reverse=True)) == [-number for number in range(n)]
-    assert schedule.completed_calls == n
+    assert schedule.results.completed == n
 
 
 class Simulation:
@@ -439,10 +439,10 @@ def test_workers_do_not_wait_until_all_calls_are_read() -> None:
     first = schedule.next_batch()
     assert first is not None
     schedule.completed(first, [0], elapsed=30e-6)
-    assert schedule.size == 512
+    assert schedule.sizing.size == 512
     second = schedule.next_batch()
     assert second is not None
-    assert schedule.read <= 1 + 500
+    assert schedule.queue.read <= 1 + 500
     assert len(second) >= 50  # more work than its way takes
 
 
@@ -451,7 +451,7 @@ def test_calls_that_were_given_back_travel_together_also_while_more_are_to_be_re
     first = schedule.next_batch()
     assert first is not None
     schedule.completed(first, [0], elapsed=2e-3)
-    assert schedule.size == 8
+    assert schedule.sizing.size == 8
     batch = schedule.next_batch()
     assert batch is not None
     schedule.completed(batch, [])

@@ -3,12 +3,12 @@
 ::
 
     the event loop                                     the run's threads
-    async for call in calls ──> Arrivals ──ready──> Arriving (Schedule) ──> batches, or single calls
-        ^                          │  └── wakes the run that has found too few
-        └── reads what was asked ──┴─────────────── asks for as many as it may give out now
+    async for call in calls ──> Arrivals ──ready──> ArrivalQueue ──> batches, or single calls
+        ^                          │  └── wakes the run if it has found too few calls
+        └── reads on request ──────┴───────── requests as many calls as the run may dispatch now
 
-The run never waits for the input itself, so that results are delivered while the next call is not there yet: it may
-depend on them.
+The run never waits for its input, so it delivers results while the next call is still missing. The next call may depend
+on these results.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel._schedule import Schedule
 
-if TYPE_CHECKING:  # who has an event loop has imported it, and nobody else is to wait for that
+if TYPE_CHECKING:  # a program with an event loop has imported asyncio, and no other run should wait for that import
     import asyncio
 
-#: After so many calls in a row the event loop gets its turn, also from an iterable that never waits.
+#: After so many calls in a row the event loop runs its other tasks, also if the iterable never waits.
 READ_IN_A_ROW = 64
 
 
 class Arrivals:
-    """The calls that have arrived, and the number of those that are wanted.
+    """The calls that have arrived, and the number of calls that the run requests.
 
     Parameters
     ----------
@@ -40,18 +40,22 @@ class Arrivals:
     Attributes
     ----------
     wake
-        Called when something has come that the run was waiting for.
+        Called when a call has come that the run waits for.
+
+    Notes
+    -----
+    Thread-safe.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         import asyncio
 
         self._loop = loop
-        self._more = asyncio.Event()  # set when calls are wanted; only the loop touches it
-        self._lock = threading.Lock()  # over what follows
+        self._requested = asyncio.Event()  # set when calls are requested; used in the event loop only
+        self._lock = threading.Lock()  # guards what follows
         self._calls: deque[Call] = deque()
-        self._wanted = 0  # the number of calls that are to be read
-        self._awaited = False  # whether the run has found fewer than it wanted since the last came
+        self._wanted = 0  # the number of calls to read
+        self._awaited = False  # whether the run has found fewer calls than it wanted since the last call came
         self._ended = False
         self._error: BaseException | None = None
         self.wake: Callable[[], object] = int
@@ -65,17 +69,17 @@ class Arrivals:
 
     @property
     def ended(self) -> bool:
-        """Whether no more calls will be there."""
+        """Whether all calls were taken and no more will come."""
         with self._lock:
             return self._ended and not self._calls and self._error is None
 
     def ready(self, wanted: int) -> int:
-        """Return how many calls are there, `wanted` at most; see to it that those that are missing are read.
+        """Return how many calls are there, `wanted` at most, and request those that are missing.
 
         Raises
         ------
         BaseException
-            What the iterable has raised, when the calls before it are taken.
+            The exception of the iterable, once the calls before it are taken.
         """
         with self._lock:
             there = len(self._calls)
@@ -90,13 +94,13 @@ class Arrivals:
         if error is not None:
             raise error
         if ask:
-            self._loop.call_soon_threadsafe(self._more.set)
+            self._loop.call_soon_threadsafe(self._requested.set)
         return min(there, wanted)
 
     async def feed(self, calls: AsyncIterable[Call]) -> None:
-        """Read the iterable, as much as is asked for, until it ends; then close it.
+        """Read as many calls as are requested until the iterable ends, then close it.
 
-        Whatever it raises is raised by :meth:`ready`.
+        :meth:`ready` raises the iterable's exceptions.
         """
         import asyncio
 
@@ -107,8 +111,8 @@ class Arrivals:
             iterator = aiter(calls)
             while True:
                 while self._wanted <= 0:
-                    self._more.clear()
-                    await self._more.wait()
+                    self._requested.clear()
+                    await self._requested.wait()
                 try:
                     call = await iterator.__anext__()
                 except StopAsyncIteration:
@@ -120,7 +124,7 @@ class Arrivals:
         except asyncio.CancelledError as cancelled:
             error = cancelled
             raise
-        except BaseException as raised:  # it is raised where the calls are wanted
+        except BaseException as raised:  # ready() raises it, where the run wants the calls
             error = raised
         finally:
             try:
@@ -143,57 +147,42 @@ class Arrivals:
         self.wake()
 
 
-class Arriving(Schedule):
-    """A schedule whose calls arrive when they like; it gives out those that are there.
+class ArrivalQueue(CallQueue):
+    """The queue of a run whose calls arrive one by one. The run dispatches those that are there.
 
     Parameters
     ----------
     arrivals
-        Where they arrive.
+        The calls that have arrived.
     calls
-        An iterator over them, one step of which takes one call.
-    pre_dispatch, **options
-        As for :class:`Schedule`.
+        An iterator over `arrivals`; each step takes one call.
+    at_once
+        Whether to request all calls at once (``pre_dispatch="all"``), and not only as many as the run wants.
     """
 
-    def __init__(self, arrivals: Arrivals, calls: Iterable[Call], *, pre_dispatch: int | None, **options: Any) -> None:
+    def __init__(self, arrivals: Arrivals, calls: Iterable[Call], at_once: bool) -> None:
+        super().__init__(calls)
         self._arrivals = arrivals
-        self._all = pre_dispatch is None
-        super().__init__(calls, pre_dispatch=sys.maxsize if pre_dispatch is None else pre_dispatch, **options)
+        self._at_once = at_once
 
-    def take(self) -> tuple[int, Call] | None:
-        """Return the next call and its index, or None if there is none now."""
-        if not self._given_back and not self._arrived(1):
-            return None
-        return super().take()
-
-    def waiting(self) -> int:
-        """Return the number of calls that can be given out; the run is woken when there are more."""
-        assert self._bound is not None
-        room = min(self._slots, self._bound - (self.dispatched - self.completed_calls))
-        return self.gave_back + self._arrived(max(room, 0))
-
-    def _pull(self, wanted: int) -> None:
-        missing = wanted - len(self._ahead)
+    def fill(self, wanted: int) -> None:
+        """Take calls that have arrived until `wanted` calls are read ahead, or no more are there."""
+        missing = wanted - len(self.ahead)
         if missing > 0 and not self.exhausted:
-            self._ahead.pull(self._calls, self._arrived(missing))
+            self.ahead.pull(self._calls, self._arrived(missing))
+
+    def next_call(self) -> tuple[int, Call] | None:
+        """Return the index of the next call, and the call; None if there is none now."""
+        if not self.requeued and not self._arrived(1):
+            return None
+        return super().next_call()
+
+    def available(self, wanted: int) -> int:
+        """Return the number of calls that can be dispatched, and request up to `wanted`. Later ones wake the run."""
+        return len(self.requeued) + self._arrived(wanted)
 
     def _arrived(self, wanted: int) -> int:
         """Return how many calls are there, `wanted` at most."""
-        there = self._arrivals.ready(sys.maxsize if self._all else wanted)
+        there = self._arrivals.ready(sys.maxsize if self._at_once else wanted)
         self.exhausted = not there and self._arrivals.ended
         return min(there, wanted)
-
-
-class Arrived:
-    """An input whose calls arrive: what a run is given in the place of an iterable."""
-
-    def __init__(self, arrivals: Arrivals, calls: Iterable[Call]) -> None:
-        self._arrivals, self._calls = arrivals, calls
-
-    def __iter__(self) -> Iterator[Call]:
-        return iter(self._calls)
-
-    def schedule(self, **options: Any) -> Schedule:
-        """Return the schedule of the run."""
-        return Arriving(self._arrivals, self._calls, **options)

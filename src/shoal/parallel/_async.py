@@ -2,13 +2,13 @@
 
 ::
 
-    the event loop                                 a thread of the run's own
-    awaits, iterates ── starts ──────────────────> makes the run, and is its loop
-        ^                                             │ the run; each sequence of results that is due;
-        └── asyncio.Queue <── call_soon_threadsafe ───┘ at last, what has ended it
-    is cancelled, or leaves ── Runner.stop ──────> the run ends, which is awaited
+    the event loop                                 a thread of the run
+    awaits, iterates ── starts ──────────────────> makes the run, and runs its loop
+        ^                                             │ sends: the run; each sequence of results;
+        └── asyncio.Queue <── call_soon_threadsafe ───┘ at last _Ended, with the exception if there is one
+    is cancelled, or leaves ── Runner.stop ──────> the run ends; the event loop waits for that
 
-An asynchronous iterable is read in the event loop, by a task of its own (_arrivals.py).
+A task of the event loop reads an asynchronous iterable (_arrivals.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from shoal import backends
 from shoal.errors import CallStopped
-from shoal.parallel._arrivals import Arrivals, Arrived
+from shoal.parallel._arrivals import ArrivalQueue, Arrivals
 from shoal.parallel._delayed import Call
 from shoal.parallel._plan import Plan
 from shoal.parallel._run import Run
@@ -33,101 +33,107 @@ Calls = Iterable[Call] | AsyncIterable[Call]
 
 
 async def collect(runner: Runner, plan: Plan, calls: Calls, label: str) -> list[Any]:
-    """Return the results of a run in a list; the arguments are those of :class:`_Course`."""
+    """Return the results of a run in a list; the arguments are those of :class:`_AsyncRun`."""
     results: list[Any] = []
-    async with _Course(runner, plan, calls, label) as course:
+    async with _AsyncRun(runner, plan, calls, label) as entered:
         try:
-            while (values := await course.due(None)) is not None:
+            while (values := await entered.next_results(None)) is not None:
                 results += values
         except BaseException as error:
-            if course.run is not None:
-                course.run.attach(results, error)
+            if entered.run is not None:
+                entered.run.attach(results, error)
             raise
     return results
 
 
 async def each(runner: Runner, plan: Plan, calls: Calls, label: str) -> AsyncGenerator[Any, None]:
-    """Yield the results of a run; the arguments are those of :class:`_Course`."""
-    async with _Course(runner, plan, calls, label) as course:
+    """Yield the results of a run; the arguments are those of :class:`_AsyncRun`."""
+    async with _AsyncRun(runner, plan, calls, label) as entered:
         while True:
             try:
-                values = await course.due(plan.timeout)
+                values = await entered.next_results(plan.timeout)
             except StopAsyncIteration as stop:
                 if hasattr(stop, "call"):
                     raise CallStopped(stop.call, stop) from stop
                 raise
             if values is None:
                 return
-            assert course.run is not None
+            assert entered.run is not None
             left = len(values)
             for value in values:
                 left -= 1
                 if not left:
-                    course.run.took(len(values))
+                    entered.run.consumed(len(values))
                 yield value
 
 
-class _Over:
-    """The last message of a run: what has ended it early, if anything has."""
+class _Ended:
+    """The last message of a run, with the exception that ended it early, if there is one."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
-class _Course:
-    """One run, as an event loop sees it: it begins when this is entered, and has ended when it is left.
+class _AsyncRun:
+    """One run, for an event loop. The run begins when this is entered, and has ended when this is left.
 
-    It is no asynchronous generator: an event loop that ends closes all of those at once, the inner with the outer.
+    This is no asynchronous generator, because an event loop that ends closes all of these at the same time: an inner
+    one together with the outer one that uses it.
 
     Parameters
     ----------
     runner
-        Makes the run.
+        Starts the run.
     plan, calls
-        What is to be run.
+        The values of all arguments, and the calls.
     label
-        What lines of `verbose` and the progress bar begin with.
+        The beginning of the lines of `verbose` and of the progress bar.
     """
 
     def __init__(self, runner: Runner, plan: Plan, calls: Calls, label: str) -> None:
         self._runner, self._plan, self._label = runner, plan, label
         self._calls: Any = calls
-        self._arrived: asyncio.Queue[Any] = asyncio.Queue()
-        self._over = False
+        self._messages: asyncio.Queue[Any] = asyncio.Queue()
+        self._ended = False
         self._arrivals: Arrivals | None = None
         self._feeder: asyncio.Task[None] | None = None
         self.run: Run | None = None
 
-    async def __aenter__(self) -> _Course:
+    async def __aenter__(self) -> _AsyncRun:
         self._begin()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._over:
+        if not self._ended:
             self._runner.stop()
         try:
             asyncio.get_running_loop()
-        except RuntimeError:  # the loop is over, and the collector closes what still waited there
+        except RuntimeError:  # the event loop has ended, and the collector closes a coroutine that still waited there
             return
         feeder = self._feeder
         if feeder is not None:
             feeder.cancel()
         try:
-            while not self._over:
+            while not self._ended:
                 await self._next()
         finally:
             if feeder is not None:
                 await asyncio.wait([feeder])
                 if not feeder.cancelled():
-                    feeder.result()  # what the iterable raises when it is closed
+                    feeder.result()  # raises what the iterable raised when it was closed
 
-    async def due(self, timeout: float | None) -> Sequence[Any] | None:
-        """Return the next sequence of results, None if there are no more.
+    async def next_results(self, timeout: float | None) -> Sequence[Any] | None:
+        """Return the next sequence of results; None if there are no more.
 
         Parameters
         ----------
         timeout
-            The seconds that they may take.
+            The seconds to wait for them; None for no limit.
+
+        Raises
+        ------
+        BaseException
+            The exception that ended the run; :class:`~shoal.errors.RunTimeout` after `timeout`.
         """
         if self.run is None:
             message = await self._next()
@@ -136,18 +142,18 @@ class _Course:
         if self.run is not None:
             try:
                 message = await asyncio.wait_for(self._next(), timeout)
-            except asyncio.TimeoutError:  # before Python 3.11 another one than TimeoutError
+            except asyncio.TimeoutError:  # which is not TimeoutError before Python 3.11
                 assert timeout is not None
-                raise self.run.too_late(timeout) from None
-        if not isinstance(message, _Over):
+                raise self.run.timed_out(timeout) from None
+        if not isinstance(message, _Ended):
             return message  # type: ignore[no-any-return]
         if message.error is not None:
             raise message.error
         return None
 
     async def _next(self) -> Any:
-        message = await self._arrived.get()
-        self._over = isinstance(message, _Over)
+        message = await self._messages.get()
+        self._ended = isinstance(message, _Ended)
         return message
 
     def _begin(self) -> None:
@@ -166,38 +172,39 @@ class _Course:
             self._feeder = loop.create_task(self._arrivals.feed(self._calls))
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run the loop of the run in a thread of its own, and pass what it yields to the event loop."""
+        """Run the loop of the run in this thread, and send its results to the event loop."""
 
-        def tell(message: Any) -> None:
-            loop.call_soon_threadsafe(self._arrived.put_nowait, message)
+        def send(message: Any) -> None:
+            loop.call_soon_threadsafe(self._messages.put_nowait, message)
 
         error: BaseException | None = None
         try:
             run = self._make_run()
             try:
-                tell(run)
+                send(run)
             except BaseException as closed:
-                run.abandon(closed)
+                run.end(closed)
                 raise
             loop_of_run: Any = run.results()
             with closing(loop_of_run):
                 for values in loop_of_run:
-                    tell(values)
-        except BaseException as caught:  # it is raised where the results are awaited
+                    send(values)
+        except BaseException as caught:  # next_results() raises it
             error = caught
         self._runner.release()
-        with suppress(RuntimeError):  # the event loop was closed, and nobody is there to be told
-            tell(_Over(error))
+        with suppress(RuntimeError):  # the event loop was closed, so nobody waits for the message
+            send(_Ended(error))
 
     def _make_run(self) -> Run:
         plan, arrivals = self._plan, self._arrivals
         n_workers = plan.workers()
-        if n_workers == 1:  # a plain loop would hold up the event loop, and could not be given up
+        if n_workers == 1:  # a loop in the event loop's thread would block it, and could not be aborted
             plan = plan._replace(backend=backends.create("threading"))
+        calls: Any
         calls, number = plan.input(self._calls if arrivals is None else arrivals)
         if arrivals is not None:
-            calls = Arrived(arrivals, calls)
-        run = self._runner.start(plan, calls, n_workers, number, partial(plan.listen, self._label))
+            calls = ArrivalQueue(arrivals, calls, at_once=plan.pre_dispatch == "all")
+        run = self._runner.start(plan, calls, n_workers, number, partial(plan.listener, self._label))
         if arrivals is not None:
             arrivals.wake = partial(run.inbox.put, None)
         return run

@@ -6,8 +6,8 @@
     (f, args, kwargs)   ──>    args        [args, args, ...]
     ...                        kwargs      [kwargs, kwargs, ...]   or None, while no call has any
 
-Columns of 100,000 calls are pickled in a third of the time that the calls would take; and the tuples that the caller
-makes are gone at once, so that the garbage collector does not go through them again and again.
+Pickling the columns of 100,000 calls takes a third of the time that pickling the calls takes. Also, the tuples that the
+caller makes are freed at once, so that the garbage collector does not visit them again and again.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from shoal.parallel._delayed import Call, not_a_call
 
 
 class Batch:
-    """A run of consecutive calls.
+    """Consecutive calls of a run.
 
     Attributes
     ----------
     start
-        The index of the first in all calls of the run.
+        The index of the first call, among all calls of the run.
     functions
-        The function of each call in a list; or the one function of all.
+        A list of the function of each call; or one function, which all calls have.
     args
         The positional arguments of each call.
     kwargs
@@ -65,9 +65,9 @@ class Batch:
         Raises
         ------
         TypeError
-            If one of them is no call.
+            If an item is no call.
         Exception
-            What the iterator raises. What it gave before is kept.
+            Whatever the iterator raises. The calls that it gave before are appended.
         """
         args, kwargs, shared = self.args, self.kwargs, self.functions
         many = shared if type(shared) is list else None
@@ -92,7 +92,7 @@ class Batch:
         return len(args) - before == wanted
 
     def split(self, size: int) -> Batch:
-        """Take the first `size` calls out; return them."""
+        """Remove and return the first `size` calls."""
         first = Batch(self.start)
         self.start += size
         first.args, self.args = self.args[:size], self.args[size:]
@@ -116,10 +116,10 @@ def rows(functions: Any, args: list[tuple[Any, ...]], kwargs: list[dict[str, Any
 
 
 class Alike:
-    """Stands, in a pickle, for a list of objects of one class whose attributes are the same objects.
+    """Replaces, in a pickle, a list of objects of one class whose attributes are the same objects.
 
-    scikit-learn makes a new callable around its function for every call: the pickle holds the first, and each of the
-    others is copied from it where the batch is decoded, which is what it would be rebuilt to.
+    scikit-learn makes a new callable around its function for every call. The pickle holds the first one. The worker
+    that decodes the batch makes the others as copies of it, which equal what pickle would rebuild.
     """
 
     __slots__ = ("first", "number")
@@ -132,7 +132,7 @@ class Alike:
 
 
 def copies(first: Any, number: int) -> list[Any]:
-    """Return a list of an object and its shallow copies, so many in all."""
+    """Return a list of an object and its shallow copies, `number` objects in all."""
     cls, state = type(first), vars(first)
     every = [first]
     for _ in range(number - 1):
@@ -143,7 +143,7 @@ def copies(first: Any, number: int) -> list[Any]:
 
 
 def folded(functions: list[Any]) -> list[Any] | Alike:
-    """Return what stands for a list of objects that are alike; the list itself if they are not."""
+    """Return the :class:`Alike` that replaces a list of functions; the list itself if they are not alike."""
     first = functions[0]
     cls = type(first)
     if not plainly_reduced(cls):
@@ -156,14 +156,14 @@ def folded(functions: list[Any]) -> list[Any] | Alike:
         if list(state) != names:
             return functions
         for one, other in zip(values, state.values(), strict=True):
-            # Builtin functions make the string of their name anew, and no call can tell two strings apart.
+            # Builtin functions make a new string of their name each time; equal strings are alike to any call.
             if one is not other and not (type(one) is str is type(other) and one == other):
                 return functions
     return Alike(first, len(functions))
 
 
 def plainly_reduced(cls: Any) -> bool:
-    """Tell whether what pickle stores of an instance is its class and its ``__dict__``, and nothing else."""
+    """Tell whether pickle stores the class and the ``__dict__`` of an instance, and nothing else."""
     return (
         cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__

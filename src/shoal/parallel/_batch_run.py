@@ -1,4 +1,4 @@
-"""A run on slots that are sent batches: processes, and clusters.
+"""A run on slots that receive batches: worker processes, and clusters.
 
 ::
 
@@ -6,7 +6,7 @@
     Schedule ───────────> BatchRun ────────────> a slot's executor ───────────────────┐
         ^                     ^  (Transport)                                          │
         │ completed, lost     │ get                                                   │ put
-        └──── due results ────┴──────────────────────────── inbox <───────────────────┘
+        └── ready results ────┴──────────────────────────── inbox <───────────────────┘
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from shoal._files import format_size
 from shoal.backends import Slot
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import plain
+from shoal.parallel._delayed import resolved
 from shoal.parallel._failures import Unsendable, span
-from shoal.parallel._faults import Faults, named
+from shoal.parallel._faults import Faults, described
 from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
 from shoal.parallel._notes import Running
-from shoal.parallel._resume import keep
-from shoal.parallel._run import Due, Run
-from shoal.parallel._schedule import Schedule
+from shoal.parallel._resume import store
+from shoal.parallel._run import Run
+from shoal.parallel._schedule import Ready, Schedule
 from shoal.parallel._transport import R, Transport
 from shoal.parallel._worker import Missing
 
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 
 
 class BatchRun(Run, Generic[R]):
-    """A run on slots that are sent batches.
+    """A run on slots that receive batches.
 
     Parameters
     ----------
-    plan, slots, schedule, tell, faults, release
+    plan, slots, schedule, listener, faults, release
         As for :class:`Run`.
     transport
-        The way of the batches there and back.
+        Carries batches to workers, and replies back.
     limits
-        When workers are replaced; None for no limit.
+        The limits at which workers are replaced; None for no limit.
     """
 
     def __init__(
@@ -58,105 +58,120 @@ class BatchRun(Run, Generic[R]):
         plan: Plan,
         slots: list[Slot],
         schedule: Schedule,
-        tell: Teller | None,
+        listener: Teller | None,
         faults: Faults,
         release: Callable[[], None],
         transport: Transport[R],
         limits: Limits | None,
     ) -> None:
-        super().__init__(plan, slots, schedule, tell, faults, release)
+        super().__init__(plan, slots, schedule, listener, faults, release)
         self._transport = transport
         self._limits = limits or Limits(None, None)
-        # What waits behind the last calls of a worker would come back as it went.
-        self._ahead = 1 if self._limits.calls is None else 0
+        # Whether a batch may wait at a busy worker. A worker that serves a limited number of calls would return it.
+        self._queues_ahead = self._limits.calls is None
         if self._limits.memory is not None:
-            self._look_at = 0.0
+            self._check_at = 0.0
         self._in_flight: list[list[R]] = [[] for _ in self.slots]
         self._sending: int | None = None
-        # The batch that is sent next, encoded while all workers were busy: that takes longer than to send it.
+        # The next batch, encoded while all workers were busy: to encode takes longer than to send.
         self._next: R | None = None
         self._deaths: list[tuple[BaseException | None, Running | None]] = [(None, None) for _ in self.slots]
         self._died_idle: dict[int, BaseException] = {}  # by slot
-        self._full = False  # whether calls wait until results are taken
-        self._room = threading.Lock()  # over that, and the schedule's count of results taken
+        self._full = False  # whether calls wait until results are consumed
+        self._room = threading.Lock()  # guards _full, and the schedule's count of consumed results
 
     def start(self) -> None:
         """Send a first batch to each slot."""
         for _ in range(max(slot.width for slot in self.slots)):
             for index in range(len(self.slots)):
-                self._feed(index, one=True, ahead=self._ahead)
-
-    @property
-    def finished(self) -> bool:
-        """Whether all results are there."""
-        return self.schedule.finished
+                self._feed(index, one=True)
 
     def _busy(self) -> list[int]:
         return [index for index, requests in enumerate(self._in_flight) if requests or index == self._sending]
 
-    def _feed(self, index: int, one: bool = False, ahead: int = 0) -> None:
-        """Send batches to a slot: as many as it runs at a time, and `ahead` times as many where that is worth it."""
+    def _feed(self, index: int, one: bool = False, ahead: bool = True) -> None:
+        """Send batches to a slot until all its workers have one.
+
+        Parameters
+        ----------
+        index
+            The index of the slot.
+        one
+            Whether to send only one batch.
+        ahead
+            Whether each worker may get a second batch, which waits behind the first, where this is worth it.
+        """
         executor, width = self.slots[index]
         requests = self._in_flight[index]
-        while len(requests) < width * (1 + ahead):
+        most = 2 * width if ahead and self._queues_ahead else width
+        while len(requests) < most:
             if not self._prepare(busy=len(requests) >= width):
                 return
             request = self._next
             assert request is not None
-            self._sending = index  # an interrupt may come when the batch is on its way and not noted yet
+            self._sending = index  # an interrupt may come between the sending and the append
             future = self._transport.send(request, executor)
             requests.append(request)
             self._next = self._sending = None
-            if self._tell is not None:
-                self._tell.dispatched(len(request.batch))
-            future.add_done_callback(partial(self._arrived, index, request, executor))
+            if self._listener is not None:
+                self._listener.dispatched(len(request.batch))
+            future.add_done_callback(partial(self._on_done, index, request, executor))
             if one:
                 return
 
     def _prepare(self, busy: bool = False) -> bool:
-        """Encode the next batch, if none is; return whether there is one to send, which has to wait if `busy`."""
+        """Encode the next batch, unless one is encoded already; return whether there is one to send.
+
+        Parameters
+        ----------
+        busy
+            Whether the batch would wait at its worker.
+        """
         if self._next is not None:
             return not busy or self.schedule.worth_queueing(len(self._next.batch))
         with self._room:
             room = self.schedule.room
             self._full = room <= 0
         batch = self.schedule.next_batch(busy, room)
-        if self._tell is not None and self.schedule.exhausted:
-            self._tell.exhausted(self.schedule.read)
+        if self._listener is not None and self.schedule.queue.exhausted:
+            self._listener.exhausted(self.schedule.queue.read)
         if batch is None:
             return False
         self._next = self._transport.encode(batch)
         return True
 
-    def _arrived(self, index: int, request: R, executor: Executor, future: Future[Any]) -> None:
+    def _on_done(self, index: int, request: R, executor: Executor, future: Future[Any]) -> None:
+        """Put a reply into the inbox; called in any thread."""
         running: Running | None = None
         error = None if future.cancelled() else future.exception()
         if isinstance(error, BrokenExecutor):
-            # Now, since the next worker will write over it; once, since all batches that a death breaks have one error.
+            # Read what the worker did now, before its successor overwrites it; and once, since one error breaks all
+            # batches of a worker that died.
             if self._deaths[index][0] is not error:
                 self._deaths[index] = error, self._transport.replaced(executor)
             running = self._deaths[index][1]
         self.inbox.put((index, request, running, future))
 
-    def _take(self, message: tuple[int, R, Running | None, Future[Any]]) -> Due:
+    def _handle(self, message: tuple[int, R, Running | None, Future[Any]]) -> Ready:
         index, request, running, future = message
-        if request not in self._in_flight[index]:  # it was given up meanwhile
+        if request not in self._in_flight[index]:  # its worker was killed meanwhile
             return []
         try:
             reply = future.result()
         except (BrokenExecutor, Missing, CancelledError) as lost:
-            due = self._lost(index, request, running, lost)
+            ready = self._lost(index, request, running, lost)
         except Unsendable as refusal:
-            due = self._unsent(index, request, refusal)
+            ready = self._not_sent(index, request, refusal)
         except Exception as error:
-            due = self._unsent(index, request, self._transport.explain(request.batch, error))
+            ready = self._not_sent(index, request, self._transport.explain(request.batch, error))
         else:
-            due = self._received(index, request, reply)
-        self._feed(index, ahead=self._ahead)
-        self._go_on()
-        return due
+            ready = self._received(index, request, reply)
+        self._feed(index)
+        self._use_idle_workers()
+        return ready
 
-    def _received(self, index: int, request: R, reply: Any) -> Due:
+    def _received(self, index: int, request: R, reply: Any) -> Ready:
+        """Decode a reply, complete its calls, and handle the failure that it holds, if any."""
         slot, batch, memory = self.slots[index], request.batch, self._plan.memory
         if reply.retiring and self._plan.backend.retire(slot, reply.retiring):
             self._transport.replaced(slot.executor)
@@ -166,40 +181,40 @@ class BatchRun(Run, Generic[R]):
             self._drop(index, request)
         done = batch if error is None else batch.split(len(values))
         if memory is not None:
-            for done_call, value in zip(done, values, strict=False):  # the last may not be done: it was cut short
-                keep(memory, done_call, value)
+            for call, value in zip(done, values, strict=False):  # a batch that was cut short has fewer values
+                store(memory, call, value)
         nbytes = request.nbytes + request.returned
-        due = self.schedule.completed(done, values, reply.elapsed, nbytes, request.returned)
-        if self._tell is not None and values:
-            self._tell.completed(len(values), reply.elapsed, self.schedule.size)
+        ready = self.schedule.completed(done, values, reply.elapsed, nbytes, request.returned)
+        if self._listener is not None and values:
+            self._listener.completed(len(values), reply.elapsed, self.schedule.sizing.size)
         if error is not None:
             if whole and not self._faults.lenient:
                 raise error
-            call = self.schedule.isolate(batch, None if whole else 0)
-            if call is not None:
-                due += self._failed(call, error)
-        return due
+            failed = self.schedule.isolate(batch, None if whole else 0)
+            if failed is not None:
+                ready += self._failed(failed, error)
+        return ready
 
-    def _lost(self, index: int, request: R, running: Running | None, lost: BaseException) -> Due:
-        """Take note that a batch has died with its worker, or was on its way to one that had died before."""
+    def _lost(self, index: int, request: R, running: Running | None, lost: BaseException) -> Ready:
+        """Handle a batch whose worker has died, or had died before the batch reached it."""
         batch = request.batch
         self._drop(index, request)
-        self._transport.forget(self.slots[index].executor)  # also where it was sent something before this was known
+        self._transport.forget(self.slots[index].executor)  # also if more was sent there before the death was known
         at = self._culprit(index, batch, running, lost)
         if at is None and self.slots[index].width > 1 and len(batch) > 1 and not self._faults.lenient:
-            # An engine has tried the batch on several workers by now, and would do so with each part of it.
+            # A cluster engine has tried the batch on several workers, and would do so with each part of it.
             raise errors.WorkerDied(span(batch), None) from lost.with_traceback(None)
         call = self.schedule.lost(batch, at)
         if call is None:
             return []
-        error = errors.WorkerDied(_name(call), getattr(lost, "exit_code", None), doing=_doing(running))
-        # Those who start single processes know no more, and what they guess is wrong: "a result has failed to
-        # un-serialize" (loky). An engine says what it has tried.
+        error = errors.WorkerDied(_described(call), getattr(lost, "exit_code", None), doing=_doing(running))
+        # An engine reports what it has tried. Executors of single processes know no more than shoal, and guess wrong:
+        # "a result has failed to un-serialize" (loky).
         error.__cause__ = lost.with_traceback(None) if self.slots[index].width > 1 else None
         return self._failed(call, error)
 
-    def _unsent(self, index: int, request: R, refusal: Unsendable) -> Due:
-        """Take note that a batch could not be encoded."""
+    def _not_sent(self, index: int, request: R, refusal: Unsendable) -> Ready:
+        """Handle a batch that could not be encoded."""
         self._drop(index, request)
         if refusal.at is None and not self._faults.lenient:
             raise refusal.error
@@ -207,81 +222,82 @@ class BatchRun(Run, Generic[R]):
         return [] if call is None else self._failed(call, refusal.error)
 
     def _culprit(self, index: int, batch: Batch, running: Running | None, lost: BaseException) -> int | None:
-        """Return the place in a batch of the call that its worker has died of: -1 for none, None if nobody knows."""
+        """Return the position in a batch of the call that killed its worker: -1 for none, None if it is unknown."""
         if not isinstance(lost, BrokenExecutor):
             return -1
         if running is None:
             return None
         if running.call is not None:
-            return _place(batch, running.call)
+            return _position(batch, running.call)
         if running.batch is not None:
             return None if running.batch == batch.start else -1
-        # It had not begun with this run. Once per slot that is nobody's fault, but some die whenever they start.
+        # The worker had not begun with this run. The first such death of a slot is nobody's fault. A second one may be:
+        # some workers die whenever they start.
         return -1 if self._died_idle.setdefault(index, lost) is lost else None
 
-    def _look(self, now: float) -> Due:
-        due: Due = []
+    def _check_running(self, now: float) -> Ready:
+        ready: Ready = []
         seconds, memory = self._plan.settings.task_timeout, self._limits.memory
-        self._look_at = now + min(seconds or math.inf, math.inf if memory is None else SAMPLE_SECONDS)
+        self._check_at = now + min(seconds or math.inf, math.inf if memory is None else SAMPLE_SECONDS)
         for index in self._busy():
             running = self._transport.running(self.slots[index].executor)
-            if running is None or running.call is None:  # it is on its way
+            if running is None or running.call is None:  # the batch is on its way there or back
                 continue
             if memory is not None and (nbytes := held(running.pid) or 0) > KILL_FACTOR * memory:
                 reason = (
                     f"it held {format_size(nbytes)} of memory, over max_worker_memory={format_size(memory)!r} by more "
                     "than half"
                 )
-                due += self._kill(index, running.call, partial(errors.WorkerDied, exit_code=None, reason=reason))
+                ready += self._kill(index, running.call, partial(errors.WorkerDied, exit_code=None, reason=reason))
             elif seconds is not None:
-                # The workers' clock and this one may count from different moments.
+                # By perf_counter: the worker's monotonic clock may count from another moment.
                 left = seconds - (time.perf_counter() - running.since)
                 if left > 0:
-                    self._look_at = min(self._look_at, now + left)
+                    self._check_at = min(self._check_at, now + left)
                 else:
-                    due += self._kill(index, running.call, partial(TaskTimeout, seconds=seconds))
-        return due
+                    ready += self._kill(index, running.call, partial(TaskTimeout, seconds=seconds))
+        return ready
 
-    def _kill(self, index: int, culprit: int, error: Callable[[FailedCall], BaseException]) -> Due:
-        """End a slot's worker in the middle of a call, whose failure that is; what else it held runs again."""
-        due: Due = []
+    def _kill(self, index: int, culprit: int, error: Callable[[FailedCall], BaseException]) -> Ready:
+        """Kill a slot's worker in the middle of a call. That call fails; the other calls of the slot are requeued."""
+        ready: Ready = []
         executor = self.slots[index].executor
         self.slots[index] = self._plan.backend.abort(self.slots[index])
         self._transport.replaced(executor)
         for request in list(self._in_flight[index]):
             self._drop(index, request)
-            call = self.schedule.lost(request.batch, _place(request.batch, culprit))
+            call = self.schedule.lost(request.batch, _position(request.batch, culprit))
             if call is not None:
-                due += self._failed(call, error(_name(call)))
-        return due
+                ready += self._failed(call, error(_described(call)))
+        return ready
 
-    def took(self, number: int) -> None:
-        """Take note that results were taken; wake the loop if it waits for that."""
+    def consumed(self, number: int) -> None:
+        """Count results that the consumer has taken; wake the loop if its calls wait for that."""
         with self._room:
-            self.schedule.taken += number
+            self.schedule.results.consumed += number
             wake = self._full and self.schedule.room > 0
             if wake:
                 self._full = False
         if wake:
             self.inbox.put(None)
 
-    def _go_on(self) -> None:
-        # The end of the input, or of a worker, may have left others with nothing. A batch is queued only behind that
-        # of the slot that has just answered, though: what another one runs may take for ever, and its time is not in
-        # the pace yet.
-        if self.schedule.given_out and self._next is None:
+    def _use_idle_workers(self) -> None:
+        # A worker is idle if the input had ended before some calls were requeued, or if it was replaced. It gets no
+        # second batch to wait behind the first: that call may take for ever, and its time is not in the pace yet.
+        # Only the slot that has just replied gets one.
+        if self.schedule.queue.empty and self._next is None:
             return
         for index, requests in enumerate(self._in_flight):
             if len(requests) < self.slots[index].width:
-                self._feed(index)
-        if self.schedule.early and all(self._in_flight):
+                self._feed(index, ahead=False)
+        if self.schedule.prefetches and all(self._in_flight):
             self._prepare()
 
     def _drop(self, index: int, request: R) -> None:
         request.close()
         self._in_flight[index].remove(request)
 
-    def _clean(self) -> None:
+    def _close(self) -> None:
         if self._next is not None:
             self._next.close()
         for requests in self._in_flight:
@@ -290,14 +306,14 @@ class BatchRun(Run, Generic[R]):
         self._transport.close()
 
 
-def _name(call: Batch) -> FailedCall:
-    """Describe a call that is by itself in a batch."""
+def _described(call: Batch) -> FailedCall:
+    """Describe the call in a batch of one."""
     (item,) = call
-    return named(call.start, plain(item))
+    return described(call.start, resolved(item))
 
 
 def _doing(running: Running | None) -> str:
-    """Say what a worker did with a call when it died."""
+    """Return the words for what a worker did with a call when the worker died."""
     if running is None or running.call is not None:
         return "it ran"
     if running.batch is not None:
@@ -305,6 +321,6 @@ def _doing(running: Running | None) -> str:
     return "it had just started (see its initializer, and what it imports), and was to run"
 
 
-def _place(batch: Batch, index: int) -> int:
-    """Return the place of a call in a batch; -1 if it is in another one."""
+def _position(batch: Batch, index: int) -> int:
+    """Return the position of a call in a batch; -1 if the call is in another batch."""
     return index - batch.start if batch.start <= index < batch.start + len(batch) else -1

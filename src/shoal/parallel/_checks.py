@@ -1,7 +1,7 @@
-"""What arguments may be: those of ``Parallel``, of contexts and of executors, and the options of backends.
+"""Checks the values of arguments: those of ``Parallel``, of contexts and of executors, and the options of backends.
 
-Each name has one check, whoever is given the argument. What cannot be used is refused where it is written, with the
-name, the value and what would be right.
+Each argument has one check, whichever function receives it. The check runs where the user wrote the value. Its error
+names the argument and the value, and says which values are right.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from shoal._cpus import is_serial
 from shoal._files import parse_size
 from shoal.backends import Backend
 
-#: What belongs to one ``Parallel``, and is no setting of a context.
+#: The arguments of ``Parallel`` that no context can set.
 OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total")
 
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
 
-#: What others call the arguments, where that is not near enough to be guessed.
+#: Names of the arguments in other libraries, if they are too different for a guess by their spelling.
 _ELSEWHERE = {
     "max_workers": "n_jobs",
     "n_workers": "n_jobs",
@@ -40,17 +40,19 @@ _ELSEWHERE = {
 
 
 def as_number(value: Any) -> float | None:
-    """Return a real number as a float; None if `value` is none, or NaN. Booleans and strings are none."""
+    """Return a real number as a float; None for NaN and for all that is no number, booleans and strings included."""
     kind = type(value)
     if kind.__name__ in ("bool", "bool_") or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
         return None
-    if isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):  # numpy's would lose a part
+    if isinstance(value, numbers.Complex) and not isinstance(
+        value, numbers.Real
+    ):  # float() of numpy's would drop the imaginary part
         return None
     try:
         number = float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
-    except (TypeError, ValueError):  # an array of several, for one
+    except (TypeError, ValueError):  # such as an array of several numbers
         return None
     return None if math.isnan(number) else number
 
@@ -61,14 +63,14 @@ def integer(n_jobs: Any, name: str = "n_jobs") -> int:
     Parameters
     ----------
     n_jobs, name
-        The number, and the argument that it was given as.
+        The number, and the name of the argument.
 
     Raises
     ------
     TypeError
-        If it is what is to be called, or a container.
+        If `n_jobs` is a container, or looks like the calls that belong to the call of a ``Parallel``.
     ValueError
-        If it cannot be made an integer.
+        If no integer can be made of it.
     """
     try:
         return int(n_jobs)
@@ -79,34 +81,36 @@ def integer(n_jobs: Any, name: str = "n_jobs") -> int:
 
 
 def refuse_calls(name: str, value: Any) -> None:
-    """Raise TypeError if an argument of ``Parallel`` is what its call should be given."""
+    """Raise TypeError if an argument of ``Parallel()`` looks like calls: ``Parallel(calls)``."""
     first = value[0] if isinstance(value, (list, tuple)) and value else None
     if isinstance(first, tuple) or callable(first) or isinstance(value, Iterator) or hasattr(type(value), "__aiter__"):
         raise TypeError(
             f"Parallel() itself takes no calls, but {name} is {value!r:.60} ({type(value).__name__}). Make it first, "
-            "then call it with them: Parallel(n_jobs=2)(delayed(function)(argument) for argument in arguments)"
+            "then pass the calls to it: Parallel(n_jobs=2)(delayed(function)(argument) for argument in arguments)"
         )
 
 
 def check(values: Mapping[str, Any]) -> None:
-    """Refuse values that their arguments cannot have, or that contradict each other.
+    """Check the values of arguments, and that they do not contradict each other.
 
     Parameters
     ----------
     values
-        The values of arguments, by name; those without a check pass.
+        The values of arguments, by name. A name without a check in :data:`_CHECKS` may have any value.
 
     Raises
     ------
     ValueError, TypeError
-        If one of them cannot be used.
+        If a value cannot be used.
     """
     for name, value in values.items():
         accepts = _CHECKS.get(name)
         if accepts is not None:
             accepts(name, value)
     if values.get("prefer") == "processes" and values.get("require") == "sharedmem":
-        raise ValueError("prefer='processes' and require='sharedmem' are inconsistent settings: processes share none")
+        raise ValueError(
+            "prefer='processes' and require='sharedmem' are inconsistent settings: processes do not share memory"
+        )
 
 
 def _hint(_name: str, prefer: Any) -> None:
@@ -184,8 +188,8 @@ def _on_error(_name: str, on_error: Any) -> None:
 def _retries(_name: str, retries: Any) -> None:
     if not callable(retries) and not (_is_integer(retries) and retries >= 0):
         raise ValueError(
-            f"retries must be a number of attempts after the first, 0 or more, or a callable that tells whether to "
-            f"stop, got: {retries!r}"
+            f"retries must be a number of attempts after the first, 0 or more, or a callable that takes the attempts "
+            f"so far and returns whether to stop, got: {retries!r}"
         )
 
 
@@ -201,7 +205,9 @@ def _retry_on(_name: str, retry_on: Any) -> None:
     else:
         fits = callable(retry_on)
     if not fits:
-        raise TypeError(f"retry_on must name types of exceptions, or be a predicate of one, got: {retry_on!r}")
+        raise TypeError(
+            f"retry_on must name types of exceptions, or be a callable that takes an exception, got: {retry_on!r}"
+        )
 
 
 def _seconds(name: str, seconds: Any) -> None:
@@ -271,27 +277,29 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
 }
 
 
-def check_options(who: str, known: Iterable[str], backend: Backend, options: Mapping[str, Any], depth: int = 0) -> None:
-    """Refuse options that a backend does not take, and values of them that it cannot use.
+def check_options(
+    caller: str, known: Iterable[str], backend: Backend, options: Mapping[str, Any], depth: int = 0
+) -> None:
+    """Check that a backend takes the options that a function received, and can use their values.
 
     Parameters
     ----------
-    who
-        What was given them: ``"Parallel"``.
+    caller
+        The name of the function: ``"Parallel"``.
     known
-        The arguments that it has by itself.
+        The names of the function's own arguments.
     backend, options
-        The backend that runs are to have, and the options.
+        The backend of the runs, and the options.
     depth
-        How deep the runs are nested in others. There, and where ``JOBLIB_MULTIPROCESSING=0`` forbids processes, nobody
-        has chosen the backend: what another one takes is ignored.
+        How deep the runs are nested in others. If this is more than 0, or ``JOBLIB_MULTIPROCESSING=0`` forbids
+        processes, the user has not chosen the backend. Then options that only another backend takes are ignored.
 
     Raises
     ------
     TypeError
-        If the backend does not take one of them.
+        If the backend does not take an option.
     TypeError, ValueError
-        If one has a value that cannot be used.
+        If the value of an option cannot be used.
     """
     if not options or backend.options is None:
         return
@@ -303,39 +311,39 @@ def check_options(who: str, known: Iterable[str], backend: Backend, options: Map
     }
     instead = depth > 0 or is_serial()
     for name in options:
-        if name not in backend.options and not (instead and _who_takes(name)):
-            raise unexpected(who, name, known, backend)
+        if name not in backend.options and not (instead and _takers(name)):
+            raise unexpected(caller, name, known, backend)
     check({name: options[name] for name in options if name in backend.options})
 
 
-def unexpected(who: str, name: str, known: Iterable[str], backend: Backend | None = None) -> TypeError:
-    """Return the error for a keyword that neither `who` nor the backend takes, with the nearest that they do."""
+def unexpected(caller: str, name: str, known: Iterable[str], backend: Backend | None = None) -> TypeError:
+    """Return the error for a keyword that neither `caller` nor the backend takes. It suggests the nearest name."""
     import difflib
 
     if name in OF_ONE_PARALLEL and name not in known:
         return TypeError(
-            f"{who}() got an unexpected keyword argument {name!r}: it is no setting of a context, but belongs to one "
-            f"Parallel. Give it there: Parallel({name}=...)"
+            f"{caller}() got an unexpected keyword argument {name!r}: it is no setting of a context, but belongs to "
+            f"one Parallel. Give it there: Parallel({name}=...)"
         )
-    takers = _who_takes(name)
-    said = f"{who}() got an unexpected keyword argument {name!r}"
+    takers = _takers(name)
+    message = f"{caller}() got an unexpected keyword argument {name!r}"
     if backend is not None:
-        said += f": neither it nor the backend {backend.name!r} takes it"
+        message += f": neither it nor the backend {backend.name!r} takes it"
     meant = _ELSEWHERE.get(name)
     if meant is None and not takers:
         options = _options_here() if backend is None else backend.options or ()
         meant = next(iter(difflib.get_close_matches(name, [*known, *options], 1)), None)
     if meant is not None:
-        said += f"; did you mean {repr(meant) if meant.isidentifier() else meant}?"
+        message += f"; did you mean {repr(meant) if meant.isidentifier() else meant}?"
     if takers:
         stop = "." if meant is None else ""
-        who_takes = "The backend {!r} takes" if len(takers) == 1 else "The backends {!r} and {!r} take"
-        said += f"{stop} {who_takes.format(*takers)} it."
-    return TypeError(said)
+        subject = "The backend {!r} takes" if len(takers) == 1 else "The backends {!r} and {!r} take"
+        message += f"{stop} {subject.format(*takers)} it."
+    return TypeError(message)
 
 
 def _options_here() -> dict[str, list[str]]:
-    """Return the options of the backends of processes on this machine, with the names of those that take them."""
+    """Return the options of the backends that start processes on this machine, each with the backends that take it."""
     from shoal.backends._multiprocessing import MultiprocessingBackend
     from shoal.backends._processes import LokyBackend
 
@@ -346,17 +354,17 @@ def _options_here() -> dict[str, list[str]]:
     return takers
 
 
-def _who_takes(name: str) -> list[str]:
-    """Return the names of the backends of processes on this machine that take an option."""
+def _takers(name: str) -> list[str]:
+    """Return the names of the backends that start processes on this machine and take an option."""
     return _options_here().get(name, [])
 
 
-def check_unowned(who: str, known: Iterable[str], options: Mapping[str, Any]) -> None:
-    """Refuse the keywords of a context that names no backend, which might take them.
+def check_unowned(caller: str, known: Iterable[str], options: Mapping[str, Any]) -> None:
+    """Raise the error for keywords that a context does not know, if the context names no backend that may take them.
 
     Parameters
     ----------
-    who, known
+    caller, known
         As for :func:`check_options`.
     options
         The keywords.
@@ -364,15 +372,15 @@ def check_unowned(who: str, known: Iterable[str], options: Mapping[str, Any]) ->
     Raises
     ------
     TypeError
-        If one belongs to a single ``Parallel``, or to nothing.
+        If a keyword belongs to one ``Parallel``, or is unknown.
     ValueError
-        If one is an option of backends.
+        If a keyword is an option of backends.
     """
     for name in options:
-        takers = ["loky"] if name == "inner_max_num_threads" else _who_takes(name)
+        takers = ["loky"] if name == "inner_max_num_threads" else _takers(name)
         if not takers:
-            raise unexpected(who, name, [*known, "inner_max_num_threads"])
+            raise unexpected(caller, name, [*known, "inner_max_num_threads"])
         raise ValueError(
             f"{name} and other constructor parameters backend_params are only supported when backend is not None. "
-            f"Name one: {who}(backend={takers[0]!r}, {name}=...)"
+            f"Name one: {caller}(backend={takers[0]!r}, {name}=...)"
         )

@@ -1,4 +1,4 @@
-"""``delayed(f)(x)`` is the call f(x), not made yet; what may stand for its arguments; and what is no call."""
+"""``delayed(f)(x)``, the call f(x) before it runs; placeholders in its arguments; errors for input that is no call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class _Delayed:
-    """What ``delayed(f)`` returns; it answers for f, asking it only when it is asked."""
+    """What ``delayed(f)`` returns. Its attributes are those of f, which are looked up only when they are needed."""
 
     __slots__ = ("__wrapped__",)
 
@@ -24,7 +24,7 @@ class _Delayed:
         return self.__wrapped__.__doc__
 
     def __getattr__(self, name: str) -> Any:
-        if name == "__wrapped__":  # not there yet while it is being unpickled
+        if name == "__wrapped__":  # it is missing while the object is unpickled
             raise AttributeError(name)
         return getattr(self.__wrapped__, name)
 
@@ -33,17 +33,23 @@ class _Delayed:
 
 
 def delayed(function: Callable[..., Any]) -> Callable[..., Call]:
-    """Capture a call of `function` without making it.
+    """Capture the arguments of a call of `function`, without calling it.
 
     Parameters
     ----------
-    function
-        Any callable.
+    function : callable
+        The function to call later.
 
     Returns
     -------
-    A callable: ``delayed(f)(*args, **kwargs)`` is the tuple ``(f, args, kwargs)``, which is what
-    :class:`~shoal.Parallel` takes. It answers ``__wrapped__``, ``__name__`` and ``__doc__`` as `function` does.
+    callable
+        ``delayed(f)(*args, **kwargs)`` returns the tuple ``(f, args, kwargs)``. :class:`~shoal.Parallel` takes an
+        iterable of such tuples. The callable has the ``__name__``, the ``__doc__`` and the other attributes of
+        `function`; its ``__wrapped__`` is `function`.
+
+    Notes
+    -----
+    Thread-safe.
 
     Examples
     --------
@@ -52,55 +58,55 @@ def delayed(function: Callable[..., Any]) -> Callable[..., Call]:
     (<built-in function max>, (1, 2), {'key': <built-in function abs>})
     """
     global _latest
-    latest = _latest  # read once: another thread may put its own there
+    latest = _latest  # read once, since another thread may replace it
     if latest is not None and latest.__wrapped__ is function:
         return latest
     _latest = latest = _Delayed(function)
     return latest
 
 
-#: What ``delayed`` has made last: a generator of calls mostly asks for the same again.
+#: The last result of ``delayed``. A generator of calls mostly asks for the same function again.
 _latest: _Delayed | None = None
 
 
 def forget_latest() -> None:
-    """Let go of the last function that was delayed; called when a run ends."""
+    """Release the function that ``delayed`` was called with last; called when a run ends."""
     global _latest
     _latest = None
 
 
-class StandIn:
-    """What stands for an argument, by position or by name, until the call is about to run."""
+class Placeholder:
+    """Takes the place of an argument, positional or by keyword, until the call is about to run."""
 
     __slots__ = ()
 
-    #: Whether any exists: inline and on threads the arguments are looked through only then.
+    #: Whether any placeholder was made. Only then are the arguments of calls searched, inline and on threads.
     in_use = False
-    #: Does the same within arguments; there as soon as anything may be marked there.
-    look_through: ClassVar[Callable[[Call], Call] | None] = None
+    #: Resolves the placeholders inside arguments too. It is set as soon as there may be any.
+    resolve_nested: ClassVar[Callable[[Call], Call] | None] = None
 
     def resolve(self) -> Any:
-        """Return the argument."""
+        """Return the argument that the call receives."""
         raise NotImplementedError
 
 
-def plain(call: Call) -> Call:
-    """Return `call` with the arguments for which something stands in their places."""
-    return shallow(call) if StandIn.look_through is None else StandIn.look_through(call)
+def resolved(call: Call) -> Call:
+    """Return `call` with its arguments in place of the placeholders."""
+    return shallow(call) if Placeholder.resolve_nested is None else Placeholder.resolve_nested(call)
 
 
 def shallow(call: Call) -> Call:
-    """Do as :func:`plain`, for what is an argument by itself."""
+    """Return `call` with its arguments in place of the placeholders, but for placeholders inside an argument."""
     function, args, kwargs = call
     return (
         function,
-        tuple(arg.resolve() if issubclass(type(arg), StandIn) else arg for arg in args),
-        {name: arg.resolve() if issubclass(type(arg), StandIn) else arg for name, arg in kwargs.items()},
+        tuple(arg.resolve() if issubclass(type(arg), Placeholder) else arg for arg in args),
+        {name: arg.resolve() if issubclass(type(arg), Placeholder) else arg for name, arg in kwargs.items()},
     )
 
 
 def describe(function: Any) -> str:
-    """Name a function for a message."""
+    """Return the name of a function, for a message."""
     wrapped = getattr(function, "__wrapped__", None) or getattr(function, "func", None) or function
     name = getattr(wrapped, "__qualname__", None) or type(wrapped).__qualname__
     module = getattr(wrapped, "__module__", None)
@@ -108,22 +114,22 @@ def describe(function: Any) -> str:
 
 
 def is_call(item: Any) -> bool:
-    """Tell whether an item of three parts may be a call; people also make such tuples by hand.
+    """Tell whether an item of three parts may be a call. Programs also make such tuples by hand.
 
-    Who makes calls one after the other asks only when one has failed, since this is dear: what is no call fails before
-    it does anything.
+    This takes time. A loop that runs calls checks only those that have failed: an item that is no call fails before it
+    does anything.
     """
     _, args, kwargs = item
     return isinstance(args, Iterable) and isinstance(kwargs, Mapping)
 
 
-def parts(item: Any, index: int) -> Call:
+def unpacked(item: Any, index: int) -> Call:
     """Return the function, arguments and keywords of an item of the input.
 
     Raises
     ------
     TypeError
-        If it is no call.
+        If the item is no call.
     """
     try:
         function, args, kwargs = item
@@ -144,32 +150,32 @@ def not_a_call(item: Any, index: int) -> TypeError:
 
 def _remedy(item: Any) -> str:
     if isinstance(item, _Delayed):
-        return "It lacks its arguments: call it, delayed(function)(), even if there are none"
+        return "Its arguments are missing: write delayed(function)(), even if there are none"
     if isinstance(item, Coroutine):
-        return "It is what an async function returns, which needs an event loop: give delayed a plain function"
-    nested = isinstance(item, tuple) and item and isinstance(item[0], tuple)  # a generator of three calls comes apart
+        return "It is what an async function returns, which needs an event loop: pass a plain function to delayed"
+    nested = isinstance(item, tuple) and item and isinstance(item[0], tuple)  # a tuple of three calls was unpacked
     if nested or isinstance(item, (list, Iterator)):
         return "If it holds calls, leave out the brackets around them"
     if isinstance(item, tuple) and item and callable(item[0]):
-        return "A call is made by delayed, of a function and its arguments"
+        return "Make the call by delayed, from the function and its arguments"
     if callable(item):
-        return "It is the function itself: wrap it in delayed, then call it with its arguments"
-    return "If a function has returned it, that was called too early: wrap the function in delayed"
+        return "It is a function without arguments: wrap it in delayed, then pass the arguments"
+    return "If it is the result of a function, the function was called too early: wrap the function in delayed"
 
 
 def check_input(calls: Any) -> None:
-    """Refuse what cannot be the calls of a run, before it begins.
+    """Check, before a run begins, that its input may be an iterable of calls.
 
     Raises
     ------
     TypeError
-        If `calls` is no iterable, or one call by itself.
+        If `calls` is no iterable, or is one call by itself.
     """
     if type(calls) is tuple and len(calls) == 3 and callable(calls[0]) and type(calls[2]) is dict:
         raise TypeError("Parallel was given one call, not an iterable of calls: write [delayed(function)(argument)]")
     if not hasattr(type(calls), "__iter__") and not hasattr(type(calls), "__getitem__"):
         if hasattr(type(calls), "__aiter__"):
-            said = "which only acall takes: await Parallel(...).acall(calls), or async for"
+            message = "which only acall takes: await Parallel(...).acall(calls), or async for"
         else:
-            said = "not calls. Write Parallel(...)(delayed(function)(argument) for argument in arguments)"
-        raise TypeError(f"Parallel was given {calls!r:.80} ({type(calls).__name__}), {said}")
+            message = "not calls. Write Parallel(...)(delayed(function)(argument) for argument in arguments)"
+        raise TypeError(f"Parallel was given {calls!r:.80} ({type(calls).__name__}), {message}")

@@ -1,4 +1,4 @@
-"""The arithmetic of ``pre_dispatch="2 * n_jobs"``, without running what is written there."""
+"""Computes ``pre_dispatch="2 * n_jobs"``. It parses the expression and never runs it as code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 
-TYPE_CHECKING = False  # typing's own costs an import; type checkers know this name too
+TYPE_CHECKING = False  # importing typing takes time; type checkers know this name too
 if TYPE_CHECKING:
     import ast
 
@@ -16,20 +16,20 @@ _LARGEST = 1_000_000
 
 @functools.lru_cache
 def evaluate(expression: str, n_jobs: int) -> int:
-    """Compute an expression in `n_jobs`, and drop the fraction of the result.
+    """Return the value of an expression in `n_jobs`, without its fraction.
 
     Parameters
     ----------
     expression : str
         Numbers, the name ``n_jobs``, ``+ - * / // % **`` and parentheses.
     n_jobs : int
-        What ``n_jobs`` stands for.
+        The value of ``n_jobs``.
 
     Raises
     ------
     ValueError
-        If something else is written there, it is longer than 30 characters with ``n_jobs`` written
-        as a number, or a value in it is undefined or larger than a million.
+        If the expression contains anything else, is longer than 30 characters (with the value of ``n_jobs`` in its
+        place), or a value in it is undefined or larger than a million.
     """
     import ast
 
@@ -68,7 +68,7 @@ def _value(node: ast.expr, n_jobs: int) -> float:
 
 
 def _power(base: float, exponent: float) -> float:
-    # By logarithms first: 999999**999999 takes seconds. What is near the limit is compared after.
+    # First by logarithms, because 999999**999999 takes seconds. The caller compares values near the limit.
     if base and exponent * math.log(abs(base)) > math.log(_LARGEST) + 1:
         raise ValueError("a value is too large")
     power: float | complex = base**exponent

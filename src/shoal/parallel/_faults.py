@@ -1,4 +1,4 @@
-"""What is to be done about a call that has failed: run it again, let its exception stand, or give up the run."""
+"""The policy for a failed call: retry it, make its exception its result, or end the run with the exception."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shoal._tracebacks import from_user
 from shoal.errors import CallStopped, FailedCall, attach
 from shoal.parallel._delayed import Call, describe
 from shoal.parallel._policies import number_from
-from shoal.parallel._settings import Settings, may_go_on
+from shoal.parallel._settings import Settings, survives_failures
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Attempt(int):
     """The number of attempts at a call so far, all of which have failed.
 
-    It is what a callable for ``retries=`` or ``retry_wait=`` receives: a number, with the attributes of
-    tenacity's ``RetryCallState`` that its stop and wait objects read.
+    A callable for ``retries=`` or ``retry_wait=`` receives it. Beside the number, it has the attributes of tenacity's
+    ``RetryCallState`` that tenacity's stop and wait objects read.
 
     Attributes
     ----------
@@ -33,9 +33,9 @@ class Attempt(int):
     seconds_since_start
         The seconds since the first failure of the call.
     idle_for
-        The seconds that were waited between attempts so far.
+        The seconds that the call has waited between attempts so far.
     upcoming_sleep
-        The seconds that will be waited before the next one; 0 until they are known.
+        The seconds that it will wait before the next attempt; 0 until they are known.
     """
 
     attempt_number: int
@@ -48,65 +48,68 @@ class Attempt(int):
 class Faults:
     """The policy of one run for calls that fail, and the failures so far.
 
-    Attributes
-    ----------
-    kept
-        What may be the result of a call where exceptions are; what else is raised ends the run.
-    lasting
-        Whether the run goes on when a callable of the user's fails: what it has raised is the result of the call.
-
     Parameters
     ----------
     settings
-        What the run was told of retries and errors. Callables there take an :class:`Attempt`.
-    tell
-        Takes what happens; None if nobody listens.
+        The settings of the run. The callables for retries among them take an :class:`Attempt`.
+    listener
+        Receives the failures; None if nobody listens.
+
+    Attributes
+    ----------
+    returnable
+        The type of exceptions that may be the result of a call, under ``on_error="return"``. Others end the run.
+    lasting
+        Whether the run goes on when a user's callable fails. Then the callable's exception is the result of the call.
+    lenient
+        Whether the run may go on after a failed call.
 
     Notes
     -----
     Not thread-safe: it belongs to the thread that owns the run.
     """
 
-    kept: ClassVar[type[BaseException]] = Exception
+    returnable: ClassVar[type[BaseException]] = Exception
     lasting: ClassVar[bool] = False
 
-    def __init__(self, settings: Settings, tell: Teller | None) -> None:
+    def __init__(self, settings: Settings, listener: Teller | None) -> None:
         self._retries: int | Callable[[Attempt], bool] = settings.retries
         self._retry_on: Any = settings.retry_on
         self._retry_wait: float | Callable[[Attempt], float] = settings.retry_wait
         self._returns = settings.on_error == "return"
-        self._tell = tell
-        self._failures: dict[int, tuple[int, float, float]] = {}  # attempts, when it failed first, seconds waited
-        #: Whether the run may outlive a failure.
-        self.lenient = may_go_on(settings)
+        self._listener = listener
+        self._failures: dict[int, tuple[int, float, float]] = {}  # attempts, time of the first failure, seconds waited
+        self.lenient = survives_failures(settings)
 
     def judge(self, index: int, call: Call, error: BaseException) -> float | None:
-        """Return the seconds until the call runs again; None if its exception is its result.
+        """Return the seconds until a failed call is retried; None if its exception is its result.
 
         Raises
         ------
         BaseException
-            `error`, if it ends the run; a :class:`~shoal.errors.CallStopped` for a StopIteration, since runs are
-            generators, which could not raise it.
+            `error`, if it ends the run; for a StopIteration a :class:`~shoal.errors.CallStopped` instead, because the
+            loop of a run is a generator, which cannot raise StopIteration.
+        Exception
+            Whatever a user's callable raises.
         """
-        attach(error, "call", named(index, call))
+        attach(error, "call", described(index, call))
         try:
             wait = self._wait(index, error) if isinstance(error, Exception) else None
-        except Exception as raised:  # by a callable of the user's: what the call has raised is shown with it
+        except Exception as raised:  # by a user's callable: its traceback shows the exception of the call too
             if raised is not error and raised.__context__ is None:
                 raised.__context__ = error
-            attach(raised, "call", named(index, call))
+            attach(raised, "call", described(index, call))
             raise
-        if self._tell is not None:
-            self._tell.failed(index, error, wait)
+        if self._listener is not None:
+            self._listener.failed(index, error, wait)
         if wait is not None:
             return wait
-        if self._returns and isinstance(error, self.kept):
+        if self._returns and isinstance(error, self.returnable):
             self._failures.pop(index, None)
             return None
         error = error.with_traceback(from_user(error.__traceback__))
         if isinstance(error, StopIteration):
-            raise CallStopped(named(index, call), error)
+            raise CallStopped(described(index, call), error)
         raise error
 
     def _wait(self, index: int, error: Exception) -> float | None:
@@ -135,15 +138,15 @@ class Faults:
 
     @staticmethod
     def _asked_wait(retry_wait: Callable[[Attempt], float], attempt: Attempt) -> float:
-        """Return the seconds that a callable of the user's asks for; less than 0 means at once."""
+        """Return the seconds that a user's callable asks for. A negative number means at once."""
         wait = number_from("retry_wait", retry_wait, retry_wait(attempt))
         if wait > threading.TIMEOUT_MAX:
             raise ValueError(f"the callable retry_wait={retry_wait!r} must return seconds, but it returned {wait!r}")
         return max(wait, 0.0)
 
 
-def named(index: int, call: Call) -> FailedCall:
-    """Describe a call for a message, its arguments cut to what can be read."""
+def described(index: int, call: Call) -> FailedCall:
+    """Return the description of a call for a message; its arguments are cut to a readable length."""
     import reprlib
 
     function, args, kwargs = call

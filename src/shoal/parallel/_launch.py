@@ -1,4 +1,10 @@
-"""From a plan to a run on the slots of a backend."""
+"""Makes a run from a plan and the slots of a backend.
+
+::
+
+    Plan ──> Schedule, Faults, limits ──┬──> PullRun     where the slots are threads of this process
+    slots ──────────────────────────────┴──> BatchRun    else, with a ProcessTransport or an ObjectTransport
+"""
 
 from __future__ import annotations
 
@@ -15,8 +21,8 @@ from shoal._files import parse_size
 from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
-from shoal.parallel._arrivals import Arrived
 from shoal.parallel._batch_run import BatchRun
+from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
 from shoal.parallel._limits import Limits, held
@@ -43,7 +49,7 @@ if TYPE_CHECKING:
 
 
 def size_policy(plan: Plan) -> int | Callable[[Pace], int]:
-    """Return what ``batch_size=`` means to a :class:`Schedule`: no batch is longer than its worker serves."""
+    """Return the `size` of a :class:`Schedule`. No batch has more calls than its worker serves."""
     batch_size, most = plan.batch_size, plan.settings.max_tasks_per_worker
     policy: Callable[[Pace], int]
     if batch_size == "auto":
@@ -57,31 +63,31 @@ def size_policy(plan: Plan) -> int | Callable[[Pace], int]:
 
 def make_run(
     plan: Plan,
-    calls: Iterable[Call] | Schedule,
+    calls: Iterable[Call] | CallQueue | Schedule,
     slots: list[Slot],
     close_slots: Callable[[list[Slot]], None],
     n_workers: int,
     number: int | None,
     bound: int | None,
-    tell: Teller | None,
+    listener: Teller | None,
     faults: type[Faults] = Faults,
 ) -> Run:
-    """Make a run, which gives its slots back when it ends; they are given back at once if it cannot be made.
+    """Make a run. It closes its slots when it ends; if it cannot be made, they are closed at once.
 
     Parameters
     ----------
     plan, calls
-        What is to be run: the calls, or the schedule that gives them out.
+        The values of all arguments; and the calls, or the schedule that dispatches them.
     slots, close_slots
-        Where it runs, and what takes them back.
+        The slots on which the run runs, and the function that closes them.
     n_workers, number
-        How many batches run at a time, and how many calls there are, if that is known.
+        The number of batches that run at a time; and that of the calls, if it is known.
     bound
         The number of batches that may be in flight; None for no bound.
-    tell
-        What tells of the run; None if nobody listens.
+    listener
+        Receives the events of the run; None if nobody listens.
     faults
-        The policy for calls that fail.
+        The class of the policy for failed calls.
     """
     with ExitStack() as opened:
         opened.callback(close_slots, slots)
@@ -90,16 +96,16 @@ def make_run(
         if backend.in_process:
             opened.enter_context(BlasCap(share))
         schedule = calls if isinstance(calls, Schedule) else _schedule(plan, calls, n_workers, number, bound)
-        # Only a slot of one worker can note which call that worker runs.
+        # Only where a slot has one worker, the worker notes which call it runs.
         noted = backend.ships_bytes and all(slot.width == 1 for slot in slots)
         plan = _without_ignored(plan, noted)
         nested = backend.nested(settings.depth), settings.depth + 1, share
-        policy = faults(settings, tell)
+        policy = faults(settings, listener)
         limits = _limits(backend, settings)
         if backend.in_process:
             threads = n_workers if bound is None else min(n_workers, bound)
             surroundings = partial(nested_settings, *nested)
-            return PullRun(plan, slots, schedule, tell, policy, opened.pop_all().close, threads, surroundings)
+            return PullRun(plan, slots, schedule, listener, policy, opened.pop_all().close, threads, surroundings)
         transport: Transport[Any]
         seconds = CUT_SECONDS * backend.distance if plan.batch_size == "auto" else math.inf
         if backend.ships_bytes:
@@ -109,21 +115,22 @@ def make_run(
             once = 0 if plan.resends else ONCE
             transport = ProcessTransport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
         else:
-            # There, a process is nobody's child, and the CPUs are those of other machines, not to be shared out here.
+            # Their workers are no children of this process, and the CPUs of other machines are not divided up here.
             there = nested[0], settings.depth, None
             transport = ObjectTransport(TaskOptions(there, seconds, settings.mmap_mode))
         run: BatchRun[Any]
-        run = BatchRun(plan, slots, schedule, tell, policy, opened.pop_all().close, transport, limits)
+        run = BatchRun(plan, slots, schedule, listener, policy, opened.pop_all().close, transport, limits)
         return run
 
 
-def _schedule(plan: Plan, calls: Iterable[Call], n_workers: int, number: int | None, bound: int | None) -> Schedule:
-    """Return the schedule of the calls."""
-    make = calls.schedule if isinstance(calls, Arrived) else partial(Schedule, calls)
+def _schedule(
+    plan: Plan, calls: Iterable[Call] | CallQueue, n_workers: int, number: int | None, bound: int | None
+) -> Schedule:
     pending: Any = None
     if plan.generates:
         pending = plan.settings.max_pending or partial(auto_max_pending, n_workers)
-    return make(
+    return Schedule(
+        calls,
         slots=n_workers,
         size=size_policy(plan),
         pre_dispatch=bound,
@@ -135,28 +142,28 @@ def _schedule(plan: Plan, calls: Iterable[Call], n_workers: int, number: int | N
 
 
 def _without_ignored(plan: Plan, noted: bool) -> Plan:
-    """Return a plan without the timeouts that its backend cannot heed, and warn of them."""
+    """Return a plan without the timeouts that its backend cannot apply, and warn of each."""
     backend, timeout, task_timeout = plan.backend, plan.timeout, plan.settings.task_timeout
     if timeout is not None and not backend.supports_timeout:
-        warn(f"timeout={timeout} is ignored: {backend} cannot give up a run", errors.FallbackWarning)
+        warn(f"timeout={timeout} is ignored: {backend} cannot abort a run", errors.FallbackWarning)
         plan = plan.changed(timeout=None)
     if task_timeout is not None and not (noted or backend.in_process):
-        message = f"task_timeout={task_timeout} is ignored: the workers of {backend} do not tell what they run"
+        message = f"task_timeout={task_timeout} is ignored: the workers of {backend} do not report which call they run"
         warn(message, errors.FallbackWarning)
         plan = plan.changed(task_timeout=None)
     return plan
 
 
 def _limits(backend: Backend, settings: Settings) -> Limits | None:
-    """Return when workers are replaced: None for never, with a warning if they should be and cannot."""
+    """Return the limits at which workers are replaced; None for no limit. Warn of limits that cannot be applied."""
     calls, memory = settings.max_tasks_per_worker, settings.max_worker_memory
     ignored = {}
     if not (backend.ships_bytes and backend.replaces_workers):
-        reason = f"the workers of {backend} are no processes that shoal can replace"
+        reason = f"the workers of {backend} are not processes that shoal can replace"
         ignored = {"max_tasks_per_worker": calls, "max_worker_memory": memory}
         calls = memory = None
     elif memory is not None and held(os.getpid()) is None:
-        reason = "this system does not tell what processes hold, or only by way of psutil"
+        reason = "this system does not report the memory of processes without psutil"
         ignored = {"max_worker_memory": memory}
         memory = None
     for name, value in ignored.items():

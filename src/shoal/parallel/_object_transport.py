@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Call, StandIn, describe, plain
+from shoal.parallel._delayed import Call, Placeholder, describe, resolved
 from shoal.parallel._failures import Unsendable, explain, raised
 from shoal.parallel._settings import Nested, nested_settings
 from shoal.parallel._shared import Shared, unmarked_value
@@ -86,7 +86,7 @@ class ObjectTransport(Transport[Request]):
                 places: dict[int, Stored] = {}
                 calls = [self._with_references(call, executor, places, references) for call in request.batch]
             else:
-                calls = [plain(call) for call in request.batch]
+                calls = [resolved(call) for call in request.batch]
             return executor.submit(Task(self._options, calls), *references)
         except Exception as error:
             return refused(error)
@@ -115,7 +115,7 @@ class ObjectTransport(Transport[Request]):
 
         def instead(arg: Any) -> Any:
             always = type(arg) is Shared
-            if issubclass(type(arg), StandIn):
+            if issubclass(type(arg), Placeholder):
                 arg = arg.resolve()
             else:
                 whole = unmarked_value(arg)

@@ -1,11 +1,12 @@
-"""``Parallel``: the arguments, and what is public of a run.
+"""``Parallel``: its arguments, and the ways to run calls, stop them and wait for them.
 
 ::
 
     Parallel(...) ──> Plan (_plan)       __call__ ──> Runner (_runner) ──> a list, or a generator of the results
                                          acall    ──> _async           ──> the same for an event loop
 
-What only a run needs is imported with the first run, so that importing ``Parallel`` takes little more than Python.
+Modules that only a run needs are imported by the first run, so that importing ``Parallel`` takes little more time than
+starting Python.
 """
 
 from __future__ import annotations
@@ -30,128 +31,147 @@ ARGUMENTS = (*DEFAULTS, *OF_ONE_PARALLEL)
 
 
 class Parallel:
-    """Run calls side by side and return their results.
+    """Run function calls in parallel and return their results.
 
     Parameters
     ----------
     n_jobs : int, optional
-        The number of workers: -1 for one per CPU, -2 for all CPUs but one, and so on; 1 runs the calls in a plain
-        loop; None is what the context sets, and 1 outside of any. Other numbers are cut to an integer.
+        The number of workers. -1 means one per CPU, -2 all CPUs but one, and so on. With 1 the calls run in a loop in
+        the caller's thread. None means what the context sets (:class:`~shoal.parallel_config`), otherwise 1. Numbers
+        with a fraction lose it.
     backend : str, Backend or multiprocessing context, optional
-        Where the calls run: "loky" (worker processes, the default), "threading", "multiprocessing", "sequential", a
-        registered name, an instance, or a context of :mod:`multiprocessing`. On an interpreter without a global lock
-        the default is "threading".
+        Where the calls run: "loky" (worker processes, the default), "threading", "multiprocessing", "sequential", the
+        name of a registered backend, an instance of one, or a context of :mod:`multiprocessing`. The default is
+        "threading" on an interpreter without a global lock.
     return_as : {"list", "generator", "generator_unordered"}
-        A list of the results in the order of the calls; or a generator of them, in that order or as they come. The
-        calls begin at once in any case; dropping or closing the generator cancels those that have not ended.
+        "list" returns a list of the results in the order of the calls. "generator" returns a generator of them in that
+        order, "generator_unordered" one of them as they come. The calls begin at once in each case. Dropping or closing
+        the generator cancels the calls that have not ended.
     verbose : int
-        0 is silent; the higher, the more lines report the progress, on stderr; from 50 on, on stdout.
+        How much is printed about the progress: nothing with 0, more lines the higher it is. The lines go to stderr,
+        from 50 on to stdout.
     timeout : float, optional
-        The seconds that the next result may take, while it is waited for. Ignored where there is one worker.
+        The seconds that the next result may take while the program waits for it; then the run raises
+        :class:`~shoal.errors.RunTimeout`. It has no effect with one worker.
     pre_dispatch : int or str
-        The number of batches that may be on their way at a time: a number, "all", or arithmetic over ``n_jobs``. The
-        input is read no further ahead than they need, and two rounds more once a first result is there.
+        The number of batches that may be in flight: a number, "all", or arithmetic over ``n_jobs`` such as
+        "2 * n_jobs". The input is read only as far ahead as these batches need; once a first result has come, by two
+        rounds more.
     batch_size : int, "auto" or callable
-        The calls that travel together to a worker process; "auto" follows what they cost. A callable takes what the
-        calls have cost so far, of which ``seconds_per_call`` is one (0 before any has ended), and returns a number,
-        of which the fraction is dropped. Numbers below 1 mean 1.
+        The number of calls that travel together to a worker process. "auto" chooses it from what earlier calls have
+        cost. A callable receives these costs, with the attribute ``seconds_per_call`` among others (0 before any call
+        has ended), and returns a number. shoal drops its fraction, and takes 1 for numbers below 1.
     temp_folder : str, optional
-        A folder for arrays that workers map. By default the environment variable ``JOBLIB_TEMP_FOLDER`` says where,
-        else they are in shared memory.
+        A folder for the arrays that workers map. By default the environment variable ``JOBLIB_TEMP_FOLDER`` names it;
+        if that is not set, the arrays are in shared memory.
     max_nbytes : int or str, optional
-        Arrays of more bytes ("1M") are written once and mapped by the worker processes; None: none is.
+        Arrays of more bytes than this ("1M") are written once, and the worker processes map them. None: no array is.
     mmap_mode : {"c", "r", "r+", "w+", None}
-        How they are mapped: copy-on-write by default, so that a call may write into its arguments, unseen by the
-        caller and by other workers; "r" read-only; "r+" and "w+" shared among workers; None: not at all.
+        How workers map these arrays. "c", copy-on-write, is the default: a call may write into its arguments, and
+        neither the caller nor other workers see that. "r" is read-only; "r+" and "w+" are shared by the workers; None
+        maps no array.
     prefer : {"processes", "threads"}, optional
-        Which backend to take where none is named.
+        The kind of backend to take if none is named.
     require : {"sharedmem"}, optional
-        Take a backend on which arguments are shared with the caller.
+        Take a backend whose calls share their arguments with the caller.
     progress : bool or callable
-        True shows a progress bar; a callable is called as ``progress(done, total)``, with None for an unknown total.
+        True shows a progress bar. A callable is called as ``progress(done, total)``, with None for an unknown total.
     retries : int or callable
-        How often a call is run again after it has failed; or a callable that takes the number of attempts so far and
-        tells whether to stop, such as tenacity's ``stop_after_delay(60)``.
+        How often a failed call is retried. A callable receives the number of attempts so far and returns whether to
+        stop, as tenacity's ``stop_after_delay(60)`` does.
     retry_on : exception type, tuple of them, or callable
-        The failures after which it is: by default any :class:`Exception`, :class:`~shoal.errors.WorkerDied` and
-        :class:`~shoal.errors.TaskTimeout` among them. A callable takes the exception.
+        The failures after which a call is retried. The default, :class:`Exception`, includes
+        :class:`~shoal.errors.WorkerDied` and :class:`~shoal.errors.TaskTimeout`. A callable receives the exception and
+        returns whether to retry.
     retry_wait : float or callable
-        The seconds before it is; or a callable that takes the number of attempts so far, such as tenacity's
-        ``wait_exponential()``, and returns seconds. The worker is free meanwhile.
+        The seconds before a retry. A callable receives the number of attempts so far and returns the seconds, as
+        tenacity's ``wait_exponential()`` does. Meanwhile the worker runs other calls.
     on_error : {"raise", "return"}
-        A failure that stands ends the run and is raised; or its exception is the result of its call.
+        What happens when the last attempt at a call has failed. "raise" ends the run and raises the exception; "return"
+        makes the exception the result of the call.
     task_timeout : float, optional
-        The seconds that a single call may run, from its start in the worker. That worker is killed, and the call fails
-        with :class:`~shoal.errors.TaskTimeout`. A thread cannot be killed: it is left to end by itself. Ignored where
-        there is one worker.
+        The seconds that a single call may run, counted from its start in the worker. After that the worker process is
+        killed, and the call fails with :class:`~shoal.errors.TaskTimeout`. A thread cannot be killed: its call fails
+        too, and the thread goes on until it ends by itself. It has no effect with one worker.
     max_pending : int, optional
-        Where results come from a generator, the number that may be under way or wait to be taken: calls begin no
-        sooner, so that a slow consumer bounds memory. Results behind one that is not there yet do not count. By
-        default four batches per worker, within 64 MB of results.
+        For generators, the number of calls that may run or have a result that the consumer has not taken yet. More
+        calls begin only when the consumer takes results, so that a slow consumer does not make memory grow. Results
+        held back only because an earlier call is still running do not count. The default is four batches per worker,
+        within 64 MB of results.
     max_tasks_per_worker : int, optional
-        The calls after which a worker process is replaced by a new one: where calls leak what nothing gives back. All
-        calls that the process has run count, also those of earlier runs. With 1, each call has a process of its own,
-        which costs a few milliseconds where a fork server starts them (Linux): for native code that leaks or crashes.
+        The number of calls after which a worker process is replaced by a new one, for calls that leak memory or other
+        resources. All calls of the process count, also those of earlier runs. With 1 each call has a process of its
+        own, for native code that leaks or crashes; where a fork server starts processes (Linux), this costs a few
+        milliseconds per call.
     max_worker_memory : int or str, optional
-        The memory ("2G") above which a worker process is replaced, between calls and without losing any. It is sampled
-        ten times a second; one that is over the limit by half in the middle of a call is killed, and the call fails
-        with :class:`~shoal.errors.WorkerDied`. What counts is the resident memory that is not shared: neither
-        arrays that shoal maps into workers, nor libraries; but of a worker that was forked, what its parent held then.
+        The memory ("2G") above which a worker process is replaced. It is replaced between calls, and no call is lost.
+        The memory is sampled ten times a second. A process that exceeds the limit by half in the middle of a call is
+        killed, and the call fails with :class:`~shoal.errors.WorkerDied`. Resident memory that is not shared counts:
+        neither the arrays that shoal maps into workers, nor libraries. For a worker that was forked, the memory counts
+        that its parent had at that time.
     seed : int, sequence of int or numpy.random.SeedSequence, optional
-        Gives each call, as its argument `rng`, a :class:`numpy.random.Generator` of its own, seeded by the child of
-        that index that :meth:`numpy.random.SeedSequence.spawn` would make: the same whatever runs the calls, in
-        whichever batches, also if a call runs again. A call that passes an `rng` keeps it; a function that cannot
-        take one raises TypeError when its first call is read. Each run of this Parallel has the same generators; a
-        SeedSequence that is given is not changed, and may be given again.
+        Gives each call a :class:`numpy.random.Generator` of its own as the argument `rng`. Call i gets the generator of
+        the i-th child that :meth:`numpy.random.SeedSequence.spawn` would make. So its numbers do not depend on the
+        backend, the batches or retries. A call that passes an `rng` keeps it. A function without an argument `rng`
+        raises TypeError when its first call is read. Every run of this Parallel has the same generators. A SeedSequence
+        is not changed, and may be passed again.
     total : int, optional
-        The number of calls, for `progress` and `verbose`, where the input does not tell: a generator expression has no
-        length. It may be given with the calls as well: ``parallel(calls, total=1000)``. If it is wrong, no call is
-        lost: above it progress is shown as without a total, and at the end of the input the true number takes its
-        place.
+        The number of calls, for `progress` and `verbose`, if the input has no length, as a generator expression. It may
+        also be passed with the calls: ``parallel(calls, total=1000)``. If it is wrong, all calls run nevertheless.
+        Progress above it is shown without a total, and the true number replaces it when the input ends.
     memory : ResultCache, optional
-        Where results are kept, by two methods, ``get(call, default)`` and ``put(call, value)``: calls whose results it
-        has are not run again, and their results stand at their places.
+        A store of results, with the methods ``get(call, default)`` and ``put(call, value)``. Calls whose results it has
+        do not run; the stored results are returned in their order. See :class:`~shoal.ResultCache`.
     **options
-        Options of the backend. loky takes `initializer`, `initargs`, `idle_worker_timeout` (seconds) and
-        `start_method`: "loky" starts each worker as a new interpreter, "spawn" by the method of multiprocessing; by
-        default, which the environment variable ``SHOAL_START_METHOD`` sets, a fork server starts them where it can;
-        multiprocessing takes `initializer`, `initargs`, `maxtasksperchild` and `context`. Both take
+        Options of the backend. "loky" takes `initializer`, `initargs`, `idle_worker_timeout` (seconds) and
+        `start_method`. For `start_method`, "loky" starts each worker as a new interpreter, "spawn" as
+        :mod:`multiprocessing` does; by default a fork server starts them where this is possible. The environment
+        variable ``SHOAL_START_METHOD`` sets another default. "multiprocessing" takes `initializer`, `initargs`,
+        `maxtasksperchild` and `context`. Both backends take the following two, which have no effect with one worker:
 
-        `environment`: variables of the worker processes, a mapping of their names to their values, None for one that
-        is to be taken away; or a callable that takes a worker's index (:func:`~shoal.worker_index`) and returns such
-        a mapping, as in ``lambda index: {"CUDA_VISIBLE_DEVICES": str(index % 4)}``. They are set before the worker
-        imports anything; but a forked worker begins with what the program has imported, and while one is spawned, the
-        program's own environment has them too. They go before the limits that shoal sets for BLAS and OpenMP.
+        `environment`: the environment variables of the worker processes. It is a mapping of names to values, with None
+        for a variable to remove; or a callable that receives the index of a worker (:func:`~shoal.worker_index`) and
+        returns such a mapping, as ``lambda index: {"CUDA_VISIBLE_DEVICES": str(index % 4)}``. The variables are set
+        before the worker imports anything. There are two exceptions: a forked worker has from its start the modules
+        that the program has imported, and while a worker is spawned, the program itself has the variables too. They
+        take precedence over the limits that shoal sets for BLAS and OpenMP.
 
-        `affinity`: the CPUs on which the worker processes run. True shares out those that this process may use, at
-        least one each, in turn; a sequence has the number, or a set of numbers, of the CPUs of each worker, in turn;
-        a callable takes a worker's index and returns such. Ignored where the system ties no processes to CPUs.
+        `affinity`: the CPUs on which the worker processes run. True divides the CPUs of this process among the workers,
+        at least one CPU each. A sequence has one number, or one set of numbers, for each worker in turn. A callable
+        receives the index of a worker and returns such an item. It has no effect on systems that cannot bind processes
+        to CPUs.
 
-        Loky's workers are kept for runs whose options are equal: give the same callable, not a new one for each. It
-        is called in the program's process, in a thread of shoal's, once for each worker that starts. Where there is
-        one worker, both are ignored.
+        Runs with equal options share the workers of loky, so pass the same callable, not a new one each time. shoal
+        calls it in this process, in a thread of its own, once for each worker that starts.
 
     Raises
     ------
     ValueError
-        If an argument cannot be used, or arguments contradict each other.
+        If the value of an argument cannot be used, or arguments contradict each other.
     TypeError
-        If an option is not known to the backend, or is none that it could use.
+        If an argument has the wrong type, or the backend does not take an option.
+
+    See Also
+    --------
+    delayed : Make a call from a function and its arguments.
+    executor : Submit calls one by one.
+    parallel_config : Set defaults of these arguments.
 
     Notes
     -----
-    Thread-safe in that any number of threads may each use a Parallel of their own; one Parallel does one run at a
-    time, and a second one raises RuntimeError.
+    One Parallel does one run at a time: a second call during a run raises RuntimeError, in any thread. Several threads
+    may each use a Parallel of their own.
 
     If a worker process dies, the call that it ran fails with :class:`~shoal.errors.WorkerDied`. The other calls of its
-    batches whose results had not arrived, begun or not, are run again for nothing: each call runs at least once, and
-    with ``batch_size=1`` exactly once.
+    batches whose results had not arrived run again, whether they had begun or not, and this does not count as a
+    retry. So each call runs at least once, and with ``batch_size=1`` exactly once.
 
-    An exception that ends the run carries ``call``, which says what failed, and, unless results come from a generator,
-    ``results``, a dictionary of those that were ready, by the index of their calls.
+    An exception that ends a run has the attribute ``call``, which names the failed call. Unless the results come from a
+    generator, it has the attribute ``results`` too: a dictionary of the results that were there, by the index of their
+    calls.
 
-    As a context manager, by ``with`` or ``async with``, a Parallel keeps its workers between calls. Workers of loky
-    stay warm in any case.
+    ``with`` and ``async with`` keep the workers between the calls of one Parallel. The workers of loky stay alive for
+    later runs in any case.
 
     Examples
     --------
@@ -232,7 +252,7 @@ class Parallel:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._runner.let_workers_go()
+        self._runner.release_workers()
 
     async def __aenter__(self) -> Parallel:
         return self.__enter__()
@@ -243,25 +263,29 @@ class Parallel:
         await to_thread(self.__exit__, *exc_info)  # workers may take a while to end
 
     def __call__(self, iterable: Iterable[Call], *, total: int | None = None) -> Any:
-        """Run the calls.
+        """Run the calls and return their results.
 
         Parameters
         ----------
-        iterable
+        iterable : iterable
             The calls, made by :func:`~shoal.delayed`.
-        total
-            Their number, for `progress` and `verbose`, instead of that given to this Parallel.
+        total : int, optional
+            The number of calls, for `progress` and `verbose`. It takes precedence over the `total` of this Parallel.
 
         Returns
         -------
-        The results: a list, or a generator, as `return_as` says.
+        list or generator
+            The results, as `return_as` says.
 
         Raises
         ------
         Exception
-            What a call, or the iterable, raises; its ``__cause__`` shows the traceback in a worker process.
+            Whatever a call or the iterable raises. For a call in a worker process, ``__cause__`` shows the traceback
+            there.
+        RunTimeout
+            If a result does not come within `timeout` seconds.
         RuntimeError
-            If a run of this Parallel is still going on.
+            If a run of this Parallel has not ended yet.
         """
         if total is not None:
             check({"total": total})
@@ -271,43 +295,44 @@ class Parallel:
         try:
             n_workers = plan.workers()
             calls, number = plan.input(iterable)
-            listen = partial(plan.listen, repr(self))
+            make_listener = partial(plan.listener, repr(self))
             if n_workers > 1:
-                return on_workers(runner, plan, calls, n_workers, number, listen, runner.release)
+                return on_workers(runner, plan, calls, n_workers, number, make_listener, runner.release)
             warn_of_ignored(plan)
-            return in_caller(runner, plan, calls, listen(n_workers, number), runner.release)
+            return in_caller(runner, plan, calls, make_listener(n_workers, number), runner.release)
         except BaseException:
-            generates = False  # there is no generator that would end the run
+            generates = False  # no generator exists that would end the run
             raise
         finally:
             if not generates:
                 runner.release()
 
     def acall(self, iterable: Iterable[Call] | AsyncIterable[Call], *, total: int | None = None) -> Any:
-        """Run the calls while an event loop of :mod:`asyncio` goes on.
+        """Run the calls without blocking the event loop of :mod:`asyncio`.
 
         Parameters
         ----------
-        iterable
-            The calls, made by :func:`~shoal.delayed`. It is iterated in another thread; an asynchronous iterable in the
-            event loop, no further ahead than `pre_dispatch` and `max_pending` allow, and results do not wait for its
-            next call. It is closed when the run ends.
-        total
-            Their number, as for ``parallel(calls, total=...)``.
+        iterable : iterable or asynchronous iterable
+            The calls, made by :func:`~shoal.delayed`. Another thread iterates over an iterable. The event loop iterates
+            over an asynchronous iterable, only as far ahead as `pre_dispatch` and `max_pending` allow, and closes it
+            when the run ends. Results are delivered while its next call is still missing.
+        total : int, optional
+            The number of calls, as for ``parallel(calls, total=...)``.
 
         Returns
         -------
-        For a list a coroutine, ``results = await parallel.acall(calls)``; else an asynchronous generator,
-        ``async for result in parallel.acall(calls)``. The calls begin when it is first awaited. Cancelling the task
-        that awaits ends the run, as does leaving or closing the generator: workers are free again by then. Where there
-        is one worker, the calls run in a thread.
+        coroutine or asynchronous generator
+            A coroutine for a list: ``results = await parallel.acall(calls)``. Otherwise an asynchronous generator:
+            ``async for result in parallel.acall(calls)``. The calls begin when it is awaited for the first time.
+            Cancelling the task that awaits it ends the run, as does leaving or closing the generator; the workers are
+            free again when that returns. With one worker, the calls run in a thread.
 
         Raises
         ------
         Exception
-            When awaited, as for ``parallel(calls)``.
+            When it is awaited, whatever ``parallel(calls)`` raises.
         RuntimeError
-            When awaited, if a run of this Parallel is still going on.
+            When it is awaited, if a run of this Parallel has not ended yet.
 
         Examples
         --------
@@ -325,10 +350,13 @@ class Parallel:
         return (each if plan.generates else collect)(self._runner, plan, iterable, repr(self))
 
     def stop(self) -> None:
-        """End the run that goes on, if there is one, with the results that are there.
+        """End the current run, if there is one, with the results that are there.
 
-        Calls that have not begun never begin, those that run are given up. A list then holds the results that were
-        ready, in the order of their calls; a generator ends after them. It may be called in any thread, also in a
-        callable for `progress`: "we have enough".
+        Calls that have not begun never begin, and calls that run are aborted. A list then has the results that are
+        there, in the order of their calls; a generator ends after them.
+
+        Notes
+        -----
+        Thread-safe. A callable for `progress` may call it too, when there are enough results.
         """
         self._runner.stop()

@@ -1,17 +1,18 @@
-"""The plan of a run: what the arguments of ``Parallel``, ``executor`` and the context say, settled once.
+"""The plan of a run: the values of all arguments, decided once from the call, the context and the defaults.
 
 ::
 
-    shoal.Parallel(...)     shoal.executor(...)     Parallel(...) under the name joblib
-            │                       │                         │
-            └───────────────────────┼─────────────────────────┘     argument before context before default;
-                                    v                               the backend is chosen, all values are checked
-                                  Plan  ──> _runner ──┬──> _serial (one worker)
-                                    │                 └──> _launch.make_run (several)
-                                    └────────────────────> _launch.make_run, for an executor
+    Parallel(...)     Parallel(...) under the name joblib     executor(...)
+          └───────────────────────┴────────────┬────────────────────┘
+                                               │ plan_of: an argument goes before the context,
+                                               v          the context before the default
+                                             Plan
+          ┌────────────────────────────────────┴────────────────────┐
+          v                                                         v
+    _runner.in_caller ── one worker ──> _serial             _executor_loop.Loop
+    _runner.on_workers ─ several ─────> _launch.make_run <──────────┘
 
-Everything below takes the plan. A new argument of ``Parallel`` is one field here or in :class:`Settings`, one check in
-_checks, its docstring, and the place that uses it.
+Every function that runs calls takes the plan. CONTRIBUTING.md lists the steps that add an argument to ``Parallel``.
 """
 
 from __future__ import annotations
@@ -39,22 +40,24 @@ BatchSize = int | str | Callable[["Pace"], int]
 
 
 class Plan(NamedTuple):
-    """How calls are to be run.
+    """The values of all arguments of a run.
 
     Attributes
     ----------
     backend
-        Where they run.
+        Runs the calls.
     settings
-        What a context can set, with nothing left open; `n_jobs` is a number.
+        The values that a context can set. Each is that of the argument, of the context or the default; `n_jobs` is a
+        number.
     options
         The backend's own options.
     seeds
-        The random generators of the calls; None if they get none.
+        Makes the random generators of the calls; None if they get none.
     own_workers
-        Whether no other run may use the workers meanwhile: this run lasts, and its calls may take for ever.
+        Whether no other run may use the workers. An executor needs this, because its run lasts, and its calls may wait
+        for each other.
     resends
-        Whether functions and arrays may have changed when a later batch has them, so that they are sent again.
+        Whether to send functions and arrays again with each batch, because they may have changed since the last one.
     return_as, timeout, pre_dispatch, batch_size, memory, total
         As for :class:`~shoal.Parallel`.
     """
@@ -78,7 +81,7 @@ class Plan(NamedTuple):
         return self.return_as != "list"
 
     def changed(self, **values: Any) -> Plan:
-        """Return a plan with other values of fields, its own or those of the settings."""
+        """Return a plan in which the named fields, of the plan or of its settings, have other values."""
         own = {name: value for name, value in values.items() if name in self._fields}
         settings = {name: value for name, value in values.items() if name not in own}
         if settings:
@@ -86,7 +89,7 @@ class Plan(NamedTuple):
         return self._replace(**own)
 
     def checked(self) -> Plan:
-        """Return the plan, with a timeout that a lock can wait for.
+        """Check the fields that no context can set; return the plan, with a timeout that a lock accepts.
 
         Raises
         ------
@@ -98,7 +101,7 @@ class Plan(NamedTuple):
             raise ValueError(f"Expected `return_as` parameter to be one of {RETURNS}, but got {return_as!r} instead.")
         check({"batch_size": batch_size, "timeout": timeout})
         if self.generates and not self.backend.supports_return_generator:
-            message = f"Backend {self.backend} does not support return_as={return_as!r}; loky and threading do"
+            message = f"Backend {self.backend} does not support return_as={return_as!r}; use loky or threading"
             raise ValueError(message)
         if timeout is None:
             return self
@@ -109,13 +112,19 @@ class Plan(NamedTuple):
         return self.backend.workers(self.settings.n_jobs, self.settings.depth)
 
     def open(self, n_workers: int) -> list[Slot]:
-        """Open slots of the backend for so many workers."""
+        """Open the backend's slots for `n_workers` workers."""
         backend = self.backend
         environment = {} if backend.in_process else thread_limits(backend.inner_max_num_threads, n_workers)
         return backend.open(WorkerSpec(n_workers, environment, self.options, self.own_workers))
 
     def bound(self, n_workers: int) -> int | None:
-        """Return the number of batches that may be in flight; None for no bound."""
+        """Return the number of batches that may be in flight; None for no bound.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `pre_dispatch` cannot be computed, or is less than 1.
+        """
         pre_dispatch = self.pre_dispatch
         if pre_dispatch == "all":
             return None
@@ -129,32 +138,40 @@ class Plan(NamedTuple):
                     f"pre_dispatch must be 'all', a number or an expression like '2 * n_jobs', got: {pre_dispatch!r}"
                 ) from None
         if bound < 1:
-            raise ValueError(f"pre_dispatch must come to at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
+            raise ValueError(f"pre_dispatch must be at least 1 batch, got: {pre_dispatch!r}, which is {bound}")
         return bound
 
     def input(self, iterable: Iterable[Call]) -> tuple[Iterable[Call], int | None]:
-        """Return the calls with their random generators and known results, and their number if it is known."""
+        """Return the calls of a run, and their number if it is known.
+
+        Calls get their random generators here, and known results replace calls.
+
+        Raises
+        ------
+        TypeError
+            If `iterable` is no iterable, or is one call by itself.
+        """
         check_input(iterable)
         number = len(iterable) if isinstance(iterable, Sized) else None
         if self.seeds is not None:
-            iterable = self.seeds.over(iterable)
+            iterable = self.seeds.seeded(iterable)
         if self.memory is not None:
-            from shoal.parallel._resume import looked_up
+            from shoal.parallel._resume import with_known
 
-            iterable = looked_up(iterable, self.memory)
+            iterable = with_known(iterable, self.memory)
         return iterable, number
 
-    def listen(self, label: str, n_workers: int, number: int | None) -> Teller | None:
-        """Return what tells of a run, and has told that it began; None if nobody listens.
+    def listener(self, label: str, n_workers: int, number: int | None) -> Teller | None:
+        """Return the listener of a run, which was told that the run began; None if neither lines nor a bar are shown.
 
         Parameters
         ----------
         label
-            What lines of `verbose` and the progress bar begin with.
+            The beginning of the lines of `verbose` and of the progress bar.
         n_workers
             The number of workers.
         number
-            The number of calls; None if it is not known, and ``total=`` counts.
+            The number of calls; None if it is not known: then ``total=`` counts.
         """
         verbose, progress = self.settings.verbose, self.settings.progress
         if not verbose and progress is False:
@@ -181,18 +198,18 @@ def plan_of(
     total: int | None = None,
     **settings: Any,
 ) -> Plan:
-    """Return the plan that arguments ask for in this context.
+    """Return the plan for arguments in the current context.
 
     Parameters
     ----------
     called, takes
-        The name of the function that was given them, and of the arguments that it has; for error messages.
+        The name of the function that the user called, and the names of its arguments; for error messages.
     options
-        What else it was given: options of the backend.
+        The other keywords that it received, which are options of the backend.
     n_jobs, backend, return_as, timeout, pre_dispatch, batch_size, seed, memory, total
         As for :class:`~shoal.Parallel`.
     **settings
-        The other arguments that a context can set; those that are a :class:`Default` come from the context.
+        The other arguments that a context can set. The context sets those that are a :class:`Default`.
 
     Raises
     ------
@@ -215,7 +232,7 @@ def plan_of(
 
 
 class Planned:
-    """An attribute that is a field of its object's plan; to assign it changes the plan of later runs.
+    """An attribute that is a field of its object's plan. Assigning it changes the plan of later runs.
 
     Parameters
     ----------

@@ -1,4 +1,11 @@
-"""A run on threads of this process: each takes calls from the Schedule, one at a time, until there are none."""
+"""A run on threads of this process. Each thread takes calls from the Schedule, one at a time, until none are left.
+
+::
+
+                 next_call                                  put
+    Schedule ─────────────> _work, in a thread of a slot ─────────> inbox ──get──> the loop (Run) ──add──> Results
+                 (lock)
+"""
 
 from __future__ import annotations
 
@@ -13,11 +20,11 @@ from shoal._tracebacks import warn
 from shoal.backends import Slot, WorkerSpec
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Call, StandIn, not_a_call, parts, plain
-from shoal.parallel._faults import Faults, named
-from shoal.parallel._resume import keep
-from shoal.parallel._run import Due, Run
-from shoal.parallel._schedule import Schedule
+from shoal.parallel._delayed import Call, Placeholder, not_a_call, resolved, unpacked
+from shoal.parallel._faults import Faults, described
+from shoal.parallel._resume import store
+from shoal.parallel._run import Run
+from shoal.parallel._schedule import Ready, Schedule
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -25,16 +32,16 @@ if TYPE_CHECKING:
 
 
 class PullRun(Run):
-    """A run on threads of this process: each takes calls, one at a time, until there are none.
+    """A run on threads of this process.
 
     Parameters
     ----------
-    plan, slots, schedule, tell, faults, release
+    plan, slots, schedule, listener, faults, release
         As for :class:`Run`.
     n_threads
         The number of threads.
     surroundings
-        Makes the context that each thread enters, from the thread's index.
+        Takes a thread's index, and returns the context manager under which that thread runs calls.
     """
 
     def __init__(
@@ -42,175 +49,182 @@ class PullRun(Run):
         plan: Plan,
         slots: list[Slot],
         schedule: Schedule,
-        tell: Teller | None,
+        listener: Teller | None,
         faults: Faults,
         release: Callable[[], None],
         n_threads: int,
         surroundings: Callable[..., AbstractContextManager[None]],
     ) -> None:
-        super().__init__(plan, slots, schedule, tell, faults, release)
+        super().__init__(plan, slots, schedule, listener, faults, release)
         self._n_threads = n_threads
         self._surroundings = surroundings
-        # Whether each result is told when it is there, and not only when a thread has nothing left to do.
+        # Whether a thread reports each result at once, or all its results when no calls are left.
         timed = plan.timeout is not None or plan.settings.task_timeout is not None
-        self._at_once = plan.generates or timed or tell is not None or faults.lenient
-        self._pulls: set[_Pull] = set()
-        self._free = list(range(n_threads))  # a heap: indices that no thread has
-        self._load = [0] * len(self.slots)  # how many threads of each slot run, or are stuck
-        self._lock = threading.Lock()
+        self._at_once = plan.generates or timed or listener is not None or faults.lenient
+        self._threads: set[_Thread] = set()
+        self._free = list(range(n_threads))  # a heap of the indices that no thread has
+        self._load = [0] * len(self.slots)  # how many threads of each slot run calls, or are stuck in one
+        self._lock = threading.Lock()  # over the schedule's input
         self._stopped = False
-        self._roomy = threading.Event()  # set when results were taken, or there is nothing more to wait for
+        self._roomy = threading.Event()  # set when results were consumed, or nothing is left to wait for
         self._warned = False
 
     def start(self) -> None:
-        """Let the threads begin."""
+        """Start the threads."""
         for _ in range(min(sum(slot.width for slot in self.slots), self._n_threads)):
             self._begin()
 
     def _begin(self) -> None:
-        """Have a thread begin that is free; where calls are stuck, there may be none, and it is a new one."""
+        """Have one more thread take calls. It is a thread of a new slot if calls are stuck in all others."""
         index = next((index for index, slot in enumerate(self.slots) if self._load[index] < slot.width), None)
         if index is None:
             index = len(self.slots)
             self.slots += self._plan.backend.open(WorkerSpec(1))
             self._load.append(0)
         self._load[index] += 1
-        pull = _Pull(index, heapq.heappop(self._free))
-        self._pulls.add(pull)
-        self.slots[index].executor.submit(self._pull, pull)
+        thread = _Thread(index, heapq.heappop(self._free))
+        self._threads.add(thread)
+        self.slots[index].executor.submit(self._work, thread)
 
     @property
     def finished(self) -> bool:
-        """Whether all threads have found nothing left to do, and no call waits to run again."""
-        return not self._pulls and self.schedule.finished
+        """Whether all threads have found no call left, and no call waits for a retry."""
+        return not self._threads and super().finished
 
-    def took(self, number: int) -> None:
-        """Take note that results were taken; wake the threads that wait for that."""
-        self.schedule.taken += number
+    def consumed(self, number: int) -> None:
+        """Count results that the consumer has taken; wake the threads that wait for that."""
+        self.schedule.results.consumed += number
         self._roomy.set()
 
     def _halt(self) -> None:
-        """Have no thread take another call."""
+        """Keep all threads from taking another call."""
         self._stopped = True
         self._roomy.set()
 
-    def _end(self, error: BaseException | None) -> None:
+    def end(self, error: BaseException | None) -> None:
+        """End the run, as :meth:`Run.end`. Threads finish the calls that they run."""
         self._halt()
-        super()._end(error)
+        super().end(error)
 
     def _busy(self) -> list[int]:
         return [index for index, load in enumerate(self._load) if load]
 
-    def _take(self, message: tuple[_Pull, Any, bool]) -> Due:
-        pull, said, over = message
-        if pull not in self._pulls:  # it was given up
+    def _handle(self, message: tuple[_Thread, Any, bool]) -> Ready:
+        thread, outcome, over = message
+        if thread not in self._threads:  # its call has timed out
             return []
-        due: Due = []
-        if isinstance(said, _Failed):
-            due = self._failed(said.call, said.error)
-        elif said is not None:
-            done, elapsed = said
+        ready: Ready = []
+        if isinstance(outcome, _Failed):
+            ready = self._failed(outcome.call, outcome.error)
+        elif outcome is not None:
+            done, elapsed = outcome
             if self._at_once:
-                self.schedule.measure(len(done), elapsed)
+                self.schedule.sizing.measure(len(done), elapsed)
+            add = self.schedule.results.add
             for index, value in done:
-                due += self.schedule.settle(index, value)
-            self._roomy.set()  # a result that waits behind another leaves room
-            if self._tell is not None:
-                if self.schedule.exhausted:
-                    self._tell.exhausted(self.schedule.read)
-                self._tell.dispatched(len(done))
-                self._tell.completed(len(done), elapsed, 1)
+                ready += add(index, (value,))
+            self._roomy.set()  # a result that is buffered leaves room
+            if self._listener is not None:
+                if self.schedule.queue.exhausted:
+                    self._listener.exhausted(self.schedule.queue.read)
+                self._listener.dispatched(len(done))
+                self._listener.completed(len(done), elapsed, 1)
         if over:
-            self._leave(pull)
-            self._load[pull.slot] -= 1
-            self._go_on()
-        return due
+            self._retire(thread)
+            self._load[thread.slot] -= 1
+            self._use_idle_workers()
+        return ready
 
-    def _ready(self) -> Due:
+    def _flush(self) -> Ready:
         self._halt()
-        due: Due = []
-        for pull in self._pulls:
-            for index, value in list(pull.done):
-                due += self.schedule.settle(index, value)
-        return due + super()._ready()
+        ready: Ready = []
+        for thread in self._threads:
+            for index, value in list(thread.done):
+                ready += self.schedule.results.add(index, (value,))
+        return ready + super()._flush()
 
     def attach(self, values: list[Any], error: BaseException) -> None:
-        """Give an exception that ended the run the results that are there."""
-        for pull in self._pulls:
-            for index, value in list(pull.done):
-                self.schedule.held[index] = (value,)
+        """Attach the results that are there to the exception that ended the run, as :meth:`Run.attach`."""
+        for thread in self._threads:
+            for index, value in list(thread.done):
+                self.schedule.results.buffered[index] = (value,)
         super().attach(values, error)
 
-    def _go_on(self) -> None:
-        # The threads that are left take what was given back, if there are any.
-        if self.schedule.gave_back:
+    def _use_idle_workers(self) -> None:
+        # The threads that are left take requeued calls too, if any threads are left.
+        if self.schedule.queue.requeued:
             self._roomy.set()
-        free = self._n_threads - len(self._pulls)
+        free = self._n_threads - len(self._threads)
         if free > 0 and not self._stopped:
-            for _ in range(min(self.schedule.waiting(), free)):
+            for _ in range(min(self.schedule.available(), free)):
                 self._begin()
 
-    def _leave(self, pull: _Pull) -> None:
-        """Take note that a thread takes no more calls: another may have its index."""
-        self._pulls.discard(pull)
-        heapq.heappush(self._free, pull.index)
+    def _retire(self, thread: _Thread) -> None:
+        """Remove a thread that takes no more calls, so that another thread may have its index."""
+        self._threads.discard(thread)
+        heapq.heappush(self._free, thread.index)
 
-    def _look(self, now: float) -> Due:
-        due: Due = []
+    def _check_running(self, now: float) -> Ready:
+        ready: Ready = []
         limit = self._plan.settings.task_timeout
         assert limit is not None
-        self._look_at = now + limit
-        for pull in list(self._pulls):
-            running = pull.running
+        self._check_at = now + limit
+        for thread in list(self._threads):
+            running = thread.running
             if running is None:
                 continue
             index, call, since = running
             left = since + limit - now
             if left > 0:
-                self._look_at = min(self._look_at, now + left)
+                self._check_at = min(self._check_at, now + left)
                 continue
             with self._lock:
-                if pull.running is not running:  # it has just ended
+                if thread.running is not running:  # the call has just ended
                     continue
-                pull.given_up = True
+                thread.timed_out = True
             if not self._warned:
                 self._warned = True
                 warn(
-                    f"{named(index, call)} ran for longer than task_timeout={limit} seconds. A thread cannot be "
+                    f"{described(index, call)} ran for longer than task_timeout={limit} seconds. A thread cannot be "
                     "stopped: this one is left to end by itself",
                     FallbackWarning,
                 )
-            self._leave(pull)
-            due += self._failed(Batch.of(index, call), TaskTimeout(named(index, call), limit))
+            self._retire(thread)
+            ready += self._failed(Batch.of(index, call), TaskTimeout(described(index, call), limit))
             self._begin()
-        return due
+        return ready
 
     def _must_wait(self) -> bool:
-        """Tell whether there is no room for the result of another call; called under the lock."""
-        if self.schedule.gave_back or self.schedule.room > 0:
+        """Tell whether there is no room for the result of another call; called with the lock held."""
+        schedule = self.schedule
+        if schedule.queue.requeued or schedule.room > 0:
             return False
         self._roomy.clear()
-        if self.schedule.room > 0:  # as of just now
+        if schedule.room > 0:  # results were consumed before the event was cleared
             return False
         if self._stopped:
             self._roomy.set()
         return True
 
-    def _pull(self, pull: _Pull) -> None:
-        """Be the loop of one thread."""
-        done = pull.done
+    def _work(self, thread: _Thread) -> None:
+        """Take calls and run them until no more are there; runs in a thread of a slot."""
+        done = thread.done
         at_once, put, memory = self._at_once, self.inbox.put, self._plan.memory
-        lock, take, bounded = self._lock, self.schedule.take, self.schedule.bounded
+        lock, next_call, bounded = (
+            self._lock,
+            self.schedule.queue.next_call,
+            self.schedule.sizing.max_pending is not None,
+        )
         careful = self._faults.lenient or self._plan.settings.task_timeout is not None
-        plainly = not (at_once or careful or bounded or memory is not None)
+        simple = not (at_once or careful or bounded or memory is not None)
         try:
-            with self._surroundings(pull.index):
+            with self._surroundings(thread.index):
                 while True:
-                    with lock:  # also held over the caller's iterator, which is not ours to call twice at a time
-                        if self._stopped or pull.given_up:
+                    with lock:  # also while the caller's iterator runs, since two threads must not run it at a time
+                        if self._stopped or thread.timed_out:
                             break
                         wait = bounded and self._must_wait()
-                        taken = None if wait else take()
+                        taken = None if wait else next_call()
                     if wait:
                         self._roomy.wait()
                         continue
@@ -219,55 +233,69 @@ class PullRun(Run):
                     index, call = taken
                     del taken
                     try:
-                        function, args, kwargs = plain(parts(call, index)) if StandIn.in_use else call
+                        function, args, kwargs = resolved(unpacked(call, index)) if Placeholder.in_use else call
                     except (TypeError, ValueError):
                         raise not_a_call(call, index) from None
                     try:
-                        if plainly:
+                        if simple:
                             done.append((index, function(*args, **kwargs)))
                             continue
                         if careful:
-                            pull.running = index, call, time.monotonic()
+                            thread.running = index, call, time.monotonic()
                         began = time.perf_counter() if at_once else 0.0
                         value = function(*args, **kwargs)
                     except BaseException as error:
-                        pull.running = None
+                        thread.running = None
                         if error.__traceback__ is not None:
                             error.__traceback__ = error.__traceback__.tb_next
                         if not careful:
                             self._halt()
-                        put((pull, _Failed(Batch.of(index, call), error), False))
+                        put((thread, _Failed(Batch.of(index, call), error), False))
                         del error, call
                         continue
                     if careful:
-                        pull.running = None
-                    if memory is not None and not pull.given_up:
-                        keep(memory, call, value)
+                        thread.running = None
+                    if memory is not None and not thread.timed_out:
+                        store(memory, call, value)
                     del call
                     if at_once:
-                        put((pull, ([(index, value)], time.perf_counter() - began), False))
+                        put((thread, ([(index, value)], time.perf_counter() - began), False))
                         del value
                     else:
                         done.append((index, value))
-            put((pull, (done, 0.0) if done else None, True))
-        except BaseException as error:  # it is raised where the results are awaited
+            put((thread, (done, 0.0) if done else None, True))
+        except BaseException as error:  # the loop raises it, in the thread that waits for the results
             self._halt()
             put(error)
 
 
-class _Pull:
-    """One thread of a run, as the run sees it."""
+class _Thread:
+    """The state of one thread of a run.
+
+    Attributes
+    ----------
+    slot
+        The index of its slot.
+    index
+        The thread's index among those of the run, which its calls see as that of their worker.
+    done
+        The results that were not reported yet, with the indices of their calls.
+    running
+        The call that runs now: its index, the call, and when it began; None if no call runs, or nobody asks.
+    timed_out
+        Whether its call ran for too long, so that the thread takes no more calls.
+    """
 
     def __init__(self, slot: int, index: int) -> None:
         self.slot = slot
         self.index = index
         self.done: list[tuple[int, Any]] = []
         self.running: tuple[int, Call, float] | None = None
-        self.given_up = False
+        self.timed_out = False
 
 
 class _Failed:
-    """A call that has raised in a thread."""
+    """A call that has raised an exception in a thread."""
 
     def __init__(self, call: Batch, error: BaseException) -> None:
         self.call, self.error = call, error

@@ -1,12 +1,12 @@
-"""Calls whose results are known already, from an earlier run: they are not run again.
+"""Calls whose results an earlier run has stored: they do not run again.
 
 ::
 
-    the caller's calls ──looked_up──> a call, or a Known in its place ──> the run, as ever ──keep──> ResultCache
+    the caller's calls ──with_known──> a call, or a Known instead ──> the run, as usual ──store──> ResultCache
                             └─ ResultCache.get
 
-A known result keeps its place among the calls, and so its index and its turn. To a worker process goes a token, which
-it gives back at once; the value stays here.
+A Known has the same index as the call that it replaces, so results keep their order. A worker process receives a
+token, which it returns at once; the value stays in this process.
 """
 
 from __future__ import annotations
@@ -20,25 +20,29 @@ from shoal.parallel._delayed import Call, is_call
 
 
 class ResultCache(Protocol):
-    """Results of calls: what ``Parallel(memory=)`` takes.
+    """A store of results of calls, for ``Parallel(memory=)``.
 
-    A call is ``(function, args, kwargs)``, as ``delayed(function)(*args, **kwargs)`` makes it. Both methods are called
-    in the process that made the ``Parallel``; where the backend is one of threads, in several threads at a time. What
-    they raise ends the run.
+    Any object with these two methods is one. A call is ``(function, args, kwargs)``, as
+    ``delayed(function)(*args, **kwargs)`` makes it. An exception of either method ends the run.
 
-    A cache may have a third method, ``reader()``. It returns a function that a run calls in place of ``get``, and drops
-    when it has read its calls: so what is remembered for one run is not kept for longer.
+    A cache may have a third method, ``reader()``. It returns a function that the run calls instead of ``get``, and
+    drops when it has read all calls. So a cache can remember something for the time of one run only.
+
+    Notes
+    -----
+    shoal calls the methods in the process that made the ``Parallel``. On a backend of threads it calls ``put`` in
+    several threads at a time.
     """
 
     def get(self, call: Call, default: Any) -> Any:
-        """Return the result of an equal call, or `default`; asked before the call is given out."""
+        """Return the stored result of an equal call, or `default`; called before the call is dispatched."""
 
     def put(self, call: Call, value: Any) -> None:
-        """Take the result of a call that has just ended."""
+        """Store the result of a call that has just ended."""
 
 
 class Known:
-    """The function of a call whose result is known."""
+    """The function of a call whose result is known: it returns that result."""
 
     __slots__ = ("__weakref__", "number", "value")
 
@@ -56,7 +60,7 @@ class Known:
 
 
 class _Token:
-    """A Known in a worker process: what it returns becomes the value when it is back."""
+    """A Known in a worker process. It returns itself, and becomes the value when it is back in the first process."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -65,23 +69,23 @@ class _Token:
         return self
 
     def __reduce__(self) -> Any:
-        return _redeemed, (self._number,)
+        return _value_of, (self._number,)
 
 
 _numbers = itertools.count()
-#: Those that travel; they live as long as the batch that the run keeps of them.
+#: Those that were sent to workers. They live as long as the run holds their batch.
 _known: weakref.WeakValueDictionary[int, Known] = weakref.WeakValueDictionary()
 
 
-def _redeemed(number: int) -> Any:
+def _value_of(number: int) -> Any:
     return _known[number].value
 
 
 _ABSENT = object()
 
 
-def looked_up(calls: Iterable[Any], cache: ResultCache) -> Iterator[Any]:
-    """Yield the calls, with a :class:`Known` in the place of each whose result `cache` has."""
+def with_known(calls: Iterable[Any], cache: ResultCache) -> Iterator[Any]:
+    """Yield the calls, with a :class:`Known` instead of each call whose result `cache` has."""
     reader = getattr(cache, "reader", None)
     get = cache.get if reader is None else reader()
     for call in calls:
@@ -89,7 +93,7 @@ def looked_up(calls: Iterable[Any], cache: ResultCache) -> Iterator[Any]:
         yield call if value is _ABSENT else (Known(value), (), {})
 
 
-def keep(cache: ResultCache | None, call: Call, value: Any) -> None:
-    """Give the result of a call to the cache, if there is one and it did not come from there."""
+def store(cache: ResultCache | None, call: Call, value: Any) -> None:
+    """Store the result of a call in the cache, if there is one and the result does not come from there."""
     if cache is not None and type(call[0]) is not Known:
         cache.put(call, value)

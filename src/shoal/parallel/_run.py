@@ -1,25 +1,22 @@
-"""One run: what is live while the calls of one ``Parallel(...)(calls)`` are computed, owned by one thread.
+"""One run: the calls of one ``Parallel(...)(calls)`` while they are computed. One thread owns it.
 
 ::
 
-    Schedule <──── Run ────> slots of a backend     BatchRun: sends them batches
-       ^            ^ inbox          │              PullRun: their threads take calls by themselves
+    Schedule <──── Run ────> slots of a backend     BatchRun sends batches to them
+       ^            ^ inbox          │              PullRun has their threads take calls by themselves
        │            └────────────────┘
-       └ completed, given back, settled <── Faults: what is to be done about a call that has failed
+       └ completed, requeued <── Faults: whether a failed call is retried, its exception is its result, or the run ends
 
-`results()` is the loop. A list is made by running it in the caller's thread; for a generator, `stream()` runs it in a
-thread of its own. Whatever ends it (the last result, an exception, a generator that is dropped, `stop()`) goes through
-its ``finally``: there is no other way out.
+`results()` is the loop. For a list, it runs in the caller's thread; for a generator, in another one (_stream.py).
+Whatever ends the run (the last result, an exception, a dropped generator, `stop()`) goes through the loop's
+``finally``. There is no other way out.
 """
 
 from __future__ import annotations
 
-import contextvars
 import heapq
 import math
-import os
 import queue
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -27,48 +24,58 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
-from shoal._tracebacks import shorten, warn
+from shoal._tracebacks import shorten
 from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
-from shoal.backends.base import in_main_thread, start_thread
-from shoal.errors import UnusedResultsWarning, WorkerStartError
+from shoal.backends.base import in_main_thread
+from shoal.errors import WorkerStartError
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import is_call, not_a_call, plain
+from shoal.parallel._delayed import is_call, not_a_call, resolved
 from shoal.parallel._faults import Faults
-from shoal.parallel._schedule import Schedule
+from shoal.parallel._schedule import Ready, Schedule
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel._plan import Plan
 
-Due = list[Sequence[Any]]
-
 
 class Cancelled(BaseException):
-    """The run was given up by whoever waited for it; inside shoal only."""
+    """Ends a run whose consumer has dropped the results. Users never see it."""
 
 
 class _Stop:
-    """What is put into the inbox to end a run with the results that are there."""
+    """The message that ends a run with the results that are there."""
 
 
 class Run(ABC):
-    """What every run has: an inbox, a loop, and one way out.
+    """The parts that both kinds of run share: an inbox, a loop, and one way out.
 
     Parameters
     ----------
     plan
-        How the calls are to be run.
+        The values of all arguments.
     slots
-        Where they run. Slots that are aborted are replaced in the list.
+        The backend's slots, on which the calls run. The run replaces a slot in this list when it aborts the slot.
     schedule
-        Which calls run next, and which results are due.
-    tell
-        What tells of the run; None if nobody listens.
+        Decides which calls run next, and which results can be delivered.
+    listener
+        Receives the events of the run; None if nobody listens.
     faults
-        The policy for calls that fail.
+        The policy for failed calls.
     release
-        Called when nothing of the run is left on its slots.
+        Called when no call of the run is left on its slots.
+
+    Attributes
+    ----------
+    inbox
+        The messages to the loop; any thread may put one.
+    error
+        The exception that ended the run early; None if there is none.
+
+    Notes
+    -----
+    All methods belong to the thread that runs the loop, except :meth:`stop`, :meth:`consumed`, and what is put into the
+    inbox.
     """
 
     def __init__(
@@ -76,131 +83,133 @@ class Run(ABC):
         plan: Plan,
         slots: list[Slot],
         schedule: Schedule,
-        tell: Teller | None,
+        listener: Teller | None,
         faults: Faults,
         release: Callable[[], None],
     ) -> None:
         self.schedule = schedule
         self.slots = slots
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        #: What has ended it before its end.
         self.error: BaseException | None = None
         self._plan = plan
         self._faults = faults
-        self._tell = tell
+        self._listener = listener
         self._release = release
-        self._look_at = math.inf if plan.settings.task_timeout is None else 0.0  # when a call may have run too long
-        self._later: list[tuple[float, int, Batch]] = []  # calls that wait to run again: when, index, the call
+        # When to check the running calls next, of which one may have run for too long.
+        self._check_at = math.inf if plan.settings.task_timeout is None else 0.0
+        self._retries: list[tuple[float, int, Batch]] = []  # a heap of retries: when to requeue, index, the call
 
     @abstractmethod
     def start(self) -> None:
-        """Put the first calls on their way."""
+        """Dispatch the first calls."""
 
     @abstractmethod
-    def _take(self, message: Any) -> Due:
-        """Take a message from the inbox; return the results that are now due."""
+    def _handle(self, message: Any) -> Ready:
+        """Handle a message from the inbox; return the results that can now be delivered."""
 
     @abstractmethod
     def _busy(self) -> list[int]:
-        """Return the indices of the slots on which something runs."""
+        """Return the indices of the slots that run calls."""
 
     @property
-    @abstractmethod
     def finished(self) -> bool:
-        """Whether all results are there."""
+        """Whether no call is left to run, and all results were delivered."""
+        return self.schedule.finished
 
     def results(self) -> Iterator[Sequence[Any]]:
-        """Run the loop; yield sequences of results as they become due."""
+        """Run the loop; yield sequences of results as soon as they can be delivered."""
         error: BaseException | None = None
         try:
             self.start()
-            # The consumer of a generator counts the time by itself: only while it waits.
+            # For a generator, _stream applies the timeout, and only while the consumer waits.
             timeout = None if self._plan.generates else self._plan.timeout
             deadline = None if timeout is None else time.monotonic() + timeout
             while not self.finished:
                 try:
-                    message = self.inbox.get(timeout=self._patience(deadline))
+                    message = self.inbox.get(timeout=self._seconds_to_wait(deadline))
                 except queue.Empty:
                     if timeout is not None and deadline is not None and time.monotonic() >= deadline:
-                        raise self.too_late(timeout) from None
+                        raise self.timed_out(timeout) from None
                     message = None
                 if isinstance(message, _Stop):
-                    yield from self._ready()
+                    yield from self._flush()
                     break
                 if isinstance(message, BaseException):
                     raise message
-                # Without a message something is to be done by now, or there is room for more.
-                due = self._tick() if message is None else self._take(message)
-                if due and timeout is not None:
+                # None means that a deadline has passed, or that there is room for more calls.
+                ready = self._on_time() if message is None else self._handle(message)
+                if ready and timeout is not None:
                     deadline = time.monotonic() + timeout
                 del message
-                yield from due
+                yield from ready
         except BaseException as caught:
             error = caught
             shorten(caught)
             raise caught
         finally:
-            self._end(error)
-
-    def stream(self, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
-        """Run the loop in a thread of its own, from now on; return the generator of the results.
-
-        Parameters
-        ----------
-        timeout
-            The seconds that the consumer waits for the next result.
-        ended
-            Called when the run has ended and its consumer comes for another result, or ends the generator.
-        """
-        results = _stream(self, timeout, ended)
-        next(results)  # enter its try block: from here on, dropping the generator ends the run
-        return results
+            self.end(error)
 
     @abstractmethod
-    def took(self, number: int) -> None:
-        """Take note that so many due results were taken; called by whoever takes the results of a generator."""
+    def consumed(self, number: int) -> None:
+        """Count results that a generator's consumer has taken, to make room for more calls; from any thread."""
 
     def stop(self) -> None:
         """End the run with the results that are there; from any thread, also from a listener."""
         self.inbox.put(_Stop())
 
     def attach(self, values: list[Any], error: BaseException) -> None:
-        """Give an exception that ended the run the results that are there, `values` and those that were not due."""
-        results = dict(enumerate(values)) if self.schedule.ordered else {}
-        for start, held in self.schedule.held.items():
-            results.update(enumerate(held, start))
+        """Attach the results that are there to the exception that ended the run.
+
+        Parameters
+        ----------
+        values
+            The results that were delivered. The buffered ones are added to them.
+        error
+            The exception. It gets the attribute ``results``.
+        """
+        results = dict(enumerate(values)) if self.schedule.results.ordered else {}
+        for start, buffered in self.schedule.results.buffered.items():
+            results.update(enumerate(buffered, start))
         errors.attach(error, "results", errors.PartialResults(results))
 
-    def _patience(self, deadline: float | None) -> float | None:
-        """Return the seconds until something is to be done in any case; None if nothing is."""
-        look_at = self._look_at if self._look_at < math.inf and self._busy() else math.inf
-        then = min(look_at, self._later[0][0] if self._later else math.inf, math.inf if deadline is None else deadline)
+    def _seconds_to_wait(self, deadline: float | None) -> float | None:
+        """Return the seconds until the next retry, check of running calls, or deadline; None if there is none."""
+        then = math.inf if deadline is None else deadline
+        if self._retries:
+            then = min(then, self._retries[0][0])
+        if self._check_at < then and self._busy():
+            then = self._check_at
         return None if then == math.inf else min(max(then - time.monotonic(), 0), threading.TIMEOUT_MAX)
 
-    def _tick(self) -> Due:
-        """Do what is to be done by now; return the results that are now due."""
+    def _on_time(self) -> Ready:
+        """Requeue calls whose retry delay has elapsed, and time out calls that ran too long.
+
+        Returns
+        -------
+        The results that can now be delivered.
+        """
         now = time.monotonic()
-        while self._later and self._later[0][0] <= now:
-            self.schedule.resting -= 1
-            self.schedule.give_back(heapq.heappop(self._later)[2])
-        due = self._look(now) if self._look_at <= now else []
-        self._go_on()
-        return due
+        while self._retries and self._retries[0][0] <= now:
+            self.schedule.awaiting_retry -= 1
+            self.schedule.queue.requeue(heapq.heappop(self._retries)[2])
+        ready = self._check_running(now) if self._check_at <= now else []
+        self._use_idle_workers()
+        return ready
 
     @abstractmethod
-    def _look(self, now: float) -> Due:
-        """Give up the calls that have run for too long; say when to look again."""
+    def _check_running(self, now: float) -> Ready:
+        """Fail the calls that have run too long, and set the time of the next check."""
 
     @abstractmethod
-    def _go_on(self) -> None:
-        """Have those who are idle run what was given back."""
+    def _use_idle_workers(self) -> None:
+        """Dispatch calls to idle workers, if calls are there."""
 
-    def _ready(self) -> Due:
-        """Return the results that are there and not due."""
-        return self.schedule.ready()
+    def _flush(self) -> Ready:
+        """Return the results that are there, when the run is stopped."""
+        return self.schedule.results.flush()
 
-    def _failed(self, call: Batch, error: BaseException) -> Due:
-        """Do what is to be done about a call that has failed; return the results that are now due.
+    def _failed(self, call: Batch, error: BaseException) -> Ready:
+        """Retry a failed call or make the exception its result; return the results that can now be delivered.
 
         Raises
         ------
@@ -211,60 +220,64 @@ class Run(ABC):
         if not is_call(item):
             raise not_a_call(item, call.start)
         try:
-            wait = self._faults.judge(call.start, plain(item), error)
+            wait = self._faults.judge(call.start, resolved(item), error)
         except Exception as raised:
             if not self._faults.lasting:
                 raise
             error, wait = raised, None
         if wait is None:
-            if self._tell is not None:
-                self._tell.completed(1, 0.0, self.schedule.size)
-            return self.schedule.failed(call.start, error)
+            if self._listener is not None:
+                self._listener.completed(1, 0.0, self.schedule.sizing.size)
+            return self.schedule.results.add_error(call.start, error)
         if wait:
-            self.schedule.resting += 1
-            heapq.heappush(self._later, (time.monotonic() + wait, call.start, call))
+            self.schedule.awaiting_retry += 1
+            heapq.heappush(self._retries, (time.monotonic() + wait, call.start, call))
         else:
-            self.schedule.give_back(call)
+            self.schedule.queue.requeue(call)
         return []
 
-    def abandon(self, error: BaseException) -> None:
-        """End a run whose loop never began."""
-        self._end(error)
-
-    def too_late(self, timeout: float) -> BaseException:
-        """Return the error for a result that did not come in time."""
-        awaited = f"the result of call {self.schedule.due}" if self.schedule.ordered else "another result"
+    def timed_out(self, timeout: float) -> BaseException:
+        """Return the error for a result that did not come within `timeout` seconds."""
+        results = self.schedule.results
+        awaited = f"the result of call {results.delivered}" if results.ordered else "another result"
         return errors.RunTimeout(timeout, awaited)
 
-    def _end(self, error: BaseException | None) -> None:
+    def end(self, error: BaseException | None) -> None:
+        """End the run: abort the calls that still run, and release what it holds. The loop calls it by itself.
+
+        Parameters
+        ----------
+        error
+            The exception that ends the run; None if there is none.
+        """
         self.error = error
         try:
             if isinstance(error, (KeyboardInterrupt, SystemExit)) and in_main_thread():
-                _uninterrupted(self._let_go)
+                _uninterrupted(self._abort_and_release)
             else:
-                self._let_go()
+                self._abort_and_release()
         finally:
-            if self._tell is not None:
-                self._tell.finished(GeneratorExit() if isinstance(error, Cancelled) else error)
+            if self._listener is not None:
+                self._listener.finished(GeneratorExit() if isinstance(error, Cancelled) else error)
 
-    def _let_go(self) -> None:
-        """Stop what still runs, and give everything back that the run holds."""
+    def _abort_and_release(self) -> None:
         try:
             for index in self._busy():
                 self.slots[index] = self._plan.backend.abort(self.slots[index])
         finally:
-            self._clean()
+            self._close()
             self._release()
 
-    def _clean(self) -> None:  # noqa: B027 most runs hold nothing
-        """Let go of what the run holds beside its slots."""
+    def _close(self) -> None:  # noqa: B027 a run on threads holds nothing else
+        """Release what the run holds beside its slots."""
 
 
 def _uninterrupted(do: Callable[[], None]) -> None:
     """Call `do` in another thread and wait for it.
 
-    A user who presses Ctrl-C once often presses it again. The second KeyboardInterrupt is raised in the main thread,
-    where it may end the waiting, but not what `do` has begun: a worker would go on with a call that nobody waits for.
+    Users who press Ctrl-C often press it twice. Python raises the second KeyboardInterrupt in the main thread. There it
+    can end the waiting, but it cannot stop `do` half-way, which would leave a worker busy with a call that nobody waits
+    for.
     """
     threads = DaemonThreads(1)
     try:
@@ -274,85 +287,3 @@ def _uninterrupted(do: Callable[[], None]) -> None:
         return
     threads.shutdown(wait=False)
     done.result()
-
-
-def _stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
-    outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    loop = run.results()
-    over = threading.Event()
-    # Held here, since at the end of the interpreter this module's names may be gone before the generator is.
-    current_thread, is_finalizing, getpid = threading.current_thread, sys.is_finalizing, os.getpid
-    owner = getpid()
-
-    def pump() -> None:
-        last: BaseException | None = None
-        try:
-            for values in loop:
-                outbox.put(values)
-        except BaseException as error:  # it is raised where the results are awaited
-            last = error
-        over.set()
-        outbox.put(last)
-
-    context = contextvars.copy_context()
-    try:
-        thread = start_thread("shoal-run", context.run, pump)
-    except BaseException as error:
-        run.abandon(error)
-        ended()
-        raise
-    consumed = 0
-    freed = False
-    failure: BaseException | None = None
-    try:
-        yield None
-        while True:
-            if getpid() != owner:
-                raise RuntimeError(
-                    "these results belong to the parent of this process: a forked child has no part in its runs"
-                )
-            try:
-                values = outbox.get(timeout=timeout)
-            except queue.Empty:
-                assert timeout is not None
-                raise run.too_late(timeout) from None
-            if values is None:
-                return
-            if isinstance(values, BaseException):
-                failure = values
-                raise failure
-            end = consumed + len(values)
-            for value in values:
-                consumed += 1
-                if consumed == end:
-                    run.took(len(values))
-                if over.is_set() and not freed:
-                    freed = True
-                    ended()
-                yield value
-            del values
-    except GeneratorExit as exiting:
-        if exiting is not failure and not is_finalizing() and getpid() == owner:
-            _warn_unused(run.schedule, consumed)
-        raise
-    finally:
-        failure = None  # else it and this frame, which is in its traceback, would keep each other
-        if not is_finalizing():  # else the workers are ended already, and the thread has stopped where it was
-            run.inbox.put(Cancelled())
-            if thread is not current_thread():  # the collector may drop the generator anywhere
-                thread.join()
-            if not freed:
-                ended()
-
-
-def _warn_unused(schedule: Schedule, consumed: int) -> None:
-    unused = schedule.completed_calls - consumed
-    cancelled = schedule.dispatched - schedule.completed_calls
-    parts = []
-    if unused > 0:
-        parts.append(f"{unused} tasks have been successfully executed but not used.")
-    if not schedule.finished:
-        parts.append(f"{cancelled} tasks which were still being processed by the workers have been cancelled.")
-    if parts:
-        parts.append("Give the generator fewer tasks, or take all of its results.")
-        warn(" ".join(parts), UnusedResultsWarning)

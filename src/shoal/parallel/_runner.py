@@ -17,21 +17,21 @@ from shoal.backends import Backend, Slot
 from shoal.errors import CallStopped, attach
 from shoal.parallel._delayed import Call, forget_latest
 from shoal.parallel._serial import run_one_by_one, run_plainly
-from shoal.parallel._settings import may_go_on
+from shoal.parallel._settings import survives_failures
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a run on one worker needs none of them
     from shoal.observe._teller import Teller
     from shoal.parallel._plan import Plan
     from shoal.parallel._run import Run
 
 
 class Runner:
-    """Makes runs, one at a time.
+    """Starts runs, one at a time.
 
     Attributes
     ----------
     run
-        The run on several workers that goes on; None if there is none.
+        The current run on several workers; None if there is none.
 
     Notes
     -----
@@ -44,13 +44,13 @@ class Runner:
         self._running = False
         self._stopped = False
         self._keeps = False  # whether slots are kept between runs
-        self._slots: list[Slot] = []  # those that are kept
-        self._backend: Backend | None = None  # that has opened them
-        self._process = 0  # in which they were opened
+        self._slots: list[Slot] = []  # the slots that are kept
+        self._backend: Backend | None = None  # the backend that opened them
+        self._process = 0  # the process in which they were opened
 
     @property
     def running(self) -> bool:
-        """Whether a run goes on."""
+        """Whether a run has begun and not ended."""
         return self._running
 
     @property
@@ -64,25 +64,25 @@ class Runner:
         Raises
         ------
         RuntimeError
-            If another run goes on.
+            If another run has not ended.
         """
         with self._lock:
             if self._running:
                 raise RuntimeError(
-                    "This Parallel instance is already running ! Take all results of the run before, or close its "
-                    "generator, before the next; or use another Parallel."
+                    "This Parallel instance is already running ! Take all results of its current run or close the "
+                    "generator before you start the next run; or use another Parallel."
                 )
             self._running = True
             self._stopped = False
 
     def release(self) -> None:
-        """Take note that the run has ended."""
+        """End a run, so that the next one can begin."""
         self.run = None
         self._running = False
         forget_latest()
 
     def stop(self) -> None:
-        """End the run that goes on with the results that are there; from any thread."""
+        """End the current run with the results that are there; from any thread."""
         self._stopped = True
         run = self.run
         if run is not None:
@@ -92,11 +92,11 @@ class Runner:
         """Keep the workers that the next run opens, for the runs after it."""
         self._keeps = True
 
-    def let_workers_go(self) -> None:
-        """Give the workers that were kept back to their backend."""
+    def release_workers(self) -> None:
+        """Return the workers that were kept to their backend."""
         slots, backend = self._slots, self._backend
         self._keeps, self._slots, self._backend = False, [], None
-        # A generator that is not exhausted gives its slots back by itself. In a forked child they are the parent's.
+        # A generator that is not exhausted closes its slots by itself. In a forked child the slots are the parent's.
         if slots and backend is not None and not self._running and self._process == os.getpid():
             backend.close(slots)
 
@@ -106,29 +106,29 @@ class Runner:
         calls: Iterable[Call],
         n_workers: int,
         number: int | None,
-        listen: Callable[[int, int | None], Teller | None],
+        make_listener: Callable[[int, int | None], Teller | None],
         began: Callable[[Run], object] | None = None,
     ) -> Run:
-        """Return a run on several workers; none of its calls is under way yet.
+        """Return a new run on several workers. It dispatches no call before its loop runs.
 
         Parameters
         ----------
         plan, calls
-            What is to be run.
+            The values of all arguments, and the calls.
         n_workers, number
-            How many workers there are to be, and how many calls, if that is known.
-        listen
-            Takes the same two numbers, and returns what tells of the run.
+            The number of workers, and that of the calls, if it is known.
+        make_listener
+            Takes `n_workers` and `number`; returns the listener of the run, or None.
         began
             Takes the run before it is returned.
         """
         bound = plan.bound(n_workers)
-        if plan.backend.forks:
+        if plan.backend.forks:  # import, before the fork, what the children would import each
             import shoal.parallel._launch  # noqa: F401
             from shoal._pickling import dumps
 
             dumps(None)  # imports cloudpickle
-        # Before anything else, so that new worker processes start up while the rest is imported.
+        # Before all else, so that new worker processes start up while the rest is imported.
         slots = self._open(plan, n_workers)
         from shoal.parallel._launch import make_run
 
@@ -136,7 +136,7 @@ class Runner:
             if slots is not self._slots:
                 plan.backend.close(slots)
 
-        run = self.run = make_run(plan, calls, slots, close, n_workers, number, bound, listen(n_workers, number))
+        run = self.run = make_run(plan, calls, slots, close, n_workers, number, bound, make_listener(n_workers, number))
         if began is not None:
             began(run)
         if self._stopped:
@@ -144,7 +144,7 @@ class Runner:
         return run
 
     def _open(self, plan: Plan, n_workers: int) -> list[Slot]:
-        """Return the slots that are kept, if they are of the plan's backend and this process; else new ones."""
+        """Return the slots that are kept, if they belong to the plan's backend and this process; else new ones."""
         if self._process != os.getpid():
             self._slots, self._backend = [], None
         if self._slots and plan.backend is self._backend:
@@ -161,7 +161,7 @@ def on_workers(
     calls: Iterable[Call],
     n_workers: int,
     number: int | None,
-    listen: Callable[[int, int | None], Teller | None],
+    make_listener: Callable[[int, int | None], Teller | None],
     ended: Callable[[], None],
     began: Callable[[Run], object] | None = None,
 ) -> Any:
@@ -170,50 +170,68 @@ def on_workers(
     Parameters
     ----------
     runner
-        It was claimed.
-    plan, calls, n_workers, number, listen, began
+        The runner, which the caller has claimed.
+    plan, calls, n_workers, number, make_listener, began
         As for :meth:`Runner.start`.
     ended
-        Called when a generator ends. The end of a list is that of this function.
+        Called when a generator ends. For a list, the run has ended when this function returns.
     """
-    run = runner.start(plan, calls, n_workers, number, listen, began)
-    return run.stream(plan.timeout, ended) if plan.generates else collected(run.results(), run.attach)
+    run = runner.start(plan, calls, n_workers, number, make_listener, began)
+    if not plan.generates:
+        return collected(run.results(), run.attach)
+    from shoal.parallel._stream import stream
+
+    values = stream(run, plan.timeout, ended)
+    next(values)  # enter its try block: from here on, dropping the generator ends the run
+    return values
 
 
-def in_caller(runner: Runner, plan: Plan, calls: Iterable[Call], tell: Teller | None, ended: Callable[[], None]) -> Any:
+def in_caller(
+    runner: Runner, plan: Plan, calls: Iterable[Call], listener: Teller | None, ended: Callable[[], None]
+) -> Any:
     """Run calls one after the other in this thread; return a list of the results, or a generator of them.
 
     Parameters
     ----------
     runner, plan, calls, ended
         As for :func:`on_workers`.
-    tell
-        What tells of the run; None if nobody listens.
+    listener
+        Receives the events of the run; None if nobody listens.
     """
-    if plan.generates:
-        return run_one_by_one(plan, calls, tell, lambda: runner.stopped, ended)
-    if tell is None and plan.memory is None and not may_go_on(plan.settings):
-        return run_plainly(calls, lambda: runner.stopped)
-    values = run_one_by_one(plan, calls, tell, lambda: runner.stopped, _nothing)
-    return collected(zip(values, strict=True), _attach)
+    if not plan.generates:
+        if listener is None and plan.memory is None and not survives_failures(plan.settings):
+            return run_plainly(calls, lambda: runner.stopped)
+        ended = _nothing
+    values = run_one_by_one(plan, calls, listener, lambda: runner.stopped, ended)
+    next(values)  # as above
+    return values if plan.generates else collected(zip(values, strict=True), _attach)
 
 
 def _nothing() -> None:
     pass
 
 
-def collected(dues: Iterable[Sequence[Any]], attach_results: Callable[[list[Any], BaseException], None]) -> list[Any]:
-    """Return a list of results; an exception that ends them early is given those that were there.
+def collected(
+    sequences: Iterable[Sequence[Any]], attach_results: Callable[[list[Any], BaseException], None]
+) -> list[Any]:
+    """Return a list of the results of a run; attach those that are there to an exception that ends the run.
+
+    Parameters
+    ----------
+    sequences
+        Sequences of results.
+    attach_results
+        Takes the results so far and the exception.
 
     Raises
     ------
     BaseException
-        What has ended them; a StopIteration as it was raised, since this is no generator.
+        The exception that ended the run. A StopIteration is raised as the call raised it, which a generator could not.
     """
     values: list[Any] = []
     try:
-        for due in dues:
-            values.extend(due)
+        for sequence in sequences:
+            values.extend(sequence)
     except CallStopped as stopped:
         stop = stopped.error
     except BaseException as error:
@@ -225,7 +243,7 @@ def collected(dues: Iterable[Sequence[Any]], attach_results: Callable[[list[Any]
     try:
         raise stop
     finally:
-        del stop  # else it and this frame, which is in its traceback, would keep each other
+        del stop  # else it and this frame, which is in its traceback, would keep each other alive
 
 
 def _attach(values: list[Any], error: BaseException) -> None:

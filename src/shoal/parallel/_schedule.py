@@ -1,71 +1,150 @@
-"""Which calls run next, and which results are due. Pure: no thread, no clock, no lock, nothing of a backend.
+"""Which calls run next, and which results can be delivered. Pure: no thread, no clock, no lock, no backend.
 
 ::
 
-    the caller's iterator ──pull──> ahead ──next_batch──> in flight ──completed──> held ──> due, in order
-                            │        (calls read,   ^      (batches       │        (results that wait for
-                            │         not given     │       that run)     │         an earlier batch)
-                            │         out)          └──── given back <────┘
-                            └─ bounded by pre_dispatch    (calls of a batch that was cut short or lost)
-                               and max_pending
+    CallQueue ──next_batch──> in flight ──completed──> Results ──> delivered to the consumer
+        ^                        │                       │
+        └────── requeued <───────┘                       └ buffered while the result of an earlier call is missing
+         (calls of a batch that was cut short or lost)
+
+    pre_dispatch bounds the batches in flight; max_pending bounds the calls that the consumer has yet to take;
+    Sizing says how many calls a batch has.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
 from typing import Any
 
 from shoal.parallel._batch import Batch
+from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel._policies import SHORTEST, Pace
+from shoal.parallel._policies import (
+    QUEUE_AHEAD_AT_THE_END_SECONDS,
+    QUEUE_AHEAD_SECONDS,
+    READ_AHEAD,
+    READ_CALLS,
+    READ_SECONDS,
+    SHORTEST,
+    Pace,
+    Sizing,
+)
 
-#: A second batch is queued behind a running one only where the wait for the next would show.
-QUEUE_AHEAD_SECONDS = 0.05
-QUEUE_AHEAD_AT_THE_END_SECONDS = 0.005
-#: How many batches per slot are read ahead where the number of calls is not known, so that the end is seen in time.
-READ_AHEAD = 2
-#: While the end is not in sight, so many calls are read at once, or so many seconds of work, or as many as were given
-#: out by then: the caller takes time to make them, and workers wait meanwhile.
-READ_CALLS, READ_SECONDS = 64, 0.005
+#: Sequences of results, in the order in which the consumer receives them.
+Ready = list[Sequence[Any]]
+
+
+class Results:
+    """The results of a run, until they can be delivered.
+
+    Parameters
+    ----------
+    ordered
+        Whether results are delivered in the order of their calls, or as they come.
+
+    Attributes
+    ----------
+    buffered
+        The results that came before the result of an earlier call, by the index of their first call.
+    delivered
+        The number of results that were delivered. Where results are ordered, that is also the index of the call whose
+        result is awaited.
+    completed
+        The number of calls that have a result.
+    consumed
+        The number of results that the consumer of a generator has taken.
+
+    Notes
+    -----
+    Not thread-safe, except that `consumed` may change in another thread.
+    """
+
+    def __init__(self, ordered: bool = True) -> None:
+        self.ordered = ordered
+        self.buffered: dict[int, Sequence[Any]] = {}
+        self.delivered = self.completed = self.consumed = 0
+
+    def add(self, start: int, values: Sequence[Any]) -> Ready:
+        """Add the results of consecutive calls; return the results that can now be delivered.
+
+        Parameters
+        ----------
+        start
+            The index of the first call.
+        values
+            The results.
+        """
+        if not values:
+            return []
+        if self.ordered and start != self.delivered:
+            self.buffered[start] = values
+            self.completed += len(values)
+            return []
+        ready = [values]
+        # Threads compute their room from these two. In this order they never find more room than there is.
+        self.delivered += len(values)
+        while self.buffered and self.delivered in self.buffered:
+            ready.append(self.buffered.pop(self.delivered))
+            self.delivered += len(ready[-1])
+        self.completed += len(values)
+        return ready
+
+    def add_error(self, index: int, error: BaseException) -> Ready:
+        """Add an exception as the result of a call; return the results that can now be delivered."""
+        return self.add(index, (error,))
+
+    def flush(self) -> Ready:
+        """Return the buffered results, in the order of their calls. The missing results will never come."""
+        buffered = [values for _, values in sorted(self.buffered.items())]
+        self.buffered.clear()
+        return buffered
 
 
 class Schedule:
-    """The calls of one run, from the caller's iterator to the results that are due.
+    """The calls of one run, from the caller's iterator to the results that can be delivered.
 
     Parameters
     ----------
     calls
-        The caller's calls; they are pulled no earlier than `pre_dispatch` allows.
+        The caller's calls, or a :class:`CallQueue`. They are read no earlier than `pre_dispatch` allows.
     slots
         The number of batches that can run at a time.
     size
         The calls per batch: a number, or a policy that takes a :class:`~shoal.parallel._policies.Pace`.
     pre_dispatch
-        The number of batches that may be in flight at a time; None for no bound, all calls being read at once.
+        The number of batches that may be in flight at a time. None for no bound: then all calls are read at once.
     total
         The number of calls, if it is known.
     ordered
-        Whether results are due in the order of their calls, or as they come.
+        Whether results are delivered in the order of their calls, or as they come.
     max_pending
-        The calls that may be under way, or done and due and not taken: a number, or a policy that takes a
-        :class:`~shoal.parallel._policies.Pace` and the size of batches; None for no bound. What waits behind an
-        unfinished call does not count.
+        The number of calls that may be in flight, or delivered and not consumed: a number, or a policy that takes a
+        :class:`~shoal.parallel._policies.Pace` and the size of batches; None for no bound. Buffered results do not
+        count, because the consumer cannot take them.
     distance
         How far away the workers are, as :attr:`~shoal.Backend.distance`.
 
+    Attributes
+    ----------
+    queue, results, sizing
+        The three parts: calls before they run, results after that, and the sizes of batches.
+    in_flight
+        The number of batches that were dispatched and have not come back.
+    awaiting_retry
+        The number of failed calls that wait until their retry delay has elapsed.
+
     Notes
     -----
-    Not thread-safe: who shares a schedule between threads holds a lock.
+    Not thread-safe: threads that share a schedule hold a lock.
     """
 
-    #: Whether a batch may be asked for before a slot is free for it.
-    early = True
+    #: Whether the next batch may be prepared before a slot is free for it.
+    prefetches = True
 
     def __init__(
         self,
-        calls: Iterable[Call],
+        calls: Iterable[Call] | CallQueue,
         *,
         slots: int,
         size: int | Callable[[Pace], int] = 1,
@@ -75,261 +154,131 @@ class Schedule:
         max_pending: int | Callable[[Pace, int], int] | None = None,
         distance: float = 1.0,
     ) -> None:
-        if pre_dispatch is None:
-            calls = list(calls)
-            total = len(calls)
-        self._calls = iter(calls)
-        self._slots = slots
-        self._policy = None if isinstance(size, int) else size
-        self._total = total
-        self.ordered = ordered
-        self._bound = pre_dispatch
-        self._distance = distance
-        self._pending_policy = None if isinstance(max_pending, int) else max_pending
-        # So that a small bound still leaves work for all slots.
-        self._largest = max(max_pending // (2 * slots), 1) if isinstance(max_pending, int) else sys.maxsize
-        self._ahead = Batch(0)
-        self._given_back: list[Batch] = []
-        self._even: int | None = None
-        self.held: dict[int, Sequence[Any]] = {}
-        self._due = 0
-        self.pace = Pace()
-        self.size = min(size if isinstance(size, int) else size(self.pace), self._largest)
-        self._max_pending = max_pending if isinstance(max_pending, int) else None
-        if self._pending_policy is not None:
-            self._max_pending = self._pending_policy(self.pace, self.size)
+        if not isinstance(calls, CallQueue):
+            if pre_dispatch is None:
+                calls = list(calls)
+                total = len(calls)
+            calls = CallQueue(calls, total)
+        self.queue = calls
+        self.results = Results(ordered)
+        self.sizing = Sizing(slots, size, max_pending, distance)
         self.in_flight = 0
-        #: The number of calls that are kept elsewhere, to be given back later.
-        self.resting = 0
-        #: The number of due results that were taken.
-        self.taken = 0
-        self.exhausted = False
-        self.dispatched = 0
-        self.completed_calls = 0
+        self.awaiting_retry = 0
+        self._bound = sys.maxsize if pre_dispatch is None else pre_dispatch
 
     @property
     def finished(self) -> bool:
-        """Whether every call has been read, given out and completed."""
-        return self.given_out and not (self.in_flight or self.resting)
-
-    @property
-    def given_out(self) -> bool:
-        """Whether no call is left to be given out, as far as is known now."""
-        return self.exhausted and not (self._ahead or self._given_back)
-
-    @property
-    def gave_back(self) -> int:
-        """The number of batches that are to be given out again."""
-        return len(self._given_back)
-
-    @property
-    def read(self) -> int:
-        """The number of calls that were read from the caller's iterator."""
-        return self.dispatched + len(self._ahead)
-
-    @property
-    def bounded(self) -> bool:
-        """Whether calls wait until results are taken."""
-        return self._max_pending is not None
+        """Whether every call was read, dispatched and completed."""
+        return self.queue.empty and not (self.in_flight or self.awaiting_retry)
 
     @property
     def room(self) -> int:
-        """How many calls may be given out for the first time before more results are taken."""
-        if self._max_pending is None:
+        """How many calls may be dispatched for the first time before the consumer takes more results."""
+        if self.sizing.max_pending is None:
             return sys.maxsize
-        due = self._due if self.ordered else self.completed_calls
-        return self._max_pending - (self.dispatched - self.completed_calls) - (due - self.taken)
+        results = self.results
+        in_flight = self.queue.dispatched - results.completed
+        return self.sizing.max_pending - in_flight - (results.delivered - results.consumed)
 
     def next_batch(self, busy: bool = False, room: int = sys.maxsize) -> Batch | None:
-        """Return the next batch for a slot, or None if there is none to give now.
+        """Return the next batch for a slot; None if the slot gets none now.
 
         Parameters
         ----------
         busy
-            Whether the slot already runs a batch, behind which this one would wait.
+            Whether the slot runs a batch already, behind which this one would wait.
         room
-            What :attr:`room` was; results may have been taken since.
+            The value of :attr:`room`. The caller reads it, since results may be consumed in another thread meanwhile.
 
         Raises
         ------
         Exception
             Whatever the caller's iterator raises.
         """
-        if self._bound is not None and self.in_flight >= self._bound:
+        if self.in_flight >= self._bound or (busy and not self.sizing.pace.calls):
             return None
-        if busy and not self.pace.calls:
+        if room <= 0 and not self.queue.requeued:
             return None
-        if room <= 0 and not self._given_back:
-            return None
-        size = self._fair_size(room)
-        source = min(self._given_back, key=attrgetter("start"), default=self._ahead)
-        size = min(size, len(source))
-        if source is self._ahead:
-            size = min(size, room)
-        if not size or (busy and not self.worth_queueing(size)):
-            return None
-        batch = source.split(size)
-        if not batch:
-            return None
-        if source is self._ahead:
-            self.dispatched += len(batch)
-        elif not source:
-            self._given_back.remove(source)
-        self.in_flight += 1
+        batch = self.queue.next_batch(self._read_ahead(room), room, self.worth_queueing if busy else None)
+        if batch is not None:
+            self.in_flight += 1
         return batch
 
     def completed(
         self, batch: Batch, values: Sequence[Any], elapsed: float = 0.0, nbytes: int = 0, returned: int = 0
-    ) -> list[Sequence[Any]]:
-        """Take the results of a batch; return the sequences of results that are now due.
+    ) -> Ready:
+        """Add the results of a batch; return the results that can now be delivered.
 
         Parameters
         ----------
         batch
-            What was given out.
+            The batch that was dispatched.
         values
-            The results of its calls; if there are fewer, the other calls were not begun, and are to be given out again.
+            The results of its calls. If there are fewer results than calls, the worker has not begun the other calls,
+            and they are requeued.
         elapsed
-            The seconds that the calls took where they ran.
+            The seconds that the calls took in the worker.
         nbytes, returned
-            The bytes that travelled, both ways, and back.
+            The bytes that travelled in both directions, and those that travelled back.
         """
         start = batch.start
         if len(values) < len(batch):
             batch.split(len(values))
-            self.give_back(batch)
+            self.queue.requeue(batch)
         self.in_flight -= 1
-        self.completed_calls += len(values)
-        self.measure(len(values), elapsed, nbytes, returned)
-        return self._settle(start, values)
-
-    def measure(self, calls: int, elapsed: float, nbytes: int = 0, returned: int = 0) -> None:
-        """Take in what calls have cost: the seconds, and the bytes that travelled, both ways, and back."""
-        self.pace.add(calls, elapsed, nbytes, returned)
-        if self._policy is not None:
-            self.size = min(self._policy(self.pace), self._largest)
-        if self._pending_policy is not None:
-            self._max_pending = self._pending_policy(self.pace, self.size)
+        self.sizing.measure(len(values), elapsed, nbytes, returned)
+        return self.results.add(start, values)
 
     def lost(self, batch: Batch, at: int | None) -> Batch | None:
-        """Take note that a batch is in flight no more; return the one call that is to blame, the others run again.
+        """Requeue a batch that will not come back, without the call that is to blame; return that call.
 
         Parameters
         ----------
         batch
-            What was given out, or what is left of it.
+            The batch that was dispatched, or the rest of it.
         at
-            The place in the batch of the call that is to blame, -1 if none is, None if nobody knows: then each half of
-            the batch runs again by itself, which leads to the call if there is one.
+            The position in the batch of the call that is to blame; -1 if none is; None if that is unknown. Then each
+            half of the batch runs again by itself. If one call is to blame, the halves lead to it.
         """
         self.in_flight -= 1
         return self.isolate(batch, at)
 
     def isolate(self, batch: Batch, at: int | None) -> Batch | None:
-        """Do as :meth:`lost`, for what is left of a batch that was completed."""
+        """Do what :meth:`lost` does, for the rest of a batch whose other calls were completed."""
         call = None
         if at is None and len(batch) > 1:
-            self.give_back(batch.split(len(batch) // 2))
+            self.queue.requeue(batch.split(len(batch) // 2))
         elif at != -1:
-            self.give_back(batch.split(at or 0))
+            self.queue.requeue(batch.split(at or 0))
             call = batch.split(1)
-        self.give_back(batch)
+        self.queue.requeue(batch)
         return call
 
-    def give_back(self, batch: Batch) -> None:
-        """Take back calls that are to be given out again, before those that were never given out."""
-        if len(batch):
-            self._given_back.append(batch)
-
-    def ready(self) -> list[Sequence[Any]]:
-        """Return all results that still wait for earlier ones, in order: those will not come any more."""
-        held = [values for _, values in sorted(self.held.items())]
-        self.held.clear()
-        return held
-
-    def take(self) -> tuple[int, Call] | None:
-        """Return the next call and its index, or None if there is none: what a pull loop uses, one call at a time."""
-        if self._given_back:
-            (call,) = batch = self._given_back.pop()
-            return batch.start, call
-        try:
-            call = next(self._calls)
-        except StopIteration:
-            self.exhausted = True
-            return None
-        index = self.dispatched
-        self.dispatched = index + 1
-        return index, call
-
-    def waiting(self) -> int:
-        """Return how many there are that can be given out without a look at the input: what a pull loop begins for."""
-        return self.gave_back
-
-    def failed(self, index: int, error: BaseException) -> list[Sequence[Any]]:
-        """Take the exception of a call as its result; return the sequences of results that are now due."""
-        return self.settle(index, error)
-
-    def settle(self, index: int, value: Any) -> list[Sequence[Any]]:
-        """Take the result of a call that was taken; return the sequences of results that are now due."""
-        self.completed_calls += 1
-        return self._settle(index, (value,))
-
-    def _settle(self, start: int, values: Sequence[Any]) -> list[Sequence[Any]]:
-        if not values:
-            return []
-        if not self.ordered:
-            return [values]
-        if start != self._due:
-            self.held[start] = values
-            return []
-        due = [values]
-        self._due += len(values)
-        while self.held and self._due in self.held:
-            due.append(self.held.pop(self._due))
-            self._due += len(due[-1])
-        return due
-
-    @property
-    def due(self) -> int:
-        """The index of the call whose result is awaited, where results are ordered."""
-        return self._due
-
-    @property
-    def _left(self) -> int | None:
-        """The number of calls that were not given out yet; None as long as nobody knows."""
-        given_back = sum(map(len, self._given_back))
-        if self.exhausted:
-            return len(self._ahead) + given_back
-        return None if self._total is None else max(self._total - self.dispatched, len(self._ahead)) + given_back
+    def available(self) -> int:
+        """Return how many idle threads would find a call to run; the caller's iterator is not read for that."""
+        in_flight = self.queue.dispatched - self.results.completed
+        return self.queue.available(max(min(self.sizing.slots, self._bound - in_flight), 0))
 
     def worth_queueing(self, size: int) -> bool:
-        """Tell whether the way of a batch of that size is long beside its work, so that one should wait on the spot."""
-        left = self._left
-        ending = left is not None and left <= size * self._slots * READ_AHEAD
-        limit = self._distance * (QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS)
-        return size * self.pace.seconds_per_call < limit
+        """Tell whether a batch of `size` calls should wait at its worker: to send it takes long beside its work."""
+        left, sizing = self.queue.left, self.sizing
+        ending = left is not None and left <= size * sizing.slots * READ_AHEAD
+        limit = sizing.distance * (QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS)
+        return size * sizing.pace.seconds_per_call < limit
 
-    def _fair_size(self, room: int) -> int:
-        """Return the size of the next batch: smaller towards the end, so that the slots finish together."""
-        # Where the number of calls is not known, two rounds are read ahead, so that the end is seen when shares begin
-        # to shrink; not before a first result is there, since until then one may read no further.
-        wanted = at_once = min(self.size, room)
-        if self._policy is not None and self._total is None and self.pace.calls:
-            wanted = READ_AHEAD * self.size * self._slots
-            with_work = int(READ_SECONDS / max(self.pace.seconds_per_call, SHORTEST))
-            at_once = len(self._ahead) + max(READ_CALLS, with_work, self.dispatched)
-        if not self._given_back:
-            self._pull(min(wanted, at_once))
-        left = self._left
-        if self._policy is None or (left is None and (self._given_back or len(self._ahead) >= wanted)):
-            return self.size
-        if left is None:  # there may be more
-            return min(self.size, self.pace.share(len(self._ahead), self._slots))
-        if self._even is None and self.pace.calls:
-            self._even = max(-(-left // self._slots), 1)
-        return min(self.size, self.pace.share(left, self._slots), self._even or 1)
-
-    def _pull(self, wanted: int) -> None:
-        missing = wanted - len(self._ahead)
-        if missing > 0 and not self.exhausted:
-            self.exhausted = not self._ahead.pull(self._calls, missing)
+    def _read_ahead(self, room: int) -> int:
+        """Read calls ahead; return the size of the next batch, which shrinks towards the end of the input."""
+        calls, sizing, pace = self.queue, self.sizing, self.sizing.pace
+        # Where the number of calls is unknown, two rounds are read ahead, so that the end is seen when batches have to
+        # shrink. Before a first result is there, no more may be read than is dispatched.
+        wanted = at_once = min(sizing.size, room)
+        if sizing.adapts and calls.total is None and pace.calls:
+            wanted = READ_AHEAD * sizing.size * sizing.slots
+            with_work = int(READ_SECONDS / max(pace.seconds_per_call, SHORTEST))
+            at_once = len(calls.ahead) + max(READ_CALLS, with_work, calls.dispatched)
+        if not calls.requeued:
+            calls.fill(min(wanted, at_once))
+        left = calls.left
+        if left is None and (calls.requeued or len(calls.ahead) >= wanted):
+            return sizing.size
+        return sizing.fair(len(calls.ahead) if left is None else left, left is not None)

@@ -1,10 +1,10 @@
-"""``Parallel(seed=)``: a random generator for each call, the same wherever and however often it runs.
+"""``Parallel(seed=)``: a random generator for each call, the same wherever and however often the call runs.
 
 ::
 
-    calls ──over──> calls with rng=Seed     a stand-in, of a few numbers, while the call travels and waits
-                                │
-                                └─ resolved before each attempt ──> numpy.random.Generator, at its beginning
+    calls ──seeded──> calls with rng=Seed     a placeholder of a few numbers, while the call waits and travels
+                                  │
+                                  └─ resolved before each attempt ──> numpy.random.Generator, at its beginning
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 
 from numpy.random import Generator, SeedSequence, default_rng
 
-from shoal.parallel._delayed import StandIn, describe, is_call
+from shoal.parallel._delayed import Placeholder, describe, is_call
 
 #: The name of the argument.
 NAME = "rng"
 
 
-class Seed(StandIn):
-    """What stands for the random generator of one call."""
+class Seed(Placeholder):
+    """Takes the place of the random generator of one call, until the call runs."""
 
     __slots__ = ("_state",)
 
     def __init__(self, *state: Any) -> None:
-        StandIn.in_use = True
+        Placeholder.in_use = True
         self._state = state
 
     def resolve(self) -> Generator:
@@ -52,19 +52,20 @@ def _generator(entropy: Any, spawn_key: tuple[int, ...], pool_size: int) -> Gene
 
 
 class Seeds:
-    """The generators of a run: that of call i is seeded by the i-th child that `seed` would spawn.
+    """The random generators of a run. That of call i is seeded by the i-th child that `seed` would spawn.
 
     Parameters
     ----------
     seed
-        As for :class:`~shoal.Parallel`. A SeedSequence stays as it is; its children so far are left out.
+        As for :class:`~shoal.Parallel`. A SeedSequence is not changed, and the children that it has spawned already
+        are not used again.
 
     Raises
     ------
     TypeError
-        If it is no seed.
+        If `seed` is neither an integer, nor a sequence of integers, nor a SeedSequence.
     ValueError
-        If a number of it is negative.
+        If an integer is negative.
     """
 
     def __init__(self, seed: Any) -> None:
@@ -73,16 +74,18 @@ class Seeds:
         self._spawn_key = tuple(root.spawn_key)
         self._first = root.n_children_spawned
 
-    def over(self, calls: Iterable[Any]) -> Iterator[Any]:
-        """Give each call its generator, unless it has one of its own; pass on what is no call.
+    def seeded(self, calls: Iterable[Any]) -> Iterator[Any]:
+        """Yield the calls, each with its generator as the argument `rng`, unless it passes an `rng` already.
+
+        An item that is no call is yielded as it is: the run raises the error for it.
 
         Raises
         ------
         TypeError
-            If a function cannot take it.
+            If a function has no argument `rng`.
         """
-        latest: Any = Seeds  # no function of a call; most calls of a run are of one function
-        place: int | None = None
+        latest: Any = Seeds  # a function that no call has; most calls of a run have one function
+        position: int | None = None
         for index, call in enumerate(calls):
             try:
                 function, args, kwargs = call
@@ -93,9 +96,9 @@ class Seeds:
                 yield call
                 continue
             if function is not latest:
-                place = _place(function, index)
+                position = _position_of_rng(function, index)
                 latest = function
-            if NAME in kwargs or (place is not None and len(args) > place):
+            if NAME in kwargs or (position is not None and len(args) > position):
                 yield call
             else:
                 spawn_key = (*self._spawn_key, self._first + index)
@@ -103,12 +106,12 @@ class Seeds:
             del call, args, kwargs
 
 
-def _place(function: Callable[..., Any], index: int) -> int | None:
-    """Return the place of `rng` among the positional arguments of a function, None if it is taken by name only."""
+def _position_of_rng(function: Callable[..., Any], index: int) -> int | None:
+    """Return the position of `rng` among the positional arguments of a function; None if it is keyword-only."""
     if isinstance(function, functools.partial) and NAME in function.keywords:
-        return -1  # it is there already, whatever the arguments are
+        return -1  # the partial passes it already
     parameters: Mapping[str, inspect.Parameter] = {}
-    with contextlib.suppress(TypeError, ValueError):  # of a builtin that does not tell
+    with contextlib.suppress(TypeError, ValueError):  # some builtins have no signature
         parameters = inspect.signature(function).parameters
     if NAME in parameters and parameters[NAME].kind is not inspect.Parameter.POSITIONAL_ONLY:
         by_name = parameters[NAME].kind is inspect.Parameter.KEYWORD_ONLY

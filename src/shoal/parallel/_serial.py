@@ -1,4 +1,4 @@
-"""Runs of one worker: a loop in the caller's thread, with next to no overhead and a plain traceback."""
+"""Runs with one worker: a loop in the caller's thread, with almost no overhead and a short traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shoal._tracebacks import warn
 from shoal.backends.base import index_of_call, placed_by, worker_index
 from shoal.errors import FallbackWarning, attach
-from shoal.parallel._delayed import Call, StandIn, is_call, not_a_call, parts, plain
+from shoal.parallel._delayed import Call, Placeholder, is_call, not_a_call, resolved, unpacked
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def warn_of_ignored(plan: Plan) -> None:
-    """Warn of each argument that has no effect where there is one worker."""
+    """Warn of each argument that has no effect in a run with one worker."""
     settings, options = plan.settings, {**plan.backend.given_options, **plan.options}
     values = {
         "timeout": plan.timeout,
@@ -33,9 +33,9 @@ def warn_of_ignored(plan: Plan) -> None:
 
 
 def run_plainly(calls: Iterable[Call], stopped: Callable[[], bool]) -> list[Any]:
-    """Run calls one after the other until there are no more, one fails, or the run was stopped.
+    """Run calls one after the other, until none are left, one fails, or the run is stopped; return their results.
 
-    This is for runs that nobody observes and that end with the first failure.
+    This is the fastest loop, for runs without a listener, retries or a cache, which end with the first failure.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def run_plainly(calls: Iterable[Call], stopped: Callable[[], bool]) -> list[Any]
     try:
         for call in calls:
             try:
-                function, args, kwargs = plain(parts(call, len(results))) if StandIn.in_use else call
+                function, args, kwargs = resolved(unpacked(call, len(results))) if Placeholder.in_use else call
             except (TypeError, ValueError):
                 raise not_a_call(call, len(results)) from None
             if stopped():
@@ -59,9 +59,9 @@ def run_plainly(calls: Iterable[Call], stopped: Callable[[], bool]) -> list[Any]
             except BaseException as error:
                 if not is_call((function, args, kwargs)):
                     raise not_a_call(call, len(results)) from None
-                from shoal.parallel._faults import named
+                from shoal.parallel._faults import described
 
-                attach(error, "call", named(len(results), (function, args, kwargs)))
+                attach(error, "call", described(len(results), (function, args, kwargs)))
                 raise
     except BaseException as error:
         attach(error, "results", dict(enumerate(results)))
@@ -72,37 +72,27 @@ def run_plainly(calls: Iterable[Call], stopped: Callable[[], bool]) -> list[Any]
 
 
 def run_one_by_one(
-    plan: Plan, calls: Iterable[Call], tell: Teller | None, stopped: Callable[[], bool], ended: Callable[[], None]
+    plan: Plan, calls: Iterable[Call], listener: Teller | None, stopped: Callable[[], bool], ended: Callable[[], None]
 ) -> Iterator[Any]:
-    """Yield the result of each call when the consumer asks for it.
+    """Yield None, then the result of each call when the consumer asks for it.
+
+    The caller takes the None at once. From then on, dropping the generator ends the run.
 
     Parameters
     ----------
     plan, calls
-        What is to be run.
-    tell
-        What tells of the run; None if nobody listens.
+        The values of all arguments, and the calls.
+    listener
+        Receives the events of the run; None if nobody listens.
     stopped
         Tells, before each call, whether the run was stopped.
     ended
         Called at the end of the run, whatever ends it.
-
-    Returns
-    -------
-    A generator that has begun: to drop it, even unused, ends the run.
     """
-    results = _one_by_one(plan, calls, tell, stopped, ended)
-    next(results)
-    return results
-
-
-def _one_by_one(
-    plan: Plan, calls: Iterable[Call], tell: Teller | None, stopped: Callable[[], bool], ended: Callable[[], None]
-) -> Iterator[Any]:
     from shoal.parallel._faults import Faults
-    from shoal.parallel._resume import keep
+    from shoal.parallel._resume import store
 
-    faults = Faults(plan.settings, tell)
+    faults = Faults(plan.settings, listener)
     error: BaseException | None = None
     inside = worker_index() or 0  # a loop inside a call belongs to the worker that runs that call
     done = 0
@@ -111,12 +101,12 @@ def _one_by_one(
         for call in calls:
             if stopped():
                 return
-            if tell is not None:
-                tell.dispatched(1)
-            call = parts(call, done)
+            if listener is not None:
+                listener.dispatched(1)
+            call = unpacked(call, done)
             while True:
-                function, args, kwargs = plain(call)  # anew for each attempt
-                outside = index_of_call.set(inside)  # for this call alone: between calls, the consumer's code runs
+                function, args, kwargs = resolved(call)  # anew for each attempt
+                outside = index_of_call.set(inside)  # only for this call, since the consumer's code runs between calls
                 try:
                     value = function(*args, **kwargs)
                 except BaseException as raised:
@@ -126,21 +116,21 @@ def _one_by_one(
                         break
                     time.sleep(wait)
                 else:
-                    keep(plan.memory, call, value)
+                    store(plan.memory, call, value)
                     break
                 finally:
                     index_of_call.reset(outside)
             done += 1
-            if tell is not None:
-                tell.completed(1, 0.0, 1)
+            if listener is not None:
+                listener.completed(1, 0.0, 1)
             yield value
             del value
-        if tell is not None:
-            tell.exhausted(done)
+        if listener is not None:
+            listener.exhausted(done)
     except BaseException as caught:
         error = caught
         raise
     finally:
         ended()
-        if tell is not None:
-            tell.finished(error)
+        if listener is not None:
+            listener.finished(error)

@@ -1,4 +1,11 @@
-"""What a run takes from its surroundings: argument before context before default."""
+"""The settings of a context, and how they combine: an argument goes before the context, the context before the default.
+
+::
+
+    parallel_config(...) ──> the context's Settings ──┐
+    Parallel(...), executor(...) ── arguments ────────┼──resolve──> a Backend, and Settings without defaults
+    a call in a worker ── nested_settings ────────────┘
+"""
 
 from __future__ import annotations
 
@@ -17,7 +24,7 @@ from shoal.parallel._checks import check, check_options, check_unowned, integer,
 
 
 class Default:
-    """The value of an argument that was not given; it shows what stands in for it."""
+    """Marks an argument that was not given. Its repr shows the default value."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -27,14 +34,14 @@ class Default:
 
 
 class Settings(NamedTuple):
-    """What runs take where they are not told otherwise.
+    """The values of the arguments that a context can set.
 
     Attributes
     ----------
     backend
         The backend, or the name of one; None for the default.
     depth
-        How deep the code that runs here is nested in runs: 0 outside, 1 in a worker.
+        How deep the current code is nested in runs: 0 outside of any, 1 in a worker.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
         As for :class:`~shoal.Parallel`.
     retries, retry_on, retry_wait, on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
@@ -68,12 +75,12 @@ _current: ContextVar[Settings] = ContextVar("shoal settings", default=Settings()
 
 
 def current() -> Settings:
-    """Return what the context sets."""
+    """Return the settings of the current context."""
     return _current.get()
 
 
 def given(**arguments: Any) -> dict[str, Any]:
-    """Return the arguments that were given."""
+    """Return the arguments that are not a :class:`Default`."""
     return {name: value for name, value in arguments.items() if not isinstance(value, Default)}
 
 
@@ -83,9 +90,9 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     Parameters
     ----------
     backend
-        What ``Parallel(backend=)`` was given, or a :class:`Default`.
+        The argument `backend` of ``Parallel``, which may be a :class:`Default`.
     **arguments
-        Its other arguments; those that are a :class:`Default` are taken from the context.
+        The other arguments. The context sets those that are a :class:`Default`.
 
     Raises
     ------
@@ -107,13 +114,13 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     return chosen, settings
 
 
-def may_go_on(settings: Settings) -> bool:
-    """Tell whether a run may outlive the failure of a call."""
+def survives_failures(settings: Settings) -> bool:
+    """Tell whether a run may go on after a call has failed."""
     return settings.on_error == "return" or settings.retries != 0
 
 
 def _choose(active: Backend | str | None, settings: Settings) -> Backend:
-    """Return the backend of the context, or the one that `prefer` and `require` put in its place."""
+    """Return the backend of the context, unless `prefer` or `require` ask for another one."""
     backend = _named(active if active is not None else backends.default_name())
     threads = (settings.require == "sharedmem" and not backend.in_process) or (
         active is None and settings.prefer == "threads" and not backend.in_process
@@ -140,27 +147,32 @@ def _named(backend: Any) -> Backend:
 
 
 class parallel_config:
-    """Set what ``Parallel`` takes where it is not told otherwise: within a ``with`` block, or from now on.
-
-    The settings belong to the current context (:mod:`contextvars`): to this thread, or to this asyncio task. Blocks
-    nest; an inner one changes what it names and leaves the rest.
+    """Set defaults of the arguments of ``Parallel``: within a ``with`` block, or from now on.
 
     Parameters
     ----------
-    backend
-        The name of a backend or an instance of one.
+    backend : str, Backend or multiprocessing context, optional
+        The backend of all runs that name none.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress, retries, retry_on, retry_wait, \
-    on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
-        As for :class:`~shoal.Parallel`, where an argument goes before these.
-    inner_max_num_threads : int or None
-        The threads that BLAS and OpenMP may use in each worker process. Needs `backend`.
+on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
+        As for :class:`~shoal.Parallel`. An argument of ``Parallel`` takes precedence.
+    inner_max_num_threads : int, optional
+        The number of threads that BLAS and OpenMP may use in each worker process. It needs `backend`.
     **backend_params
-        Options of the backend. They need `backend` by its name.
+        Options of the backend. They need `backend`, as a name.
 
     Raises
     ------
     ValueError
-        If the backend is unknown, or `backend_params` are given without its name.
+        If there is no such backend, a value cannot be used, or `backend_params` are given without the name of one.
+    TypeError
+        If an argument has the wrong type, or neither shoal nor the backend takes it.
+
+    Notes
+    -----
+    The settings belong to the current context (:mod:`contextvars`), which is that of one thread or one asyncio task.
+    Blocks may be nested: an inner block changes the arguments that it names, and keeps the others. Without ``with``,
+    ``unregister()`` restores the earlier settings.
 
     Examples
     --------
@@ -226,19 +238,19 @@ class parallel_config:
         self.unregister()
 
     def unregister(self) -> None:
-        """Go back to the settings from before."""
+        """Restore the settings that were in effect before."""
         _current.set(self._before)
 
 
 class parallel_backend(parallel_config):
-    """The older form of :class:`parallel_config`: `n_jobs` is -1 unless given.
+    """Set the default backend and number of workers: the older form of :class:`parallel_config`.
 
     Parameters
     ----------
-    backend
-        The name of a backend or an instance of one.
+    backend : str, Backend or multiprocessing context
+        The backend of all runs that name none.
     n_jobs : int
-        The number of workers.
+        The number of workers. The default is -1, one per CPU.
     inner_max_num_threads, **backend_params
         As for :class:`parallel_config`.
     """
@@ -252,16 +264,16 @@ class parallel_backend(parallel_config):
         return self.settings.backend, self.settings.n_jobs
 
 
-def _configured(who: str, backend: Any, inner_max_num_threads: int | None, backend_params: dict[str, Any]) -> Any:
-    """Return the backend that a context names, with its options."""
+def _configured(caller: str, backend: Any, inner_max_num_threads: int | None, backend_params: dict[str, Any]) -> Any:
+    """Return the backend that a context names, made with its options."""
     check({"inner_max_num_threads": inner_max_num_threads})
     inner = {} if inner_max_num_threads is None else {"inner_max_num_threads": inner_max_num_threads}
     if isinstance(backend, Default) or backend is None:
-        check_unowned(who, DEFAULTS, {**backend_params, **inner})
+        check_unowned(caller, DEFAULTS, {**backend_params, **inner})
         return backend
     if isinstance(backend, str):
         created = backends.create(backend, **backend_params, **inner)
-        check_options(who, [*DEFAULTS, "inner_max_num_threads"], created, created.given_options)
+        check_options(caller, [*DEFAULTS, "inner_max_num_threads"], created, created.given_options)
         return created
     if backend_params:
         raise ValueError("Constructor parameters backend_params are only supported when backend is a string.")
@@ -273,33 +285,33 @@ def _configured(who: str, backend: Any, inner_max_num_threads: int | None, backe
     return backend
 
 
-#: What runs that a call makes are to know: the name of their backend, their depth, and the CPUs for them; None for all.
+#: For runs inside a call: the name of their backend, their depth, and the number of CPUs that they share; None for all.
 Nested = tuple[str, int, int | None]
 
 
 @contextmanager
 def nested_settings(backend: str, depth: int, cpus: int | None, index: int | None = None) -> Iterator[None]:
-    """Run the block under the settings of a call: those of a program, but for the backend, the depth and the CPUs.
+    """Run the block under the settings of a call. They are the defaults, but for the backend, the depth and the CPUs.
 
     Parameters
     ----------
     backend, depth, cpus
-        What is nested in it, as :data:`Nested`.
+        As for :data:`Nested`.
     index
-        That of its worker, where that is this thread. It keeps a cap of its BLAS threads.
+        The index of the worker, if this thread is one. Then its BLAS threads are limited too, also after the block.
     """
     settings = _current.set(_nested(backend, depth))
     budget = budget_of_call.set(cpus)
-    place = None
+    index_token = None
     if index is not None:
-        place = index_of_call.set(index)
+        index_token = index_of_call.set(index)
         if cpus is not None:
             cap_this_thread(cpus)
     try:
         yield
     finally:
-        if place is not None:
-            index_of_call.reset(place)
+        if index_token is not None:
+            index_of_call.reset(index_token)
         budget_of_call.reset(budget)
         _current.reset(settings)
 
@@ -314,13 +326,22 @@ def effective_n_jobs(n_jobs: int | None = -1) -> int:
 
     Parameters
     ----------
-    n_jobs
-        As for :class:`~shoal.Parallel`; None is what the context sets, or else the backend's default.
+    n_jobs : int, optional
+        As for :class:`~shoal.Parallel`. None means what the context sets, otherwise the backend's default.
+
+    Returns
+    -------
+    int
+        The number of workers, at least 1.
 
     Raises
     ------
     ValueError
-        If it is 0.
+        If `n_jobs` is 0, or no integer can be made of it.
+
+    Notes
+    -----
+    Thread-safe.
     """
     backend, settings = resolve(n_jobs=DEFAULTS["n_jobs"] if n_jobs is None else integer(n_jobs))
     return backend.workers(settings.n_jobs, settings.depth)

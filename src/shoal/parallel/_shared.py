@@ -15,7 +15,7 @@ from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any, ClassVar
 from weakref import WeakSet
 
-from shoal.parallel._delayed import Call, StandIn, shallow
+from shoal.parallel._delayed import Call, Placeholder, shallow
 
 #: An object's parts, and the object made anew of others.
 Parts = Callable[[Any], list[Any]]
@@ -32,7 +32,7 @@ _REDUCTIONS: frozenset[Any] = frozenset(
 ) | {functools.partial.__reduce__}
 
 
-class Shared(StandIn):
+class Shared(Placeholder):
     """An argument that each worker receives and decodes once per run; see :func:`shared`."""
 
     __slots__ = ("__weakref__", "value")
@@ -41,7 +41,7 @@ class Shared(StandIn):
     alive: ClassVar[WeakSet[Shared]] = WeakSet()
 
     def __init__(self, value: Any) -> None:
-        StandIn.in_use = True
+        Placeholder.in_use = True
         self.value = value
         Shared.alive.add(self)
 
@@ -115,7 +115,7 @@ def _unmarked(value: Any, memo: Memo) -> Any:
     cls = type(value)
     if cls in _LEAVES:
         return value
-    if issubclass(cls, StandIn):
+    if issubclass(cls, Placeholder):
         return value.resolve()
     return _rebuilt(value, memo) if _holds_any(value) else value
 
@@ -133,7 +133,7 @@ def _holds_any(value: Any) -> bool:
         seen[id(obj)] = obj
         parts = form[0](obj)
         kinds: set[Any] = set(map(type, parts)) - _LEAVES
-        if any(issubclass(kind, StandIn) for kind in kinds):
+        if any(issubclass(kind, Placeholder) for kind in kinds):
             return True
         kinds = {kind for kind in kinds if _form(kind) is not None}
         if kinds:
@@ -144,7 +144,7 @@ def _holds_any(value: Any) -> bool:
 def _rebuilt(obj: Any, memo: Memo) -> Any:
     """Return an object with what is marked in it; where it holds itself, that stays as it was."""
     cls: Any = type(obj)
-    if issubclass(cls, StandIn):
+    if issubclass(cls, Placeholder):
         return obj.resolve()
     form = _form(cls)
     if form is None:
@@ -242,4 +242,4 @@ def _make_reduced(_obj: Any, parts: list[Any]) -> Any:
     return made
 
 
-StandIn.look_through = unmarked
+Placeholder.resolve_nested = unmarked

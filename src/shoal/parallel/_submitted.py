@@ -1,11 +1,11 @@
-"""The schedule of an executor: its input stays open, and each outcome goes to the future that waits for it.
+"""The schedule of an executor: calls may be added until it is closed, and each result goes to the future of its call.
 
 ::
 
-    submit ──add──> waiting ──next_batch, take──> in flight ──completed, settle──> the call's future
-                      │  ^                            │   ^
-                      │  └ cancelled ones never run   └───┘ given back, as in any schedule
-                      └─ the run is woken if it has looked here since the last call came
+    submit ──add──> SubmissionQueue ──next_batch, next_call──> in flight ──completed──> FutureResults ──> a future
+                      │  ^                                        │
+                      │  └── cancelled calls never run            └── calls of a lost batch are requeued
+                      └─ wakes the run if the run has looked here since the last call came
 """
 
 from __future__ import annotations
@@ -18,24 +18,32 @@ from types import MethodType
 from typing import Any
 
 from shoal.parallel._batch import Batch
+from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel._policies import Pace
-from shoal.parallel._schedule import Schedule
+from shoal.parallel._schedule import Ready, Results, Schedule
+
+#: The futures of the calls that were dispatched and have no result yet, by the index of the call.
+Futures = dict[int, Future[Any]]
 
 
 class Waiting:
-    """Calls that were submitted and not given out yet, with their futures.
+    """The calls that were submitted and not dispatched yet, each with its future.
+
+    Parameters
+    ----------
+    futures
+        Receives the future of each call that is dispatched.
 
     Notes
     -----
-    Any thread may add calls; one at a time gives them out.
+    Any thread may add calls; one thread at a time dispatches them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, futures: Futures) -> None:
         self._calls: deque[tuple[Future[Any], Call]] = deque()
-        self._given_out = 0
-        #: The futures of the calls that were given out and have no outcome yet, by the index of the call.
-        self.futures: dict[int, Future[Any]] = {}
+        self._dispatched = 0
+        self._futures = futures
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -45,98 +53,172 @@ class Waiting:
         self._calls.append((future, call))
 
     def cancel(self) -> None:
-        """Cancel them all."""
+        """Cancel all calls."""
         for future, _ in self._calls.copy():
             future.cancel()
 
     def split(self, size: int) -> Batch:
-        """Give out the next `size` calls at most, those of one function; none of them can be cancelled any more.
+        """Remove and return the next calls of one function, `size` at most. From now on they cannot be cancelled.
 
-        Calls of other functions take other times, and would hold up the results of these.
+        Calls of different functions do not share a batch. They take different times, and the results of the fast ones
+        would wait for the slow ones.
         """
-        batch = Batch(self._given_out)
-        batch.pull(self._take(size), size)
+        batch = Batch(self._dispatched)
+        batch.pull(self._next_calls(size), size)
         return batch
 
-    def _take(self, size: int) -> Iterator[Call]:
+    def _next_calls(self, size: int) -> Iterator[Call]:
         last: Any = None
-        taken = 0
-        while taken < size and self._calls:
+        number = 0
+        while number < size and self._calls:
             call = self._calls[0][1]
-            if taken and not _same(call[0], last):
+            if number and not _same(call[0], last):
                 return
             future, _ = self._calls.popleft()
             if future.set_running_or_notify_cancel():
-                self.futures[self._given_out] = future
-                self._given_out += 1
-                taken += 1
+                self._futures[self._dispatched] = future
+                self._dispatched += 1
+                number += 1
                 last = call[0]
                 yield call
 
 
-class Submitted(Schedule):
-    """The calls of an executor, and the futures that wait for their outcomes.
+class SubmissionQueue(CallQueue):
+    """The calls of an executor that no worker has yet. Any thread may add calls until the queue is closed.
 
     Parameters
     ----------
-    slots, size, distance
-        As for :class:`Schedule`.
+    futures
+        Receives the future of each call that is dispatched.
 
     Attributes
     ----------
     exhausted
         Whether no more calls may be submitted.
     wake
-        Called when a call has come and the run does not know.
+        Called when a call was added that the run does not know about.
     """
 
-    early = False  # what is given out cannot be cancelled any more
-
-    def __init__(self, slots: int, size: int | Callable[[Pace], int], distance: float = 1.0) -> None:
-        super().__init__((), slots=slots, size=size, ordered=False, distance=distance)
-        self._ahead: Any = Waiting()
-        self._lock = threading.Lock()  # over what follows, and over calls that are added
-        self._looked = False  # whether the run has found room for a call since the last one came
+    def __init__(self, futures: Futures) -> None:
+        super().__init__((), total=0)  # beside those that wait, no call is known to come
+        self.ahead = Waiting(futures)
+        self.wake: Callable[[], object] = int  # there is no run to wake yet
+        self._lock = threading.Lock()  # guards what follows, and the adding of calls
+        self._looked = False  # whether the run has looked for calls since the last one was added
         self._refusal: Callable[[], BaseException] = _shut_down
-        self.wake: Callable[[], object] = int  # nobody to wake yet
 
-    def submit(self, future: Future[Any], call: Call) -> None:
-        """Take a call, and the future that is to have its outcome; from any thread.
+    def add(self, future: Future[Any], call: Call) -> None:
+        """Add a call, whose result goes to `future`; from any thread.
 
         Raises
         ------
         RuntimeError
-            If no more calls are taken.
+            If the queue is closed.
         """
         with self._lock:
             if self.exhausted:
                 raise self._refusal()
-            self._ahead.add(future, call)
+            self.ahead.add(future, call)
             wake, self._looked = self._looked, False
         if wake:
             self.wake()
 
-    def close(self, cancel: bool = False) -> None:
-        """Take no more calls; with `cancel`, cancel those that were not given out. From any thread."""
-        with self._lock:
-            self.exhausted = True
-        if cancel:
-            self._ahead.cancel()
-        self.wake()
+    def close(self, refusal: Callable[[], BaseException] | None = None) -> None:
+        """Accept no more calls; from any thread.
 
-    def drop(self) -> None:
-        """Take no more calls, as nobody is left who could submit one; the collector may call it anywhere."""
-        self.exhausted = True  # without the lock, which the thread that is interrupted may hold
-        self.wake()
+        Parameters
+        ----------
+        refusal
+            Makes the exception that later calls of :meth:`add` raise; None for the one that stands.
+        """
+        with self._lock:
+            if refusal is not None:
+                self._refusal = refusal
+            self.exhausted = True
 
     def forked(self) -> None:
-        """Take no more calls in a forked child, where nobody runs them."""
-        self._lock = threading.Lock()
-        self._refusal = _not_here
-        self.exhausted = True
+        """Accept no more calls in a forked child, where no thread runs them."""
+        self._lock = threading.Lock()  # another thread of the parent may have held the old one
+        self.close(_belongs_to_parent)
+
+    def next_call(self) -> tuple[int, Call] | None:
+        """Return the index of the next call, and the call; None if there is none now."""
+        if self.requeued:
+            return super().next_call()
+        batch = self.ahead.split(1)
+        if not batch:
+            return None
+        self.dispatched += 1
+        (call,) = batch
+        return batch.start, call
+
+    def available(self, _wanted: int) -> int:
+        """Return the number of calls that can be dispatched. When more are added, they wake the run."""
+        with self._lock:
+            self._looked = True
+            return len(self.requeued) + len(self.ahead)
+
+
+class FutureResults(Results):
+    """The results of an executor, each of which goes to the future of its call."""
+
+    def __init__(self, futures: Futures) -> None:
+        super().__init__(ordered=False)
+        self._futures = futures
+
+    def add(self, start: int, values: Sequence[Any]) -> Ready:
+        """Set the results of consecutive calls on their futures."""
+        self.completed += len(values)
+        for index, value in enumerate(values, start):
+            self._futures.pop(index).set_result(value)
+        return []
+
+    def add_error(self, index: int, error: BaseException) -> Ready:
+        """Set an exception on the future of a call."""
+        self.completed += 1
+        self._futures.pop(index).set_exception(error)
+        return []
+
+
+class Submitted(Schedule):
+    """The calls of an executor, from their submission to the results of their futures.
+
+    Parameters
+    ----------
+    slots, size, distance
+        As for :class:`Schedule`.
+    """
+
+    queue: SubmissionQueue
+
+    prefetches = False  # a call that was dispatched cannot be cancelled any more
+
+    def __init__(self, slots: int, size: int | Callable[[Pace], int], distance: float = 1.0) -> None:
+        self._futures: Futures = {}
+        super().__init__(SubmissionQueue(self._futures), slots=slots, size=size, distance=distance)
+        self.results = FutureResults(self._futures)
+
+    def close(self, cancel: bool = False) -> None:
+        """Accept no more calls; with `cancel`, cancel those that were not dispatched. From any thread."""
+        self.queue.close()
+        if cancel:
+            self.queue.ahead.cancel()
+        self.queue.wake()
+
+    def drop(self) -> None:
+        """Accept no more calls, because nobody is left who could submit one."""
+        # The collector may call this in any thread, also in one that it interrupts while it holds the lock.
+        self.queue.exhausted = True
+        self.queue.wake()
 
     def abandon(self, error: BaseException | None) -> None:
-        """Settle the futures that are left when the run has ended: before its time if there are any."""
+        """Set an exception on the futures that have no result when the run has ended.
+
+        Parameters
+        ----------
+        error
+            The exception that ended the run early; None if there was none.
+        """
 
         def refusal() -> BaseException:
             if error is None:
@@ -145,52 +227,22 @@ class Submitted(Schedule):
             broken.__cause__ = error
             return broken
 
-        with self._lock:
-            if error is not None:
-                self._refusal = refusal
-            self.exhausted = True
-        while self._ahead:
-            self._ahead.split(len(self._ahead))
-        futures, self._ahead.futures = self._ahead.futures, {}
-        for future in futures.values():
+        self.queue.close(None if error is None else refusal)
+        while self.queue.ahead:
+            self.queue.ahead.split(len(self.queue.ahead))
+        futures = list(self._futures.values())
+        self._futures.clear()
+        for future in futures:
             future.set_exception(refusal())
 
-    def waiting(self) -> int:
-        """Return the number of calls that can be given out; the run is woken when there are more."""
-        with self._lock:
-            self._looked = True
-            return self.gave_back + len(self._ahead)
-
-    def take(self) -> tuple[int, Call] | None:
-        """Return the next call and its index, or None if there is none now."""
-        if self._given_back:
-            return super().take()
-        batch = self._ahead.split(1)
-        if not batch:
-            return None
-        self.dispatched += 1
-        (call,) = batch
-        return batch.start, call
-
-    def failed(self, index: int, error: BaseException) -> list[Sequence[Any]]:
-        """Give a call's future the exception that stands."""
-        self.completed_calls += 1
-        self._ahead.futures.pop(index).set_exception(error)
-        return []
-
-    def _settle(self, start: int, values: Sequence[Any]) -> list[Sequence[Any]]:
-        for index, value in enumerate(values, start):
-            self._ahead.futures.pop(index).set_result(value)
-        return []
-
-    def _fair_size(self, _room: int) -> int:
-        """Return the size of the next batch: half of an even share of what waits, so that few calls wait for none."""
-        self.waiting()
-        return self.size if self._policy is None else min(self.size, -(-(self._left or 0) // (2 * self._slots)))
+    def _read_ahead(self, _room: int) -> int:
+        """Return the size of the next batch: half of an even share of the calls, so that few calls are spread."""
+        self.queue.available(0)  # from now on, a new call wakes the run
+        sizing, left = self.sizing, self.queue.left or 0
+        return min(sizing.size, -(-left // (2 * sizing.slots))) if sizing.adapts else sizing.size
 
     def worth_queueing(self, _size: int) -> bool:
-        """Return False."""
-        # What runs may take for ever, and another slot may be free sooner.
+        """Return False: the running call may take for ever, and another slot may become free sooner."""
         return False
 
 
@@ -203,5 +255,5 @@ def _shut_down() -> BaseException:
     return RuntimeError("cannot schedule new futures after shutdown")
 
 
-def _not_here() -> BaseException:
-    return RuntimeError("this executor belongs to the process that this one was forked from; make another one here")
+def _belongs_to_parent() -> BaseException:
+    return RuntimeError("this executor belongs to the process that forked this one; make another executor here")

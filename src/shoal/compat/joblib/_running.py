@@ -106,7 +106,7 @@ class Running:
 
     def __exit__(self, *exc_info: object) -> None:
         self._managed_backend = False
-        self._runner.let_workers_go()
+        self._runner.release_workers()
         if not self._runner.running:
             self._terminate()
 
@@ -218,8 +218,8 @@ class Running:
             schedule = run.schedule
             self._aborting = not schedule.finished
             if self._tracker is None:
-                self.n_dispatched_tasks = self.n_dispatched_batches = schedule.dispatched
-                self.n_completed_tasks = schedule.completed_calls
+                self.n_dispatched_tasks = self.n_dispatched_batches = schedule.queue.dispatched
+                self.n_completed_tasks = schedule.results.completed
         self._tracker = self._original_iterator = None
         self._iterating = False
         self._runner.release()
