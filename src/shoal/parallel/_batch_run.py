@@ -27,13 +27,13 @@ from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
 from shoal.parallel._failures import Unsendable, span
 from shoal.parallel._faults import Faults, named
-from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
-from shoal.parallel._notes import Running
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
 from shoal.parallel._schedule import Schedule
+from shoal.parallel._status import WorkerStatus
 from shoal.parallel._transport import R, Transport
 from shoal.parallel._worker import Missing
+from shoal.parallel._worker_limits import KILL_FACTOR, SAMPLE_SECONDS, WorkerLimits, private_memory
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -62,11 +62,11 @@ class BatchRun(Run, Generic[R]):
         faults: Faults,
         release: Callable[[], None],
         transport: Transport[R],
-        limits: Limits | None,
+        limits: WorkerLimits | None,
     ) -> None:
         super().__init__(plan, slots, schedule, tell, faults, release)
         self._transport = transport
-        self._limits = limits or Limits(None, None)
+        self._limits = limits or WorkerLimits(None, None)
         # What waits behind the last calls of a worker would come back as it went.
         self._ahead = 1 if self._limits.calls is None else 0
         if self._limits.memory is not None:
@@ -75,7 +75,7 @@ class BatchRun(Run, Generic[R]):
         self._sending: int | None = None
         # The batch that is sent next, encoded while all workers were busy: that takes longer than to send it.
         self._next: R | None = None
-        self._deaths: list[tuple[BaseException | None, Running | None]] = [(None, None) for _ in self.slots]
+        self._deaths: list[tuple[BaseException | None, WorkerStatus | None]] = [(None, None) for _ in self.slots]
         self._died_idle: dict[int, BaseException] = {}  # by slot
         self._full = False  # whether calls wait until results are taken
         self._room = threading.Lock()  # over that, and the schedule's count of results taken
@@ -129,7 +129,7 @@ class BatchRun(Run, Generic[R]):
         return True
 
     def _arrived(self, index: int, request: R, executor: Executor, future: Future[Any]) -> None:
-        running: Running | None = None
+        running: WorkerStatus | None = None
         error = None if future.cancelled() else future.exception()
         if isinstance(error, BrokenExecutor):
             # Now, since the next worker will write over it; once, since all batches that a death breaks have one error.
@@ -138,7 +138,7 @@ class BatchRun(Run, Generic[R]):
             running = self._deaths[index][1]
         self.inbox.put((index, request, running, future))
 
-    def _take(self, message: tuple[int, R, Running | None, Future[Any]]) -> Due:
+    def _take(self, message: tuple[int, R, WorkerStatus | None, Future[Any]]) -> Due:
         index, request, running, future = message
         if request not in self._in_flight[index]:  # it was given up meanwhile
             return []
@@ -180,7 +180,7 @@ class BatchRun(Run, Generic[R]):
                 due += self._failed(call, error)
         return due
 
-    def _lost(self, index: int, request: R, running: Running | None, lost: BaseException) -> Due:
+    def _lost(self, index: int, request: R, running: WorkerStatus | None, lost: BaseException) -> Due:
         """Take note that a batch has died with its worker, or was on its way to one that had died before."""
         batch = request.batch
         self._drop(index, request)
@@ -206,7 +206,7 @@ class BatchRun(Run, Generic[R]):
         call = self.schedule.lost(request.batch, refusal.at)
         return [] if call is None else self._failed(call, refusal.error)
 
-    def _culprit(self, index: int, batch: Batch, running: Running | None, lost: BaseException) -> int | None:
+    def _culprit(self, index: int, batch: Batch, running: WorkerStatus | None, lost: BaseException) -> int | None:
         """Return the place in a batch of the call that its worker has died of: -1 for none, None if nobody knows."""
         if not isinstance(lost, BrokenExecutor):
             return -1
@@ -224,10 +224,10 @@ class BatchRun(Run, Generic[R]):
         seconds, memory = self._plan.settings.task_timeout, self._limits.memory
         self._look_at = now + min(seconds or math.inf, math.inf if memory is None else SAMPLE_SECONDS)
         for index in self._busy():
-            running = self._transport.running(self.slots[index].executor)
+            running = self._transport.status(self.slots[index].executor)
             if running is None or running.call is None:  # it is on its way
                 continue
-            if memory is not None and (nbytes := held(running.pid) or 0) > KILL_FACTOR * memory:
+            if memory is not None and (nbytes := private_memory(running.pid) or 0) > KILL_FACTOR * memory:
                 reason = (
                     f"it held {format_size(nbytes)} of memory, over max_worker_memory={format_size(memory)!r} by more "
                     "than half"
@@ -296,7 +296,7 @@ def _name(call: Batch) -> FailedCall:
     return named(call.start, plain(item))
 
 
-def _doing(running: Running | None) -> str:
+def _doing(running: WorkerStatus | None) -> str:
     """Say what a worker did with a call when it died."""
     if running is None or running.call is not None:
         return "it ran"

@@ -19,7 +19,6 @@ from shoal.parallel._arrivals import Arrived
 from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
-from shoal.parallel._limits import Limits, held
 from shoal.parallel._object_transport import ObjectTransport, TaskOptions
 from shoal.parallel._policies import (
     CUT_SECONDS,
@@ -34,8 +33,9 @@ from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings, nested_settings
-from shoal.parallel._sharing import KEPT, Workspace
 from shoal.parallel._transport import Transport
+from shoal.parallel._worker_limits import WorkerLimits, private_memory
+from shoal.parallel._workspace import MOST_IDLE, Workspace
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -105,7 +105,7 @@ def make_run(
         if backend.ships_bytes:
             max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
-            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else KEPT)
+            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else MOST_IDLE)
             once = 0 if plan.resends else ONCE
             transport = ProcessTransport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
         else:
@@ -147,7 +147,7 @@ def _without_ignored(plan: Plan, noted: bool) -> Plan:
     return plan
 
 
-def _limits(backend: Backend, settings: Settings) -> Limits | None:
+def _limits(backend: Backend, settings: Settings) -> WorkerLimits | None:
     """Return when workers are replaced: None for never, with a warning if they should be and cannot."""
     calls, memory = settings.max_tasks_per_worker, settings.max_worker_memory
     ignored = {}
@@ -155,7 +155,7 @@ def _limits(backend: Backend, settings: Settings) -> Limits | None:
         reason = f"the workers of {backend} are no processes that shoal can replace"
         ignored = {"max_tasks_per_worker": calls, "max_worker_memory": memory}
         calls = memory = None
-    elif memory is not None and held(os.getpid()) is None:
+    elif memory is not None and private_memory(os.getpid()) is None:
         reason = "this system does not tell what processes hold, or only by way of psutil"
         ignored = {"max_worker_memory": memory}
         memory = None
@@ -164,4 +164,4 @@ def _limits(backend: Backend, settings: Settings) -> Limits | None:
             warn(f"{name}={value!r} is ignored: {reason}", errors.FallbackWarning)
     if calls is None and memory is None:
         return None
-    return Limits(calls, None if memory is None else parse_size(memory))
+    return WorkerLimits(calls, None if memory is None else parse_size(memory))

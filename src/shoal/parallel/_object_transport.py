@@ -26,8 +26,8 @@ from shoal.parallel._delayed import Call, StandIn, describe, plain
 from shoal.parallel._failures import Unsendable, explain, raised
 from shoal.parallel._settings import Nested, nested_settings
 from shoal.parallel._shared import Shared, unmarked_value
-from shoal.parallel._sharing import is_array
 from shoal.parallel._transport import Received, Request, Transport, refused
+from shoal.parallel._workspace import is_array
 
 #: What is so large is not copied for each batch that may write into it.
 PRIVATE_BYTES = 32 * 2**20

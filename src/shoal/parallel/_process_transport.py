@@ -25,14 +25,14 @@ from shoal.errors import CallUnpicklingError
 from shoal.observe._terminal import bars_drawn
 from shoal.parallel._batch import Batch, folded
 from shoal.parallel._failures import Unsendable, cause, explain, raised, span
-from shoal.parallel._limits import Limits
-from shoal.parallel._notes import Cell, Running, notes
-from shoal.parallel._segments import Segment, mapped
+from shoal.parallel._segments import Segment, map_part
 from shoal.parallel._settings import Nested
 from shoal.parallel._shared import Shared
-from shoal.parallel._sharing import Workspace, is_array
+from shoal.parallel._status import StatusRow, WorkerStatus, status_page
 from shoal.parallel._transport import Received, Request, Transport, refused
 from shoal.parallel._worker import LONG_STREAM, Payload, Pickled, Reply, RunId, fetch, forget, run_batch
+from shoal.parallel._worker_limits import WorkerLimits
+from shoal.parallel._workspace import Workspace, is_array
 
 #: Objects that are sent once per worker, so many at most per run: a run may make a new function for each call.
 ONCE = 64
@@ -83,7 +83,7 @@ class ProcessRequest(Request):
             if number in numbers:
                 outlet.close()
             else:
-                self._workspace.take_back(outlet)
+                self._workspace.recycle(outlet)
         self.outlets = []
 
     def close(self) -> None:
@@ -162,7 +162,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         in_flight: int,
         seconds: float,
         noted: bool,
-        limits: Limits | None,
+        limits: WorkerLimits | None,
         once: int = ONCE,
     ) -> None:
         self._workspace = workspace
@@ -177,7 +177,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         self._segments: list[Segment] = []
         self._needed: set[int] = set()
         self._known: dict[Executor, set[int]] = {}
-        self._cells: dict[Executor, Cell | None] = {}
+        self._cells: dict[Executor, StatusRow | None] = {}
         self._weight = 0
         self._outlets_per_call = 0.0
         self._most_outlets = max(1, min(OUTLETS, OUTLETS_IN_ALL // in_flight))
@@ -190,16 +190,16 @@ class ProcessTransport(Transport[ProcessRequest]):
             stream, buffers = dumps((functions, batch.args, batch.kwargs), self._reduce, self._once)
             calls, segment = self._pickled(stream, buffers)
         except Exception as error:
-            self._workspace.release(self._workspace.lease())
+            self._workspace.release(self._workspace.acquire())
             return ProcessRequest(batch, self._workspace, None, explain(batch, error, self._reduce, self._once))
-        leased = self._workspace.lease()
+        leased = self._workspace.acquire()
         request = ProcessRequest(batch, self._workspace, calls, None, frozenset(self._needed), leased, segment)
         request.nbytes = len(stream) + sum(view.nbytes for view in buffers)
         try:
             wanted = math.ceil(self._outlets_per_call * len(batch))
             with contextlib.suppress(OSError):  # without outlets, results come through the pipe
                 for _ in range(max(1, min(wanted, self._most_outlets))):
-                    request.outlets.append(self._workspace.outlet())
+                    request.outlets.append(self._workspace.empty_segment())
         except BaseException:
             request.close()
             raise
@@ -211,7 +211,7 @@ class ProcessTransport(Transport[ProcessRequest]):
             return refused(request.refusal or AssertionError("a request without calls"))
         known = self._known.setdefault(executor, set())
         if executor not in self._cells:
-            self._cells[executor] = notes.lease() if self._noted else None
+            self._cells[executor] = status_page.allocate() if self._noted else None
         cell = self._cells[executor]
         objects = {key: self._objects[key] for key in request.needed - known}
         payload = Payload(
@@ -223,7 +223,7 @@ class ProcessTransport(Transport[ProcessRequest]):
             objects,
             tuple(outlet.path for outlet in request.outlets),
             self._nested,
-            None if cell is None else cell.place,
+            None if cell is None else cell.address,
             self._limits,
             bars_drawn(),
         )
@@ -239,7 +239,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         """Raise what a worker's process has failed with: no call is to blame."""
         raise error
 
-    def running(self, executor: Executor) -> Running | None:
+    def status(self, executor: Executor) -> WorkerStatus | None:
         """Return what an executor's worker does; None where workers do not tell."""
         cell = self._cells.get(executor)
         return None if cell is None else cell.read()
@@ -248,13 +248,13 @@ class ProcessTransport(Transport[ProcessRequest]):
         """Take note that an executor's worker does not have what was sent there."""
         self._known.pop(executor, None)
 
-    def replaced(self, executor: Executor) -> Running | None:
+    def replaced(self, executor: Executor) -> WorkerStatus | None:
         """Take note that an executor has, or will have, another worker; return what the last one did at its end.
 
         To be called before that worker can run a batch; from any thread.
         """
         self.forget(executor)
-        running = self.running(executor)
+        running = self.status(executor)
         cell = self._cells.get(executor)
         if cell is not None:
             cell.clear()
@@ -263,7 +263,7 @@ class ProcessTransport(Transport[ProcessRequest]):
     def receive(self, request: ProcessRequest, reply: Reply) -> Received:
         """Unpickle the results; large ones are mapped where the worker has written them."""
         batch = request.batch
-        buffers = [mapped(request.outlets[outlet].fd, offset, nbytes) for outlet, offset, nbytes in reply.places]
+        buffers = [map_part(request.outlets[outlet].fd, offset, nbytes) for outlet, offset, nbytes in reply.places]
         request.used({outlet for outlet, _, _ in reply.places})
         stream = buffers.pop(0) if reply.stream is None else memoryview(reply.stream)
         request.returned = stream.nbytes + sum(view.nbytes for view in buffers)
@@ -290,7 +290,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         self._known.clear()
         for cell in self._cells.values():
             if cell is not None:
-                notes.give_back(cell)
+                status_page.free(cell)
         self._cells.clear()
         for segment in self._segments:
             segment.close()

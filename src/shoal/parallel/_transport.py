@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from shoal.parallel._batch import Batch
 from shoal.parallel._failures import Unsendable
-from shoal.parallel._notes import Running
+from shoal.parallel._status import WorkerStatus
 
 
 class Request:
@@ -85,7 +85,7 @@ class Transport(ABC, Generic[R]):
     def close(self) -> None:
         """End the run: release what was sent or stored for it."""
 
-    def running(self, _executor: Executor) -> Running | None:
+    def status(self, _executor: Executor) -> WorkerStatus | None:
         """Return what an executor's worker does; None if workers do not tell."""
         return None
 
@@ -93,7 +93,7 @@ class Transport(ABC, Generic[R]):
     def forget(self, executor: Executor) -> None:
         """Take note that an executor's worker does not have what was sent there before."""
 
-    def replaced(self, _executor: Executor) -> Running | None:
+    def replaced(self, _executor: Executor) -> WorkerStatus | None:
         """Take note that an executor has, or will have, another worker; return what the last one did at its end.
 
         To be called before the new worker can run a batch; from any thread.

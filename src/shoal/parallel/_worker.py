@@ -21,11 +21,11 @@ from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
-from shoal.parallel._limits import LOOK_SECONDS, Limits, served
-from shoal.parallel._notes import Note
 from shoal.parallel._segments import attach, layout, write
 from shoal.parallel._settings import Nested, nested_settings
-from shoal.parallel._sharing import backing_memmap, by_reference, is_array, is_ours
+from shoal.parallel._status import StatusWriter
+from shoal.parallel._worker_limits import CHECK_SECONDS, WorkerLimits, usage
+from shoal.parallel._workspace import backing_memmap, is_array, is_segment, reduce_memmap
 
 #: Results' buffers of at least so many bytes come back through shared memory, each in its own; smaller ones through
 #: the pipe, so that keeping one of them keeps nothing else.
@@ -73,7 +73,7 @@ class Payload(NamedTuple):
     outlets: tuple[str, ...]  # segments of the parent's for results
     nested: Nested
     cell: tuple[str, int] | None  # where to note which call runs
-    limits: Limits | None  # how long this worker serves
+    limits: WorkerLimits | None  # how long this worker serves
     bars: int = 0  # that the parent draws on a terminal, which may be this worker's too
 
 
@@ -144,17 +144,17 @@ def run_batch(payload: Payload) -> Reply:
     limits = payload.limits
     if limits is None:
         return _run(payload)
-    if served.spent(limits):
+    if usage.reached(limits):
         return Reply(0.0, dumps([])[0], retiring=os.getpid())
     reply = _run(payload)
     # Looked at now, since the arguments and results of the batch are gone.
-    return reply._replace(retiring=os.getpid()) if served.spent(limits) else reply
+    return reply._replace(retiring=os.getpid()) if usage.reached(limits) else reply
 
 
 def _run(payload: Payload) -> Reply:
     """Run the calls of a batch, as many as this worker may still run."""
-    note = Note(payload.cell)
-    note.between(payload.start)
+    note = StatusWriter(payload.cell)
+    note.write_between_calls(payload.start)
     print_above(payload.bars)
     forget(payload.live, payload.horizon)
     if payload.objects:
@@ -173,19 +173,19 @@ def _run(payload: Payload) -> Reply:
     values: list[Any] = []
     append = values.append
     raised: Failure | None = None
-    doubles, place = note.cell()
+    doubles, place = note.doubles, note.first
     since, index = place + 1, float(payload.start)
     limits = payload.limits
     calls: Iterator[Any] = rows(functions, arguments, keywords)
     if limits is not None:
-        note.sign()
-        calls = islice(calls, served.left(limits))
+        note.write_pid()
+        calls = islice(calls, usage.calls_left(limits))
     with nested_settings(*payload.nested), interruptible():
         try:
             now = began = clock()
             until = end = began + payload.seconds
             if limits is not None and limits.memory is not None:
-                until = min(end, now + LOOK_SECONDS)
+                until = min(end, now + CHECK_SECONDS)
             for function, args, kwargs in calls:
                 doubles[since] = now
                 doubles[place] = index
@@ -193,14 +193,14 @@ def _run(payload: Payload) -> Reply:
                 index += 1.0
                 now = clock()
                 if now > until:
-                    if limits is None or now > end or limits.exceeded_by("self"):
+                    if limits is None or now > end or limits.memory_exceeded("self"):
                         break
-                    until = min(end, now + LOOK_SECONDS)
+                    until = min(end, now + CHECK_SECONDS)
         except BaseException as error:
             raised = failure_of(error, error)
     elapsed = clock() - began
-    note.between(payload.start)
-    served.calls += len(values) + (raised is not None)
+    note.write_between_calls(payload.start)
+    usage.calls += len(values) + (raised is not None)
     if payload.bars:
         finish_lines()
     del arguments, keywords
@@ -228,8 +228,8 @@ def reduce_result(obj: Any) -> Any:
     """Return the reduction of a user's memmap to its file, of one of ours to its bytes."""
     if is_array(obj):
         root = backing_memmap(obj)
-        if root is not None and not is_ours(root):
-            return by_reference(obj)
+        if root is not None and not is_segment(root):
+            return reduce_memmap(obj)
         if isinstance(obj, sys.modules["numpy"].memmap):
             return obj.view(sys.modules["numpy"].ndarray).__reduce_ex__(5)
     return NotImplemented
