@@ -25,13 +25,12 @@ from shoal.backends import Slot
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import plain
-from shoal.parallel._failures import Unsendable, span
 from shoal.parallel._faults import Faults, named
 from shoal.parallel._resume import keep
 from shoal.parallel._run import Due, Run
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._status import WorkerStatus
-from shoal.parallel._transport import R, Transport
+from shoal.parallel._transport import R, Transport, Unsendable, span
 from shoal.parallel._worker import Missing
 from shoal.parallel._worker_limits import KILL_FACTOR, SAMPLE_SECONDS, WorkerLimits, private_memory
 
@@ -201,9 +200,9 @@ class BatchRun(Run, Generic[R]):
     def _unsent(self, index: int, request: R, refusal: Unsendable) -> Due:
         """Take note that a batch could not be encoded."""
         self._drop(index, request)
-        if refusal.at is None and not self._faults.lenient:
+        if refusal.position is None and not self._faults.lenient:
             raise refusal.error
-        call = self.schedule.lost(request.batch, refusal.at)
+        call = self.schedule.lost(request.batch, refusal.position)
         return [] if call is None else self._failed(call, refusal.error)
 
     def _culprit(self, index: int, batch: Batch, running: WorkerStatus | None, lost: BaseException) -> int | None:

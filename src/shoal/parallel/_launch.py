@@ -28,7 +28,7 @@ from shoal.parallel._policies import (
     auto_batch_size,
     auto_max_pending,
 )
-from shoal.parallel._process_transport import ONCE, ProcessTransport
+from shoal.parallel._process_transport import MOST_BY_VALUE, ProcessTransport
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
@@ -106,8 +106,8 @@ def make_run(
             max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else MOST_IDLE)
-            once = 0 if plan.resends else ONCE
-            transport = ProcessTransport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
+            by_value = 0 if plan.resends else MOST_BY_VALUE
+            transport = ProcessTransport(workspace, nested, 2 * n_workers, seconds, noted, limits, by_value)
         else:
             # There, a process is nobody's child, and the CPUs are those of other machines, not to be shared out here.
             there = nested[0], settings.depth, None

@@ -62,7 +62,7 @@ class Folder:
     Attributes
     ----------
     parent
-        The same, for messages.
+        The path of that folder, or a name for it, as messages show it.
     """
 
     def __init__(self, parent: str | None) -> None:
