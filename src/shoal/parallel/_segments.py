@@ -1,4 +1,4 @@
-"""Shared memory: one process writes a segment, others map it, and it is freed when the last of them unmaps it.
+"""Shared memory. One process writes a segment, and others map it; the system frees it when no process maps it any more.
 
 ::
 

@@ -154,7 +154,7 @@ class Workspace:
         self._by_id: dict[int, _SharedArray] = {}
         self._all: set[_SharedArray] = set()
         self._idle: OrderedDict[_SharedArray, None] = OrderedDict()
-        self._met: set[_SharedArray] = set()  # those that the batch which is being encoded needs
+        self._needed: set[_SharedArray] = set()  # those that the batch which is being encoded needs
 
     def reduce(self, array: Any) -> Any:
         """Return the reduction by which workers map an array; NotImplemented if it is sent with its batch."""
@@ -168,7 +168,7 @@ class Workspace:
             if len(self._all) >= MOST_SHARED:
                 return NotImplemented
             shared = self._share(array)
-        self._met.add(shared)
+        self._needed.add(shared)
         return shared.reduced
 
     def stage(self, buffers: Sequence[memoryview]) -> tuple[Segment, list[tuple[int, int]]]:
@@ -186,8 +186,8 @@ class Workspace:
 
     def acquire(self) -> list[_SharedArray]:
         """Return the shared arrays that were reduced since the last call. They are kept until they are released."""
-        arrays = list(self._met)
-        self._met.clear()
+        arrays = list(self._needed)
+        self._needed.clear()
         for shared in arrays:
             shared.users += 1
             self._idle.pop(shared, None)
