@@ -295,13 +295,13 @@ def test_strides_are_kept_where_they_are_those_of_a_whole_array() -> None:
 def stored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of each segment that is written."""
     sizes: list[int] = []
-    original = _segments.Places.store
+    original = _segments.SegmentAllocator.store
 
     def store(self: Any, views: Any) -> Any:
         sizes.append(sum(view.nbytes for view in views))
         return original(self, views)
 
-    monkeypatch.setattr(_segments.Places, "store", store)
+    monkeypatch.setattr(_segments.SegmentAllocator, "store", store)
     return sizes
 
 

@@ -19,12 +19,12 @@ from shoal.errors import RunTimeout, TaskTimeout, WorkerDied
 from shoal.parallel._batch import Batch
 from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._faults import Faults
-from shoal.parallel._notes import Running
 from shoal.parallel._plan import Plan
 from shoal.parallel._policies import auto_batch_size
 from shoal.parallel._run import Cancelled
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings
+from shoal.parallel._status import WorkerStatus
 from shoal.parallel._transport import Received, Request
 from shoal.parallel._worker import Missing
 
@@ -62,7 +62,7 @@ class Worker(Executor):
         self.world = world
         self.batches: deque[tuple[Future[Any], list[int]]] = deque()
         self.done: list[int] = []
-        self.noted = Running(None, None, 0.0, 0)
+        self.noted = WorkerStatus(None, None, 0.0, 0)
 
     def take(self, numbers: list[int]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -74,7 +74,7 @@ class Worker(Executor):
 
     def begin(self) -> None:
         """Note the call that comes next."""
-        self.noted = Running(None, None, self.world.now, 0)
+        self.noted = WorkerStatus(None, None, self.world.now, 0)
         if self.batches and len(self.done) < len(self.batches[0][1]):
             self.noted = self.noted._replace(call=self.batches[0][1][len(self.done)])
 
@@ -165,14 +165,14 @@ class World:
         self.given.update(numbers)
         return executor.take(numbers)
 
-    def running(self, executor: Worker) -> Running:
+    def status(self, executor: Worker) -> WorkerStatus:
         return executor.noted
 
     def forget(self, executor: Worker) -> None:
         pass
 
-    def replaced(self, executor: Worker) -> Running:
-        running, executor.noted = executor.noted, Running(None, None, self.now, 0)
+    def replaced(self, executor: Worker) -> WorkerStatus:
+        running, executor.noted = executor.noted, WorkerStatus(None, None, self.now, 0)
         return running
 
     def receive(self, request: Sent, reply: Answer) -> Received:

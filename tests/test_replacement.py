@@ -23,7 +23,7 @@ from shoal.backends import WorkerSpec, create
 from shoal.backends._pool import pool
 from shoal.errors import FallbackWarning, WorkerDied
 from shoal.parallel import _launch
-from shoal.parallel._limits import _held_elsewhere, held
+from shoal.parallel._worker_limits import _private_memory_by_psutil, private_memory
 
 PROCESSES = ["loky", "multiprocessing"]
 MB = 2**20
@@ -185,7 +185,7 @@ def leak(folder: Path, index: int, nbytes: int) -> int:
 @pytest.mark.parametrize("batch_size", ["auto", 30])
 def test_a_worker_that_grows_is_replaced_between_calls(tmp_path: Path, backend: str, batch_size: Any) -> None:
     pool().end_all_once_idle(wait=True)  # those that were forked earlier begin with less than this process holds
-    free = (held("self") or 0) + 180 * MB if backend == "multiprocessing" else 200 * MB
+    free = (private_memory("self") or 0) + 180 * MB if backend == "multiprocessing" else 200 * MB
     run = Parallel(n_jobs=2, backend=backend, batch_size=batch_size, max_worker_memory=free)
     assert run(delayed(leak)(tmp_path, index, 50 * MB) for index in range(24)) == list(range(24))
     served = Counter(places(tmp_path, 24))
@@ -204,7 +204,7 @@ def hold(folder: Path, index: int, nbytes: int) -> int:
 @needs_proc
 @pytest.mark.parametrize("backend", PROCESSES)
 def test_a_call_that_takes_far_too_much_is_killed_and_says_why(tmp_path: Path, backend: str) -> None:
-    base = held("self") or 0 if backend == "multiprocessing" else 0
+    base = private_memory("self") or 0 if backend == "multiprocessing" else 0
     run = Parallel(n_jobs=2, backend=backend, batch_size=1, max_worker_memory=200 * MB + base, on_error="return")
     results = run(delayed(hold)(tmp_path, index, 400 * MB + base if index == 7 else 1) for index in range(20))
     died = results.pop(7)
@@ -244,7 +244,7 @@ def test_shared_arrays_do_not_count() -> None:
 
 @needs_proc
 def test_a_limit_below_what_a_new_process_holds_gives_one_call_to_each() -> None:
-    fresh = min(Parallel(n_jobs=2, max_tasks_per_worker=1)(delayed(held)("self") for _ in range(4)))
+    fresh = min(Parallel(n_jobs=2, max_tasks_per_worker=1)(delayed(private_memory)("self") for _ in range(4)))
     pids = Parallel(n_jobs=2, max_worker_memory=int(0.8 * fresh), batch_size=1)(delayed(os.getpid)() for _ in range(5))
     assert len(set(pids)) == 5
 
@@ -289,7 +289,7 @@ def test_where_there_are_no_processes_limits_are_ignored_aloud(
 
 
 def test_where_nobody_knows_what_processes_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_launch, "held", lambda _pid: None)
+    monkeypatch.setattr(_launch, "private_memory", lambda _pid: None)
     with pytest.warns(FallbackWarning, match=r"max_worker_memory='2G' is ignored: this system does not tell") as caught:
         pids = Parallel(n_jobs=2, max_worker_memory="2G", max_tasks_per_worker=1)(delayed(os.getpid)() for _ in "abc")
     assert len(caught) == 1
@@ -299,9 +299,9 @@ def test_where_nobody_knows_what_processes_hold(monkeypatch: pytest.MonkeyPatch)
 
 @needs_proc
 def test_what_a_process_holds_as_psutil_tells_it() -> None:
-    assert _held_elsewhere("self") == pytest.approx(held("self"), rel=0.1)
-    assert _held_elsewhere(os.getppid()) == pytest.approx(held(os.getppid()), rel=0.1)
-    assert held(2**30) is _held_elsewhere(2**30) is None
+    assert _private_memory_by_psutil("self") == pytest.approx(private_memory("self"), rel=0.1)
+    assert _private_memory_by_psutil(os.getppid()) == pytest.approx(private_memory(os.getppid()), rel=0.1)
+    assert private_memory(2**30) is _private_memory_by_psutil(2**30) is None
 
 
 @pytest.fixture(autouse=True)

@@ -26,11 +26,10 @@ class Failure(NamedTuple):
 
     stream: bytes  # the exception
     remote: str  # its traceback; "" if that would say nothing more
-    whole: bool = False  # whether it says nothing about which call of the batch is to blame
     note: str | None = None  # what of the exception was left out
 
 
-def failure_of(error: BaseException, shown: BaseException, whole: bool = False) -> Failure:
+def failure_of(error: BaseException, shown: BaseException) -> Failure:
     """Encode an exception such that the parent can rebuild it.
 
     Parameters
@@ -39,8 +38,6 @@ def failure_of(error: BaseException, shown: BaseException, whole: bool = False) 
         The exception.
     shown
         The one whose traceback is shown: `error`, or what has led to it.
-    whole
-        Whether any call of the batch may be to blame.
     """
     text = text_of(shown) if shown is error or from_user(shown.__traceback__) is not None else ""
     error.with_traceback(None)
@@ -52,10 +49,10 @@ def failure_of(error: BaseException, shown: BaseException, whole: bool = False) 
         except Exception as refusal:
             reason = in_a_line(refusal)
         else:
-            return Failure(stream, text, whole, portable.note)
+            return Failure(stream, text, portable.note)
     path, why = culprit(error, "exception", _own)
     stream, _ = dumps(CallPicklingError(f"the exception {in_a_line(error)[:200]}", path, why or reason))
-    return Failure(stream, text, whole)
+    return Failure(stream, text)
 
 
 def _own(value: Any) -> Any:

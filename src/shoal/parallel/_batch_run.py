@@ -25,15 +25,14 @@ from shoal.backends import Slot
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import resolved
-from shoal.parallel._failures import Unsendable, span
 from shoal.parallel._faults import Faults, described
-from shoal.parallel._limits import KILL_FACTOR, SAMPLE_SECONDS, Limits, held
-from shoal.parallel._notes import Running
 from shoal.parallel._resume import store
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Ready, Schedule
-from shoal.parallel._transport import R, Transport
+from shoal.parallel._status import WorkerStatus
+from shoal.parallel._transport import R, Transport, Unsendable, span
 from shoal.parallel._worker import Missing
+from shoal.parallel._worker_limits import KILL_FACTOR, SAMPLE_SECONDS, WorkerLimits, private_memory
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -62,11 +61,11 @@ class BatchRun(Run, Generic[R]):
         faults: Faults,
         release: Callable[[], None],
         transport: Transport[R],
-        limits: Limits | None,
+        limits: WorkerLimits | None,
     ) -> None:
         super().__init__(plan, slots, schedule, listener, faults, release)
         self._transport = transport
-        self._limits = limits or Limits(None, None)
+        self._limits = limits or WorkerLimits(None, None)
         # Whether a batch may wait at a busy worker. A worker that serves a limited number of calls would return it.
         self._queues_ahead = self._limits.calls is None
         if self._limits.memory is not None:
@@ -75,7 +74,7 @@ class BatchRun(Run, Generic[R]):
         self._sending: int | None = None
         # The next batch, encoded while all workers were busy: to encode takes longer than to send.
         self._next: R | None = None
-        self._deaths: list[tuple[BaseException | None, Running | None]] = [(None, None) for _ in self.slots]
+        self._deaths: list[tuple[BaseException | None, WorkerStatus | None]] = [(None, None) for _ in self.slots]
         self._died_idle: dict[int, BaseException] = {}  # by slot
         self._full = False  # whether calls wait until results are consumed
         self._room = threading.Lock()  # guards _full, and the schedule's count of consumed results
@@ -142,7 +141,7 @@ class BatchRun(Run, Generic[R]):
 
     def _on_done(self, index: int, request: R, executor: Executor, future: Future[Any]) -> None:
         """Put a reply into the inbox; called in any thread."""
-        running: Running | None = None
+        running: WorkerStatus | None = None
         error = None if future.cancelled() else future.exception()
         if isinstance(error, BrokenExecutor):
             # Read what the worker did now, before its successor overwrites it; and once, since one error breaks all
@@ -152,7 +151,7 @@ class BatchRun(Run, Generic[R]):
             running = self._deaths[index][1]
         self.inbox.put((index, request, running, future))
 
-    def _handle(self, message: tuple[int, R, Running | None, Future[Any]]) -> Ready:
+    def _handle(self, message: tuple[int, R, WorkerStatus | None, Future[Any]]) -> Ready:
         index, request, running, future = message
         if request not in self._in_flight[index]:  # its worker was killed meanwhile
             return []
@@ -195,7 +194,7 @@ class BatchRun(Run, Generic[R]):
                 ready += self._failed(failed, error)
         return ready
 
-    def _lost(self, index: int, request: R, running: Running | None, lost: BaseException) -> Ready:
+    def _lost(self, index: int, request: R, running: WorkerStatus | None, lost: BaseException) -> Ready:
         """Handle a batch whose worker has died, or had died before the batch reached it."""
         batch = request.batch
         self._drop(index, request)
@@ -216,12 +215,12 @@ class BatchRun(Run, Generic[R]):
     def _not_sent(self, index: int, request: R, refusal: Unsendable) -> Ready:
         """Handle a batch that could not be encoded."""
         self._drop(index, request)
-        if refusal.at is None and not self._faults.lenient:
+        if refusal.position is None and not self._faults.lenient:
             raise refusal.error
-        call = self.schedule.lost(request.batch, refusal.at)
+        call = self.schedule.lost(request.batch, refusal.position)
         return [] if call is None else self._failed(call, refusal.error)
 
-    def _culprit(self, index: int, batch: Batch, running: Running | None, lost: BaseException) -> int | None:
+    def _culprit(self, index: int, batch: Batch, running: WorkerStatus | None, lost: BaseException) -> int | None:
         """Return the position in a batch of the call that killed its worker: -1 for none, None if it is unknown."""
         if not isinstance(lost, BrokenExecutor):
             return -1
@@ -240,10 +239,10 @@ class BatchRun(Run, Generic[R]):
         seconds, memory = self._plan.settings.task_timeout, self._limits.memory
         self._check_at = now + min(seconds or math.inf, math.inf if memory is None else SAMPLE_SECONDS)
         for index in self._busy():
-            running = self._transport.running(self.slots[index].executor)
+            running = self._transport.status(self.slots[index].executor)
             if running is None or running.call is None:  # the batch is on its way there or back
                 continue
-            if memory is not None and (nbytes := held(running.pid) or 0) > KILL_FACTOR * memory:
+            if memory is not None and (nbytes := private_memory(running.pid) or 0) > KILL_FACTOR * memory:
                 reason = (
                     f"it held {format_size(nbytes)} of memory, over max_worker_memory={format_size(memory)!r} by more "
                     "than half"
@@ -312,7 +311,7 @@ def _described(call: Batch) -> FailedCall:
     return described(call.start, resolved(item))
 
 
-def _doing(running: Running | None) -> str:
+def _doing(running: WorkerStatus | None) -> str:
     """Return the words for what a worker did with a call when the worker died."""
     if running is None or running.call is not None:
         return "it ran"

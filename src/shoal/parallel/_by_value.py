@@ -1,4 +1,4 @@
-"""``wrap_non_picklable_objects``: an object that pickles by cloudpickle, whoever pickles it."""
+"""``wrap_non_picklable_objects``: a wrapper that any pickler can pickle, because it calls cloudpickle itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _ByValue:
         return _rebuild, (dumps(self._obj, out_of_band=2**63, pickler_of="cloudpickle")[0], self._keep_wrapper)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("_obj", "_keep_wrapper"):  # not there yet while it is being rebuilt
+        if name in ("_obj", "_keep_wrapper"):  # they do not exist yet while the wrapper is being rebuilt
             raise AttributeError(name)
         return getattr(self._obj, name)
 
@@ -34,18 +34,20 @@ def _rebuild(data: bytes, keep_wrapper: bool) -> Any:
 
 
 def wrap_non_picklable_objects(obj: Any, keep_wrapper: bool = True) -> Any:
-    """Wrap an object such that any pickler can pickle it, by way of cloudpickle.
+    """Wrap an object so that any pickler can pickle it. The wrapper pickles the object by cloudpickle.
 
     Parameters
     ----------
     obj
-        Any object that cloudpickle can pickle: a lambda, a function or a class of ``__main__``, an instance of one.
+        Any object that cloudpickle can pickle: a lambda, a function or a class of ``__main__``, an instance of such a
+        class.
     keep_wrapper
-        Whether it comes back wrapped, so that it can be pickled again; else the bare object comes back.
+        Whether unpickling returns a wrapper, which can be pickled again. If not, it returns the object itself.
 
     Returns
     -------
-    An object with the attributes of `obj`, callable if `obj` is. For a class, a class whose instances are wrapped.
+    A wrapper with the attributes of `obj`. It is callable if `obj` is. If `obj` is a class: a class whose instances are
+    wrapped.
     """
     if isinstance(obj, type):
         return _wrapped_class(obj, keep_wrapper)

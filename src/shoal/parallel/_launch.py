@@ -25,7 +25,6 @@ from shoal.parallel._batch_run import BatchRun
 from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel._faults import Faults
-from shoal.parallel._limits import Limits, held
 from shoal.parallel._object_transport import ObjectTransport, TaskOptions
 from shoal.parallel._policies import (
     CUT_SECONDS,
@@ -35,13 +34,14 @@ from shoal.parallel._policies import (
     auto_batch_size,
     auto_max_pending,
 )
-from shoal.parallel._process_transport import ONCE, ProcessTransport
+from shoal.parallel._process_transport import MOST_BY_VALUE, ProcessTransport
 from shoal.parallel._pull_run import PullRun
 from shoal.parallel._run import Run
 from shoal.parallel._schedule import Schedule
 from shoal.parallel._settings import Settings, nested_settings
-from shoal.parallel._sharing import KEPT, Workspace
 from shoal.parallel._transport import Transport
+from shoal.parallel._worker_limits import WorkerLimits, private_memory
+from shoal.parallel._workspace import MOST_IDLE, Workspace
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -111,9 +111,9 @@ def make_run(
         if backend.ships_bytes:
             max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
-            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else KEPT)
-            once = 0 if plan.resends else ONCE
-            transport = ProcessTransport(workspace, nested, 2 * n_workers, seconds, noted, limits, once)
+            workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else MOST_IDLE)
+            by_value = 0 if plan.resends else MOST_BY_VALUE
+            transport = ProcessTransport(workspace, nested, 2 * n_workers, seconds, noted, limits, by_value)
         else:
             # Their workers are no children of this process, and the CPUs of other machines are not divided up here.
             there = nested[0], settings.depth, None
@@ -154,7 +154,7 @@ def _without_ignored(plan: Plan, noted: bool) -> Plan:
     return plan
 
 
-def _limits(backend: Backend, settings: Settings) -> Limits | None:
+def _limits(backend: Backend, settings: Settings) -> WorkerLimits | None:
     """Return the limits at which workers are replaced; None for no limit. Warn of limits that cannot be applied."""
     calls, memory = settings.max_tasks_per_worker, settings.max_worker_memory
     ignored = {}
@@ -162,7 +162,7 @@ def _limits(backend: Backend, settings: Settings) -> Limits | None:
         reason = f"the workers of {backend} are not processes that shoal can replace"
         ignored = {"max_tasks_per_worker": calls, "max_worker_memory": memory}
         calls = memory = None
-    elif memory is not None and held(os.getpid()) is None:
+    elif memory is not None and private_memory(os.getpid()) is None:
         reason = "this system does not report the memory of processes without psutil"
         ignored = {"max_worker_memory": memory}
         memory = None
@@ -171,4 +171,4 @@ def _limits(backend: Backend, settings: Settings) -> Limits | None:
             warn(f"{name}={value!r} is ignored: {reason}", errors.FallbackWarning)
     if calls is None and memory is None:
         return None
-    return Limits(calls, None if memory is None else parse_size(memory))
+    return WorkerLimits(calls, None if memory is None else parse_size(memory))

@@ -1,11 +1,11 @@
-"""The way of a batch to a backend that ships objects by itself, as clusters do.
+"""Brings batches to a backend that sends objects by itself, as engines of clusters do.
 
 ::
 
     calls ─> large arguments, shared() ─put, once per run─> the engine's store ─┐
       │         │                                                               │ once per worker
-      │         └─ in their places: Stored(0), Stored(1), ...                   v
-      └──> Task(options, calls) ─────────> executor.submit(work, *references)
+      │         └─ replaced by Stored(0), Stored(1), ...                        v
+      └──> Task(options, calls) ─────────> executor.submit(task, *references)
     values, or the failure of a call <─── Outcome <──────────┘
 """
 
@@ -23,46 +23,45 @@ from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, describe, resolved
-from shoal.parallel._failures import Unsendable, explain, raised
 from shoal.parallel._settings import Nested, nested_settings
-from shoal.parallel._shared import Shared, unmarked_value
-from shoal.parallel._sharing import is_array
-from shoal.parallel._transport import Received, Request, Transport, refused
+from shoal.parallel._shared import Shared, resolve_value
+from shoal.parallel._transport import Received, Request, Transport, Unsendable, failed_future, find_unsendable, raised
+from shoal.parallel._workspace import is_array
 
-#: What is so large is not copied for each batch that may write into it.
+#: Larger arrays are not copied for each batch that may write to them.
 PRIVATE_BYTES = 32 * 2**20
 
 
 class Outcome(NamedTuple):
-    """What came of a batch: the results of its first calls, and the exception of the next."""
+    """The outcome of a task: the results of its first calls, and the exception of the next."""
 
-    elapsed: float  # seconds that the calls took
+    elapsed: float  # the seconds that the calls took
     values: list[Any]
     error: BaseException | Failure | None
-    retiring: None = None  # workers that are not ours are not replaced
+    retiring: None = None  # shoal does not replace the workers of an engine
 
 
 class TaskOptions(NamedTuple):
-    """How the calls of a batch are to be run."""
+    """How the calls of a task are run."""
 
-    nested: Nested
-    seconds: float = math.inf  # after which no call is begun
-    mode: str | None = None  # of arrays from the store, as `mmap_mode`
+    nested: Nested  # the settings for runs inside the calls
+    seconds: float = math.inf  # the time after which no further call is begun
+    mode: str | None = None  # the `mmap_mode` of arrays from the store
 
 
 class Stored(NamedTuple):
     """Stands for an argument that is in the engine's store."""
 
-    place: int  # among the references that are sent with the batch
+    number: int  # among the references that are sent with the task
 
 
 class ObjectTransport(Transport[Request]):
-    """Hands the calls of batches to executors as they are, but for what is worth a place in the engine's store.
+    """Gives batches to executors as objects. Large and shared arguments go to the engine's store once per run.
 
     Parameters
     ----------
     options
-        How calls are to be run.
+        How the calls are run.
 
     Notes
     -----
@@ -71,80 +70,89 @@ class ObjectTransport(Transport[Request]):
 
     def __init__(self, options: TaskOptions) -> None:
         self._options = options
-        # By id: what gives the object while it lives, and what stands for it.
+        # By id of the object: a function that returns the object as long as it exists, and its reference in the store.
         self._references: dict[int, tuple[Callable[[], Any], Any]] = {}
 
     def encode(self, batch: Batch) -> Request:
-        """Leave the batch as it is: the engine encodes it."""
+        """Return a request with the batch as it is, since the engine encodes it."""
         return Request(batch)
 
     def send(self, request: Request, executor: Executor) -> Future[Outcome]:
-        """Submit a batch, with references to what is in the engine's store."""
+        """Submit a batch, with references to its arguments in the engine's store."""
         references: list[Any] = []
         try:
             if isinstance(executor, StoringExecutor):
-                places: dict[int, Stored] = {}
-                calls = [self._with_references(call, executor, places, references) for call in request.batch]
+                stored: dict[int, Stored] = {}
+                calls = [self._with_references(call, executor, stored, references) for call in request.batch]
             else:
                 calls = [resolved(call) for call in request.batch]
             return executor.submit(Task(self._options, calls), *references)
         except Exception as error:
-            return refused(error)
+            return failed_future(error)
 
     def receive(self, request: Request, reply: Outcome) -> Received:
-        """Return the results, and rebuild an exception that came as a :class:`Failure`."""
+        """Return the results. If the exception is a :class:`Failure`, rebuild it."""
         values, error = reply.values, reply.error
         return Received(values, raised(error, request.batch, len(values)) if isinstance(error, Failure) else error)
 
     def explain(self, batch: Batch, error: Exception) -> Unsendable:
-        """Find the call of a batch for which the executor has refused it."""
-        return explain(batch, error, lambda obj: (int, ()) if type(obj) is Shared else NotImplemented)
+        """Find the call because of which the executor has refused a batch."""
+        return find_unsendable(batch, error, lambda obj: (int, ()) if type(obj) is Shared else NotImplemented)
 
     def forget(self, _executor: Executor) -> None:
-        """Take note that the engine may have lost what is in its store: it is put there again."""
+        """Record that the engine may have lost its store: everything is stored again when it is next needed."""
         self._references.clear()
 
     def close(self) -> None:
-        """End the run: the engine may drop what was stored for it."""
+        """End the run: the engine may drop the objects that were stored for it."""
         self._references.clear()
 
     def _with_references(
-        self, call: Call, executor: StoringExecutor, places: dict[int, Stored], references: list[Any]
+        self, call: Call, executor: StoringExecutor, stored: dict[int, Stored], references: list[Any]
     ) -> Call:
-        """Return a call with what stands for its arguments that are in the store."""
+        """Return a call in which :class:`Stored` replaces the arguments that are in the store.
 
-        def instead(arg: Any) -> Any:
-            always = type(arg) is Shared
+        Parameters
+        ----------
+        call, executor
+            The call, and where it will run.
+        stored, references
+            Those of the batch. New ones are added.
+        """
+
+        def replaced(arg: Any) -> Any:
+            shared = type(arg) is Shared
             if issubclass(type(arg), Placeholder):
                 arg = arg.resolve()
             else:
-                whole = unmarked_value(arg)
-                if whole is not arg:  # a copy for this call, whose id says nothing once it is gone
-                    return whole
-            if id(arg) not in places:
-                reference = self._reference(arg, executor, always)
+                resolved = resolve_value(arg)
+                if resolved is not arg:  # a copy for this call only, whose id may soon belong to another object
+                    return resolved
+            if id(arg) not in stored:
+                reference = self._reference(arg, executor, shared)
                 if reference is None:
                     return arg
-                places[id(arg)] = Stored(len(references))
+                stored[id(arg)] = Stored(len(references))
                 references.append(reference)
-            return places[id(arg)]
+            return stored[id(arg)]
 
         function, args, kwargs = call
-        return function, tuple(map(instead, args)), {name: instead(arg) for name, arg in kwargs.items()}
+        return function, tuple(map(replaced, args)), {name: replaced(arg) for name, arg in kwargs.items()}
 
-    def _reference(self, obj: Any, executor: StoringExecutor, always: bool) -> Any:
-        """Return what stands for an object in the engine's store; None if it travels with its batch.
+    def _reference(self, obj: Any, executor: StoringExecutor, shared: bool) -> Any:
+        """Return the reference of an object in the engine's store; None if the object is sent with its batch.
 
-        What the caller drops is dropped from the store, when the batches that need it are done; what is shared stays.
+        If the caller drops the object, the engine drops it as well, after the batches that need it. Values of shared()
+        stay in the store until the run ends.
         """
         key = id(obj)
         known = self._references.get(key)
         if known is not None and known[0]() is obj:
             return known[1]
         alive: Callable[[], Any]
-        if always:
+        if shared:
             alive = partial(_itself, obj)
-        # Of what no reference can be weak, nobody could tell later whether it is the same object.
+        # Without a weak reference, it could not be told later whether an object with this id is the same object.
         elif type(obj).__weakrefoffset__ and executor.stores(obj):
             alive = weakref.ref(obj, partial(_forget, self._references, key))
         else:
@@ -165,16 +173,17 @@ def _forget(references: dict[int, tuple[Callable[[], Any], Any]], key: int, dead
 
 
 class Task:
-    """The calls of a batch, which it runs when it is called, wherever the executor has brought it.
+    """The calls of a batch. An engine brings the task to a worker and calls it there.
 
     Attributes
     ----------
     options
-        How they are to be run.
+        How the calls are run.
     calls
-        In the places of arguments there may be :class:`Stored`.
+        The calls. :class:`Stored` may stand for their arguments.
     given_up
-        Tells, after each call, whether nobody wants the others. An executor that knows puts its own in this place.
+        A function that is called after each call. It tells whether the results of the further calls are no longer
+        wanted. An executor that knows this sets the attribute.
     """
 
     given_up: Callable[[], bool] = staticmethod(bool)
@@ -184,11 +193,11 @@ class Task:
 
     @property
     def __name__(self) -> str:
-        """What an engine may show for it."""
+        """The name that an engine may show for the task."""
         return task_name(self.calls)
 
-    def __call__(self, *stored: Any) -> Outcome:
-        """Run the calls; `stored` is what each :class:`Stored` stands for."""
+    def __call__(self, *objects: Any) -> Outcome:
+        """Run the calls. ``Stored(number)`` is replaced by the object of that number."""
         options, calls = self.options, self.calls
         clock = time.perf_counter
         with nested_settings(*options.nested):
@@ -196,9 +205,9 @@ class Task:
             values: list[Any] = []
             failure: Failure | None = None
             try:
-                if stored:
-                    objects = [_in_mode(obj, options.mode) for obj in stored]
-                    calls = [_with_objects(call, objects) for call in calls]
+                if objects:
+                    arguments = [_in_mode(obj, options.mode) for obj in objects]
+                    calls = [_with_objects(call, arguments) for call in calls]
                 end = began + options.seconds
                 for function, args, kwargs in calls:
                     if values and (clock() > end or self.given_up()):
@@ -210,26 +219,27 @@ class Task:
 
 
 def task_name(calls: list[Call]) -> str:
-    """Name a batch of calls for whoever looks at an engine: ``batch_of_f_3_calls``."""
+    """Return the name of a batch of calls, as engines show it: ``batch_of_f_3_calls``."""
     name = describe(calls[0][0]).rpartition(".")[2].strip("<>")
     mixed = any(function is not calls[0][0] for function, _, _ in calls)
     return f"{'mixed_' if mixed else ''}batch_of_{name}_{len(calls)}_calls"
 
 
 def _with_objects(call: Call, objects: list[Any]) -> Call:
+    """Return a call in which the objects replace :class:`Stored`."""
     function, args, kwargs = call
     return (
         function,
-        tuple(objects[arg.place] if type(arg) is Stored else arg for arg in args),
-        {name: objects[arg.place] if type(arg) is Stored else arg for name, arg in kwargs.items()},
+        tuple(objects[arg.number] if type(arg) is Stored else arg for arg in args),
+        {name: objects[arg.number] if type(arg) is Stored else arg for name, arg in kwargs.items()},
     )
 
 
 def _in_mode(obj: Any, mode: str | None) -> Any:
-    """Return an array from the store as a batch may use it: other batches of this worker have the same one.
+    """Return an array from the store in an `mmap_mode`. Other batches on this worker get the same array.
 
-    For "c" it is a copy, if it is no larger than :data:`PRIVATE_BYTES`; else, and for "r", it is read-only; for other
-    modes it is the one that all share, to be written to if the engine lets one.
+    For "c", an array of up to :data:`PRIVATE_BYTES` is copied, and a larger one is read-only. For "r", it is read-only.
+    For other modes, it is the array itself, and whether calls can write to it depends on the engine.
     """
     if mode not in ("c", "r") or not is_array(obj):
         return obj

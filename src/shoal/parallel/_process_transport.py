@@ -1,4 +1,4 @@
-"""The way of a batch to a worker process and back.
+"""Brings batches to worker processes and back.
 
 ::
 
@@ -6,155 +6,128 @@
                │                 │                                           ├─ Payload ─> worker: run_batch ─┐
                │                 └─ large buffers ─> a segment of the batch ─┤                                │
                ├─ arrays above max_nbytes ─> Workspace, once per run         │                                │
-               └─ functions by value, shared() ─> objects, once per worker ──┘                                │
-    values <─loads─ stream and mapped buffers <─ Reply <──────────── segments of the parent's, filled there ──┘
+               └─ functions by value, shared() ─> RunObjects, once per worker┘                                │
+    values <─loads─ stream and mapped buffers <─ Reply <── segments that the parent made, filled by the worker┘
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
-import threading
+from collections.abc import Collection
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from shoal._forks import CALLERS, after_fork_in_child
-from shoal._pickling import dumps, loads
+from shoal._pickling import loads
 from shoal._tracebacks import in_a_line
 from shoal.errors import CallUnpicklingError
 from shoal.observe._terminal import bars_drawn
 from shoal.parallel._batch import Batch, folded
-from shoal.parallel._failures import Unsendable, cause, explain, raised, span
-from shoal.parallel._limits import Limits
-from shoal.parallel._notes import Cell, Running, notes
-from shoal.parallel._segments import Segment, mapped
+from shoal.parallel._run_objects import RunObjects, live_runs, pickled_in
+from shoal.parallel._segments import Segment, map_part
 from shoal.parallel._settings import Nested
-from shoal.parallel._shared import Shared
-from shoal.parallel._sharing import Workspace, is_array
-from shoal.parallel._transport import Received, Request, Transport, refused
-from shoal.parallel._worker import LONG_STREAM, Payload, Pickled, Reply, RunId, fetch, forget, run_batch
+from shoal.parallel._status import StatusRow, WorkerStatus, status_page
+from shoal.parallel._transport import (
+    Received,
+    Request,
+    Transport,
+    Unsendable,
+    cause,
+    failed_future,
+    find_unsendable,
+    raised,
+    span,
+)
+from shoal.parallel._worker import Payload, Pickled, Reply, run_batch, run_limited_batch
+from shoal.parallel._worker_limits import WorkerLimits
+from shoal.parallel._workspace import Workspace
 
-#: Objects that are sent once per worker, so many at most per run: a run may make a new function for each call.
-ONCE = 64
-#: Segments offered to a batch for its results, at most, and to all batches in flight.
-OUTLETS, OUTLETS_IN_ALL = 32, 256
-
-#: What runs have sent to workers in bytes, above which workers are told at once that a run has ended, and not with
-#: their next batch.
-FORGET_AT_ONCE = 2**20
+#: The number of functions and classes by value that a run sends once per worker. It is limited, because a run may make
+#: a new one for each call.
+MOST_BY_VALUE = 64
+#: The number of segments for results that a batch gets at most, and all batches in flight together.
+RESULT_SEGMENTS, RESULT_SEGMENTS_IN_ALL = 32, 256
 
 
 class ProcessRequest(Request):
-    """A batch on its way to a worker process.
+    """A batch in flight to a worker process.
 
     Attributes
     ----------
     calls
-        The pickled calls; None if they could not be pickled.
+        The pickled calls. They are empty if the request has a refusal.
     needed
-        The keys of the objects that a worker receives once per run, and that the calls refer to.
-    outlets
+        The keys of the :class:`RunObjects` that the calls refer to.
+    result_segments
         The segments into which the worker may write results.
 
     Parameters
     ----------
-    leased, segment
-        Arrays of the workspace that the calls refer to, and the segment of their large buffers.
+    workspace
+        The shared arrays of the run.
+    arrays
+        The shared arrays that the calls refer to.
+    segment
+        The segment of the large buffers of the calls; None if they have none.
     """
 
     def __init__(
         self,
         batch: Batch,
         workspace: Workspace,
-        calls: Pickled | None,
+        calls: Pickled,
         refusal: Unsendable | None = None,
         needed: frozenset[int] = frozenset(),
-        leased: list[Any] | None = None,
+        arrays: Collection[Any] = (),
         segment: Segment | None = None,
     ) -> None:
         super().__init__(batch, refusal)
         self.calls, self.needed = calls, needed
-        self.outlets: list[Segment] = []
-        self._workspace, self._leased, self._segment = workspace, leased or [], segment
+        self.result_segments: list[Segment] = []
+        self._workspace, self._arrays, self._segment = workspace, list(arrays), segment
 
-    def used(self, numbers: set[int]) -> None:
-        """Release the outlets: the batch has ended, and wrote into those of these numbers."""
-        for number, outlet in enumerate(self.outlets):
-            if number in numbers:
-                outlet.close()
+    def release_result_segments(self, used: set[int]) -> None:
+        """Close the result segments with these numbers, into which the worker has written; recycle the others."""
+        for number, segment in enumerate(self.result_segments):
+            if number in used:
+                segment.close()
             else:
-                self._workspace.take_back(outlet)
-        self.outlets = []
+                self._workspace.recycle(segment)
+        self.result_segments = []
 
     def close(self) -> None:
-        """Release all of it."""
-        self._workspace.release(self._leased)
-        self._leased = []
-        for segment in (self._segment, *self.outlets):
+        """Release the arrays and the segments of the batch."""
+        self._workspace.release(self._arrays)
+        self._arrays = []
+        for segment in (self._segment, *self.result_segments):
             if segment is not None:
                 segment.close()
-        self._segment, self.outlets = None, []
-
-
-class _Live:
-    """The runs that go on in this process."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Have no runs. In a forked child the runs are the parent's, and a thread of the parent may hold the lock."""
-        self._lock = threading.Lock()
-        self._latest = 0
-        self._runs: set[RunId] = set()
-
-    def begin(self) -> RunId:
-        """Return the identity of a run that begins."""
-        with self._lock:
-            self._latest += 1
-            run = os.getpid(), self._latest
-            self._runs.add(run)
-            return run
-
-    def end(self, run: RunId) -> None:
-        """Take note that a run has ended."""
-        with self._lock:
-            self._runs.discard(run)
-
-    def now(self) -> tuple[tuple[RunId, ...], RunId]:
-        """Return the runs that go on, and the horizon, from which on this says nothing."""
-        with self._lock:
-            return tuple(self._runs), (os.getpid(), self._latest + 1)
-
-
-_live = _Live()
-after_fork_in_child(_live.reset, CALLERS)
+        self._segment, self.result_segments = None, []
 
 
 class ProcessTransport(Transport[ProcessRequest]):
-    """Pickles the batches of one run for worker processes, and unpickles the results.
+    """Pickles the batches of one run for worker processes, and unpickles their results.
 
     Parameters
     ----------
     workspace
-        The run's shared arrays.
+        The shared arrays of the run.
     nested
-        What runs that the calls make are to know.
+        The settings for runs inside the calls.
     in_flight
         The number of batches that may be in flight at a time.
     seconds
-        After which a worker begins no further call of a batch, and gives the rest back.
-    noted
-        Whether each executor has one worker, which can note what it runs.
+        The time after which a worker begins no further call of a batch. It sends back the results up to then.
+    writes_status
+        Whether each executor has a single worker, so that it can have a row in the status page.
     limits
-        When a worker asks to be replaced; None for no limit.
-    once
-        The functions and classes by value that are sent once per worker, at most; others go with each batch.
+        When a worker asks to be replaced; None for no limits.
+    most_by_value
+        The number of functions and classes by value that are sent once per worker; others go with each batch.
 
     Notes
     -----
-    Not thread-safe: it belongs to the thread that owns the run.
+    Not thread-safe: it belongs to the thread that owns the run. Only :meth:`replaced` may be called by any thread.
     """
 
     def __init__(
@@ -163,45 +136,38 @@ class ProcessTransport(Transport[ProcessRequest]):
         nested: Nested,
         in_flight: int,
         seconds: float,
-        noted: bool,
-        limits: Limits | None,
-        once: int = ONCE,
+        writes_status: bool,
+        limits: WorkerLimits | None,
+        most_by_value: int = MOST_BY_VALUE,
     ) -> None:
         self._workspace = workspace
-        self._most_once = once
-        self._noted = noted
+        self._objects = RunObjects(workspace, most_by_value)
         self._nested = nested
         self._seconds = seconds
         self._limits = limits
-        self._run = _live.begin()
-        self._keys: dict[int, tuple[int, Any, frozenset[int]]] = {}  # by id: key, the object itself, what it needs
-        self._objects: dict[int, Pickled] = {}
-        self._segments: list[Segment] = []
-        self._needed: set[int] = set()
-        self._known: dict[Executor, set[int]] = {}
-        self._cells: dict[Executor, Cell | None] = {}
-        self._weight = 0
-        self._outlets_per_call = 0.0
-        self._most_outlets = max(1, min(OUTLETS, OUTLETS_IN_ALL // in_flight))
+        self._writes_status = writes_status
+        self._status_rows: dict[Executor, StatusRow | None] = {}
+        self._result_segments_per_call = 0.0
+        self._most_result_segments = max(1, min(RESULT_SEGMENTS, RESULT_SEGMENTS_IN_ALL // in_flight))
 
     def encode(self, batch: Batch) -> ProcessRequest:
-        """Pickle a batch; what is large goes to shared memory."""
-        self._needed.clear()
+        """Pickle a batch. Large arrays and buffers go to shared memory."""
+        workspace, objects = self._workspace, self._objects
         try:
             functions = folded(batch.functions) if type(batch.functions) is list else batch.functions
-            stream, buffers = dumps((functions, batch.args, batch.kwargs), self._reduce, self._once)
-            calls, segment = self._pickled(stream, buffers)
+            stream, buffers, needed = objects.pickle((functions, batch.args, batch.kwargs))
+            calls, segment = pickled_in(workspace, stream, buffers)
         except Exception as error:
-            self._workspace.release(self._workspace.lease())
-            return ProcessRequest(batch, self._workspace, None, explain(batch, error, self._reduce, self._once))
-        leased = self._workspace.lease()
-        request = ProcessRequest(batch, self._workspace, calls, None, frozenset(self._needed), leased, segment)
+            workspace.release(workspace.acquire())
+            refusal = find_unsendable(batch, error, objects.reduce, objects.reduce_by_value)
+            return ProcessRequest(batch, workspace, Pickled(b""), refusal)
+        request = ProcessRequest(batch, workspace, calls, None, needed, workspace.acquire(), segment)
         request.nbytes = len(stream) + sum(view.nbytes for view in buffers)
         try:
-            wanted = math.ceil(self._outlets_per_call * len(batch))
-            with contextlib.suppress(OSError):  # without outlets, results come through the pipe
-                for _ in range(max(1, min(wanted, self._most_outlets))):
-                    request.outlets.append(self._workspace.outlet())
+            wanted = math.ceil(self._result_segments_per_call * len(batch))
+            with contextlib.suppress(OSError):  # without segments, results come through the pipe
+                for _ in range(max(1, min(wanted, self._most_result_segments))):
+                    request.result_segments.append(workspace.empty_segment())
         except BaseException:
             request.close()
             raise
@@ -209,64 +175,39 @@ class ProcessTransport(Transport[ProcessRequest]):
 
     def send(self, request: ProcessRequest, executor: Executor) -> Future[Reply]:
         """Submit a batch, with the objects that the worker does not have yet."""
-        if request.refusal is not None or request.calls is None:
-            return refused(request.refusal or AssertionError("a request without calls"))
-        known = self._known.setdefault(executor, set())
-        if executor not in self._cells:
-            self._cells[executor] = notes.lease() if self._noted else None
-        cell = self._cells[executor]
-        objects = {key: self._objects[key] for key in request.needed - known}
+        if request.refusal is not None:
+            return failed_future(request.refusal)
+        if executor not in self._status_rows:
+            self._status_rows[executor] = status_page.allocate() if self._writes_status else None
+        row = self._status_rows[executor]
+        sent = self._objects.sent_to(executor)
+        objects = self._objects.pickled(request.needed - sent)
         payload = Payload(
-            self._run,
-            *_live.now(),
+            self._objects.run,
+            *live_runs.now(),
             request.batch.start,
             self._seconds,
             request.calls,
             objects,
-            tuple(outlet.path for outlet in request.outlets),
+            tuple(segment.path for segment in request.result_segments),
             self._nested,
-            None if cell is None else cell.place,
+            None if row is None else row.address,
             self._limits,
             bars_drawn(),
         )
         try:
-            future = executor.submit(run_batch, payload)
+            future = executor.submit(run_batch if self._limits is None else run_limited_batch, payload)
         except BaseException:
             request.close()
             raise
-        known.update(objects)
+        sent.update(objects)
         return future
 
-    def explain(self, _batch: Batch, error: Exception) -> Unsendable:
-        """Raise what a worker's process has failed with: no call is to blame."""
-        raise error
-
-    def running(self, executor: Executor) -> Running | None:
-        """Return what an executor's worker does; None where workers do not tell."""
-        cell = self._cells.get(executor)
-        return None if cell is None else cell.read()
-
-    def forget(self, executor: Executor) -> None:
-        """Take note that an executor's worker does not have what was sent there."""
-        self._known.pop(executor, None)
-
-    def replaced(self, executor: Executor) -> Running | None:
-        """Take note that an executor has, or will have, another worker; return what the last one did at its end.
-
-        To be called before that worker can run a batch; from any thread.
-        """
-        self.forget(executor)
-        running = self.running(executor)
-        cell = self._cells.get(executor)
-        if cell is not None:
-            cell.clear()
-        return running
-
     def receive(self, request: ProcessRequest, reply: Reply) -> Received:
-        """Unpickle the results; large ones are mapped where the worker has written them."""
-        batch = request.batch
-        buffers = [mapped(request.outlets[outlet].fd, offset, nbytes) for outlet, offset, nbytes in reply.places]
-        request.used({outlet for outlet, _, _ in reply.places})
+        """Unpickle the results. Large ones are mapped from the segments into which the worker has written them."""
+        batch, failure, segments = request.batch, reply.failure, request.result_segments
+        buffers = [map_part(segments[number].fd, offset, nbytes) for number, offset, nbytes in reply.ranges]
+        request.release_result_segments({number for number, _, _ in reply.ranges})
         stream = buffers.pop(0) if reply.stream is None else memoryview(reply.stream)
         request.returned = stream.nbytes + sum(view.nbytes for view in buffers)
         try:
@@ -274,65 +215,46 @@ class ProcessTransport(Transport[ProcessRequest]):
         except Exception as error:
             refusal = CallUnpicklingError(f"the result of {span(batch)}", "the calling process", in_a_line(error))
             refusal.__cause__ = cause(error)
-            return Received([], refusal, True)
+            return Received([], refusal, call_unknown=True)
         if values:
-            self._outlets_per_call = max(self._outlets_per_call, len(reply.places) / len(values))
-        failure = reply.failure
+            used_per_call = len(reply.ranges) / len(values)
+            self._result_segments_per_call = max(self._result_segments_per_call, used_per_call)
         if failure is None:
             return Received(values, None)
-        return Received(values, raised(failure, batch, len(values)), failure.whole)
+        error_of_call = raised(failure, batch, None if reply.call_unknown else len(values))
+        return Received(values, error_of_call, reply.call_unknown)
+
+    def explain(self, _batch: Batch, error: Exception) -> Unsendable:
+        """Raise the error of a worker process: no call is to blame."""
+        raise error
+
+    def status(self, executor: Executor) -> WorkerStatus | None:
+        """Return what the worker of an executor does; None if it does not write that."""
+        row = self._status_rows.get(executor)
+        return None if row is None else row.read()
+
+    def forget(self, executor: Executor) -> None:
+        """Record that the worker of an executor has none of the objects that were sent there."""
+        self._objects.forget(executor)
+
+    def replaced(self, executor: Executor) -> WorkerStatus | None:
+        """Record that another worker has taken, or will take, an executor's place; return the last one's status.
+
+        It has to be called before the new worker can run a batch. Any thread may call it.
+        """
+        self.forget(executor)
+        row = self._status_rows.get(executor)
+        if row is None:
+            return None
+        status = row.read()
+        row.clear()
+        return status
 
     def close(self) -> None:
-        """End the run: workers drop what was sent for it, and its arrays are freed."""
-        _live.end(self._run)
-        if self._weight > FORGET_AT_ONCE:
-            for executor in self._known:
-                with contextlib.suppress(RuntimeError):  # it is gone, and what it knew with it
-                    executor.submit(forget, *_live.now())
-        self._known.clear()
-        for cell in self._cells.values():
-            if cell is not None:
-                notes.give_back(cell)
-        self._cells.clear()
-        for segment in self._segments:
-            segment.close()
-        self._segments.clear()
+        """End the run: workers drop its objects, and its arrays are freed."""
+        self._objects.close()
+        for row in self._status_rows.values():
+            if row is not None:
+                status_page.free(row)
+        self._status_rows.clear()
         self._workspace.close()
-
-    def _reduce(self, obj: Any) -> Any:
-        if type(obj) is Shared:
-            return self._send_once(obj.value)
-        return self._workspace.reduce(obj) if is_array(obj) else NotImplemented
-
-    def _once(self, function: Any) -> Any:
-        if id(function) not in self._keys and len(self._keys) >= self._most_once:
-            return NotImplemented
-        return self._send_once(function)
-
-    def _send_once(self, obj: Any) -> Any:
-        """Return the reduction to an object that each worker receives once per run."""
-        if id(obj) not in self._keys:
-            outer, self._needed = self._needed, set()
-            try:
-                stream, buffers = dumps(obj, self._reduce)
-                needs = frozenset(self._needed)
-            finally:
-                self._needed = outer
-            pickled, segment = self._pickled(stream, buffers)
-            if segment is not None:
-                self._segments.append(segment)
-            self._weight += len(stream) + sum(view.nbytes for view in buffers)
-            key = len(self._keys)
-            self._objects[key] = pickled
-            self._keys[id(obj)] = key, obj, needs
-        key, _, needs = self._keys[id(obj)]
-        self._needed |= needs | {key}
-        return fetch, (self._run, key)
-
-    def _pickled(self, stream: bytes, buffers: list[memoryview]) -> tuple[Pickled, Segment | None]:
-        """Put what is large of a pickle into a segment; return what is sent, and the segment."""
-        long = len(stream) >= LONG_STREAM
-        if not buffers and not long:
-            return Pickled(stream), None
-        segment, places = self._workspace.stage([memoryview(stream), *buffers] if long else buffers)
-        return Pickled(None if long else stream, segment.path, tuple(places)), segment

@@ -1,14 +1,14 @@
-"""Memory that processes share: written once, mapped by others, gone with the last that maps it.
+"""Shared memory. One process writes a segment, and others map it; the system frees it when no process maps it any more.
 
 ::
 
-    parent: Segment ── a memfd, which has no name and so cannot be left behind (else a file in a folder)
+    parent: Segment ── a memfd. It has no name, and so cannot be left behind. Else it is a file in a folder.
               │ path: /proc/PID/fd/N, as long as the parent keeps the descriptor
-    worker:   attach(path)  ──> a private mapping: it may be written, and nobody else sees it
-              open(path)    ──> results are written into a segment that the parent has made for them
-    parent: mapped(segment) ──> the results' memory; the mapping keeps no descriptor and ends with the last array
+    worker:   attach(path)  ──> a private mapping: the worker may write to it, and no other process sees that
+              open(path)    ──> the worker writes results into a segment that the parent has made for them
+    parent: map_part(fd)    ──> the memory of the results; the mapping needs no descriptor and ends with the last array
 
-Every segment is made and closed by the parent, so that a worker may die at any time.
+The parent makes and closes every segment, so that a worker may die at any time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from shoal.errors import NoSpaceError, import_loky
 
 ALIGNMENT = mmap.ALLOCATIONGRANULARITY
 
-_CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # the one is not on Windows, the other only there
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # Windows has only the second, others the first
 
+#: The errors that say that a segment cannot be made here. It may still be possible elsewhere.
 _NO_ROOM = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -42,22 +43,27 @@ _NO_ROOM = {
     errno.ENOSYS,
     errno.EPERM,
 }
-#: A write of less than this is made without a look at how much memory is free.
+#: A write of fewer bytes is made without checking first how much memory is free.
 _SMALL = 64 * 2**20
 
-#: No system writes 2 GB or more at once.
-_MOST_AT_ONCE = 2**30
+#: The most bytes for one call of ``os.write``: no system writes 2 GB or more at once.
+_WRITE_BYTES = 2**30
 
 _numbers = itertools.count()
 
 
 class Folder:
-    """A folder of this process for segments that have to be files; made when it is first needed.
+    """A folder for the segments of this process that have to be files. It is made when it is first needed.
 
     Parameters
     ----------
     parent
-        Where; None for the system's temporary folder.
+        The folder in which it is made; None for the system's temporary folder.
+
+    Attributes
+    ----------
+    parent
+        The path of that folder, or a name for it, as messages show it.
     """
 
     def __init__(self, parent: str | None) -> None:
@@ -66,7 +72,7 @@ class Folder:
         self._path: str | None = None
 
     def path(self) -> str:
-        """Return its path. Should this process be killed, loky's resource tracker removes the folder."""
+        """Return the path of the folder. loky's resource tracker removes the folder if this process is killed."""
         if self._path is None:
             self._path = self._make()
             _tracker().register(self._path, "folder")
@@ -82,7 +88,7 @@ class Folder:
         return tempfile.mkdtemp(prefix=f"shoal-{os.getpid()}-", dir=parent)
 
     def remove(self) -> None:
-        """Remove the folder and what is in it; processes that have mapped a file keep it."""
+        """Remove the folder and its files. A process that has mapped a file keeps the file's memory."""
         if self._path is not None:
             import shutil
 
@@ -98,10 +104,11 @@ def _tracker() -> Any:
     return resource_tracker
 
 
-def _no_stream(fd: int) -> int:
-    """Return `fd`, or another for it where it took the place of a standard stream that was closed.
+def _above_standard_streams(fd: int) -> int:
+    """Return `fd`; if it is 0, 1 or 2 because a standard stream was closed, duplicate it to another number.
 
-    What a library writes to its stderr would go into it, and a worker that starts then would have no such stream.
+    Otherwise, libraries that write to stderr would write into the segment, and a worker that starts now would have no
+    such stream.
     """
     if fd > 2 or sys.platform == "win32":
         return fd
@@ -114,64 +121,71 @@ def _no_stream(fd: int) -> int:
 
 
 class Segment:
-    """A piece of shared memory, held by the process that made it until it is closed.
+    """A piece of shared memory. The process that has made it keeps it until it closes the segment.
+
+    Parameters
+    ----------
+    folder
+        The folder of the file; None for a memfd.
+    name
+        The name that the system shows for a memfd.
 
     Attributes
     ----------
     path
-        Where other processes of this machine can open it.
+        The path by which other processes of this machine open it.
     fd
-        Its descriptor here.
+        Its descriptor in this process; -1 once it is closed.
     """
 
-    __slots__ = ("_name", "fd", "path")
+    __slots__ = ("_file", "fd", "path")
 
     def __init__(self, folder: Folder | None, name: str = "shoal") -> None:
-        self._name: str | None = None
+        self._file: str | None = None
         if folder is None:
-            self.fd = _no_stream(os.memfd_create(name, os.MFD_CLOEXEC))
+            self.fd = _above_standard_streams(os.memfd_create(name, os.MFD_CLOEXEC))
             self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         else:
-            self.path = self._name = f"{folder.path()}/segment-{next(_numbers)}"
-            self.fd = _no_stream(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o600))
+            self.path = self._file = f"{folder.path()}/segment-{next(_numbers)}"
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC
+            self.fd = _above_standard_streams(os.open(self.path, flags, 0o600))
 
     def close(self) -> None:
-        """Give it up: its memory is freed once nobody maps it."""
+        """Close the segment. Its memory is freed once no process maps it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-            if self._name is not None:
-                with contextlib.suppress(
-                    OSError
-                ):  # Windows keeps a file as long as it is mapped; its folder goes later
-                    os.unlink(self._name)
+            if self._file is not None:
+                # Windows refuses to remove a file that is mapped. It is removed later, with its folder.
+                with contextlib.suppress(OSError):
+                    os.unlink(self._file)
 
 
-#: Whether there is memory without a name, and a way for another process to open it.
+#: Whether the system has memfds, and a path by which other processes open them.
 HAS_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
-#: Empty segments that any run may use; appending and popping are atomic.
+#: Empty segments that any run may use, and their number at most. Appending and popping are atomic.
 _spare: list[Segment] = []
 SPARE = 8
 
 
 def _after_fork() -> None:
-    while _spare:  # they are the parent's, and it would write into the same memory
-        with contextlib.suppress(OSError):  # whoever forks may close descriptors before this
+    while _spare:  # these belong to the parent, and both processes would write to the same memory
+        with contextlib.suppress(OSError):  # the code that forks may already have closed descriptors
             _spare.pop().close()
 
 
 after_fork_in_child(_after_fork, CALLERS)
 
 
-class Places:
-    """Where the segments of one run go: memory without a name first, else files in a folder.
+class SegmentAllocator:
+    """Makes the segments of one run: in memory if it can, else as files in a folder.
 
     Parameters
     ----------
     temp_folder
-        Where the segments are to be files; None for shared memory, with the system's temporary folder behind it. A
-        :class:`Folder` outlives the run: it is its maker's to remove.
+        The folder for the segments; None for shared memory, and for the system's temporary folder if there is not
+        enough memory. If it is a :class:`Folder`, it outlives the run: its maker removes it.
     """
 
     def __init__(self, temp_folder: str | Folder | None) -> None:
@@ -184,40 +198,40 @@ class Places:
             own = [Folder(temp_folder), *own]
             first = []
         self._own = own
-        self._places: list[Folder | None] = [*first, *own]
+        self._folders: list[Folder | None] = [*first, *own]  # in the order in which they are tried; None: memory
 
     def empty(self) -> Segment:
-        """Return a segment with nothing in it: memory, wherever `temp_folder` is, since it is read at once."""
+        """Return an empty segment. It is in memory, whatever `temp_folder` is, because it is read at once."""
         if not HAS_MEMFD:
-            return Segment(self._places[0])
+            return Segment(self._folders[0])
         try:
             return _spare.pop()
         except IndexError:
             return Segment(None)
 
-    def take_back(self, segment: Segment) -> None:
-        """Take back a segment into which nobody has written: making one costs more than a small batch."""
+    def recycle(self, segment: Segment) -> None:
+        """Keep an empty segment for another batch, since making one costs more than a small batch does."""
         if HAS_MEMFD and len(_spare) < SPARE:
             _spare.append(segment)
         else:
             segment.close()
 
     def store(self, views: Sequence[memoryview]) -> tuple[Segment, list[int]]:
-        """Write flat views of bytes into one new segment; return it, and the offset of each.
+        """Write flat views of bytes into one new segment; return the segment and the offset of each view.
 
         Raises
         ------
         NoSpaceError
-            If there is room nowhere.
+            If there is not enough space, neither in memory nor in any folder.
         """
         offsets, total = layout(views)
         refused: list[str] = []
-        for place in self._places:
+        for folder in self._folders:
             segment = None
             try:
-                if place is None and total > _SMALL and total > _free_memory():
+                if folder is None and total > _SMALL and total > _free_memory():
                     raise OSError(errno.ENOMEM, "not enough memory is free")
-                segment = Segment(place)
+                segment = Segment(folder)
                 for view, offset in zip(views, offsets, strict=True):
                     write(segment.fd, view, offset)
                 return segment, offsets
@@ -226,18 +240,18 @@ class Places:
                     segment.close()
                 if error.errno not in _NO_ROOM:
                     raise
-                refused.append("shared memory" if place is None else place.parent)
+                refused.append("shared memory" if folder is None else folder.parent)
                 reason = error
         raise NoSpaceError(total, tuple(refused), str(reason)) from reason
 
     def close(self) -> None:
-        """Remove the folders."""
-        for place in self._own:
-            place.remove()
+        """Remove the folders that belong to the run."""
+        for folder in self._own:
+            folder.remove()
 
 
 def layout(views: Sequence[memoryview], start: int = 0) -> tuple[list[int], int]:
-    """Return an aligned offset for each view, from `start` on, and where the last ends."""
+    """Return an aligned offset for each view, the first at `start` or after it, and the end of the last view."""
     offsets, end = [], start
     for view in views:
         begin = -(-end // ALIGNMENT) * ALIGNMENT
@@ -247,15 +261,18 @@ def layout(views: Sequence[memoryview], start: int = 0) -> tuple[list[int], int]
 
 
 def write(fd: int, view: memoryview, offset: int) -> None:
-    """Write all of `view`. A write into full shared memory is an error; a store into its mapping would be a signal."""
+    """Write all of `view` at `offset`.
+
+    If shared memory is full, ``os.write`` raises an error. Storing into a mapping would end the process by a signal.
+    """
     done = 0
     os.lseek(fd, offset, os.SEEK_SET)
     while done < view.nbytes:
-        done += os.write(fd, view[done : done + _MOST_AT_ONCE])
+        done += os.write(fd, view[done : done + _WRITE_BYTES])
 
 
 def attach(path: str) -> memoryview:
-    """Map the segment at `path` privately: it may be written to, unseen by all others."""
+    """Map the segment at `path` privately: this process may write to the mapping, and no other process sees that."""
     fd = os.open(path, os.O_RDONLY | _CLOEXEC)
     try:
         return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_COPY))
@@ -263,11 +280,11 @@ def attach(path: str) -> memoryview:
         os.close(fd)
 
 
-def mapped(fd: int, offset: int, nbytes: int) -> memoryview:
-    """Map a part of a segment privately, without keeping a descriptor; it is unmapped with its last user.
+def map_part(fd: int, offset: int, nbytes: int) -> memoryview:
+    """Map a part of a segment privately, without keeping a descriptor. It is unmapped when its last user is gone.
 
-    Before Python 3.13 an ``mmap.mmap`` keeps a duplicate of its descriptor, so that a thousand results would use up
-    what a process may have. Where no more mappings are to be had, the part is copied.
+    ``mmap.mmap`` does not do, since before Python 3.13 it keeps a duplicate of the descriptor: a thousand results would
+    use up all descriptors that a process may have. If the system allows no more mappings, the part is copied.
     """
     if sys.platform == "linux":
         try:
@@ -279,15 +296,15 @@ def mapped(fd: int, offset: int, nbytes: int) -> memoryview:
         copy = memoryview(bytearray(nbytes))
         filled = 0
         while filled < nbytes:
-            got = file.readinto(copy[filled:])
-            if not got:
+            n_read = file.readinto(copy[filled:])
+            if not n_read:
                 raise EOFError(f"a shared segment ends {nbytes - filled} bytes early")
-            filled += got
+            filled += n_read
     return copy
 
 
 class _Mapping:
-    """Pages mapped by the C library, owned by this object."""
+    """Pages that the C library has mapped. They are unmapped when this object is deleted."""
 
     __slots__ = ("__array_interface__", "_address", "_nbytes")
     _libc: Any = None
@@ -301,7 +318,7 @@ class _Mapping:
         self.__array_interface__ = {"data": (address, False), "shape": (nbytes,), "typestr": "|u1", "version": 3}
 
     def view(self) -> memoryview:
-        """Return its bytes; the view, and all that is made of it, keeps the mapping."""
+        """Return the bytes of the mapping. It exists as long as this view or anything made of the view."""
         import numpy
 
         bytes_: Any = numpy.asarray(self)
@@ -309,9 +326,8 @@ class _Mapping:
 
     def __del__(self) -> None:
         if getattr(self, "_address", None) is not None:
-            self._libc.munmap(
-                self._address, self._nbytes
-            )  # the class by way of the object: at exit its name may be gone
+            # Not by the name of the class, which may be gone when the interpreter exits.
+            self._libc.munmap(self._address, self._nbytes)
 
     @classmethod
     def _load(cls) -> Any:
@@ -326,6 +342,7 @@ class _Mapping:
 
 
 def _free_memory() -> int:
+    """Return how many bytes of memory are available; ``sys.maxsize`` if the system does not tell."""
     try:
         with open("/proc/meminfo", "rb") as file:
             for line in file:

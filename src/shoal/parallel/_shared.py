@@ -1,8 +1,9 @@
-"""``shared(x)`` is an argument that each worker receives once, or a part of one: in a list, a dictionary, an attribute.
+"""``shared(x)``: an argument, or a part of an argument, that each worker receives once per run.
 
-A worker process meets such a marker while it decodes the arguments. Where arguments are not decoded (on threads, in the
-caller), they are looked through instead, as long as any marker exists. What leads to one is copied, because the
-caller's objects are not changed; all else reaches the call as it is.
+A marker may be in a list, a dictionary, an attribute. A worker process resolves it while it decodes the arguments. If
+arguments are not decoded (on threads, in the caller), they are searched for markers instead, as long as any marker
+exists. The containers of a marker are copied, because the caller's objects must not be changed. All other objects reach
+the call unchanged.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from weakref import WeakSet
 
 from shoal.parallel._delayed import Call, Placeholder, shallow
 
-#: An object's parts, and the object made anew of others.
-Parts = Callable[[Any], list[Any]]
-Make = Callable[[Any, list[Any]], Any]
-#: What objects have become, by their ids; with the objects, since parts may be made on the way and go again.
+#: Takes an object apart into a list of parts.
+TakeApart = Callable[[Any], list[Any]]
+#: Makes a new object of the kind of another from a list of parts.
+Rebuild = Callable[[Any, list[Any]], Any]
+#: By id, an object and the object that replaces it. The former is kept because some parts are made only for the search:
+#: another object could get the id of a part that is gone.
 Memo = dict[int, tuple[Any, Any]]
 
 _LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, type, range, slice, FunctionType})
 
-#: The ``__reduce__`` of Python's own classes that hold other objects.
+#: The ``__reduce__`` methods of Python's own classes that contain other objects.
 _REDUCTIONS: frozenset[Any] = frozenset(
     cls.__reduce__
     for cls in (object, set, frozenset, deque, Counter, OrderedDict, defaultdict, SimpleNamespace, MethodType)
@@ -33,11 +36,11 @@ _REDUCTIONS: frozenset[Any] = frozenset(
 
 
 class Shared(Placeholder):
-    """An argument that each worker receives and decodes once per run; see :func:`shared`."""
+    """Marks an argument that each worker receives and decodes once per run; see :func:`shared`."""
 
     __slots__ = ("__weakref__", "value")
 
-    #: Those that exist. Only then may there be one inside another argument.
+    #: All markers that exist. If there are none, arguments need not be searched.
     alive: ClassVar[WeakSet[Shared]] = WeakSet()
 
     def __init__(self, value: Any) -> None:
@@ -50,7 +53,7 @@ class Shared(Placeholder):
         return self.value
 
     def __reduce__(self) -> Any:
-        # For whatever pickles it without knowing it, such as a cluster.
+        # For picklers that do not know the marker, such as that of a cluster.
         return _itself, (self.value,)
 
     def __repr__(self) -> str:
@@ -64,21 +67,22 @@ def _itself(value: Any) -> Any:
 def shared(value: Any) -> Any:
     """Mark an argument as one that all calls of a run share.
 
-    Worker processes receive it once per run, however many calls and batches name it, and decode it once; the calls
-    of a worker then share one object. In other backends the calls get `value` itself. It is recognised as an argument
-    of a call, by position or by keyword, and inside other arguments and the callable itself: in containers of Python's
-    own and classes derived from them, in arrays of objects, partials, methods, and the attributes and slots of objects.
-    Worker processes find it in whatever can be pickled. Threads do not look into objects whose class defines how they
-    are pickled (``__reduce__``, ``__getstate__``), nor into exceptions, iterators and the variables of closures.
+    Worker processes receive it once per run, whatever the number of calls and batches that need it. They decode it
+    once, and all calls of a worker get the same object. In other backends, the calls get `value` itself. The marker is
+    recognised as an argument of a call, by position or by keyword. It is also recognised inside other arguments and
+    inside the callable: in Python's own containers and classes derived from them, in arrays of objects, partials and
+    methods, and in the attributes and slots of objects. Worker processes find it in every object that can be pickled.
+    Threads do not search objects whose class defines how they are pickled (``__reduce__``, ``__getstate__``), nor
+    exceptions, iterators and the variables of closures.
 
     Parameters
     ----------
     value
-        Any object; it must not be changed while the run goes on.
+        Any object. It must not be changed before the run ends.
 
     Returns
     -------
-    A marker that stands for `value` in the arguments of delayed calls.
+    A marker, to be used in the place of `value` in the arguments of delayed calls.
 
     Examples
     --------
@@ -90,94 +94,94 @@ def shared(value: Any) -> Any:
     return Shared(value)
 
 
-def unmarked(call: Call) -> Call:
-    """Return a call with the arguments for which something stands in their places, wherever that is in them.
+def resolve_call(call: Call) -> Call:
+    """Return a call in which values replace markers and other stand-ins, also those inside the arguments.
 
-    It takes some microseconds, and 20 ms for a list of a million numbers, unless that is marked as well.
+    This takes some microseconds. It takes 20 ms for a list of a million numbers, unless the list itself is marked.
     """
     if not Shared.alive:
         return shallow(call)
     function, args, kwargs = call
     memo: Memo = {}
     if type(function) is not FunctionType:
-        function = _unmarked(function, memo)
+        function = _resolve(function, memo)
     if kwargs:
-        kwargs = {name: _unmarked(arg, memo) for name, arg in kwargs.items()}
-    return function, tuple([_unmarked(arg, memo) for arg in args]), kwargs
+        kwargs = {name: _resolve(arg, memo) for name, arg in kwargs.items()}
+    return function, tuple([_resolve(arg, memo) for arg in args]), kwargs
 
 
-def unmarked_value(value: Any) -> Any:
-    """Return an object with what is marked in it; the object itself if nothing is."""
-    return _unmarked(value, {}) if Shared.alive else value
+def resolve_value(value: Any) -> Any:
+    """Return an object in which values replace markers; the object itself if it contains none."""
+    return _resolve(value, {}) if Shared.alive else value
 
 
-def _unmarked(value: Any, memo: Memo) -> Any:
+def _resolve(value: Any, memo: Memo) -> Any:
     cls = type(value)
     if cls in _LEAVES:
         return value
     if issubclass(cls, Placeholder):
         return value.resolve()
-    return _rebuilt(value, memo) if _holds_any(value) else value
+    return _rebuild(value, memo) if _contains_marker(value) else value
 
 
-def _holds_any(value: Any) -> bool:
-    """Tell whether a marker is in an object; not by recursion, since it may be as deep as it likes."""
-    seen: dict[int, Any] = {}  # with the objects: some are made on the way
+def _contains_marker(value: Any) -> bool:
+    """Tell whether an object contains a marker. This is no recursion, because objects may be nested very deeply."""
+    seen: dict[int, Any] = {}  # by id; the objects are kept, because some are made only for the search
     stack = [value]
     while stack:
         obj = stack.pop()
         cls: Any = type(obj)
-        form = _form(cls)
-        if form is None or id(obj) in seen:
+        functions = _functions_for(cls)
+        if functions is None or id(obj) in seen:
             continue
         seen[id(obj)] = obj
-        parts = form[0](obj)
-        kinds: set[Any] = set(map(type, parts)) - _LEAVES
-        if any(issubclass(kind, Placeholder) for kind in kinds):
+        parts = functions[0](obj)
+        classes: set[Any] = set(map(type, parts)) - _LEAVES
+        if any(issubclass(part_cls, Placeholder) for part_cls in classes):
             return True
-        kinds = {kind for kind in kinds if _form(kind) is not None}
-        if kinds:
-            stack += [part for part in parts if type(part) in kinds]
+        classes = {part_cls for part_cls in classes if _functions_for(part_cls) is not None}
+        if classes:
+            stack += [part for part in parts if type(part) in classes]
     return False
 
 
-def _rebuilt(obj: Any, memo: Memo) -> Any:
-    """Return an object with what is marked in it; where it holds itself, that stays as it was."""
+def _rebuild(obj: Any, memo: Memo) -> Any:
+    """Return an object in which values replace markers. If it contains itself, the object inside stays as it was."""
     cls: Any = type(obj)
     if issubclass(cls, Placeholder):
         return obj.resolve()
-    form = _form(cls)
-    if form is None:
+    functions = _functions_for(cls)
+    if functions is None:
         return obj
     if id(obj) not in memo:
         memo[id(obj)] = obj, obj
-        parts, make = form
-        before = parts(obj)
-        after = [_rebuilt(part, memo) for part in before]
+        take_apart, rebuild = functions
+        before = take_apart(obj)
+        after = [_rebuild(part, memo) for part in before]
         if any(new is not old for new, old in zip(after, before, strict=True)):
-            memo[id(obj)] = obj, make(obj, after)
+            memo[id(obj)] = obj, rebuild(obj, after)
     return memo[id(obj)][1]
 
 
 @functools.lru_cache(512)
-def _form(cls: Any) -> tuple[Parts, Make] | None:
-    """Return how the objects of a class come apart, and are made again; None if they are not looked into."""
+def _functions_for(cls: Any) -> tuple[TakeApart, Rebuild] | None:
+    """Return the functions that take objects of a class apart and rebuild them; None if they are not searched."""
     if cls in _LEAVES:
         return None
     if cls in (list, tuple, set, frozenset):
-        return list, _make_of_items
+        return list, _rebuild_sequence
     if cls is dict:
-        return _items, _make_dict
+        return _keys_and_values, _rebuild_dict
     if cls.__module__ == "numpy" and cls.__name__ == "ndarray":
-        return _of_array, _make_reduced
-    return (_of_object, _make_reduced) if _reduced_by_python(cls) else None
+        return _parts_of_array, _rebuild_reduced
+    return (_reduced_parts, _rebuild_reduced) if _reduced_by_python(cls) else None
 
 
 def _reduced_by_python(cls: Any) -> bool:
     """Tell whether Python's own rules say how the objects of a class are pickled.
 
-    To take them apart then runs no code of theirs, and costs little. What says by itself how it is pickled may write a
-    whole model into bytes for that.
+    Then, taking them apart runs no code of the class, and costs little. A class that defines how it is pickled may
+    write a whole model into bytes for that.
     """
     if issubclass(cls, type) or cls in copyreg.dispatch_table:
         return False
@@ -194,52 +198,52 @@ def _reduced_by_python(cls: Any) -> bool:
     )
 
 
-def _make_of_items(obj: Any, parts: Iterable[Any]) -> Any:
+def _rebuild_sequence(obj: Any, parts: Iterable[Any]) -> Any:
     return type(obj)(parts)
 
 
-def _items(obj: Any) -> list[Any]:
-    copy = obj.copy()  # at once: another call may be changing it
+def _keys_and_values(obj: Any) -> list[Any]:
+    copy = obj.copy()  # in one step, since another call may be changing the dictionary
     return [*copy, *copy.values()]
 
 
-def _make_dict(_obj: Any, parts: list[Any]) -> Any:
+def _rebuild_dict(_obj: Any, parts: list[Any]) -> Any:
     half = len(parts) // 2
     return dict(zip(parts[:half], parts[half:], strict=True))
 
 
-def _of_array(obj: Any) -> list[Any]:
-    return _of_object(obj) if obj.dtype.hasobject else []
+def _parts_of_array(obj: Any) -> list[Any]:
+    return _reduced_parts(obj) if obj.dtype.hasobject else []
 
 
-def _of_object(obj: Any) -> list[Any]:
+def _reduced_parts(obj: Any) -> list[Any]:
     """Take an object apart as pickle does."""
     try:
         reduced = obj.__reduce_ex__(4)
         function, args, state, items, pairs = (*reduced, None, None, None)[:5]
         return [function, args, state, None if items is None else [*items], None if pairs is None else [*pairs]]
-    except Exception:  # it cannot be pickled, or another call is changing it
+    except Exception:  # the object cannot be pickled, or another call is changing it
         return []
 
 
-def _make_reduced(_obj: Any, parts: list[Any]) -> Any:
-    """Make an object of its parts as pickle does."""
+def _rebuild_reduced(_obj: Any, parts: list[Any]) -> Any:
+    """Make an object from its parts as pickle does."""
     function, args, state, items, pairs = parts
-    made = function(*args)
+    new = function(*args)
     if state is not None:
-        if hasattr(made, "__setstate__"):
-            made.__setstate__(state)
+        if hasattr(new, "__setstate__"):
+            new.__setstate__(state)
         else:
             attributes, slots = state if type(state) is tuple else (state, None)
             if attributes:
-                vars(made).update(attributes)
+                vars(new).update(attributes)
             for name, value in (slots or {}).items():
-                setattr(made, name, value)
+                setattr(new, name, value)
     for item in items or ():
-        made.append(item)
+        new.append(item)
     for key, value in pairs or ():
-        made[key] = value
-    return made
+        new[key] = value
+    return new
 
 
-Placeholder.resolve_nested = unmarked
+Placeholder.resolve_nested = resolve_call

@@ -1,12 +1,12 @@
-"""The contract of a transport: it takes a batch to a worker, and what came of its calls back.
+"""The contract of a transport: it brings a batch to a worker, and the results of its calls back.
 
 ::
 
-    batch ──encode──> Request ──send──> a slot's executor        future of a reply ──receive──> values, error
-                         │
-                         └── holds what the batch needs in this process until it is closed
+    Batch ──encode──> Request ──send──> a slot's executor ──> future of a reply ──receive──> Received
+                         │                                                                   values, error
+                         └── keeps what the batch needs in this process until it is closed
 
-_process_transport sends bytes to worker processes; _object_transport hands objects to engines that ship them.
+_process_transport sends bytes to worker processes. _object_transport hands objects to engines that send them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,42 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Executor, Future
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from shoal._pickling import Reduce, as_usual, culprit, dumps
+from shoal._tracebacks import from_user
+from shoal.backends._failure import Failure, rebuilt
+from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import Batch
-from shoal.parallel._failures import Unsendable
-from shoal.parallel._notes import Running
+from shoal.parallel._delayed import describe
+from shoal.parallel._status import WorkerStatus
+
+
+class Unsendable(Exception):
+    """A batch cannot be sent.
+
+    Attributes
+    ----------
+    position
+        The position in the batch of the call that cannot be sent; None if it is not known which call that is.
+    error
+        The exception for the user.
+    """
+
+    def __init__(self, position: int | None, error: Exception) -> None:
+        super().__init__(position, error)
+        self.position, self.error = position, error
 
 
 class Request:
-    """A batch on its way, and what it holds in this process.
+    """A batch in flight, and what it needs in this process.
 
     Attributes
     ----------
     batch
         The calls.
     refusal
-        Why the batch cannot be sent; None if it can.
+        Why the batch cannot be sent; None if it can be sent.
     nbytes, returned
-        The bytes that travel to the worker, and those that came back.
+        The number of bytes that are sent to the worker, and the number of bytes of the reply.
     """
 
     def __init__(self, batch: Batch, refusal: Unsendable | None = None) -> None:
@@ -38,14 +58,14 @@ class Request:
         self.nbytes = self.returned = 0
 
     def close(self) -> None:
-        """Release what the batch holds; it may be called again."""
+        """Release what the batch needs. It may be called several times."""
 
 
 R = TypeVar("R", bound=Request)
 
 
 class Received(NamedTuple):
-    """What came of a batch.
+    """The outcome of a batch.
 
     Attributes
     ----------
@@ -53,56 +73,127 @@ class Received(NamedTuple):
         The results of its first calls.
     error
         The exception of the next call; None if no call has failed.
-    whole
-        Whether the exception may belong to any call of the batch.
+    call_unknown
+        Whether the exception may belong to any call of the batch, and not to the next call.
     """
 
     values: list[Any]
     error: BaseException | None
-    whole: bool = False
+    call_unknown: bool = False
 
 
 class Transport(ABC, Generic[R]):
-    """The way of the batches of one run. It belongs to the thread that owns the run, where nothing else is said."""
+    """Sends the batches of one run.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to the thread that owns the run. Only :meth:`replaced` may be called by any thread.
+    """
 
     @abstractmethod
     def encode(self, batch: Batch) -> R:
-        """Return a request for any worker; one with a refusal if the batch cannot be encoded."""
+        """Return a request that any worker can run. It has a refusal if the batch cannot be encoded."""
 
     @abstractmethod
     def send(self, request: R, executor: Executor) -> Future[Any]:
-        """Submit a request; return the future of the reply. The future of a refused request holds the refusal."""
+        """Submit a request; return the future of its reply. If the request has a refusal, the future raises it."""
 
     @abstractmethod
     def receive(self, request: R, reply: Any) -> Received:
-        """Return what came of the calls of a request."""
+        """Decode the reply to a request."""
 
     @abstractmethod
     def explain(self, batch: Batch, error: Exception) -> Unsendable:
-        """Return which call an executor's failure belongs to; raise `error` if it belongs to none."""
+        """Find the call for which an executor has failed; raise `error` if no call is to blame."""
 
     @abstractmethod
     def close(self) -> None:
-        """End the run: release what was sent or stored for it."""
+        """End the run: release everything that was sent or stored for it."""
 
-    def running(self, _executor: Executor) -> Running | None:
-        """Return what an executor's worker does; None if workers do not tell."""
+    def status(self, _executor: Executor) -> WorkerStatus | None:
+        """Return what the worker of an executor does; None if its workers do not write that."""
         return None
 
     @abstractmethod
     def forget(self, executor: Executor) -> None:
-        """Take note that an executor's worker does not have what was sent there before."""
+        """Record that the worker of an executor no longer has the objects that were sent there."""
 
-    def replaced(self, _executor: Executor) -> Running | None:
-        """Take note that an executor has, or will have, another worker; return what the last one did at its end.
+    def replaced(self, _executor: Executor) -> WorkerStatus | None:
+        """Record that another worker has taken, or will take, an executor's place; return the last one's status.
 
-        To be called before the new worker can run a batch; from any thread.
+        It has to be called before the new worker can run a batch. Any thread may call it.
         """
         return None
 
 
-def refused(error: Exception) -> Future[Any]:
-    """Return a future that has failed."""
+def failed_future(error: Exception) -> Future[Any]:
+    """Return a future that has failed with `error`."""
     future: Future[Any] = Future()
     future.set_exception(error)
     return future
+
+
+def raised(failure: Failure, batch: Batch, position: int | None) -> BaseException:
+    """Rebuild the exception of a call. Its cause is the traceback of the worker.
+
+    Parameters
+    ----------
+    failure
+        The encoded exception.
+    batch
+        The batch in which it was raised.
+    position
+        The position of the call in the batch; None if any call may have raised it.
+    """
+    if position is not None:
+        return rebuilt(failure, f"call {batch.start + position}, {describe(batch.function(position))}(...)")
+    calls = span(batch)
+    error = rebuilt(failure, calls)
+    if type(error) is CallUnpicklingError and error.where == "a worker":
+        # The worker does not know the number of calls in the batch, nor their functions.
+        error.__init__(calls, error.where, error.reason)  # type: ignore[misc]
+    return error
+
+
+def span(batch: Batch) -> str:
+    """Name the calls of a batch: ``"call 3, f(...)"``, or ``"one of the calls 3 to 5, f(...)"``."""
+    first, last = batch.start, batch.start + len(batch) - 1
+    calls = f"call {first}" if first == last else f"one of the calls {first} to {last}"
+    return f"{calls}, {describe(batch.function(0))}(...)"
+
+
+def find_unsendable(
+    batch: Batch, error: Exception, reduce: Reduce = as_usual, by_value: Reduce = as_usual
+) -> Unsendable:
+    """Find the call of a batch, and the part of the call, that cannot be pickled.
+
+    Parameters
+    ----------
+    batch, error
+        The batch that could not be sent, and the exception of the attempt.
+    reduce, by_value
+        The hooks of :func:`~shoal._pickling.dumps` that were used.
+    """
+    for position, (function, args, kwargs) in enumerate(batch):
+        parts = [(function, "the function")]
+        parts += [(arg, f"args[{number}]") for number, arg in enumerate(args)]
+        parts += [(arg, f"kwargs[{name!r}]") for name, arg in kwargs.items()]
+        for part, name in parts:
+            try:
+                dumps(part, reduce, by_value)
+            except OSError as failure:
+                # Its message says everything. The cause, the context and the traceback are shoal's own.
+                failure.__cause__ = failure.__context__ = None
+                return Unsendable(position, failure.with_traceback(None))
+            except Exception:
+                path, reason = culprit(part, name, reduce)
+                refusal = CallPicklingError(f"call {batch.start + position}, {describe(function)}(...),", path, reason)
+                refusal.__cause__ = cause(error)
+                return Unsendable(position, refusal)
+    return Unsendable(None, error)
+
+
+def cause(error: Exception) -> Exception | None:
+    """Return `error`, to be shown as the cause of another, if the user's code has raised it; else None."""
+    trace = from_user(error.__traceback__)
+    return None if trace is None else error.with_traceback(trace)

@@ -1,6 +1,13 @@
-"""What runs inside a worker process: decode a batch, run its calls, encode what came of them.
+"""What a worker process does with a batch: decode it, run its calls, encode their results.
 
-The parent calls everything here through :mod:`shoal.parallel._process_transport`. A worker runs one batch at a time.
+::
+
+    Payload ──> run_batch ── decode ── f(...), f(...), ... ── _encode ──> Reply
+                               │                                │
+                               └─ fetch: objects that were      └─ results' large buffers go to the parent's
+                                  sent once per worker             segments
+
+The parent submits these functions through :mod:`shoal.parallel._process_transport`. A worker runs one batch at a time.
 """
 
 from __future__ import annotations
@@ -21,111 +28,121 @@ from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
-from shoal.parallel._limits import LOOK_SECONDS, Limits, served
-from shoal.parallel._notes import Note
 from shoal.parallel._segments import attach, layout, write
 from shoal.parallel._settings import Nested, nested_settings
-from shoal.parallel._sharing import backing_memmap, by_reference, is_array, is_ours
+from shoal.parallel._status import StatusWriter
+from shoal.parallel._worker_limits import CHECK_SECONDS, WorkerLimits, usage
+from shoal.parallel._workspace import backing_memmap, is_array, is_segment, reduce_memmap
 
-#: Results' buffers of at least so many bytes come back through shared memory, each in its own; smaller ones through
-#: the pipe, so that keeping one of them keeps nothing else.
+#: Buffers of results of at least so many bytes come back through shared memory, each in a segment of its own. Smaller
+#: ones come through the pipe: then, keeping one of them keeps no other memory.
 RESULT_BYTES = 256 * 1024
 #: Streams of at least so many bytes go through shared memory.
 LONG_STREAM = 256 * 1024
+#: The threshold for buffers with which all of them stay in the stream.
+_ALL_IN_STREAM = 2**63
 
-
-#: After so many batches the interpreter has specialized the code that runs for each.
+#: After so many batches, the interpreter has specialized the code that runs for each batch.
 _REHEARSALS = 10
 
-#: A run: the process id of its parent, and its number there.
+#: A run: the process id of the parent, and the number of the run there.
 RunId = tuple[int, int]
 
 
 class Pickled(NamedTuple):
     """A pickled object: its stream, and where its large buffers are.
 
-    A long stream lies in the segment too, before the buffers: the pipe copies five times what a segment copies once.
+    A long stream is in the segment as well, before the buffers, because a copy through the pipe takes five times as
+    long as a copy into a segment.
     """
 
-    stream: bytes | None
-    path: str | None = None
-    places: tuple[tuple[int, int], ...] = ()
+    stream: bytes | None  # None: it is the first range of the segment
+    path: str | None = None  # of the segment
+    ranges: tuple[tuple[int, int], ...] = ()  # in the segment: offset and bytes of each buffer
 
     def decode(self) -> Any:
-        """Rebuild the object; its buffers are mapped privately."""
+        """Rebuild the object. Its buffers are mapped privately."""
         memory = memoryview(b"") if self.path is None else attach(self.path)
-        buffers = [memory[start : start + nbytes] for start, nbytes in self.places]
+        buffers = [memory[start : start + nbytes] for start, nbytes in self.ranges]
         stream = buffers.pop(0) if self.stream is None else self.stream
-        with collecting_later():  # also where little is rebuilt, since it may import much
+        with collecting_later():  # also for few objects, since rebuilding them may import many modules
             return loads(stream, buffers=buffers)
 
 
 class Payload(NamedTuple):
-    """A batch on its way to a worker."""
+    """A batch, as it is sent to a worker."""
 
     run: RunId
-    live: tuple[RunId, ...]  # the runs of the parent's that go on, of those below the horizon
-    horizon: RunId
-    start: int
-    seconds: float  # after which no call is begun
+    live_runs: tuple[RunId, ...]  # those of the parent that have not ended, below the horizon
+    horizon: RunId  # runs of the parent from this number on may be live as well
+    start: int  # the index of the first call
+    seconds: float  # the time after which no further call is begun
     calls: Pickled
-    objects: dict[int, Pickled]  # what this worker does not have yet, by key
-    outlets: tuple[str, ...]  # segments of the parent's for results
-    nested: Nested
-    cell: tuple[str, int] | None  # where to note which call runs
-    limits: Limits | None  # how long this worker serves
-    bars: int = 0  # that the parent draws on a terminal, which may be this worker's too
+    objects: dict[int, Pickled]  # those that the worker does not have yet, by their keys
+    result_segments: tuple[str, ...]  # their paths
+    nested: Nested  # the settings for runs inside the calls
+    status_address: tuple[str, int] | None  # of the worker's row in the parent's status page
+    limits: WorkerLimits | None
+    bars: int = 0  # the number of progress bars that the parent draws on a terminal, which may be this worker's too
 
 
 class Reply(NamedTuple):
-    """What came of a batch, on its way back: the results of its first calls, and the exception of the next."""
+    """The outcome of a batch, as it is sent back: the results of its first calls, and the exception of the next."""
 
-    elapsed: float  # seconds that the calls took
-    stream: bytes | None  # of the results; None: it is the first of the buffers
-    places: tuple[tuple[int, int, int], ...] = ()  # outlet, offset and bytes of each buffer
+    elapsed: float  # the seconds that the calls took
+    stream: bytes | None  # of the results; None: it is the first range
+    ranges: tuple[tuple[int, int, int], ...] = ()  # of each buffer: number of the result segment, offset, bytes
     failure: Failure | None = None
-    retiring: int | None = None  # the worker's process, if it is to be replaced
+    retiring: int | None = None  # the id of the worker's process, if it has to be replaced
+    call_unknown: bool = False  # whether the failure may belong to any call of the batch
 
 
 class Missing(Exception):
-    """This worker was not sent an object that a batch needs: its predecessor was, and has died."""
+    """A batch needs an object that this worker does not have: it was sent to the worker before it, which has died."""
 
 
-_objects: dict[RunId, dict[int, Pickled]] = {}
+#: The objects that were sent once per worker, before and after they are decoded, by run and key.
+_pickled: dict[RunId, dict[int, Pickled]] = {}
 _decoded: dict[RunId, dict[int, Any]] = {}
-#: A backend's workers may be threads of one process. Reentrant, since an object that was sent may hold others.
+#: The workers of a backend may be threads of one process. The lock is reentrant, since an object may contain others.
 _decoding = threading.RLock()
 
 
 def fetch(run: RunId, key: int) -> Any:
-    """Return an object that was sent once for a whole run."""
+    """Return an object that was sent once per worker; decode it if this is the first time.
+
+    Raises
+    ------
+    Missing
+        If this worker does not have it.
+    """
     known = _decoded.setdefault(run, {})
     if key not in known:
         with _decoding:
             if key not in known:
                 try:
-                    encoded = _objects[run].pop(key)
+                    pickled = _pickled[run].pop(key)
                 except KeyError:
                     raise Missing(key) from None
-                known[key] = encoded.decode()
+                known[key] = pickled.decode()
     return known[key]
 
 
-def forget(live: tuple[RunId, ...], horizon: RunId) -> None:
-    """Drop what was sent for runs that have ended: those of a parent's below `horizon` that are not `live`."""
-    for sent in (_objects, _decoded):
-        for run in list(sent):
-            if run[0] == horizon[0] and run < horizon and run not in live:
-                sent.pop(run, None)
+def forget(live_runs: tuple[RunId, ...], horizon: RunId) -> None:
+    """Drop the objects of ended runs: runs of the same parent below the horizon that are not among `live_runs`."""
+    for objects in (_pickled, _decoded):
+        for run in list(objects):
+            if run[0] == horizon[0] and run < horizon and run not in live_runs:
+                objects.pop(run, None)
 
 
 def rehearse() -> None:
-    """Run batches of no consequence in a process that workers are forked from.
+    """Run batches that do nothing, in the process from which workers are forked.
 
-    What the first batches of a worker import, build and have the interpreter specialize is then there, in memory that
-    all of them share.
+    The first batches of a worker import modules, build classes and have the interpreter specialize code. If this is
+    done before the fork, all workers share the memory that it takes.
     """
-    if os.environ.get("LOKY_PICKLER", "").strip():  # it may be a module of the user's
+    if os.environ.get("LOKY_PICKLER", "").strip():  # it may be a module of the user's, which must not be imported here
         return
     calls = Pickled(dumps((abs, [(1,)], None))[0])
     payload = Payload((0, 0), (), (0, 0), 0, 1.0, calls, {}, (), ("sequential", 1, None), None, None)
@@ -133,126 +150,129 @@ def rehearse() -> None:
         loads(dumps(run_batch(loads(dumps(payload)[0])))[0])
 
 
+def run_limited_batch(payload: Payload) -> Reply:
+    """Do as :func:`run_batch`, and ask to be replaced if this process has reached its limits.
+
+    If it has reached them before, it runs no call.
+    """
+    limits = payload.limits
+    assert limits is not None
+    if usage.reached(limits):
+        return Reply(0.0, dumps([])[0], retiring=os.getpid())
+    reply = run_batch(payload)
+    # The memory is measured only now, because the arguments and results of the batch have been freed.
+    return reply._replace(retiring=os.getpid()) if usage.reached(limits) else reply
+
+
 def run_batch(payload: Payload) -> Reply:
-    """Run the calls of a batch. Whatever they raise comes back as an reply.
+    """Run the calls of a batch; if it has limits, as many as this process may still run.
+
+    An exception of a call is returned as the failure of the reply.
 
     Raises
     ------
     Missing
-        If the batch needs objects that another worker was sent.
+        If the batch needs objects that were sent to another worker.
     """
-    limits = payload.limits
-    if limits is None:
-        return _run(payload)
-    if served.spent(limits):
-        return Reply(0.0, dumps([])[0], retiring=os.getpid())
-    reply = _run(payload)
-    # Looked at now, since the arguments and results of the batch are gone.
-    return reply._replace(retiring=os.getpid()) if served.spent(limits) else reply
-
-
-def _run(payload: Payload) -> Reply:
-    """Run the calls of a batch, as many as this worker may still run."""
-    note = Note(payload.cell)
-    note.between(payload.start)
-    print_above(payload.bars)
-    forget(payload.live, payload.horizon)
-    if payload.objects:
-        _objects.setdefault(payload.run, {}).update(payload.objects)
     clock = time.perf_counter
+    status = StatusWriter(payload.status_address)
+    status.write_between_calls(payload.start)
+    print_above(payload.bars)
+    forget(payload.live_runs, payload.horizon)
+    if payload.objects:
+        _pickled.setdefault(payload.run, {}).update(payload.objects)
     began = clock()
     try:
         functions, arguments, keywords = payload.calls.decode()
     except Missing:
         raise
     except Exception as error:
-        what = f"the calls from number {payload.start} on"
-        refusal = CallUnpicklingError(what, "a worker", in_a_line(error))
-        failure = failure_of(refusal, error, whole=True)
-        return Reply(clock() - began, dumps([])[0], failure=failure)
+        refusal = CallUnpicklingError(f"the calls from number {payload.start} on", "a worker", in_a_line(error))
+        return Reply(clock() - began, dumps([])[0], failure=failure_of(refusal, error), call_unknown=True)
     values: list[Any] = []
     append = values.append
-    raised: Failure | None = None
-    doubles, place = note.cell()
-    since, index = place + 1, float(payload.start)
+    failure: Failure | None = None
+    doubles, activity = status.doubles, status.first
+    since, index = activity + 1, float(payload.start)
     limits = payload.limits
     calls: Iterator[Any] = rows(functions, arguments, keywords)
     if limits is not None:
-        note.sign()
-        calls = islice(calls, served.left(limits))
+        status.write_pid()
+        calls = islice(calls, usage.calls_left(limits))
     with nested_settings(*payload.nested), interruptible():
         try:
             now = began = clock()
             until = end = began + payload.seconds
             if limits is not None and limits.memory is not None:
-                until = min(end, now + LOOK_SECONDS)
+                until = min(end, now + CHECK_SECONDS)
             for function, args, kwargs in calls:
                 doubles[since] = now
-                doubles[place] = index
+                doubles[activity] = index
                 append(function(*args, **kwargs))
                 index += 1.0
                 now = clock()
                 if now > until:
-                    if limits is None or now > end or limits.exceeded_by("self"):
+                    if limits is None or now > end or limits.memory_exceeded("self"):
                         break
-                    until = min(end, now + LOOK_SECONDS)
+                    until = min(end, now + CHECK_SECONDS)
         except BaseException as error:
-            raised = failure_of(error, error)
+            failure = failure_of(error, error)
     elapsed = clock() - began
-    note.between(payload.start)
-    served.calls += len(values) + (raised is not None)
+    status.write_between_calls(payload.start)
+    usage.calls += len(values) + (failure is not None)
     if payload.bars:
         finish_lines()
     del arguments, keywords
-    return _reply(values, elapsed, raised, functions, payload)
+    return _encode(values, elapsed, failure, functions, payload)
 
 
-def _reply(values: list[Any], elapsed: float, failure: Failure | None, functions: Any, payload: Payload) -> Reply:
-    """Encode the results of a batch, or those before the first that cannot be pickled."""
+def _encode(values: list[Any], elapsed: float, failure: Failure | None, functions: Any, payload: Payload) -> Reply:
+    """Encode the results of a batch. If one cannot be pickled, encode those before it, and a failure."""
+    paths = payload.result_segments
     try:
-        stream, buffers = dumps(values, reduce_result, out_of_band=RESULT_BYTES if payload.outlets else 2**63)
+        stream, buffers = dumps(values, reduce_result, out_of_band=RESULT_BYTES if paths else _ALL_IN_STREAM)
     except Exception as error:
-        index, failure = _unpicklable(values, error, payload.start, functions)
-        return _reply(values[:index], elapsed, failure, functions, payload)
-    long = len(stream) >= LONG_STREAM and bool(payload.outlets)
+        index, failure = _find_unpicklable(values, error, payload.start, functions)
+        return _encode(values[:index], elapsed, failure, functions, payload)
+    long = len(stream) >= LONG_STREAM and bool(paths)
     if not buffers and not long:
         return Reply(elapsed, stream, failure=failure)
     try:
-        places = _deliver([memoryview(stream), *buffers] if long else buffers, payload.outlets)
-        return Reply(elapsed, None if long else stream, places, failure)
-    except OSError:  # there is no room for them: they go through the pipe
-        return Reply(elapsed, dumps(values, reduce_result, out_of_band=2**63)[0], failure=failure)
+        ranges = _write_to_segments([memoryview(stream), *buffers] if long else buffers, paths)
+        return Reply(elapsed, None if long else stream, ranges, failure)
+    except OSError:  # there is not enough shared memory, and so the results go through the pipe
+        return Reply(elapsed, dumps(values, reduce_result, out_of_band=_ALL_IN_STREAM)[0], failure=failure)
 
 
 def reduce_result(obj: Any) -> Any:
-    """Return the reduction of a user's memmap to its file, of one of ours to its bytes."""
+    """Reduce a memmap of the user to its file, and one of shoal's to its bytes, since its segment will be freed."""
     if is_array(obj):
         root = backing_memmap(obj)
-        if root is not None and not is_ours(root):
-            return by_reference(obj)
+        if root is not None and not is_segment(root):
+            return reduce_memmap(obj)
         if isinstance(obj, sys.modules["numpy"].memmap):
             return obj.view(sys.modules["numpy"].ndarray).__reduce_ex__(5)
     return NotImplemented
 
 
-def _deliver(buffers: list[memoryview], outlets: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
-    """Write buffers into the parent's segments, one each; those that are too many share the last."""
-    places: list[tuple[int, int, int]] = []
+def _write_to_segments(buffers: list[memoryview], paths: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
+    """Write each buffer into a segment of its own. If there are more buffers, the last segment takes all the others."""
+    ranges: list[tuple[int, int, int]] = []
     end = 0
     for number, view in enumerate(buffers):
-        outlet = min(number, len(outlets) - 1)
-        (offset,), end = layout([view], end if number > outlet else 0)
-        fd = os.open(outlets[outlet], os.O_RDWR | getattr(os, "O_BINARY", 0))
+        segment = min(number, len(paths) - 1)
+        (offset,), end = layout([view], end if number > segment else 0)
+        fd = os.open(paths[segment], os.O_RDWR | getattr(os, "O_BINARY", 0))
         try:
             write(fd, view, offset)
         finally:
             os.close(fd)
-        places.append((outlet, offset, view.nbytes))
-    return tuple(places)
+        ranges.append((segment, offset, view.nbytes))
+    return tuple(ranges)
 
 
-def _unpicklable(values: list[Any], error: Exception, start: int, functions: Any) -> tuple[int, Failure]:
-    """Return the index of the result that cannot be pickled, and what says so and which part of it."""
+def _find_unpicklable(values: list[Any], error: Exception, start: int, functions: Any) -> tuple[int, Failure]:
+    """Return the index of the first result that cannot be pickled, and a failure that names the part to blame."""
     for index, value in enumerate(values):
         try:
             dumps(value, reduce_result)

@@ -1,0 +1,183 @@
+"""What each worker process does now. A worker writes it to memory that the parent can read, also after a death.
+
+::
+
+    parent                                                     worker
+    StatusPage, one per process:  | row 0 | row 1 | ...  <──── StatusWriter writes to one row
+                                     │
+                                     └─ StatusRow.read() ──> WorkerStatus
+
+    row       three doubles: activity, time, process id
+    activity  >= 0  the index of the call that runs
+              < 0   -1 - start of a batch: the worker rebuilds its arguments or encodes its results
+              NaN   the worker has done nothing yet
+
+Each slot of a run has a row until the run ends. The slot's worker writes to it before each call, which takes some
+100 ns. It also writes its process id before each batch if it may have to be replaced.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import mmap
+import os
+import threading
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+from shoal._forks import CALLERS, after_fork_in_child
+from shoal.parallel._segments import HAS_MEMFD, Folder, Segment
+
+_ROWS = 4096
+_DOUBLES = 3
+_ROW_BYTES = 8 * _DOUBLES
+
+
+class WorkerStatus(NamedTuple):
+    """What a worker process does.
+
+    Attributes
+    ----------
+    call
+        The index of the call that runs; None if no call runs.
+    batch
+        If no call runs: the start of the batch whose arguments the worker rebuilds, or whose results it encodes. None
+        if the worker has done nothing yet.
+    since
+        When this began, in seconds of the worker's ``time.perf_counter()``.
+    pid
+        The worker's process id. It is written only if the run has limits for workers.
+    """
+
+    call: int | None
+    batch: int | None
+    since: float
+    pid: int
+
+
+class StatusRow:
+    """The row of one worker, as the parent sees it.
+
+    Attributes
+    ----------
+    address
+        The path of the page and the number of the row: with these a worker finds the row.
+    """
+
+    def __init__(self, path: str, number: int, doubles: Any) -> None:
+        self.address = path, number
+        self._first = _DOUBLES * number
+        self._doubles = doubles
+        self.clear()
+
+    def clear(self) -> None:
+        """Write that the worker has done nothing yet."""
+        self._doubles[self._first] = math.nan
+
+    def read(self) -> WorkerStatus:
+        """Return what the worker does. If it has died, return what it did then."""
+        first = self._first
+        activity = self._doubles[first]  # read first, because the worker writes it last
+        since, pid = self._doubles[first + 1], int(self._doubles[first + 2])
+        call = int(activity) if activity >= 0 else None
+        return WorkerStatus(call, -1 - int(activity) if activity < 0 else None, since, pid)
+
+
+class StatusPage:
+    """The page of this process, and the rows of it that are free.
+
+    Notes
+    -----
+    Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the page. A forked child must not use that of its parent."""
+        self._lock = threading.Lock()
+        self._doubles: Any = None
+        self._folder: Folder | None = None
+        self._free: deque[int] = deque()
+
+    def allocate(self) -> StatusRow | None:
+        """Return a free row; None if no row is free, or if there is no memory for the page."""
+        with self._lock:
+            if self._doubles is None:
+                try:
+                    if not HAS_MEMFD:
+                        self._folder = Folder(None)
+                        atexit.register(self.close)
+                    self._segment = Segment(self._folder, "status")
+                    os.ftruncate(self._segment.fd, _ROWS * _ROW_BYTES)
+                    self._doubles = memoryview(mmap.mmap(self._segment.fd, _ROWS * _ROW_BYTES)).cast("d")
+                    self._free.extend(range(_ROWS))
+                except OSError:
+                    return None
+            return StatusRow(self._segment.path, self._free.popleft(), self._doubles) if self._free else None
+
+    def free(self, row: StatusRow) -> None:
+        """Make a row free. It is allocated again after all others, since a dying worker may still write to it."""
+        with self._lock:
+            self._free.append(row.address[1])
+
+    def close(self) -> None:
+        """Remove the folder of the page, if it has one."""
+        if self._folder is not None:
+            self._folder.remove()
+
+
+status_page = StatusPage()
+after_fork_in_child(status_page.reset, CALLERS)
+
+
+class StatusWriter:
+    """Writes to a worker's row, in the worker.
+
+    Parameters
+    ----------
+    address
+        :attr:`StatusRow.address`; None if the parent reads no status.
+
+    Attributes
+    ----------
+    doubles, first
+        Where to write: ``doubles[first]`` is the activity, and ``doubles[first + 1]`` the time. The activity has to be
+        written last.
+    """
+
+    def __init__(self, address: tuple[str, int] | None) -> None:
+        self.doubles: Any = [0.0] * _DOUBLES
+        self.first = 0
+        if address is not None:
+            try:
+                self.doubles = _mapped_page(address[0])
+                self.first = _DOUBLES * address[1]
+            except OSError:  # the worker cannot reach the parent's memory, so that nobody reads its status
+                pass
+
+    def write_pid(self) -> None:
+        """Write the id of this process."""
+        self.doubles[self.first + 2] = os.getpid()
+
+    def write_between_calls(self, start: int) -> None:
+        """Write that no call runs: the worker rebuilds arguments, or encodes results, of the batch from `start` on."""
+        self.doubles[self.first + 1] = time.perf_counter()
+        self.doubles[self.first] = -1 - start
+
+
+_pages: dict[str, Any] = {}
+
+
+def _mapped_page(path: str) -> Any:
+    if path not in _pages:
+        _pages.clear()  # a worker has one parent, and so it needs one page
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        try:
+            _pages[path] = memoryview(mmap.mmap(fd, 0)).cast("d")
+        finally:
+            os.close(fd)
+    return _pages[path]
