@@ -16,7 +16,7 @@ import pytest
 from _faults_util import Child
 from shoal import Parallel, delayed, parallel_config
 from shoal.errors import NoSpaceError
-from shoal.parallel import _segments
+from shoal.parallel.transport import _segments
 
 BIG = 20_000  # floats: above every limit that is set here
 LIMIT = 50_000  # bytes

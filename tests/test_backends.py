@@ -36,7 +36,7 @@ from shoal import (
     shared,
 )
 from shoal.backends.storing import StoringExecutor
-from shoal.parallel import _object_transport
+from shoal.parallel.transport import _engines
 from shoal.testing import BackendTests, overwrite
 
 
@@ -229,7 +229,7 @@ def test_calls_have_arrays_from_the_store_as_mmap_mode_says(monkeypatch: pytest.
     calls = [delayed(overwrite)(array)]
     with pytest.raises(ValueError, match="read-only"):
         Parallel(n_jobs=2, backend="objects-to-pickles", mmap_mode="r")(calls)
-    monkeypatch.setattr(_object_transport, "PRIVATE_BYTES", 7999)
+    monkeypatch.setattr(_engines, "PRIVATE_BYTES", 7999)
     with pytest.raises(ValueError, match="read-only"):
         Parallel(n_jobs=2, backend="objects-to-pickles")(calls)
 

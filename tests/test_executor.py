@@ -23,8 +23,8 @@ from _faults_util import Child, alive, until, wait_for, works
 from _python import GIL
 from shoal import CallPicklingError, RemoteTraceback, WorkerDied, cpu_count, executor, parallel_config, shared
 from shoal.errors import FallbackWarning, TaskTimeout
-from shoal.parallel._policies import auto_batch_size
-from shoal.parallel._submitted import Submitted
+from shoal.parallel.running._policies import auto_batch_size
+from shoal.parallel.running._submitted import Submitted
 
 PROCESSES = ["loky", "multiprocessing"]
 BACKENDS = [*PROCESSES, "threading"]

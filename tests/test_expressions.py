@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.parallel._expressions import evaluate
+from shoal.parallel.options._expressions import evaluate
 
 
 @st.composite
@@ -147,6 +147,6 @@ def test_length_is_counted_with_n_jobs_as_a_number() -> None:
 
 
 def test_importing_it_does_not_import_ast() -> None:
-    code = "import sys; import shoal.parallel._expressions; print('ast' in sys.modules)"
+    code = "import sys; import shoal.parallel.options._expressions; print('ast' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"

@@ -26,7 +26,7 @@ from shoal import Parallel, delayed
 from shoal.backends import _messages
 from shoal.backends._process import Process
 from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback, UnusedResultsWarning, WorkerDied
-from shoal.parallel._process_transport import ProcessTransport
+from shoal.parallel.transport._processes import ProcessTransport
 
 GENERATORS = ["generator", "generator_unordered"]
 RETURNS = ["list", *GENERATORS]

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from shoal.backends import Backend, Slot
 from shoal.errors import RunTimeout, TaskTimeout, WorkerDied
 from shoal.parallel._batch import Batch
-from shoal.parallel._batch_run import BatchRun
-from shoal.parallel._faults import Faults
-from shoal.parallel._plan import Plan
-from shoal.parallel._policies import auto_batch_size
-from shoal.parallel._run import Cancelled
-from shoal.parallel._schedule import Schedule
-from shoal.parallel._settings import Settings
-from shoal.parallel._status import WorkerStatus
-from shoal.parallel._transport import Received, Request
-from shoal.parallel._worker import Missing
+from shoal.parallel.options._plan import Plan
+from shoal.parallel.options._settings import Settings
+from shoal.parallel.running._batch_run import BatchRun
+from shoal.parallel.running._faults import Faults
+from shoal.parallel.running._policies import auto_batch_size
+from shoal.parallel.running._run import Cancelled
+from shoal.parallel.running._schedule import Schedule
+from shoal.parallel.transport._contract import Received, Request
+from shoal.parallel.transport._status import WorkerStatus
+from shoal.parallel.transport._worker import Missing
 
 
 class Raised(Exception):
@@ -308,7 +308,7 @@ def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
     error: BaseException | None = None
     with ExitStack() as patched:
         for module in ("_run", "_batch_run", "_faults"):
-            patched.enter_context(mock.patch(f"shoal.parallel.{module}.time", world))
+            patched.enter_context(mock.patch(f"shoal.parallel.running.{module}.time", world))
         transport: Any = world
         run = BatchRun(plan, slots, schedule, None, faults, release, transport, None)
         run.inbox = world

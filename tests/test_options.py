@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from shoal import Parallel, executor, parallel_config
-from shoal.parallel._checks import _CHECKS, OF_ONE_PARALLEL
 from shoal.parallel._executor import NOT_OF_EXECUTORS
 from shoal.parallel._parallel import ARGUMENTS
-from shoal.parallel._plan import Plan, plan_of
-from shoal.parallel._settings import Settings
+from shoal.parallel.options._checks import _CHECKS, OF_ONE_PARALLEL
+from shoal.parallel.options._plan import Plan, plan_of
+from shoal.parallel.options._settings import Settings
 
 #: Fields that no user passes by this name, and why.
 NO_ARGUMENTS = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.parallel._policies import (
+from shoal.parallel.running._policies import (
     BATCH_BYTES,
     BATCH_SECONDS,
     COLD_SECONDS,

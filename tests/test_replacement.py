@@ -22,8 +22,8 @@ from shoal import Parallel, delayed, parallel_config, shared
 from shoal.backends import WorkerSpec, create
 from shoal.backends._pool import pool
 from shoal.errors import FallbackWarning, WorkerDied
-from shoal.parallel import _launch
-from shoal.parallel._worker_limits import _private_memory_by_psutil, private_memory
+from shoal.parallel.running import _launch
+from shoal.parallel.transport._worker_limits import _private_memory_by_psutil, private_memory
 
 PROCESSES = ["loky", "multiprocessing"]
 MB = 2**20

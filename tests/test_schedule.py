@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call
-from shoal.parallel._policies import CUT_SECONDS, auto_batch_size
-from shoal.parallel._schedule import Schedule
+from shoal.parallel.running._policies import CUT_SECONDS, auto_batch_size
+from shoal.parallel.running._schedule import Schedule
 
 #: Seconds from the parent to a worker and back.
 ROUND_TRIP = 0.0004

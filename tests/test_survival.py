@@ -17,7 +17,7 @@ import tenacity
 from _faults_util import wait_for, works
 from shoal import Parallel, delayed, parallel_config
 from shoal.errors import CallPicklingError, FallbackWarning, NoSpaceError, TaskTimeout, WorkerDied
-from shoal.parallel._workspace import Workspace
+from shoal.parallel.transport._workspace import Workspace
 
 PROCESSES = ["loky", "multiprocessing"]
 BACKENDS = [*PROCESSES, "threading", "sequential"]

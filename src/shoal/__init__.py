@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     from shoal.parallel._delayed import delayed
     from shoal.parallel._executor import executor
     from shoal.parallel._parallel import Parallel
-    from shoal.parallel._resume import ResultCache
-    from shoal.parallel._settings import effective_n_jobs, parallel_backend, parallel_config
-    from shoal.parallel._shared import shared
+    from shoal.parallel.options._settings import effective_n_jobs, parallel_backend, parallel_config
+    from shoal.parallel.running._resume import ResultCache
+    from shoal.parallel.transport._shared import shared
     from shoal.persistence._dump import dump
     from shoal.persistence._inspect import FileInfo, inspect
     from shoal.persistence._load import load
@@ -112,9 +112,9 @@ _HOMES = {
     "shoal.parallel._delayed": ("delayed",),
     "shoal.parallel._executor": ("executor",),
     "shoal.parallel._parallel": ("Parallel",),
-    "shoal.parallel._resume": ("ResultCache",),
-    "shoal.parallel._settings": ("effective_n_jobs", "parallel_backend", "parallel_config"),
-    "shoal.parallel._shared": ("shared",),
+    "shoal.parallel.running._resume": ("ResultCache",),
+    "shoal.parallel.options._settings": ("effective_n_jobs", "parallel_backend", "parallel_config"),
+    "shoal.parallel.transport._shared": ("shared",),
     "shoal.persistence._dump": ("dump",),
     "shoal.persistence._inspect": ("FileInfo", "inspect"),
     "shoal.persistence._load": ("load",),

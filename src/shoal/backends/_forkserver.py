@@ -62,7 +62,7 @@ TRIES = 3
 #: multiprocessing puts in the place of stdin has 3 in a process that it starts.
 _GIVEN = (4, 5)
 #: What a server imports at least. The rest is what calls need.
-MODULES: tuple[str, ...] = ("shoal.parallel._worker",)
+MODULES: tuple[str, ...] = ("shoal.parallel.transport._worker",)
 #: The state that a server inherits is looked at for each run, and within a run after so many seconds: that takes longer
 #: than to ask for a worker.
 LOOK_SECONDS = 0.1

@@ -21,11 +21,11 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from shoal.errors import CallStopped
-from shoal.parallel._checks import integer
 from shoal.parallel._executor_loop import Loop
 from shoal.parallel._parallel import ARGUMENTS
-from shoal.parallel._plan import Plan, plan_of
-from shoal.parallel._settings import DEFAULTS, Default, current
+from shoal.parallel.options._checks import integer
+from shoal.parallel.options._plan import Plan, plan_of
+from shoal.parallel.options._settings import DEFAULTS, Default, current
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -24,10 +24,10 @@ from shoal._forks import CALLERS, after_fork_in_child
 from shoal.backends._pool import pool
 from shoal.backends._threads import DaemonThreads
 from shoal.backends._workers import Turn
-from shoal.parallel._faults import Faults
-from shoal.parallel._launch import make_run, size_policy
-from shoal.parallel._plan import Plan
-from shoal.parallel._submitted import Submitted
+from shoal.parallel.options._plan import Plan
+from shoal.parallel.running._faults import Faults
+from shoal.parallel.running._launch import make_run, size_policy
+from shoal.parallel.running._submitted import Submitted
 
 #: The seconds that a program waits for its executors when Ctrl-C ends it.
 INTERRUPTED_SECONDS = 2.0

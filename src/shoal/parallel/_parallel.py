@@ -15,16 +15,16 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shoal.parallel._checks import OF_ONE_PARALLEL, check
 from shoal.parallel._delayed import Call
-from shoal.parallel._plan import Planned, plan_of
-from shoal.parallel._runner import Runner, in_caller, on_workers
-from shoal.parallel._serial import warn_of_ignored
-from shoal.parallel._settings import DEFAULTS
+from shoal.parallel.options._checks import OF_ONE_PARALLEL, check
+from shoal.parallel.options._plan import Planned, plan_of
+from shoal.parallel.options._settings import DEFAULTS
+from shoal.parallel.running._runner import Runner, in_caller, on_workers
+from shoal.parallel.running._serial import warn_of_ignored
 
 if TYPE_CHECKING:
-    from shoal.parallel._policies import Pace
-    from shoal.parallel._resume import ResultCache
+    from shoal.parallel.running._policies import Pace
+    from shoal.parallel.running._resume import ResultCache
 
 #: The names of the arguments of ``Parallel`` itself; all others are options of the backend.
 ARGUMENTS = (*DEFAULTS, *OF_ONE_PARALLEL)

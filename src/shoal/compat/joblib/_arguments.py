@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from shoal.backends import Backend
-from shoal.parallel._checks import check
-from shoal.parallel._settings import Settings, _current
+from shoal.parallel.options._checks import check
+from shoal.parallel.options._settings import Settings, _current
 
 from ._config import _get_active_backend, _get_config_param, _made, default_parallel_config, named
 from ._parallel_backends import (

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from shoal._cpus import thread_limits
 from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Slot, WorkerSpec, in_main_thread
-from shoal.parallel._object_transport import Outcome
+from shoal.parallel.transport._engines import Outcome
 
 #: The batches that are submitted ahead where there is no bound.
 _MOST_AHEAD = 4096
@@ -210,7 +210,7 @@ class _Submitter(Executor):
         self._failed = False
 
     def submit(self, work: Any, /, *_none: Any, **_nothing: Any) -> Future[Any]:
-        """Submit a batch: the calls of a :class:`~shoal.parallel._object_transport.Task`."""
+        """Submit a batch: the calls of a :class:`~shoal.parallel.transport._engines.Task`."""
         backend = self._backend
         batch, tracker = backend.parallel._batched(work.calls)
         future: Future[Any] = Future()

@@ -14,7 +14,7 @@ from shoal import backends
 from shoal._tracebacks import warn
 from shoal.backends import Backend, has_processes
 from shoal.errors import FallbackWarning
-from shoal.parallel._settings import Settings, _current
+from shoal.parallel.options._settings import Settings, _current
 
 from ._parallel_backends import (
     LokyBackend,

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 from shoal import backends
 from shoal.backends import Backend
-from shoal.parallel._object_transport import task_name
-from shoal.parallel._settings import nested_settings
+from shoal.parallel.options._settings import nested_settings
+from shoal.parallel.transport._engines import task_name
 
 from ._pools import AutoBatchingMixin
 from ._served import _PROTOCOL, _Served

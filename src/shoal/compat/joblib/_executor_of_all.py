@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.backends.base import Slot
-from shoal.parallel._run import Cancelled
+from shoal.parallel.running._run import Cancelled
 
 if TYPE_CHECKING:
-    from shoal.parallel._run import Run
+    from shoal.parallel.running._run import Run
 
 #: The runs that go on on loky in the order in which they began, each with the options of its workers. Without a lock,
 #: which a fork might find taken: each access is one operation on a dictionary.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._tracebacks import warn
 from shoal.errors import CallPicklingError
-from shoal.parallel._plan import Plan, Planned
-from shoal.parallel._runner import Runner, in_caller, on_workers
+from shoal.parallel.options._plan import Plan, Planned
+from shoal.parallel.running._runner import Runner, in_caller, on_workers
 
 from . import _executor_of_all
 from ._backend_base import FallbackToBackend, ParallelBackendBase
@@ -22,7 +22,7 @@ from ._served import _Served
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
-    from shoal.parallel._run import Run
+    from shoal.parallel.running._run import Run
 
 
 class Running:

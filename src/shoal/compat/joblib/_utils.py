@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.errors import RemoteTraceback
-from shoal.parallel._expressions import _power
-from shoal.parallel._settings import Default
+from shoal.parallel.options._expressions import _power
+from shoal.parallel.options._settings import Default
 
 _MOST = 10**6
 _LONGEST = 30

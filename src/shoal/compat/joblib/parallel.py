@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from shoal._cpus import cpu_count
 from shoal.parallel._delayed import delayed
-from shoal.parallel._plan import Plan
+from shoal.parallel.options._plan import Plan
 
 from ._arguments import take
 from ._batches import TASK_DONE, TASK_ERROR, TASK_PENDING, BatchCompletionCallBack, BatchedCalls

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from shoal.backends import Backend, Slot
 from shoal.errors import CallStopped, attach
 from shoal.parallel._delayed import Call, forget_latest
-from shoal.parallel._serial import run_one_by_one, run_plainly
-from shoal.parallel._settings import survives_failures
+from shoal.parallel.options._settings import survives_failures
+from shoal.parallel.running._serial import run_one_by_one, run_plainly
 
 if TYPE_CHECKING:  # a run on one worker needs none of them
     from shoal.observe._teller import Teller
-    from shoal.parallel._plan import Plan
-    from shoal.parallel._run import Run
+    from shoal.parallel.options._plan import Plan
+    from shoal.parallel.running._run import Run
 
 
 class Runner:
@@ -124,13 +124,13 @@ class Runner:
         """
         bound = plan.bound(n_workers)
         if plan.backend.forks:  # import, before the fork, what the children would import each
-            import shoal.parallel._launch  # noqa: F401
+            import shoal.parallel.running._launch  # noqa: F401
             from shoal._pickling import dumps
 
             dumps(None)  # imports cloudpickle
         # Before all else, so that new worker processes start up while the rest is imported.
         slots = self._open(plan, n_workers)
-        from shoal.parallel._launch import make_run
+        from shoal.parallel.running._launch import make_run
 
         def close(slots: list[Slot]) -> None:
             if slots is not self._slots:
@@ -179,7 +179,7 @@ def on_workers(
     run = runner.start(plan, calls, n_workers, number, make_listener, began)
     if not plan.generates:
         return collected(run.results(), run.attach)
-    from shoal.parallel._stream import stream
+    from shoal.parallel.running._stream import stream
 
     values = stream(run, plan.timeout, ended)
     next(values)  # enter its try block: from here on, dropping the generator ends the run

@@ -25,18 +25,18 @@ from shoal.backends import Slot
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import resolved
-from shoal.parallel._faults import Faults, described
-from shoal.parallel._resume import store
-from shoal.parallel._run import Run
-from shoal.parallel._schedule import Ready, Schedule
-from shoal.parallel._status import WorkerStatus
-from shoal.parallel._transport import R, Transport, Unsendable, span
-from shoal.parallel._worker import Missing
-from shoal.parallel._worker_limits import KILL_FACTOR, SAMPLE_SECONDS, WorkerLimits, private_memory
+from shoal.parallel.running._faults import Faults, described
+from shoal.parallel.running._resume import store
+from shoal.parallel.running._run import Run
+from shoal.parallel.running._schedule import Ready, Schedule
+from shoal.parallel.transport._contract import R, Transport, Unsendable, span
+from shoal.parallel.transport._status import WorkerStatus
+from shoal.parallel.transport._worker import Missing
+from shoal.parallel.transport._worker_limits import KILL_FACTOR, SAMPLE_SECONDS, WorkerLimits, private_memory
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
-    from shoal.parallel._plan import Plan
+    from shoal.parallel.options._plan import Plan
 
 
 class BatchRun(Run, Generic[R]):

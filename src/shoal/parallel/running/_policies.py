@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from shoal.parallel._checks import as_number
+from shoal.parallel.options._checks import as_number
 
 #: The seconds of work that one batch should hold. Sending a batch costs about 0.3 ms, which is little beside this; and
 #: two workers still finish together, because the last batches are smaller.
@@ -106,7 +106,7 @@ class Sizing:
     Parameters
     ----------
     slots, size, max_pending, distance
-        As for :class:`~shoal.parallel._schedule.Schedule`.
+        As for :class:`~shoal.parallel.running._schedule.Schedule`.
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ from shoal._cpus import budget_of_call
 from shoal.backends import Backend
 from shoal.backends._blas import cap_this_thread
 from shoal.backends.base import index_of_call
-from shoal.parallel._checks import check, check_options, check_unowned, integer, refuse_calls
+from shoal.parallel.options._checks import check, check_options, check_unowned, integer, refuse_calls
 
 
 class Default:

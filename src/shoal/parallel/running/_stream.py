@@ -21,8 +21,8 @@ from typing import Any
 from shoal._tracebacks import warn
 from shoal.backends.base import start_thread
 from shoal.errors import UnusedResultsWarning
-from shoal.parallel._run import Cancelled, Run
-from shoal.parallel._schedule import Schedule
+from shoal.parallel.running._run import Cancelled, Run
+from shoal.parallel.running._schedule import Schedule
 
 
 def stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:

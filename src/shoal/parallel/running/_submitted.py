@@ -18,10 +18,10 @@ from types import MethodType
 from typing import Any
 
 from shoal.parallel._batch import Batch
-from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel._policies import Pace
-from shoal.parallel._schedule import Ready, Results, Schedule
+from shoal.parallel.running._call_queue import CallQueue
+from shoal.parallel.running._policies import Pace
+from shoal.parallel.running._schedule import Ready, Results, Schedule
 
 #: The futures of the calls that were dispatched and have no result yet, by the index of the call.
 Futures = dict[int, Future[Any]]

@@ -21,12 +21,12 @@ from shoal._files import parse_size
 from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
-from shoal.parallel._batch_run import BatchRun
-from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel._faults import Faults
-from shoal.parallel._object_transport import ObjectTransport, TaskOptions
-from shoal.parallel._policies import (
+from shoal.parallel.options._settings import Settings, nested_settings
+from shoal.parallel.running._batch_run import BatchRun
+from shoal.parallel.running._call_queue import CallQueue
+from shoal.parallel.running._faults import Faults
+from shoal.parallel.running._policies import (
     CUT_SECONDS,
     MOST_CALLS,
     Pace,
@@ -34,18 +34,18 @@ from shoal.parallel._policies import (
     auto_batch_size,
     auto_max_pending,
 )
-from shoal.parallel._process_transport import MOST_BY_VALUE, ProcessTransport
-from shoal.parallel._pull_run import PullRun
-from shoal.parallel._run import Run
-from shoal.parallel._schedule import Schedule
-from shoal.parallel._settings import Settings, nested_settings
-from shoal.parallel._transport import Transport
-from shoal.parallel._worker_limits import WorkerLimits, private_memory
-from shoal.parallel._workspace import MOST_IDLE, Workspace
+from shoal.parallel.running._pull_run import PullRun
+from shoal.parallel.running._run import Run
+from shoal.parallel.running._schedule import Schedule
+from shoal.parallel.transport._contract import Transport
+from shoal.parallel.transport._engines import ObjectTransport, TaskOptions
+from shoal.parallel.transport._processes import MOST_BY_VALUE, ProcessTransport
+from shoal.parallel.transport._worker_limits import WorkerLimits, private_memory
+from shoal.parallel.transport._workspace import MOST_IDLE, Workspace
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
-    from shoal.parallel._plan import Plan
+    from shoal.parallel.options._plan import Plan
 
 
 def size_policy(plan: Plan) -> int | Callable[[Pace], int]:

@@ -23,11 +23,8 @@ from shoal._tracebacks import in_a_line
 from shoal.errors import CallUnpicklingError
 from shoal.observe._terminal import bars_drawn
 from shoal.parallel._batch import Batch, folded
-from shoal.parallel._run_objects import RunObjects, live_runs, pickled_in
-from shoal.parallel._segments import Segment, map_part
-from shoal.parallel._settings import Nested
-from shoal.parallel._status import StatusRow, WorkerStatus, status_page
-from shoal.parallel._transport import (
+from shoal.parallel.options._settings import Nested
+from shoal.parallel.transport._contract import (
     Received,
     Request,
     Transport,
@@ -38,9 +35,12 @@ from shoal.parallel._transport import (
     raised,
     span,
 )
-from shoal.parallel._worker import Payload, Pickled, Reply, run_batch, run_limited_batch
-from shoal.parallel._worker_limits import WorkerLimits
-from shoal.parallel._workspace import Workspace
+from shoal.parallel.transport._run_objects import RunObjects, live_runs, pickled_in
+from shoal.parallel.transport._segments import Segment, map_part
+from shoal.parallel.transport._status import StatusRow, WorkerStatus, status_page
+from shoal.parallel.transport._worker import Payload, Pickled, Reply, run_batch, run_limited_batch
+from shoal.parallel.transport._worker_limits import WorkerLimits
+from shoal.parallel.transport._workspace import Workspace
 
 #: The number of functions and classes by value that a run sends once per worker. It is limited, because a run may make
 #: a new one for each call.

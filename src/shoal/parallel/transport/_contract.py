@@ -6,7 +6,7 @@
                          │                                                                   values, error
                          └── keeps what the batch needs in this process until it is closed
 
-_process_transport sends bytes to worker processes. _object_transport hands objects to engines that send them.
+_processes sends bytes to worker processes. _engines hands objects to engines that send them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shoal.backends._failure import Failure, rebuilt
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import describe
-from shoal.parallel._status import WorkerStatus
+from shoal.parallel.transport._status import WorkerStatus
 
 
 class Unsendable(Exception):

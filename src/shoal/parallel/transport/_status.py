@@ -28,7 +28,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from shoal._forks import CALLERS, after_fork_in_child
-from shoal.parallel._segments import HAS_MEMFD, Folder, Segment
+from shoal.parallel.transport._segments import HAS_MEMFD, Folder, Segment
 
 _ROWS = 4096
 _DOUBLES = 3

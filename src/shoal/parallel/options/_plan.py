@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal._cpus import thread_limits
 from shoal.backends import Backend, Slot, WorkerSpec
-from shoal.parallel._checks import check, check_options, integer
 from shoal.parallel._delayed import Call, check_input
-from shoal.parallel._expressions import evaluate
-from shoal.parallel._settings import DEFAULTS, Default, Settings, resolve
+from shoal.parallel.options._checks import check, check_options, integer
+from shoal.parallel.options._expressions import evaluate
+from shoal.parallel.options._settings import DEFAULTS, Default, Settings, resolve
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
-    from shoal.parallel._policies import Pace
-    from shoal.parallel._resume import ResultCache
-    from shoal.parallel._seeds import Seeds
+    from shoal.parallel.running._policies import Pace
+    from shoal.parallel.running._resume import ResultCache
+    from shoal.parallel.running._seeds import Seeds
 
 RETURNS = ("list", "generator", "generator_unordered")
 
@@ -156,7 +156,7 @@ class Plan(NamedTuple):
         if self.seeds is not None:
             iterable = self.seeds.seeded(iterable)
         if self.memory is not None:
-            from shoal.parallel._resume import with_known
+            from shoal.parallel.running._resume import with_known
 
             iterable = with_known(iterable, self.memory)
         return iterable, number
@@ -226,7 +226,7 @@ def plan_of(
     check({"total": total})
     if seed is None:
         return plan
-    from shoal.parallel._seeds import Seeds
+    from shoal.parallel.running._seeds import Seeds
 
     return plan._replace(seeds=Seeds(seed))
 

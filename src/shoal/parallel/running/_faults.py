@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from shoal._tracebacks import from_user
 from shoal.errors import CallStopped, FailedCall, attach
 from shoal.parallel._delayed import Call, describe
-from shoal.parallel._policies import number_from
-from shoal.parallel._settings import Settings, survives_failures
+from shoal.parallel.options._settings import Settings, survives_failures
+from shoal.parallel.running._policies import number_from
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller

@@ -23,10 +23,18 @@ from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, describe, resolved
-from shoal.parallel._settings import Nested, nested_settings
-from shoal.parallel._shared import Shared, resolve_value
-from shoal.parallel._transport import Received, Request, Transport, Unsendable, failed_future, find_unsendable, raised
-from shoal.parallel._workspace import is_array
+from shoal.parallel.options._settings import Nested, nested_settings
+from shoal.parallel.transport._contract import (
+    Received,
+    Request,
+    Transport,
+    Unsendable,
+    failed_future,
+    find_unsendable,
+    raised,
+)
+from shoal.parallel.transport._shared import Shared, resolve_value
+from shoal.parallel.transport._workspace import is_array
 
 #: Larger arrays are not copied for each batch that may write to them.
 PRIVATE_BYTES = 32 * 2**20

@@ -31,12 +31,12 @@ from shoal.backends.base import in_main_thread
 from shoal.errors import WorkerStartError
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import is_call, not_a_call, resolved
-from shoal.parallel._faults import Faults
-from shoal.parallel._schedule import Ready, Schedule
+from shoal.parallel.running._faults import Faults
+from shoal.parallel.running._schedule import Ready, Schedule
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
-    from shoal.parallel._plan import Plan
+    from shoal.parallel.options._plan import Plan
 
 
 class Cancelled(BaseException):

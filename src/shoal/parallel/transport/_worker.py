@@ -7,7 +7,8 @@
                                └─ fetch: objects that were      └─ results' large buffers go to the parent's
                                   sent once per worker             segments
 
-The parent submits these functions through :mod:`shoal.parallel._process_transport`. A worker runs one batch at a time.
+The parent submits these functions through :mod:`shoal.parallel.transport._processes`. A worker runs one batch at a
+time.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
-from shoal.parallel._segments import attach, layout, write
-from shoal.parallel._settings import Nested, nested_settings
-from shoal.parallel._status import StatusWriter
-from shoal.parallel._worker_limits import CHECK_SECONDS, WorkerLimits, usage
-from shoal.parallel._workspace import backing_memmap, is_array, is_segment, reduce_memmap
+from shoal.parallel.options._settings import Nested, nested_settings
+from shoal.parallel.transport._segments import attach, layout, write
+from shoal.parallel.transport._status import StatusWriter
+from shoal.parallel.transport._worker_limits import CHECK_SECONDS, WorkerLimits, usage
+from shoal.parallel.transport._workspace import backing_memmap, is_array, is_segment, reduce_memmap
 
 #: Buffers of results of at least so many bytes come back through shared memory, each in a segment of its own. Smaller
 #: ones come through the pipe: then, keeping one of them keeps no other memory.

@@ -21,14 +21,14 @@ from shoal.backends import Slot, WorkerSpec
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, not_a_call, resolved, unpacked
-from shoal.parallel._faults import Faults, described
-from shoal.parallel._resume import store
-from shoal.parallel._run import Run
-from shoal.parallel._schedule import Ready, Schedule
+from shoal.parallel.running._faults import Faults, described
+from shoal.parallel.running._resume import store
+from shoal.parallel.running._run import Run
+from shoal.parallel.running._schedule import Ready, Schedule
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
-    from shoal.parallel._plan import Plan
+    from shoal.parallel.options._plan import Plan
 
 
 class PullRun(Run):

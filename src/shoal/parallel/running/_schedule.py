@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from shoal.parallel._batch import Batch
-from shoal.parallel._call_queue import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel._policies import (
+from shoal.parallel.running._call_queue import CallQueue
+from shoal.parallel.running._policies import (
     QUEUE_AHEAD_AT_THE_END_SECONDS,
     QUEUE_AHEAD_SECONDS,
     READ_AHEAD,
@@ -111,7 +111,7 @@ class Schedule:
     slots
         The number of batches that can run at a time.
     size
-        The calls per batch: a number, or a policy that takes a :class:`~shoal.parallel._policies.Pace`.
+        The calls per batch: a number, or a policy that takes a :class:`~shoal.parallel.running._policies.Pace`.
     pre_dispatch
         The number of batches that may be in flight at a time. None for no bound: then all calls are read at once.
     total
@@ -120,8 +120,8 @@ class Schedule:
         Whether results are delivered in the order of their calls, or as they come.
     max_pending
         The number of calls that may be in flight, or delivered and not consumed: a number, or a policy that takes a
-        :class:`~shoal.parallel._policies.Pace` and the size of batches; None for no bound. Buffered results do not
-        count, because the consumer cannot take them.
+        :class:`~shoal.parallel.running._policies.Pace` and the size of batches; None for no bound. Buffered results
+        do not count, because the consumer cannot take them.
     distance
         How far away the workers are, as :attr:`~shoal.Backend.distance`.
 

@@ -13,7 +13,7 @@ from shoal.parallel._delayed import Call, Placeholder, is_call, not_a_call, reso
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
-    from shoal.parallel._plan import Plan
+    from shoal.parallel.options._plan import Plan
 
 
 def warn_of_ignored(plan: Plan) -> None:
@@ -59,7 +59,7 @@ def run_plainly(calls: Iterable[Call], stopped: Callable[[], bool]) -> list[Any]
             except BaseException as error:
                 if not is_call((function, args, kwargs)):
                     raise not_a_call(call, len(results)) from None
-                from shoal.parallel._faults import described
+                from shoal.parallel.running._faults import described
 
                 attach(error, "call", described(len(results), (function, args, kwargs)))
                 raise
@@ -89,8 +89,8 @@ def run_one_by_one(
     ended
         Called at the end of the run, whatever ends it.
     """
-    from shoal.parallel._faults import Faults
-    from shoal.parallel._resume import store
+    from shoal.parallel.running._faults import Faults
+    from shoal.parallel.running._resume import store
 
     faults = Faults(plan.settings, listener)
     error: BaseException | None = None

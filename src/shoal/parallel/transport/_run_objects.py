@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from shoal._forks import CALLERS, after_fork_in_child
 from shoal._pickling import as_usual, dumps
-from shoal.parallel._segments import Segment
-from shoal.parallel._shared import Shared
-from shoal.parallel._worker import LONG_STREAM, Pickled, RunId, fetch, forget
-from shoal.parallel._workspace import Workspace, is_array
+from shoal.parallel.transport._segments import Segment
+from shoal.parallel.transport._shared import Shared
+from shoal.parallel.transport._worker import LONG_STREAM, Pickled, RunId, fetch, forget
+from shoal.parallel.transport._workspace import Workspace, is_array
 
 #: If a run has sent more bytes than this, its workers are told at once that it has ended, not with their next batch.
 FORGET_AT_ONCE = 2**20
