@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import logging
 import math
 import os
 import pickle
-import re
-import resource
 import signal
 import socket
 import sys
@@ -33,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._cpus import THREAD_VARIABLES
 from shoal._forks import BACKENDS, after_fork_in_child
+from shoal.backends._inheritance import beginning, command, inherited_state, search_path
 from shoal.backends._messages import CONTROL_BYTES
 from shoal.backends._process import Process, kill_tree
-from shoal.backends._surroundings import installed, working_folder
 from shoal.backends._tracker import TrackerRelay
 from shoal.errors import cannot_start
 
@@ -68,8 +65,6 @@ MODULES: tuple[str, ...] = ("shoal.parallel.transport._worker",)
 LOOK_SECONDS = 0.1
 #: Variables with which no BLAS or OpenMP starts a thread when it is loaded.
 ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
-#: Counts the workers of this process, as multiprocessing does those that it starts.
-_workers = itertools.count(1)
 
 
 class ForkedChild:
@@ -127,7 +122,7 @@ class ForkServer:
         with theirs:
             try:
                 # Of the arguments only the first: a message has a limit, and arguments may be many.
-                self._control.send(pickle.dumps((os.getpid(), _path(), sys.argv[:1], cpus, MODULES, modules)))
+                self._control.send(pickle.dumps((os.getpid(), search_path(), sys.argv[:1], cpus, MODULES, modules)))
                 self.pid = _spawn(theirs.fileno(), tracker, environment)
             except BaseException:
                 self._control.close()
@@ -350,7 +345,7 @@ class Servers:
             environment.pop(name, None)
             if value is not None:
                 environment[name] = value
-        key = variables is None, *_state(environment)
+        key = variables is None, *inherited_state(environment)
         server = next((server for server in self.living if server.fit and server.key == key), None)
         if server is None:
             modules = self.wanted(["numpy"]) if variables is not None and "numpy" in sys.modules else ()
@@ -379,100 +374,13 @@ servers = Servers()
 after_fork_in_child(servers.abandon, BACKENDS)
 
 
-def command(function: str, *fds: int) -> list[str]:
-    """Return the command line by which a fresh interpreter calls a function of _forked with descriptors."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    path = f"sys.path[:] = [*filter(None, sys.path), {root!r}]"
-    return [sys.executable, "-c", f"import sys; {path}; from shoal.backends._forked import {function}; {function}{fds}"]
-
-
 def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:
     """Start the process of a server by exec, with two descriptors; return its id."""
     # Copies: a descriptor that is copied onto itself would not be inherited, and one must not overwrite the other.
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_GIVEN) + 1) for fd in (control, tracker)]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, fd, there) for fd, there in zip(copies, _GIVEN, strict=True)]
-        return os.posix_spawn(sys.executable, command("main", *_GIVEN), environment, file_actions=actions)
+        return os.posix_spawn(sys.executable, command("_forked.main", *_GIVEN), environment, file_actions=actions)
     finally:
         for fd in copies:
             os.close(fd)
-
-
-def beginning(variables: dict[str, str | None], place: Place, initial: bytes) -> bytes:
-    """Return the first message to a worker: `_forked.Beginning`.
-
-    Parameters
-    ----------
-    variables
-        Those that it sets, for it has inherited others.
-    place, initial
-        As for :meth:`ForkServer.fork`.
-    """
-    own = f"LokyProcess-{next(_workers)}", (place.index, place.cpus, place.depth), initial
-    return pickle.dumps((_common(variables), *own))
-
-
-def _common(variables: dict[str, str | None]) -> bytes:
-    """Return a pickle of what workers have in common (`_forked.Common`), with the variables that they set."""
-    process: Any = sys.modules.get("multiprocessing.process")
-    util: Any = sys.modules.get("multiprocessing.util")
-    parent = None if process is None else process.current_process()
-    name, authkey = ("MainProcess", b"") if parent is None else (parent.name, bytes(parent.authkey))
-    log_level = util.get_logger().getEffectiveLevel() if util is not None and util._log_to_stderr else None
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return pickle.dumps((os.getpid(), name, authkey, log_level, _path(), sys.argv, working_folder(), files, variables))
-
-
-def _path() -> list[str]:
-    return [entry or working_folder() or "" for entry in sys.path]
-
-
-def _state(environment: Mapping[str, str]) -> tuple[Hashable, ...]:
-    """Return all that a process inherits from its parent by exec and cannot be given later."""
-    with open("/proc/self/status") as file:
-        lines = [line for line in file if line.startswith(_INHERITED)]
-    with open("/proc/self/limits") as file:  # that of open files each worker takes from the caller
-        limits = tuple(line for line in file if not line.startswith("Max open files"))
-    streams: list[Hashable] = []
-    for fd in range(3):
-        try:
-            found = os.fstat(fd)
-            streams.append((found.st_dev, found.st_ino))
-        except OSError:
-            streams.append(None)
-    return (
-        tuple(sorted(environment.items())),
-        sys.executable,
-        tuple(lines),
-        limits,
-        tuple(streams),
-        os.getpriority(os.PRIO_PROCESS, os.getpid()),
-        tuple(os.sched_getaffinity(os.getpid())),
-        os.getpgrp(),
-        os.getsid(0),
-    )
-
-
-_INHERITED = ("Umask", "Uid", "Gid", "Groups", "SigIgn", "SigBlk", "CapEff", "NoNewPrivs", "Seccomp", "Cpus_allowed:")
-
-
-#: A short string in a pickle.
-_STRING = re.compile(rb"\x8c(.)", re.DOTALL)
-#: Where modules are searched for in a message, in bytes from its start.
-_SEARCHED = 64 * 1024
-
-
-def modules_named(messages: Iterable[bytes]) -> tuple[str, ...]:
-    """Return the installed modules that pickles name and that this process has imported, sorted.
-
-    A string that happens to be the name of such a module counts, too: it does no harm.
-    """
-    found = set()
-    for message in messages:
-        head = message[:_SEARCHED]
-        for match in _STRING.finditer(head):
-            start = match.end()
-            name = head[start : start + match[1][0]]
-            if name.isascii():
-                found.add(name.decode())
-    return tuple(sorted(name for name in found if name in sys.modules and installed(name)))

@@ -69,7 +69,8 @@ class LokyMaker:
         place = self._placement.of(worker.index)
         process.own = place.variables
         initial, inherited = self._initial()
-        from shoal.backends._forkserver import beginning, modules_named, servers
+        from shoal.backends._forkserver import servers
+        from shoal.backends._inheritance import beginning, modules_named
 
         if self._forks and inherited is None:
             server = servers.of(self._placement.variables, loop)

@@ -2,7 +2,7 @@
 
 ::
 
-    Executed      a fresh interpreter runs _forked.work with its end of the connection, and does what a forked one does
+    Executed      a fresh interpreter runs _worker_process.work with its end of the connection
     ContextMaker  the Process of a context serves its end: of "spawn", of what users give to the backend
                   "multiprocessing", and of loky's on Windows and in frozen programs
     StartedChild  waits for the end of either
@@ -188,14 +188,14 @@ class Executed:
         import subprocess
         from multiprocessing import resource_tracker
 
-        from shoal.backends._forkserver import command
+        from shoal.backends._inheritance import command
 
         tracker: int = resource_tracker.getfd()  # type: ignore[assignment]
         self.sentinel, held = os.pipe()
         util.Finalize(self, os.close, (self.sentinel,))
         given = [fds[0], tracker, held, *fds[1:]]
         try:
-            started = subprocess.Popen(command("work", *given), env=environment, pass_fds=given)
+            started = subprocess.Popen(command("_worker_process.work", *given), env=environment, pass_fds=given)
         finally:
             os.close(held)
         self.pid = started.pid
