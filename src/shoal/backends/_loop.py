@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import mmap
 import os
 import selectors
 import socket
@@ -27,6 +28,11 @@ from shoal.backends.base import start_thread
 from shoal.errors import cannot_start
 
 Request = Callable[[], object]
+#: CPython raises SystemError where it has no memory for a MemoryError.
+_NO_MEMORY = (MemoryError, SystemError)
+#: Address space that the thread gives back when memory is exhausted, so that it can at least fail what waits for it. It
+#: is never written to, so it takes no memory. CPython asks the system for 1 MiB at a time.
+RESERVE_BYTES = 4 * 2**20
 
 
 class Loop:
@@ -67,7 +73,7 @@ class Loop:
         WorkerStartError
             If the system allows no more threads, or there is no memory for one.
         OSError
-            If it allows no more descriptors.
+            If it allows no more descriptors, or has no memory.
         """
         with contextlib.ExitStack() as opened:
             self._selector = opened.enter_context(selectors.DefaultSelector())
@@ -75,6 +81,7 @@ class Loop:
             self._woken.setblocking(False)
             self._waker.setblocking(False)
             self._selector.register(self._woken, selectors.EVENT_READ, self._wake_up)
+            self._reserve = opened.enter_context(contextlib.closing(mmap.mmap(-1, RESERVE_BYTES)))
             begun = threading.Event()
             thread = start_thread(self._name, self._run, begun, make_room=False)
             while not begun.wait(0.1):
@@ -136,7 +143,11 @@ class Loop:
                     time.sleep(delay)
                     delay = 0.0
                 self._turn()
-            except MemoryError:  # the thread goes on when memory is free again: without it, later runs would hang
+                if self._reserve.closed:
+                    with contextlib.suppress(OSError):
+                        self._reserve = mmap.mmap(-1, RESERVE_BYTES)
+            except _NO_MEMORY:  # the thread tries again: without it, this run and all later ones would hang
+                self._reserve.close()
                 delay = 0.01
 
     def _turn(self) -> None:
@@ -146,15 +157,26 @@ class Loop:
         for ready in [key.data for key, _ in self._selector.select(timeout)]:
             self._call(ready)
         ready = None
+        # Each is removed when it has been called, so that one that finds no memory is called again.
         while self._timers and self._timers[0][0] <= time.monotonic():
-            self._call(heapq.heappop(self._timers)[2])
+            self._call(self._timers[0][2])
+            heapq.heappop(self._timers)
         while self._requests:
-            self._call(self._requests.popleft())
+            self._call(self._requests[0])
+            self._requests.popleft()
 
     def _call(self, request: Request) -> None:
-        """Call a function whose errors must not end the thread, since every later run would wait for ever."""
+        """Call a function whose errors must not end the thread, since every later run would wait for ever.
+
+        Raises
+        ------
+        MemoryError, SystemError
+            If there is no memory for what the function does: it is to be called again.
+        """
         try:
             request()
+        except _NO_MEMORY:
+            raise
         except BaseException:
             if sys.stderr is not None:
                 with contextlib.suppress(MemoryError):
