@@ -52,7 +52,6 @@ LATE = {
         "parallel.running._runner",
         "parallel.running._launch",
     ): "it is imported while new workers start",
-    ("parallel.running._runner", "parallel.running._stream"): "only generators need it",
     ("parallel.running._serial", "parallel.running._faults"): "a plain loop needs it only if a call fails",
     ("parallel.running._serial", "parallel.running._resume"): "a plain loop needs it only with memory=",
     ("backends._worker_process", "backends._blas"): "a forked worker needs it only if the program has numpy",

@@ -229,7 +229,7 @@ if not child:
         try:
             list(results)
         except RuntimeError as error:
-            assert "belong to the parent" in str(error)
+            assert "belong to a run of this process's parent" in str(error)
         else:
             sys.exit(5)
     elif how == "close":

@@ -37,6 +37,7 @@ from shoal.parallel.running._policies import (
 from shoal.parallel.running._pull_run import PullRun
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Schedule
+from shoal.parallel.running._stream import stream as stream  # with the first run: later, no descriptor may be left
 from shoal.parallel.transport._contract import Transport
 from shoal.parallel.transport._engines import ObjectTransport, TaskOptions
 from shoal.parallel.transport._processes import MOST_BY_VALUE, ProcessTransport

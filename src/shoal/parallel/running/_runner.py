@@ -179,7 +179,7 @@ def on_workers(
     run = runner.start(plan, calls, n_workers, number, make_listener, began)
     if not plan.generates:
         return collected(run.results(), run.attach)
-    from shoal.parallel.running._stream import stream
+    from shoal.parallel.running._launch import stream
 
     values = stream(run, plan.timeout, ended)
     next(values)  # enter its try block: from here on, dropping the generator ends the run
