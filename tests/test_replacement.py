@@ -290,9 +290,7 @@ def test_where_there_are_no_processes_limits_are_ignored_aloud(
 
 def test_where_nobody_knows_what_processes_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_launch, "private_memory", lambda _pid: None)
-    with pytest.warns(
-        FallbackWarning, match=r"max_worker_memory='2G' is ignored: this system does not"
-    ) as caught:
+    with pytest.warns(FallbackWarning, match=r"max_worker_memory='2G' is ignored: this system does not") as caught:
         pids = Parallel(n_jobs=2, max_worker_memory="2G", max_tasks_per_worker=1)(delayed(os.getpid)() for _ in "abc")
     assert len(caught) == 1
     assert caught[0].filename == __file__

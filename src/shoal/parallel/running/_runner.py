@@ -42,7 +42,8 @@ class Runner:
         self.run: Run | None = None
         self._lock = threading.Lock()
         self._running = False
-        self._stopped = False
+        #: Whether :meth:`stop` was called since the run began. Plain, because the loop for one worker reads it often.
+        self.stopped = False
         self._keeps = False  # whether slots are kept between runs
         self._slots: list[Slot] = []  # the slots that are kept
         self._backend: Backend | None = None  # the backend that opened them
@@ -52,11 +53,6 @@ class Runner:
     def running(self) -> bool:
         """Whether a run has begun and not ended."""
         return self._running
-
-    @property
-    def stopped(self) -> bool:
-        """Whether :meth:`stop` was called since the run began."""
-        return self._stopped
 
     def claim(self) -> None:
         """Begin a run.
@@ -73,7 +69,7 @@ class Runner:
                     "generator before you start the next run; or use another Parallel."
                 )
             self._running = True
-            self._stopped = False
+            self.stopped = False
 
     def release(self) -> None:
         """End a run, so that the next one can begin."""
@@ -83,7 +79,7 @@ class Runner:
 
     def stop(self) -> None:
         """End the current run with the results that are there; from any thread."""
-        self._stopped = True
+        self.stopped = True
         run = self.run
         if run is not None:
             run.stop()
@@ -139,7 +135,7 @@ class Runner:
         run = self.run = make_run(plan, calls, slots, close, n_workers, number, bound, make_listener(n_workers, number))
         if began is not None:
             began(run)
-        if self._stopped:
+        if self.stopped:
             run.stop()
         return run
 
@@ -200,9 +196,9 @@ def in_caller(
     """
     if not plan.generates:
         if listener is None and plan.memory is None and not survives_failures(plan.settings):
-            return run_plainly(calls, lambda: runner.stopped)
+            return run_plainly(calls, runner)
         ended = _nothing
-    values = run_one_by_one(plan, calls, listener, lambda: runner.stopped, ended)
+    values = run_one_by_one(plan, calls, listener, runner, ended)
     next(values)  # as above
     return values if plan.generates else collected(zip(values, strict=True), _attach)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal._tracebacks import warn
 from shoal.backends.base import index_of_call, placed_by, worker_index
@@ -14,6 +14,12 @@ from shoal.parallel._delayed import Call, Placeholder, is_call, not_a_call, reso
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel.options._plan import Plan
+
+
+class Stoppable(Protocol):
+    """What a loop asks whether it is to end."""
+
+    stopped: bool
 
 
 def warn_of_ignored(plan: Plan) -> None:
@@ -32,7 +38,7 @@ def warn_of_ignored(plan: Plan) -> None:
             warn(message, FallbackWarning)
 
 
-def run_plainly(calls: Iterable[Call], stopped: Callable[[], bool]) -> list[Any]:
+def run_plainly(calls: Iterable[Call], runner: Stoppable) -> list[Any]:
     """Run calls one after the other, until none are left, one fails, or the run is stopped; return their results.
 
     This is the fastest loop, for runs without a listener, retries or a cache, which end with the first failure.
@@ -41,8 +47,8 @@ def run_plainly(calls: Iterable[Call], stopped: Callable[[], bool]) -> list[Any]
     ----------
     calls
         The calls.
-    stopped
-        Tells, before each call, whether the run was stopped.
+    runner
+        Tells whether the run was stopped; it is asked before each call.
     """
     results: list[Any] = []
     outside = index_of_call.set(worker_index() or 0)
@@ -52,7 +58,7 @@ def run_plainly(calls: Iterable[Call], stopped: Callable[[], bool]) -> list[Any]
                 function, args, kwargs = resolved(unpacked(call, len(results))) if Placeholder.in_use else call
             except (TypeError, ValueError):
                 raise not_a_call(call, len(results)) from None
-            if stopped():
+            if runner.stopped:
                 break
             try:
                 results.append(function(*args, **kwargs))
@@ -72,7 +78,7 @@ def run_plainly(calls: Iterable[Call], stopped: Callable[[], bool]) -> list[Any]
 
 
 def run_one_by_one(
-    plan: Plan, calls: Iterable[Call], listener: Teller | None, stopped: Callable[[], bool], ended: Callable[[], None]
+    plan: Plan, calls: Iterable[Call], listener: Teller | None, runner: Stoppable, ended: Callable[[], None]
 ) -> Iterator[Any]:
     """Yield None, then the result of each call when the consumer asks for it.
 
@@ -84,8 +90,8 @@ def run_one_by_one(
         The values of all arguments, and the calls.
     listener
         Receives the events of the run; None if nobody listens.
-    stopped
-        Tells, before each call, whether the run was stopped.
+    runner
+        Tells whether the run was stopped; it is asked before each call.
     ended
         Called at the end of the run, whatever ends it.
     """
@@ -99,7 +105,7 @@ def run_one_by_one(
     try:
         yield None
         for call in calls:
-            if stopped():
+            if runner.stopped:
                 return
             if listener is not None:
                 listener.dispatched(1)
