@@ -115,7 +115,8 @@ class Worker:
         self._pool = pool
         self._process: Process | None = None
         self._starting = False  # whether the loop was asked to start a process
-        self._short = False  # whether idle workers were ended to make room for the process
+        # What waited when idle workers were ended to make room for the process; None if none were.
+        self._made_room: list[Item] | None = None
         self._proven = False  # whether the process has answered
         self._waiting: deque[Item] = deque()
         self._served = 0
@@ -206,7 +207,7 @@ class Worker:
         with self.lock:
             item = process.items.popleft()
             if process is self._process:
-                self._proven, self._short = True, False
+                self._proven, self._made_room = True, None
                 self._pump()
         if error is None:
             item.future.set_result(value)
@@ -242,11 +243,21 @@ class Worker:
             self._take(process)
 
     def _not_started(self, error: BaseException, asked: list[Item]) -> None:
-        """Try once more where idle workers hold what is short; else raise the error where the results are awaited."""
-        short, self._short = not self._short and is_shortage(error), True
-        if not (short and self._pool.once_there_is_room(self._start)):
-            self._short = False
-            self._refuse(error, asked)
+        """Try once more where idle workers hold what is short; else raise the error where the results are awaited.
+
+        Each item deserves such an attempt: those of a later run may have come since the last one.
+        """
+        tried, self._made_room = self._made_room, None
+        refused = asked if tried is None else [item for item in asked if item in tried]
+        if is_shortage(error) and (tried is None or len(refused) < len(asked)):
+            if tried is not None:
+                self._refuse(error, refused)  # which asks for a process for the others
+                return
+            self._made_room = asked
+            if self._pool.once_there_is_room(self._start):
+                return
+            self._made_room = None
+        self._refuse(error, asked)
 
     def _take(self, process: Process) -> None:
         """Have a new process run what waits."""
