@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._cpus import THREAD_VARIABLES
 from shoal._forks import BACKENDS, after_fork_in_child
-from shoal.backends._inheritance import beginning, command, inherited_state, search_path
+from shoal.backends._inheritance import beginning, changed_environment, command, inherited_state, search_path
 from shoal.backends._messages import CONTROL_BYTES
 from shoal.backends._process import Process, kill_tree
 from shoal.backends._tracker import TrackerRelay
@@ -316,6 +316,10 @@ class Servers:
     """The fork servers of this process that can be asked for workers; all in the pool's thread."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Know of no server, and of no failure."""
         self.living: set[ForkServer] = set()
         self._latest: tuple[Any, ForkServer] | None = None  # what was asked for last, and its server
         self._relay: TrackerRelay | None = None
@@ -340,11 +344,7 @@ class Servers:
         asked = variables, os.environ._data.copy()  # type: ignore[attr-defined] # copy() decodes every variable
         if self._latest is not None and self._latest[0] == asked and self._latest[1].fit:
             return self._latest[1]
-        environment = {**os.environ, **ONE_THREAD}
-        for name, value in (variables or {}).items():
-            environment.pop(name, None)
-            if value is not None:
-                environment[name] = value
+        environment = changed_environment({**os.environ, **ONE_THREAD}, variables or {})
         key = variables is None, *inherited_state(environment)
         server = next((server for server in self.living if server.fit and server.key == key), None)
         if server is None:
@@ -367,7 +367,7 @@ class Servers:
             server.abandon()
         if self._relay is not None:
             self._relay.abandon()
-        self.__init__()  # type: ignore[misc]
+        self.reset()
 
 
 servers = Servers()

@@ -36,13 +36,18 @@ def command(function: str, *fds: int) -> list[str]:
     return [sys.executable, "-c", f"import sys; {path}; from shoal.backends.{module} import {name}; {name}{fds}"]
 
 
+def changed_environment(environment: Mapping[str, str], variables: Mapping[str, str | None]) -> dict[str, str]:
+    """Return an environment in which `variables` are set, or, where they are None, are missing."""
+    return {name: value for name, value in {**environment, **variables}.items() if value is not None}
+
+
 def beginning(variables: dict[str, str | None], place: Place, initial: bytes) -> bytes:
     """Return the first message to a worker: `_worker_process.Beginning`.
 
     Parameters
     ----------
     variables
-        Those that it sets, for it has inherited others.
+        The variables that the worker sets, because it has inherited other values.
     place, initial
         As for :meth:`shoal.backends._forkserver.ForkServer.fork`.
     """
@@ -64,6 +69,7 @@ def _common(variables: dict[str, str | None]) -> bytes:
 
 
 def search_path() -> list[str]:
+    """Return ``sys.path``, with the working folder in the place of empty entries."""
     return [entry or working_folder() or "" for entry in sys.path]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -70,7 +70,7 @@ class LokyMaker:
         process.own = place.variables
         initial, inherited = self._initial()
         from shoal.backends._forkserver import servers
-        from shoal.backends._inheritance import beginning, modules_named
+        from shoal.backends._inheritance import beginning, changed_environment, modules_named
 
         if self._forks and inherited is None:
             server = servers.of(self._placement.variables, loop)
@@ -81,7 +81,7 @@ class LokyMaker:
 
         process.prepare(beginning({}, place, initial))
         fds = [process.theirs.fileno(), *(inherited or [])]
-        return StartedChild(Executed(_changed(os.environ, place.variables), fds), process, loop)
+        return StartedChild(Executed(changed_environment(os.environ, place.variables), fds), process, loop)
 
     def _initial(self) -> tuple[bytes, list[int] | None]:
         """Return a pickle of the initializer with its arguments, and the descriptors that it needs.
@@ -113,11 +113,6 @@ class LokyMaker:
         with contextlib.suppress(OSError):  # what keeps a server from starting is said where a worker is wanted
             servers.look()
             servers.of(self._placement.variables, loop)
-
-
-def _changed(environment: Mapping[str, str], variables: Mapping[str, str | None]) -> dict[str, str]:
-    """Return an environment in which `variables` are set, or, where they are None, are missing."""
-    return {name: value for name, value in {**environment, **variables}.items() if value is not None}
 
 
 def _refused(value: Any) -> Any:

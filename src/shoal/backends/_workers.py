@@ -247,16 +247,15 @@ class Worker:
 
         Each item deserves such an attempt: those of a later run may have come since the last one.
         """
-        tried, self._made_room = self._made_room, None
-        refused = asked if tried is None else [item for item in asked if item in tried]
-        if is_shortage(error) and (tried is None or len(refused) < len(asked)):
-            if tried is not None:
-                self._refuse(error, refused)  # which asks for a process for the others
-                return
-            self._made_room = asked
-            if self._pool.once_there_is_room(self._start):
-                return
-            self._made_room = None
+        before, self._made_room = self._made_room, None
+        if is_shortage(error):
+            if before is None:
+                self._made_room = asked
+                if self._pool.once_there_is_room(self._start):
+                    return
+                self._made_room = None
+            else:  # for those that have come since, _refuse asks for a process again
+                asked = [item for item in asked if item in before]
         self._refuse(error, asked)
 
     def _take(self, process: Process) -> None:

@@ -41,18 +41,14 @@ class Runner:
     def __init__(self) -> None:
         self.run: Run | None = None
         self._lock = threading.Lock()
-        self._running = False
+        #: Whether a run has begun and not ended.
+        self.running = False
         #: Whether :meth:`stop` was called since the run began. Plain, because the loop for one worker reads it often.
         self.stopped = False
         self._keeps = False  # whether slots are kept between runs
         self._slots: list[Slot] = []  # the slots that are kept
         self._backend: Backend | None = None  # the backend that opened them
         self._process = 0  # the process in which they were opened
-
-    @property
-    def running(self) -> bool:
-        """Whether a run has begun and not ended."""
-        return self._running
 
     def claim(self) -> None:
         """Begin a run.
@@ -63,18 +59,18 @@ class Runner:
             If another run has not ended.
         """
         with self._lock:
-            if self._running:
+            if self.running:
                 raise RuntimeError(
                     "This Parallel instance is already running ! Take all results of its current run or close the "
                     "generator before you start the next run; or use another Parallel."
                 )
-            self._running = True
+            self.running = True
             self.stopped = False
 
     def release(self) -> None:
         """End a run, so that the next one can begin."""
         self.run = None
-        self._running = False
+        self.running = False
         forget_latest()
 
     def stop(self) -> None:
@@ -93,7 +89,7 @@ class Runner:
         slots, backend = self._slots, self._backend
         self._keeps, self._slots, self._backend = False, [], None
         # A generator that is not exhausted closes its slots by itself. In a forked child the slots are the parent's.
-        if slots and backend is not None and not self._running and self._process == os.getpid():
+        if slots and backend is not None and not self.running and self._process == os.getpid():
             backend.close(slots)
 
     def start(
