@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import importlib
@@ -161,19 +160,19 @@ def _itself(obj: Any) -> Any:
     return obj
 
 
-@contextlib.contextmanager
-def collecting_later() -> Iterator[None]:
-    """Disable the garbage collector of this process during the block.
+class collecting_later:
+    """A block in which the garbage collector of this process is disabled.
 
     For blocks that rebuild many objects or import modules: nothing in there is garbage yet, and looking for garbage
     takes a fifth of the time (an eighth when scikit-learn is imported).
     """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
+
+    def __enter__(self) -> None:
+        self._was_enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._was_enabled:
             gc.enable()
 
 

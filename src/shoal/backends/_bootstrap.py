@@ -18,25 +18,22 @@ from shoal.backends.base import be_worker
 _PR_SET_PDEATHSIG = 1
 _F_SETSIG = 10
 
-_connection: Blocking
-_failed: Failure | None = None
-
 
 class Place:
-    """Which worker of its kind a process is, and what it is given for that.
+    """The index of a worker process, and what the process gets for that index.
 
-    Where it is unpickled, its variables are set: what is unpickled after it may import anything.
+    Unpickling it sets the variables, because whatever is unpickled after it may import modules that read them.
 
     Parameters
     ----------
     index
         The worker's index.
     variables
-        Variables of its environment; None: there is none of that name.
+        Environment variables to set; None as a value removes the variable.
     cpus
-        The CPUs to run on; None: all.
+        The CPUs to run on; None for all.
     depth
-        How deep it is in workers of workers.
+        How deep this worker is nested in other workers.
     """
 
     def __init__(
@@ -48,7 +45,7 @@ class Place:
         return _arrive, (self.index, self.variables, self.cpus, self.depth)
 
     def take(self) -> None:
-        """Make this process the worker that belongs here; its variables are set."""
+        """Apply the index and the CPUs to this process. The variables are set already."""
         be_worker(self.index, self.depth)
         if self.cpus is not None:
             os.sched_setaffinity(0, self.cpus)
@@ -61,7 +58,7 @@ def _arrive(*given: Any) -> Place:
 
 
 def set_variables(variables: Mapping[str, str | None]) -> None:
-    """Set variables of this process's environment; None takes one away."""
+    """Set environment variables of this process; None as a value removes the variable."""
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
@@ -70,98 +67,88 @@ def set_variables(variables: Mapping[str, str | None]) -> None:
 
 
 def heed(parent: int) -> None:
-    """Have this process end with its parent, and be interrupted only while it runs a call."""
+    """Let this process end with its parent, and let Ctrl-C interrupt it only while it runs a call."""
     die_with(parent)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the parent may have been told to do
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # inherited from a parent that ignores it
         signal.signal(signal.SIGINT, on_interrupt)
 
 
 def serve(place: Place, initial: Callable[[], tuple[Any, Any]], connection: Blocking) -> None:
-    """Run what the parent sends, and answer each message, until one is empty.
+    """Run what the parent sends, and answer each message, until an empty one comes.
 
     Parameters
     ----------
     place
-        Which worker this is.
+        Which worker this process is.
     initial
-        Returns the user's initializer, or None, with its arguments. What that raises is raised instead of the worker's
-        calls, so that a run fails with that error and not with a dead worker.
+        Returns the user's initializer, or None, with its arguments. If it fails, each call raises its exception, so
+        that the run fails with that exception and not with a dead worker.
     connection
-        Where messages come from.
+        The socket to the parent.
     """
-    global _connection, _failed
-    _connection = connection
+    failure: Failure | None = None
     try:
         place.take()
         initializer, initargs = initial()
         if initializer is not None:
             initializer(*initargs)
-    except BaseException as error:  # kept for the answers, so that it is raised where the caller sees it
-        _failed = failure_of(error, error)
-    while message := _received():
-        answer = _answer(message)
-        del message  # which the next is waited for without
-        flush_streams()
-        _send(answer)
-        del answer
+    except BaseException as error:
+        failure = failure_of(error, error)
+    try:
+        while message := connection.receive():
+            answer = _answer(message) if failure is None else _encoded(None, failure)
+            del message  # its memory is free while the worker waits
+            flush_streams()
+            connection.send(answer)
+            del answer
+    except (EOFError, OSError):  # the parent has ended, and nobody is left who could be told anything
+        os._exit(1)
     _end_executors()
-    _connection.leave()
+    connection.leave()
+
+
+def _answer(message: bytes | bytearray) -> bytes:
+    """Call the function in a message with its arguments; return the pickled result, or the pickled failure."""
+    try:
+        function, args = pickle.loads(message)
+        return _encoded(function(*args), None)
+    except BaseException as error:
+        return _encoded(None, failure_of(error, error))
+
+
+def _encoded(value: Any, failure: Failure | None) -> bytes:
+    return pickle.dumps((value, failure), pickle.HIGHEST_PROTOCOL)
 
 
 def flush_streams() -> None:
-    """Write out what calls have printed, before their answer is sent.
+    """Flush the standard streams, so that what calls have printed appears before their results.
 
-    A stream that is no terminal keeps it until this process ends, which may be much later, or by a signal. Where
-    nothing is kept, this takes less than a microsecond.
+    A stream that is not a terminal would keep the text until this process ends, which may be much later. If a signal
+    ends the process, the text would be lost. With empty buffers this takes less than a microsecond.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             try:
                 stream.flush()
-            except BaseException:  # it is closed, has no reader, or is of a user's own class: no reason to lose results
+            except BaseException:  # the stream may be closed or broken, which is no reason to lose results
                 pass
 
 
-def _received() -> bytes | bytearray:
-    try:
-        return _connection.receive()
-    except (EOFError, OSError):  # the parent is gone: nobody is left to be told anything
-        os._exit(1)
-
-
-def _send(answer: bytes) -> None:
-    try:
-        _connection.send(answer)
-    except OSError:
-        os._exit(1)
-
-
 def _end_executors() -> None:
-    """End the processes of executors that calls have left open, as the end of an interpreter would.
+    """Shut down executors that calls have left open, as the end of an interpreter does.
 
-    multiprocessing, which ends this process, waits for its children first, and idle ones wait to be told.
+    Otherwise multiprocessing, when it ends this process, would wait for ever for their idle child processes.
     """
     at_exit: list[Callable[[], object]] = threading._threading_atexits  # type: ignore[attr-defined]
     while at_exit:
         at_exit.pop()()
 
 
-def _answer(message: bytes | bytearray) -> bytes:
-    """Call the function in a message with its arguments; return the pickle of its value, and of how it has failed."""
-    failure = _failed
-    if failure is None:
-        try:
-            fn, args = pickle.loads(message)
-            return pickle.dumps((fn(*args), None), pickle.HIGHEST_PROTOCOL)
-        except BaseException as error:
-            failure = failure_of(error, error)
-    return pickle.dumps((None, failure), pickle.HIGHEST_PROTOCOL)
-
-
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that ends, also while compiled code runs here.
+    """Let the kernel kill this process when its parent ends, however that happens.
 
-    The signal comes when the *thread* that started this process ends; the pool starts its workers in one that lasts.
+    The kernel sends the signal when the *thread* that started this process ends. The pool's thread starts all workers,
+    and it lasts as long as the parent.
     """
     if sys.platform == "linux":
         libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -171,22 +158,26 @@ def die_with(parent: int) -> None:
 
 @functools.cache
 def libc() -> Any:
-    """Return the C library; the interpreter's lock is held while a function of it runs."""
+    """Return the C library. Its functions run without releasing the interpreter's lock."""
     import ctypes
 
     return ctypes.PyDLL(None)
 
 
 def _die_with_pipe(parent: int) -> bool:
-    """Have the kernel kill this process, a fork server's child, when nobody holds the other end of its parent's pipe.
+    """Let the kernel kill this child of a fork server when the other end of the program's pipe is closed.
 
-    Return whether that is open. The pipe has no data any more; a signal comes with the next thing that happens to it.
+    Nothing is written to that pipe any more, so the next event on it, which sends the signal, is its end.
+
+    Returns
+    -------
+    Whether the program still runs.
     """
     import fcntl
     from multiprocessing import parent_process
 
     program = parent_process()
-    fd: int | None = getattr(program, "sentinel", None)  # loky's have none
+    fd: int | None = getattr(program, "sentinel", None)  # children of loky have none
     if program is None or fd is None or program.pid != parent:
         return False
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
@@ -196,7 +187,7 @@ def _die_with_pipe(parent: int) -> bool:
 
 
 class interruptible:
-    """While it is entered, Ctrl-C interrupts the call that runs; between calls it must not, or idle workers would die.
+    """A block in which Ctrl-C interrupts this worker. Outside of it, Ctrl-C would kill idle workers.
 
     The handler is a Python function, so that programs which a call starts do not inherit it.
     """

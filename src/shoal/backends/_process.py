@@ -1,23 +1,24 @@
-"""One worker process, as its parent sees it: a connection, what was sent and not answered, how it has ended.
+"""One worker process, as its parent sees it: a socket, the items that it has not answered, and its end.
 
 ::
 
-    any thread:   send ────── writes what the socket takes at once ──────> worker
-    the loop:     the rest, when there is room ──────────────────────────>
-                  answered <── one answer to each message, in order ────── worker
-                  ended <───── the connection has come to its end, and somebody has said how the process has ended,
-                               in either order; what was answered before is read first
+    any thread:       send ─────── writes what the socket takes at once ──────> worker
+    the pool's loop:               writes the rest when there is room ────────>
+                      answered <── one answer for each message, in order ────── worker
+                      ended <───── the socket was closed, and somebody reported the exit code, in either order;
+                                   all answers that had come are delivered before
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, NamedTuple, Protocol
 
@@ -27,41 +28,41 @@ from shoal.backends._loop import Loop
 from shoal.backends._messages import Reader, framed
 from shoal.backends._surroundings import current
 
-#: What a socket is asked to hold, in bytes.
+#: The size of a socket's send buffer, in bytes.
 BUFFER_BYTES = 256 * 1024
-#: A process that has closed its end of the connection, and of whose end nothing is heard in so many seconds, is killed;
-#: and so many seconds later it counts as dead.
+#: After a process has closed its socket, its exit should be reported within this many seconds. If it is not, the
+#: process is killed, and after the same time again it counts as dead.
 DEAF_SECONDS = 1.0
 
 
 class Item(NamedTuple):
     """Something for a worker process to do."""
 
-    turn: Any  # whose it is
+    turn: Any  # the Turn of the run that has submitted it
     future: Future[Any]
     message: bytes
 
 
 class Child(Protocol):
-    """A process that was started, or asked for."""
+    """A process that was started, or is about to start."""
 
-    #: None as long as it is not known.
+    #: The process id; None while it is unknown.
     pid: int | None
 
     def kill(self) -> None:
-        """Kill it, and all that it has started, without waiting for their ends."""
+        """Kill the process and all its descendants; do not wait for them to end."""
 
 
 class Owner(Protocol):
-    """Who has a process; its methods are called in the loop's thread."""
+    """The owner of a process. Its methods are called in the loop's thread."""
 
     lock: threading.RLock
 
     def answered(self, process: Process, value: Any, error: BaseException | None) -> None:
-        """Take the answer to the first of the process's items."""
+        """Handle the answer to the first item of a process."""
 
     def ended(self, process: Process, error: BaseException) -> None:
-        """Take note that no answer will come any more, and why."""
+        """Handle the end of a process: no more answers will come, for the reason given."""
 
 
 class Process:
@@ -70,27 +71,25 @@ class Process:
     Parameters
     ----------
     owner
-        Is told of answers, and of the end.
+        Receives the answers and the end.
     loop
         The thread that waits for both.
 
     Attributes
     ----------
     items
-        What was sent and is not answered.
-    pid
-        Its id; None as long as it is not known.
+        The items that were sent and have no answer.
     surroundings
-        Those of the program that it has.
+        The surroundings of the program that the process follows.
     versions
-        The versions of the user's modules that it may have imported.
+        The versions of the user's modules that the process may have imported.
     own
-        Variables that are its own, whatever the program's are.
+        Environment variables of this process alone. It does not follow the program's values of them.
 
     Notes
     -----
-    :meth:`send`, `items` and `surroundings` are guarded by a lock of the owner's. All else belongs to the loop's
-    thread, where nothing else is said.
+    The owner's lock guards :meth:`send`, :meth:`end`, `items` and `surroundings`. All other methods belong to the
+    loop's thread unless their docstrings name another.
     """
 
     def __init__(self, owner: Owner, loop: Loop) -> None:
@@ -101,7 +100,7 @@ class Process:
         self._owner = owner
         self._loop = loop
         self._child: Child | None = None
-        self._late: deque[memoryview] = deque()  # what the socket has not taken yet
+        self._late: deque[memoryview] = deque()  # the parts of messages that the socket has not taken yet
         self._began = False  # whether an answer has come
         self._over = False
         self._connection, self.theirs = socket.socketpair()
@@ -110,11 +109,11 @@ class Process:
         self._reader = Reader(self._connection)
 
     def prepare(self, message: bytes) -> None:
-        """Send something that is not answered, before all else."""
-        self._write(message)
+        """Send a first message, to which there is no answer."""
+        self._write(framed(message))
 
     def start(self, start: Callable[[Process], Child]) -> None:
-        """Start the process by a function that gives it `theirs`, the worker's end of the connection."""
+        """Start the process with a function that passes `theirs`, the worker's end of the socket, to it."""
         try:
             self._child = start(self)
         except BaseException:
@@ -126,12 +125,12 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """Its id; None as long as it is not known. In any thread."""
+        """The process id; None while it is unknown. May be read in any thread."""
         return None if self._child is None else self._child.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it can take messages, as far as is known. In any thread."""
+        """Whether the process has not closed its socket. May be read in any thread."""
         try:
             return bool(self._connection.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
@@ -140,38 +139,42 @@ class Process:
             return False
 
     def send(self, item: Item) -> None:
-        """Send the message of an item, without waiting for the worker, whatever that does. In any thread.
+        """Send the message of an item without waiting for the worker. May be called in any thread.
 
         Raises
         ------
         ConnectionError
-            If the process is gone. Then the item is none of `items`.
+            If the process has ended. The item is then not in `items`.
         """
-        self.items.append(item)  # first, since an interrupt may come at any time
+        self.items.append(item)  # first, because an interrupt may come at any time
         try:
-            self._write(item.message)
+            self._write(framed(item.message))
         except ConnectionError:
             self.items.pop()
             raise
-        except BaseException:  # half of it may be on its way
+        except BaseException:  # the socket may have taken half of the message
             self.kill()
             raise
 
     def end(self) -> None:
-        """Have the process end when it has answered everything. In any thread, under the owner's lock."""
-        try:
-            self._write(b"")
-        except ConnectionError:  # it is gone
-            pass
+        """Let the process end when it has answered all items. May be called in any thread."""
+        with contextlib.suppress(ConnectionError):  # it has ended already
+            self._write(framed(b""))
 
     def kill(self) -> None:
-        """Kill the process, and all that it has started. In any thread."""
+        """Kill the process and all its descendants. May be called in any thread."""
         child = self._child
         if child is not None:
             child.kill()
 
     def exited(self, exit_code: int | None) -> None:
-        """Take note of how the process has ended."""
+        """Handle the end of the process, after the answers that came before it.
+
+        Parameters
+        ----------
+        exit_code
+            The exit code; the negative number of the signal that has killed the process; None if it is unknown.
+        """
         if not self._over:
             while self._read():
                 pass
@@ -183,72 +186,67 @@ class Process:
             self.close(error)
 
     def die(self) -> None:
-        """Take note that the process was killed, of which nobody will tell when it has ended."""
+        """Handle the end of a process that was killed and whose end nobody will report."""
         self._loop.later(0.02, lambda: self.exited(-signal.SIGKILL))
 
     def close(self, error: BaseException) -> None:
-        """Have nothing to do with the process any more: no answer will come, for the reason given."""
+        """Close the socket, and tell the owner why no more answers will come."""
         if not self._over:
             self._over = True
             self._loop.unwatch(self._connection.fileno())
             self._connection.close()
-            self._child = None  # it refers to this object
+            self._child = None  # breaks a reference cycle
             self._owner.ended(self, error)
 
     def abandon(self) -> None:
-        """Close this process's copy of the connection, in a forked child."""
+        """Close the socket's descriptors in a forked child, to which the worker does not belong."""
         for end in (self._connection, self.theirs):
             if end.fileno() >= 0:
                 os.close(end.detach())
 
-    def _write(self, message: bytes) -> None:
-        late = bool(self._late)
-        self._late.extend(framed(message))
-        if not late and not self._flushed():
-            self._loop.ask(self._watch)
-
-    def _flushed(self) -> bool:
-        """Write what the socket takes; return whether nothing is left."""
+    def _write(self, parts: Iterable[memoryview] = ()) -> None:
+        """Write what the socket takes now: parts that are late, then `parts`. The loop writes the rest later."""
+        late = self._late
+        waiting = bool(late)  # the loop waits until the socket has room
+        late.extend(parts)
         try:
-            while self._late:
-                part = self._late[0]
-                sent = self._connection.send(part)
-                if sent == len(part):
-                    self._late.popleft()
+            while late:
+                sent = self._connection.send(late[0])
+                if sent == len(late[0]):
+                    late.popleft()
                 else:
-                    self._late[0] = part[sent:]
+                    late[0] = late[0][sent:]
         except BlockingIOError:
-            return False
-        except OSError as error:  # of many kinds
-            self._late.clear()
+            pass
+        except OSError as error:  # the kind depends on how the process has ended
+            late.clear()
             raise ConnectionError("the process is gone") from error
-        return True
+        if bool(late) is not waiting:
+            self._loop.ask(self._watch)
 
     def _watch(self) -> None:
         if not self._over:
             self._loop.watch(self._connection.fileno(), self._ready, writable=bool(self._late))
 
     def _ready(self) -> None:
-        """Write what was late, and read what is there."""
-        try:
-            if self._late:
-                with self._owner.lock:
-                    if self._flushed():
-                        self._watch()
-        except ConnectionError:
-            pass  # as reading will say, too
-        if self._read() is None:
-            self._hung_up()
+        """Write what is late, then read what has come."""
+        if self._late:
+            with self._owner.lock, contextlib.suppress(ConnectionError):  # reading reports it as well
+                self._write()
+        if self._read() is None and not self._over:
+            # The worker has closed its end. Either its exit is reported soon, or the process is of no use any more.
+            self._loop.unwatch(self._connection.fileno())
+            self._loop.later(DEAF_SECONDS, self._deaf)
 
     def _read(self) -> bool | None:
-        """Read once, and pass answers on; return whether something was there, None at the end of the connection."""
+        """Read once and deliver the answers; return whether there was something to read, or None at the end."""
         try:
             messages = self._reader.read()
         except BlockingIOError:
             return False
         except (EOFError, OSError):
             return None
-        except BaseException as error:  # there is no memory, say: no answer can be told from another any more
+        except BaseException as error:  # no memory, for example: the rest of the stream cannot be split into answers
             self._fail(error)
             return None
         for message in messages:
@@ -259,12 +257,6 @@ class Process:
                 self._fail(error)
                 return None
         return True
-
-    def _hung_up(self) -> None:
-        """Take note that the worker has closed its end: it has died, as somebody will say, or is of no use."""
-        if not self._over:
-            self._loop.unwatch(self._connection.fileno())
-            self._loop.later(DEAF_SECONDS, self._deaf)
 
     def _deaf(self) -> None:
         if not self._over:
@@ -280,7 +272,7 @@ class Process:
 
 
 def decoded(message: bytes | bytearray) -> tuple[Any, BaseException | None]:
-    """Return the value in an answer, and the exception."""
+    """Return the value and the exception in an answer."""
     try:
         value, failure = pickle.loads(message)
     except MemoryError:
@@ -291,7 +283,7 @@ def decoded(message: bytes | bytearray) -> tuple[Any, BaseException | None]:
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process and all that descend from it, as far as the system tells which these are."""
+    """Kill a process and all its descendants, as far as the system lists them."""
     for each in [pid, *_descendants(pid)]:
         try:
             os.kill(each, signal.SIGKILL)
@@ -305,6 +297,6 @@ def _descendants(pid: int) -> list[int]:
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children") as file:
                 found.extend(map(int, file.read().split()))
-    except OSError:  # it is gone
+    except OSError:  # it has ended
         pass
     return found + [below for child in found for below in _descendants(child)]

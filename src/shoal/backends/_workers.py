@@ -1,16 +1,16 @@
-"""A worker, and the queue before it, which runs share by turns.
+"""A worker, and its queue, which runs share by turns.
 
 ::
 
-    run A ── Turn ──┐                 ┌── Process: one worker process, started when there is something for it to do
-                    ├── Worker 0 ─────┤      the batches in it are of one run at a time
-    run B ── Turn ──┘   queue         └── replaced when it dies, is killed or has served its time
+    run A ── Turn ──┐                 ┌── Process: one worker process, which is started when an item waits
+                    ├── Worker 0 ─────┤      its unanswered items belong to one run at a time
+    run B ── Turn ──┘   queue         └── replaced when it dies, is killed, or has served its number of batches
     run A ── Turn ───── Worker 1 ...
 
-    none ──(an item)──> starting ──(first answer)──> up ──(retired, killed, dead, idle for long)──> none
+    none ──(an item)──> starting ──(first answer)──> proven ──(retired, killed, dead, idle for long)──> none
 
-A worker dies alone, can be killed alone, and what it held is known. Since it runs batches of one run at a time,
-giving one run up harms no other.
+A worker process dies alone and can be killed alone, and the worker knows which items it had. Since it runs items of
+one run at a time, aborting one run does not harm another.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ AT_EXIT = "cannot run anything in worker processes while the interpreter shuts d
 
 
 class Maker(Protocol):
-    """How the processes of workers of one kind are started."""
+    """Starts the processes of workers of one kind."""
 
     #: Workers whose makers have equal keys are interchangeable.
     key: Hashable
-    #: The seconds after which an idle worker goes; None: never.
+    #: The seconds after which an idle worker ends; None for never.
     idle_seconds: float | None
-    #: The batches after which a worker is replaced; None: never.
+    #: The number of batches after which a worker process is replaced; None for no limit.
     max_batches: int | None
-    #: Whether warm workers follow what has changed in the program since they were started.
+    #: Whether warm workers follow the changes of the program: variables, search path, working folder, modules.
     follows: bool
 
     def prepare(self, worker: Worker) -> bool:
-        """Do early what starting the process of a worker takes; return whether the loop was asked to do something.
+        """Begin what takes long at the start of a process; return whether the loop has to do something for it.
 
-        Called in any thread, when a run has opened the worker and has not sent anything yet.
+        Called in any thread, when a run has opened the worker and has not submitted anything yet.
         """
 
     def start(self, worker: Worker, process: Process, loop: Loop) -> Child:
-        """Start the process of a worker; called in the loop's thread.
+        """Start the process of a worker, and arrange for :meth:`Process.exited` to be called when it has ended.
 
-        See to it that :meth:`Process.exited` is called there when it has ended.
+        Called in the loop's thread, as is :meth:`Process.exited`.
         """
 
 
 class Registry(Protocol):
-    """What a worker asks of the pool, in any thread."""
+    """The part of the pool that its workers use."""
 
     loop: Loop
 
@@ -70,52 +70,54 @@ class Registry(Protocol):
         """Raise RuntimeError if no worker can be started any more."""
 
     def began(self, process: Process) -> None:
-        """Take note of a process."""
+        """Record that a process has started."""
 
     def ended(self, process: Process) -> None:
-        """Take note that it is gone."""
+        """Record that a process has ended."""
 
     def once_there_is_room(self, then: Callable[[], object]) -> bool:
-        """End the idle workers, and call `then` when they are gone; return whether there are any."""
+        """End the idle workers, and call `then` when they have ended; return whether there are any."""
 
 
 def fill_standard_streams() -> None:
-    """Have descriptors 0 to 2 be something: a socket of ours there would be a worker's standard stream.
+    """Open /dev/null as those of the descriptors 0 to 2 that are closed.
 
-    The worker would write what a call prints among its results.
+    Otherwise the socket to a worker could become a standard stream of the worker, which would print into its results.
     """
     if os.name == "posix":
-        with contextlib.suppress(OSError):  # where none can be opened, no worker starts either, and says why
+        with contextlib.suppress(OSError):  # then no worker can be started either, and that error is reported
             while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
                 os.set_inheritable(fd, True)
             os.close(fd)
 
 
 class Worker:
-    """A worker: one process at a time, and the queue before it.
+    """One process at a time, and a queue of items for it.
 
     Attributes
     ----------
     index
-        Its number among the workers of equal makers; its processes have it one after the other.
+        The number of this worker among those of equal makers. Each of its processes has the same number.
+    users
+        The number of runs that have a :class:`Turn` of this worker.
 
     Notes
     -----
-    Its lock guards all of its state; it is not held while anything of a user's runs.
+    `lock` guards the state. It is not held while code of the user runs.
     """
 
     def __init__(self, pool: Registry, maker: Maker, index: int) -> None:
         self.maker = maker
         self.index = index
         self.users = 0
-        self.own = False  # whether it has a user who shares it with nobody
-        self.last = False  # whether it ends with the runs that have it now, and takes no others
+        self.own = False  # whether it belongs to one run alone
+        self.last = False  # whether it ends with its present runs, and gets no others
         self.idle_since = time.monotonic()
-        self.lock = threading.RLock()  # a future that is done at once calls back under it
+        self.lock = threading.RLock()  # reentrant, because a callback of a future may run under it
         self._pool = pool
         self._process: Process | None = None
         self._starting = False  # whether the loop was asked to start a process
-        # What waited when idle workers were ended to make room for the process; None if none were.
+        # The items that waited when idle workers were ended to make room for the process; None if none were ended.
         self._made_room: list[Item] | None = None
         self._proven = False  # whether the process has answered
         self._waiting: deque[Item] = deque()
@@ -124,28 +126,28 @@ class Worker:
 
     @property
     def loop(self) -> Loop:
-        """The thread that serves it."""
+        """The pool's loop."""
         return self._pool.loop
 
     @property
     def process(self) -> Process | None:
-        """Its process, if there is one."""
+        """The present process; None if there is none."""
         return self._process
 
     @property
     def messages(self) -> list[bytes]:
-        """What waits to be sent."""
+        """The messages that wait in the queue."""
         with self.lock:
             return [item.message for item in self._waiting]
 
     def submit(self, item: Item) -> None:
-        """Queue an item; it runs when the run that owns it has its turn."""
+        """Append an item to the queue. It is sent when its run has its turn."""
         with self.lock:
             self._waiting.append(item)
             self._pump()
 
     def abort(self, turn: Turn) -> None:
-        """Take back what `turn` has queued, and kill the process if it runs something of it."""
+        """Cancel the items of `turn`, and kill the process if it runs one of them."""
         with self.lock:
             for item in [item for item in self._waiting if item.turn is turn]:
                 self._waiting.remove(item)
@@ -155,9 +157,9 @@ class Worker:
                 self._pump()
 
     def retire(self, pid: int) -> bool:
-        """Replace the process `pid` once what was submitted to it has run; return whether it was still there."""
+        """Replace the process `pid` when it has answered its items; return whether it was the present process."""
         with self.lock:
-            # Its first answer may come before the fork server has told its id.
+            # The first answer may arrive before the fork server has reported the id.
             if self._retiring or self._process is None or self._process.pid not in (None, pid):
                 return False
             self._retiring = True
@@ -165,7 +167,7 @@ class Worker:
             return True
 
     def end(self, now: bool = False) -> None:
-        """End the process once what was submitted has run; with `now`, kill it if something runs or it is not up."""
+        """End the process when it has answered its items; with `now`, kill it if it is busy or has not begun."""
         with self.lock:
             self._starting = False
             self._discard(kill=now and bool(self._running or not self._proven))
@@ -173,7 +175,7 @@ class Worker:
         self._refuse(RuntimeError(AT_EXIT), waiting)
 
     def warm(self) -> bool:
-        """See to it that the process is there or on its way; return whether it is on its way."""
+        """Start the process if there is none; return whether it is starting."""
         with self.lock:
             if self._process is None and not self._starting:
                 fill_standard_streams()
@@ -182,12 +184,17 @@ class Worker:
             return self._starting
 
     def restart(self, process: Process, error: BaseException | None = None) -> None:
-        """Start another process in the place of one that never began; what was sent to it is sent again.
+        """Replace a process that has never begun, and send its items again. Called in the loop's thread.
 
-        Called in the loop's thread; with an error where the system has refused the process.
+        Parameters
+        ----------
+        process
+            The process.
+        error
+            The exception with which the system has refused the process; None for other reasons.
         """
         with self.lock:
-            wanted = process is self._process  # else the run that had sent something to it was given up
+            wanted = process is self._process  # if it is not, the run that had sent something to it was aborted
             if wanted:
                 self._waiting.extendleft(reversed(process.items))
                 process.items.clear()
@@ -203,7 +210,7 @@ class Worker:
                 self._pump()
 
     def answered(self, process: Process, value: Any, error: BaseException | None) -> None:
-        """Pass on what came of an item; called in the loop's thread."""
+        """Set the result of the first item of a process; called in the loop's thread."""
         with self.lock:
             item = process.items.popleft()
             if process is self._process:
@@ -215,7 +222,7 @@ class Worker:
             item.future.set_exception(error)
 
     def ended(self, process: Process, error: BaseException) -> None:
-        """Take note that a process is gone, or of no use; called in the loop's thread."""
+        """Fail the items of a process that has ended; called in the loop's thread."""
         self._pool.ended(process)
         with self.lock:
             lost = list(process.items)
@@ -240,12 +247,22 @@ class Worker:
         except BaseException as error:
             self._not_started(cannot_start(error), asked)
         else:
-            self._take(process)
+            self._use(process)
+
+    def _use(self, process: Process) -> None:
+        """Send the items that wait to a new process."""
+        with self.lock:
+            self._process = process
+            if self._starting:
+                self._starting = False
+                self._pump()
+            else:  # the worker was ended while the process started
+                self._discard(kill=True)
 
     def _not_started(self, error: BaseException, asked: list[Item]) -> None:
-        """Try once more where idle workers hold what is short; else raise the error where the results are awaited.
+        """End idle workers and try again, if they hold what was short; else fail the items that have `asked`.
 
-        Each item deserves such an attempt: those of a later run may have come since the last one.
+        Each item gets one such attempt. A later run may have added items since the last one.
         """
         before, self._made_room = self._made_room, None
         if is_shortage(error):
@@ -254,22 +271,12 @@ class Worker:
                 if self._pool.once_there_is_room(self._start):
                     return
                 self._made_room = None
-            else:  # for those that have come since, _refuse asks for a process again
+            else:  # for items that came later, _refuse starts another attempt
                 asked = [item for item in asked if item in before]
         self._refuse(error, asked)
 
-    def _take(self, process: Process) -> None:
-        """Have a new process run what waits."""
-        with self.lock:
-            self._process = process
-            if self._starting:
-                self._starting = False
-                self._pump()
-            else:  # it was ended while it started
-                self._discard(kill=True)
-
     def _refuse(self, error: BaseException, items: list[Item]) -> None:
-        """Fail those of `items` that still wait; what came later deserves an attempt of its own."""
+        """Fail those of `items` that still wait. Items that came later get an attempt of their own."""
         with self.lock:
             self._starting = False
             refused = [item for item in self._waiting if item in items]
@@ -280,42 +287,45 @@ class Worker:
                 item.future.set_exception(error)
 
     def _pump(self) -> None:
-        """Send what may run now: the items at the head that belong to the run whose turn it is."""
+        """Send the items at the head of the queue that belong to the run whose turn it is."""
         while True:
-            if self._spent and not self._running:
+            process, busy = self._process, bool(self._running)
+            if self._spent:
+                if busy:
+                    return
                 self._discard(kill=False)
-            if not self._waiting or self._spent:
+                continue
+            if not self._waiting:
                 return
             item = self._waiting[0]
-            if self._running and self._running[0].turn is not item.turn:
-                return
-            process = self._process
             if process is None:
                 self.warm()
                 return
-            if self._proven and not process.items and not process.alive:
-                self._discard(kill=False)  # it died while it was idle, and nobody is to blame
+            if busy and process.items[0].turn is not item.turn:
+                return
+            if not busy and self._proven and not process.alive:
+                self._discard(kill=False)  # it died while it was idle, so no item is to blame
                 continue
             if not _begun(item.future):
                 self._waiting.popleft()
                 continue
             if item.turn.surroundings is not process.surroundings and not self._follow(process, item.turn):
-                self._discard(kill=False)  # nothing of it runs: that would be of the same turn
+                self._discard(kill=False)  # it is idle: an item that runs would be of the same turn
                 continue
             try:
                 process.send(item)
             except ConnectionError:
-                if self._proven and not process.items:  # as above
+                if self._proven and not process.items:  # it died while it was idle
                     self._forget()
                     continue
-                process.items.append(item)  # how it has ended will be known
+                process.items.append(item)  # it fails when the end of the process is reported
             self._waiting.popleft()
             self._served += 1
 
     def _follow(self, process: Process, turn: Turn) -> bool:
-        """Have the surroundings of a process be those of a turn; return whether it can have them.
+        """Let a process follow the surroundings of a turn; return whether it can.
 
-        It cannot where a module that it may have imported has changed since.
+        It cannot if a module that it may have imported has changed.
         """
         before, after = process.surroundings, turn.surroundings
         if after is None:
@@ -331,18 +341,18 @@ class Worker:
             future: Future[Any] = Future()
             future.set_running_or_notify_cancel()
             message = pickle.dumps((follow, (list(after.path), after.cwd, variables)), pickle.HIGHEST_PROTOCOL)
-            with contextlib.suppress(ConnectionError):  # it is gone, as sending the item will say
+            with contextlib.suppress(ConnectionError):  # sending the item reports it as well
                 process.send(Item(turn, future, message))
         return True
 
     @property
     def _running(self) -> deque[Item]:
-        """What the process was sent and did not answer."""
+        """The items that the process has not answered."""
         return deque() if self._process is None else self._process.items
 
     @property
     def _spent(self) -> bool:
-        """Whether the process has served its time: nothing more is sent to it."""
+        """Whether the process gets no more items, because it is to be replaced."""
         return self._retiring or (self.maker.max_batches is not None and self._served >= self.maker.max_batches)
 
     def _discard(self, kill: bool) -> None:
@@ -354,32 +364,42 @@ class Worker:
                 process.end()
 
     def _forget(self) -> Process | None:
-        """Have no process; return the one there was."""
+        """Give up the present process; return it."""
         process, self._process = self._process, None
         self._served, self._retiring, self._proven = 0, False, False
         return process
 
 
 def _begun(future: Future[Any]) -> bool:
-    """Have a future be one that runs, which it may be already: what was sent to a dead worker waits again.
+    """Mark a future as running, unless it is already: an item of a dead worker is sent again.
 
-    Return False if it was cancelled, or has its result.
+    Returns
+    -------
+    False if the future was cancelled or has a result.
     """
-    if future.done() and not future.cancelled():  # an interrupt came after it was sent and before it left the queue
+    if future.done() and not future.cancelled():  # an interrupt came between sending the item and removing it
         return False
     return future.running() or future.set_running_or_notify_cancel()
 
 
 class Turn(Executor):
-    """One run's way to a worker that it may share with others."""
+    """The executor through which one run uses a worker, which it may share with other runs.
+
+    Parameters
+    ----------
+    worker
+        The worker.
+    surroundings
+        The surroundings that the calls are to have; None for those with which the process was started.
+    """
 
     def __init__(self, worker: Worker, surroundings: Surroundings | None = None) -> None:
         self.worker = worker
-        self.surroundings = surroundings  # which the calls are to have; None: those with which the worker began
+        self.surroundings = surroundings
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit a call to the worker; it runs after what is there, when it is this run's turn."""
+        """Submit a call to the worker. It runs after the items before it, when it is this run's turn."""
         if self._closed:
             raise RuntimeError("cannot submit to a slot that was closed")
         if kwargs:
@@ -394,10 +414,10 @@ class Turn(Executor):
         return future
 
     def close(self) -> None:
-        """Give the worker back."""
+        """Accept no more calls."""
         self._closed = True
 
     def abort(self) -> None:
-        """Stop what this run has on the worker."""
+        """Accept no more calls, and cancel or kill those that have not ended."""
         self._closed = True
         self.worker.abort(self)

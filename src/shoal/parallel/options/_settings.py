@@ -10,8 +10,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -289,9 +287,8 @@ def _configured(caller: str, backend: Any, inner_max_num_threads: int | None, ba
 Nested = tuple[str, int, int | None]
 
 
-@contextmanager
-def nested_settings(backend: str, depth: int, cpus: int | None, index: int | None = None) -> Iterator[None]:
-    """Run the block under the settings of a call. They are the defaults, but for the backend, the depth and the CPUs.
+class nested_settings:
+    """A block that runs under the settings of a call. They are the defaults, but for the backend, the depth, the CPUs.
 
     Parameters
     ----------
@@ -300,18 +297,22 @@ def nested_settings(backend: str, depth: int, cpus: int | None, index: int | Non
     index
         The index of the worker, if this thread is one. Then its BLAS threads are limited too, also after the block.
     """
-    settings = _current.set(_nested(backend, depth))
-    budget = budget_of_call.set(cpus)
-    index_token = None
-    if index is not None:
-        index_token = index_of_call.set(index)
-        if cpus is not None:
-            cap_this_thread(cpus)
-    try:
-        yield
-    finally:
-        if index_token is not None:
-            index_of_call.reset(index_token)
+
+    __slots__ = ("_cpus", "_index", "_settings", "_tokens")
+
+    def __init__(self, backend: str, depth: int, cpus: int | None, index: int | None = None) -> None:
+        self._settings, self._cpus, self._index = _nested(backend, depth), cpus, index
+
+    def __enter__(self) -> None:
+        index = None if self._index is None else index_of_call.set(self._index)
+        if self._index is not None and self._cpus is not None:
+            cap_this_thread(self._cpus)
+        self._tokens = _current.set(self._settings), budget_of_call.set(self._cpus), index
+
+    def __exit__(self, *_: object) -> None:
+        settings, budget, index = self._tokens
+        if index is not None:
+            index_of_call.reset(index)
         budget_of_call.reset(budget)
         _current.reset(settings)
 

@@ -128,6 +128,8 @@ class BatchRun(Run, Generic[R]):
         """
         if self._next is not None:
             return not busy or self.schedule.worth_queueing(len(self._next.batch))
+        if self.schedule.queue.empty:
+            return False
         with self._room:
             room = self.schedule.room
             self._full = room <= 0

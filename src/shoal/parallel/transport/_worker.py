@@ -63,9 +63,13 @@ class Pickled(NamedTuple):
 
     def decode(self) -> Any:
         """Rebuild the object. Its buffers are mapped privately."""
-        memory = memoryview(b"") if self.path is None else attach(self.path)
-        buffers = [memory[start : start + nbytes] for start, nbytes in self.ranges]
-        stream = buffers.pop(0) if self.stream is None else self.stream
+        stream: Any = self.stream
+        buffers: list[memoryview] = []
+        if self.path is not None:
+            memory = attach(self.path)
+            buffers = [memory[start : start + nbytes] for start, nbytes in self.ranges]
+            if stream is None:
+                stream = buffers.pop(0)
         with collecting_later():  # also for few objects, since rebuilding them may import many modules
             return loads(stream, buffers=buffers)
 
@@ -179,7 +183,8 @@ def run_batch(payload: Payload) -> Reply:
     status = StatusWriter(payload.status_address)
     status.write_between_calls(payload.start)
     print_above(payload.bars)
-    forget(payload.live_runs, payload.horizon)
+    if _decoded or _pickled:
+        forget(payload.live_runs, payload.horizon)
     if payload.objects:
         _pickled.setdefault(payload.run, {}).update(payload.objects)
     began = clock()
