@@ -102,7 +102,7 @@ def test_a_child_of_the_worker_does_not_keep_its_connection(slot: Slot, tmp_path
     child = slot.executor.submit(have_a_child, gate).result(PATIENCE)
     try:
         assert isinstance(slot.executor, Turn)
-        process = slot.executor.worker._process
+        process = slot.executor.worker.process
         assert process is not None
         assert slot.executor.worker.retire(pid)
         assert pid_of(slot) != pid
@@ -144,8 +144,8 @@ def test_nothing_of_a_process_is_left_to_the_collector(slot: Slot, end: Any) -> 
     pid = pid_of(slot)
     assert isinstance(slot.executor, Turn)
     worker = slot.executor.worker
-    assert worker._process is not None
-    gone = weakref.ref(worker._process), weakref.ref(worker._process._child)
+    assert worker.process is not None
+    gone = weakref.ref(worker.process), weakref.ref(worker.process._child)
     gc.collect()
     gc.disable()
     try:

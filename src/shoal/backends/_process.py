@@ -35,6 +35,18 @@ BUFFER_BYTES = 256 * 1024
 DEAF_SECONDS = 1.0
 
 
+def fill_standard_streams() -> None:
+    """Open /dev/null as those of the descriptors 0 to 2 that are closed.
+
+    Otherwise the socket to a worker could become a standard stream of the worker, which would print into its results.
+    """
+    if os.name == "posix":
+        with contextlib.suppress(OSError):  # then no worker can be started either, and that error is reported
+            while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+                os.set_inheritable(fd, True)
+            os.close(fd)
+
+
 class Item(NamedTuple):
     """Something for a worker process to do."""
 
@@ -79,6 +91,8 @@ class Process:
     ----------
     items
         The items that were sent and have no answer.
+    began
+        Whether the process has answered anything.
     surroundings
         The surroundings of the program that the process follows.
     versions
@@ -101,7 +115,7 @@ class Process:
         self._loop = loop
         self._child: Child | None = None
         self._late: deque[memoryview] = deque()  # the parts of messages that the socket has not taken yet
-        self._began = False  # whether an answer has come
+        self.began = False
         self._over = False
         self._connection, self.theirs = socket.socketpair()
         self._connection.setblocking(False)
@@ -178,7 +192,7 @@ class Process:
         if not self._over:
             while self._read():
                 pass
-            if exit_code == UNGUARDED and not self._began:
+            if exit_code == UNGUARDED and not self.began:
                 self.close(missing_main_guard())
                 return
             error = BrokenExecutor("the worker process has ended")
@@ -250,7 +264,7 @@ class Process:
             self._fail(error)
             return None
         for message in messages:
-            self._began = True
+            self.began = True
             try:
                 self._owner.answered(self, *decoded(message))
             except BaseException as error:

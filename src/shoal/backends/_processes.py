@@ -17,8 +17,8 @@ from shoal.backends._loop import Loop
 from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
 from shoal.backends._pool import pool
-from shoal.backends._process import Child, Process
-from shoal.backends._workers import Worker, fill_standard_streams
+from shoal.backends._process import Child, Process, fill_standard_streams
+from shoal.backends._workers import Worker
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread, process_depth
 from shoal.errors import FallbackWarning
 

@@ -7,7 +7,7 @@
     run B ── Turn ──┘   queue         └── replaced when it dies, is killed, or has served its number of batches
     run A ── Turn ───── Worker 1 ...
 
-    none ──(an item)──> starting ──(first answer)──> proven ──(retired, killed, dead, idle for long)──> none
+    none ──(an item)──> starting ──(first answer)──> begun ──(retired, killed, dead, idle for long)──> none
 
 A worker process dies alone and can be killed alone, and the worker knows which items it had. Since it runs items of
 one run at a time, aborting one run does not harm another.
@@ -16,7 +16,6 @@ one run at a time, aborting one run does not harm another.
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import threading
 import time
@@ -25,7 +24,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.backends._process import Child, Item, Process
+from shoal.backends._process import Child, Item, Process, fill_standard_streams
 from shoal.backends._surroundings import Surroundings, changes, follow
 from shoal.backends.base import is_shortage
 from shoal.errors import cannot_start
@@ -79,18 +78,6 @@ class Registry(Protocol):
         """End the idle workers, and call `then` when they have ended; return whether there are any."""
 
 
-def fill_standard_streams() -> None:
-    """Open /dev/null as those of the descriptors 0 to 2 that are closed.
-
-    Otherwise the socket to a worker could become a standard stream of the worker, which would print into its results.
-    """
-    if os.name == "posix":
-        with contextlib.suppress(OSError):  # then no worker can be started either, and that error is reported
-            while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-                os.set_inheritable(fd, True)
-            os.close(fd)
-
-
 class Worker:
     """One process at a time, and a queue of items for it.
 
@@ -100,6 +87,8 @@ class Worker:
         The number of this worker among those of equal makers. Each of its processes has the same number.
     users
         The number of runs that have a :class:`Turn` of this worker.
+    process
+        The present process; None if there is none.
 
     Notes
     -----
@@ -115,11 +104,10 @@ class Worker:
         self.idle_since = time.monotonic()
         self.lock = threading.RLock()  # reentrant, because a callback of a future may run under it
         self._pool = pool
-        self._process: Process | None = None
+        self.process: Process | None = None
         self._starting = False  # whether the loop was asked to start a process
         # The items that waited when idle workers were ended to make room for the process; None if none were ended.
         self._made_room: list[Item] | None = None
-        self._proven = False  # whether the process has answered
         self._waiting: deque[Item] = deque()
         self._served = 0
         self._retiring = False
@@ -128,11 +116,6 @@ class Worker:
     def loop(self) -> Loop:
         """The pool's loop."""
         return self._pool.loop
-
-    @property
-    def process(self) -> Process | None:
-        """The present process; None if there is none."""
-        return self._process
 
     @property
     def messages(self) -> list[bytes]:
@@ -152,7 +135,7 @@ class Worker:
             for item in [item for item in self._waiting if item.turn is turn]:
                 self._waiting.remove(item)
                 item.future.cancel()
-            if any(item.turn is turn for item in self._running):
+            if self.process is not None and any(item.turn is turn for item in self.process.items):
                 self._discard(kill=True)
                 self._pump()
 
@@ -160,7 +143,7 @@ class Worker:
         """Replace the process `pid` when it has answered its items; return whether it was the present process."""
         with self.lock:
             # The first answer may arrive before the fork server has reported the id.
-            if self._retiring or self._process is None or self._process.pid not in (None, pid):
+            if self._retiring or self.process is None or self.process.pid not in (None, pid):
                 return False
             self._retiring = True
             self._pump()
@@ -170,14 +153,15 @@ class Worker:
         """End the process when it has answered its items; with `now`, kill it if it is busy or has not begun."""
         with self.lock:
             self._starting = False
-            self._discard(kill=now and bool(self._running or not self._proven))
+            process = self.process
+            self._discard(kill=now and process is not None and (bool(process.items) or not process.began))
             waiting = list(self._waiting) if now else []
         self._refuse(RuntimeError(AT_EXIT), waiting)
 
     def warm(self) -> bool:
         """Start the process if there is none; return whether it is starting."""
         with self.lock:
-            if self._process is None and not self._starting:
+            if self.process is None and not self._starting:
                 fill_standard_streams()
                 self._starting = True
                 self._pool.loop.ask(self._start)
@@ -194,7 +178,7 @@ class Worker:
             The exception with which the system has refused the process; None for other reasons.
         """
         with self.lock:
-            wanted = process is self._process  # if it is not, the run that had sent something to it was aborted
+            wanted = process is self.process  # if it is not, the run that had sent something to it was aborted
             if wanted:
                 self._waiting.extendleft(reversed(process.items))
                 process.items.clear()
@@ -213,8 +197,8 @@ class Worker:
         """Set the result of the first item of a process; called in the loop's thread."""
         with self.lock:
             item = process.items.popleft()
-            if process is self._process:
-                self._proven, self._made_room = True, None
+            if process is self.process:
+                self._made_room = None
                 self._pump()
         if error is None:
             item.future.set_result(value)
@@ -227,7 +211,7 @@ class Worker:
         with self.lock:
             lost = list(process.items)
             process.items.clear()
-            if process is self._process:
+            if process is self.process:
                 self._forget()
                 self._pump()
         for item in lost:
@@ -236,7 +220,7 @@ class Worker:
     def _start(self) -> None:
         """Start the process; called in the loop's thread."""
         with self.lock:
-            if self._process is not None or not self._starting:
+            if self.process is not None or not self._starting:
                 return
             asked = list(self._waiting)
         try:
@@ -252,7 +236,7 @@ class Worker:
     def _use(self, process: Process) -> None:
         """Send the items that wait to a new process."""
         with self.lock:
-            self._process = process
+            self.process = process
             if self._starting:
                 self._starting = False
                 self._pump()
@@ -289,8 +273,10 @@ class Worker:
     def _pump(self) -> None:
         """Send the items at the head of the queue that belong to the run whose turn it is."""
         while True:
-            process, busy = self._process, bool(self._running)
-            if self._spent:
+            process = self.process
+            busy = process is not None and bool(process.items)
+            most = self.maker.max_batches
+            if self._retiring or (most is not None and self._served >= most):  # the process gets no more items
                 if busy:
                     return
                 self._discard(kill=False)
@@ -303,7 +289,7 @@ class Worker:
                 return
             if busy and process.items[0].turn is not item.turn:
                 return
-            if not busy and self._proven and not process.alive:
+            if not busy and process.began and not process.alive:
                 self._discard(kill=False)  # it died while it was idle, so no item is to blame
                 continue
             if not _begun(item.future):
@@ -315,7 +301,7 @@ class Worker:
             try:
                 process.send(item)
             except ConnectionError:
-                if self._proven and not process.items:  # it died while it was idle
+                if process.began and not process.items:  # it died while it was idle
                     self._forget()
                     continue
                 process.items.append(item)  # it fails when the end of the process is reported
@@ -332,7 +318,7 @@ class Worker:
             return True
         known = process.versions
         changed = any(known.get(name, version) != version for name, version in after.modules.items())
-        if changed and self._proven and after.number > before.number:
+        if changed and process.began and after.number > before.number:
             return False
         process.versions = {**after.modules, **known}
         process.surroundings = after
@@ -345,16 +331,6 @@ class Worker:
                 process.send(Item(turn, future, message))
         return True
 
-    @property
-    def _running(self) -> deque[Item]:
-        """The items that the process has not answered."""
-        return deque() if self._process is None else self._process.items
-
-    @property
-    def _spent(self) -> bool:
-        """Whether the process gets no more items, because it is to be replaced."""
-        return self._retiring or (self.maker.max_batches is not None and self._served >= self.maker.max_batches)
-
     def _discard(self, kill: bool) -> None:
         process = self._forget()
         if process is not None:
@@ -365,8 +341,8 @@ class Worker:
 
     def _forget(self) -> Process | None:
         """Give up the present process; return it."""
-        process, self._process = self._process, None
-        self._served, self._retiring, self._proven = 0, False, False
+        process, self.process = self.process, None
+        self._served, self._retiring = 0, False
         return process
 
 
