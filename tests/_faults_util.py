@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _paths import path_of_tests
 from shoal import Parallel, delayed
 
 #: How long a test waits for what should come at once, in seconds; only a failing one waits so long.
@@ -114,7 +115,7 @@ class Child:
         self.temp.mkdir()
         script = folder / f"program-{self._mark}.py"
         script.write_text(textwrap.dedent(source))
-        paths = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        paths = [path_of_tests(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {
             **os.environ,
             _MARK: self._mark,

@@ -8,9 +8,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from _paths import TESTS, path_of_tests
+
 #: Read when ray is imported, which this module therefore has to come before.
 VARIABLES = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else ray takes the address of this machine instead of loopback
@@ -25,7 +25,9 @@ def ray_cluster(n_cpus: int = 2) -> Iterator[None]:
     """Have a cluster within the block."""
     before = os.environ.get("PYTHONPATH")
     # Workers inherit it, and import what the tests define.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent / "src"), *([before] if before else [])])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [path_of_tests(), str(TESTS.parent / "src"), *([before] if before else [])]
+    )
     try:
         import ray
 

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from test_joblib_downstream import SOURCE, run
 
 ROOT = Path(SOURCE).parent

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import numpy as np
+
 from harness import PARALLEL, PROCESSES, Parallel, delayed, here, lib, main, program, relation
 
 VARIABLES = (

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse
+
 from harness import PARALLEL, Parallel, delayed, describe, main, program
 
 # Above max_nbytes below; the other arrays stay under it.

@@ -6,7 +6,7 @@
                                                                ├──> run: begins, serves its connection, leaves
     work           a fresh interpreter does the same by itself ┘
 
-A worker cannot tell which of the two it is (tests/test_worker_probe.py).
+A worker cannot tell which of the two it is (tests/backends/test_worker_probe.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Tested in tests/test_trust.py.
+# Tested in tests/persistence/trust/test_trust.py.
 """``inspect``: a description of a file, without rebuilding its object."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Tested in tests/test_deflate.py.
+# Tested in tests/persistence/compression/test_deflate.py.
 """Calls that threads run ahead of time, and whose results come in the order of the calls."""
 
 from __future__ import annotations

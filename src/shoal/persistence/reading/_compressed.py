@@ -1,4 +1,4 @@
-# Tested in tests/test_several_dumps.py, tests/test_persistence_faults.py.
+# Tested in tests/persistence/reading/test_several_dumps.py, tests/persistence/test_persistence_faults.py.
 """Loading a compressed file.
 
 ::

@@ -1,4 +1,4 @@
-# Tested in tests/test_load.py, tests/test_persistence.py.
+# Tested in tests/persistence/test_load.py, tests/persistence/test_persistence.py.
 """Loading a file that is not compressed, and files of joblib before 0.10 that are compressed as a whole.
 
 ::

@@ -1,4 +1,4 @@
-# Tested in tests/test_small_files.py.
+# Tested in tests/persistence/reading/test_small_files.py.
 """Small files of shoal: read with one call, and rebuilt without the machinery that arrays and large files need."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Tested in tests/test_several_dumps.py, tests/test_persistence_streams.py.
+# Tested in tests/persistence/reading/test_several_dumps.py, tests/persistence/test_persistence_streams.py.
 """Where an object begins in a file, and how it is compressed; and files that cannot seek."""
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ import _hashing_zoo
 import shoal
 from shoal.hashing import _walk, _writers
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 NUMPY = f"numpy {np.__version__.split('.')[0]}"
 
 SCALARS = (

@@ -19,7 +19,8 @@ import numpy
 import psutil
 import pytest
 
-from _ray_util import HERE, ray_cluster
+from _paths import path_of_tests
+from _ray_util import ray_cluster
 from shoal import CallPicklingError, CallUnpicklingError, Parallel, WorkerDied, delayed, parallel_config, shared
 from shoal.backends import create
 from shoal.testing import PATIENCE, BackendTests
@@ -231,7 +232,10 @@ def test_an_interrupt_ends_the_calls(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     family: list[psutil.Process] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE, start_new_session=True) as program:
+    environment = {**os.environ, "PYTHONPATH": path_of_tests()}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as program:
         try:
             assert eventually(lambda: len(list(tmp_path.iterdir())) == 2)
             family = psutil.Process(program.pid).children(recursive=True)

@@ -285,7 +285,7 @@ def test_where_there_are_no_processes_limits_are_ignored_aloud(
     (warning,) = caught
     assert warning.category is FallbackWarning
     assert str(warning.message).startswith(f"{name}={value!r} is ignored: ")
-    assert warning.filename == __file__.replace("test_replacement", "_faults_util")
+    assert warning.filename == works.__code__.co_filename
 
 
 def test_where_nobody_knows_what_processes_hold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from _paths import path_of_tests
 from _python import needs_forks
 
 pytestmark = needs_forks
@@ -18,7 +19,7 @@ def run(folder: Path, source: str) -> tuple[int, str, str]:
     program = folder / "program.py"
     program.write_text(source)
     # The path of a fork server's socket must be short.
-    environment = {**os.environ, "TMPDIR": "/tmp", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "TMPDIR": "/tmp", "PYTHONPATH": path_of_tests()}
     command = [sys.executable, str(program)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     return done.returncode, done.stdout, done.stderr

@@ -21,7 +21,7 @@ from shoal import dump, load
 # joblib leaves its LZ4 files open, which say so when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-FOLDER = Path(__file__).parent / "fixtures" / "dumps"
+FOLDER = Path(__file__).parents[2] / "fixtures" / "dumps"
 FILES = sorted(path.name for path in FOLDER.glob("*.pkl"))
 SUMS = json.loads((FOLDER / "sha256.json").read_text())
 VALUES = {name: (value, options) for name, value, options in values()}

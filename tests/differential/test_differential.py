@@ -1,6 +1,6 @@
 """The same programs under joblib 1.6 and under shoal, each in a process of its own.
 
-The programs are in tests/differential/, one script for each group; what differs on purpose is in _differences.py.
+The programs are in this folder, one script for each group; what differs on purpose is in _differences.py.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_programs_do_the_same(
 
 
 def test_each_difference_is_a_row_of_the_documentation() -> None:
-    table = (HERE.parent / "docs" / "differences.md").read_text(encoding="utf-8")
+    table = (HERE.parents[1] / "docs" / "differences.md").read_text(encoding="utf-8")
     cells = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
     rows = {difference.row for run in RUNS for difference in run.values[2].values()}  # type: ignore[attr-defined]
     assert not [row for row in rows if sum(row in cell for cell in cells) != 1]
@@ -109,7 +109,7 @@ def start(script: str, library: str, variables: dict[str, str]) -> subprocess.Po
     # Two CPUs at most, so that the thread limits in workers are known; loky by default also without a global lock.
     fixed = {"LOKY_MAX_CPU_COUNT": "2", "JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND": "loky"}
     return subprocess.Popen(
-        [sys.executable, str(HERE / "differential" / f"{script}.py")],
+        [sys.executable, str(HERE / f"{script}.py")],
         env={**os.environ, **fixed, **variables, "DIFFERENTIAL_LIBRARY": library},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

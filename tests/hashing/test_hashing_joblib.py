@@ -17,7 +17,7 @@ import _hashing_zoo
 import shoal
 from test_hashing import NUMPY, VALUES, circle, copied
 
-FIXTURE = Path(__file__).parent / "fixtures" / "hashes-md5.json"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "hashes-md5.json"
 
 
 def assert_as_joblib(value: Any) -> None:

@@ -17,7 +17,7 @@ from shoal.memory.store import Store
 
 ROOM = Path(shoal.__file__).parent / "memory"
 SECTION = (
-    (Path(__file__).parents[1] / "docs" / "memory.md").read_text(encoding="utf-8").partition("## The way of a call")
+    (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8").partition("## The way of a call")
 )
 HIT, MISS, STORE = ([*block.split("\n")] for block in re.findall(r"```\n(.*?)\n```", SECTION[2], re.DOTALL))
 USERS = "the user's function"

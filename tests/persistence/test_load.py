@@ -16,7 +16,7 @@ import pytest
 import shoal
 from shoal import dump, load
 
-DOCS = Path(__file__).parents[1] / "docs" / "persistence.md"
+DOCS = Path(__file__).parents[2] / "docs" / "persistence.md"
 ROOT = os.path.dirname(shoal.__file__) + os.sep
 MARK = b"data of the object"
 
