@@ -70,7 +70,7 @@ LATE = {
         "compat.joblib.pool",
     ): "it imports multiprocessing, which only a backend that is used by itself needs",
     ("compat.joblib._running", "compat.joblib._folders"): "only arrays in files need temporary folders",
-    ("compat.joblib._served", "parallel._executor"): "only executors of joblib's names need it",
+    ("compat.joblib._delegating", "parallel._executor"): "only executors of joblib's names need it",
     ("compat.joblib.externals.loky", "_cpus"): "the function has the same name as what it calls",
     ("compat.joblib.externals.loky", "backends._pool"): "only a program that shuts workers down needs it",
     ("compat.joblib.externals.loky", "parallel._by_value"): "the function has the same name as what it calls",

@@ -64,12 +64,12 @@ _LARGE = ["list", "numpy.ndarray", "float64", items(40, 100), items("c_contiguou
 _PLAIN = ["tuple", True, None, True]
 PAYLOADS = {
     "there_and_back(loky, large, mmap_mode=None)": Difference(
-        "`mmap_mode=None` breaks",
+        "`mmap_mode=None`, breaks",
         BROKEN,
         value(["tuple", items(_LARGE, _PLAIN), _LARGE, items(_PLAIN), False]),
     ),
     "written(loky, None)": Difference(
-        "`mmap_mode=None` breaks", BROKEN, value(["tuple", items(14950.0, 14950.0), 0.0])
+        "`mmap_mode=None`, breaks", BROKEN, value(["tuple", items(14950.0, 14950.0), 0.0])
     ),
     "right(loky, reversed)": Difference("with other numbers", None, value(True)),
     "options_after_error()": Difference(
@@ -178,11 +178,11 @@ SETTINGS = {
     "settings_inside(multiprocessing)": Difference("limits BLAS", value(["tuple", 1, 1, 0, None]), ends_with("1")),
 }
 for argument in ("batch_size=True", "mmap_mode='x'", "max_nbytes=-1", "max_nbytes='-1K'"):
-    SETTINGS[f"made(n_jobs=2, {argument})"] = Difference("takes `batch_size=True`", RAN, error("ValueError"))
+    SETTINGS[f"made(n_jobs=2, {argument})"] = Difference("accepts `batch_size=True`", RAN, error("ValueError"))
 for argument in ("'2n_jobs'", "'True'"):
-    SETTINGS[f"made(n_jobs=2, pre_dispatch={argument})"] = Difference("takes `2n_jobs`", RAN, error("ValueError"))
+    SETTINGS[f"made(n_jobs=2, pre_dispatch={argument})"] = Difference("accepts `2n_jobs`", RAN, error("ValueError"))
 for argument in ("'+n_jobs'", "' n_jobs '"):
-    SETTINGS[f"made(n_jobs=2, pre_dispatch={argument})"] = Difference("takes `2n_jobs`", error("ValueError"), RAN)
+    SETTINGS[f"made(n_jobs=2, pre_dispatch={argument})"] = Difference("accepts `2n_jobs`", error("ValueError"), RAN)
 for argument in ("0", "'0'"):
     SETTINGS[f"made(n_jobs=2, pre_dispatch={argument})"] = Difference("runs nothing", RAN_NOTHING, error("ValueError"))
 for program in ("sharedmem within loky)", "prefer threads)", "loky) require"):

@@ -1,10 +1,10 @@
-"""``import joblib`` that is served by shoal: one finder, before all others, and an environment variable for children.
+"""Makes ``import joblib`` return shoal: by a finder before all others, and by an environment variable for children.
 
 ::
 
     install_as_joblib() ──> sys.meta_path[0]: joblib ──> shoal/compat/joblib/__init__.py, its submodules as usual
-              │             (an installed joblib is not looked at)
-              └──> SHOAL_AS_JOBLIB=1 ──> worker processes and other programs: importing shoal does the same there
+              │             (an installed joblib is ignored)
+              └──> SHOAL_AS_JOBLIB=1 ──> worker processes and child programs: importing shoal does the same there
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from importlib.metadata import Distribution
 
-#: With "1", importing shoal has shoal stand in for joblib.
+#: If it is "1", importing shoal calls :func:`install_as_joblib`.
 VARIABLE = "SHOAL_AS_JOBLIB"
-#: The release of joblib for which shoal stands in.
+#: The release of joblib that shoal replaces.
 VERSION = "1.6.0"
 
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "joblib")
 
 
 def install_as_joblib(replace: bool = False) -> None:
-    """Have shoal stand in for joblib: from now on ``import joblib`` imports :mod:`shoal.compat.joblib`.
+    """Put shoal in joblib's place: from now on ``import joblib`` imports :mod:`shoal.compat.joblib`.
 
-    It takes well under a millisecond, and holds for this process, for its worker processes, and for the programs that
-    it starts if they import shoal. An installed joblib is not looked at, and none need be installed.
+    This holds for this process, for its worker processes, and for programs that it starts if they import shoal. It
+    takes well under a millisecond. joblib need not be installed, and is ignored if it is.
 
     Parameters
     ----------
     replace
-        What is done if joblib was imported already. By default that is an error. True takes it out of ``sys.modules``,
-        so that what imports joblib later gets shoal; but modules that have joblib's functions and classes by now keep
-        them, and go on using them.
+        Whether to remove joblib from ``sys.modules`` if it was imported already. Later imports of joblib then get
+        shoal, but modules that have joblib's functions and classes keep them.
 
     Raises
     ------
     RuntimeError
-        If joblib was imported already.
+        If joblib was imported already and `replace` is False.
 
     Notes
     -----
-    Thread-safe. To be called before anything imports joblib: scikit-learn, say. Calling it again does nothing.
+    Thread-safe. Call it before importing joblib or a library that uses it, such as scikit-learn. Calling it again
+    does nothing.
 
     Examples
     --------
@@ -58,10 +58,10 @@ def install_as_joblib(replace: bool = False) -> None:
     if loaded is not None and not _is_ours(loaded):
         if not replace:
             raise RuntimeError(
-                "joblib is imported already, and what has imported it would go on using it. Call install_as_joblib() "
-                "before any import of joblib or of a library that uses it, such as scikit-learn; set the environment "
-                f"variable {VARIABLE}=1 before the program starts; or pass replace=True, which replaces joblib for "
-                "the imports that are still to come"
+                "joblib is imported already, and modules that have imported it would go on using it. Call "
+                "install_as_joblib() before any import of joblib or of a library that uses it, such as scikit-learn; "
+                f"set the environment variable {VARIABLE}=1 before the program starts; or pass replace=True, which "
+                "replaces joblib for later imports"
             )
         for name in [name for name in sys.modules if name == "joblib" or name.startswith("joblib.")]:
             del sys.modules[name]
@@ -76,12 +76,12 @@ def _is_ours(module: ModuleType) -> bool:
 
 
 class _Finder:
-    """Finds our package under the name joblib, and what is installed under that name if nothing is."""
+    """Finds shoal's package under the name joblib, and a distribution of that name if none is installed."""
 
     def find_spec(
         self, fullname: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of the package; its submodules are found by its path."""
+        """Return the spec of the package; submodules are found by its path."""
         if fullname != "joblib":
             return None
         from importlib.util import spec_from_file_location
@@ -91,7 +91,7 @@ class _Finder:
         )
 
     def find_distributions(self, context: Any = None) -> Iterator[Distribution]:
-        """Yield a distribution named joblib, where none is installed and one is asked for."""
+        """Yield a distribution named joblib, if that name is asked for and none is installed."""
         name = getattr(context, "name", None)
         if name is not None and name.lower() == "joblib" and not self._is_installed(context.path):
             yield _distribution()
@@ -103,7 +103,7 @@ class _Finder:
         return any(True for _ in MetadataPathFinder.find_distributions(context))
 
     def invalidate_caches(self) -> None:
-        """Do nothing: nothing is cached."""
+        """Do nothing, because this finder has no cache."""
 
 
 def _distribution() -> Distribution:

@@ -1,6 +1,6 @@
-"""shoal in joblib's place: the names of joblib 1.6, each in the module where joblib has it.
+"""The package that shoal serves under the name joblib: the names of joblib 1.6, in the same modules.
 
-Every module here is loaded when it is first asked for, as an attribute or by an import.
+Each module is loaded when it is first used, as an attribute or by an import.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _SUBMODULES = frozenset(
     }
 )
 
-__all__ = [  # noqa: RUF022 as joblib has it
+__all__ = [  # noqa: RUF022 joblib's order
     "Memory",
     "MemorizedResult",
     "expires_after",
@@ -99,8 +99,8 @@ def __dir__() -> list[str]:
 
 
 def _register_start_method() -> None:
-    """Have multiprocessing know the start method "loky", which is loaded when it is chosen."""
-    from multiprocessing import context, util  # noqa: F401 joblib's users take util for granted
+    """Register the start method "loky" of multiprocessing; loky is imported when the method is used."""
+    from multiprocessing import context, util  # noqa: F401 joblib's users expect multiprocessing.util to be imported
 
     contexts: Any = context._concrete_contexts  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""What the arguments of joblib's ``Parallel`` mean: argument before context before default."""
+"""Resolves the arguments of joblib's ``Parallel``: an argument overrides the context, and that the default."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shoal.backends import Backend
 from shoal.parallel.options._checks import check
 from shoal.parallel.options._settings import Settings, _current
 
-from ._config import _get_active_backend, _get_config_param, _made, default_parallel_config, named
+from ._config import _as_joblib_backend, _get_active_backend, _get_config_param, default_parallel_config, factory_of
 from ._parallel_backends import (
     LokyBackend,
     MultiprocessingBackend,
@@ -22,38 +22,20 @@ from .disk import memstr_to_bytes
 _RETURNS_GENERATOR = ("generator", "generator_unordered")
 
 
-class Taken(NamedTuple):
-    """What was made of the arguments.
+class Resolved(NamedTuple):
+    """The resolved arguments of a ``Parallel``."""
 
-    Attributes
-    ----------
-    backend
-        The backend, of joblib's contract.
-    settings
-        What shoal's runs take.
-    backend_kwargs
-        What ``configure`` of the backend is given.
-    """
-
-    backend: Any
+    backend: Any  # of joblib's contract
     settings: Settings
-    backend_kwargs: dict[str, Any]
+    backend_kwargs: dict[str, Any]  # for the backend's configure()
 
 
-def take(mp_context: Callable[[], Any], return_as: str, backend_kwargs: dict[str, Any], **arguments: Any) -> Taken:
-    """Return what the arguments of a ``Parallel`` mean here.
+def resolve(
+    mp_context: Callable[[], Any], return_as: str, backend_kwargs: dict[str, Any], **arguments: Any
+) -> Resolved:
+    """Resolve the arguments of a ``Parallel``; raises ValueError if they are wrong or contradict each other.
 
-    Parameters
-    ----------
-    mp_context
-        Returns the context of multiprocessing that backends of others are told of.
-    return_as, backend_kwargs, **arguments
-        As ``Parallel`` was given them.
-
-    Raises
-    ------
-    ValueError
-        If an argument cannot be used, or arguments contradict each other.
+    `mp_context` returns the multiprocessing context that backends of other projects receive.
     """
     prefer, require, verbose = arguments["prefer"], arguments["require"], arguments["verbose"]
     active, context = _get_active_backend(prefer=prefer, require=require, verbose=verbose)
@@ -63,7 +45,7 @@ def take(mp_context: Callable[[], Any], return_as: str, backend_kwargs: dict[str
     }
     if isinstance(given["max_nbytes"], str):
         given["max_nbytes"] = memstr_to_bytes(given["max_nbytes"])
-    backend, backend_kwargs = _chosen(arguments["backend"], active, {**backend_kwargs, **given})
+    backend, backend_kwargs = _choose_backend(arguments["backend"], active, {**backend_kwargs, **given})
     backend_kwargs["verbose"] = max(0, given["verbose"] - 50)
     if "context" not in backend_kwargs and type(backend) not in (LokyBackend, ThreadingBackend, SequentialBackend):
         multiprocessing = mp_context()
@@ -92,11 +74,11 @@ def take(mp_context: Callable[[], Any], return_as: str, backend_kwargs: dict[str
         depth=backend.nesting_level or 0,
     )
     check(settings._asdict())
-    return Taken(backend, settings, backend_kwargs)
+    return Resolved(backend, settings, backend_kwargs)
 
 
-def _chosen(backend: Any, active: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the backend that was asked for, or else the active one, and what it is given."""
+def _choose_backend(backend: Any, active: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the requested backend, or else the active one, and the arguments of its ``configure``."""
     level = active.nesting_level
     if backend is None or backend is default_parallel_config["backend"]:
         return active, kwargs
@@ -105,7 +87,7 @@ def _chosen(backend: Any, active: Any, kwargs: dict[str, Any]) -> tuple[Any, dic
             backend.nesting_level = level
         return backend, kwargs
     if isinstance(backend, Backend):
-        return _made(backend, level), kwargs
+        return _as_joblib_backend(backend, level), kwargs
     if hasattr(backend, "Pool") and hasattr(backend, "Lock"):
         return MultiprocessingBackend(nesting_level=level), {**kwargs, "context": backend}
-    return named(backend)(nesting_level=level), kwargs
+    return factory_of(backend)(nesting_level=level), kwargs

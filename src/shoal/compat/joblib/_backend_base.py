@@ -1,4 +1,4 @@
-"""joblib's contract of a backend, on shoal's: what it asks of a subclass, and the slot that is made of one."""
+"""joblib's contract of a backend, implemented on shoal's contract: one slot, which uses the subclass's ``submit``."""
 
 from __future__ import annotations
 
@@ -18,18 +18,12 @@ from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Slot, WorkerSpec, in_main_thread
 from shoal.parallel.transport._engines import Outcome
 
-#: The batches that are submitted ahead where there is no bound.
-_MOST_AHEAD = 4096
+#: The number of batches that may be submitted ahead with ``pre_dispatch="all"``.
+_MAX_AHEAD = 4096
 
 
 class FallbackToBackend(Exception):
-    """Raised by ``configure``: another backend is to be used.
-
-    Parameters
-    ----------
-    backend
-        The other one.
-    """
+    """Raised by ``configure`` to ask for another backend, `backend`."""
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
@@ -37,7 +31,7 @@ class FallbackToBackend(Exception):
 
 
 def inside_dask_worker() -> bool:
-    """Tell whether a worker of dask runs this."""
+    """Tell whether this code runs in a dask worker."""
     worker = sys.modules.get("distributed.worker")
     if worker is None:
         return False
@@ -49,16 +43,16 @@ def inside_dask_worker() -> bool:
 
 
 class ParallelBackendBase(Backend):
-    """joblib's contract: :meth:`submit` takes a batch, and a callback for when it is done.
+    """joblib's contract of a backend: :meth:`submit` takes a batch and a callback for its completion.
 
     Parameters
     ----------
     nesting_level
-        How deep it is nested in others; None: as deep as where it is used.
+        The number of parallel runs around this one. None: the level where the backend is used.
     inner_max_num_threads
-        The threads that BLAS and OpenMP may use in each worker.
+        The number of threads that BLAS and OpenMP may use in each worker.
     **backend_kwargs
-        Whatever the backend takes.
+        The backend's own options.
     """
 
     name: ClassVar[str] = "joblib"
@@ -68,7 +62,7 @@ class ParallelBackendBase(Backend):
     supports_inner_max_num_threads = False
     supports_retrieve_callback = False
     nesting_level: int | None = None
-    # Subclasses need not call this class's constructor.
+    # Subclasses need not call the constructor of this class, so these attributes have defaults.
     inner_max_num_threads: int | None = None
     backend_kwargs: dict[str, Any] = {}  # noqa: RUF012
     given_options: Any = {}  # noqa: RUF012
@@ -94,33 +88,33 @@ class ParallelBackendBase(Backend):
 
     @property
     def supports_return_generator(self) -> bool:  # type: ignore[override]
-        """Whether results can be handed out while others are computed."""
+        """Whether results can be delivered while others are computed."""
         return self.supports_retrieve_callback
 
     @property
     def supports_timeout(self) -> bool:  # type: ignore[override]
-        """Whether a run can be given up after ``timeout=``."""
+        """Whether a run can be ended after ``timeout=``."""
         return self.supports_retrieve_callback
 
     @abstractmethod
     def effective_n_jobs(self, n_jobs: Any) -> int:
-        """Return how many workers `n_jobs` means here."""
+        """Return the number of workers that `n_jobs` means."""
 
     def configure(
         self, n_jobs: int = 1, parallel: Any = None, prefer: Any = None, require: Any = None, **backend_kwargs: Any
     ) -> int:
-        """Get ready for the runs of a ``Parallel``; return the number of workers.
+        """Prepare for the runs of a ``Parallel``; return the number of workers.
 
         Raises
         ------
         FallbackToBackend
-            If another backend is to be used.
+            If another backend has to be used.
         """
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)
 
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Any:
-        """Have a worker call ``func()``, and `callback` with what comes of it."""
+        """Call ``func()`` on a worker, and then `callback` with the outcome."""
         warn(
             "`apply_async` is deprecated, implement and use `submit` instead.",
             DeprecationWarning,
@@ -128,47 +122,49 @@ class ParallelBackendBase(Backend):
         return self.apply_async(func, callback)
 
     def apply_async(self, func: Any, callback: Callable[[Any], object] | None = None) -> Any:
-        """Be the older name of :meth:`submit`."""
+        """Do the same as :meth:`submit`: its older name."""
         raise NotImplementedError("Implement `submit` instead.")
 
     def retrieve_result_callback(self, out: Any) -> Any:
-        """Return the results that are in what the callback was given, or raise what a call has raised."""
+        """Return the results from the callback's argument, or raise the exception of a call."""
 
     def retrieve_result(self, out: Any, timeout: float | None = None) -> Any:
-        """Wait for the results of what :meth:`submit` has returned."""
+        """Wait for the results of a job that :meth:`submit` returned."""
         return out.get(timeout=timeout) if self.supports_timeout else out.get()
 
     def start_call(self) -> None:
-        """Take note that a run begins."""
+        """Called when a run begins."""
 
     def stop_call(self) -> None:
-        """Take note that a run has ended."""
+        """Called when a run has ended."""
 
     def terminate(self) -> None:
-        """Let go of what :meth:`configure` has made."""
+        """Release what :meth:`configure` made."""
 
     def compute_batch_size(self) -> int:
         """Return the number of calls in the next batch."""
         return 1
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
-        """Take note of the seconds that a batch took."""
+        """Called after each batch, with its size and its duration in seconds."""
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Give up what runs; with `ensure_ready`, be ready for another run."""
+        """Abort the running batches; with `ensure_ready`, prepare for another run."""
 
     def get_nested_backend(self) -> Any:
-        """Return the backend for runs that the calls make, and its `n_jobs`."""
+        """Return the backend for runs inside a call, and its `n_jobs`."""
         level = (self.nesting_level or 0) + 1
-        ours: Any = importlib.import_module(f"{__package__}._parallel_backends")  # which is built on this module
-        return (ours.SequentialBackend if level > 1 else ours.ThreadingBackend)(nesting_level=level), None
+        if level > 1:
+            return SequentialBackend(nesting_level=level), None
+        backends: Any = importlib.import_module(f"{__package__}._parallel_backends")  # which imports this module
+        return backends.ThreadingBackend(nesting_level=level), None
 
     def _prepare_worker_env(self, n_jobs: int) -> dict[str, str]:
         return thread_limits(self.inner_max_num_threads, n_jobs)
 
     @contextlib.contextmanager
     def retrieval_context(self) -> Iterator[None]:
-        """Surround the wait for results."""
+        """Return a context manager that is active while ``Parallel`` waits for results."""
         yield
 
     @staticmethod
@@ -177,32 +173,32 @@ class ParallelBackendBase(Backend):
         return in_main_thread()
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
-        """Return how many workers `n_jobs` means: :meth:`effective_n_jobs`."""
+        """Return :meth:`effective_n_jobs`."""
         return self.effective_n_jobs(n_jobs)
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
-        """Return one slot, over :meth:`submit`."""
+        """Return one slot, which uses :meth:`submit`."""
         unbounded = getattr(self.parallel, "pre_dispatch", None) == "all"
-        return [Slot(_Submitter(self), _MOST_AHEAD if unbounded else 2 * spec.n_workers)]
+        return [Slot(_Submitter(self), _MAX_AHEAD if unbounded else 2 * spec.n_workers)]
 
     def close(self, slots: list[Slot]) -> None:
-        """Let go of the slot: :meth:`abort_everything` if a batch has failed."""
+        """Close the slot; call :meth:`abort_everything` if a batch has failed."""
         for slot in slots:
             slot.executor.shutdown()
 
     def abort(self, slot: Slot) -> Slot:
-        """Give up what runs: :meth:`abort_everything`."""
+        """Abort the running batches by :meth:`abort_everything`."""
         assert isinstance(slot.executor, _Submitter)
-        slot.executor.give_up()
+        slot.executor.abort()
         return Slot(_Submitter(self), slot.width)
 
     def nested(self, depth: int) -> str:
-        """Return the name of the backend for runs that the calls make."""
+        """Return the name of the backend for runs inside a call."""
         return "sequential" if (self.nesting_level or 0) >= 1 else "threading"
 
 
 class _Submitter(Executor):
-    """A slot's executor over ``submit`` of joblib's contract."""
+    """The executor of a slot, which uses the ``submit`` of joblib's contract."""
 
     def __init__(self, backend: ParallelBackendBase) -> None:
         self._backend = backend
@@ -210,11 +206,11 @@ class _Submitter(Executor):
         self._failed = False
 
     def submit(self, work: Any, /, *_none: Any, **_nothing: Any) -> Future[Any]:
-        """Submit a batch: the calls of a :class:`~shoal.parallel.transport._engines.Task`."""
+        """Submit the calls of a :class:`~shoal.parallel.transport._engines.Task`."""
         backend = self._backend
-        batch, tracker = backend.parallel._batched(work.calls)
+        batch, tracker = backend.parallel._make_batch(work.calls)
         future: Future[Any] = Future()
-        tracker._take = lambda result, error: self._done(future, tracker, result, error)
+        tracker._deliver = lambda result, error: self._done(future, tracker, result, error)
         job = backend.submit(batch, callback=tracker)
         tracker.register_job(job)
         if not backend.supports_retrieve_callback:
@@ -222,7 +218,7 @@ class _Submitter(Executor):
         return future
 
     def _wait_for(self, job: Any, tracker: Any) -> None:
-        """Have a thread wait for a job, after those before it."""
+        """Let the waiting thread wait for this job after the earlier ones."""
         if self._waiter is None:
             self._waiter = queue.SimpleQueue()
             threading.Thread(target=self._wait, args=(self._waiter,), name="shoal-waiter", daemon=True).start()
@@ -235,7 +231,7 @@ class _Submitter(Executor):
                 result, error = self._backend.retrieve_result(job), None
             except BaseException as raised:
                 result, error = None, raised
-            tracker._take(result, error)
+            tracker._deliver(result, error)
             del item, job, tracker, result, error
 
     def _done(self, future: Future[Any], tracker: Any, result: Any, error: BaseException | None) -> None:
@@ -247,20 +243,20 @@ class _Submitter(Executor):
         if not future.done():
             future.set_result(Outcome(elapsed, [] if error is not None else list(result), error))
 
-    def give_up(self) -> None:
-        """Have the backend give up what runs."""
+    def abort(self) -> None:
+        """Abort the running batches."""
         self._failed = False
         self.shutdown()
         parallel = self._backend.parallel
         self._backend.abort_everything(ensure_ready=bool(getattr(parallel, "_managed_backend", False)))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let go of the thread that waits."""
+        """End the waiting thread."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             waiter.put(None)
         if self._failed:
-            self.give_up()
+            self.abort()
 
 
 class SequentialBackend(ParallelBackendBase):
@@ -279,15 +275,15 @@ class SequentialBackend(ParallelBackendBase):
         return 1
 
     def submit(self, func: Any, callback: Any = None) -> Any:
-        """Refuse: a run with one worker is a loop."""
+        """Raise: a run with one worker is a loop and submits nothing."""
         raise RuntimeError("Should never be called for SequentialBackend.")
 
     def retrieve_result_callback(self, out: Any) -> Any:
-        """Refuse likewise."""
+        """Raise, as :meth:`submit` does."""
         raise RuntimeError("Should never be called for SequentialBackend.")
 
     def get_nested_backend(self) -> Any:
-        """Return the backend that is active: this one adds no level."""
+        """Return the active backend, because this one does not add a level."""
         return importlib.import_module(f"{__package__}.parallel").get_active_backend()
 
 

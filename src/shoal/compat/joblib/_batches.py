@@ -1,4 +1,4 @@
-"""Batches as a backend of joblib's contract is given them, and what it calls when one is done."""
+"""Batches for backends of joblib's contract, and the callbacks that these backends call when a batch is done."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ TASK_PENDING = "Pending"
 
 
 class BatchedCalls:
-    """Calls that a backend runs together; calling it returns a list of their results.
+    """Calls that a backend runs together. Calling the object returns the list of their results.
 
     Parameters
     ----------
     iterator_slice
         The calls.
     backend_and_jobs
-        The backend for runs that they make, and its `n_jobs`.
+        The backend for runs inside a call, and its `n_jobs`.
     reducer_callback
-        Called before it is pickled.
+        Called before the batch is pickled.
     pickle_cache
-        A dictionary that all batches of a run have in common.
+        A dictionary that all batches of a run share.
 
     Attributes
     ----------
@@ -62,19 +62,19 @@ class BatchedCalls:
 
 
 class BatchCompletionCallBack:
-    """Called in the program when a batch is done. A class put in its place is called for each, with `batch_size`.
+    """Called in the calling process when a batch is done. A class that replaces it is called for each batch.
 
     Parameters
     ----------
     dispatch_timestamp
-        When the batch was handed out, by ``time.time()``.
+        The ``time.time()`` at which the batch was sent.
     batch_size
-        The number of its calls.
+        The number of calls in the batch.
     parallel
-        Whose they are.
+        The ``Parallel`` that runs them.
     """
 
-    _take: Any = None
+    _deliver: Any = None
 
     def __init__(self, dispatch_timestamp: float, batch_size: int, parallel: Any) -> None:
         self.dispatch_timestamp = dispatch_timestamp
@@ -84,25 +84,25 @@ class BatchCompletionCallBack:
         self.status: str | None = TASK_PENDING if parallel._backend.supports_retrieve_callback else None
 
     def register_job(self, job: Any) -> None:
-        """Take note of what the backend has returned for the batch."""
+        """Keep the job that the backend returned for the batch."""
         self.job = job
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what came of the batch from a backend that calls this."""
+        """Deliver the outcome of the batch; called by backends that support callbacks."""
         backend = self.parallel._backend
-        if self._take is None or not backend.supports_retrieve_callback:
+        if self._deliver is None or not backend.supports_retrieve_callback:
             return
         try:
             result, error = backend.retrieve_result_callback(*args, **kwargs), None
         except BaseException as raised:
             result, error = None, raised
         self.status = TASK_DONE if error is None else TASK_ERROR
-        take, self._take = self._take, None
-        take(result, error)
+        deliver, self._deliver = self._deliver, None
+        deliver(result, error)
 
 
 class ContextSetter:
-    """Has arrays go to the folder of a Parallel when a batch of its is pickled."""
+    """Selects the folder of a ``Parallel`` for the arrays of a batch that is about to be pickled."""
 
     def __init__(self, workers: Any, context_id: str) -> None:
         self._workers, self._id = workers, context_id

@@ -1,4 +1,4 @@
-"""joblib's name for what is pickled by value."""
+"""joblib's module of ``wrap_non_picklable_objects``."""
 
 from __future__ import annotations
 

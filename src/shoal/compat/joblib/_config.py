@@ -1,7 +1,7 @@
-"""The contexts of joblib, kept where shoal keeps its own: what holds for one holds for the other.
+"""joblib's contexts, stored where shoal stores its own, so that each applies to both.
 
-A context of joblib's is a dictionary of what was given in it. It travels in a subclass of shoal's Settings, so that
-whatever changes those (a worker, a context of shoal's) is what counts from then on.
+A context of joblib's is a dictionary of the arguments that were given. It is an attribute of a subclass of shoal's
+``Settings``. So when a worker or a context of shoal's replaces the settings, the new ones apply to joblib as well.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from shoal.backends import Backend, has_processes
 from shoal.errors import FallbackWarning
 from shoal.parallel.options._settings import Settings, _current
 
+from ._delegating import _ShoalBackend
 from ._parallel_backends import (
     LokyBackend,
     MultiprocessingBackend,
@@ -23,13 +24,12 @@ from ._parallel_backends import (
     SequentialBackend,
     ThreadingBackend,
 )
-from ._served import _Other
 from ._utils import _Sentinel
 
 VALID_BACKEND_HINTS = ("processes", "threads", None)
 VALID_BACKEND_CONSTRAINTS = ("sharedmem", None)
 
-#: The backends by name; what is written into it counts.
+#: The backends by name. Programs may change it.
 BACKENDS: dict[str, Any] = {"threading": ThreadingBackend, "sequential": SequentialBackend}
 MAYBE_AVAILABLE_BACKENDS = {"multiprocessing", "loky"}
 DEFAULT_THREAD_BACKEND = DEFAULT_PROCESS_BACKEND = "threading"
@@ -39,13 +39,7 @@ if has_processes():
 
 
 def _register_dask() -> None:
-    """Make the backend "dask" known.
-
-    Raises
-    ------
-    ValueError
-        If dask's distributed is not installed, as from joblib.
-    """
+    """Register the backend "dask"; raises ValueError, as joblib does, if distributed is not installed."""
     try:
         import distributed  # noqa: F401
 
@@ -58,10 +52,10 @@ def _register_dask() -> None:
     BACKENDS["dask"] = DaskDistributedBackend
 
 
-#: What registers a backend when it is first asked for, by name.
+#: Functions that register a backend when it is first needed, by its name.
 EXTERNAL_BACKENDS: dict[str, Any] = {"dask": _register_dask}
 
-#: What each argument is where it is not given, here or in a context.
+#: The defaults of the arguments.
 default_parallel_config: dict[str, Any] = {
     "backend": _Sentinel(default_value=None),
     "n_jobs": _Sentinel(default_value=None),
@@ -73,21 +67,21 @@ default_parallel_config: dict[str, Any] = {
     "require": _Sentinel(default_value=None),
 }
 
-_OUTSIDE = Settings()
+_NO_CONTEXT = Settings()
 
 
 class _Context(Settings):
-    """Settings that a context of joblib's has made."""
+    """Settings that a context of joblib's made."""
 
     config: dict[str, Any]
 
 
 class _Backend:
-    """What joblib keeps for each thread; here, for each context."""
+    """joblib's thread-local state; here it belongs to a ``contextvars`` context."""
 
     @property
     def config(self) -> dict[str, Any]:
-        """What was given in the contexts that are entered."""
+        """The arguments that the active contexts were given."""
         return _active_config()
 
     @config.setter
@@ -99,7 +93,7 @@ _backend = _Backend()
 
 
 def _enter(before: Settings, config: dict[str, Any]) -> None:
-    """Have `config` be what was given, and shoal's settings what it says."""
+    """Make `config` the active context of joblib's, and change shoal's settings accordingly."""
     given = {name: value for name, value in config.items() if not isinstance(value, _Sentinel)}
     context = _Context(*before._replace(**given))
     context.config = config
@@ -108,21 +102,21 @@ def _enter(before: Settings, config: dict[str, Any]) -> None:
 
 def _active_config() -> dict[str, Any]:
     settings = _current.get()
-    if settings is _OUTSIDE or settings == _OUTSIDE:
+    if settings is _NO_CONTEXT or settings == _NO_CONTEXT:
         return default_parallel_config
     config: dict[str, Any] | None = getattr(settings, "config", None)
-    if config is None:  # a worker has made them, or a context of shoal's
+    if config is None:  # a worker or a context of shoal's made the settings
         config = {
-            name: default if getattr(settings, name) == getattr(_OUTSIDE, name) else getattr(settings, name)
+            name: default if getattr(settings, name) == getattr(_NO_CONTEXT, name) else getattr(settings, name)
             for name, default in default_parallel_config.items()
         }
         if settings.backend is not None:
-            config["backend"] = _made(settings.backend, settings.depth)
+            config["backend"] = _as_joblib_backend(settings.backend, settings.depth)
     return config
 
 
-def _made(backend: Backend | str, level: int | None) -> ParallelBackendBase:
-    """Return a backend of joblib's contract for one of shoal's, or for a name."""
+def _as_joblib_backend(backend: Backend | str, level: int | None) -> ParallelBackendBase:
+    """Return a backend of joblib's contract for a backend of shoal's or a name."""
     if isinstance(backend, ParallelBackendBase):
         return backend
     if isinstance(backend, str):
@@ -132,7 +126,7 @@ def _made(backend: Backend | str, level: int | None) -> ParallelBackendBase:
         if backend in BACKENDS:
             made = BACKENDS[backend](nesting_level=level)
         else:
-            made = _Other(backends.create(backend), nesting_level=level)
+            made = _ShoalBackend(backends.create(backend), nesting_level=level)
         return made
     factory = BACKENDS.get(backend.name)
     if (
@@ -140,19 +134,19 @@ def _made(backend: Backend | str, level: int | None) -> ParallelBackendBase:
         or not issubclass(factory, ParallelBackendBase)
         or type(backend).__module__.startswith(__package__)
     ):
-        return _Other(backend, nesting_level=level)
+        return _ShoalBackend(backend, nesting_level=level)
     made = factory(nesting_level=level, **backend.given_options)
     made.inner_max_num_threads = backend.inner_max_num_threads
     return made
 
 
 def _default_name() -> str:
-    """Return what ``joblib.parallel.DEFAULT_BACKEND`` is now."""
+    """Return the current value of ``joblib.parallel.DEFAULT_BACKEND``."""
     return str(sys.modules[f"{__package__}.parallel"].DEFAULT_BACKEND)
 
 
 def _get_config_param(param: Any, context_config: dict[str, Any], key: str) -> Any:
-    """Return an argument if it was given, else what the context says, else the default."""
+    """Return an argument if it was given, else the context's value, else the default."""
     if param is not default_parallel_config[key]:
         return param
     value = context_config[key]
@@ -164,7 +158,7 @@ def get_active_backend(
     require: Any = default_parallel_config["require"],
     verbose: Any = default_parallel_config["verbose"],
 ) -> tuple[ParallelBackendBase, int | None]:
-    """Return the backend that ``Parallel`` would take here, and the `n_jobs` of the context."""
+    """Return the backend that ``Parallel`` would use here, and the `n_jobs` of the context."""
     backend, config = _get_active_backend(prefer, require, verbose)
     return backend, _get_config_param(default_parallel_config["n_jobs"], config, "n_jobs")
 
@@ -174,7 +168,7 @@ def _get_active_backend(
     require: Any = default_parallel_config["require"],
     verbose: Any = default_parallel_config["verbose"],
 ) -> tuple[ParallelBackendBase, dict[str, Any]]:
-    """Return the backend that ``Parallel`` would take here, and what the context says then."""
+    """Return the backend that ``Parallel`` would use here, and the context with which it would use it."""
     config = _active_config()
     active = _get_config_param(default_parallel_config["backend"], config, "backend")
     prefer = _get_config_param(prefer, config, "prefer")
@@ -200,17 +194,11 @@ def _get_active_backend(
             f"Using {type(instead).__name__} as joblib backend instead of {type(backend).__name__} as the latter does "
             "not provide shared memory semantics."
         )
-    return instead, {**config, "n_jobs": 1}  # that of the context was meant for another kind of worker
+    return instead, {**config, "n_jobs": 1}  # the context's number was meant for another kind of worker
 
 
-def named(backend: str) -> Any:
-    """Return what makes the backend of a name.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
+def factory_of(backend: str) -> Any:
+    """Return the factory of the backend with this name; raises ValueError if there is none."""
     if backend not in BACKENDS:
         if backend in EXTERNAL_BACKENDS:
             EXTERNAL_BACKENDS[backend]()
@@ -222,7 +210,7 @@ def named(backend: str) -> Any:
             )
             BACKENDS[backend] = BACKENDS[default]
         elif backend in backends.names():
-            return lambda **given: _Other(
+            return lambda **given: _ShoalBackend(
                 backends.create(backend, **{name: value for name, value in given.items() if name != "nesting_level"}),
                 nesting_level=given.get("nesting_level"),
             )
@@ -233,7 +221,7 @@ def named(backend: str) -> Any:
 
 
 class parallel_config:
-    """Set what ``Parallel`` takes where it is not told otherwise, as :class:`shoal.parallel_config` does.
+    """Set defaults for the arguments of ``Parallel``, as :class:`shoal.parallel_config` does.
 
     Parameters
     ----------
@@ -242,9 +230,9 @@ class parallel_config:
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require
         As for :class:`Parallel`.
     inner_max_num_threads
-        The threads that BLAS and OpenMP may use in each worker.
+        The number of threads that BLAS and OpenMP may use in each worker.
     **backend_params
-        What the backend of that name takes.
+        The options of the backend.
     """
 
     def __init__(
@@ -289,11 +277,11 @@ class parallel_config:
                 )
             return default_parallel_config["backend"] if isinstance(backend, _Sentinel) else None
         if isinstance(backend, str):
-            backend = named(backend)(**backend_params)
+            backend = factory_of(backend)(**backend_params)
         elif backend_params:
             raise ValueError("Constructor parameters backend_params are only supported when backend is a string.")
         elif isinstance(backend, Backend):
-            backend = _made(backend, None)
+            backend = _as_joblib_backend(backend, None)
         if inner_max_num_threads is not None:
             if not backend.supports_inner_max_num_threads:
                 raise AssertionError(
@@ -312,12 +300,12 @@ class parallel_config:
         self.unregister()
 
     def unregister(self) -> None:
-        """Go back to what was set before."""
+        """Restore the previous defaults."""
         _current.set(self._before)
 
 
 class parallel_backend(parallel_config):
-    """The older form of :class:`parallel_config`: `n_jobs` is -1 unless given.
+    """The older form of :class:`parallel_config`, with -1 as the default of `n_jobs`.
 
     Parameters
     ----------
@@ -342,7 +330,7 @@ class parallel_backend(parallel_config):
 
 
 def start_context() -> Any:
-    """Return the context of multiprocessing that ``JOBLIB_START_METHOD`` names, None if it names none."""
+    """Return the multiprocessing context that ``JOBLIB_START_METHOD`` names, or None."""
     method = os.environ.get("JOBLIB_START_METHOD", "").strip()
     if not (method and has_processes()):
         return None

@@ -1,4 +1,4 @@
-"""joblib's backend for dask: shoal's does the work."""
+"""joblib's backend for dask, which delegates its work to shoal's."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from shoal.backends import Backend
 from shoal.parallel.options._settings import nested_settings
 from shoal.parallel.transport._engines import task_name
 
+from ._delegating import _BATCH_METHODS, _Delegating
 from ._pools import AutoBatchingMixin
-from ._served import _PROTOCOL, _Served
 from ._utils import _retrieve_traceback_capturing_wrapped_call, _TracebackCapturingWrapper
 
 __all__ = ["Batch", "DaskDistributedBackend"]
 
 
 class Batch:
-    """Runs calls, and says which: ``batch_of_f_3_calls``.
-
-    Parameters
-    ----------
-    tasks
-        The calls.
-    """
+    """Runs calls, and has a ``repr`` that names them: ``batch_of_f_3_calls``."""
 
     def __init__(self, tasks: list[Any]) -> None:
         self._name = task_name(tasks)
 
     def __call__(self, tasks: Any = ()) -> list[Any]:
-        """Run calls, on dask what they run in turn."""
+        """Run calls; their own runs use dask too."""
         with nested_settings("dask", 0, None):
             return [function(*args, **kwargs) for function, args, kwargs in tasks]
 
@@ -39,22 +33,22 @@ class Batch:
         return self._name
 
 
-class DaskDistributedBackend(AutoBatchingMixin, _Served):
-    """Runs the calls on a dask cluster: on all its threads, whatever `n_jobs` is.
+class DaskDistributedBackend(AutoBatchingMixin, _Delegating):
+    """Runs calls on all threads of a dask cluster, whatever `n_jobs` is.
 
     Parameters
     ----------
     scheduler_host, scatter, client, loop, wait_for_workers_timeout, **submit_kwargs
         As for ``shoal.parallel_config("dask")``.
     nesting_level
-        Not heeded: a task of dask's is as deep as a program.
+        Ignored, because a dask task is at depth 0 like a program.
     """
 
     MAX_IDEAL_BATCH_DURATION = 1
     name = "dask"
     default_n_jobs = -1
     distance = 10.0
-    _core, _shown = "dask", "_workers"
+    _shoal_name, _workers_attribute = "dask", "_workers"
     _backend: Backend
 
     def __init__(
@@ -85,21 +79,21 @@ class DaskDistributedBackend(AutoBatchingMixin, _Served):
         return type(self), ()
 
     def effective_n_jobs(self, n_jobs: Any) -> int:
-        """Return the threads that the workers have in all, 0 if there are none and none was to be waited for."""
+        """Return the number of threads of all workers; 0 if there is no worker and ``wait_for_workers_timeout=0``."""
         try:
             return self._backend.threads()  # type: ignore[attr-defined, no-any-return]
         except TimeoutError as error:
             raise TimeoutError(str(error).replace(type(self._backend).__name__, type(self).__name__)) from None
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **backend_args: Any) -> int:  # type: ignore[override]
-        """Get ready for the runs of a ``Parallel``."""
+        """Prepare for the runs of a ``Parallel``."""
         self.parallel = parallel
-        if parallel is not None:  # arrays are what dask makes them: those that calls have in common can be written to
+        if parallel is not None:  # as in joblib, calls can write to arrays that they share
             parallel._plan = parallel._plan.changed(mmap_mode="r+")
         return self.effective_n_jobs(n_jobs)
 
     def get_nested_backend(self) -> Any:
-        """Return the backend for runs that the calls make, and its `n_jobs`."""
+        """Return the backend for runs inside a call, and its `n_jobs`."""
         return DaskDistributedBackend(client=self.client), -1
 
     def nested(self, depth: int) -> str:
@@ -107,7 +101,7 @@ class DaskDistributedBackend(AutoBatchingMixin, _Served):
         return self.name
 
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Any:
-        """Submit a batch by itself, as subclasses do."""
+        """Submit a batch as joblib does; subclasses call this."""
         key = f"{task_name(func.items)}-{uuid4().hex}"
         future = self.client.submit(_TracebackCapturingWrapper(func), key=key, pure=False, **self.submit_kwargs)
         if callback is not None:
@@ -115,7 +109,7 @@ class DaskDistributedBackend(AutoBatchingMixin, _Served):
         return future
 
     def retrieve_result_callback(self, out: Any) -> Any:
-        """Return the results, or raise what a call has raised."""
+        """Return the results, or raise the exception of a call."""
         return _retrieve_traceback_capturing_wrapped_call(out)
 
 
@@ -126,4 +120,4 @@ def _outcome(future: Any) -> Any:
         return error
 
 
-DaskDistributedBackend._methods = tuple(getattr(DaskDistributedBackend, name, None) for name in _PROTOCOL)
+DaskDistributedBackend._own_methods = tuple(getattr(DaskDistributedBackend, name, None) for name in _BATCH_METHODS)

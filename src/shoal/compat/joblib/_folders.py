@@ -1,4 +1,7 @@
-"""The folders of arrays that workers map; apart from what maps them, since each ``Parallel`` needs the name of one."""
+"""The folders of arrays that workers map.
+
+Every ``Parallel`` needs a folder's name, but few need the code that maps arrays, so that is in another module.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ FOLDER_PERMISSIONS = stat.S_IRWXU
 
 
 def _get_temp_dir(pool_folder_name: str, temp_folder: str | None = None) -> tuple[str, bool]:
-    """Return the path of a folder of that name, and whether it is in shared memory.
+    """Return the path of a folder with this name, and whether it is in shared memory.
 
-    It is in `temp_folder`, or where ``JOBLIB_TEMP_FOLDER`` says, or in shared memory if 2 GB are free there, or in the
-    system's temporary folder.
+    The folder is in `temp_folder`, else in ``JOBLIB_TEMP_FOLDER``, else in shared memory if 2 GB are free there, else
+    in the system's temporary folder.
     """
     parent = temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
     shared = parent is None and _has_room(SYSTEM_SHARED_MEM_FS)
@@ -35,23 +38,17 @@ def _has_room(folder: str) -> bool:
         status = os.statvfs(folder)
     except OSError:
         return False
-    return status.f_bsize * status.f_bavail > _least() and os.access(folder, os.W_OK)
+    return status.f_bsize * status.f_bavail > _min_free_bytes() and os.access(folder, os.W_OK)
 
 
-def _least() -> int:
-    """Return the bytes that must be free in shared memory; people set them where joblib has them."""
+def _min_free_bytes() -> int:
+    """Return the bytes that must be free in shared memory. Programs may set this in ``_memmapping_reducer``."""
     module = sys.modules.get(f"{__package__}._memmapping_reducer")
     return int(getattr(module, "SYSTEM_SHARED_MEM_FS_MIN_SIZE", SYSTEM_SHARED_MEM_FS_MIN_SIZE))
 
 
 class TemporaryFolder(Folder):
-    """A folder for the arrays of one ``Parallel``; made when it is first needed.
-
-    Parameters
-    ----------
-    location
-        Its path.
-    """
+    """A folder at `location` for the arrays of one ``Parallel``; it is made when it is first needed."""
 
     def __init__(self, location: str) -> None:
         super().__init__(os.path.dirname(location))
@@ -63,12 +60,12 @@ class TemporaryFolder(Folder):
 
 
 class TemporaryResourcesManager:
-    """The folders of a pool: one for each context in which it is used.
+    """The folders of a pool: one for each context, that is for each ``Parallel`` that uses the pool.
 
     Parameters
     ----------
     temp_folder_root
-        Where; None as :func:`_get_temp_dir` says.
+        The parent folder; None lets :func:`_get_temp_dir` choose it.
     context_id
         The first context.
     eager
@@ -83,12 +80,12 @@ class TemporaryResourcesManager:
         self.set_current_context(uuid4().hex if context_id is None else context_id)
 
     def set_current_context(self, context_id: str) -> None:
-        """Have what comes now belong to a context."""
+        """Make a context the current one."""
         self._current_context_id = context_id
         self.register_new_context(context_id)
 
     def register_new_context(self, context_id: str) -> None:
-        """See to it that a context has a folder."""
+        """Choose a folder for a context, unless it has one."""
         if context_id not in self._folders:
             name = f"joblib_memmapping_folder_{os.getpid()}_{self._id}_{context_id}"
             path, shared = _get_temp_dir(name, self._temp_folder_root)
@@ -97,7 +94,7 @@ class TemporaryResourcesManager:
                 folder.path()
 
     def resolve_temp_folder_name(self) -> str:
-        """Return the path of the folder of the current context, which may not be there yet."""
+        """Return the path of the current context's folder, which need not exist yet."""
         return self.folder().location
 
     def folder(self) -> TemporaryFolder:
@@ -108,7 +105,7 @@ class TemporaryResourcesManager:
     def _clean_temporary_resources(
         self, context_id: str | None = None, force: bool = False, allow_non_empty: bool = False
     ) -> None:
-        """Remove the folder of a context, or all; what workers have mapped of it stays mapped."""
+        """Remove the folder of a context, or all folders. Arrays that workers have mapped stay mapped."""
         for known in list(self._folders) if context_id is None else [context_id]:
             folder = self._folders.pop(known, None)
             if folder is not None:

@@ -1,4 +1,4 @@
-"""A store that was written for joblib, as a store of shoal's."""
+"""Adapts a store of joblib's contract to shoal's contract."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from shoal.memory.storage._leases import Leases
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 
-#: Who computes what: threads of this process wait for each other.
+#: The leases of this process: its threads wait for each other, other processes do not.
 _leases = Leases(None)
 
 
 class ItemStore(Store):
-    """A store of joblib's contract, in shoal's."""
+    """A store of shoal's contract that uses a store of joblib's."""
 
     def __init__(self, backend: Any) -> None:
-        # Without a circle: the other refers to this one.
+        # The backend refers to this object; a weak reference avoids a cycle.
         self._backend = weakref.proxy(backend)
 
     def load(self, key: Key, mmap_mode: str | None = None) -> Any:
@@ -30,7 +30,7 @@ class ItemStore(Store):
         return self._backend.load_item(key, verbose=0)
 
     def save(self, key: Key, value: Any, meta: Meta) -> None:
-        """Keep a value."""
+        """Save a value."""
         self._backend.dump_item(key, value, verbose=0)
         fields = {"duration": meta.duration, "input_args": meta.arguments, "time": meta.created}
         self._backend.store_metadata(key, fields)
@@ -40,7 +40,7 @@ class ItemStore(Store):
         return bool(self._backend.contains_item(key))
 
     def meta(self, key: Key) -> Meta:
-        """Return what was kept with a value."""
+        """Return the metadata of a value."""
         fields = self._backend.get_metadata(key)
         try:
             return Meta(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]))
@@ -52,7 +52,7 @@ class ItemStore(Store):
         self._backend.clear_item(key)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what is there."""
+        """Yield all entries."""
         for item in self._backend.get_items():
             function, call = os.path.split(os.path.relpath(item.path, self._backend.location))
             yield Entry(Key(function, call), item.size, item.last_access.timestamp())
@@ -65,21 +65,21 @@ class ItemStore(Store):
             self._backend.clear_path([function])
 
     def source(self, function: str) -> str | None:
-        """Return the source that was kept of a function."""
+        """Return the stored source of a function."""
         try:
             return str(self._backend.get_cached_func_code([function]))
-        except Exception:  # whatever the store raises where there is none
+        except Exception:  # stores raise various exceptions if there is no source
             return None
 
     def keep_source(self, function: str, source: str) -> None:
-        """Keep the source of a function."""
+        """Store the source of a function."""
         self._backend.store_cached_func_code([function], source)
 
     def lease(self, key: Key) -> contextlib.AbstractContextManager[bool]:
-        """Be the one in this process who computes a value."""
+        """Lease a key: only one thread of this process computes it."""
         return _leases.lease(key)
 
     def reduce(self, limits: Limits) -> None:
-        """Discard what goes beyond limits."""
+        """Remove entries that exceed the limits."""
         age = None if limits.age is None else datetime.timedelta(seconds=limits.age)
         self._backend.enforce_store_limits(limits.nbytes, limits.items, age)

@@ -1,4 +1,4 @@
-"""Arrays as files in a folder that goes when its ``Parallel`` does, and what sends their names in their place."""
+"""Reducers that write large arrays to files in the folder of a ``Parallel`` and pickle the file name instead."""
 
 from __future__ import annotations
 
@@ -42,36 +42,30 @@ FILE_PERMISSIONS = stat.S_IRUSR | stat.S_IWUSR
 
 
 def add_maybe_unlink_finalizer(memmap: Any) -> None:
-    """Do nothing: the file goes with its folder, and stays mapped where it is in use."""
+    """Do nothing: the file is removed with its folder, and stays mapped where it is in use."""
 
 
 def unlink_file(filename: str) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(filename)
 
 
 class _WeakArrayKeyMap:
-    """A dictionary whose keys are arrays, by identity, and do not keep them."""
+    """A dictionary with weakly referenced arrays as keys, compared by identity."""
 
     def __init__(self) -> None:
         self._data: dict[int, tuple[weakref.ref[Any], Any]] = {}
 
     def get(self, obj: Any) -> Any:
-        """Return what is stored for an array.
-
-        Raises
-        ------
-        KeyError
-            If nothing is.
-        """
+        """Return the value of an array; raises KeyError if it has none."""
         reference, value = self._data[id(obj)]
         if reference() is not obj:
             raise KeyError(obj)
         return value
 
     def set(self, obj: Any, value: Any) -> None:
-        """Store something for an array."""
+        """Set the value of an array."""
         key = id(obj)
 
         def forget(reference: Any) -> None:
@@ -85,7 +79,7 @@ class _WeakArrayKeyMap:
 
 
 def _get_backing_memmap(a: Any) -> Any:
-    """Return the array that lies in a mapped file and holds `a`; None if there is none."""
+    """Return the memory map whose memory `a` uses, or None."""
     while a is not None:
         base = getattr(a, "base", None)
         if isinstance(base, mmap.mmap):
@@ -95,7 +89,7 @@ def _get_backing_memmap(a: Any) -> Any:
 
 
 def has_shareable_memory(a: Any) -> bool:
-    """Tell whether an array lies in a mapped file."""
+    """Tell whether an array uses the memory of a mapped file."""
     return _get_backing_memmap(a) is not None
 
 
@@ -110,7 +104,7 @@ def _strided_from_memmap(
     total_buffer_len: int | None,
     unlink_on_gc_collect: bool,
 ) -> Any:
-    """Map an array in a file, or with `strides` a view of as many items of it as `total_buffer_len` says."""
+    """Map an array in a file; with `strides`, a view of `total_buffer_len` items."""
     if mode == "w+":
         mode = "r+"
     whole = shape if strides is None else total_buffer_len
@@ -123,7 +117,7 @@ def _strided_from_memmap(
 
 
 def _reduce_memmap_backed(a: Any, m: Any) -> Any:
-    """Return the reduction of a view of a memory map to its file; one that was written to privately loses that."""
+    """Return the reduction of a view of a memory map to its file. Private changes ("c") are lost."""
     order = "F" if a.ndim > 1 and a.flags.f_contiguous and not a.flags.c_contiguous else "C"
     begin, end = _bounds(a)
     offset = m.offset + begin - _bounds(m)[0]
@@ -134,7 +128,7 @@ def _reduce_memmap_backed(a: Any, m: Any) -> Any:
 
 
 def _bounds(a: Any) -> tuple[int, int]:
-    """Return the addresses of the first byte of an array and of the one after its last."""
+    """Return the address of an array's first byte, and the address after its last byte."""
     begin = end = a.__array_interface__["data"][0]
     if a.size:
         steps = [stride * (length - 1) for stride, length in zip(a.strides, a.shape, strict=True)]
@@ -144,7 +138,7 @@ def _bounds(a: Any) -> tuple[int, int]:
 
 
 def reduce_array_memmap_backward(a: Any) -> Any:
-    """Return the reduction of an array that goes back: by its file if that is the user's, else by its bytes."""
+    """Return the reduction of an array in a result: to its file if the user mapped it, else to its bytes."""
     import numpy as np
 
     m = _get_backing_memmap(a)
@@ -154,18 +148,20 @@ def reduce_array_memmap_backward(a: Any) -> Any:
 
 
 class ArrayMemmapForwardReducer:
-    """Reduces arrays that go to workers: those in files to the file, large ones to a file that is written for them.
+    """Reduces arrays for workers: memory maps to their file, large arrays to a new file, small ones to their bytes.
 
     Parameters
     ----------
     max_nbytes
-        Arrays of more bytes are large; None: none is.
+        Arrays above this number of bytes are large. None: no array is.
     temp_folder_resolver
         The folder for the files, or a callable that returns it.
     mmap_mode
-        How workers map them.
-    unlink_on_gc_collect, verbose, prewarm
-        Taken for compatibility.
+        The mode in which workers map the arrays.
+    prewarm
+        Whether a new file is read once in this process.
+    unlink_on_gc_collect, verbose
+        Accepted for compatibility.
     """
 
     def __init__(
@@ -191,12 +187,12 @@ class ArrayMemmapForwardReducer:
         return str(resolver() if callable(resolver) else resolver)
 
     def __reduce__(self) -> Any:
-        # A worker writes no files.
+        # A worker has no folder, because it writes no files.
         arguments = self._max_nbytes, None, self._mmap_mode, self._unlink_on_gc_collect, self.verbose, self._prewarm
         return ArrayMemmapForwardReducer, arguments
 
     def __call__(self, a: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Return a callable and its arguments that rebuild an array."""
+        """Return a callable that rebuilds the array, and its arguments."""
         import numpy as np
 
         m = _get_backing_memmap(a)
@@ -208,7 +204,7 @@ class ArrayMemmapForwardReducer:
         return load_temporary_memmap, (self._file(a), self._mmap_mode, self._unlink_on_gc_collect)
 
     def _file(self, a: Any) -> str:
-        """Return the file of an array, which is written if it is not there."""
+        """Return the path of an array's file; write it if it does not exist."""
         folder = self._temp_folder
         try:
             name = self._files.get(a)
@@ -226,7 +222,7 @@ class ArrayMemmapForwardReducer:
 
 
 def _as_array(*arguments: Any) -> Any:
-    """Map an array in a file, which is no ``numpy.memmap`` itself."""
+    """Map an array in a file, and return it as a plain array."""
     import numpy as np
 
     return np.asarray(_strided_from_memmap(*arguments))
@@ -243,7 +239,7 @@ def get_memmapping_reducers(
     unlink_on_gc_collect: bool = True,
     **_unused: Any,
 ) -> tuple[dict[type, Any], dict[type, Any]]:
-    """Return the reducers of arrays by class, for the way to a worker and back."""
+    """Return the reducers of arrays, by class, for arguments and for results."""
     import numpy as np
 
     forward = {} if forward_reducers is None else forward_reducers

@@ -1,4 +1,4 @@
-"""``mp``: the module multiprocessing where worker processes can be used, else None."""
+"""``mp``: the module multiprocessing if worker processes can be used, else None."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ mp: Any = None
 assert_spawning: Any = None
 if has_processes():
     try:
-        import _multiprocessing  # type: ignore[import-not-found] # noqa: F401 without it there can be no pool
+        import _multiprocessing  # type: ignore[import-not-found] # noqa: F401 pools need it
         import multiprocessing as mp
         from multiprocessing.context import assert_spawning
     except ImportError:

@@ -1,13 +1,13 @@
-"""joblib's backends: what subclasses of them in other projects rely on.
+"""joblib's backends, with the methods that subclasses in other projects rely on.
 
 ::
 
-    ParallelBackendBase ── a shoal Backend: open() returns one wide slot; what is submitted there is a BatchedCalls
-    (_backend_base)        for submit(func, callback) of a subclass, and comes back by the callback, or by get()
+    ParallelBackendBase ── a shoal Backend. open() returns one wide slot, which passes each batch as a BatchedCalls
+    (_backend_base)        to the subclass's submit(func, callback). The outcome arrives by the callback or by get()
         │
         ├── SequentialBackend
-        └── _Served ────── one of shoal's own backends does the work, as long as a subclass leaves the methods alone
-            (_served)      by which batches travel (else: the slot above, over a pool as joblib has it)
+        └── _Delegating ── one of shoal's own backends does the work, unless a subclass overrides a method by which
+            (_delegating)  batches travel. Then the slot above does it, with a pool like joblib's
               │
               └── LokyBackend, ThreadingBackend, MultiprocessingBackend
 """
@@ -22,9 +22,9 @@ from shoal.backends._placement import identity
 from shoal.backends.base import Slot, process_depth
 
 from ._backend_base import FallbackToBackend, ParallelBackendBase, SequentialBackend, _refuse_zero, inside_dask_worker
-from ._executor_of_all import aborted, shut_down
-from ._pools import AutoBatchingMixin, PoolManagerMixin, _counted, _is_daemon, _one
-from ._served import _PROTOCOL, _Served, _Workers
+from ._delegating import _BATCH_METHODS, _Delegating, _Workers
+from ._pools import AutoBatchingMixin, PoolManagerMixin, _is_daemon, _one_worker, _worker_count
+from ._shared_executor import end_later_runs, shutdown_error
 
 __all__ = [
     "AutoBatchingMixin",
@@ -39,26 +39,26 @@ __all__ = [
 ]
 
 
-class ThreadingBackend(PoolManagerMixin, _Served):
-    """Runs the calls in threads of this process."""
+class ThreadingBackend(PoolManagerMixin, _Delegating):
+    """Runs calls in threads of this process."""
 
     name = "threading"
     uses_threads = True
     supports_sharedmem = True
-    _core, _shown = "threading", "_pool"
+    _shoal_name, _workers_attribute = "threading", "_pool"
 
     @property
     def in_process(self) -> bool:  # type: ignore[override]
-        """Whether arguments are shared with the caller, as shoal sees it."""
-        return self.served
+        """Whether shoal may treat arguments as shared with the caller."""
+        return self.delegates
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **backend_kwargs: Any) -> int:  # type: ignore[override]
-        """Get ready for the runs of a ``Parallel``."""
+        """Prepare for the runs of a ``Parallel``."""
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
-        if self.served:
-            self._ready(n_jobs, parallel, {})
+        if self.delegates:
+            self._prepare(n_jobs, parallel, {})
         self.parallel, self._n_jobs = parallel, n_jobs
         return n_jobs
 
@@ -76,44 +76,44 @@ class ThreadingBackend(PoolManagerMixin, _Served):
         PoolManagerMixin.terminate(self)
 
 
-class _Processes(AutoBatchingMixin, _Served):
-    """What both kinds of worker processes have in common."""
+class _Processes(AutoBatchingMixin, _Delegating):
+    """The common base of the backends that run calls in worker processes."""
 
     replaces_workers = True
 
     @property
     def ships_bytes(self) -> bool:  # type: ignore[override]
-        """Whether shoal encodes the calls."""
-        return self.served
+        """Whether shoal pickles the calls."""
+        return self.delegates
 
 
 class MultiprocessingBackend(PoolManagerMixin, _Processes):
-    """Runs the calls in worker processes of the standard library's."""
+    """Runs calls in processes that :mod:`multiprocessing` starts."""
 
     name = "multiprocessing"
     supports_return_generator = False
     forks = True
-    _core, _shown = "multiprocessing", "_pool"
-    _passed = frozenset({"initializer", "initargs", "maxtasksperchild", "context", "environment", "affinity"})
+    _shoal_name, _workers_attribute = "multiprocessing", "_pool"
+    _passed_options = frozenset({"initializer", "initargs", "maxtasksperchild", "context", "environment", "affinity"})
 
     @property
-    def served(self) -> bool:
-        """Whether shoal's backend does the work: not for who has given ``PicklingPool`` another pool for its base."""
+    def delegates(self) -> bool:
+        """Whether shoal's backend does the work: not if a project has replaced the base class of ``PicklingPool``."""
         pool = sys.modules.get(f"{__package__}.pool")
-        theirs = type(self) is not MultiprocessingBackend and pool and pool.PicklingPool.__bases__ != (pool.Pool,)
-        return super().served and not theirs
+        replaced = type(self) is not MultiprocessingBackend and pool and pool.PicklingPool.__bases__ != (pool.Pool,)
+        return super().delegates and not replaced
 
     def effective_n_jobs(self, n_jobs: Any) -> int:
-        """Return how many workers `n_jobs` means; 1, with a warning, where this process may have none."""
+        """Return the number of workers that `n_jobs` means; 1, with a warning, if this process must not start any."""
         if is_serial():
             return 1
         loky = sys.modules.get("loky.process_executor")
         if _is_daemon():
-            return _one(n_jobs, "Multiprocessing", "nested")
+            return _one_worker(n_jobs, "Multiprocessing", "nested")
         if process_depth() > 0 or (loky is not None and loky._CURRENT_DEPTH > 0):
-            return _one(n_jobs, "Multiprocessing", "nested, below loky")
+            return _one_worker(n_jobs, "Multiprocessing", "nested, below loky")
         if not (self.in_main_thread() or self.nesting_level == 0):
-            return _one(n_jobs, "Multiprocessing", "nested below threads")
+            return _one_worker(n_jobs, "Multiprocessing", "nested below threads")
         return PoolManagerMixin.effective_n_jobs(self, n_jobs)
 
     def configure(
@@ -124,14 +124,14 @@ class MultiprocessingBackend(PoolManagerMixin, _Processes):
         require: Any = None,
         **memmapping_pool_kwargs: Any,
     ) -> int:
-        """Get ready for the runs of a ``Parallel``."""
+        """Prepare for the runs of a ``Parallel``."""
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         given = {**self.backend_kwargs, **memmapping_pool_kwargs}
-        if self.served:
+        if self.delegates:
             self._check(given)
-            self._ready(n_jobs, parallel, given)
+            self._prepare(n_jobs, parallel, given)
         else:
             from .pool import MemmappingPool
 
@@ -150,7 +150,7 @@ class MultiprocessingBackend(PoolManagerMixin, _Processes):
             "prewarm",
         }
         for name in given:
-            if name not in known and name not in self._passed:
+            if name not in known and name not in self._passed_options:
                 raise TypeError(f"the backend 'multiprocessing' takes no keyword argument {name!r}")
 
     def terminate(self) -> None:
@@ -162,24 +162,24 @@ class MultiprocessingBackend(PoolManagerMixin, _Processes):
 
 
 class LokyBackend(_Processes):
-    """Runs the calls in worker processes that are kept for the next run; the default."""
+    """Runs calls in worker processes that are kept for the next run; the default."""
 
     name = "loky"
     supports_inner_max_num_threads = True
-    _core, _shown = "loky", "_workers"
-    _passed = frozenset({"initializer", "initargs", "idle_worker_timeout", "environment", "affinity"})
+    _shoal_name, _workers_attribute = "loky", "_workers"
+    _passed_options = frozenset({"initializer", "initargs", "idle_worker_timeout", "environment", "affinity"})
     _workers: Any = None
 
     def effective_n_jobs(self, n_jobs: Any) -> int:
-        """Return how many workers `n_jobs` means; 1, with a warning, where this process may have none."""
+        """Return the number of workers that `n_jobs` means; 1, with a warning, if this process must not start any."""
         _refuse_zero(n_jobs)
         if n_jobs is None or is_serial():
             return 1
         if _is_daemon():
-            return _one(n_jobs, "Loky", "called in a multiprocessing")
+            return _one_worker(n_jobs, "Loky", "called in a multiprocessing")
         if not (self.in_main_thread() or self.nesting_level == 0):
-            return _one(n_jobs, "Loky", "nested below threads")
-        return _counted(n_jobs)
+            return _one_worker(n_jobs, "Loky", "nested below threads")
+        return _worker_count(n_jobs)
 
     def configure(
         self,
@@ -190,7 +190,7 @@ class LokyBackend(_Processes):
         idle_worker_timeout: float | None = None,
         **memmapping_executor_kwargs: Any,
     ) -> int:
-        """Get ready for the runs of a ``Parallel``."""
+        """Prepare for the runs of a ``Parallel``."""
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
@@ -201,8 +201,8 @@ class LokyBackend(_Processes):
                 "parameter instead."
             )
         idle = given.pop("idle_worker_timeout", 300) if idle_worker_timeout is None else idle_worker_timeout
-        if self.served:
-            self._ready(n_jobs, parallel, {**given, "idle_worker_timeout": idle})
+        if self.delegates:
+            self._prepare(n_jobs, parallel, {**given, "idle_worker_timeout": idle})
         else:
             from .executor import get_memmapping_executor
 
@@ -218,23 +218,23 @@ class LokyBackend(_Processes):
         return n_jobs
 
     def submit(self, func: Any, callback: Any = None) -> Any:
-        """Submit a batch to the executor."""
+        """Submit a batch to loky's executor."""
         future = self._workers.submit(func)
         if callback is not None:
             future.add_done_callback(callback)
         return future
 
     def retrieve_result_callback(self, future: Any) -> Any:
-        """Return the results, or raise what a call has raised."""
+        """Return the results, or raise the exception of a call."""
         from loky.process_executor import ShutdownExecutorError
 
         try:
             return future.result()
         except ShutdownExecutorError:
-            raise shut_down() from None
+            raise shutdown_error() from None
 
     def terminate(self) -> None:
-        """Let go of the workers, which stay for the next run."""
+        """Release the workers and keep them for the next run."""
         workers, self._workers = self._workers, None
         if workers is not None and not isinstance(workers, _Workers):
             workers._temp_folder_manager._clean_temporary_resources(context_id=self.parallel._id)
@@ -242,17 +242,17 @@ class LokyBackend(_Processes):
 
     def abort(self, slot: Slot) -> Slot:
         """Stop what a slot runs."""
-        if self.served:
-            aborted(slot)
+        if self.delegates:
+            end_later_runs(slot)
         return super().abort(slot)
 
-    def shared_by(self) -> Any:
-        """Return what the runs have in common that joblib would have share an executor."""
+    def executor_key(self) -> Any:
+        """Return the options of the workers: with joblib, runs with equal options would share an executor."""
         options = sorted(self._options().items())
         return self.inner_max_num_threads, *((name, identity(value)) for name, value in options)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Kill the workers; with `ensure_ready`, have others."""
+        """Kill the workers; with `ensure_ready`, prepare new ones."""
         workers, self._workers = self._workers, None
         if workers is not None and not isinstance(workers, _Workers):
             workers.terminate(kill_workers=True)
@@ -261,7 +261,7 @@ class LokyBackend(_Processes):
 
 
 for _kind in (ThreadingBackend, MultiprocessingBackend, LokyBackend):
-    _kind._methods = tuple(getattr(_kind, _name, None) for _name in _PROTOCOL)
+    _kind._own_methods = tuple(getattr(_kind, _name, None) for _name in _BATCH_METHODS)
 
 for _class in (AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, PoolManagerMixin, SequentialBackend):
-    _class.__module__ = __name__  # as pickles and messages have it
+    _class.__module__ = __name__  # pickles and messages contain this name

@@ -1,4 +1,4 @@
-"""What backends of joblib have in common: how many workers, how large batches, and the methods of a pool."""
+"""Common parts of joblib's backends: the number of workers, the size of batches, and the methods of a pool."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from ._backend_base import _refuse_zero, inside_dask_worker
 from ._utils import _retrieve_traceback_capturing_wrapped_call, _TracebackCapturingWrapper
 
 
-def _counted(n_jobs: Any) -> int:
-    """Return how many workers `n_jobs` means."""
+def _worker_count(n_jobs: Any) -> int:
     _refuse_zero(n_jobs)
     if n_jobs is None or is_serial():
         return 1
@@ -25,8 +24,8 @@ def _is_daemon() -> bool:
     return process is not None and bool(process.current_process().daemon)
 
 
-def _one(n_jobs: Any, what: str, reason: str) -> int:
-    """Return 1; warn of it if it is not what was asked for."""
+def _one_worker(n_jobs: Any, backend: str, reason: str) -> int:
+    """Return 1, with a warning if `n_jobs` is another number."""
     if n_jobs != 1:
         if reason in ("nested", "called in a multiprocessing") and inside_dask_worker():
             message = (
@@ -36,13 +35,13 @@ def _one(n_jobs: Any, what: str, reason: str) -> int:
                 "before creating your Dask cluster."
             )
         else:
-            message = f"{what}-backed parallel loops cannot be {reason}, setting n_jobs=1"
+            message = f"{backend}-backed parallel loops cannot be {reason}, setting n_jobs=1"
         warn(message)
     return 1
 
 
 class AutoBatchingMixin:
-    """Sizes batches such that each takes between 0.2 and 2 seconds, by doubling."""
+    """Adapts the size of batches, by doubling, so that each takes between 0.2 and 2 seconds."""
 
     MIN_IDEAL_BATCH_DURATION = 0.2
     MAX_IDEAL_BATCH_DURATION = 2
@@ -60,41 +59,41 @@ class AutoBatchingMixin:
     def compute_batch_size(self) -> int:
         """Return the number of calls in the next batch."""
         size, duration = self._effective_batch_size, self._smoothed_batch_duration
-        what, wanted = "", size
+        speed, wanted = "", size
         if 0 < duration < self.MIN_IDEAL_BATCH_DURATION:
-            what, wanted = "fast", max(min(2 * size, 2 * int(size * self.MIN_IDEAL_BATCH_DURATION / duration)), 1)
+            speed, wanted = "fast", max(min(2 * size, 2 * int(size * self.MIN_IDEAL_BATCH_DURATION / duration)), 1)
         elif duration > self.MAX_IDEAL_BATCH_DURATION and size >= 2:
-            what, wanted = "slow", max(2 * int(size * self.MIN_IDEAL_BATCH_DURATION / duration), 1)
-        if what:
+            speed, wanted = "slow", max(2 * int(size * self.MIN_IDEAL_BATCH_DURATION / duration), 1)
+        if speed:
             self._effective_batch_size = wanted
             if self.parallel.verbose >= 10:
-                self.parallel._print(f"Batch computation too {what} ({duration}s.) Setting batch_size={wanted}.")
-        if wanted != size:  # what was measured says nothing about batches of another size
+                self.parallel._print(f"Batch computation too {speed} ({duration}s.) Setting batch_size={wanted}.")
+        if wanted != size:  # the measured duration does not apply to batches of another size
             self._smoothed_batch_duration = self._DEFAULT_SMOOTHED_BATCH_DURATION
         return wanted
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
-        """Take in the seconds that a batch took, if it was of the size that is in use."""
+        """Average the duration of a batch, in seconds, with the earlier ones, if it has the current size."""
         if batch_size == self._effective_batch_size:
             before = self._smoothed_batch_duration
             unknown = before == self._DEFAULT_SMOOTHED_BATCH_DURATION
             self._smoothed_batch_duration = duration if unknown else 0.8 * before + 0.2 * duration
 
     def reset_batch_stats(self) -> None:
-        """Begin anew."""
+        """Forget the measured durations and start with batches of one call."""
         self._effective_batch_size = self._DEFAULT_EFFECTIVE_BATCH_SIZE
         self._smoothed_batch_duration = self._DEFAULT_SMOOTHED_BATCH_DURATION
 
 
 class PoolManagerMixin:
-    """The methods of a backend that has a pool, such as one of :mod:`multiprocessing`."""
+    """The methods of a backend that has a pool, such as those of :mod:`multiprocessing`."""
 
     _pool: Any = None
     parallel: Any
 
     def effective_n_jobs(self, n_jobs: Any) -> int:
-        """Return how many workers `n_jobs` means."""
-        return _counted(n_jobs)
+        """Return the number of workers that `n_jobs` means."""
+        return _worker_count(n_jobs)
 
     def terminate(self) -> None:
         """End the pool."""
@@ -113,11 +112,11 @@ class PoolManagerMixin:
         )
 
     def retrieve_result_callback(self, result: Any) -> Any:
-        """Return the results, or raise what a call has raised."""
+        """Return the results, or raise the exception of a call."""
         return _retrieve_traceback_capturing_wrapped_call(result)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """End the pool; with `ensure_ready`, have another."""
+        """End the pool; with `ensure_ready`, prepare a new one."""
         self.terminate()
         if ensure_ready:
             parallel = self.parallel

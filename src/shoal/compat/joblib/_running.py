@@ -1,4 +1,4 @@
-"""``Parallel`` while it runs: shoal's runs on a backend of joblib's contract, with joblib's attributes beside them."""
+"""Runs the calls of joblib's ``Parallel`` on a backend of joblib's contract, and keeps joblib's attributes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from shoal.errors import CallPicklingError
 from shoal.parallel.options._plan import Plan, Planned
 from shoal.parallel.running._runner import Runner, in_caller, on_workers
 
-from . import _executor_of_all
+from . import _shared_executor
 from ._backend_base import FallbackToBackend, ParallelBackendBase
 from ._batches import ContextSetter
+from ._delegating import _Delegating
 from ._parallel_backends import LokyBackend
 from ._pools import AutoBatchingMixin
-from ._served import _Served
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -26,18 +26,15 @@ if TYPE_CHECKING:
 
 
 class Running:
-    """What a Parallel of joblib's does from its call to the end of its run.
+    """The part of joblib's ``Parallel`` that runs calls.
 
-    Parameters
-    ----------
-    plan
-        What its arguments mean; its backend is one of joblib's contract. What users assign to attributes changes it.
+    `plan` holds its resolved arguments, with a backend of joblib's contract. Assigning to the attributes changes it.
     """
 
     n_jobs, verbose, timeout, pre_dispatch = Planned(), Planned(), Planned(), Planned()
     batch_size, return_as, _backend = Planned(), Planned(), Planned("backend")
 
-    #: The counters of the run that goes on, or of the last.
+    #: The counters of the current or the last run.
     n_dispatched_batches = n_dispatched_tasks = n_completed_tasks = 0
     n_tasks: int | None = None
     _managed_backend = False
@@ -64,23 +61,23 @@ class Running:
         return f"{type(self).__name__}(n_jobs={self.n_jobs})"
 
     def _listen(self, n_workers: int, number: int | None) -> Teller | None:
-        """Return what tells of a run, and has told that it began; None if nobody listens."""
+        """Return the teller of a run, which has told its listeners of the start; None if there are no listeners."""
         raise NotImplementedError
 
     def _temporary_folder(self, temp_folder: Any) -> str:
-        """Have large arrays go to a folder of this Parallel's own; return its path, where it may not be yet."""
+        """Choose a folder for the large arrays of this ``Parallel``; return its path, which need not exist yet."""
         from ._folders import TemporaryResourcesManager, _get_temp_dir
 
         if self._folders is None:
             self._folders = TemporaryResourcesManager(temp_folder, self._id, eager=False)
         folder = self._folders.folder()
         _, shared = _get_temp_dir("", temp_folder)
-        if shared or temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER"):  # else memory without a name is as good
+        if shared or temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER"):  # else shoal's memfd does the same
             self._plan = self._plan.changed(temp_folder=folder)
         return str(folder.location)
 
     def _initialize_backend(self) -> int:
-        """Get the backend ready, or the one to which it falls back; return the number of workers."""
+        """Prepare the backend, or the one to which it falls back; return the number of workers."""
         while True:
             backend: Any = self._backend
             try:
@@ -120,22 +117,22 @@ class Running:
 
         Returns
         -------
-        The results, as `return_as` says.
+        A list or a generator of the results, as `return_as` says.
         """
         backend: Any = self._backend
-        waiting: Any = contextlib.nullcontext()
+        context: Any = contextlib.nullcontext()
         if type(backend).retrieval_context is not ParallelBackendBase.retrieval_context:
-            waiting = backend.retrieval_context()
+            context = backend.retrieval_context()
         if self.return_generator:
             values = self._run(iterable)
-            return values if isinstance(waiting, contextlib.nullcontext) else _within(waiting, values)
+            return values if isinstance(context, contextlib.nullcontext) else _within(context, values)
         try:
-            with waiting:
+            with context:
                 return self._run(iterable)
         except BaseException as error:
             self._aborting = True
-            if self._managed_backend and isinstance(self._backend, _Served):
-                self._backend._renew()
+            if self._managed_backend and isinstance(self._backend, _Delegating):
+                self._backend._reset_workers()
             if isinstance(error, CallPicklingError):
                 error.what = f"the task to send to the workers, {error.what}"
             raise
@@ -151,42 +148,42 @@ class Running:
             calls, self.n_tasks = self._plan.input(iterable)
             runner = self._runner
             if n_workers > 1:
-                n_workers, plan = self._call_started(n_workers)
-                listen, ended = self._listen, self._ended
-                return on_workers(runner, plan, calls, n_workers, self.n_tasks, listen, ended, self._began)
+                n_workers, plan = self._start_call(n_workers)
+                listen, end = self._listen, self._end_run
+                return on_workers(runner, plan, calls, n_workers, self.n_tasks, listen, end, self._run_began)
             size: Any = self._backend.compute_batch_size() if self.batch_size == "auto" else self.batch_size
-            if size > 1:  # so many calls are read before the first of them runs
+            if size > 1:  # as in joblib, a whole batch is read before its first call runs
                 calls = _in_batches(calls, int(size))
-            values = in_caller(runner, self._plan, calls, self._listen(1, self.n_tasks), self._ended)
+            values = in_caller(runner, self._plan, calls, self._listen(1, self.n_tasks), self._end_run)
             if not generates and self._tracker is None:
                 self.n_dispatched_batches = self.n_dispatched_tasks = self.n_completed_tasks = len(values)
             return values
         except BaseException:
-            generates = False  # there is no generator that would end the run
+            generates = False  # no generator will end the run
             raise
         finally:
             if not generates:
-                self._ended()
+                self._end_run()
 
     def _workers(self) -> int:
-        """Get the backend ready; return the number of workers."""
+        """Prepare the backend; return the number of workers."""
         n_jobs = self._effective_n_jobs() if self._managed_backend else self._initialize_backend()
         if n_jobs == 0:
             raise RuntimeError(f"{type(self._backend).__name__} has no active worker.")
         self._cached_effective_n_jobs = n_jobs
         return n_jobs
 
-    def _call_started(self, n_workers: int) -> tuple[int, Plan]:
-        """Tell the backend that a run on several workers begins; return how many, and the plan as the backend has it.
+    def _start_call(self, n_workers: int) -> tuple[int, Plan]:
+        """Tell the backend that a run on several workers begins; return their number and the plan of the run.
 
-        shoal's backends heed the plan. Others of joblib's contract choose the size of batches by themselves.
+        If the backend does not delegate to shoal's, it chooses the size of batches by itself.
         """
         backend: Any = self._backend
         self._calling = True
         self._pickle_cache = {}
         backend.start_call()
         plan = self._plan
-        if self._backend_is_served():
+        if self._backend_delegates():
             return n_workers, plan
         if isinstance(backend, LokyBackend):
             self._reducer_callback = ContextSetter(backend._workers, self._id)
@@ -194,27 +191,27 @@ class Running:
             plan = plan.changed(batch_size=self._joblib_sizes())
         if not backend.supports_timeout:
             plan = plan.changed(timeout=None)
-        return self._cached_effective_n_jobs, plan  # which start_call() may have set
+        return self._cached_effective_n_jobs, plan  # start_call() may have changed the number
 
-    def _began(self, run: Run) -> None:
+    def _run_began(self, run: Run) -> None:
         backend: Any = self._backend
-        if isinstance(backend, LokyBackend) and backend.served:
-            _executor_of_all.began(run, backend.shared_by())
+        if isinstance(backend, LokyBackend) and backend.delegates:
+            _shared_executor.run_began(run, backend.executor_key())
 
     def _joblib_sizes(self) -> Any:
-        """Return what says how large batches are: a number, unless the backend adapts it."""
+        """Return the size of batches, or a callable that returns it if the backend adapts it."""
         backend: Any = self._backend
         if type(backend).compute_batch_size is getattr(AutoBatchingMixin, "compute_batch_size"):  # noqa: B009
             return lambda _pace: backend.compute_batch_size()
         return int(backend.compute_batch_size())
 
-    def _backend_is_served(self) -> bool:
-        return isinstance(self._backend, _Served) and self._backend.served
+    def _backend_delegates(self) -> bool:
+        return isinstance(self._backend, _Delegating) and self._backend.delegates
 
-    def _ended(self) -> None:
+    def _end_run(self) -> None:
         run, self._reducer_callback = self._runner.run, None
         if run is not None:
-            _executor_of_all.ended(run)
+            _shared_executor.run_ended(run)
             schedule = run.schedule
             self._aborting = not schedule.finished
             if self._tracker is None:
@@ -230,7 +227,7 @@ class Running:
             self._terminate()
 
     def _terminate(self) -> None:
-        """Let go of what was made for runs."""
+        """Release the workers and the folder of the runs."""
         self._backend.terminate()
         if self._folders is not None:
             self._folders._clean_temporary_resources()
@@ -238,13 +235,12 @@ class Running:
 
 
 def _within(context: Any, results: Iterator[Any]) -> Iterator[Any]:
-    """Yield results within a context."""
     with context:
         yield from results
 
 
 def _in_batches(iterable: Iterable[Any], size: int) -> Iterator[Any]:
-    """Read so many items at a time, and yield each."""
+    """Yield each item, but read `size` items at a time."""
     items = iter(iterable)
     while batch := list(itertools.islice(items, size)):
         yield from batch

@@ -1,9 +1,9 @@
-"""joblib's contract of a store, as a store of shoal's, and the one on a file system.
+"""joblib's contract of a store, adapted to shoal's contract, and joblib's store on a file system.
 
 ::
 
     shoal.memory ──> a StoreBackendBase: load, save, ... ──> ItemStore ──> its load_item, dump_item, ...
-                                                         └─> FileStore     where it is the FileSystemStoreBackend itself
+                                                         └─> FileStore     for FileSystemStoreBackend, not a subclass
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _is_entry = re.compile("[a-f0-9]{32}").match
 
 
 class CacheItemInfo(NamedTuple):
-    """A result that is kept: its folder, the bytes that it takes, and when it was last read."""
+    """A stored result: its folder, its size in bytes, and the time when it was last read."""
 
     path: str
     size: int
@@ -59,16 +59,16 @@ class CorruptItem(ValueError):
 
 
 def concurrency_safe_write(object_to_write: Any, filename: str, write_func: Callable[[Any, str], Any]) -> str:
-    """Write an object into a new file beside another, which it may take the place of; return its name."""
+    """Write an object to a temporary file beside `filename`, to be renamed to it; return its name."""
     part = f"{filename}.{uuid.uuid4().hex}-{os.getpid()}-{threading.get_ident()}"
     write_func(object_to_write, part)
     return part
 
 
 class StoreBackendBase(ABC):
-    """What every store has to have; what :class:`StoreBackendMixin` makes of it is what ``Memory`` asks for."""
+    """The methods that every store defines. :class:`StoreBackendMixin` uses them for those that ``Memory`` calls."""
 
-    __slots__ = ("_behind",)
+    __slots__ = ("_shoal_store",)
 
     location: Any = None
 
@@ -78,11 +78,11 @@ class StoreBackendBase(ABC):
 
     @abstractmethod
     def _item_exists(self, location: Any) -> Any:
-        """Tell whether there is something at a path."""
+        """Tell whether a path exists."""
 
     @abstractmethod
     def _move_item(self, src: Any, dst: Any) -> Any:
-        """Move something from one path to another."""
+        """Move an item from one path to another."""
 
     @abstractmethod
     def create_location(self, location: Any) -> Any:
@@ -90,30 +90,30 @@ class StoreBackendBase(ABC):
 
     @abstractmethod
     def clear_location(self, location: Any) -> Any:
-        """Remove what is at a path."""
+        """Remove everything at a path."""
 
     @abstractmethod
     def get_items(self) -> Any:
-        """Return a list of what is kept: each with ``path``, ``size`` and ``last_access``."""
+        """Return the list of stored results, each with ``path``, ``size`` and ``last_access``."""
 
     @abstractmethod
     def configure(self, location: Any, verbose: int = 0, backend_options: Any = None) -> Any:
-        """Take the place where results are kept, and the options."""
+        """Set the location and the options of the store."""
 
     def _store(self) -> Store:
-        """Return what shoal's Memory makes use of."""
+        """Return the store of shoal's contract that does the work."""
         try:
-            return self._behind
+            return self._shoal_store
         except AttributeError:
-            self._behind: Store = ItemStore(self)
-            return self._behind
+            self._shoal_store: Store = ItemStore(self)
+            return self._shoal_store
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__.copy()
 
 
-class _Asked:
-    """What shoal asks a store for; an attribute of the same name that a subclass has goes before it."""
+class _StoreMethod:
+    """A method of shoal's contract of a store. An attribute of this name in a subclass hides it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -124,14 +124,14 @@ class _Asked:
 
 Store.register(StoreBackendBase)  # type: ignore[type-abstract]
 for _name in vars(Store):
-    if not _name.startswith("_") and _name != "clear":  # which is joblib's as well
-        setattr(StoreBackendBase, _name, _Asked(_name))
+    if not _name.startswith("_") and _name != "clear":  # joblib's contract has a clear() too
+        setattr(StoreBackendBase, _name, _StoreMethod(_name))
 
 
 class StoreBackendMixin:
-    """What can be done with results, by what :class:`StoreBackendBase` wants of a store.
+    """The operations on results, built on the methods of :class:`StoreBackendBase`.
 
-    A `call_id` is the path of the function and the digest of the arguments; the path alone for what is of the function.
+    A `call_id` is the path of a function and the digest of its arguments, or the path of the function alone.
     """
 
     location: Any
@@ -149,12 +149,12 @@ class StoreBackendMixin:
     def load_item(
         self, call_id: Sequence[str], verbose: int = 1, timestamp: float | None = None, metadata: Any = None
     ) -> Any:
-        """Return a value.
+        """Return a stored value.
 
         Raises
         ------
         KeyError
-            If there is none.
+            If it is not stored.
         """
         if verbose > 1:
             arguments = None if metadata is None else metadata.get("input_args")
@@ -169,14 +169,14 @@ class StoreBackendMixin:
             return numpy_pickle.load(file)
 
     def dump_item(self, call_id: Sequence[str], item: Any, verbose: int = 1) -> None:
-        """Keep a value.
+        """Store a value.
 
         Warns
         -----
         FutureWarning
             If it cannot be pickled.
         CacheWarning
-            If it cannot be kept for another reason.
+            If it cannot be stored for another reason.
         """
         try:
             if not self._item_exists(self._path(call_id)):
@@ -199,38 +199,38 @@ class StoreBackendMixin:
         self.clear_path(call_id)
 
     def contains_item(self, call_id: Sequence[str]) -> bool:
-        """Tell whether there is a value."""
+        """Tell whether a value is stored."""
         return bool(self._item_exists(self._path(call_id, _OUTPUT)))
 
     def get_item_info(self, call_id: Sequence[str]) -> dict[str, Any]:
-        """Return where a value is, as "location"."""
+        """Return the path of a value, as "location"."""
         return {"location": self._path(call_id)}
 
     def get_metadata(self, call_id: Sequence[str]) -> dict[str, Any]:
-        """Return what is kept with a value; nothing if that cannot be read."""
+        """Return the metadata of a value; an empty dictionary if they cannot be read."""
         try:
             with self._open_item(self._path(call_id, _METADATA), "rb") as file:
                 return dict(json.loads(file.read().decode()))
-        except Exception:  # of whatever kind: it is not ours
+        except Exception:  # stores raise various exceptions
             return {}
 
     def store_metadata(self, call_id: Sequence[str], metadata: dict[str, Any]) -> None:
-        """Keep something with a value, if that can be done."""
+        """Store the metadata of a value; ignore errors."""
         with contextlib.suppress(Exception):
             self.create_location(self._path(call_id))
             self._concurrency_safe_write(json.dumps(metadata), self._path(call_id, _METADATA), self._write_text)
 
     def contains_path(self, call_id: Sequence[str]) -> bool:
-        """Tell whether there is anything of a function."""
+        """Tell whether anything is stored for a function."""
         return bool(self._item_exists(self._path(call_id)))
 
     def clear_path(self, call_id: Sequence[str]) -> None:
-        """Remove all that is at a path."""
+        """Remove everything that is stored for a function."""
         if self._item_exists(self._path(call_id)):
             self.clear_location(self._path(call_id))
 
     def store_cached_func_code(self, call_id: Sequence[str], func_code: str | None = None) -> None:
-        """Make the folder of a function, and keep its source there."""
+        """Make the folder of a function, and store its source there."""
         if not self._item_exists(self._path(call_id)):
             self.create_location(self._path(call_id))
         if func_code is not None:
@@ -241,26 +241,26 @@ class StoreBackendMixin:
             file.write(text.encode())
 
     def get_cached_func_code(self, call_id: Sequence[str]) -> str:
-        """Return the source of a function."""
+        """Return the stored source of a function."""
         with self._open_item(self._path(call_id, _SOURCE), "rb") as file:
             return str(file.read().decode())
 
     def get_cached_func_info(self, call_id: Sequence[str]) -> dict[str, Any]:
-        """Return where the results of a function are, as "location"."""
+        """Return the path of the results of a function, as "location"."""
         return {"location": self._path(call_id)}
 
     def clear(self) -> None:
-        """Remove all there is."""
+        """Remove all results."""
         self.clear_location(self.location)
 
     def enforce_store_limits(
         self, bytes_limit: Any, items_limit: int | None = None, age_limit: datetime.timedelta | None = None
     ) -> None:
-        """Remove what goes beyond limits, least recently used first."""
+        """Remove the least recently used results until the limits are met."""
         for item in self._get_items_to_delete(bytes_limit, items_limit, age_limit):
             if getattr(self, "verbose", 0) > 10:
                 print(f"Deleting item {item}")  # noqa: T201
-            with contextlib.suppress(OSError):  # another process removes it as well
+            with contextlib.suppress(OSError):  # another process may remove it at the same time
                 self.clear_location(item.path)
 
     def _get_items_to_delete(
@@ -284,19 +284,19 @@ class StoreBackendMixin:
         return f'{type(self).__name__}(location="{self.location}")'
 
 
-class _Files(FileStore):
-    """Files, of which it is told as joblib does that one cannot be read."""
+class _JoblibFiles(FileStore):
+    """shoal's store in files, which reports unreadable files as joblib does."""
 
-    place: Any = None
+    made_for: Any = None
 
     def _report_unreadable(self, key: Key, error: Exception) -> NoReturn:
         raise CorruptItem(f"{self.folder(key)} cannot be read ({type(error).__name__}: {error})") from error
 
 
 class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
-    """Results in files, of a local or a network file system.
+    """A store in files of a local or network file system.
 
-    What ``Memory`` does with it is done by shoal's own store; with a subclass, by the methods that are here.
+    ``Memory`` uses shoal's own store for it. For a subclass it calls the methods of this class.
     """
 
     verbose: int = 1
@@ -305,7 +305,7 @@ class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
     _move_item = staticmethod(concurrency_safe_rename)
 
     def configure(self, location: Any, verbose: int = 1, backend_options: Any = None) -> None:
-        """Make the folder; of the options, "compress" and "mmap_mode" are heeded."""
+        """Make the folder, and set the options "compress" and "mmap_mode"."""
         options = backend_options or {}
         self.location, self.verbose = location, verbose
         self.compress, self.mmap_mode = options.get("compress", False), options.get("mmap_mode")
@@ -327,13 +327,13 @@ class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
         mkdirp(location)
 
     def _refuse_links(self, location: Any) -> None:
-        """Make sure that a folder of this store is in it; raises NotADirectoryError if there is a link on the way."""
+        """Raise NotADirectoryError if a link is part of the path of a folder inside this store."""
         path = os.path.relpath(location, self.location)
         if not path.startswith(os.pardir):
             refuse_links(os.fspath(self.location), path.replace(os.sep, "/"))
 
     def clear_location(self, location: Any) -> None:
-        """Remove a folder; of the one where everything is, what is in it; of a link, the link."""
+        """Remove a folder. Of the store's own folder, remove only the subfolders; of a link, only the link."""
         if location == self.location:
             rm_subdirs(location)
             return
@@ -348,26 +348,26 @@ class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
         super()._concurrency_safe_write(to_write, filename, write_func)
 
     def get_items(self) -> list[CacheItemInfo]:
-        """Return what is kept."""
+        """Return the stored results."""
         items = []
         for folder, _, names in os.walk(self.location):
             if not _is_entry(os.path.basename(folder)):
                 continue
-            with contextlib.suppress(OSError):  # it has just been removed
+            with contextlib.suppress(OSError):  # another process may just have removed it
                 size = sum(os.path.getsize(os.path.join(folder, name)) for name in names)
                 read = os.path.getatime(os.path.join(folder, _OUTPUT) if _OUTPUT in names else folder)
                 items.append(CacheItemInfo(folder, size, datetime.datetime.fromtimestamp(read)))
         return items
 
     def clear(self) -> None:
-        """Remove all there is."""
+        """Remove all results."""
         if type(self) is FileSystemStoreBackend:
             self._store().clear()
         else:
             super().clear()
 
     def clear_path(self, call_id: Sequence[str]) -> None:
-        """Remove all that is at a path."""
+        """Remove everything that is stored for a function."""
         if type(self) is FileSystemStoreBackend:
             self._store().clear(os.path.join(*call_id))
         else:
@@ -376,24 +376,26 @@ class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
     def _store(self) -> Store:
         if type(self) is not FileSystemStoreBackend:
             return super()._store()
-        place = self.location, self.compress
+        made_for = self.location, self.compress
         try:
-            known = self._behind
+            known = self._shoal_store
         except AttributeError:
             known = None
-        if not isinstance(known, _Files) or known.place != place:
-            known = self._behind = _Files(self.location, compress=self.compress, own=_own(self.location))
-            known.place = place
+        if not isinstance(known, _JoblibFiles) or known.made_for != made_for:
+            known = self._shoal_store = _JoblibFiles(
+                self.location, compress=self.compress, own=_own_folder(self.location)
+            )
+            known.made_for = made_for
         return known
 
 
-def _own(location: str) -> str | None:
-    """Return where shoal's own files go: not into joblib's folder, which is taken to hold results and nothing else."""
+def _own_folder(location: str) -> str | None:
+    """Return the folder for shoal's own files: beside "joblib", which programs expect to hold only results."""
     folder, name = os.path.split(os.path.abspath(location))
     inside, beside = os.path.join(location, ".shoal"), os.path.join(folder, ".shoal")
     if name != "joblib" or os.path.exists(inside) or not os.access(folder, os.W_OK):
         return None
     try:
         return beside if os.stat(folder).st_dev == os.stat(location).st_dev else None
-    except OSError:  # it could not be made, which saving will tell
+    except OSError:  # the folder could not be made; saving will report it
         return None

@@ -1,4 +1,4 @@
-"""The listener that keeps joblib's counters, and calls what its users override."""
+"""The listener that updates joblib's counters and calls the methods that joblib's users override."""
 
 from __future__ import annotations
 
@@ -13,28 +13,18 @@ from shoal.observe.events import BatchCompleted, BatchDispatched, Event, InputEx
 
 
 class Tracker:
-    """Keeps the counters of a Parallel, and has it print its progress.
+    """Updates the counters of a ``Parallel``, and calls its ``print_progress()`` after each batch.
 
-    Parameters
-    ----------
-    parallel
-        The Parallel.
-    serial
-        Whether there is one worker, and no batches.
-    bound
-        The number of batches that may be in flight; 0 for no bound.
-
-    Notes
-    -----
-    shoal's threads take calls one by one. For joblib's users, so many calls as ``batch_size=`` says count as a batch.
+    `serial` says that there is one worker, so that there are no batches. `bound` is the number of batches that may be
+    in flight; 0 means no bound. shoal's threads take calls one by one; here ``batch_size`` calls count as a batch.
     """
 
     def __init__(self, parallel: Any, serial: bool, bound: int) -> None:
         self._parallel = parallel
         size = parallel.batch_size
-        one_by_one = not serial and parallel._backend.in_process and parallel._backend_is_served()
+        one_by_one = not serial and parallel._backend.in_process and parallel._backend_delegates()
         self._size: int = int(size) if one_by_one and size != "auto" and not callable(size) else 1
-        self._done, self._seconds = 0, 0.0  # of a batch that is not full yet
+        self._done, self._seconds = 0, 0.0  # for the batch that is not complete yet
         self._serial = serial
         self._printer: Printer | None = None
         if parallel.verbose:
@@ -74,7 +64,7 @@ class Tracker:
             self._printer(event)
 
     def _completed(self) -> None:
-        """Take note that a batch has ended."""
+        """Update the counters after a batch, and call the callbacks."""
         event = self._event = BatchCompleted(self._done, self._seconds)
         self._done, self._seconds = 0, 0.0
         self._parallel.n_completed_tasks += event.size
@@ -84,21 +74,21 @@ class Tracker:
         self._event = None
 
     def print(self) -> None:
-        """Print what is due after the batch that has just ended."""
+        """Print the line that is due after the last batch, if any."""
         event, self._event = self._event, None
         if self._printer is not None and event is not None:
             self._printer(event)
 
     def _call_back(self, size: int, elapsed: float) -> None:
-        """Call what somebody has put in the place of joblib's callback, once for each batch."""
+        """Call the class that replaces ``BatchCompletionCallBack``, if a program has replaced it."""
         module: Any = sys.modules[f"{__package__}.parallel"]
         kind = module.BatchCompletionCallBack
-        if kind is not module._OUR_CALLBACK and self._parallel._backend_is_served():
+        if kind is not module._OUR_CALLBACK and self._parallel._backend_delegates():
             kind(time.time() - elapsed, size, self._parallel)(None)
 
 
 def make_tracker(parallel: Any, n_workers: int, total: int | None, bound: int) -> tuple[Tracker, Teller]:
-    """Return the tracker of a run, and the teller that has told it of the start."""
+    """Return the tracker of a run, and the teller that has told its listeners of the start."""
     tracker = Tracker(parallel, n_workers == 1, bound)
     listeners: list[Any] = [tracker]
     shown = progress_listener(parallel._plan.settings.progress, repr(parallel))

@@ -1,4 +1,4 @@
-"""Arithmetic in ``pre_dispatch=``, the defaults of arguments, and exceptions that travel with their tracebacks."""
+"""Arithmetic in ``pre_dispatch=``, default values of arguments, and exceptions with their tracebacks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from shoal.errors import RemoteTraceback
 from shoal.parallel.options._expressions import _power
 from shoal.parallel.options._settings import Default
 
-_MOST = 10**6
-_LONGEST = 30
+_MAX_VALUE = 10**6
+_MAX_LENGTH = 30
 
 
 class _Sentinel(Default):
-    """The value of an argument that was not given."""
+    """Marks an argument that was not given."""
 
     def __init__(self, default_value: Any) -> None:
         super().__init__(default_value)
 
     @property
     def default_value(self) -> Any:
-        """What stands in for it."""
+        """The default of the argument."""
         return self.value
 
 
@@ -31,7 +31,7 @@ class _TooLarge(Exception):
     """A value is above a million."""
 
 
-def _raised(base: Any, exponent: Any) -> Any:
+def _bounded_power(base: Any, exponent: Any) -> Any:
     if isinstance(base, float) or isinstance(exponent, float):
         return base**exponent
     try:
@@ -47,31 +47,33 @@ operators: dict[type, Callable[..., Any]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
-    ast.Pow: _raised,
+    ast.Pow: _bounded_power,
     ast.USub: operator.neg,
 }
 
 
 def eval_expr(expr: str) -> Any:
-    """Return the value of an expression of numbers, ``+ - * / // % **`` and parentheses.
+    """Evaluate an expression of numbers, ``+ - * / // % **`` and parentheses.
 
     Raises
     ------
     ValueError
-        If there is anything else in it, it is longer than 30 characters, or a value in it is above a million.
+        If it contains anything else, is longer than 30 characters, or has an intermediate value above a million.
     """
-    if len(expr) > _LONGEST:
-        raise ValueError(f"Expression {expr[:_LONGEST]!r}... is too long. Max length is {_LONGEST}, got {len(expr)}.")
+    if len(expr) > _MAX_LENGTH:
+        raise ValueError(
+            f"Expression {expr[:_MAX_LENGTH]!r}... is too long. Max length is {_MAX_LENGTH}, got {len(expr)}."
+        )
     try:
         return eval_(ast.parse(expr, mode="eval").body)
     except _TooLarge as error:
-        raise ValueError(f"Numeric literal {error} is too large, max is {_MOST}.") from None
+        raise ValueError(f"Numeric literal {error} is too large, max is {_MAX_VALUE}.") from None
     except (ArithmeticError, KeyError, SyntaxError, TypeError) as error:
         raise ValueError(f"{expr!r} is not a valid or supported arithmetic expression.") from error
 
 
 def eval_(node: ast.expr) -> Any:
-    """Return the value of a node of an expression."""
+    """Evaluate a node of an expression."""
     match node:
         case ast.Constant(value=int() | float() as value):
             pass
@@ -81,13 +83,13 @@ def eval_(node: ast.expr) -> Any:
             value = operators[type(symbol)](eval_(operand))
         case _:
             raise TypeError(ast.dump(node))
-    if not isinstance(value, complex) and abs(value) > _MOST:
+    if not isinstance(value, complex) and abs(value) > _MAX_VALUE:
         raise _TooLarge(value)
     return value
 
 
-class _Raised:
-    """An exception on its way from where a batch ran, with its traceback as text."""
+class _CapturedException:
+    """An exception of a batch, returned by a worker with its traceback as text."""
 
     def __init__(self, error: BaseException) -> None:
         import traceback
@@ -98,13 +100,7 @@ class _Raised:
 
 
 class _TracebackCapturingWrapper:
-    """Calls a function where it is sent, and returns what it raises.
-
-    Parameters
-    ----------
-    func
-        A function of keywords.
-    """
+    """Calls a function on a worker, and returns the exception that it raises."""
 
     def __init__(self, func: Callable[..., Any]) -> None:
         self.func = func
@@ -112,13 +108,13 @@ class _TracebackCapturingWrapper:
     def __call__(self, **kwargs: Any) -> Any:
         try:
             return self.func(**kwargs)
-        except BaseException as error:  # it is raised where the result is awaited
-            return _Raised(error)
+        except BaseException as error:  # raised again where the result is awaited
+            return _CapturedException(error)
 
 
 def _retrieve_traceback_capturing_wrapped_call(out: Any) -> Any:
-    """Return a result, or raise the exception that came in its place."""
-    if isinstance(out, _Raised):
+    """Return a result, or raise the exception that a worker returned."""
+    if isinstance(out, _CapturedException):
         error = out.error
         error.__cause__ = RemoteTraceback("a worker", out.text)
         raise error

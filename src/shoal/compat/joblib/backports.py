@@ -1,4 +1,4 @@
-"""Versions that can be compared, memory maps, and renaming."""
+"""Comparable versions, memory maps, and renaming."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ACCESS_DENIED = (5, 13)
 
 @functools.total_ordering
 class Version:
-    """Something with ``vstring`` and ``version``, of which the latter is compared."""
+    """A version, as a string (``vstring``) and as a list of parts (``version``), by which it is compared."""
 
     vstring: str
     version: list[Any]
@@ -25,11 +25,11 @@ class Version:
             self.parse(vstring)
 
     def parse(self, vstring: str) -> None:
-        """Take a version apart."""
+        """Set ``vstring`` and ``version`` from a string."""
         raise NotImplementedError
 
     def _cmp(self, other: Any) -> Any:
-        """Return a number less than, equal to or greater than 0, as the versions compare."""
+        """Return a negative number, 0 or a positive number, as this version is lower, equal or higher."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -47,12 +47,12 @@ class Version:
 
 
 class LooseVersion(Version):
-    """A version of any form: its numbers are compared as numbers, the rest as text."""
+    """A version of any form, whose numbers are compared as numbers and whose other parts as text."""
 
     component_re = re.compile(r"\d+|[a-z]+|[^\d.a-z]+")
 
     def parse(self, vstring: str) -> None:
-        """Take a version apart."""
+        """Set ``vstring`` and ``version`` from a string."""
         self.vstring = vstring
         self.version = [int(part) if part.isdigit() else part for part in self.component_re.findall(vstring)]
 
@@ -76,14 +76,14 @@ def make_memmap(
     order: Any = "C",
     unlink_on_gc_collect: bool = False,
 ) -> Any:
-    """Return a ``numpy.memmap``. Files that are there for workers only go with their folder: `unlink_on_gc_collect`."""
+    """Return a ``numpy.memmap``. `unlink_on_gc_collect` is ignored: files are removed with their folder."""
     import numpy as np
 
     return np.memmap(filename, dtype=dtype, mode=mode, offset=offset, shape=shape, order=order)
 
 
 def concurrency_safe_rename(src: Any, dst: Any) -> None:
-    """Rename a file over another; on Windows try again for a second where somebody else has it open."""
+    """Rename a file over another. On Windows, try again for a second while another process has it open."""
     pause, until = 0.001, time.monotonic() + 1
     while True:
         try:

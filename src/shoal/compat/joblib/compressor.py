@@ -14,7 +14,7 @@ __all__ = ["BinaryGzipFile", "BinaryZlibFile", "CompressorWrapper", "register_co
 
 LZ4_NOT_INSTALLED_ERROR = "LZ4 is not installed. Install it with pip: https://python-lz4.readthedocs.io/"
 
-#: shoal's own.
+#: The compressors that shoal brings.
 _SHOAL = dict(compression.COMPRESSORS)
 
 _ZFILE_PREFIX = b"ZF"
@@ -27,12 +27,12 @@ _LZ4_PREFIX = b"\x04\x22\x4d\x18"
 
 
 def register_compressor(compressor_name: str, compressor: CompressorWrapper, force: bool = False) -> None:
-    """Make a compressor known by a name.
+    """Register a compressor.
 
     Raises
     ------
     ValueError
-        If one of the arguments cannot be used, or the name is taken.
+        If an argument is wrong, or the name is registered already and `force` is False.
     """
     if not isinstance(compressor_name, str):
         raise ValueError(f"Compressor name should be a string, '{compressor_name}' given.")
@@ -48,7 +48,7 @@ def register_compressor(compressor_name: str, compressor: CompressorWrapper, for
     _COMPRESSORS[compressor_name] = compressor
 
 
-class _Known(CompressorWrapper):
+class _ShoalCompressor(CompressorWrapper):
     """One of shoal's compressors."""
 
     _name = ""
@@ -61,38 +61,38 @@ class _Known(CompressorWrapper):
         super().__init__(record.fileobj_factory, record.prefix, record.extension)
 
 
-class ZlibCompressorWrapper(_Known):
+class ZlibCompressorWrapper(_ShoalCompressor):
     """zlib."""
 
     _name = "zlib"
 
 
-class GzipCompressorWrapper(_Known):
+class GzipCompressorWrapper(_ShoalCompressor):
     """gzip."""
 
     _name = "gzip"
 
 
-class BZ2CompressorWrapper(_Known):
+class BZ2CompressorWrapper(_ShoalCompressor):
     """bz2."""
 
     _name = "bz2"
 
 
-class LZMACompressorWrapper(_Known):
+class LZMACompressorWrapper(_ShoalCompressor):
     """lzma."""
 
     _name = "lzma"
 
 
-class XZCompressorWrapper(_Known):
+class XZCompressorWrapper(_ShoalCompressor):
     """xz."""
 
     _name = "xz"
 
 
-class LZ4CompressorWrapper(_Known):
-    """lz4; its class of files is loaded when somebody asks for it."""
+class LZ4CompressorWrapper(_ShoalCompressor):
+    """lz4. Its class of file objects is imported when it is first needed."""
 
     _name = "lz4"
 
@@ -110,16 +110,16 @@ class LZ4CompressorWrapper(_Known):
         return LZ4FrameFile
 
     def compressor_file(self, fileobj: Any, compresslevel: int | None = None) -> Any:
-        """Return a file object that compresses what is written to it."""
+        """Return a file object that compresses its input."""
         return self._opened(fileobj, "wb", *(() if compresslevel is None else (compresslevel,)))
 
     def decompressor_file(self, fileobj: Any) -> Any:
-        """Return a file object to read from."""
+        """Return a file object that decompresses."""
         return self._opened(fileobj, "rb")
 
 
 class _Table(MutableMapping[str, CompressorWrapper]):
-    """shoal's table, with a record of lz4 that tells the class of its files."""
+    """shoal's table of compressors, with a record of lz4 that also has the class of its file objects."""
 
     _lz4 = LZ4CompressorWrapper()
 
@@ -140,17 +140,17 @@ class _Table(MutableMapping[str, CompressorWrapper]):
         return len(compression.COMPRESSORS)
 
 
-#: What can be written and read, by name; as in shoal.
+#: The compressors by name; the same as shoal's.
 _COMPRESSORS = _Table()
 
 
 class BinaryZlibFile(io.BufferedIOBase):
-    """A file of zlib's format, that is read or written.
+    """A compressed file in zlib's format, open for reading or for writing.
 
     Parameters
     ----------
     filename
-        A path or a file object; the latter is left open.
+        A path or a file object. A file object is not closed with this one.
     mode
         "rb" or "wb".
     compresslevel
@@ -159,7 +159,7 @@ class BinaryZlibFile(io.BufferedIOBase):
     Raises
     ------
     ValueError, TypeError
-        If an argument cannot be used.
+        If an argument is wrong.
     """
 
     wbits = zlib.MAX_WBITS
@@ -177,7 +177,7 @@ class BinaryZlibFile(io.BufferedIOBase):
             raise ValueError(f"Invalid mode: {mode!r}")
         self._owned = isinstance(filename, str)
         if self._owned:
-            self._fp = open(filename, mode)  # noqa: SIM115 closed with this
+            self._fp = open(filename, mode)  # noqa: SIM115 close() closes it
         elif hasattr(filename, "read") or hasattr(filename, "write"):
             self._fp = filename
         else:
@@ -194,11 +194,11 @@ class BinaryZlibFile(io.BufferedIOBase):
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed."""
+        """Whether the file is closed."""
         return self._stream is None
 
     def close(self) -> None:
-        """Write what is left, and close it."""
+        """Write the remaining data, and close the file."""
         stream, self._stream = self._stream, None
         if stream is None:
             return
@@ -236,41 +236,41 @@ class BinaryZlibFile(io.BufferedIOBase):
         return int(self._fp.fileno())
 
     def readable(self) -> bool:
-        """Tell whether it is read."""
+        """Tell whether the file is open for reading."""
         self._check_not_closed()
         return self._reads
 
     def writable(self) -> bool:
-        """Tell whether it is written."""
+        """Tell whether the file is open for writing."""
         self._check_not_closed()
         return not self._reads
 
     def seekable(self) -> bool:
-        """Tell whether it can be sought in."""
+        """Tell whether the file can seek."""
         return self.readable() and bool(self._fp.seekable())
 
     def tell(self) -> int:
-        """Return the position, before compression."""
+        """Return the position in the uncompressed data."""
         self._check_not_closed()
         return int(self._stream.tell())
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return so many bytes, fewer at the end; all of them if `size` is negative."""
+        """Read up to `size` bytes; all that remain if `size` is negative."""
         self._check_can_read()
         return bytes(self._stream.read(size))
 
     def readinto(self, b: Any) -> int:
-        """Fill a buffer; return how many bytes there were."""
+        """Read into a buffer; return the number of bytes read."""
         self._check_can_read()
         return int(self._stream.readinto(b))
 
     def write(self, data: Any, /) -> int:
-        """Write some bytes; return how many."""
+        """Write bytes; return their number."""
         self._check_can_write()
         return int(self._stream.write(data))
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to a position; backwards by decompressing from the beginning again."""
+        """Move to a position. Moving backwards decompresses the file from its beginning again."""
         self._check_can_seek()
         if whence == io.SEEK_CUR:
             offset += self.tell()
@@ -290,7 +290,7 @@ class BinaryZlibFile(io.BufferedIOBase):
 
 
 class BinaryGzipFile(BinaryZlibFile):
-    """A file of gzip's format, that is read or written."""
+    """A compressed file in gzip's format, open for reading or for writing."""
 
     wbits = zlib.MAX_WBITS | 16
     _container = "gzip"

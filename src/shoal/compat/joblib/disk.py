@@ -1,4 +1,4 @@
-"""Sizes and folders on disk."""
+"""Sizes and removal of folders on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = 512
 
 
 def disk_used(path: str) -> int:
-    """Return what a folder and its files, without its subfolders', take on the disk, in KiB."""
+    """Return the disk space of a folder and the files in it, without those of subfolders, in KiB."""
     total = 0
     for name in (*os.listdir(path), "."):
         status = os.stat(os.path.join(path, name))
@@ -31,12 +31,12 @@ def disk_used(path: str) -> int:
 
 
 def memstr_to_bytes(text: str) -> int:
-    """Return the bytes that a number with the unit K, M or G stands for.
+    """Convert a size with the unit K, M or G, such as "1M", to bytes.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If the text is no such size.
     """
     if str(text)[-1:] not in ("K", "M", "G"):
         raise ValueError(_no_size(text))
@@ -51,13 +51,13 @@ def _no_size(text: Any) -> str:
 
 
 def mkdirp(d: str) -> None:
-    """Make a folder and those above it, unless it is there."""
+    """Make a folder and its parents, unless it exists."""
     with contextlib.suppress(FileExistsError):
         os.makedirs(d)
 
 
 def rm_subdirs(path: str, onerror: Callable[..., Any] | None = None) -> None:
-    """Remove the folders in a folder, with what is in them."""
+    """Remove the subfolders of a folder, with their contents."""
     try:
         names = os.listdir(path)
     except OSError:
@@ -70,18 +70,18 @@ def rm_subdirs(path: str, onerror: Callable[..., Any] | None = None) -> None:
 
 
 def delete_folder(folder_path: str, onerror: Callable[..., Any] | None = None, allow_non_empty: bool = True) -> None:
-    """Remove a folder, if it is one; of a link to one, the link.
+    """Remove a folder; if it is a link, only the link. Do nothing if it is no folder.
 
-    It tries again for a second where that fails, as it may on Windows.
+    If the removal fails, as it may on Windows, it is tried again for a second.
 
     Raises
     ------
     OSError
-        If it stays; also if `allow_non_empty` is False and there is something in it.
+        If the folder cannot be removed, or is not empty and `allow_non_empty` is False.
     """
     if not os.path.isdir(folder_path):
         return
-    if os.path.islink(folder_path):  # rmtree() would refuse it, again and again
+    if os.path.islink(folder_path):  # rmtree() refuses links
         os.unlink(folder_path)
         return
     if onerror is not None:

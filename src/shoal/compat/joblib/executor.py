@@ -1,4 +1,4 @@
-"""loky's executor with workers that map large arrays."""
+"""loky's executor, with workers that map large arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _executor_args: dict[str, Any] | None = None
 
 
 def get_memmapping_executor(n_jobs: int, **kwargs: Any) -> MemmappingExecutor:
-    """Return an executor of so many workers: the last one, if it was made with the same arguments."""
+    """Return an executor with `n_jobs` workers: the last one, if it was made with the same arguments."""
     return MemmappingExecutor.get_memmapping_executor(n_jobs, **kwargs)
 
 
@@ -35,7 +35,7 @@ class MemmappingExecutor(_ReusablePoolExecutor):  # type: ignore[misc]
         context_id: str | None = None,
         **backend_args: Any,
     ) -> MemmappingExecutor:
-        """Return an executor of so many workers: the last one, if it was made with the same arguments."""
+        """Return an executor with `n_jobs` workers: the last one, if it was made with the same arguments."""
         global _executor_args
         args = {**backend_args, **(env or {}), "timeout": timeout, "initializer": initializer, "initargs": initargs}
         reuse = _executor_args is None or _executor_args == args
@@ -68,20 +68,20 @@ class MemmappingExecutor(_ReusablePoolExecutor):  # type: ignore[misc]
         return known
 
     def terminate(self, kill_workers: bool = False) -> None:
-        """End the workers, and remove the arrays."""
+        """End the workers, and remove the files of arrays."""
         self.shutdown(kill_workers=kill_workers)
         self._temp_folder_manager._clean_temporary_resources(force=kill_workers, allow_non_empty=True)
 
 
 class _TestingMemmappingExecutor(MemmappingExecutor):
-    """The same, with the methods of a pool."""
+    """A :class:`MemmappingExecutor` with the methods of a pool."""
 
     def apply_async(self, func: Any, args: Any) -> Any:
-        """Submit a call; return its future, with a method ``get``."""
+        """Submit a call; return its future, which gets a method ``get``."""
         future = self.submit(func, *args)
         future.get = future.result
         return future
 
     def map(self, f: Any, *args: Any) -> list[Any]:
-        """Return the results of a function for each argument."""
+        """Return the list of the results for each argument."""
         return list(super().map(f, *args))

@@ -1,4 +1,4 @@
-"""What a function is called, what its source is, and which of its arguments is which."""
+"""Names, sources and arguments of functions."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 def filter_args(
     func: Callable[..., Any], ignore_lst: Sequence[str], args: Sequence[Any] = (), kwargs: Mapping[str, Any] = _NONE
 ) -> dict[str, Any]:
-    """Return the arguments of a call by name, defaults too; further ones as "*" and "**".
+    """Return the arguments of a call by name, including defaults; variable arguments as "*" and "**".
 
     Parameters
     ----------
     func
         The function.
     ignore_lst
-        The names that are left out.
+        The names to leave out.
     args, kwargs
-        The arguments.
+        The arguments of the call.
 
     Raises
     ------
     ValueError
-        If they do not fit the function, or it has no argument of a name in `ignore_lst`.
+        If the arguments do not match the function, or it has no argument with a name in `ignore_lst`.
 
     Warns
     -----
     UserWarning
-        If there is something to ignore, and nobody knows the names.
+        If `ignore_lst` cannot be applied, because the names of the arguments are unknown.
     """
     if isinstance(ignore_lst, str):
         raise ValueError(
@@ -58,8 +58,8 @@ def filter_args(
     parameters = inspect.signature(func).parameters.values()
     called = f"{func.__name__}({', '.join(map(repr, args))}, {', '.join(f'{k}={v}' for k, v in kwargs.items())})"
 
-    def refuse(what: str) -> ValueError:
-        return ValueError(f"{what} for {shown}:\n    {called} was called.")
+    def mismatch(problem: str) -> ValueError:
+        return ValueError(f"{problem} for {shown}:\n    {called} was called.")
 
     found: dict[str, Any] = {}
     left, rest = dict(kwargs), given
@@ -72,20 +72,20 @@ def filter_args(
             stars = "**"
         elif kind is not parameter.KEYWORD_ONLY and rest:
             if name in left:
-                raise refuse(f"Argument {name} was given both as positional and as keyword")
+                raise mismatch(f"Argument {name} was given both as positional and as keyword")
             found[name], rest = rest[0], rest[1:]
         elif name in left and kind is not parameter.POSITIONAL_ONLY:
             found[name] = left.pop(name)
         elif parameter.default is not parameter.empty:
             found[name] = parameter.default
         else:
-            raise refuse("Wrong number of arguments")
+            raise mismatch("Wrong number of arguments")
     if rest:
-        raise refuse("Too many arguments")
+        raise mismatch("Too many arguments")
     if stars:
         found["**"] = left
     elif left:
-        raise refuse("Too many keyword arguments")
+        raise mismatch("Too many keyword arguments")
     for name in ignore_lst:
         if name not in found:
             raise ValueError(f"Ignore list: argument '{name}' is not defined for function {shown}")
@@ -96,23 +96,23 @@ def filter_args(
 def get_func_code(func: Any) -> tuple[str, str | None, int]:
     """Return the source of a function, its file, and the number of its first line.
 
-    Where there is no source, a fingerprint of the code, or else the repr, stands in its place, and -1 for the line.
+    Without a source, return a fingerprint of the code or else the ``repr``, and -1 as the line.
     """
     text, file, line = source_of(func)
     return text, file, line
 
 
 def get_func_name(func: Any, resolv_alias: bool = True, win_characters: bool = True) -> tuple[list[str], str]:
-    """Return the parts of a function's module, and its name.
+    """Return the parts of a function's module name, and the function's name.
 
     Parameters
     ----------
     func
         The function.
     resolv_alias
-        Not used: it was for Python 2.
+        Ignored; it served Python 2.
     win_characters
-        Whether characters that Windows does not allow in names of files are replaced, on Windows.
+        Whether, on Windows, characters that are not allowed in file names are replaced.
     """
     modules, name = names_of(func)
     if os.name == "nt" and not win_characters:
@@ -121,7 +121,7 @@ def get_func_name(func: Any, resolv_alias: bool = True, win_characters: bool = T
 
 
 def _clean_win_chars(string: str) -> str:
-    """Replace what Windows does not allow in the name of a file."""
+    """Replace characters that Windows does not allow in file names."""
     for char in "<>!:\\":
         string = string.replace(char, quote(char))
     return string
@@ -133,6 +133,6 @@ def format_signature(func: Any, *args: Any, **kwargs: Any) -> tuple[str, str]:
 
 
 def format_call(func: Any, args: Any, kwargs: Any, object_name: str = "Memory") -> str:
-    """Return the lines that tell of a call."""
+    """Return the lines that announce a call."""
     path, signature = format_signature(func, *args, **kwargs)
     return f"{'_' * 80}\n[{object_name}] Calling {path}...\n{signature}"

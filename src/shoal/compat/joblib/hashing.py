@@ -1,4 +1,4 @@
-"""Hashing under joblib's names: its digests, and picklers that compute them in Python, for those who subclass them."""
+"""joblib's digests, and joblib's hashing picklers in Python, which other projects subclass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROTOCOL = 3
 
 
 def hash(obj: Any, hash_name: str = "md5", coerce_mmap: bool = False) -> str:
-    """Return the digest of an object, as joblib has it.
+    """Return joblib's digest of an object.
 
     Parameters
     ----------
@@ -32,12 +32,12 @@ def hash(obj: Any, hash_name: str = "md5", coerce_mmap: bool = False) -> str:
     hash_name
         "md5" or "sha1".
     coerce_mmap
-        Whether a memory map has the digest of an array in memory.
+        Whether a memory map has the same digest as an array in memory.
 
     Raises
     ------
     ValueError
-        If there is no such algorithm.
+        If the algorithm is unknown.
     PicklingError
         If the object cannot be pickled.
     """
@@ -51,7 +51,7 @@ def hash(obj: Any, hash_name: str = "md5", coerce_mmap: bool = False) -> str:
 
 
 class _ConsistentSet:
-    """What is pickled in the place of a set: its elements in an order that is the same everywhere."""
+    """Pickled in place of a set: its elements in an order that is the same in every process."""
 
     def __init__(self, set_sequence: Iterable[Any]) -> None:
         elements = list(set_sequence)
@@ -62,19 +62,19 @@ class _ConsistentSet:
 
 
 class _MyHash:
-    """What is pickled in the place of a method."""
+    """Pickled in place of a method."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
 
 
 class Hasher(Pickler):  # type: ignore[misc]
-    """A pickler whose stream is digested.
+    """A pickler that computes the digest of its stream.
 
     Parameters
     ----------
     hash_name
-        The algorithm, of :mod:`hashlib`.
+        An algorithm of :mod:`hashlib`.
     """
 
     def __init__(self, hash_name: str = "md5") -> None:
@@ -83,12 +83,12 @@ class Hasher(Pickler):  # type: ignore[misc]
         self._hash = hashlib.new(hash_name, usedforsecurity=False)
 
     def hash(self, obj: Any, return_digest: bool = True) -> str | None:
-        """Take in an object; return the digest of what was taken in.
+        """Hash an object; return the digest of all objects hashed so far.
 
         Raises
         ------
         PicklingError
-            If it cannot be pickled.
+            If the object cannot be pickled.
         """
         try:
             self.dump(obj)
@@ -111,12 +111,12 @@ class Hasher(Pickler):  # type: ignore[misc]
         Pickler.save(self, obj)
 
     def memoize(self, obj: Any) -> None:
-        """Take note of an object, unless it is a string: equal ones count as the same, wherever they are."""
+        """Memoize an object, except a string: equal strings count as one, whether or not they are one object."""
         if not isinstance(obj, (bytes, str)):
             Pickler.memoize(self, obj)
 
     def save_global(self, obj: Any, name: str | None = None, **_unused: Any) -> None:
-        """Pickle something by its name; if that is in ``__main__`` and not found there, it is put there."""
+        """Pickle an object by name. An object of ``__main__`` that is not found there is first assigned to its name."""
         with contextlib.suppress(pickle.PicklingError):
             Pickler.save_global(self, obj, name=name)
             return
@@ -135,7 +135,7 @@ class Hasher(Pickler):  # type: ignore[misc]
         pairs = list(items)
         try:
             ordered = sorted(pairs)
-        except TypeError:  # keys, or values of equal keys, that cannot be compared
+        except TypeError:  # keys cannot be compared
             ordered = sorted((hash(key), value) for key, value in pairs)
         Pickler._batch_setitems(self, iter(ordered), *args)
 
@@ -147,14 +147,14 @@ class Hasher(Pickler):  # type: ignore[misc]
 
 
 class NumpyHasher(Hasher):
-    """A pickler whose stream is digested, with the bytes of arrays.
+    """A :class:`Hasher` that also digests the bytes of arrays.
 
     Parameters
     ----------
     hash_name
-        The algorithm, of :mod:`hashlib`.
+        An algorithm of :mod:`hashlib`.
     coerce_mmap
-        Whether a memory map has the digest of an array in memory.
+        Whether a memory map has the same digest as an array in memory.
     """
 
     def __init__(self, hash_name: str = "md5", coerce_mmap: bool = False) -> None:
@@ -165,7 +165,7 @@ class NumpyHasher(Hasher):
         self.np = np
 
     def save(self, obj: Any) -> None:
-        """Pickle an object; of an array digest the bytes, and pickle what describes it."""
+        """Pickle an object. For an array, digest its bytes and pickle its description."""
         np = self.np
         if isinstance(obj, np.dtype):
             self._hash.update(b"_HASHED_DTYPE")

@@ -1,4 +1,4 @@
-"""Times and objects as text, and who prints them."""
+"""joblib's ``Logger`` and ``PrintTime``, and the formatting of times and objects."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _OLD_LOGS = 9
 
 
 def _squeeze_time(t: float) -> float:
-    # What Windows takes to start a process.
+    # On Windows, starting a process takes 0.1 s.
     return max(0, t - 0.1) if sys.platform.startswith("win") else t
 
 
 def format_time(t: float) -> str:
-    """Return seconds as seconds and minutes."""
+    """Format seconds as seconds and minutes."""
     t = _squeeze_time(t)
     return f"{t:.1f}s, {t / 60:.1f}min"
 
 
 def short_format_time(t: float) -> str:
-    """Return seconds as seconds, or as minutes if there are more than one."""
+    """Format seconds as seconds, or as minutes if it is more than one minute."""
     t = _squeeze_time(t)
     return f"{t / 60:4.1f}min" if t > 60 else f" {t:5.1f}s"
 
 
 def pformat(obj: Any, indent: int = 0, depth: int = 3) -> str:
-    """Return an object as text, with arrays cut short."""
+    """Format an object, with arrays abbreviated."""
     import pprint
 
     numpy = sys.modules.get("numpy")
@@ -44,14 +44,14 @@ def pformat(obj: Any, indent: int = 0, depth: int = 3) -> str:
 
 
 class Logger:
-    """What can log messages that begin with itself.
+    """Base class of objects that log messages, each of which begins with the object.
 
     Parameters
     ----------
     depth
-        How deep objects are shown.
+        The number of nested levels that :meth:`format` shows.
     name
-        The name of its logger; "joblib" by default.
+        The name of the logger; "joblib" by default.
     """
 
     depth: int = 3
@@ -68,29 +68,29 @@ class Logger:
         logging.getLogger(self._name).warning("[%s]: %s", self, msg)
 
     def info(self, msg: str) -> None:
-        """Log a message, to the root logger."""
+        """Log a message to the root logger."""
         import logging
 
         logging.info("[%s]: %s", self, msg)  # noqa: LOG015 as joblib does
 
     def debug(self, msg: str) -> None:
-        """Log a message for debugging."""
+        """Log a message at debug level."""
         import logging
 
         logging.getLogger(self._name).debug("[%s]: %s", self, msg)
 
     def format(self, obj: Any, indent: int = 0) -> str:
-        """Return an object as text."""
+        """Format an object."""
         return pformat(obj, indent=indent, depth=self.depth)
 
 
 class PrintTime:
-    """Prints messages with the time since the last one, on stderr and into a file.
+    """Prints messages with the time since the last one, on stderr and to a log file.
 
     Parameters
     ----------
     logfile, logdir
-        The file, or the folder of a file ``joblib.log``; older ones are kept under numbers.
+        The log file, or the folder of a log file ``joblib.log``. Older log files are kept with a number.
 
     Raises
     ------
@@ -108,14 +108,14 @@ class PrintTime:
         folder = os.path.dirname(self.logfile)
         if folder:
             os.makedirs(folder, exist_ok=True)
-        # Another process may do the same at the same time; a log is not worth a failure.
+        # Another process may rotate the files at the same time. A log must not make the program fail.
         with contextlib.suppress(OSError):
-            self._turn_over(self.logfile)
+            self._rotate(self.logfile)
         with contextlib.suppress(OSError), open(self.logfile, "w") as file:
             file.write(f"\nLogging joblib python script\n\n---{time.ctime(self.last_time)}---\n")
 
     @staticmethod
-    def _turn_over(logfile: str) -> None:
+    def _rotate(logfile: str) -> None:
         if not os.path.exists(logfile):
             return
         for number in reversed(range(1, _OLD_LOGS)):
@@ -124,14 +124,14 @@ class PrintTime:
         shutil.copy(logfile, f"{logfile}.1")
 
     def __call__(self, msg: str = "", total: bool = False) -> None:
-        """Print a message with the time since the last one, or with `total` since the beginning."""
+        """Print a message with the time since the last one or, with `total`, since this object was made."""
         now = time.time()
         if total:
             lapse = now - self.start_time
             line = f"{msg}: {lapse:.2f}s, {lapse / 60:.1f} min"
         else:
             line = f"{msg}: {format_time(now - self.last_time)}"
-        print(line, file=sys.stderr)  # noqa: T201 that is what it is for
+        print(line, file=sys.stderr)  # noqa: T201 its purpose
         if self.logfile is not None:
             with contextlib.suppress(OSError), open(self.logfile, "a") as file:
                 print(line, file=file)

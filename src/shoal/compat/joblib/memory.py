@@ -1,4 +1,4 @@
-"""``Memory`` under joblib's name: shoal's, with joblib's stores, keys (md5) and warnings."""
+"""joblib's ``Memory``: shoal's, with joblib's stores, keys (md5) and warnings."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ _STORE_BACKENDS: dict[str, Any] = {"local": FileSystemStoreBackend}
 
 
 def register_store_backend(backend_name: str, backend: Any) -> None:
-    """Make a kind of stores known by a name.
+    """Register a kind of stores.
 
     Parameters
     ----------
     backend_name
-        What ``Memory(backend=...)`` will take.
+        Its name for ``Memory(backend=...)``.
     backend
         A subclass of :class:`StoreBackendBase`.
 
     Raises
     ------
     ValueError
-        If they are something else.
+        If an argument has another type.
     """
     if not isinstance(backend_name, str):
         raise ValueError(f"Store backend name should be a string, '{backend_name}' given.")
@@ -77,7 +77,7 @@ def register_store_backend(backend_name: str, backend: Any) -> None:
 def _store_backend_factory(
     backend: str, location: Any, verbose: int = 0, backend_options: dict[str, Any] | None = None
 ) -> Any:
-    """Return a store at a location; None, with a warning, if that is no location."""
+    """Return a store at a location; None, with a warning, if the type of `location` is wrong."""
     if isinstance(location, pathlib.Path):
         location = str(location)
     if location is None or isinstance(location, StoreBackendBase):
@@ -98,20 +98,20 @@ def _store_backend_factory(
 
 
 def extract_first_line(func_code: str) -> tuple[str, int]:
-    """Take apart what is kept of a source: the text, and the number of its first line."""
+    """Split a stored source into its text and the number of its first line."""
     return parse_stored(func_code)
 
 
 def _build_func_identifier(func: Any) -> str:
-    """Return where the results of a function are."""
+    """Return the path of the results of a function, in a store."""
     return path_of(func)
 
 
 class _FunctionHashes(weakref.WeakKeyDictionary[Any, Any]):
-    """What this process knows of functions: to clear it has their sources compared with the stores' again."""
+    """The functions whose sources this process has compared with the stores'."""
 
     def clear(self) -> None:
-        """Forget it."""
+        """Forget them, so that their sources are compared again."""
         super().clear()
         for sources in list(Sources._of_store.values()):
             sources.reset()
@@ -121,7 +121,7 @@ _FUNCTION_HASHES = _FunctionHashes()
 
 
 class MemorizedResult(_results.MemorizedResult):
-    """A result that is kept on disk: as :class:`shoal.MemorizedResult`."""
+    """A reference to a stored result, as :class:`shoal.MemorizedResult`."""
 
     def __init__(
         self,
@@ -139,12 +139,12 @@ class MemorizedResult(_results.MemorizedResult):
         self._name = "joblib"
 
     def get(self) -> Any:
-        """Read it.
+        """Load the result.
 
         Raises
         ------
         KeyError
-            If it is there no more, or cannot be read.
+            If it was removed, or cannot be read.
         """
         try:
             return super().get()
@@ -153,9 +153,9 @@ class MemorizedResult(_results.MemorizedResult):
 
 
 class MemorizedFunc(_cached.MemorizedFunc):
-    """A function whose results are kept: as :class:`shoal.MemorizedFunc`."""
+    """A function whose results are stored, as :class:`shoal.MemorizedFunc`."""
 
-    # Not in vars(), which is what joblib's users compare and copy.
+    # Slots keep these out of vars(), which joblib's users compare and copy.
     __slots__ = ("_counts", "_identity", "_sources")
 
     _says_so = True
@@ -190,7 +190,7 @@ class MemorizedFunc(_cached.MemorizedFunc):
             **further,
         )
         self._name = "joblib"
-        with contextlib.suppress(NotADirectoryError):  # a link, which saving will tell
+        with contextlib.suppress(NotADirectoryError):  # a link; saving a result will report it
             self.store_backend.store_cached_func_code([self.func_id])  # type: ignore[attr-defined]
 
     def clear(self, warn: bool = True) -> None:
@@ -205,7 +205,7 @@ class MemorizedFunc(_cached.MemorizedFunc):
         return self._identity.key(args, kwargs).call
 
     def _check_previous_func_code(self, stacklevel: int = 2) -> bool:
-        """Tell whether the source in the store is the function's; if not, it takes the place of what is kept."""
+        """Tell whether the stored source is the function's; if not, replace it and remove the results."""
         current = self._sources.is_current(self._identity)
         if not current:
             self._check_source()
@@ -223,7 +223,7 @@ class MemorizedFunc(_cached.MemorizedFunc):
 
 
 class AsyncMemorizedFunc(MemorizedFunc, _async.AsyncMemorizedFunc):
-    """A coroutine function whose results are kept: as shoal's."""
+    """A coroutine function whose results are stored."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -232,7 +232,7 @@ class AsyncMemorizedFunc(MemorizedFunc, _async.AsyncMemorizedFunc):
 
 
 class Memory(_memory.Memory):
-    """Keeps the results of functions: as :class:`shoal.Memory`, under joblib's keys and in joblib's stores."""
+    """Stores the results of functions, as :class:`shoal.Memory` does, under joblib's keys and in joblib's stores."""
 
     __slots__ = ("_run_calls",)  # not in vars(), as above
 
@@ -250,10 +250,10 @@ class Memory(_memory.Memory):
 
     @staticmethod
     def _checked_mmap_mode(mmap_mode: Any) -> str | None:
-        return mmap_mode  # type: ignore[no-any-return]  # joblib looks at it when it maps an array
+        return mmap_mode  # type: ignore[no-any-return]  # joblib checks it when it maps an array
 
     def _make_store(self) -> Any:
-        if "store_backend" in self.__dict__:  # it came with the pickle
+        if "store_backend" in self.__dict__:  # this object was unpickled
             return self.store_backend
         location = os.path.join(self.location, "joblib") if isinstance(self.location, str) else self.location
         options = {"compress": self.compress, "mmap_mode": self.mmap_mode, **self.backend_options}

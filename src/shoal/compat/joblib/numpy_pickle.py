@@ -1,9 +1,9 @@
-"""``dump`` and ``load`` under joblib's names, and picklers in Python for those who subclass or patch them.
+"""``dump`` and ``load`` under joblib's names, and joblib's picklers in Python, which other projects subclass or patch.
 
 ::
 
-    dump ──> shoal.dump, unless what it would use in joblib was replaced here: then NumpyPickler, into _write_fileobject
-    load ──> shoal.load, likewise; else NumpyUnpickler, from _validate_fileobject_and_memmap
+    dump ──> shoal.dump. If a program has replaced a part of joblib's way here: NumpyPickler, into _write_fileobject
+    load ──> shoal.load. If a program has replaced a part: NumpyUnpickler, from _validate_fileobject_and_memmap
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shoal.persistence._dump import dump as _shoal_dump
 from shoal.persistence._load import load as _shoal_load
 
 from .backports import make_memmap
-from .compressor import _COMPRESSORS, BinaryZlibFile, register_compressor  # noqa: F401 people look here for it
+from .compressor import _COMPRESSORS, BinaryZlibFile, register_compressor  # noqa: F401 other projects import it from here
 from .numpy_pickle_compat import NDArrayWrapper, ZNDArrayWrapper, load_compatibility
 from .numpy_pickle_utils import (
     BUFFER_SIZE,
@@ -57,16 +57,16 @@ _PYTHON_2 = (
 
 
 class NumpyArrayWrapper:
-    """Stands in a pickle for the array whose bytes follow.
+    """Represents, in a pickle, the array whose bytes follow it.
 
     Parameters
     ----------
     subclass, shape, order, dtype
-        Of the array.
+        Those of the array.
     allow_mmap
-        Whether it may be mapped where it lies.
+        Whether the array may be mapped from the file.
     numpy_array_alignment_bytes
-        What its place is a multiple of; None: its bytes follow at once.
+        The alignment of the bytes in the file. None: they follow without padding.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class NumpyArrayWrapper:
         self.numpy_array_alignment_bytes = numpy_array_alignment_bytes
 
     def safe_get_numpy_array_alignment_bytes(self) -> int | None:
-        """Return the alignment; None also for a wrapper of joblib before 1.2, which has none."""
+        """Return the alignment; None also for wrappers of joblib before 1.2, which lack the attribute."""
         return getattr(self, "numpy_array_alignment_bytes", None)
 
     def write_array(self, array: Any, pickler: Any) -> None:
-        """Write the bytes of the array to the pickler's file; objects as a pickle."""
+        """Write the array's bytes to the pickler's file, or a pickle of it if it contains objects."""
         file = pickler.file_handle
         if array.dtype.hasobject:
             pickle.dump(array, file, protocol=5)
@@ -105,7 +105,7 @@ class NumpyArrayWrapper:
             file.write(chunk.tobytes("C"))
 
     def read_array(self, unpickler: Any, ensure_native_byte_order: bool) -> Any:
-        """Return the array from the unpickler's file."""
+        """Read the array from the unpickler's file."""
         np, file = unpickler.np, unpickler.file_handle
         if self.dtype.hasobject:
             inner = Unpickler(file)
@@ -122,7 +122,7 @@ class NumpyArrayWrapper:
         return _ensure_native_byte_order(array) if ensure_native_byte_order else array
 
     def read_mmap(self, unpickler: Any) -> Any:
-        """Return the array, mapped."""
+        """Map the array from the unpickler's file."""
         file = unpickler.file_handle
         begin = file.tell()
         alignment = self.safe_get_numpy_array_alignment_bytes()
@@ -148,7 +148,7 @@ class NumpyArrayWrapper:
         return array
 
     def read(self, unpickler: Any, ensure_native_byte_order: bool) -> Any:
-        """Return the array, mapped if the unpickler maps arrays and this one may be."""
+        """Return the array: mapped if the unpickler maps arrays and this one allows it, else read."""
         if unpickler.mmap_mode is not None and self.allow_mmap:
             return self.read_mmap(unpickler)
         array = self.read_array(unpickler, ensure_native_byte_order)
@@ -159,15 +159,7 @@ class NumpyArrayWrapper:
 
 
 class NumpyPickler(Pickler):  # type: ignore[misc]
-    """A pickler in Python that writes arrays as they lie in memory.
-
-    Parameters
-    ----------
-    fp
-        The file.
-    protocol
-        That of pickle.
-    """
+    """A pickler in Python that writes the bytes of arrays to the file as they are in memory."""
 
     dispatch = Pickler.dispatch.copy()
 
@@ -196,7 +188,7 @@ class NumpyPickler(Pickler):  # type: ignore[misc]
         )
 
     def save(self, obj: Any) -> None:
-        """Pickle an object; for an array its wrapper, and its bytes after that."""
+        """Pickle an object. For an array, pickle a wrapper and write the array's bytes behind it."""
         np = self.np
         if type(obj) not in (np.ndarray, np.matrix, np.memmap):
             Pickler.save(self, obj)
@@ -205,22 +197,22 @@ class NumpyPickler(Pickler):  # type: ignore[misc]
             obj = np.asarray(obj)
         wrapper = self._create_array_wrapper(obj)
         Pickler.save(self, wrapper)
-        if self.proto >= 4:  # what is pickled so far stands before the array
+        if self.proto >= 4:  # write the current frame before the array
             self.framer.commit_frame(force=True)
         wrapper.write_array(obj, self)
 
 
 class NumpyUnpickler(Unpickler):  # type: ignore[misc]
-    """An unpickler in Python that reads, or maps, arrays where their wrappers are.
+    """An unpickler in Python that reads or maps arrays.
 
     Parameters
     ----------
     filename, file_handle
         The name of the file, and the file.
     ensure_native_byte_order
-        Whether arrays are turned into this machine's byte order.
+        Whether arrays are converted to this machine's byte order.
     mmap_mode
-        How arrays are mapped; None: they are read.
+        The mode in which arrays are mapped. None: they are read.
     """
 
     dispatch = Unpickler.dispatch.copy()
@@ -240,7 +232,7 @@ class NumpyUnpickler(Unpickler):  # type: ignore[misc]
         self.np = np
 
     def load_build(self) -> None:
-        """Set the state of an object; put an array into the place of its wrapper."""
+        """Set the state of an object; replace a wrapper by its array."""
         Unpickler.load_build(self)
         top = self.stack[-1]
         if isinstance(top, NDArrayWrapper):
@@ -252,8 +244,8 @@ class NumpyUnpickler(Unpickler):  # type: ignore[misc]
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def _parts() -> tuple[Any, ...]:
-    """Return what people replace in this module, as it is now."""
+def _replaceable() -> tuple[Any, ...]:
+    """Return the current values of what other projects replace in this module."""
     return (
         _write_fileobject,
         NumpyPickler,
@@ -267,13 +259,13 @@ def _parts() -> tuple[Any, ...]:
     )
 
 
-_OURS = _parts()
-_OF_DUMP, _OF_LOAD = slice(0, 4), slice(4, None)
+_ORIGINALS = _replaceable()
+_IN_DUMP, _IN_LOAD = slice(0, 4), slice(4, None)
 
 
 def dump(value: Any, filename: Any, compress: Any = 0, protocol: int | None = None) -> list[str] | None:
-    """Write an object to a file: as :func:`shoal.dump`."""
-    if _parts()[_OF_DUMP] == _OURS[_OF_DUMP]:
+    """Write an object to a file, as :func:`shoal.dump` does."""
+    if _replaceable()[_IN_DUMP] == _ORIGINALS[_IN_DUMP]:
         return _shoal_dump(value, filename, compress, protocol)
     filename = os.fspath(filename) if isinstance(filename, os.PathLike) else filename
     writable = hasattr(filename, "write")
@@ -294,10 +286,10 @@ def dump(value: Any, filename: Any, compress: Any = 0, protocol: int | None = No
 
 
 def load(filename: Any, mmap_mode: str | None = None, ensure_native_byte_order: bool | str = "auto") -> Any:
-    """Rebuild an object from a file: as :func:`shoal.load`. A ``BytesIO`` is read from its beginning."""
+    """Rebuild an object from a file, as :func:`shoal.load` does. A ``BytesIO`` is read from its beginning."""
     if isinstance(filename, io.BytesIO):
         filename.seek(0)
-    if _parts()[_OF_LOAD] == _OURS[_OF_LOAD]:
+    if _replaceable()[_IN_LOAD] == _ORIGINALS[_IN_LOAD]:
         try:
             return _shoal_load(filename, mmap_mode, ensure_native_byte_order)
         except ValueError as error:
@@ -311,13 +303,13 @@ def load(filename: Any, mmap_mode: str | None = None, ensure_native_byte_order: 
             f"'mmap_mode={mmap_mode}' instead."
         )
     if hasattr(filename, "read"):
-        return _unpickled(filename, getattr(filename, "name", ""), None, native)
+        return _load_from(filename, getattr(filename, "name", ""), None, native)
     path = os.fspath(filename)
     with open(path, "rb") as file:
-        return _unpickled(file, path, mmap_mode, native)
+        return _load_from(file, path, mmap_mode, native)
 
 
-def _unpickled(file: Any, name: str, mmap_mode: str | None, native: bool) -> Any:
+def _load_from(file: Any, name: str, mmap_mode: str | None, native: bool) -> Any:
     with _validate_fileobject_and_memmap(file, name, mmap_mode) as (source, mode):
         if isinstance(source, str):
             return load_compatibility(source)
@@ -343,7 +335,7 @@ def _unpickle(fobj: Any, ensure_native_byte_order: bool, filename: str = "", mma
 
 
 def load_temporary_memmap(filename: str, mmap_mode: str | None, unlink_on_gc_collect: bool) -> Any:
-    """Map an array that is there for workers only; what is mapped here is not sent back by reference."""
+    """Map an array from a file that exists only for workers. Results do not refer to such files."""
     array = _shoal_load(filename, mmap_mode)
     JOBLIB_MMAPS.add(array.filename)
     return array

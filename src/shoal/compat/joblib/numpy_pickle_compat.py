@@ -1,4 +1,4 @@
-"""Files of joblib before 0.10, whose arrays are in files of their own."""
+"""Files of joblib before 0.10, which keeps each array in a file of its own."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ def asbytes(s: str | bytes) -> bytes:
 
 
 def read_zfile(file_handle: Any) -> bytes:
-    """Return what a compressed file of joblib before 0.10 holds."""
+    """Return the decompressed contents of a compressed file of joblib before 0.10."""
     file_handle.seek(0)
     return _legacy.payload(file_handle, str(getattr(file_handle, "name", "")))
 
 
 def write_zfile(file_handle: Any, data: Any, compress: int = 1) -> None:
-    """Write such a file."""
+    """Write a compressed file of joblib before 0.10."""
     raw = asbytes(data)
     length = hex_str(len(raw)).ljust(_MAX_LEN)
     file_handle.write(_ZFILE_PREFIX + asbytes(length) + zlib.compress(raw, compress))
 
 
 class NDArrayWrapper:
-    """Stands for an array in a file of its own.
+    """Represents an array in a file of its own.
 
     Parameters
     ----------
     filename
-        Its name, beside the pickle.
+        The name of the file, which is in the folder of the pickle.
     subclass
         The class of the array.
     allow_mmap
-        Whether it may be mapped.
+        Whether the array may be mapped.
     """
 
     def __init__(self, filename: str, subclass: Any, allow_mmap: bool = True) -> None:
@@ -67,14 +67,14 @@ class NDArrayWrapper:
 
 
 class ZNDArrayWrapper(NDArrayWrapper):
-    """Stands for an array in a compressed file of its own.
+    """Represents an array in a compressed file of its own.
 
     Parameters
     ----------
     filename
-        Its name, beside the pickle.
+        The name of the file, which is in the folder of the pickle.
     init_args, state
-        What rebuilds it.
+        The arguments and the state that rebuild the array.
     """
 
     def __init__(self, filename: str, init_args: Any, state: Any) -> None:
@@ -88,7 +88,7 @@ class ZNDArrayWrapper(NDArrayWrapper):
 
 
 class ZipNumpyUnpickler(Unpickler):  # type: ignore[misc]
-    """Rebuilds what such a file holds."""
+    """Unpickles a compressed file of joblib before 0.10."""
 
     dispatch = Unpickler.dispatch.copy()
 
@@ -103,7 +103,7 @@ class ZipNumpyUnpickler(Unpickler):  # type: ignore[misc]
         return io.BytesIO(read_zfile(file_handle))
 
     def load_build(self) -> None:
-        """Set the state of an object; put an array into the place of its wrapper."""
+        """Set the state of an object; replace a wrapper by its array."""
         Unpickler.load_build(self)
         if isinstance(self.stack[-1], NDArrayWrapper):
             self.stack[-1] = self.stack[-1].read(self)
@@ -117,7 +117,7 @@ def load_compatibility(filename: str) -> Any:
     Raises
     ------
     ValueError
-        If Python 2 has written it, or it is damaged.
+        If Python 2 wrote the file, or it is damaged.
     """
     with open(filename, "rb") as file:
         try:

@@ -1,4 +1,4 @@
-"""Byte order, compressors told from their first bytes, and files that are opened as joblib's picklers want them."""
+"""For joblib's picklers: byte order, detection of compressors, and opening of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ xrange = range
 _IO_BUFFER_SIZE = 1024**2
 BUFFER_SIZE = 2**18
 
-#: The files of arrays that this process has mapped and that are there for workers only.
+#: Files of arrays that exist only for workers and that this process has mapped.
 JOBLIB_MMAPS: set[str] = set()
 
 
@@ -29,7 +29,7 @@ def _is_raw_file(fileobj: Any) -> bool:
 
 
 def _is_numpy_array_byte_order_mismatch(array: Any) -> bool:
-    """Tell whether an array, or each field of its records, is of the other byte order."""
+    """Tell whether an array, or each field of its records, has the other byte order."""
     other = ">" if sys.byteorder == "little" else "<"
     dtype = array.dtype
     if dtype.byteorder == other:
@@ -46,7 +46,7 @@ def _ensure_native_byte_order(array: Any) -> Any:
 
 
 def _detect_compressor(fileobj: Any) -> str:
-    """Return the name of the compressor of a file: "compat" before joblib 0.10, "not-compressed" for none."""
+    """Return the name of a file's compressor, "compat" for files of joblib before 0.10, or "not-compressed"."""
     longest = max(len(prefix) for prefix in (_ZFILE_PREFIX, *(known.prefix for known in _COMPRESSORS.values())))
     if hasattr(fileobj, "peek"):
         head = fileobj.peek(longest)
@@ -70,7 +70,7 @@ def _buffered_write_file(fobj: Any) -> io.BufferedWriter:
 def _validate_fileobject_and_memmap(
     fileobj: Any, filename: str, mmap_mode: str | None = None
 ) -> Iterator[tuple[Any, str | None]]:
-    """Give the file to unpickle from, decompressed, or its name if it is older than joblib 0.10; and how to map it."""
+    """Give the decompressed file, or its name if joblib before 0.10 wrote it, and the mode in which to map arrays."""
     compressor = _detect_compressor(fileobj)
     if compressor == "compat":
         warn(
@@ -103,20 +103,14 @@ def _validate_fileobject_and_memmap(
 
 
 def _write_fileobject(filename: Any, compress: tuple[Any, Any] = ("zlib", 3)) -> Any:
-    """Return a file that compresses what is written to it, by zlib unless it is told otherwise."""
+    """Return a file that compresses its input; with zlib if the method is unknown."""
     method, level = compress
     record = _COMPRESSORS[method if method in _COMPRESSORS else "zlib"]
     return _buffered_write_file(record.compressor_file(filename, compresslevel=level))
 
 
 def _read_bytes(fp: Any, size: int, error_template: str = "ran out of data") -> bytes:
-    """Return so many bytes.
-
-    Raises
-    ------
-    ValueError
-        If the file has fewer.
-    """
+    """Read `size` bytes; raises ValueError if the file has fewer."""
     data = b""
     while len(data) < size:
         with contextlib.suppress(io.BlockingIOError):
@@ -128,8 +122,8 @@ def _read_bytes(fp: Any, size: int, error_template: str = "ran out of data") -> 
 
 
 def _reconstruct(*args: Any, **kwargs: Any) -> Any:
-    """Make an empty array, as numpy's own pickles do."""
+    """Make an empty array by the function that numpy's pickles call."""
     import numpy
 
-    core: Any = numpy._core if hasattr(numpy, "_core") else numpy.core
+    core: Any = numpy._shoal_name if hasattr(numpy, "_shoal_name") else numpy.core
     return core.multiarray._reconstruct(*args, **kwargs)

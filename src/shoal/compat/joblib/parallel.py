@@ -1,4 +1,4 @@
-"""``Parallel`` under joblib's name: joblib's arguments, defaults and attributes on a run of shoal's.
+"""joblib's ``Parallel``: joblib's arguments, defaults and attributes, on top of shoal's runs.
 
 ::
 
@@ -7,7 +7,7 @@
                       │
                       └─> backend.start_call() ──> shoal's run ── events ──> Tracker: counters, print_progress(),
                                                                              BatchCompletionCallBack
-    (_arguments: what Parallel(...) means; _running: from the call to the end of the run; _tracking; _batches)
+    _arguments resolves the arguments, _running runs the calls, _tracking holds the Tracker, _batches the callback
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shoal._cpus import cpu_count
 from shoal.parallel._delayed import delayed
 from shoal.parallel.options._plan import Plan
 
-from ._arguments import take
+from ._arguments import resolve
 from ._batches import TASK_DONE, TASK_ERROR, TASK_PENDING, BatchCompletionCallBack, BatchedCalls
 from ._config import (
     BACKENDS,
@@ -33,7 +33,7 @@ from ._config import (
     MAYBE_AVAILABLE_BACKENDS,
     VALID_BACKEND_CONSTRAINTS,
     VALID_BACKEND_HINTS,
-    _backend,  # noqa: F401 people read and write its `config`
+    _backend,  # noqa: F401 other projects read and write its `config`
     default_parallel_config,
     get_active_backend,
     parallel_backend,
@@ -93,7 +93,7 @@ __all__ = [
     "short_format_time",
 ]
 
-#: The name of the backend where none is asked for; what is written into it counts.
+#: The name of the default backend. Programs may change it.
 DEFAULT_BACKEND = os.environ.get("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND") or DEFAULT_PROCESS_BACKEND
 
 
@@ -110,16 +110,16 @@ def __getattr__(name: str) -> Any:
 
 
 def register_parallel_backend(name: str, factory: Any, make_default: bool = False) -> None:
-    """Make a backend known by a name.
+    """Register a backend.
 
     Parameters
     ----------
     name
-        What ``Parallel(backend=)`` and the contexts will take.
+        Its name for ``Parallel(backend=)`` and the contexts.
     factory
-        Returns a :class:`ParallelBackendBase`; called with `nesting_level`, and with what the contexts are given.
+        Returns a :class:`ParallelBackendBase`. It is called with `nesting_level` and the options given in a context.
     make_default
-        Whether it is used from now on where no backend is asked for.
+        Whether it becomes the default backend.
     """
     global DEFAULT_BACKEND
     BACKENDS[name] = factory
@@ -128,12 +128,12 @@ def register_parallel_backend(name: str, factory: Any, make_default: bool = Fals
 
 
 def effective_n_jobs(n_jobs: int | None = -1) -> int:
-    """Return how many workers ``Parallel(n_jobs=n_jobs)`` would have here.
+    """Return the number of workers that ``Parallel(n_jobs=n_jobs)`` would have here.
 
     Raises
     ------
     ValueError
-        If it is 0.
+        If `n_jobs` is 0.
     """
     if n_jobs == 1:
         return 1
@@ -142,11 +142,11 @@ def effective_n_jobs(n_jobs: int | None = -1) -> int:
 
 
 _OUR_CALLBACK = BatchCompletionCallBack
-BatchCompletionCallBack.__module__ = BatchedCalls.__module__ = __name__  # as pickles and messages have it
+BatchCompletionCallBack.__module__ = BatchedCalls.__module__ = __name__  # pickles and messages contain this name
 
 
 class Parallel(Running, Logger):
-    """Run calls side by side and return their results: :class:`shoal.Parallel` with joblib's arguments and defaults.
+    """Run calls in parallel and return their results: :class:`shoal.Parallel` with joblib's arguments and defaults.
 
     Parameters
     ----------
@@ -155,21 +155,22 @@ class Parallel(Running, Logger):
     backend : str, ParallelBackendBase or multiprocessing context, optional
         Where the calls run.
     return_as : {"list", "generator", "generator_unordered"}
-        How results are returned.
+        The form of the results.
     verbose : int
         How much is printed.
     timeout : float, optional
-        The seconds that the next result may take.
+        The seconds to wait for the next result.
     pre_dispatch : int or str
-        The number of batches that may be on their way.
+        The number of batches that may be in flight.
     batch_size : int or "auto"
-        The calls that travel together.
+        The number of calls in a batch.
     temp_folder, max_nbytes, mmap_mode
-        Where large arrays go, which are large, and how workers map them: by default read-only.
+        The folder for large arrays, the bytes above which an array is large, and the mode in which workers map them:
+        read-only by default.
     prefer, require
-        Which backend to take where none is named.
+        The kind of backend to use if none is named.
     **backend_kwargs
-        What the backend takes; what it does not know is its own affair.
+        Options of the backend. The backend decides what to do with an unknown one.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class Parallel(Running, Logger):
         require: Any = default_parallel_config["require"],
         **backend_kwargs: Any,
     ) -> None:
-        taken = take(
+        resolved = resolve(
             self._mp_context,
             return_as,
             backend_kwargs,
@@ -201,9 +202,9 @@ class Parallel(Running, Logger):
             prefer=prefer,
             require=require,
         )
-        self._backend_kwargs: dict[str, Any] = taken.backend_kwargs
+        self._backend_kwargs: dict[str, Any] = resolved.backend_kwargs
         super().__init__(
-            Plan(taken.backend, taken.settings, {}, return_as, timeout, pre_dispatch, batch_size).checked()
+            Plan(resolved.backend, resolved.settings, {}, return_as, timeout, pre_dispatch, batch_size).checked()
         )
         self.return_generator = return_as != "list"
         self.return_ordered = return_as != "generator_unordered"
@@ -211,14 +212,14 @@ class Parallel(Running, Logger):
 
     @staticmethod
     def _mp_context() -> Any:
-        """Return the context of multiprocessing that backends of others are told of."""
+        """Return the multiprocessing context that backends of other projects receive."""
         if DEFAULT_MP_CONTEXT is not None:
             return DEFAULT_MP_CONTEXT
         mp = __getattr__("mp")
         return None if mp is None else mp.get_context()
 
-    def _batched(self, calls: list[Any]) -> tuple[BatchedCalls, BatchCompletionCallBack]:
-        """Return calls as a backend of joblib's contract is given them, and what it is to call then."""
+    def _make_batch(self, calls: list[Any]) -> tuple[BatchedCalls, BatchCompletionCallBack]:
+        """Return the batch for a backend of joblib's contract, and the callback for its completion."""
         nested = self._backend.get_nested_backend()
         batch = BatchedCalls(calls, nested, self._reducer_callback, self._pickle_cache)
         return batch, BatchCompletionCallBack(time.time(), len(batch), self)
@@ -236,7 +237,7 @@ class Parallel(Running, Logger):
         return teller
 
     def print_progress(self) -> None:
-        """Print how far the run is, if `verbose` says so; called after each batch. It may be overridden."""
+        """Print the progress if `verbose` says so. It is called after each batch, and may be overridden."""
         if self._tracker is not None:
             self._tracker.print()
 

@@ -1,4 +1,4 @@
-"""``multiprocessing.Pool`` with picklers that can be told how to reduce objects of a class."""
+"""``multiprocessing.Pool`` with configurable reducers for the pickling of arguments and results."""
 
 from __future__ import annotations
 
@@ -21,17 +21,7 @@ Reducers = dict[type, Callable[[Any], Any]]
 
 
 class CustomizablePickler(ForkingPickler):
-    """A pickler with reducers of its own.
-
-    Parameters
-    ----------
-    writer
-        The file.
-    reducers
-        By class.
-    protocol
-        That of pickle.
-    """
+    """A pickler with reducers of its own: a dictionary by class."""
 
     def __init__(self, writer: Any, reducers: Reducers | None = None, protocol: int = HIGHEST_PROTOCOL) -> None:
         super().__init__(writer, protocol)
@@ -39,20 +29,12 @@ class CustomizablePickler(ForkingPickler):
             self.register(kind, reduce_func)
 
     def register(self, type: type, reduce_func: Callable[[Any], Any]) -> None:  # type: ignore[override]
-        """Have objects of a class reduced by a function."""
+        """Set the function that reduces objects of a class."""
         self.dispatch_table[type] = reduce_func
 
 
 class CustomizablePicklingQueue:
-    """A pipe with a lock at either end.
-
-    Parameters
-    ----------
-    context
-        Of multiprocessing.
-    reducers
-        By class.
-    """
+    """A pipe with a lock at each end, in a multiprocessing context, with reducers by class."""
 
     def __init__(self, context: Any, reducers: Reducers | None = None) -> None:
         self._reducers = reducers
@@ -67,11 +49,11 @@ class CustomizablePicklingQueue:
         self._reader, self._writer, self._rlock, self._wlock, self._reducers = state
 
     def empty(self) -> bool:
-        """Tell whether nothing is there."""
+        """Tell whether the queue is empty."""
         return not self._reader.poll()
 
     def get(self) -> Any:
-        """Return what comes next."""
+        """Wait for the next object and return it."""
         with self._rlock:
             return self._recv()
 
@@ -95,16 +77,16 @@ class CustomizablePicklingQueue:
 
 
 class PicklingPool(Pool):
-    """A pool with reducers for the way to the workers and back. Its base may be exchanged for another pool's class.
+    """A pool with reducers for arguments and for results. Projects may replace its base by another class of pools.
 
     Parameters
     ----------
     processes
         The number of workers.
     forward_reducers, backward_reducers
-        By class.
+        The reducers of arguments and of results, by class.
     **kwargs
-        As for the base.
+        Arguments of the base class.
     """
 
     def __init__(
@@ -134,17 +116,19 @@ class MemmappingPool(PicklingPool):
     processes
         The number of workers.
     temp_folder
-        Where the arrays are written.
+        The folder for the files of arrays.
     max_nbytes
-        Those of more bytes are; None: none is.
+        Arrays above this number of bytes are mapped. None: no array is.
     mmap_mode
-        How they are mapped.
+        The mode in which workers map them.
     forward_reducers, backward_reducers
-        By class; arrays are added to them.
-    verbose, prewarm
-        Taken for compatibility.
+        The reducers of arguments and of results, by class; those of arrays are added.
+    verbose
+        Accepted for compatibility.
+    prewarm
+        Whether a new file of an array is read once in this process.
     **kwargs
-        As for the base.
+        Arguments of the base class.
     """
 
     def __init__(
@@ -174,14 +158,13 @@ class MemmappingPool(PicklingPool):
         super().__init__(processes=processes, forward_reducers=forward, backward_reducers=backward, **kwargs)
 
     def terminate(self) -> None:
-        """End the workers, and remove the arrays."""
+        """End the workers, and remove the files of arrays."""
         for attempt in range(10):
             try:
                 super().terminate()
                 break
-            except PermissionError as error:  # Windows, as long as a worker has a file open
+            except PermissionError as error:  # on Windows, while a worker has a file open
                 if attempt == 9:
-                    message = f"Failed to terminate worker processes in multiprocessing pool: {error!r}"
-                    warn(message)
+                    warn(f"Failed to terminate worker processes in multiprocessing pool: {error!r}")
                 time.sleep(0.1)
         self._temp_folder_manager._clean_temporary_resources()

@@ -1,4 +1,4 @@
-"""pytest under the names that joblib's tests, and editors' automatic imports, know."""
+"""pytest under the names of joblib's tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ param = pytest.param
 
 
 def warnings_to_stdout() -> None:
-    """Print warnings on stdout, with the names of their files and no lines."""
+    """Print warnings on stdout, with the base names of their files and without source lines."""
     show = warnings.showwarning
 
     def showwarning(msg: Any, cat: Any, fname: str, lno: int, file: Any = None, line: Any = 0) -> None:
@@ -56,12 +56,12 @@ def check_subprocess_call(
     Raises
     ------
     ValueError
-        If it fails, or what it prints does not match.
+        If it fails, or its output does not match.
 
     Warns
     -----
     UserWarning
-        If it takes longer than `timeout` seconds, and is ended.
+        If it is ended because it takes longer than `timeout` seconds.
     """
     process = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for end in (process.terminate, process.kill, None):
@@ -70,7 +70,7 @@ def check_subprocess_call(
             break
         except subprocess.TimeoutExpired:
             warn(f"Timeout running {cmd}")
-            end()  # type: ignore[misc] # there is no timeout without it
+            end()  # type: ignore[misc] # without `end` there is no timeout
     stdout, stderr = (text.decode() for text in printed)
     if process.returncode != 0:
         raise ValueError(f"Non-zero return code: {process.returncode}.\nStdout:\n{stdout}\nStderr:\n{stderr}")

@@ -1,1 +1,1 @@
-"""What joblib brings along: loky, which is a library of its own here."""
+"""loky, which joblib contains. Here it is the installed library."""

@@ -1,4 +1,4 @@
-"""loky, under the name that it has in joblib: each of its modules is the one of the installed loky."""
+"""loky under the name that it has in joblib. Each module is that of the installed loky."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _PREFIX = f"{__name__}."
 
 
 class _Alias:
-    """Finds the modules of loky under the name of this package."""
+    """Finds loky's modules under the name of this package."""
 
     def find_spec(
         self, fullname: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of a module that is there already, or is imported now."""
+        """Return a spec for any module inside this package."""
         return ModuleSpec(fullname, self) if fullname.startswith(_PREFIX) else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module of loky."""
+        """Import loky's module and return it."""
         module = importlib.import_module(f"loky.{spec.name.removeprefix(_PREFIX)}")
         spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Let the module have its own spec again: it has been run."""
+        """Restore the module's own spec. The module itself was executed by :meth:`create_module`."""
         spec = module.__spec__
         assert spec is not None
         module.__spec__ = spec.loader_state
@@ -71,10 +71,10 @@ def __getattr__(name: str) -> Any:
 
 
 def get_reusable_executor(*args: Any, **kwargs: Any) -> Any:
-    """Return loky's executor that is kept for whoever asks next.
+    """Return loky's reusable executor.
 
-    It has workers of its own, once something is submitted to it. To shut it down also ends those of ``Parallel``, as
-    :func:`shoal.shutdown_workers` does: that is what joblib's users do it for.
+    It starts workers of its own when a call is submitted. Its ``shutdown`` also ends the workers of ``Parallel``, as
+    :func:`shoal.shutdown_workers` does, because joblib's users call it for that purpose.
     """
     import_loky()
     import loky
@@ -94,14 +94,14 @@ def get_reusable_executor(*args: Any, **kwargs: Any) -> Any:
 
 
 def wrap_non_picklable_objects(obj: Any, keep_wrapper: bool = True) -> Any:
-    """Wrap an object such that any pickler can pickle it: :func:`shoal.wrap_non_picklable_objects`."""
+    """Wrap an object so that any pickler can pickle it, as :func:`shoal.wrap_non_picklable_objects` does."""
     from shoal.parallel._by_value import wrap_non_picklable_objects
 
     return wrap_non_picklable_objects(obj, keep_wrapper)
 
 
 def cpu_count(only_physical_cores: bool = False) -> int:
-    """Return the number of CPUs: :func:`shoal.cpu_count`."""
+    """Return the number of CPUs, as :func:`shoal.cpu_count` does."""
     from shoal._cpus import cpu_count
 
     return cpu_count(only_physical_cores)
