@@ -589,7 +589,7 @@ class TaskTimeout(TimeoutError):
 
 
 class UnusedResultsWarning(UserWarning):
-    """A generator of results was dropped before its end: calls were cancelled, or ran for nothing."""
+    """A generator of results was dropped before its end: calls were cancelled, or their results were not used."""
 
 
 class CacheWarning(UserWarning):

@@ -304,14 +304,14 @@ def test_a_system_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("backend", PROCESSES)
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"environment": "CUDA_VISIBLE_DEVICES=1"}, TypeError, "must map names of variables"),
         ({"environment": {"CUDA_VISIBLE_DEVICES": 1}}, TypeError, "'CUDA_VISIBLE_DEVICES': 1"),
         ({"environment": {3: "1"}}, TypeError, "3: '1'"),
         ({"environment": {"A=B": "1"}}, ValueError, "'A=B'"),
-        ({"environment": {"": "1"}}, ValueError, "no variable"),
-        ({"environment": {"A": "1\0"}}, ValueError, "no variable"),
+        ({"environment": {"": "1"}}, ValueError, "does not allow"),
+        ({"environment": {"A": "1\0"}}, ValueError, "does not allow"),
         ({"environment": lambda index: None}, TypeError, "got: None"),
         ({"environment": lambda index: {"GPU": index}}, TypeError, "'GPU': "),
         ({"environment": lambda index: {"GPU": [][index]}}, IndexError, "out of range"),
@@ -325,8 +325,8 @@ def test_a_system_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param({"affinity": lambda index: [-1]}, ValueError, "-1", marks=PINS),
     ],
 )
-def test_what_cannot_be_used_is_said(backend: str, options: Any, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_invalid_values_are_refused(backend: str, options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         Parallel(n_jobs=2, backend=backend, **options)([delayed(abs)(-1)] * 2)
     assert Parallel(n_jobs=2, backend=backend)([delayed(abs)(-1)] * 2) == [1, 1]
 

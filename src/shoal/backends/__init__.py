@@ -1,4 +1,4 @@
-"""Where calls run: the names of backends, and what stands behind them, loaded on first use."""
+"""Where calls run: the registry of backends by name. Their modules are imported on first use."""
 
 from __future__ import annotations
 
@@ -24,41 +24,40 @@ __all__ = [
 ]
 
 
-class _Ours(NamedTuple):
-    """A backend of shoal's, which is imported when it is first asked for."""
+class _BuiltIn(NamedTuple):
+    """A backend that comes with shoal."""
 
     module: str
     name: str
-    extra: str | None = None  # the extra that installs what it needs
+    extra: str | None = None  # the extra that installs its dependencies
 
 
-_factories: dict[str, Factory | _Ours] = {
-    "dask": _Ours("shoal.backends._dask", "DaskBackend", extra="dask"),
-    "loky": _Ours("shoal.backends._processes", "LokyBackend"),
-    "multiprocessing": _Ours("shoal.backends._multiprocessing", "MultiprocessingBackend"),
-    "ray": _Ours("shoal.backends._ray", "RayBackend", extra="ray"),
-    "sequential": _Ours("shoal.backends._threads", "SequentialBackend"),
-    "threading": _Ours("shoal.backends._threads", "ThreadingBackend"),
+_factories: dict[str, Factory | _BuiltIn] = {
+    "dask": _BuiltIn("shoal.backends._dask", "DaskBackend", extra="dask"),
+    "loky": _BuiltIn("shoal.backends._processes", "LokyBackend"),
+    "multiprocessing": _BuiltIn("shoal.backends._multiprocessing", "MultiprocessingBackend"),
+    "ray": _BuiltIn("shoal.backends._ray", "RayBackend", extra="ray"),
+    "sequential": _BuiltIn("shoal.backends._threads", "SequentialBackend"),
+    "threading": _BuiltIn("shoal.backends._threads", "ThreadingBackend"),
 }
 _NEED_PROCESSES = ("loky", "multiprocessing")
 _registered_default: str | None = None
 
 
 def has_processes() -> bool:
-    """Tell whether worker processes can be used here: not if ``JOBLIB_MULTIPROCESSING=0`` forbids them."""
+    """Return whether worker processes can be used here. ``JOBLIB_MULTIPROCESSING=0`` forbids them."""
     return not is_serial() and sys.platform not in ("emscripten", "wasi")
 
 
 def default_name() -> str:
-    """Return the name of the backend that is used where none is asked for.
+    """Return the name of the default backend.
 
-    Threads where the interpreter runs without a global lock or where there can be no processes, else loky.
+    It is "threading" if the interpreter runs without a global lock or processes are not available, else "loky".
     """
     if _registered_default is not None:
         return _registered_default
-    asked = os.environ.get("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND")
-    if asked:
-        return asked
+    if name := os.environ.get("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND"):
+        return name
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return "loky" if gil and has_processes() else "threading"
 
@@ -69,14 +68,14 @@ def names() -> list[str]:
 
 
 def create(name: str, **options: Any) -> Backend:
-    """Return a new backend of that name.
+    """Return a new backend, made by the factory that is registered under `name`.
 
     Raises
     ------
     ValueError
         If no backend has that name.
     MissingExtra
-        If what it needs is not installed.
+        If a package that the backend needs is not installed.
     """
     if name in _NEED_PROCESSES and not has_processes():
         warn(
@@ -92,7 +91,7 @@ def create(name: str, **options: Any) -> Backend:
         near = difflib.get_close_matches(str(name).lower(), names(), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"Invalid backend: {name}, expected one of {names()}{hint}") from None
-    if isinstance(factory, _Ours):
+    if isinstance(factory, _BuiltIn):
         try:
             module = importlib.import_module(factory.module)
         except ModuleNotFoundError as error:
@@ -104,17 +103,17 @@ def create(name: str, **options: Any) -> Backend:
 
 
 def register_parallel_backend(name: str, factory: Factory, make_default: bool = False) -> None:
-    """Make a backend known by a name.
+    """Register a backend under a name.
 
     Parameters
     ----------
     name
-        What ``Parallel(backend=...)`` and ``parallel_config`` will take.
+        The name for ``Parallel(backend=...)`` and ``parallel_config``.
     factory
-        Called with the keywords given to ``parallel_config`` whenever the backend is asked for; returns a
-        :class:`~shoal.backends.Backend`. A class of backends is one.
+        A subclass of :class:`~shoal.backends.Backend`, or a function that returns an instance. It is called with the
+        keywords given to ``parallel_config``, each time the backend is chosen by its name.
     make_default
-        Whether it is used from now on where no backend is asked for.
+        Whether the backend becomes the default.
     """
     global _registered_default
     _factories[name] = factory

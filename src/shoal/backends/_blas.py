@@ -1,4 +1,4 @@
-"""How many threads the BLAS libraries of this process may use."""
+"""Limits the threads that the BLAS libraries of this process use."""
 
 from __future__ import annotations
 
@@ -12,18 +12,12 @@ from shoal._forks import BACKENDS, after_fork_in_child
 
 
 class BlasCap:
-    """Cap the BLAS threads of this process while the ``with`` block runs.
+    """Limits the BLAS threads of this process to `limit` per call while the ``with`` block runs. Thread-safe.
 
-    Caps may overlap, in one thread or in several: the smallest one holds, and the limits found by
-    the first come back when the last is gone. A limit is never raised above what it was.
-    A library that is loaded inside the block is met by the next cap that begins. A BLAS built on
-    OpenMP has a limit for each thread: there, the thread that enters is capped, and others by
-    `cap_this_thread`. Thread-safe.
-
-    Parameters
-    ----------
-    limit : int
-        Threads that one BLAS call may use, at least 1.
+    Caps may overlap, in one thread or in several: the smallest one applies. When the last cap ends, the original limits
+    are restored. A cap never raises a limit. It does not apply to a library that is loaded inside the block. A BLAS
+    built on OpenMP has a limit for each thread: the cap limits the thread that enters, and other threads call
+    `cap_this_thread`.
     """
 
     def __init__(self, limit: int) -> None:
@@ -42,10 +36,7 @@ class BlasCap:
 
 
 class _Limits:
-    """The caps in force and the limits before them; the one owner of this process's BLAS limits.
-
-    Whoever calls its methods, or reads `caps`, holds its lock.
-    """
+    """The active caps, and the limits before them. Callers hold the lock."""
 
     def __init__(self) -> None:
         self.libraries: list[Any] = []
@@ -53,18 +44,18 @@ class _Limits:
         self.forget()
 
     def forget(self) -> None:
-        """Begin without caps, in a forked child: a thread of the parent's may have held the lock at the fork."""
+        """Drop all caps. A forked child also needs a new lock: another thread may have held it during the fork."""
         self.lock = threading.Lock()
         self.caps: list[int] = []
-        self._originals: dict[str, int] = {}  # by path of the library; only those that were lowered
+        self._originals: dict[str, int] = {}  # by path; only of libraries whose limit was lowered
 
     def apply(self) -> None:
-        """Give each library the smallest of the caps, or, without caps, the limit that it had before them."""
+        """Set each library to the smallest cap or, without caps, to its original limit."""
         cap = min(self.caps, default=NO_LIMIT)
         for library in self.libraries:
             now = library.get_num_threads()
             original = self._originals.get(library.filepath, now)
-            if original is None:  # the library does not tell
+            if original is None:  # the library does not report its limit
                 continue
             wanted = min(original, cap)
             if wanted != now:
@@ -74,10 +65,7 @@ class _Limits:
             self._originals.clear()
 
     def find_libraries(self) -> None:
-        """Look for libraries if modules were imported since: one comes with an extension module.
-
-        A scan costs 50 times what all else here does.
-        """
+        """Search for libraries, if modules were imported since the last search: it is slow."""
         if len(sys.modules) == self._modules_seen or sys.modules.keys().isdisjoint(("numpy", "torch")):
             return
         try:
@@ -85,14 +73,14 @@ class _Limits:
 
             modules = len(sys.modules)
             self.libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-        except OSError:  # no descriptor is left to import it, or to read /proc: the next run looks again
+        except OSError:  # out of descriptors; the next run searches again
             return
         self._modules_seen = modules
 
 
 def _set_threads(library: Any, n_threads: int) -> None:
-    # From 3.8 on, threadpoolctl takes these from one thread only while that lives, and ignores all others: a cap would
-    # not hold, or never go. Here they are counted, and may come from any thread.
+    # Since threadpoolctl 3.8, only one thread may set limits while it is alive; calls from others are ignored. Here the
+    # caps of all threads are counted, so any thread may set the limit.
     clear = getattr(library, "clear_controlling_thread", None)
     if clear is not None:
         clear(force=True)
@@ -105,29 +93,30 @@ _limits = _Limits()
 
 
 def cap_this_thread(limit: int) -> None:
-    """Cap the threads of each BLAS that has a limit for each thread, for good; others have a `BlasCap`."""
+    """Lower the limit of this thread, permanently, in each BLAS with a limit for each thread (see `BlasCap`)."""
     for library in _limits.libraries:
         if getattr(library, "threading_layer", None) == "openmp" and limit < (library.get_num_threads() or 0):
             library.set_num_threads(limit)
 
 
 def find_blas() -> None:
-    """Look for BLAS libraries now, so that a child that is forked need not."""
+    """Search for BLAS libraries before a fork, so that the child need not."""
     with _limits.lock:
         _limits.find_libraries()
 
 
-def heed_thread_variables() -> None:
-    """Lower the threads of each BLAS to its variable, in a process that had loaded it before that was set.
+def lower_blas_threads() -> None:
+    """Lower the limit of each BLAS to its environment variable, which was set after the BLAS was loaded.
 
-    To be called in the main thread, before there are others. After a fork OpenBLAS starts its threads anew when it is
-    told their number; where the system allows none, it says so on stderr and interrupts the process, and needs none.
+    Called in the main thread, before other threads start. After a fork OpenBLAS restarts its threads when the limit is
+    set. If the system allows no threads, it prints that to stderr and sends SIGINT. Both are ignored, because OpenBLAS
+    works without threads.
     """
     import signal
 
     try:
         stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # no descriptors are left: there are other worries
+    except OSError:  # out of descriptors
         return
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(nowhere, 2)
@@ -144,10 +133,10 @@ def heed_thread_variables() -> None:
         signal.signal(signal.SIGINT, handler)
 
 
-def follow_thread_variables() -> None:
-    """Give each BLAS and OpenMP that is loaded the threads that it would have, were it loaded now.
+def restore_blas_threads() -> None:
+    """Set each loaded BLAS and OpenMP to the limit that it would have if it were loaded now.
 
-    For a process that was forked from one that had loaded them with one thread each.
+    A fork server loads them with one thread each; its workers call this.
     """
     names = [name for name in THREAD_VARIABLES if os.environ.get(name) != "1"]
     if not names:
@@ -162,9 +151,9 @@ def follow_thread_variables() -> None:
 
 
 def _cpus_seen() -> int:
-    """Return how many threads such a library takes without being told."""
+    """Return the default number of threads of a BLAS or OpenMP library."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# The caps are those of the parent's threads, of which one may have held the lock. The number of threads stays.
+# The caps belong to threads of the parent. The limits of the libraries stay as they are.
 after_fork_in_child(_limits.forget, BACKENDS)

@@ -1,11 +1,11 @@
-"""The dask backend: batches are tasks of a dask cluster, by way of a ``distributed.Client``.
+"""The dask backend: batches are tasks of a dask cluster, submitted through a ``distributed.Client``.
 
 ::
 
-    put(obj) ──> Client.scatter ──> a future of dask's ──┐
+    put(obj) ──> Client.scatter ──> dask's future ──┐
     submit(work, *references) ── pickled ──> Client.submit(_run, bytes, *references) ──> a worker: work(*objects)
-         └── a future of ours <── awaited on the client's event loop <── Client.gather <──┘
-    abort ──> Client.cancel: what waits never begins; a call that runs is left to end, the rest of its batch not begun
+         └── our future <── awaited on the client's event loop <── Client.gather <───────┘
+    abort ──> Client.cancel: waiting tasks do not start; a running batch stops after its current call
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from shoal.backends.storing import StoringBackend, StoringExecutor
 
 T = TypeVar("T")
 
-#: Arguments above the first size are put into the cluster when they occur again, and above the second at once. joblib
-#: puts all above the first there, also those that one call needs: each costs a transfer beside that of its task.
+#: Arguments above the first size are stored in the cluster when they occur again, above the second size at once.
+#: joblib stores all arguments above the first size. But storing an argument of only one call costs one more transfer.
 AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
-#: A task that is larger goes by way of the cluster's memory: above 10 MB, dask warns that the scheduler has to hold it.
+#: Larger tasks are stored in the cluster's memory: above 10 MB, dask warns that the scheduler has to hold the task.
 TASK_BYTES = 9_500_000
-#: What ``Client.submit`` takes that is the same for all tasks of a run.
+#: The keywords of ``Client.submit`` that are the same for all tasks of a run.
 SUBMITS = frozenset({"workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
-#: After so many tasks in a row that were cancelled from elsewhere, the cluster counts as ended.
+#: After this many tasks in a row that shoal did not cancel but somebody else did, the cluster is considered broken.
 CANCELLED = 10
 
 
 def _run(stream: Any, *stored: Any) -> Any:
-    """Run what was submitted, in a worker."""
+    """Run a submitted call, in a worker."""
     function, args, kwargs = loads(stream)
     if hasattr(function, "given_up"):
         worker = distributed.get_worker()
@@ -52,20 +52,20 @@ def _run(stream: Any, *stored: Any) -> Any:
 
 
 class Cancelled(CancelledError):
-    """A task was cancelled. It has a class of its own because asyncio replaces a plain CancelledError by its own."""
+    """A task was cancelled. A subclass, because asyncio replaces a plain CancelledError by its own."""
 
 
 class DaskExecutor(StoringExecutor):
-    """Submits to a client of dask's; what it has submitted can be cancelled.
+    """Submits calls to a ``distributed.Client``.
 
     Parameters
     ----------
     client
-        A ``distributed.Client``.
+        The client.
     scattered
-        What is in the cluster already, and its future, by id.
+        The objects that are stored in the cluster already, with their futures, by id.
     keywords
-        What ``Client.submit`` is to be given for each task.
+        The keywords of ``Client.submit`` for each task.
     """
 
     def __init__(self, client: Any, scattered: dict[int, tuple[Any, Any]], keywords: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class DaskExecutor(StoringExecutor):
         self._seceded: threading.Thread | None = None
 
     def stores(self, obj: Any) -> bool:
-        """Tell whether an argument is large, and was seen before or is very large; or is in the cluster already."""
+        """Return whether an argument is very large, or large and seen before, or in the cluster already."""
         if id(obj) in self._scattered or isinstance(obj, distributed.Future):
             return True
         nbytes = sizeof(obj)
@@ -90,40 +90,40 @@ class DaskExecutor(StoringExecutor):
         return False
 
     def put(self, obj: Any) -> Any:
-        """Put an object into the memory of a worker, from which others fetch it; return its future."""
+        """Store an object in the memory of a worker, from which others fetch it; return its future."""
         if isinstance(obj, distributed.Future):
             return obj
         if id(obj) in self._scattered:
             return self._scattered[id(obj)][1]
-        # By itself in a list, since dask takes lists and dicts apart. Not by its hash: a future of the same key that is
-        # being cancelled would take this one with it (dask/distributed#3703).
+        # In a list, because dask scatters the items of lists and dicts one by one. Without a hash, because cancelling
+        # another future with the same key would also cancel this one (dask/distributed#3703).
         return self._client.scatter([obj], hash=False)[0]
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Submit a call; futures of dask's among the arguments, by position, become what they stand for."""
+        """Submit a call. Dask futures at the end of the positional arguments are replaced by their objects."""
         references = [arg for arg in args if isinstance(arg, distributed.Future)]
-        given = args[: len(args) - len(references)]
-        # As bytes, so that neither dask's search for futures nor the scheduler looks into it.
-        stream: Any = dumps((fn, given, kwargs), out_of_band=2**63)[0]
+        plain = args[: len(args) - len(references)]
+        # Pickled here, because dask would search the arguments for futures.
+        stream: Any = dumps((fn, plain, kwargs), out_of_band=2**63)[0]
         if len(stream) > TASK_BYTES:
             stream = self.put(stream)
-        key = f"{funcname(fn)}-{uuid4().hex}"  # a key of its own: nothing is taken for a pure function
+        key = f"{funcname(fn)}-{uuid4().hex}"  # unique, because functions may not be pure
         future = self._client.submit(_run, stream, *references, key=key, pure=False, **self._keywords)
         self._pending.add(future)
         return asyncio.run_coroutine_threadsafe(self._outcome(future), self._client.loop.asyncio_loop)
 
     async def _outcome(self, future: Any) -> Any:
-        """Wait for a task, on the client's event loop; return what it returns."""
+        """Wait for a task on the client's event loop; return its result."""
         try:
             result = await self._client.gather(future, asynchronous=True)
         except KilledWorker as error:
             raise BrokenExecutor(str(error)) from None
         except distributed.CancelledError as error:
-            # By `cancel`; or its worker has died with what only that one had; or somebody has restarted the cluster.
+            # By `cancel`; or a worker has died with the only copy of an argument; or the cluster was restarted.
             self._cancelled += future in self._pending
             if self._cancelled < CANCELLED and self._client.status == "running":
                 raise Cancelled(str(error)) from None
-            raise RuntimeError(f"the dask cluster does not run what it is given (client: {self._client})") from error
+            raise RuntimeError(f"the dask cluster cancels all tasks or is closed (client: {self._client})") from error
         finally:
             self._pending.discard(future)
             future.release()
@@ -131,20 +131,20 @@ class DaskExecutor(StoringExecutor):
         return result
 
     def cancel(self) -> None:
-        """Cancel all that is submitted: what waits never begins; of a batch that runs, its next call does not."""
+        """Cancel all submitted tasks: waiting tasks do not start, and a running batch stops after its current call."""
         pending, self._pending = list(self._pending), set()
         loop = self._client.loop.asyncio_loop
         if pending and not loop.is_closed():
             asyncio.run_coroutine_threadsafe(self._client.cancel(pending, asynchronous=True), loop)
 
     def secede(self) -> None:
-        """Leave the place of this thread to the tasks that it will wait for, if it runs one of dask's."""
+        """If this thread runs a dask task, let the worker run other tasks meanwhile, because this one will wait."""
         if getattr(thread_state, "proceed", False):
             distributed.secede()
             self._seceded = threading.current_thread()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Go back into the place that was left; a thread that is not the one that left it has none."""
+        """Undo :meth:`secede`, if the same thread calls this."""
         if cancel_futures:
             self.cancel()
         if self._seceded is threading.current_thread():
@@ -158,20 +158,20 @@ class DaskBackend(StoringBackend):
     Parameters
     ----------
     scheduler_host
-        The address of the scheduler to connect to. By default the client is used that was made last, and in a task of
-        dask's that of its worker.
+        The address of the scheduler to connect to. By default the backend uses the latest client of this process or,
+        in a dask task, the client of its worker.
     scatter : list or tuple
-        Objects that are put into the memory of all workers at once, and taken from there where they are arguments.
+        Objects that are stored in the memory of all workers at the start, for calls that have them as arguments.
     client
-        A ``distributed.Client`` to use; it must not be an asynchronous one.
+        A ``distributed.Client`` to use. It must not be asynchronous.
     loop
-        The event loop of the client that `scheduler_host` makes.
+        The event loop of the client that is made for `scheduler_host`.
     wait_for_workers_timeout
-        The seconds to wait if the cluster has no worker; 0 not to wait.
+        The seconds to wait for a worker if the cluster has none; 0 not to wait.
     inner_max_num_threads
-        Not supported: the threads of dask's workers are dask's affair.
+        Not supported, because dask manages the threads of its workers.
     **submit_kwargs
-        What ``Client.submit`` takes for each task: `workers`, `allow_other_workers`, `resources`, `priority`,
+        Keywords of ``Client.submit`` for each task: `workers`, `allow_other_workers`, `resources`, `priority`,
         `fifo_timeout`.
 
     Raises
@@ -181,15 +181,15 @@ class DaskBackend(StoringBackend):
 
     Notes
     -----
-    -1 workers are all threads that the cluster has, and no less than two, since the calls of one run in the caller's
-    own thread, as on every backend; a number may be larger than the cluster is, for one that is to grow.
-    :func:`~shoal.worker_index` is None in its workers, since a task runs wherever dask brings it.
+    ``n_jobs=-1`` means all threads of the cluster, but at least two, because the calls of a run with one worker run in
+    the caller's thread. `n_jobs` may be larger than the cluster, for a cluster that grows.
+    :func:`~shoal.worker_index` is None in its workers, because dask chooses where a task runs.
     """
 
     name = "dask"
     options = frozenset({"scatter", *SUBMITS})
     constructor_options = frozenset({"client", "wait_for_workers_timeout"})
-    distance = 10.0  # by way of the scheduler, there and back, it takes 5 ms and more
+    distance = 10.0  # a round trip through the scheduler takes 5 ms or more
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class DaskBackend(StoringBackend):
         self._scattered = self._scatter(scatter)
 
     def __reduce__(self) -> Any:
-        return type(self), ()  # where it arrives is another client
+        return type(self), ()  # the receiving process has its own client
 
     def _scatter(self, objects: Any) -> dict[int, tuple[Any, Any]]:
         if objects is not None and not isinstance(objects, (list, tuple)):
@@ -222,14 +222,14 @@ class DaskBackend(StoringBackend):
         return {id(obj): (obj, future) for obj, future in zip(objects, futures, strict=True)}
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
-        """Return how many workers `n_jobs` means: threads of the cluster's, of which there must be one by then.
+        """Return the number of workers for `n_jobs`. -1 means all threads of the cluster.
 
         Raises
         ------
         TimeoutError
-            If there is none in time.
+            If the cluster has no worker within `wait_for_workers_timeout`.
         RuntimeError
-            If there is none, and none was to be waited for; or if this is called in the event loop of the client.
+            If the cluster has no worker and the timeout is 0; or if this is called in the event loop of the client.
         """
         if n_jobs is None:
             n_jobs = self.default_n_jobs
@@ -241,12 +241,12 @@ class DaskBackend(StoringBackend):
         return n_jobs if n_jobs > 0 else max(threads + 1 + n_jobs, 1)
 
     def threads(self) -> int:
-        """Return the threads that the workers have in all, 2 if it is one; wait for a worker if there is none.
+        """Return the number of threads of the cluster, but 2 if it has 1. Wait for a worker if it has none.
 
         Raises
         ------
         TimeoutError
-            If there is none in time.
+            If the cluster has no worker within `wait_for_workers_timeout`.
         RuntimeError
             If this is called in the event loop of the client.
         """
@@ -254,7 +254,7 @@ class DaskBackend(StoringBackend):
             raise RuntimeError("the backend 'dask' cannot run in the event loop of its client; use a thread")
         threads: int = sum(self.client.nthreads().values())
         if not threads and self.wait_for_workers_timeout:
-            # A task has clusters that adapt start one.
+            # An adaptive cluster starts a worker when there is a task.
             probe = self.client.submit(int, pure=False)
             try:
                 probe.result(timeout=self.wait_for_workers_timeout)
@@ -270,7 +270,7 @@ class DaskBackend(StoringBackend):
         return max(threads, 2) if threads else 0
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
-        """Return one slot. A task of dask's in whose thread this is called leaves its place to others meanwhile."""
+        """Return one slot. If this is called in a dask task, its worker runs other tasks until the slot is closed."""
         keywords = {**self.given_options, **spec.options}
         scattered = {**self._scattered, **self._scatter(keywords.get("scatter"))}
         keywords = {name: value for name, value in keywords.items() if name in SUBMITS}
@@ -279,12 +279,12 @@ class DaskBackend(StoringBackend):
         return [Slot(executor, spec.n_workers)]
 
     def nested(self, depth: int) -> str:
-        """Return "dask": a call's own calls run on the same cluster."""
+        """Return "dask": nested runs use the same cluster."""
         return self.name
 
 
 def _client(scheduler_host: str | None, loop: Any) -> Any:
-    """Return a client for a scheduler, or the one that is there."""
+    """Return a client for a scheduler, or the current client."""
     if scheduler_host:
         return distributed.Client(scheduler_host, loop=loop, set_as_default=False)
     try:

@@ -1,11 +1,11 @@
-"""An exception on its way back from where it was raised.
+"""Sends an exception from a worker to its parent.
 
 ::
 
-    worker: failure_of(error) ── the first that can be pickled, and rebuilt, of:         parent: rebuilt(failure)
-              exact      as it is, without a call of its constructor where that is Python's to decide
-              own        as the class itself says
-              portable   without the parts that cannot be pickled, which a note lists
+    worker: failure_of(error) ── the first of these that can be pickled and unpickled:   parent: rebuilt(failure)
+              exact      all parts; rebuilt without the class's own constructor, if the class has Python's own reduction
+              own        by the class's own reduction
+              portable   without the parts that cannot be pickled; a note lists them
             or, if all fail, a CallPicklingError
 """
 
@@ -22,23 +22,15 @@ from shoal.errors import CallPicklingError, CallUnpicklingError, RemoteTraceback
 
 
 class Failure(NamedTuple):
-    """An exception on its way back."""
+    """An encoded exception."""
 
-    stream: bytes  # the exception
-    remote: str  # its traceback; "" if that would say nothing more
-    note: str | None = None  # what of the exception was left out
+    stream: bytes  # the pickle
+    remote: str  # its traceback; "" if it would be of no use
+    note: str | None = None  # lists the parts that were left out
 
 
 def failure_of(error: BaseException, shown: BaseException) -> Failure:
-    """Encode an exception such that the parent can rebuild it.
-
-    Parameters
-    ----------
-    error
-        The exception.
-    shown
-        The one whose traceback is shown: `error`, or what has led to it.
-    """
+    """Encode an exception, with the traceback of `shown`: the exception itself or its cause."""
     text = text_of(shown) if shown is error or from_user(shown.__traceback__) is not None else ""
     error.with_traceback(None)
     portable = _Portable()
@@ -56,16 +48,15 @@ def failure_of(error: BaseException, shown: BaseException) -> Failure:
 
 
 def _own(value: Any) -> Any:
-    """Return an exception's own reduction: libraries that register another (tblib, for dask) send tracebacks along."""
+    """Return an exception's own reduction, not a registered one: tblib's, which dask uses, would add tracebacks."""
     return value.__reduce_ex__(5) if isinstance(value, BaseException) else NotImplemented
 
 
 def _exact(value: Any) -> Any:
-    """Return a reduction that gives an exception back with its arguments, attributes, cause and context.
+    """Return a reduction that keeps an exception's arguments, attributes, cause and context.
 
-    The reduction of builtin exceptions calls the constructor of the class with ``args``, which are what the
-    constructor has given to its parent: it fails, or makes another message, where the class has a constructor of its
-    own. So the instance is made without calling it.
+    Python's own reduction calls the constructor of the class with ``args``. If the class has its own constructor, that
+    may take other arguments, so the call fails or changes the message. This reduction does not call it.
     """
     if not isinstance(value, BaseException):
         return NotImplemented
@@ -84,13 +75,7 @@ def _exact(value: Any) -> Any:
 
 
 class _Portable:
-    """Reduces exceptions to those of their parts that can be pickled.
-
-    Attributes
-    ----------
-    note
-        What was left out.
-    """
+    """Reduces exceptions without the parts that cannot be pickled; `note` lists those."""
 
     def __init__(self) -> None:
         self.note: str | None = None
@@ -101,7 +86,7 @@ class _Portable:
         if not isinstance(value, BaseException):
             return NotImplemented
         if id(value) not in self._known:
-            self._known[id(value)] = value, (Exception, ())  # for what refers back to it, while that is tried
+            self._known[id(value)] = value, (Exception, ())  # for references back to it, until the line below is done
             self._known[id(value)] = value, self._reduced(value)
         return self._known[id(value)][1]
 
@@ -122,27 +107,27 @@ class _Portable:
         return _make, (builtin, sent, kept), (attributes, {}, *chain, error.__suppress_context__), None, None, _set
 
     def _sendable(self, part: Any, path: str) -> bool:
-        """Tell whether a part can be sent; note it if not."""
+        """Return whether a part can be pickled; if not, add it to the note."""
         refusal = self._refusal(part)
         if refusal is not None:
             self._leave_out(f"{path} ({refusal})")
         return refusal is None
 
     def _refusal(self, part: Any) -> str | None:
-        """Return why a part cannot be sent; None if it can."""
+        """Return the reason why a part cannot be pickled, or None."""
         try:
             loads(dumps(part, self, out_of_band=2**63)[0])
         except Exception as refusal:
             return in_a_line(refusal)
         return None
 
-    def _leave_out(self, what: str) -> None:
-        before = "Left out on the way from the worker, since it cannot be pickled: "
-        self.note = f"{before}{what}" if self.note is None else f"{self.note}; {what}"
+    def _leave_out(self, part: str) -> None:
+        start = "Lost on the way from the worker, because it cannot be pickled: "
+        self.note = f"{start}{part}" if self.note is None else f"{self.note}; {part}"
 
 
 def _text(part: Any) -> str:
-    """Return the text that takes the place of an argument that cannot be sent."""
+    """Return a text that replaces an argument that cannot be pickled."""
     try:
         return repr(part)
     except Exception:
@@ -155,9 +140,10 @@ def _builtin(cls: type[BaseException]) -> Any:
 
 
 def _others(error: BaseException, args: tuple[Any, ...]) -> dict[str, Any]:
-    """Return the attributes of an exception that are in no dictionary: those in slots, and those of its builtin class.
+    """Return the attributes of an exception that are not in its ``__dict__``.
 
-    The latter, such as ``errno``, are what the builtin constructor has made of `args`; those that are not were set.
+    These are attributes in slots, and attributes of the builtin class, such as ``errno``, if their values differ from
+    what the builtin constructor makes of `args`.
     """
     builtin = _builtin(type(error))
     names: list[str] = list(copyreg._slotnames(type(error)))  # type: ignore[attr-defined]
@@ -165,7 +151,8 @@ def _others(error: BaseException, args: tuple[Any, ...]) -> dict[str, Any]:
     builtin.__init__(plain, *args)
     for base in builtin.__mro__:
         for name, kind in vars(base).items():
-            if type(kind) is MemberDescriptorType and name != "obj":  # AttributeError's, which Python sends neither
+            # Python's own reduction does not keep the attribute `obj` of AttributeError, either.
+            if type(kind) is MemberDescriptorType and name != "obj":
                 made, now = getattr(plain, name, None), getattr(error, name, None)
                 if made is not now and made != now:
                     names.append(name)
@@ -180,43 +167,45 @@ def _reduction(error: BaseException, make: Any, args: Any, state: Any, slots: di
 
 
 def _make(builtin: Any, cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Make an exception by the constructor of the builtin exception from which it derives, not by its own."""
+    """Make an exception with the constructor of its builtin base class, not its own."""
     error: BaseException = builtin.__new__(cls, *args)
     builtin.__init__(error, *args)
     return error
 
 
 def _set(error: Any, given: tuple[Any, dict[str, Any], Any, Any, bool]) -> None:
-    """Give an exception that was made anew its attributes, its cause and its context."""
+    """Set the attributes, the cause and the context of a rebuilt exception."""
     state, slots, cause, context, suppress = given
     if state is not None and type(error).__setstate__ is not BaseException.__setstate__:
         error.__setstate__(state)
         state = None
-    # Not by assignment, which frozen dataclasses refuse.
+    # Frozen dataclasses refuse plain assignment.
     for name, value in {**(state or {}), **slots}.items():
         BaseException.__setattr__(error, name, value)
     if isinstance(error, BaseException):
-        _give(error, "__cause__", cause)
-        _give(error, "__context__", context)
-        _give(error, "__suppress_context__", suppress)
+        _set_slot(error, "__cause__", cause)
+        _set_slot(error, "__context__", context)
+        _set_slot(error, "__suppress_context__", suppress)
 
 
-def _give(error: BaseException, name: str, value: Any) -> None:
-    """Set an attribute that every exception has, also of those that let none be set."""
+def _set_slot(error: BaseException, name: str, value: Any) -> None:
+    """Set an attribute of BaseException, even if the class refuses assignment."""
     BaseException.__dict__[name].__set__(error, value)
 
 
-def rebuilt(failure: Failure, what: str) -> BaseException:
-    """Return the exception that `what` has raised, its traceback there for its cause."""
+def rebuilt(failure: Failure, source: str) -> BaseException:
+    """Return the exception. Its cause is the traceback in `source`, such as "a worker process"."""
     try:
         error: BaseException = loads(failure.stream)
     except Exception as refusal:
-        said = failure.remote.rstrip().rpartition("\n")[2][:200]
-        error = CallUnpicklingError(f"the exception of {what} ({said})", "the calling process", in_a_line(refusal))
+        last_line = failure.remote.rstrip().rpartition("\n")[2][:200]
+        error = CallUnpicklingError(
+            f"the exception of {source} ({last_line})", "the calling process", in_a_line(refusal)
+        )
     if failure.note is not None:
-        with contextlib.suppress(Exception):  # notes may be anything of the user's
+        with contextlib.suppress(Exception):  # the user's code may have set __notes__ to any object
             error.__dict__.setdefault("__notes__", []).append(failure.note)
-    if error.__context__ is None:  # its cause gives way to the traceback, which shows it
-        _give(error, "__context__", error.__cause__)
-    _give(error, "__cause__", RemoteTraceback(what, with_source(failure.remote)) if failure.remote else None)
+    if error.__context__ is None:  # the traceback replaces the cause, and shows it
+        _set_slot(error, "__context__", error.__cause__)
+    _set_slot(error, "__cause__", RemoteTraceback(source, with_source(failure.remote)) if failure.remote else None)
     return error

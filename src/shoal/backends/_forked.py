@@ -1,4 +1,4 @@
-"""The fork server: a process with one thread that forks a worker for each connection that it is handed.
+"""The fork server: a process with one thread that forks a worker for each connection that it receives.
 
 ::
 
@@ -7,8 +7,8 @@
            <── ("forked", pid) or ("refused", errno or None): the answer to each request, in order
            <── ("ended", pid, exit code)   reaps
 
-It is a fresh interpreter, started by exec, and never runs anything of a user's: it imports installed packages only. A
-worker begins with what the server has imported, in memory that they share.
+It is a new interpreter, started by exec. It runs no code of the user: it imports installed packages only. A worker
+starts with these imports, in memory that it shares with the server.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from shoal.backends._messages import CONTROL_BYTES, Blocking
 from shoal.backends._surroundings import follow, working_folder
 from shoal.backends._worker_process import Beginning, Common, belong, run, started_process
 
-mp: Any = multiprocessing  # much of what is used of it is not public
+mp: Any = multiprocessing  # this module uses private names of it
 
 
 class Start(NamedTuple):
@@ -46,32 +46,27 @@ class Start(NamedTuple):
     path: list[str]
     argv: list[str]
     cpus: tuple[int, ...]
-    base: tuple[str, ...]  # modules that every worker needs; those that have a ``rehearse`` are to rehearse
-    modules: tuple[str, ...]  # others, to be imported before there is a worker
+    base: tuple[str, ...]  # modules that every worker needs; if one has a function ``rehearse``, it is called
+    modules: tuple[str, ...]  # others to import before the first worker
 
 
 def main(fd: int, tracker: int) -> None:
-    """Run a fork server, and in the end one of the workers that it forks.
+    """Run a fork server on its control connection and, in the forked processes, workers.
 
-    Parameters
-    ----------
-    fd
-        The descriptor of the control connection.
-    tracker
-        The one, next to it, by which workers reach their caller's resource tracker.
+    The descriptor `tracker`, the pipe to the caller's resource tracker, must be the next number after `fd`.
     """
-    for given in (fd, tracker):
-        os.set_inheritable(given, False)
+    for descriptor in (fd, tracker):
+        os.set_inheritable(descriptor, False)
     control = socket.socket(fileno=fd)
     told = Start(*pickle.loads(control.recv(CONTROL_BYTES)))
     heed(told.caller)
-    os.closerange(3, fd)  # what was inherited beside the standard streams and these two
+    os.closerange(3, fd)  # closes all inherited descriptors but the standard streams and these two
     os.closerange(tracker + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     mp.util._close_stdin()
     if told.cpus:
         os.sched_setaffinity(0, told.cpus)
     sys.path[:], sys.argv[:] = told.path, told.argv
-    sys.modules["__main__"] = types.ModuleType("__main__")  # nothing of the server's is seen there
+    sys.modules["__main__"] = types.ModuleType("__main__")  # hides the main module of the server
     gc.disable()
     server = _Server(control)
     try:
@@ -81,11 +76,11 @@ def main(fd: int, tracker: int) -> None:
                 module.rehearse()
         server.prepare(told.modules, tracker)
         begun = server.run()
-    except Exception:  # the caller is told, and nobody else: workers are started in another way
+    except Exception:  # not printed: the caller logs it, and starts workers by exec
         server.taint("", traceback.format_exc())
         os._exit(1)
     if begun is None:
-        os._exit(0)  # what libraries do at exit is for workers to do
+        os._exit(0)  # exit handlers run in workers only
     gc.enable()
     run(*begun, server.pid)
 
@@ -98,27 +93,27 @@ class _Server:
         self._control = control
         self._children: set[int] = set()
         self._unfit = False
-        self._common = b""  # what this process has adopted for the workers that it forks
-        self._told: Common
-        self._replaced: dict[str, str | None] = {}  # variables as they were before that
+        self._common = b""  # the pickle of the state that is adopted now
+        self._told: Common  # that state
+        self._replaced: dict[str, str | None] = {}  # the variables that it has replaced
         self._process: Any = None
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._on_child = _signal.signal(signal.SIGCHLD, lambda *_: None)  # the loop is woken
+        self._on_child = _signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, so that the wakeup fd is used
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
     def prepare(self, modules: tuple[str, ...], tracker: int) -> None:
-        """Turn this process into one that multiprocessing has started, and import modules before there is a worker."""
+        """Set this process up like one that multiprocessing has started, and import modules."""
         self._process = started_process(tracker)
-        if why := _unfit():  # something that starts with every interpreter
+        if why := _unfit():  # a thread that every interpreter starts here, for example
             self.taint("", why)
         self._import(modules)
         self._tell("importing", None)
 
     def run(self) -> tuple[Blocking, Common, Beginning] | None:
-        """Fork workers until the caller is gone, and return None; return in each worker, with its beginning."""
+        """Fork workers until the caller has ended, then return None. In each worker, return its beginning."""
+        sources: list[Any] = [self._control, self._woken]
         while True:
-            awaited: list[Any] = [self._control, self._woken]
-            ready, _, _ = select.select(awaited, [], [])
+            ready, _, _ = select.select(sources, [], [])
             if self._woken in ready:
                 os.read(self._woken, 4096)
                 self._reap()
@@ -136,7 +131,7 @@ class _Server:
                 connection.close()
 
     def _fork(self, connection: Blocking, modules: tuple[str, ...]) -> Beginning | None:
-        """Import modules and fork a worker; return its beginning there, and None here."""
+        """Import modules and fork a worker. Return None in the server, and the worker's beginning in the worker."""
         self._import(modules)
         if self._unfit:
             self._tell("refused", None)
@@ -145,7 +140,7 @@ class _Server:
             begins = Beginning(*pickle.loads(connection.receive()))
             self._adopt(begins.common)
             self._process.name = begins.name
-            gc.freeze()  # what is made from here on is the user's; _leave looks at nothing else
+            gc.freeze()  # later objects may be the user's; `_leave` examines only those
             pid = os.fork()
         except (EOFError, OSError) as error:
             self._tell("refused", getattr(error, "errno", errno.ECONNRESET))
@@ -155,15 +150,15 @@ class _Server:
             self._tell("forked", pid)
             return None
         signal.set_wakeup_fd(-1)
-        _signal.signal(signal.SIGCHLD, self._on_child)  # the one of `signal` touches ten times as much memory
+        _signal.signal(signal.SIGCHLD, self._on_child)  # `signal.signal` would touch ten times as much memory
         for end in (self._control.detach(), self._woken, self._waker):
             os.close(end)
         return begins
 
     def _adopt(self, common: bytes) -> None:
-        """Take over what the next workers have in common, unless the last ones had the same.
+        """Adopt the common state of the next workers, unless the last ones had the same.
 
-        Each worker would copy the memory that it touches for that.
+        If each worker did this by itself, it would copy the memory that this writes to.
         """
         if common == self._common:
             return
@@ -172,18 +167,18 @@ class _Server:
         sys.argv[:] = told.argv
         self._replaced = {name: os.environ.get(name) for name in told.variables}
         follow(told.path, told.cwd, told.variables)
-        with contextlib.suppress(OSError, ValueError):  # it may be too low to be raised
+        with contextlib.suppress(OSError, ValueError):  # the hard limit may be too low
             resource.setrlimit(resource.RLIMIT_NOFILE, told.files)
         belong(self._process, told)
         self._common = common
 
     def _restore(self) -> None:
-        """Put back the variables that were replaced."""
+        """Restore the replaced variables."""
         set_variables(self._replaced)
         self._replaced, self._common = {}, b""
 
     def _import(self, modules: tuple[str, ...]) -> None:
-        """Import modules, up to the first that does more than that, which would have to happen in each worker."""
+        """Import modules, until one has a side effect that must happen in each worker instead."""
         for module in modules:
             if self._unfit or module in sys.modules:
                 continue
@@ -196,13 +191,13 @@ class _Server:
             except BaseException as error:
                 why = f"{type(error).__name__}: {error}"
             if not why and before != _traces():
-                why = "it leaves descriptors open, or changes the working folder or signal handlers"
+                why = "it opens descriptors, or changes the working folder or signal handlers"
             why = why or _unfit()
             if why:
                 self.taint(module, why)
 
     def taint(self, module: str, why: str) -> None:
-        """Fork no more, and tell the caller why: because of a module, or "" for another reason."""
+        """Stop forking, and tell the caller the reason and the module, which is "" if it is not an import."""
         self._unfit = True
         self._tell("tainted", module, why)
 
@@ -210,38 +205,38 @@ class _Server:
         with contextlib.suppress(ChildProcessError):
             while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = reaped
-                if pid in self._children:  # else it is something that an import has started
+                if pid in self._children:  # else an import has started it
                     self._children.remove(pid)
                     self._tell("ended", pid, os.waitstatus_to_exitcode(status))
 
     def _tell(self, *message: Any) -> None:
         try:
             self._control.send(pickle.dumps(message))
-        except OSError:  # the caller is gone
+        except OSError:  # the caller has ended
             os._exit(0)
 
 
 def _unfit() -> str:
-    """Return why this process must not be forked; nothing if it may be."""
-    if len([thread for thread in os.listdir("/proc/self/task") if not _forks_well(thread)]) > 1:
-        return "there are threads"
+    """Return the reason why this process must not be forked, or ""."""
+    if len([thread for thread in os.listdir("/proc/self/task") if not _allows_forks(thread)]) > 1:
+        return "it has threads"
     monitoring = getattr(sys, "monitoring", None)
     if sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6)))):
         return "the interpreter is traced or profiled"
     return ""
 
 
-def _forks_well(thread: str) -> bool:
-    """Tell whether a thread is one that a fork may do without: jemalloc's, which has handlers for forks (pyarrow)."""
+def _allows_forks(thread: str) -> bool:
+    """Return whether a thread does not hinder forks: jemalloc (in pyarrow) restarts its thread after a fork."""
     try:
         with open(f"/proc/self/task/{thread}/comm") as file:
             return file.read().strip() == "jemalloc_bg_thd"
-    except OSError:  # it has ended
+    except OSError:  # the thread has ended
         return True
 
 
 def _traces() -> tuple[Any, ...]:
-    """Return what a fork copies and an import should leave alone."""
+    """Return the state that a fork copies and an import should not change."""
     return (
         os.listdir("/proc/self/fd"),
         working_folder(),
@@ -251,16 +246,16 @@ def _traces() -> tuple[Any, ...]:
 
 
 def _prints(module: str) -> bool:
-    """Import a module with its output discarded; return whether there was any."""
+    """Import a module, discard its output, and return whether there was any."""
     with open(os.memfd_create("shoal-prints"), "rb") as file:
-        kept = [(fd, os.dup(fd)) for fd in (1, 2)]
-        for fd, _ in kept:
+        copies = [(fd, os.dup(fd)) for fd in (1, 2)]
+        for fd, _ in copies:
             os.dup2(file.fileno(), fd)
         try:
             importlib.import_module(module)
         finally:
             flush_streams()
-            for fd, copy in kept:
+            for fd, copy in copies:
                 os.dup2(copy, fd)
                 os.close(copy)
         return os.fstat(file.fileno()).st_size > 0

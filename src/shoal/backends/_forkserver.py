@@ -1,6 +1,4 @@
-"""The caller's side of fork servers (see _forked): they are started, asked for workers, replaced and ended.
-
-All of it happens in the pool's thread.
+"""The caller's side of fork servers (see _forked): starts, uses, replaces and ends them, in the pool's thread.
 
 ::
 
@@ -8,8 +6,8 @@ All of it happens in the pool's thread.
                                                              │
                                                              └── ForkedChild ── one for each worker
 
-A server whose imports start a thread, print, fail, hang or end it is unfit: it forks no more, and goes with its last
-worker. Another takes its place, which does not import the module in question; workers import it by themselves.
+A server is unfit if an import starts a thread, prints, fails, hangs or ends the process. It forks no more workers, and
+ends after its last worker. A new server replaces it and does not import that module: the workers do.
 """
 
 from __future__ import annotations
@@ -45,83 +43,83 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("shoal.workers")
 
-#: A server that has not started in so many seconds is given up.
+#: The timeout for the start of a server.
 START_SECONDS = 30.0
-#: A module that takes longer to import, in seconds, is left to the workers.
+#: The timeout for one import in a server. After it, workers import the module themselves.
 IMPORT_SECONDS = 30.0
-#: A server that has said nothing for so many seconds, while a worker is wanted, is given up: it may have been stopped.
+#: The timeout for the answer to a request. A server that does not answer may have been stopped by a signal.
 STUCK_SECONDS = 10.0
-#: A server without workers goes after so many seconds.
+#: A server without workers ends after this time.
 LINGER_SECONDS = 2.0
-#: After so many servers that have ended without a worker, workers are started in another way.
+#: After this many servers in a row that have ended without a worker, workers are started by exec.
 TRIES = 3
-#: The descriptors that a server is given: its control connection, and the way to the caller's resource tracker. What
-#: multiprocessing puts in the place of stdin has 3 in a process that it starts.
-_GIVEN = (4, 5)
-#: What a server imports at least. The rest is what calls need.
+#: The descriptors of a server: its control connection, and the pipe to the caller's resource tracker. In processes that
+#: multiprocessing starts, 3 is the replacement of stdin.
+_FDS = (4, 5)
+#: The modules that each server imports. The others depend on the calls.
 MODULES: tuple[str, ...] = ("shoal.parallel.transport._worker",)
-#: The state that a server inherits is looked at for each run, and within a run after so many seconds: that takes longer
-#: than to ask for a worker.
+#: The inherited state is checked once for each run, and within a run again after this time, because the check takes
+#: longer than to request a worker.
 LOOK_SECONDS = 0.1
-#: Variables with which no BLAS or OpenMP starts a thread when it is loaded.
+#: With these variables, no BLAS or OpenMP starts a thread when it is loaded.
 ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
 
 
 class ForkedChild:
-    """A worker process that a server was asked for."""
+    """A worker process, requested from a server."""
 
-    pid: int | None = None  # once it is forked
+    pid: int | None = None  # None until the server has forked it
     _killed = False
 
     def __init__(self, worker: Worker, process: Process) -> None:
         self.worker, self.process = worker, process
 
     def kill(self) -> None:
-        """Kill it, and all that it has started, now or as soon as it is forked."""
+        """Kill the worker and its descendants, now or as soon as it is forked."""
         self._killed = True
         if self.pid is not None:
             kill_tree(self.pid)
 
     def forked(self, pid: int) -> None:
-        """Take note of its process id."""
+        """Store the process id."""
         self.pid = pid
         if self._killed:
             self.kill()
 
 
 class ForkServer:
-    """One fork server, in the pool's thread.
+    """One fork server.
 
     Parameters
     ----------
     key
-        The state of the environment that it was started in, and so its workers are.
+        The state that the server inherits at its start.
     environment
-        The variables of its environment.
+        Its environment variables.
     modules
-        What it imports before anything else.
+        The modules that it imports first.
     tracker
-        The descriptor by which workers reach the caller's resource tracker.
+        The descriptor of the pipe to the caller's resource tracker.
     """
 
     def __init__(
         self, key: Hashable, loop: Loop, environment: Mapping[str, str], modules: tuple[str, ...], tracker: int
     ) -> None:
         self.key, self.environment = key, environment
-        self._unborn: deque[ForkedChild] = deque()  # in the order in which the server forks them
+        self._pending: deque[ForkedChild] = deque()  # requested, in the order in which the server forks them
         self._children: dict[int, ForkedChild] = {}  # by process id
         self.fit = True  # whether it can fork more workers
         self._proven = False  # whether it has forked a worker
         self._loop = loop
         self._importing: str | None = ""  # the module; "" while the server starts; None: nothing
-        self._since = time.monotonic()  # when it said something for the last time, or was asked after a rest
-        self._look_at = math.inf  # when the next look at its silence is due
-        self._requests: deque[tuple[bytes, socket.socket]] = deque()  # that the connection did not take yet
+        self._since = time.monotonic()  # the time of its last message, or of the first request after that
+        self._check_at = math.inf  # the time of the next check for a timeout
+        self._unsent: deque[tuple[bytes, socket.socket]] = deque()  # requests that the connection did not take yet
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        cpus = tuple(os.sched_getaffinity(os.getpid()))  # this thread's may be others
+        cpus = tuple(os.sched_getaffinity(os.getpid()))  # of the main thread; this thread may have others
         with theirs:
             try:
-                # Of the arguments only the first: a message has a limit, and arguments may be many.
+                # Only the first argument is sent, because the length of a message is limited.
                 self._control.send(pickle.dumps((os.getpid(), search_path(), sys.argv[:1], cpus, MODULES, modules)))
                 self.pid = _spawn(theirs.fileno(), tracker, environment)
             except BaseException:
@@ -129,22 +127,22 @@ class ForkServer:
                 raise
         self._control.setblocking(False)
         loop.watch(self._control.fileno(), self._ready)
-        loop.later(START_SECONDS, self._leave)  # if nobody wants a worker after all
-        self._expect()
+        loop.later(START_SECONDS, self._end_if_unused)  # in case no worker is requested
+        self._schedule_check()
 
     def fork(
         self, worker: Worker, process: Process, place: Place, initial: bytes, modules: tuple[str, ...]
     ) -> ForkedChild:
-        """Ask for the process of a worker.
+        """Request the process of a worker.
 
         Parameters
         ----------
         initial
-            The pickle of the user's initializer with its arguments; empty without one.
+            A pickle of the user's initializer and its arguments; empty if there is none.
         modules
-            What the server imports first, if it has not yet.
+            The modules that the server imports before the fork.
         """
-        if self._patience is None:
+        if self._timeout is None:
             self._since = time.monotonic()
         child = ForkedChild(worker, process)
         wanted: dict[str, str | None] = {name: os.environ.get(name) for name in ONE_THREAD}
@@ -152,43 +150,43 @@ class ForkServer:
         variables = {name: value for name, value in wanted.items() if self.environment.get(name) != value}
         process.prepare(beginning(variables, place, initial))
         request = pickle.dumps(modules), socket.socket(fileno=process.theirs.detach())
-        self._unborn.append(child)
-        self._requests.append(request)
+        self._pending.append(child)
+        self._unsent.append(request)
         self._flush()
-        self._expect()
+        self._schedule_check()
         return child
 
     def end(self) -> None:
-        """End the server, which has no workers; it goes by itself if the caller does."""
+        """End the server, which has no workers. It also ends when the caller does."""
         self.fit = False
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
-        self._loop.later(1.0, self._kill)  # it may have been stopped
+        self._loop.later(1.0, self._kill)  # a stopped process would not end
 
     def abandon(self) -> None:
         """Close this process's copies of the descriptors, in a forked child."""
-        for end in (self._control, *(end for _, end in self._requests)):
+        for end in (self._control, *(end for _, end in self._unsent)):
             end.close()
 
     def _flush(self) -> None:
-        """Send what the connection takes."""
+        """Send requests until the connection is full."""
         full = False
         try:
-            while self._requests:
-                message, end = self._requests[0]
+            while self._unsent:
+                message, end = self._unsent[0]
                 socket.send_fds(self._control, [message], [end.fileno()])
                 end.close()
-                self._requests.popleft()
+                self._unsent.popleft()
         except BlockingIOError:
             full = True
-        except OSError:  # it has died, as reading will say; or too many descriptors are on their way already
+        except OSError:  # too many descriptors are in flight; or the server has died, which reading will report
             self._loop.later(0.01, self._flush)
         if self._control.fileno() >= 0:
             self._loop.watch(self._control.fileno(), self._ready, writable=full)
 
     def _ready(self) -> None:
-        """Take what the server says, and send what is still to be sent."""
-        if self._requests:
+        """Read a message from the server, and send requests that are left."""
+        if self._unsent:
             self._flush()
         try:
             message = self._control.recv(CONTROL_BYTES)
@@ -200,46 +198,46 @@ class ForkServer:
             self._died()
             return
         self._since = time.monotonic()
-        what, *more = pickle.loads(message)
-        take: dict[str, Callable[..., None]] = {
+        kind, *arguments = pickle.loads(message)
+        handlers: dict[str, Callable[..., None]] = {
             "importing": self._imports,
             "tainted": self._tainted,
             "refused": self._refused,
             "forked": self._forked,
             "ended": self._ended,
         }
-        take[what](*more)
+        handlers[kind](*arguments)
 
     def _imports(self, module: str | None) -> None:
         self._importing = module
-        self._expect()
+        self._schedule_check()
 
     @property
-    def _patience(self) -> float | None:
-        """The seconds for which the server may be silent now; None if it has nothing to do."""
+    def _timeout(self) -> float | None:
+        """The seconds within which the server must send its next message; None if it is idle."""
         if self._importing is not None:
             return IMPORT_SECONDS if self._importing else START_SECONDS
-        return STUCK_SECONDS if self._unborn else None
+        return STUCK_SECONDS if self._pending else None
 
-    def _expect(self) -> None:
-        """See to it that the server's silence is looked at when it may have lasted for too long."""
-        if self._patience is not None and self._since + self._patience < self._look_at:
-            self._look_at = self._since + self._patience
-            self._loop.later(max(self._look_at - time.monotonic(), 0), self._look)
+    def _schedule_check(self) -> None:
+        """Schedule a check for a timeout, unless one is scheduled early enough."""
+        if self._timeout is not None and self._since + self._timeout < self._check_at:
+            self._check_at = self._since + self._timeout
+            self._loop.later(max(self._check_at - time.monotonic(), 0), self._check)
 
-    def _look(self) -> None:
-        """Give the server up if it has been silent for too long."""
-        self._look_at = math.inf
-        if self._patience is None or self._control.fileno() < 0:
+    def _check(self) -> None:
+        """Replace the server if it has timed out."""
+        self._check_at = math.inf
+        if self._timeout is None or self._control.fileno() < 0:
             return
-        if time.monotonic() < self._since + self._patience:
-            self._expect()
+        if time.monotonic() < self._since + self._timeout:
+            self._schedule_check()
             return
         if self._importing is not None:
             self._tainted(self._importing, "it takes too long")
             self._importing = None
         self.fit = False
-        self._restart_unborn()
+        self._restart_pending()
 
     def _tainted(self, module: str, why: str) -> None:
         if module:
@@ -258,34 +256,34 @@ class ForkServer:
 
     def _refused(self, reason: int | None) -> None:
         self._importing = None
-        if self._unborn:  # else it was given up meanwhile, as below
-            child = self._unborn.popleft()
+        if self._pending:  # else it was restarted after a timeout
+            child = self._pending.popleft()
             error = None if reason is None else cannot_start(OSError(reason, os.strerror(reason)))
             child.worker.restart(child.process, error)
             self._linger()
 
-    def _restart_unborn(self) -> None:
-        """Have another server start the workers that this one has not forked yet."""
-        while self._requests:
-            self._requests.popleft()[1].close()
-        while self._unborn:
-            child = self._unborn.popleft()
+    def _restart_pending(self) -> None:
+        """Request the workers that this server has not forked yet from another server."""
+        while self._unsent:
+            self._unsent.popleft()[1].close()
+        while self._pending:
+            child = self._pending.popleft()
             child.worker.restart(child.process)
         self._linger()
 
     def _died(self) -> None:
-        """Take note that the server has ended, and with it its workers, if there are any."""
+        """Handle the end of the server, which also ends its workers."""
         self.fit = False
         if self._importing:
             servers.avoid(self._importing)
-        elif not self._proven and self._unborn:
+        elif not self._proven and self._pending:
             servers.failures += 1
         self._loop.unwatch(self._control.fileno())
         self._control.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
         servers.living.discard(self)
-        self._restart_unborn()
+        self._restart_pending()
         for child in self._children.values():
             child.kill()
             child.process.die()
@@ -298,33 +296,33 @@ class ForkServer:
     def _forked(self, pid: int) -> None:
         self._proven, self._importing = True, None
         servers.failures = 0
-        if self._unborn:  # else it was given up meanwhile
-            child = self._children[pid] = self._unborn.popleft()
+        if self._pending:  # else it was restarted after a timeout
+            child = self._children[pid] = self._pending.popleft()
             child.forked(pid)
 
     def _linger(self) -> None:
-        """See to it that the server goes when it has had no workers for some time."""
-        if not (self._children or self._unborn):
-            self._loop.later(LINGER_SECONDS if self.fit else 0.0, self._leave)
+        """End the server later if it has no workers by then."""
+        if not (self._children or self._pending):
+            self._loop.later(LINGER_SECONDS if self.fit else 0.0, self._end_if_unused)
 
-    def _leave(self) -> None:
-        if not (self._children or self._unborn) and self._control.fileno() >= 0:
+    def _end_if_unused(self) -> None:
+        if not (self._children or self._pending) and self._control.fileno() >= 0:
             self.end()
 
 
 class Servers:
-    """The fork servers of this process that can be asked for workers; all in the pool's thread."""
+    """The fork servers of this process, used in the pool's thread."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Know of no server, and of no failure."""
+        """Forget all servers and failures."""
         self.living: set[ForkServer] = set()
-        self._latest: tuple[Any, ForkServer] | None = None  # what was asked for last, and its server
+        self._latest: tuple[Any, ForkServer] | None = None  # the last state that was requested, and its server
         self._relay: TrackerRelay | None = None
         self.avoided: set[str] = set()  # packages that no server imports
-        self.failures = 0  # servers that have ended without a worker
+        self.failures = 0  # servers in a row that have ended without a worker
 
     @property
     def usable(self) -> bool:
@@ -332,37 +330,37 @@ class Servers:
         return self.failures < TRIES
 
     def avoid(self, module: str) -> None:
-        """Have no server import a module, nor others of its package, which would most likely do the same."""
+        """Exclude the package of a module from imports in servers: its other modules would likely fail as well."""
         self.avoided.add(module.partition(".")[0])
 
-    def wanted(self, modules: Iterable[str]) -> tuple[str, ...]:
-        """Return those of the modules that a server may import."""
+    def importable(self, modules: Iterable[str]) -> tuple[str, ...]:
+        """Return the modules that a server may import."""
         return tuple(module for module in modules if module.partition(".")[0] not in self.avoided)
 
     def of(self, variables: Mapping[str, str | None] | None, loop: Loop) -> ForkServer:
-        """Return the server for workers that all have `variables`; None: each has its own. Start one if need be."""
-        asked = variables, os.environ._data.copy()  # type: ignore[attr-defined] # copy() decodes every variable
-        if self._latest is not None and self._latest[0] == asked and self._latest[1].fit:
+        """Return the server for workers with these variables; None if they differ. Start it if needed."""
+        state = variables, os.environ._data.copy()  # type: ignore[attr-defined] # copy() decodes every variable
+        if self._latest is not None and self._latest[0] == state and self._latest[1].fit:
             return self._latest[1]
         environment = changed_environment({**os.environ, **ONE_THREAD}, variables or {})
         key = variables is None, *inherited_state(environment)
         server = next((server for server in self.living if server.fit and server.key == key), None)
         if server is None:
-            modules = self.wanted(["numpy"]) if variables is not None and "numpy" in sys.modules else ()
+            modules = self.importable(["numpy"]) if variables is not None and "numpy" in sys.modules else ()
             if self._relay is None:
                 self._relay = TrackerRelay(loop)
             server = ForkServer(key, loop, environment, modules, self._relay.writer)
             self.living.add(server)
-        self._latest = asked, server
-        loop.later(LOOK_SECONDS, self.look)
+        self._latest = state, server
+        loop.later(LOOK_SECONDS, self.check_state)
         return server
 
-    def look(self) -> None:
-        """Look at the state of this process when a server is asked for next."""
+    def check_state(self) -> None:
+        """Check the state of this process again at the next request."""
         self._latest = None
 
     def abandon(self) -> None:
-        """Have no servers any more, in a forked child: they are the parent's."""
+        """Forget all servers, in a forked child: they belong to the parent."""
         for server in self.living:
             server.abandon()
         if self._relay is not None:
@@ -375,12 +373,12 @@ after_fork_in_child(servers.abandon, BACKENDS)
 
 
 def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:
-    """Start the process of a server by exec, with two descriptors; return its id."""
-    # Copies: a descriptor that is copied onto itself would not be inherited, and one must not overwrite the other.
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_GIVEN) + 1) for fd in (control, tracker)]
+    """Start a server process with two descriptors; return its id."""
+    # dup2 works on copies: a descriptor duplicated onto itself is not inherited, and neither may overwrite the other.
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_FDS) + 1) for fd in (control, tracker)]
     try:
-        actions = [(os.POSIX_SPAWN_DUP2, fd, there) for fd, there in zip(copies, _GIVEN, strict=True)]
-        return os.posix_spawn(sys.executable, command("_forked.main", *_GIVEN), environment, file_actions=actions)
+        actions = [(os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(copies, _FDS, strict=True)]
+        return os.posix_spawn(sys.executable, command("_forked.main", *_FDS), environment, file_actions=actions)
     finally:
         for fd in copies:
             os.close(fd)

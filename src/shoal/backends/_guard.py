@@ -1,4 +1,4 @@
-"""Programs without a ``__main__`` guard: each worker that imports such a program would start workers in turn."""
+"""Detects programs without a ``__main__`` guard: each worker would import the program, and start workers again."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from shoal.backends._bootstrap import flush_streams
 from shoal.errors import MissingMainGuard
 
-#: The exit code of a worker that would have started workers while it imported the main module.
+#: The exit code of a worker that tried to start workers while it imported the main module.
 UNGUARDED = 177
-#: What is in the name of a worker process that imports the main module.
+#: Part of the name of each worker process that imports the main module.
 MARK = "ShoalWorker"
 
 
 def refuse_while_main_is_imported() -> None:
-    """Refuse to start workers while a process of multiprocessing imports the program's main module.
+    """Refuse to start workers while this process imports the program's main module.
 
-    That would never end, because each worker would import the module again. A worker of ours tells its parent by its
-    exit code, and the parent raises the error: once, and not each time that a worker is started.
+    It would never end, because each worker would import the module again. A shoal worker exits with a special code
+    and its parent raises the error, so that it is raised once, and not in every worker.
 
     Raises
     ------
     MissingMainGuard
-        In a process that is no worker of ours.
+        In a process of multiprocessing that is not a shoal worker.
     """
     multiprocessing: Any = sys.modules.get("multiprocessing.process")
     process = None if multiprocessing is None else multiprocessing.current_process()
@@ -36,5 +36,5 @@ def refuse_while_main_is_imported() -> None:
 
 
 def missing_main_guard() -> MissingMainGuard:
-    """Return the error for the program that runs here."""
+    """Return the error, with the path of this program."""
     return MissingMainGuard(getattr(sys.modules.get("__main__"), "__file__", None) or "the program")

@@ -1,4 +1,4 @@
-"""What a process that shoal starts is told, what it inherits, and which modules it may import ahead."""
+"""What a new worker or fork server inherits, what it is sent first, and which modules it may import early."""
 
 from __future__ import annotations
 
@@ -16,20 +16,12 @@ from shoal.backends._surroundings import installed, working_folder
 if TYPE_CHECKING:
     from shoal.backends._bootstrap import Place
 
-#: Counts the workers of this process, as multiprocessing counts those that it starts.
+#: Numbers for the names of workers, as in multiprocessing.
 _workers = itertools.count(1)
 
 
 def command(function: str, *fds: int) -> list[str]:
-    """Return the command line by which a fresh interpreter calls a function with descriptors.
-
-    Parameters
-    ----------
-    function
-        A module of this package and a function of it: ``"_forked.main"``.
-    fds
-        The numbers of the descriptors.
-    """
+    """Return the command line of a new interpreter that calls a function of this package, such as ``_forked.main``."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = f"sys.path[:] = [*filter(None, sys.path), {root!r}]"
     module, _, name = function.partition(".")
@@ -37,26 +29,22 @@ def command(function: str, *fds: int) -> list[str]:
 
 
 def changed_environment(environment: Mapping[str, str], variables: Mapping[str, str | None]) -> dict[str, str]:
-    """Return an environment in which `variables` are set, or, where they are None, are missing."""
+    """Return `environment`, updated by `variables`. The value None removes a variable."""
     return {name: value for name, value in {**environment, **variables}.items() if value is not None}
 
 
 def beginning(variables: dict[str, str | None], place: Place, initial: bytes) -> bytes:
-    """Return the first message to a worker: `_worker_process.Beginning`.
+    """Return the first message to a worker: a pickle of a `_worker_process.Beginning`.
 
-    Parameters
-    ----------
-    variables
-        The variables that the worker sets, because it has inherited other values.
-    place, initial
-        As for :meth:`shoal.backends._forkserver.ForkServer.fork`.
+    `variables` are those that the worker has to set, because it inherits other values. `initial` is a pickle of the
+    user's initializer and its arguments, or empty.
     """
     own = f"LokyProcess-{next(_workers)}", (place.index, place.cpus, place.depth), initial
     return pickle.dumps((_common(variables), *own))
 
 
 def _common(variables: dict[str, str | None]) -> bytes:
-    """Return a pickle of what workers have in common (`_worker_process.Common`), with the variables that they set."""
+    """Return a pickle of a `_worker_process.Common`, the part of the message that is the same for many workers."""
     process: Any = sys.modules.get("multiprocessing.process")
     util: Any = sys.modules.get("multiprocessing.util")
     parent = None if process is None else process.current_process()
@@ -69,21 +57,21 @@ def _common(variables: dict[str, str | None]) -> bytes:
 
 
 def search_path() -> list[str]:
-    """Return ``sys.path``, with the working folder in the place of empty entries."""
+    """Return ``sys.path``, with each empty entry replaced by the working folder."""
     return [entry or working_folder() or "" for entry in sys.path]
 
 
 def inherited_state(environment: Mapping[str, str]) -> tuple[Hashable, ...]:
-    """Return all that a process inherits from its parent by exec and cannot be given later."""
+    """Return the state that a process inherits from its parent by exec and that cannot be changed later."""
     with open("/proc/self/status") as file:
         lines = [line for line in file if line.startswith(_INHERITED)]
-    with open("/proc/self/limits") as file:  # that of open files each worker takes from the caller
+    with open("/proc/self/limits") as file:  # without the limit of open files, which each worker sets itself
         limits = tuple(line for line in file if not line.startswith("Max open files"))
     streams: list[Hashable] = []
     for fd in range(3):
         try:
-            found = os.fstat(fd)
-            streams.append((found.st_dev, found.st_ino))
+            status = os.fstat(fd)
+            streams.append((status.st_dev, status.st_ino))
         except OSError:
             streams.append(None)
     return (
@@ -102,16 +90,16 @@ def inherited_state(environment: Mapping[str, str]) -> tuple[Hashable, ...]:
 _INHERITED = ("Umask", "Uid", "Gid", "Groups", "SigIgn", "SigBlk", "CapEff", "NoNewPrivs", "Seccomp", "Cpus_allowed:")
 
 
-#: A short string in a pickle.
+#: The opcode of a short string in a pickle, and its length.
 _STRING = re.compile(rb"\x8c(.)", re.DOTALL)
-#: Where modules are searched for in a message, in bytes from its start.
+#: The bytes at the start of a message that are searched for names of modules.
 _SEARCHED = 64 * 1024
 
 
 def modules_named(messages: Iterable[bytes]) -> tuple[str, ...]:
-    """Return the installed modules that pickles name and that this process has imported, sorted.
+    """Return the sorted names of installed, imported modules that occur as strings in pickles.
 
-    A string that happens to be the name of such a module counts, too: it does no harm.
+    A string that is the name of a module by coincidence does no harm.
     """
     found = set()
     for message in messages:

@@ -1,10 +1,10 @@
-"""One thread that waits for everything that concerns worker processes: their connections, their ends, timers, requests.
+"""One thread that waits for all events of worker processes: messages, process exits, timers, requests.
 
 ::
 
     ask(request) ── any thread ──┐ a byte wakes the thread
                                  v
-    watch(fd, ready) ──────> selector ──────> the thread calls what is ready, then what is due, then what was asked for
+    watch(fd, ready) ──────> selector ──────> the thread calls `ready`s, then `due`s, then requests
     later(seconds, due) ───> heap of timers ──┘
 """
 
@@ -28,24 +28,17 @@ from shoal.backends.base import start_thread
 from shoal.errors import cannot_start
 
 Request = Callable[[], object]
-#: CPython raises SystemError where it has no memory for a MemoryError.
+#: CPython raises SystemError if it has no memory for a MemoryError.
 _NO_MEMORY = (MemoryError, SystemError)
-#: Address space that the thread gives back when memory is exhausted, so that it can at least fail what waits for it. It
-#: is never written to, so it takes no memory. CPython asks the system for 1 MiB at a time.
+#: Address space that the thread releases when memory is exhausted, so that it can still fail the waiting futures.
+#: Nothing is written to it, so it takes no memory. CPython requests 1 MiB from the system at a time.
 RESERVE_BYTES = 4 * 2**20
 
 
 class Loop:
-    """A daemon thread that calls functions when descriptors are ready, when time has passed, and when it is asked to.
+    """A daemon thread that calls functions: when a descriptor is ready, after a delay, or on request.
 
-    Parameters
-    ----------
-    name
-        The name of the thread.
-
-    Notes
-    -----
-    :meth:`ask` and :meth:`catch_up` may be called in any thread, all other methods in the loop's own.
+    :meth:`ask` and :meth:`catch_up` may be called in any thread, all other methods only in the loop's own.
     """
 
     def __init__(self, name: str) -> None:
@@ -62,7 +55,7 @@ class Loop:
 
     @property
     def current(self) -> bool:
-        """Whether this is the thread."""
+        """Whether the caller runs in the loop's thread."""
         return threading.current_thread() is self._thread
 
     def start(self) -> None:
@@ -71,9 +64,9 @@ class Loop:
         Raises
         ------
         WorkerStartError
-            If the system allows no more threads, or there is no memory for one.
+            If the system allows no more threads, or has no memory for one.
         OSError
-            If it allows no more descriptors, or has no memory.
+            If the system allows no more descriptors, or has no memory.
         """
         with contextlib.ExitStack() as opened:
             self._selector = opened.enter_context(selectors.DefaultSelector())
@@ -85,27 +78,26 @@ class Loop:
             begun = threading.Event()
             thread = start_thread(self._name, self._run, begun, make_room=False)
             while not begun.wait(0.1):
-                if not thread.is_alive():  # the interpreter had no memory for the thread's first steps
+                if not thread.is_alive():  # out of memory before the thread could run `_run`
                     raise cannot_start(MemoryError("the thread ended before it could begin"))
             opened.pop_all()
         self._thread = thread
 
     def ask(self, request: Request) -> None:
-        """Have the thread call `request`."""
+        """Call `request` in the loop's thread."""
         self._requests.append(request)
-        # A byte that does not fit is not needed: there are others to wake the thread.
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError):  # the socket is full, so the thread wakes up anyway
             self._waker.send(b"\0")
 
     def catch_up(self) -> None:
-        """Wait until the thread has done all that it was asked for."""
+        """Wait until the thread has called all requests."""
         if not self.current:
             done = threading.Event()
             self.ask(done.set)
             done.wait()
 
     def watch(self, fd: int, ready: Request, writable: bool = False) -> None:
-        """Call `ready` whenever a descriptor can be read; with `writable`, also whenever it can be written to."""
+        """Call `ready` whenever a descriptor is readable; with `writable`, also whenever it is writable."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
         if fd in self._selector.get_map():
             self._selector.modify(fd, events, ready)
@@ -113,18 +105,18 @@ class Loop:
             self._selector.register(fd, events, ready)
 
     def unwatch(self, fd: int) -> None:
-        """Forget a descriptor; to be called before it is closed."""
+        """Stop watching a descriptor. Call this before closing it."""
         with contextlib.suppress(KeyError):
             self._selector.unregister(fd)
 
     def later(self, seconds: float, due: Request) -> None:
-        """Call `due` after so many seconds."""
+        """Call `due` after a delay."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), due))
 
     def abandon(self) -> None:
-        """Close this process's copies of the descriptors, in a forked child: the thread is the parent's.
+        """Close this process's copies of the descriptors, in a forked child: the thread belongs to the parent.
 
-        The selector itself stays open: what it watches is known to the system, and shared with the parent.
+        The selector is not closed or changed, because the parent shares it.
         """
         if self._thread is not None:
             os.close(self._woken.detach())
@@ -146,18 +138,17 @@ class Loop:
                 if self._reserve.closed:
                     with contextlib.suppress(OSError):
                         self._reserve = mmap.mmap(-1, RESERVE_BYTES)
-            except _NO_MEMORY:  # the thread tries again: without it, this run and all later ones would hang
+            except _NO_MEMORY:  # the thread retries: if it ended, this run and all later ones would hang
                 self._reserve.close()
                 delay = 0.01
 
     def _turn(self) -> None:
-        """Wait until something is to be done, and do it."""
+        """Wait for the next event, and handle all events that are there."""
         timeout = max(self._timers[0][0] - time.monotonic(), 0) if self._timers else None
-        # No name is left to hold what has ended meanwhile.
         for ready in [key.data for key, _ in self._selector.select(timeout)]:
             self._call(ready)
-        ready = None
-        # Each is removed when it has been called, so that one that finds no memory is called again.
+        ready = None  # it would keep alive an ended worker during the next wait
+        # An item is removed after its call, so that it is called again if there was no memory for it.
         while self._timers and self._timers[0][0] <= time.monotonic():
             self._call(self._timers[0][2])
             heapq.heappop(self._timers)
@@ -166,12 +157,9 @@ class Loop:
             self._requests.popleft()
 
     def _call(self, request: Request) -> None:
-        """Call a function whose errors must not end the thread, since every later run would wait for ever.
+        """Call a function and print its errors: an error must not end the thread, or every later run would hang.
 
-        Raises
-        ------
-        MemoryError, SystemError
-            If there is no memory for what the function does: it is to be called again.
+        MemoryError and SystemError are raised, so that the function is called again.
         """
         try:
             request()

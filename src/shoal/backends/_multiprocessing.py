@@ -1,15 +1,15 @@
-"""The multiprocessing backend: worker processes by a start method of the standard library, fork by default."""
+"""The multiprocessing backend: worker processes started by the standard library, by default with fork."""
 
 from __future__ import annotations
 
-import ctypes  # noqa: F401 a worker's first steps take it; see Backend.forks
+import ctypes  # noqa: F401 used by a new worker, so it is imported before the fork (see Backend.forks)
 import itertools
 import multiprocessing
 import os
 import socket
 from typing import Any
 
-from shoal.backends._blas import find_blas, heed_thread_variables
+from shoal.backends._blas import find_blas, lower_blas_threads
 from shoal.backends._bootstrap import Place, heed, serve, set_variables
 from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
@@ -22,21 +22,21 @@ _numbers = itertools.count()
 
 
 def _serve(parent: int, end: socket.socket, place: Place, *initial: Any) -> None:
-    """Run a worker process that, like a Pool's, may start none: multiprocessing would wait for them at its end."""
+    """Run a worker process. Like a Pool's, it may not start processes: multiprocessing would wait for them at exit."""
     multiprocessing.current_process().daemon = True
     set_variables(place.variables)
-    heed_thread_variables()
+    lower_blas_threads()
     heed(parent)
     serve(place, lambda: initial, Blocking(end))
 
 
 class MultiprocessingBackend(ProcessBackend):
-    """Runs the calls in worker processes of the standard library's, started for each run and ended with it.
+    """Runs the calls in worker processes of the standard library, started for each run and ended with it.
 
     Notes
     -----
-    On a free-threaded interpreter a fork may copy a lock that another thread holds inside the interpreter, and the
-    worker then waits for ever (CPython 3.13). A program that has threads uses a context of "spawn" there, or loky.
+    On free-threaded CPython 3.13, a fork may copy a lock that another thread holds inside the interpreter. The worker
+    then hangs. A program with threads should use a "spawn" context there, or the backend "loky".
     """
 
     name = "multiprocessing"
@@ -49,7 +49,7 @@ class MultiprocessingBackend(ProcessBackend):
         """Return slots of one worker process each."""
         options = {**self.given_options, **spec.options}
         context = options.get("context") or multiprocessing.get_context(os.environ.get("JOBLIB_START_METHOD") or None)
-        # Workers are not shared: a forked one knows the program as it was when its run began.
+        # Workers are not shared with later runs: a forked worker has the program's state at the start of its run.
         key = "multiprocessing", next(_numbers)
         maker = ContextMaker(key, context.get_context(), _serve, Placement(spec, options))
         maker.max_batches = options.get("maxtasksperchild")

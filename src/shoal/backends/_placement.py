@@ -1,4 +1,4 @@
-"""What each worker process of a run is given: variables of its environment, CPUs to run on, what it calls first."""
+"""The options that differ between workers of a run: environment variables and CPUs; and the initializer."""
 
 from __future__ import annotations
 
@@ -14,28 +14,21 @@ from shoal.errors import FallbackWarning
 
 
 class Placement:
-    """The options `environment`, `affinity`, `initializer` and `initargs`, as the workers of one run have them.
-
-    Parameters
-    ----------
-    spec
-        What the run asks for.
-    options
-        The backend's own, and the run's.
+    """The checked options `environment`, `affinity`, `initializer` and `initargs` of one run.
 
     Attributes
     ----------
     key
-        Workers of equal keys were given the same.
+        Equal for runs whose workers are interchangeable.
     variables
-        The variables of `environment` that all workers have; None where each has its own.
+        The variables of `environment` if they are the same for all workers, else None.
     initializer, initargs
-        What a worker calls first, and with which arguments.
+        A function that each worker calls first, and its arguments.
 
     Raises
     ------
     TypeError, ValueError
-        If one of the options cannot be used.
+        If an option has an invalid value.
     """
 
     def __init__(self, spec: WorkerSpec, options: Mapping[str, Any]) -> None:
@@ -60,12 +53,12 @@ class Placement:
         )
 
     def of(self, index: int) -> Place:
-        """Return what the worker of an index is given; called once for each process that starts.
+        """Return the place of the worker with this index. Called once for each process.
 
         Raises
         ------
         TypeError, ValueError
-            If what the user's callable returns cannot be used.
+            If a callable of the user returns an invalid value.
         """
         variables = self.variables
         if variables is None:
@@ -79,11 +72,11 @@ class Placement:
 
 
 def _affinity(affinity: Any, n_workers: int) -> Any:
-    """Return the option as a callable, as the CPUs of each worker, or, where workers may run anywhere, as None."""
+    """Return the option as a callable, as a tuple with the CPUs of each worker, or as None for all CPUs."""
     if affinity is None or affinity is False:
         return None
     if not hasattr(os, "sched_setaffinity"):
-        warn("affinity is ignored: this system does not tie processes to CPUs", FallbackWarning)
+        warn("affinity is ignored: this system cannot bind processes to CPUs", FallbackWarning)
         return None
     if affinity is True:
         return tuple(_shares(cpu_share(n_workers)))
@@ -103,35 +96,34 @@ def _checked(variables: Any) -> dict[str, str | None]:
     for name, value in variables.items():
         if not isinstance(name, str) or not (value is None or isinstance(value, str)):
             raise TypeError(
-                "environment must map strings to strings, or to None for a variable that is to be taken away, got: "
-                f"{name!r}: {value!r}"
+                f"environment must map strings to strings, or to None to remove a variable, got: {name!r}: {value!r}"
             )
         if not name or "=" in name or "\0" in name or "\0" in (value or ""):
-            raise ValueError(f"environment has a name or a value that no variable can have: {name!r}: {value!r}")
+            raise ValueError(f"environment has a name or a value that the system does not allow: {name!r}: {value!r}")
     return dict(variables)
 
 
 def _cpus(cpus: Any) -> tuple[int, ...]:
-    """Return the CPUs that `cpus` names, a number or several of them."""
+    """Return the sorted numbers of CPUs, given one number or several."""
     try:
         numbers = {cpus} if hasattr(cpus, "__index__") else set(cpus)
         chosen = tuple(sorted(cpu.__index__() for cpu in numbers))
     except (TypeError, AttributeError):
-        raise TypeError(f"affinity must name CPUs by their numbers, got: {cpus!r}") from None
+        raise TypeError(f"affinity must contain numbers of CPUs, got: {cpus!r}") from None
     usable = os.sched_getaffinity(0)
     if not chosen or not usable.issuperset(chosen):
-        raise ValueError(f"affinity must name CPUs of those that this process may use, {sorted(usable)}, got: {cpus!r}")
+        raise ValueError(f"affinity must contain CPUs that this process may use, {sorted(usable)}, got: {cpus!r}")
     return chosen
 
 
 def _shares(share: int) -> list[tuple[int, ...]]:
-    """Return the usable CPUs, in groups of `share`."""
+    """Return the usable CPUs in groups of `share`."""
     usable = sorted(os.sched_getaffinity(0))
     return [tuple(usable[start : start + share]) for start in range(0, max(len(usable) - share, 0) + 1, share)]
 
 
 def identity(option: Any) -> Hashable:
-    """Return what tells whether an option is the same: its value where it has one, else which object it is."""
+    """Return a key that compares options: the option itself if it is hashable, else its id."""
     try:
         hash(option)
     except TypeError:

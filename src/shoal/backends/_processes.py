@@ -1,4 +1,4 @@
-"""The backends of worker processes, and the one named loky: its workers are kept warm between runs."""
+"""The base class of backends with worker processes, and the backend "loky", which keeps workers between runs."""
 
 from __future__ import annotations
 
@@ -22,24 +22,14 @@ from shoal.backends._workers import Worker
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread, process_depth
 from shoal.errors import FallbackWarning
 
-#: The seconds after which an idle worker goes, as in joblib.
+#: The seconds after which an idle worker ends, as in joblib.
 IDLE_SECONDS = 300.0
-#: Ways of starting workers that may be asked for.
+#: The values of `start_method`.
 _METHODS = "loky", "spawn"
 
 
 class LokyMaker:
-    """Starts workers by a fork server; where there is none, or where it is asked to, by exec.
-
-    Parameters
-    ----------
-    placement
-        What each worker is given.
-    idle_seconds
-        The seconds after which an idle worker goes.
-    method
-        "loky" for exec; None for a fork server where there can be one.
-    """
+    """Starts workers by a fork server if there is one and `method` is None, else by exec."""
 
     max_batches: int | None = None
     follows = True
@@ -49,10 +39,10 @@ class LokyMaker:
         self.idle_seconds: float | None = idle_seconds
         self._placement = placement
         self._method = method
-        self._prepared = False  # whether the server was asked to start
+        self._prepared = False  # whether the start of the server was requested
 
     def prepare(self, worker: Worker) -> bool:
-        """Start the fork server, or, without one, the worker's process, unless it is there."""
+        """Start the fork server or, without one, the worker's process, unless it is running."""
         if worker.process is not None:
             return False
         if not self._forks:
@@ -74,9 +64,9 @@ class LokyMaker:
 
         if self._forks and inherited is None:
             server = servers.of(self._placement.variables, loop)
-            # A server may import modules for its workers if they all have the variables that an import may read.
+            # An import may read environment variables, so the server imports only if all workers have the same ones.
             modules = () if self._placement.variables is None else modules_named(worker.messages)
-            return server.fork(worker, process, place, initial, servers.wanted(modules))
+            return server.fork(worker, process, place, initial, servers.importable(modules))
         from shoal.backends._start import Executed, StartedChild
 
         process.prepare(beginning({}, place, initial))
@@ -84,16 +74,16 @@ class LokyMaker:
         return StartedChild(Executed(changed_environment(os.environ, place.variables), fds), process, loop)
 
     def _initial(self) -> tuple[bytes, list[int] | None]:
-        """Return a pickle of the initializer with its arguments, and the descriptors that it needs.
+        """Return a pickle of the initializer and its arguments, and the descriptors that the worker must inherit.
 
-        These are None unless the pickle can only be sent to a process that is being started.
+        The descriptors are None if it need not inherit any: then the worker may be forked.
         """
         initializer, initargs = self._placement.initializer, self._placement.initargs
         if initializer is None:
             return b"", None
         try:
-            return dumps((initializer, initargs), _refused, out_of_band=2**63)[0], None
-        except RuntimeError:  # as locks and queues of multiprocessing raise, too
+            return dumps((initializer, initargs), _refuse_descriptors, out_of_band=2**63)[0], None
+        except RuntimeError:  # by _refuse_descriptors, and by locks and queues of multiprocessing
             from shoal.backends._start import dumps_for_child
 
             return dumps_for_child((_keeping_file(initializer), initargs))
@@ -110,33 +100,30 @@ class LokyMaker:
     def _begin(self, loop: Loop) -> None:
         from shoal.backends._forkserver import servers
 
-        with contextlib.suppress(OSError):  # what keeps a server from starting is said where a worker is wanted
-            servers.look()
+        with contextlib.suppress(OSError):  # the start of a worker will raise the error again
+            servers.check_state()
             servers.of(self._placement.variables, loop)
 
 
-def _refused(value: Any) -> Any:
-    """Refuse what has a descriptor: only a process that is being started can have a copy of that.
-
-    A connection of ``multiprocessing`` would be pickled with the number of its descriptor.
-    """
+def _refuse_descriptors(value: Any) -> Any:
+    """Refuse sockets and connections, because only a child of this process can inherit their descriptors."""
     connections: Any = sys.modules.get("multiprocessing.connection")
     if isinstance(value, socket.socket) or (connections and isinstance(value, connections.Connection)):
-        raise RuntimeError(f"{type(value).__name__} is only sent to a process that is being started")
+        raise RuntimeError(f"{type(value).__name__} can only be sent to a process that is being started")
     return NotImplemented
 
 
 def _keeping_file(initializer: Any) -> Any:
-    """Return what other picklers than ours are to send of an initializer."""
+    """Return an initializer such that other picklers keep the name of its source file."""
     return KeepingFile(initializer) if isinstance(initializer, FunctionType) else initializer
 
 
 def _serve(parent: int, end: socket.socket, place: Place, *initial: Any) -> None:
-    """Run a worker process that a context has started; it tells of crashes in compiled code."""
+    """Run a worker process that a context has started."""
     import faulthandler
 
-    if sys.stderr is None:  # as under pythonw
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 for as long as this process lives
+    if sys.stderr is None:  # under pythonw
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 open until the process ends
     elif "PYTHONFAULTHANDLER" not in os.environ:
         faulthandler.enable()
     heed(parent)
@@ -144,18 +131,18 @@ def _serve(parent: int, end: socket.socket, place: Place, *initial: Any) -> None
 
 
 class ProcessBackend(Backend):
-    """A backend of worker processes: its slots are workers of the pool."""
+    """A backend whose slots are workers of the pool."""
 
     replaces_workers = True
-    #: How warnings name its runs.
+    #: The name of its runs in warnings.
     runs: ClassVar[str]
-    #: Whether a worker of worker processes may have worker processes of its own.
+    #: Whether a worker process may start worker processes.
     nests: ClassVar[bool] = True
-    #: Whether its workers end with their run, instead of being kept for the next.
+    #: Whether workers end with their run.
     ends_workers: ClassVar[bool] = False
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
-        """Return how many workers `n_jobs` means; 1, with a warning, where this process can have none of its own."""
+        """Return the number of workers for `n_jobs`; 1, with a warning, if this process cannot start workers."""
         n_workers = super().workers(n_jobs, depth)
         process = sys.modules.get("multiprocessing.process")
         if n_workers == 1:
@@ -172,22 +159,22 @@ class ProcessBackend(Backend):
         return 1
 
     def close(self, slots: list[Slot]) -> None:
-        """Give the workers back: the next run finds them warm, unless they end with this one."""
+        """Return the workers to the pool, which keeps them for the next run, or ends them if `ends_workers` is set."""
         pool().close(slots, end=self.ends_workers)
 
     def abort(self, slot: Slot) -> Slot:
-        """Kill the worker if this run's batches are on it; the slot that is returned starts a new one when used."""
+        """Kill the worker if it runs a batch of this run; return a slot that starts a new one when used."""
         return pool().abort(slot)
 
     def retire(self, slot: Slot, pid: int) -> bool:
-        """Replace the worker process `pid` once what was submitted to it has run."""
+        """Replace the worker process `pid` once all batches submitted to it have run."""
         return pool().retire(slot, pid)
 
 
 class LokyBackend(ProcessBackend):
-    """Runs the calls in worker processes that need no ``__main__`` guard; the default.
+    """Runs the calls in worker processes. The program needs no ``__main__`` guard. This is the default.
 
-    The workers are shared by all runs of this process and stay for `idle_worker_timeout` seconds.
+    All runs of this process share the workers. Idle workers end after `idle_worker_timeout` seconds.
     """
 
     name = "loky"
@@ -201,7 +188,7 @@ class LokyBackend(ProcessBackend):
         Raises
         ------
         RuntimeError
-            If this process is a worker of workers, as many deep as ``LOKY_MAX_DEPTH`` allows, or 10.
+            If worker processes are nested as deep as the environment variable ``LOKY_MAX_DEPTH`` allows; default 10.
         """
         _check_depth()
         options = {**self.given_options, **spec.options}
@@ -223,20 +210,20 @@ class LokyBackend(ProcessBackend):
 
 
 def _check_depth() -> None:
-    """Refuse workers of workers that are nested too deep: a mistake would fill the machine."""
-    most = int(os.environ.get("LOKY_MAX_DEPTH") or 10)
-    if 0 < most <= process_depth():
+    """Refuse worker processes that are nested too deep, because an endless recursion would fill the machine."""
+    limit = int(os.environ.get("LOKY_MAX_DEPTH") or 10)
+    if 0 < limit <= process_depth():
         raise RuntimeError(
-            f"worker processes are nested {most} deep, and no deeper ones are started. If that is meant, set the "
+            f"worker processes are nested {limit} levels deep, which is the limit. If your program needs more, set the "
             "environment variable LOKY_MAX_DEPTH to a larger number"
         )
 
 
 def _start_method(given: Any) -> str | None:
-    """Return how workers are started: "loky", "spawn", or None for a fork server where there can be one."""
+    """Return the start method: "loky", "spawn", or None for a fork server if the system has one."""
     name, value = "start_method", given
     if given is None:
         name, value = "SHOAL_START_METHOD", os.environ.get("SHOAL_START_METHOD")
     if value not in (None, "", *_METHODS):
-        raise ValueError(f"{name} must be one of {_METHODS}, or None for the fastest that there is, got: {value!r}")
+        raise ValueError(f"{name} must be one of {_METHODS}, or None for the fastest method, got: {value!r}")
     return value or None

@@ -1,15 +1,14 @@
-"""The ray backend: tasks of a ray cluster, be it this machine alone.
+"""The ray backend: batches are tasks of a ray cluster, which may be this machine alone.
 
 ::
 
-    submit(fn, ...) ─packed─> stream, buffers ─ a task ─> a worker of ray's: unpacked, run, packed ─┐
-      └─ functions by value, shared() ─ray.put, once─> kept decoded by each worker until another    │
-      └─ large arguments ──────────────ray.put, once─> decoded for each batch    run comes along    │
+    submit(fn, ...) ─packed─> stream, buffers ─ a task ─> a ray worker: unpack, run, pack ──────────┐
+      └─ functions by value, shared() ─ray.put, once─> each worker keeps them decoded, until a task │
+      └─ large arguments ──────────────ray.put, once─> decoded for each batch       of another run  │
     future <─unpacked─ stream, buffers <─ ObjectRef.future() <─ ray's object store <────────────────┘
 
-What ray hands out lies in its object store and can only be read. Calls may write into their arguments, though, and
-results are the caller's own; so what travels is pickled here, and its buffers are copied where they arrive. Only large
-arrays are left to ray as they are.
+Arrays from ray's object store are read-only. But calls may write to their arguments, and the caller to its results. So
+shoal pickles them itself, and copies their buffers on arrival. Only large arrays are passed to ray unchanged.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from shoal.backends.storing import StoringBackend, StoringExecutor
 
 T = TypeVar("T")
 
-#: Arguments of so many bytes are put into the store; below, a copy for each batch costs less.
+#: Arguments of at least this size are stored. For smaller ones, a copy in each batch costs less.
 STORED_BYTES = 2**20
-#: At most so many functions and classes by value are put there: a run may make a new one for each call.
+#: The most functions and classes by value that one run stores, because a run may make a new one for each call.
 ONCE = 64
-#: Errors that tell that a task was lost with its worker, and that ray has given up running it again.
+#: The errors of a task whose worker was lost, and that ray will not run again.
 LOST = (
     ray_errors.WorkerCrashedError,
     ray_errors.OutOfMemoryError,
@@ -51,7 +50,7 @@ _connecting = threading.Lock()
 
 
 def connect() -> None:
-    """Use the cluster that this process is connected to; else the one of ``RAY_ADDRESS``, or a new one here."""
+    """Connect to the cluster at ``RAY_ADDRESS`` or start one on this machine, unless this process is connected."""
     with _connecting:
         if not ray.is_initialized():
             ray.init()
@@ -59,79 +58,77 @@ def connect() -> None:
 
 @functools.cache
 def _task() -> Any:
-    """Return the one remote function, which ray exports once to each cluster."""
+    """Return the remote function, one for all runs: ray exports it to the cluster once."""
     return ray.remote(run_task)
 
 
-class _Arriving(Future[T]):
-    """The future of a task; the thread that asks for the result unpacks it, not ray's."""
+class _PackedFuture(Future[T]):
+    """The future of a task. It unpacks the result in the thread that calls :meth:`result`, not in ray's thread."""
 
     def result(self, timeout: float | None = None) -> T:
-        """Return what the call has returned."""
+        """Return the unpacked result."""
         packed: Any = super().result(timeout)
-        value: T = unpack(packed, "what came of a batch of calls", "the calling process")
+        value: T = unpack(packed, "the results of a batch of calls", "the calling process")
         return value
 
 
 class RayExecutor(StoringExecutor):
-    """Runs what is submitted as tasks of ray's.
+    """Runs batches as ray tasks. The cluster decides how many run at a time.
+
+    Not thread-safe, except for :meth:`cancel`.
 
     Parameters
     ----------
     options
-        What ``remote_function.options`` takes: ``num_cpus``, ``resources``, ``max_retries`` and others.
-
-    Notes
-    -----
-    How many run at a time is up to the cluster. To be used by one thread, but for :meth:`cancel`.
+        The arguments of ``remote_function.options``: ``num_cpus``, ``resources``, ``max_retries`` and others.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = dict(options)
         self._token = uuid4().hex
         self._keys = count()
-        self._functions: dict[int, tuple[Any, Stored]] = {}  # by id: the function itself, and what stands for it
+        self._functions: dict[int, tuple[Any, Stored]] = {}  # by id: the function itself, and its reference
         self._running: dict[Future[Any], Any] = {}
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Submit a task; :class:`Stored` may be the last of `args`."""
-        n_plain = next((place for place, arg in enumerate(args) if type(arg) is Stored), len(args))
+        """Submit a task. Positional arguments at the end may be of type :class:`Stored`."""
+        n_plain = next((position for position, arg in enumerate(args) if type(arg) is Stored), len(args))
         stored: tuple[Stored, ...] = args[n_plain:]
         kept = [one for one in stored if one.key is not None]
-        packed = pack((fn, args[:n_plain], kwargs), partial(self._once, kept))
-        places = [one.key for one in stored]
-        future: Future[T] = _Arriving()
+        packed = pack((fn, args[:n_plain], kwargs), partial(self._store_function, kept))
+        keys = [one.key for one in stored]
+        future: Future[T] = _PackedFuture()
         future.set_running_or_notify_cancel()
-        named = {"name": getattr(fn, "__name__", None), **self._options}
+        options = {"name": getattr(fn, "__name__", None), **self._options}
         reference = self._running[future] = (
             _task()
-            .options(**named)
-            .remote(self._token, packed, kept, places, *(one.reference for one in stored if one.key is None))
+            .options(**options)
+            .remote(self._token, packed, kept, keys, *(one.reference for one in stored if one.key is None))
         )
-        reference.future().add_done_callback(partial(self._arrived, future))
+        reference.future().add_done_callback(partial(self._complete, future))
         return future
 
     def stores(self, obj: Any) -> bool:
-        """Tell whether an argument is large, and most of it in arrays."""
+        """Return whether an argument is large, and most of it is in arrays."""
         return _nbytes(obj) >= STORED_BYTES
 
     def put(self, obj: Any) -> Stored:
-        """Put an object into ray's store: an array as it is, what else is large as a pickle, the rest to be kept."""
+        """Store an object: an array unchanged, others as pickles. Workers keep small ones decoded."""
         if _is_plain_array(obj):
             return Stored(ray.put(obj), None)
         return Stored(ray.put(pack(obj)), None if self.stores(obj) else next(self._keys))
 
     def cancel(self) -> None:
-        """End what runs, by force: else ray waits for the end of what does not return to Python's loop."""
+        """Cancel all tasks by force. Without force, ray waits for compiled code to return to the interpreter."""
         for reference in list(self._running.values()):
-            with contextlib.suppress(ray_errors.RaySystemError):  # the cluster is gone, and with it what ran there
+            with contextlib.suppress(ray_errors.RaySystemError):  # the cluster has ended, with its tasks
                 ray.cancel(reference, force=True, recursive=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Do nothing: the cluster is not ours, and what runs there may go on."""
+        """Do nothing: the cluster and its tasks continue."""
 
-    def _once(self, needed: list[Stored], function: Any) -> Any:
-        """Have a function that travels by value kept by the workers; return the reduction to that."""
+    def _store_function(self, needed: list[Stored], function: Any) -> Any:
+        """Store a function that is pickled by value, for workers to keep decoded; return its reduction."""
         if id(function) not in self._functions:
             if len(self._functions) >= ONCE:
                 return NotImplemented
@@ -140,11 +137,11 @@ class RayExecutor(StoringExecutor):
         needed.append(stored)
         return kept_object, (stored.key,)
 
-    def _arrived(self, future: Future[Any], arrived: Future[Any]) -> None:
+    def _complete(self, future: Future[Any], task: Future[Any]) -> None:
         self._running.pop(future, None)
-        error = arrived.exception()
+        error = task.exception()
         if error is None:
-            future.set_result(arrived.result())
+            future.set_result(task.result())
         else:
             future.set_exception(_translated(error))
 
@@ -156,18 +153,18 @@ def _is_plain_array(obj: Any) -> bool:
 
 
 def _nbytes(obj: Any) -> int:
-    """Return the bytes of what is an array, or has its contents in arrays; 0 of all else."""
+    """Return the bytes of an array, or of an object made of arrays; 0 for others."""
     nbytes = getattr(obj, "nbytes", None)
     if isinstance(nbytes, int) and not isinstance(obj, memoryview):
         return nbytes
-    if hasattr(obj, "memory_usage"):  # of pandas
+    if hasattr(obj, "memory_usage"):  # a DataFrame, for example
         usage = obj.memory_usage(index=False)
         return int(getattr(usage, "sum", lambda: usage)())
     return _nbytes(obj.data) if hasattr(obj, "indptr") else 0  # a sparse matrix
 
 
 def _translated(error: BaseException) -> BaseException:
-    """Return what executors raise for an error of ray's."""
+    """Return the exception that an executor raises for an error of ray."""
     if isinstance(error, ray_errors.TaskCancelledError):
         translated: BaseException = CancelledError()
     elif isinstance(error, LOST):
@@ -186,22 +183,22 @@ class RayBackend(StoringBackend):
     Parameters
     ----------
     ray_remote_args : dict
-        What each task asks of the cluster, as ray's own ``options()`` takes it: ``num_cpus``, ``num_gpus``, ``memory``,
-        ``resources``, ``max_retries`` (how often ray runs a batch again whose worker was lost; 3 by default),
-        ``runtime_env`` and others.
+        The resources of each task, as in ray's ``options()``: ``num_cpus``, ``num_gpus``, ``memory``, ``resources``,
+        ``max_retries`` (how often ray runs a batch again after its worker was lost; default 3), ``runtime_env`` and
+        others.
 
     Notes
     -----
-    The cluster that this process is connected to is used; where there is none, ``ray.init()`` is called, which
-    connects to the one at ``RAY_ADDRESS`` or starts one on this machine. It stays when the run has ended.
+    Runs use the cluster that this process is connected to. If there is none, ``ray.init()`` connects to the cluster at
+    ``RAY_ADDRESS`` or starts one on this machine. It continues after the run.
     """
 
     name = "ray"
     options = frozenset({"ray_remote_args"})
-    distance = 4.0  # there and back it takes 2 ms
+    distance = 4.0  # a round trip takes 2 ms
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
-        """Return how many workers `n_jobs` means; -1 is as many tasks as the cluster can run at a time now."""
+        """Return the number of workers for `n_jobs`. -1 means all tasks that the cluster can run at a time."""
         n_jobs = self.default_n_jobs if n_jobs is None else n_jobs
         if n_jobs >= 0 or is_serial():
             return super().workers(n_jobs, depth)
@@ -209,11 +206,11 @@ class RayBackend(StoringBackend):
         return max(_most_tasks(self.given_options.get("ray_remote_args") or {}) + 1 + n_jobs, 1)
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
-        """Return one slot of as many tasks at a time as workers are wanted."""
+        """Return one slot that runs one task for each worker."""
         connect()
         options = {**self.given_options, **spec.options}.get("ray_remote_args") or {}
         if _inside_a_task():
-            # The call that waits for these keeps its CPU: were they to ask for more, all might wait for ever.
+            # The waiting outer task keeps its CPU. If the inner tasks needed more CPUs, they could deadlock.
             options = {"num_cpus": 0, **options}
         return [Slot(RayExecutor(options), spec.n_workers)]
 
@@ -223,7 +220,7 @@ def _inside_a_task() -> bool:
 
 
 def _most_tasks(options: Mapping[str, Any]) -> int:
-    """Return how many tasks of these options the cluster can run at a time."""
-    there = ray.cluster_resources()
-    asked = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus"), **(options.get("resources") or {})}
-    return min((int(there.get(name, 0) // amount) for name, amount in asked.items() if amount), default=1)
+    """Return the number of tasks with these options that the cluster can run at a time."""
+    total = ray.cluster_resources()
+    per_task = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus"), **(options.get("resources") or {})}
+    return min((int(total.get(name, 0) // amount) for name, amount in per_task.items() if amount), default=1)

@@ -1,4 +1,4 @@
-"""What a task of ray's does in a worker, and what its pickles look like."""
+"""The function of a ray task, and the pickles that it receives and returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Packed(NamedTuple):
     """A pickle."""
 
     stream: bytes
-    buffers: list[Any]  # which ray ships as they are
+    buffers: list[Any]  # ray transfers these without pickling them
 
 
 def pack(obj: Any, by_value: Callable[[Any], Any] = lambda _function: NotImplemented) -> Packed:
@@ -25,52 +25,43 @@ def pack(obj: Any, by_value: Callable[[Any], Any] = lambda _function: NotImpleme
     return Packed(stream, [PickleBuffer(buffer) for buffer in buffers])
 
 
-def unpack(packed: Packed, what: str, place: str = "a worker of ray's", copy: bool = True) -> Any:
-    """Rebuild what was packed.
-
-    Parameters
-    ----------
-    packed
-        The pickle.
-    what, place
-        What cannot be rebuilt where, if that fails.
-    copy
-        Whether the buffers are copied, so that they can be written to.
+def unpack(packed: Packed, description: str, place: str = "a ray worker", copy: bool = True) -> Any:
+    """Unpickle an object, by default with copies of its buffers, so that they are writable.
 
     Raises
     ------
     CallUnpicklingError
-        If it cannot be rebuilt.
+        If unpickling fails; its message contains `description` and `place`.
     """
     try:
         buffers = [bytearray(buffer) for buffer in packed.buffers] if copy else packed.buffers
         return loads(packed.stream, buffers=buffers)
     except Exception as error:
-        raise CallUnpicklingError(what, place, f"{type(error).__name__}: {error}") from error
+        raise CallUnpicklingError(description, place, f"{type(error).__name__}: {error}") from error
 
 
 class Stored(NamedTuple):
-    """What stands for an object in ray's store."""
+    """A reference to an object in ray's store."""
 
     reference: Any  # the ObjectRef
-    key: int | None  # under which workers keep the object; None if each batch has its own
+    key: int | None  # under which workers keep the decoded object; None: they decode it for each batch
 
 
 class _Kept:
-    """The objects that a worker keeps decoded: those of the executor whose task it has run last."""
+    """The decoded objects that a worker keeps. They belong to the executor whose task it has run last."""
 
     def __init__(self) -> None:
         self._token: str | None = None
         self._objects: dict[int, Any] = {}
 
-    def learn(self, token: str, stored: list[Stored]) -> None:
-        """Fetch what of an executor's objects is missing; let go of those of others."""
+    def fetch(self, token: str, stored: list[Stored]) -> None:
+        """Fetch the missing objects of an executor, and drop those of other executors."""
         if token != self._token:
             self._token, self._objects = token, {}
         for reference, key in stored:
             if key is not None and key not in self._objects:
-                what = "a function, or a shared object,"
-                self._objects[key] = unpack(ray.get(reference), what, copy=False)  # nobody may change it
+                description = "a function or a shared object"
+                self._objects[key] = unpack(ray.get(reference), description, copy=False)  # read-only
 
     def get(self, key: int) -> Any:
         """Return an object."""
@@ -81,26 +72,28 @@ _kept = _Kept()
 
 
 def kept_object(key: int) -> Any:
-    """Return an object that this worker keeps; what stands in pickles for functions by value."""
+    """Return an object that this worker keeps. Pickles contain a call of this in place of a function by value."""
     return _kept.get(key)
 
 
-def run_task(token: str, packed: Packed, kept: list[Stored], places: list[int | None], *stored: Any) -> Packed:
-    """Run a call in a worker of ray's.
+def run_task(token: str, packed: Packed, kept: list[Stored], keys: list[int | None], *stored: Any) -> Packed:
+    """Run a call in a ray worker.
 
     Parameters
     ----------
-    token, kept
-        Whose call it is, and what this worker is to keep decoded for it.
+    token
+        Identifies the executor.
     packed
         The call.
-    places
-        What stands at the end of its positional arguments: a key of `kept`, or None for the next of `stored`.
+    kept
+        The objects that the worker keeps decoded for this executor.
+    keys
+        Further positional arguments of the call: the key of a kept object, or None for the next item of `stored`.
     """
-    _kept.learn(token, kept)
+    _kept.fetch(token, kept)
     fn, args, kwargs = unpack(packed, "a batch of calls")
     rest = iter(stored)
-    for key in places:
+    for key in keys:
         value = next(rest) if key is None else _kept.get(key)
         if key is None and type(value) is Packed:
             value = unpack(value, "an argument")
@@ -110,4 +103,4 @@ def run_task(token: str, packed: Packed, kept: list[Stored], places: list[int | 
         return pack(returned)
     except Exception as error:
         path, reason = culprit(returned, "results")
-        raise CallPicklingError("what came of a batch of calls", path, reason) from error
+        raise CallPicklingError("the results of a batch of calls", path, reason) from error

@@ -1,19 +1,20 @@
-"""Starting a worker process where no fork server does it: by exec, or by a context of ``multiprocessing``.
+"""Starts a worker process without a fork server: by exec, or by a context of ``multiprocessing``.
 
 ::
 
-    Executed      a fresh interpreter runs _worker_process.work with its end of the connection
-    ContextMaker  the Process of a context serves its end: of "spawn", of what users give to the backend
-                  "multiprocessing", and of loky's on Windows and in frozen programs
-    StartedChild  waits for the end of either
+    Executed      a new interpreter that runs _worker_process.work with its end of the connection
+    ContextMaker  starts a Process of a context: "spawn"; any context for the backend "multiprocessing"; loky's context
+                  on Windows and in frozen programs
+    StartedChild  watches for the exit of either
 
-Private names of other libraries that are read here, since nothing public does the same:
+This module uses private names of other libraries, because there are no public ones:
 
-* ``multiprocessing.process._children``: multiprocessing waits at exit for the children in it, for ever if a signal has
-  kept the pool from ending its workers before; and in a forked child of this process it would take them for its own.
-* ``Process._start_method``: whether the worker imports the program's main module, and takes over our environment.
-* ``popen_fork.Popen._launch``: the pipes that it has opened when a fork fails; see `_close_pipes`.
-* ``popen_spawn_posix.Popen._fds``: which descriptors a new process has to inherit for what was pickled for it.
+* ``multiprocessing.process._children``: workers are removed from it. At exit multiprocessing waits for all children in
+  it, which hangs if a signal has kept the pool from ending its workers. A forked child of this process would take them
+  for its own children.
+* ``Process._start_method``: tells whether the worker imports the main module, and whether it copies our environment.
+* ``popen_fork.Popen._launch``: holds the pipes that it opened when a fork fails (see `_close_pipes`).
+* ``popen_spawn_posix.Popen._fds``: lists the descriptors that a new process must inherit to unpickle its objects.
 """
 
 from __future__ import annotations
@@ -40,14 +41,9 @@ from shoal.errors import import_loky
 
 
 class StartedChild:
-    """A worker process that was started here.
+    """A worker process started by this process: a ``multiprocessing.Process`` or an :class:`Executed`.
 
-    Parameters
-    ----------
-    started
-        A ``multiprocessing.Process`` that was started, or an :class:`Executed`.
-    process
-        Is told when it has ended.
+    When it ends, `process.exited` is called in the loop's thread.
     """
 
     def __init__(self, started: Any, process: Process, loop: Loop) -> None:
@@ -56,8 +52,8 @@ class StartedChild:
         self._process: Process | None = process
         self._loop = loop
         self._tries = 0
-        # The sentinel is a pipe that the worker holds. A child that it has forked holds it, too, and nobody would hear
-        # of the worker's death as long as that child lives. Linux has descriptors of processes since 5.3.
+        # The sentinel is a pipe that closes with the worker. But children that the worker has forked keep it open, and
+        # hide the worker's death. Linux 5.3 and later have process descriptors, which do not have this problem.
         self._sentinel = started.sentinel
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
@@ -66,7 +62,7 @@ class StartedChild:
         loop.watch(self._sentinel, self._ended)
 
     def kill(self) -> None:
-        """Kill it, and all that it has started."""
+        """Kill the worker and its descendants."""
         if sys.platform == "linux":
             if self._started.exitcode is None:
                 kill_tree(self._started.pid)
@@ -77,33 +73,24 @@ class StartedChild:
             kill_process_tree(self._started)
 
     def _ended(self) -> None:
-        """Take note of its end; the system may take a moment to say how it was."""
         self._loop.unwatch(self._sentinel)
         self._tries += 1
         code = self._started.exitcode
-        if code is None and self._tries < 1000:
+        if code is None and self._tries < 1000:  # the exit code may be available a moment later
             self._loop.later(0.001, self._ended)
             return
         if code is not None:
-            self._started.join()  # else multiprocessing keeps it
+            self._started.join()  # removes it from multiprocessing's list of children
         process, self._process = self._process, None
         if process is not None:
             process.exited(code)
 
 
 class ContextMaker:
-    """Starts workers by a context of ``multiprocessing``.
+    """Starts workers by a context of ``multiprocessing``. Workers with equal keys are interchangeable.
 
-    Parameters
-    ----------
-    key
-        Workers of equal keys are interchangeable.
-    context
-        Its ``Process`` makes a process.
-    serve
-        What the process does, given its parent's id, its end of the connection, and how it begins.
-    placement
-        What each worker is given.
+    The process calls `serve` with its parent's id, its end of the connection, its `Place`, the initializer and its
+    arguments.
     """
 
     idle_seconds: float | None = None
@@ -117,7 +104,7 @@ class ContextMaker:
         self._placement = placement
 
     def prepare(self, worker: Worker) -> bool:
-        """Start the worker's process, unless it is there."""
+        """Start the worker's process unless it is running."""
         return worker.warm()
 
     def start(self, worker: Worker, process: Process, loop: Loop) -> StartedChild:
@@ -129,9 +116,9 @@ class ContextMaker:
         method = started._start_method
         if method in ("spawn", "forkserver"):
             started.name = started.name.replace("Process", MARK)
-        # A worker that is spawned may import the program's main module before it is sent anything.
-        with warnings.catch_warnings(), lent(place.variables if method in ("spawn", "loky") else {}):
-            # Python 3.12 warns of every fork of a process that has threads, which each that has workers is.
+        # A spawned worker may import the main module before its first message, so its variables are set here.
+        with warnings.catch_warnings(), temporary_variables(place.variables if method in ("spawn", "loky") else {}):
+            # Since Python 3.12, a fork in a process with threads warns. A process with workers always has threads.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             try:
                 started.start()
@@ -143,17 +130,17 @@ class ContextMaker:
 
 
 def context(method: str | None) -> Any:
-    """Return the context of "spawn"; for others loky's, which needs no ``__main__`` guard."""
+    """Return the "spawn" context if `method` is "spawn", else loky's, which needs no ``__main__`` guard."""
     if method == "spawn":
         return multiprocessing.get_context(method)
     import_loky()
     from loky.backend.context import LokyContext
 
-    return LokyContext  # not by its name in multiprocessing, under which joblib's own may stand
+    return LokyContext  # imported directly, because joblib may have registered its own context as "loky"
 
 
 def _close_pipes(error: OSError) -> None:
-    """Close the pipes to a process that could not be forked, which the standard library (up to 3.13) leaves open."""
+    """Close the pipes of a failed fork, which the standard library leaves open (up to Python 3.13)."""
     popen_fork: Any = sys.modules.get("multiprocessing.popen_fork")
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if popen_fork is not None and frame.f_code is popen_fork.Popen._launch.__code__:
@@ -163,8 +150,8 @@ def _close_pipes(error: OSError) -> None:
 
 
 @contextlib.contextmanager
-def lent(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Have `variables` in the environment of this process, from which a child that is spawned takes its own."""
+def temporary_variables(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables of this process while a child is spawned, which copies them."""
     before = {name: os.environ.get(name) for name in variables}
     set_variables(variables)
     try:
@@ -174,14 +161,9 @@ def lent(variables: Mapping[str, str | None]) -> Iterator[None]:
 
 
 class Executed:
-    """A process that was started by exec; it has what :class:`StartedChild` needs of ``multiprocessing.Process``.
+    """A process started by exec, with the part of ``multiprocessing.Process`` that :class:`StartedChild` needs.
 
-    Parameters
-    ----------
-    environment
-        The variables of its environment.
-    fds
-        The descriptors that it inherits, under the same numbers; the first is its end of the connection.
+    It inherits the descriptors `fds` under the same numbers; the first is its end of the connection.
     """
 
     def __init__(self, environment: Mapping[str, str], fds: list[int]) -> None:
@@ -199,12 +181,12 @@ class Executed:
         finally:
             os.close(held)
         self.pid = started.pid
-        started.returncode = 0  # it is waited for here; subprocess would, and warn, also in a forked child
+        started.returncode = 0  # this class waits for the exit; without this, subprocess would also wait, and warn
         self._code: int | None = None
 
     @property
     def exitcode(self) -> int | None:
-        """Its exit code, negative for a signal; None while it lives, and if something else has waited for it."""
+        """The exit code, negative for a signal; None while the process runs, or if other code has waited for it."""
         if self._code is None:
             with contextlib.suppress(ChildProcessError):
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -213,23 +195,23 @@ class Executed:
         return self._code
 
     def kill(self) -> None:
-        """Kill it alone, as loky asks for where it cannot kill what the process has started."""
+        """Kill the process only; loky calls this if it cannot kill the descendants."""
         os.kill(self.pid, signal.SIGKILL)
 
     def join(self) -> None:
-        """Do nothing: nothing is kept that would have to go."""
+        """Do nothing."""
 
 
 def dumps_for_child(obj: Any) -> tuple[bytes, list[int]]:
-    """Pickle locks, queues and connections of ``multiprocessing``, which are only sent to a process that starts.
+    """Pickle an object with locks, queues or connections of ``multiprocessing``, for a process about to start.
 
-    Return also the descriptors that the process has to inherit for them.
+    Also return the descriptors that the process must inherit.
     """
     from multiprocessing import popen_spawn_posix
     from multiprocessing.context import set_spawning_popen
 
     import_loky()
-    from loky.backend import reduction  # it can pickle all that cloudpickle can, and what belongs to multiprocessing
+    from loky.backend import reduction  # pickles everything that cloudpickle and multiprocessing can pickle
 
     popen: Any = object.__new__(popen_spawn_posix.Popen)
     popen._fds = []

@@ -1,12 +1,12 @@
-"""What changes in a program between two runs, and has to reach warm workers: paths, folder, variables, code.
+"""The state of the program that warm workers must follow: search path, working folder, variables, the user's modules.
 
 ::
 
-    Pool.open ── current() ──> Surroundings ── of each turn ──> Worker: are they those of the process?
-                                                                 ├─ yes, nearly always: nothing to do
-                                                                 ├─ the search path, the working folder, a variable has
-                                                                 │  changed: follow(...) is sent first; nothing is lost
-                                                                 └─ a module of the user's has changed: a new process
+    Pool.open ── current() ──> Surroundings ── of each turn ──> Worker: same as those of the process?
+                                                                 ├─ yes: nothing to do (nearly always)
+                                                                 ├─ the search path, the working folder or a variable
+                                                                 │  has changed: follow(...) is sent first
+                                                                 └─ a module of the user has changed: a new process
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shoal.backends._bootstrap import set_variables
 
 
 class Surroundings(NamedTuple):
-    """The state of a program, as far as its workers take part in it.
+    """The state of a program that its workers follow.
 
     Attributes
     ----------
@@ -31,14 +31,14 @@ class Surroundings(NamedTuple):
     cwd
         The working folder; None if it was removed.
     variables
-        The environment, as ``os.environ`` keeps it.
+        The environment, in the encoding of ``os.environ``.
     modules
-        For each module of the user's, the identity of its specification, which a reload makes anew, and when its file
-        was modified.
+        For each module of the user: the id of its specification, which a reload replaces, and the modification time of
+        its file.
     specifications
-        They, so that their identities stay theirs.
+        The specifications, kept alive so that their ids are not reused.
     number
-        Later ones have larger numbers.
+        Increases with each change.
     """
 
     path: tuple[str, ...]
@@ -50,14 +50,14 @@ class Surroundings(NamedTuple):
 
 
 _latest = Surroundings((), None, {}, {}, ())
-#: Names of the user's modules, and the number of modules when they were looked for.
+#: The number of imported modules when this was computed, and the names of the user's modules among them.
 _modules: tuple[int, list[str]] = (0, [])
 
 
 def current() -> Surroundings:
-    """Return the surroundings as they are now: the same object as long as they are the same. Thread-safe."""
+    """Return the current surroundings; the same object until they change. Thread-safe."""
     global _latest
-    # Its copy() decodes every variable, which takes a hundred times as long.
+    # os.environ.copy() decodes every variable, which takes 100 times as long.
     variables: Mapping[Any, Any] = os.environ._data.copy()  # type: ignore[attr-defined]
     latest = _latest
     now = Surroundings(tuple(sys.path), working_folder(), variables, *_versions(), latest.number)
@@ -75,7 +75,7 @@ def working_folder() -> str | None:
 
 
 def follow(path: list[str], cwd: str | None, variables: Mapping[str, str | None]) -> None:
-    """Do in a worker what its caller has done since: change the search path, the folder, variables."""
+    """Set the search path, the working folder and variables in a worker."""
     sys.path[:] = path
     importlib.invalidate_caches()
     if cwd is not None:
@@ -84,20 +84,20 @@ def follow(path: list[str], cwd: str | None, variables: Mapping[str, str | None]
 
 
 def changes(before: Surroundings, after: Surroundings) -> dict[str, str | None]:
-    """Return the variables that have changed, with None for those that are gone."""
+    """Return the current values of the variables that have changed; None for removed ones."""
     names = {name for name, _ in before.variables.items() ^ after.variables.items()}
     decode: Any = getattr(os.environ, "decodekey", None)
     return {name: os.environ.get(name) for name in map(decode, names)}
 
 
 def installed(name: str) -> bool:
-    """Tell whether an imported module lies where packages are installed: what lies elsewhere may be edited."""
+    """Return whether an imported module is in a folder of installed packages. Other modules may be edited."""
     spec: Any = _spec(name)
     return spec is not None and spec.origin.startswith(_roots(tuple(sys.path)))
 
 
 def _spec(name: str) -> Any:
-    """Return the specification of an imported module that has a file; None of others."""
+    """Return the specification of an imported module, or None if it has no file."""
     spec: Any = getattr(sys.modules.get(name), "__spec__", None)
     return spec if getattr(spec, "has_location", False) and isinstance(spec.origin, str) else None
 
@@ -105,12 +105,12 @@ def _spec(name: str) -> Any:
 @functools.lru_cache(maxsize=1)
 def _roots(path: tuple[str, ...]) -> tuple[str, ...]:
     """Return the folders in which packages are installed."""
-    found = [entry for entry in path if os.path.basename(entry) in ("site-packages", "dist-packages")]
-    return tuple(os.path.join(root, "") for root in [os.path.dirname(os.__file__), *found])
+    entries = [entry for entry in path if os.path.basename(entry) in ("site-packages", "dist-packages")]
+    return tuple(os.path.join(root, "") for root in [os.path.dirname(os.__file__), *entries])
 
 
 def _versions() -> tuple[dict[str, tuple[int, int]], tuple[Any, ...]]:
-    """Return the versions of the user's modules, and their specifications."""
+    """Return `modules` and `specifications` of the current surroundings."""
     global _modules
     if _modules[0] != len(sys.modules):
         names = [name for name in list(sys.modules) if name.partition(".")[0] not in ("__main__", "shoal")]

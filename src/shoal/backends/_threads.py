@@ -1,4 +1,4 @@
-"""The backends of this process: one of its threads, "threading", and of the caller's own thread, "sequential"."""
+"""The backends without worker processes: "threading", and "sequential", which uses the caller's thread."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _Item = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]
 
 
 class DaemonThreads(Executor):
-    """Threads that never hold up the interpreter's exit.
+    """An executor of daemon threads, which do not delay the interpreter's exit.
 
-    ``ThreadPoolExecutor`` joins its threads at exit, so that one call that never returns would keep the process for
-    ever after its run was given up.
+    ``ThreadPoolExecutor`` joins its threads at exit: after an aborted run, one endless call would keep the process
+    alive.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -30,21 +30,21 @@ class DaemonThreads(Executor):
         self._closed = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Have a thread run the call; a thread is started as long as there are fewer than `n_threads`."""
+        """Run the call in a thread. A new thread is started while there are fewer than `n_threads`."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             item = future, fn, args, kwargs
             if len(self._threads) < self._n_threads:
-                # It finds its first item at once; to wait and be woken for it would cost as much as to start.
+                # The thread gets its first item directly: waking it up would cost as much as starting it.
                 self._threads.append(start_thread("shoal-worker", _work, [item], self._items))
             else:
                 self._items.put(item)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end once nothing is left to do."""
+        """End the threads once all calls have run."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -67,25 +67,25 @@ def _work(first: list[_Item], items: queue.SimpleQueue[_Item | None]) -> None:
         if future.set_running_or_notify_cancel():
             try:
                 result = fn(*args, **kwargs)
-            except BaseException as error:  # the future carries it to whoever waits
+            except BaseException as error:
                 future.set_exception(error)
             else:
                 future.set_result(result)
                 del result
-        # A thread that waits must not keep alive what it ran.
+        # An idle thread must not keep the call and its result alive.
         del item, future, fn, args, kwargs
         item = items.get()
 
 
 class ThreadingBackend(Backend):
-    """Runs the calls in threads of this process: arguments are shared, nothing is pickled."""
+    """Runs the calls in threads of this process. Arguments are shared, and nothing is pickled."""
 
     name = "threading"
     in_process = True
     ships_bytes = False
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
-        """Return one slot of as many threads as workers are wanted; they start when they are needed."""
+        """Return one slot with a thread for each worker. Threads start when they are needed."""
         return [Slot(DaemonThreads(spec.n_workers), spec.n_workers)]
 
     def close(self, slots: list[Slot]) -> None:
@@ -94,16 +94,16 @@ class ThreadingBackend(Backend):
             slot.executor.shutdown(wait=True)
 
     def abort(self, slot: Slot) -> Slot:
-        """Leave the threads to themselves, since none can be stopped; return new ones."""
+        """Return a slot with new threads. The old ones cannot be stopped: they end after their current calls."""
         slot.executor.shutdown(wait=False, cancel_futures=True)
         return Slot(DaemonThreads(slot.width), slot.width)
 
 
 class InlineExecutor(Executor):
-    """Runs a call when it is submitted; the future that it returns is done."""
+    """Runs a call in :meth:`submit`, which returns a completed future."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Run the call and return its outcome; interrupts pass through."""
+        """Run the call and return its outcome. KeyboardInterrupt and SystemExit are raised."""
         future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -113,7 +113,7 @@ class InlineExecutor(Executor):
 
 
 class SequentialBackend(Backend):
-    """Runs the calls in the caller's thread; a run with one worker is a plain loop on every backend."""
+    """Runs the calls in the caller's thread."""
 
     name = "sequential"
     in_process = True
@@ -121,7 +121,7 @@ class SequentialBackend(Backend):
     supports_timeout = False
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
-        """Return 1, whatever `n_jobs` is."""
+        """Return 1 for any valid `n_jobs`."""
         super().workers(n_jobs, depth)
         return 1
 
@@ -130,10 +130,10 @@ class SequentialBackend(Backend):
         return [Slot(InlineExecutor())]
 
     def close(self, slots: list[Slot]) -> None:
-        """Do nothing: there is nothing to take back."""
+        """Do nothing."""
 
     def abort(self, slot: Slot) -> Slot:
-        """Return `slot`: what it ran has ended."""
+        """Return `slot`: no call is running."""
         return slot
 
     def nested(self, depth: int) -> str:

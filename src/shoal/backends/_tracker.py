@@ -1,12 +1,12 @@
-"""The way from workers to their caller's resource tracker, which is started when a worker first needs it.
+"""Forwards messages of workers to the caller's resource tracker, which is started when a worker first needs it.
 
 ::
 
     worker ── register, unregister ──> a pipe ──> the pool's thread ──> multiprocessing's resource tracker
 
-A tracker is an interpreter of its own, and few calls need one. Shared memory that a call has made outlives its worker,
-as long as the caller lives: so the caller's tracker must know of it. What a worker has written before it answers is
-passed on before the answer is.
+Shared memory made by a call may outlive its worker, so the caller's tracker must register it. The tracker is a Python
+process that few calls need, so it is not started early. Messages that a worker wrote before its reply are forwarded
+before the reply is delivered.
 """
 
 from __future__ import annotations
@@ -16,20 +16,14 @@ from typing import Any
 
 from shoal.backends._loop import Loop
 
-#: A pipe holds no more.
+#: The capacity of a pipe.
 _PIPE_BYTES = 64 * 1024
-#: What a tracker's client writes to see whether it is there; no news.
+#: The start of a message by which a client checks whether the tracker is alive. It is not forwarded.
 _PROBE = b"PROBE:"
 
 
 class TrackerRelay:
-    """The caller's end; in the loop's thread.
-
-    Attributes
-    ----------
-    writer
-        The descriptor that workers write to.
-    """
+    """The caller's end of the pipe, used in the loop's thread. Workers write to the descriptor `writer`."""
 
     def __init__(self, loop: Loop) -> None:
         self._reader, self.writer = os.pipe()
@@ -45,10 +39,10 @@ class TrackerRelay:
     def _ready(self) -> None:
         lines = (self._part + os.read(self._reader, _PIPE_BYTES)).splitlines(keepends=True)
         self._part = b"" if lines[-1].endswith(b"\n") else lines.pop()
-        news = [line for line in lines if not line.startswith(_PROBE)]
-        if news:
+        messages = [line for line in lines if not line.startswith(_PROBE)]
+        if messages:
             from multiprocessing import resource_tracker
 
             writer: Any = resource_tracker.getfd()
-            for line in news:  # one by one, since what a pipe takes at once is limited
+            for line in messages:  # one by one: only short writes to a pipe are atomic
                 os.write(writer, line)

@@ -1,12 +1,12 @@
-"""A worker process of shoal's own, from its first message to its end: forked by a server, or started by exec.
+"""The main function of a worker process that is forked by a server or started by exec.
 
 ::
 
-    _forked.main   adopts what workers have in common, forks ──┐
-                                                               ├──> run: begins, serves its connection, leaves
-    work           a fresh interpreter does the same by itself ┘
+    _forked.main   adopts the common state of workers, forks ──┐
+                                                               ├──> run: starts, serves its connection, ends
+    work           a new interpreter does the same by itself ──┘
 
-A worker cannot tell which of the two it is (tests/backends/test_worker_probe.py).
+The user's code cannot tell which of the two it runs in (tests/backends/test_worker_probe.py).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from shoal.backends._bootstrap import Place, die_with, flush_streams, heed, libc
 from shoal.backends._messages import Blocking
 from shoal.backends._surroundings import follow
 
-mp: Any = multiprocessing  # much of what is used of it is not public
+mp: Any = multiprocessing  # this module uses private names of it
 
-_exit = libc().exit  # to look it up in a worker would touch memory
+_exit = libc().exit  # looked up here, because a lookup in a forked worker would copy memory
 
 
 class Common(NamedTuple):
-    """The part of a worker's beginning that workers have in common; a server adopts it before it forks them."""
+    """The state that is the same for many workers. A server adopts it before it forks them."""
 
     caller: int
     parent_name: str
     authkey: bytes
-    log_level: int | None  # of multiprocessing's messages to stderr, if they are wanted
+    log_level: int | None  # of multiprocessing's messages to stderr; None: they are off
     path: list[str]
     argv: list[str]
     cwd: str | None
@@ -52,50 +52,50 @@ class Common(NamedTuple):
 
 
 class Beginning(NamedTuple):
-    """How a worker begins; the caller sends it before the first message."""
+    """The first message to a worker."""
 
     common: bytes  # a pickle of :class:`Common`
     name: str
     place: tuple[int, tuple[int, ...] | None, int]  # index, CPUs and depth
-    initial: bytes  # a pickle of the user's initializer with its arguments; empty without one
+    initial: bytes  # a pickle of the user's initializer and its arguments; empty if there is none
 
 
 def work(fd: int, tracker: int, *others: int) -> None:
-    """Do what a forked worker does, in a process that was started by exec.
+    """Run a worker in a process that was started by exec.
 
     Parameters
     ----------
     fd
         The descriptor of its connection.
     tracker
-        The one of the caller's resource tracker.
+        The descriptor of the caller's resource tracker.
     others
-        All others that it was given.
+        All other descriptors that it has inherited.
     """
-    for given in (fd, tracker, *others):
-        os.set_inheritable(given, False)
+    for descriptor in (fd, tracker, *others):
+        os.set_inheritable(descriptor, False)
     connection = Blocking(socket.socket(fileno=fd))
     try:
         begins = Beginning(*pickle.loads(connection.receive()))
-    except (EOFError, OSError):  # the caller is gone, or does not want the worker any more
+    except (EOFError, OSError):  # the caller has ended or aborted the start
         os._exit(1)
     told = Common(*pickle.loads(begins.common))
     heed(told.caller)
     mp.util._close_stdin()
     sys.argv[:] = told.argv
-    sys.modules["__main__"] = types.ModuleType("__main__")  # nothing of this program is seen there
+    sys.modules["__main__"] = types.ModuleType("__main__")  # hides this interpreter's own main module
     follow(told.path, told.cwd, told.variables)
     process = started_process(tracker)
     process.name = begins.name
     belong(process, told)
-    gc.freeze()  # what is made from here on is the user's; _leave looks at nothing else
+    gc.freeze()  # later objects may be the user's; `_leave` examines only those
     run(connection, told, begins, told.caller)
 
 
 def started_process(tracker: int) -> Any:
-    """Turn this process into one that multiprocessing has started; return its process object.
+    """Set this process up like one that multiprocessing has started; return its process object.
 
-    This is what `Process._bootstrap` does first; `run` does the rest of it.
+    This replaces the first part of `Process._bootstrap`; `run` replaces the rest.
     """
     process = mp.process._current_process = mp.context.Process()
     mp.process._process_counter = itertools.count(1)
@@ -105,7 +105,7 @@ def started_process(tracker: int) -> Any:
 
 
 def belong(process: Any, told: Common) -> None:
-    """Make the caller the parent of this process, for multiprocessing."""
+    """Make the caller the parent of this process in multiprocessing's view."""
     mp.process._parent_process = mp.process._ParentProcess(told.parent_name, told.caller, None)
     process._parent_pid, process._parent_name = told.caller, told.parent_name
     if told.authkey:
@@ -113,7 +113,7 @@ def belong(process: Any, told: Common) -> None:
 
 
 class _LokyWhenNeeded:
-    """The start method of a worker's children, loky's, for which loky is imported when they are started."""
+    """The start method of a worker's children: loky's. It imports loky on first use."""
 
     _name = "loky"
 
@@ -128,14 +128,14 @@ class _LokyWhenNeeded:
 
 
 def run(connection: Blocking, told: Common, begins: Beginning, server: int) -> None:
-    """Run a worker, up to the end of this process."""
+    """Run a worker until this process ends."""
     die_with(server)
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     if told.log_level is not None:
         mp.util.log_to_stderr(told.log_level)
     code = 1
     try:
-        mp.process._children.clear()  # they are the server's
+        mp.process._children.clear()  # these belong to the server
         mp.process.BaseProcess._after_fork()
         _settle()
         index, cpus, depth = begins.place
@@ -149,7 +149,7 @@ def run(connection: Blocking, told: Common, begins: Beginning, server: int) -> N
     _leave(code)
 
 
-#: Files whose end is of no consequence once they are flushed.
+#: Files that need only a flush at exit.
 _PLAIN_FILES = {
     io.FileIO,
     io.BufferedReader,
@@ -162,31 +162,31 @@ _PLAIN_FILES = {
 
 
 def _leave(code: int) -> None:
-    """End this process, and do what can be noticed of the end of an interpreter: hooks, files, finalizers.
+    """End this process. Run the observable parts of an interpreter's exit: exit handlers, file flushes, finalizers.
 
-    It would also take apart all that was imported. That takes longer than everything else a worker does for one call,
-    and copies the memory that it shares with others.
+    A full exit would also free all modules. That takes longer than all other work for one call, and copies shared
+    memory.
     """
     atexit._run_exitfuncs()
     flush_streams()
-    objects = gc.get_objects()  # without what was frozen, which is older than the first call
+    objects = gc.get_objects()  # without the frozen objects, which are older than the first call
     finalized = {kind for kind in set(map(type, objects)) if any("__del__" in vars(base) for base in kind.__mro__)}
     if finalized - _PLAIN_FILES:
         sys.exit(code)
     for file in objects if finalized else ():
         if type(file) in _PLAIN_FILES:
-            with contextlib.suppress(ValueError, OSError):  # it is closed, or cannot be written to
+            with contextlib.suppress(ValueError, OSError):  # closed, or not writable
                 file.flush()
-    _exit(code)  # with the hooks of compiled code, which os._exit leaves out
+    _exit(code)  # unlike os._exit, this runs the exit handlers of compiled code
 
 
 def _settle() -> None:
-    """Give this process random states, BLAS threads and a handler of crashes of its own."""
+    """Seed numpy's generator, set the BLAS threads, and enable the fault handler of a forked process."""
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
     if "numpy" in sys.modules:
-        from shoal.backends._blas import follow_thread_variables
+        from shoal.backends._blas import restore_blas_threads
 
-        follow_thread_variables()
+        restore_blas_threads()
     if "PYTHONFAULTHANDLER" not in os.environ and sys.stderr is not None:
         faulthandler.enable()

@@ -3,9 +3,9 @@
 ::
 
     Backend.open(spec) ──> [Slot(executor, width), ...]      executor: a concurrent.futures.Executor
-                                                             width: the batches that it runs at a time
+                                                             width: the number of batches it runs at a time
     run: slot.executor.submit(...) ──> future ──> its callback wakes the run
-    run ends well ──> Backend.close(slots)    run is given up ──> Backend.abort(slot), for each that is still busy
+    run succeeds ──> Backend.close(slots)     run is aborted ──> Backend.abort(slot), for each busy slot
 """
 
 from __future__ import annotations
@@ -26,30 +26,28 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 
-#: The index of the worker that runs the current call, in threads and in the caller; that of a process is below.
+#: The index of the worker that runs the current call, in threads and in the caller.
 index_of_call: ContextVar[int | None] = ContextVar("shoal worker index")
 _index_of_process: int | None = None
 _depth_of_process = 0
 
 
 def worker_index() -> int | None:
-    """Return the index of the worker that this call runs in.
+    """Return the index of the worker that runs this call.
 
-    The workers of a run have different ones. It is the same for all calls that a worker runs, and whatever replaces a
-    worker that has died has it too, so that it can stand for something of which each worker has its own: a GPU, a
-    port, a folder.
+    Each worker of a run has its own index, and keeps it for all its calls. A process that replaces a dead worker gets
+    the same index. So the index can select a resource that workers must not share: a GPU, a port, a folder.
 
     Returns
     -------
     int or None
-        In threads, 0 to ``n_jobs - 1``. In worker processes likewise, unless other runs go on at the same time: the
-        index is that of the process, and runs share the processes. In the plain loop of one worker, 0. Where runs are
-        nested it is the innermost worker's; a plain loop inside a call has the index of that call. None outside of
-        any call.
+        In threads, 0 to ``n_jobs - 1``. In worker processes the same, unless several runs are active: they share the
+        processes, and the index belongs to the process. With one worker, 0. In nested runs, the index of the innermost
+        worker; a nested run with one worker keeps the index of the call around it. None outside any call.
 
     Notes
     -----
-    Threads that a call starts by itself know it in worker processes only.
+    Threads that a call starts get this index in worker processes only; elsewhere they get None.
 
     Examples
     --------
@@ -62,28 +60,28 @@ def worker_index() -> int | None:
 
 
 def be_worker(index: int, depth: int) -> None:
-    """Record the index of the worker that this process is, and its depth in workers of workers."""
+    """Mark this process as a worker, with its index and its nesting depth."""
     global _index_of_process, _depth_of_process
     _index_of_process, _depth_of_process = index, depth
 
 
 def process_depth() -> int:
-    """Return how deep this process is in workers of workers; 0 in a program."""
+    """Return the nesting depth of this process: 0 in the program, 1 in its workers, 2 in their workers."""
     return _depth_of_process
 
 
 def is_worker() -> bool:
-    """Tell whether this process is a worker of another one."""
+    """Return whether this process is a worker."""
     return _index_of_process is not None
 
 
 class Slot(NamedTuple):
-    """A place where batches run.
+    """An executor and its capacity.
 
     Attributes
     ----------
     executor
-        Takes the batches; they run in the order in which they were submitted.
+        Runs batches in the order in which they were submitted.
     width
         The number of batches that it runs at a time.
     """
@@ -93,18 +91,19 @@ class Slot(NamedTuple):
 
 
 class WorkerSpec(NamedTuple):
-    """What a run asks of its workers.
+    """The workers that a run requests.
 
     Attributes
     ----------
     n_workers
-        The number of batches that are to run at a time.
+        The number of batches to run at a time.
     environment
-        Variables that are set before a worker process starts.
+        Environment variables, set before a worker process starts.
     options
-        What the backend's own keywords were given as.
+        The values of the backend's own keywords.
     own
-        Whether no other run may wait behind this one's calls: it lasts, and they may take for ever.
+        Whether the workers must not be shared with other runs. A long-lived run sets this, because its calls may never
+        end, and calls of other runs would wait behind them.
     """
 
     n_workers: int
@@ -113,55 +112,55 @@ class WorkerSpec(NamedTuple):
     own: bool = False
 
 
-#: The options that depend on a worker's index. A backend never ignores them in silence, because calls would then run on
-#: another GPU, or on other CPUs.
+#: The options that depend on a worker's index. A backend without worker processes refuses them: if it ignored them,
+#: calls would run on another GPU or on other CPUs than intended.
 PLACEMENT = ("environment", "affinity")
 
 
-def placed_by(options: Mapping[str, Any]) -> list[str]:
-    """Return the names of those of `options` that place worker processes, and were given."""
+def placement_options(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of the placement options that are set."""
     return [name for name in PLACEMENT if options.get(name) is not None and options[name] is not False]
 
 
 class Backend(ABC):
-    """Where calls run. Subclasses pass :class:`shoal.testing.BackendTests`.
+    """A place where calls run. A subclass must pass :class:`shoal.testing.BackendTests`.
 
     Parameters
     ----------
     inner_max_num_threads
-        The threads that BLAS and OpenMP may use in each worker; by default the CPUs are shared out evenly.
+        The threads that BLAS and OpenMP may use in each worker. By default the workers share the CPUs evenly.
     **options
-        Values for the keywords in :attr:`options`; those given to ``Parallel`` go before them.
+        Values for the keywords in :attr:`options`. Values given to ``Parallel`` override them.
 
     Notes
     -----
-    An instance holds no state of a run, so that any number of runs in any threads may use it.
+    An instance holds no state of a run. Any number of runs in any threads may use it.
     """
 
     #: The name under which the backend is registered.
     name: ClassVar[str]
-    #: Whether arguments are shared with the caller; else they are copied.
+    #: Whether calls share their arguments with the caller. If not, arguments are copied.
     in_process: ClassVar[bool] = False
-    #: Whether shoal encodes the calls into bytes; else the backend ships objects by itself.
+    #: Whether shoal encodes the calls into bytes. If not, the backend ships objects by itself.
     ships_bytes: ClassVar[bool] = True
-    #: The keywords that :meth:`open` understands in ``spec.options``; None: any.
+    #: The keywords that :meth:`open` reads from ``spec.options``. None means any.
     options: ClassVar[frozenset[str] | None] = frozenset()
-    #: Keywords that the constructor takes beside them, and a run does not.
+    #: Further keywords that only the constructor takes.
     constructor_options: ClassVar[frozenset[str]] = frozenset()
-    #: The `n_jobs` that is taken where none is given.
+    #: The default of `n_jobs`.
     default_n_jobs: ClassVar[int] = 1
     #: Whether the threads inside a worker can be limited.
     supports_inner_max_num_threads: ClassVar[bool] = False
-    #: Whether results can be handed out while others are computed.
+    #: Whether results can be delivered while other calls still run.
     supports_return_generator: ClassVar[bool] = True
-    #: Whether workers may be forked: what a run needs is imported before, since a fork copies the locks of the modules
-    #: that other threads are about to import.
+    #: Whether workers may be forked. If so, a run imports what it needs before the fork, because a fork also copies the
+    #: import locks that other threads hold.
     forks: ClassVar[bool] = False
-    #: Whether a run can be given up after ``timeout=``.
+    #: Whether ``timeout=`` can abort a run.
     supports_timeout: ClassVar[bool] = True
-    #: How far away its workers are: how long the way of a batch takes beside that to a process on this machine.
+    #: The time a batch takes to reach a worker, relative to a process on this machine.
     distance: ClassVar[float] = 1.0
-    #: Whether a worker process can be replaced by another: :meth:`retire`.
+    #: Whether :meth:`retire` can replace a worker process.
     replaces_workers: ClassVar[bool] = False
 
     def __init__(self, inner_max_num_threads: int | None = None, **options: Any) -> None:
@@ -172,24 +171,24 @@ class Backend(ABC):
         self.given_options = options
 
     def check_placement(self, options: Mapping[str, Any]) -> None:
-        """Raise TypeError if `options` place worker processes and this backend has none that it could place."""
-        for name in placed_by(options):
+        """Raise TypeError if `options` contain a placement option that this backend does not support."""
+        for name in placement_options(options):
             if self.options is not None and name not in self.options:
                 raise TypeError(
                     f"{name} is for worker processes, and the backend {self.name!r} has none; use 'loky' or "
-                    f"'multiprocessing', or leave it out"
+                    f"'multiprocessing', or omit {name}"
                 )
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
-        """Return how many workers `n_jobs` means.
+        """Return the number of workers for a value of `n_jobs`.
 
         Parameters
         ----------
         n_jobs
-            A positive number of workers; -1 for one per CPU, -2 for one less, and so on; None for the default. With
-            ``JOBLIB_MULTIPROCESSING=0`` in the environment it is 1 in any case.
+            A positive number of workers; -1 for one per CPU, -2 for one less, and so on; None for the default. If the
+            environment contains ``JOBLIB_MULTIPROCESSING=0``, the result is 1.
         depth
-            How deep the run is nested in others; 0 outside.
+            The nesting depth of the run; 0 outside any other run.
 
         Raises
         ------
@@ -210,30 +209,30 @@ class Backend(ABC):
 
     @abstractmethod
     def close(self, slots: list[Slot]) -> None:
-        """Take back slots on which nothing runs."""
+        """Release idle slots."""
 
     @abstractmethod
     def abort(self, slot: Slot) -> Slot:
-        """Stop what `slot` runs now, by force if need be; return the slot that takes its place."""
+        """Stop the calls that `slot` runs now, by force if necessary; return a slot to use instead."""
 
     def retire(self, slot: Slot, pid: int) -> bool:
-        """Have another process take the place of a slot's worker, once what was submitted to that has run.
+        """Replace the worker process of a slot once all batches submitted to it have run.
 
         Parameters
         ----------
         slot
-            It stays, and may be submitted to at once.
+            Remains usable: batches may be submitted to it at once.
         pid
-            The process that is to go.
+            The id of the process to replace.
 
         Returns
         -------
-        Whether it was still there; else nothing is done.
+        Whether the slot still had that process. If not, nothing changes.
         """
-        raise NotImplementedError(f"{self} has no worker processes that it can replace")
+        raise NotImplementedError(f"{self} cannot replace worker processes")
 
     def nested(self, depth: int) -> str:
-        """Return the name of the backend for calls that a call at `depth` makes in turn."""
+        """Return the name of the default backend for a run that a call at `depth` starts."""
         return "threading" if depth == 0 else "sequential"
 
     def __repr__(self) -> str:
@@ -246,25 +245,20 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 def in_main_thread() -> bool:
-    """Tell whether this is the thread that started the interpreter."""
+    """Return whether this is the thread that started the interpreter."""
     return threading.current_thread() is threading.main_thread()
 
 
 def start_thread(name: str, target: Callable[..., object], *args: Any, make_room: bool = True) -> threading.Thread:
     """Start a daemon thread, and return it.
 
-    Parameters
-    ----------
-    name, target, args
-        As for :class:`threading.Thread`.
-    make_room
-        Whether to end idle worker processes and to try again where the system allows no more threads. A caller that
-        holds a lock of the pool's must not ask for that.
+    If the system allows no more threads, idle worker processes are ended and the thread is tried again. A caller that
+    holds a lock of the pool must turn this off with `make_room`.
 
     Raises
     ------
     WorkerStartError
-        If the system allows no more.
+        If the system allows no more threads.
     """
     thread = threading.Thread(target=target, args=args, name=name, daemon=True)
     try:
@@ -274,11 +268,11 @@ def start_thread(name: str, target: Callable[..., object], *args: Any, make_room
         pools: Any = sys.modules.get("shoal.backends._pool")
         if not (make_room and is_shortage(refusal) and pools is not None and pools.pool().make_room()):
             raise refusal from error
-        return start_thread(name, target, *args, make_room=False)  # another one: in Python 3.13 no thread starts twice
+        return start_thread(name, target, *args, make_room=False)  # a new one: Python 3.13 starts no thread twice
     return thread
 
 
 def is_shortage(error: BaseException | None) -> bool:
-    """Tell whether an error says that descriptors, processes, threads or memory are short, and not another refusal."""
+    """Return whether an error means that descriptors, processes, threads or memory are exhausted."""
     cause = error.__cause__ if isinstance(error, WorkerStartError) else None
     return isinstance(cause, (MemoryError, RuntimeError)) or getattr(cause, "errno", None) in _SHORTAGES

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal._tracebacks import warn
-from shoal.backends.base import index_of_call, placed_by, worker_index
+from shoal.backends.base import index_of_call, placement_options, worker_index
 from shoal.errors import FallbackWarning, attach
 from shoal.parallel._delayed import Call, Placeholder, is_call, not_a_call, resolved, unpacked
 
@@ -30,7 +30,7 @@ def warn_of_ignored(plan: Plan) -> None:
         "task_timeout": settings.task_timeout,
         "max_tasks_per_worker": settings.max_tasks_per_worker,
         "max_worker_memory": settings.max_worker_memory,
-        **{name: options[name] for name in placed_by(options)},
+        **{name: options[name] for name in placement_options(options)},
     }
     for name, value in values.items():
         if value is not None:

@@ -19,7 +19,7 @@ from shoal import Parallel, delayed
 
 SOURCE = Path(shoal.__file__).parent
 SECTION = (
-    (Path(__file__).parents[1] / "docs" / "design" / "parallel.md")
+    (Path(__file__).parents[3] / "docs" / "design" / "parallel.md")
     .read_text(encoding="utf-8")
     .partition("## The way of a call\n")[2]
     .partition("\n## ")[0]
