@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import itertools
+import logging
 import multiprocessing
 import os
 import pickle
 import random
 import re
+import sys
 import threading
 import time
 import traceback
@@ -286,6 +289,39 @@ class BackendTests:
             return
         gate.touch()
         assert parallel(timeout=PATIENCE)([delayed(abs)(-1), delayed(abs)(-2)]) == [1, 2]
+
+    # What calls say
+
+    def test_log_records(self, parallel: Callable[..., Parallel], caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "shoal.testing.calls")
+        parallel(batch_size=2)(delayed(say)(number) for number in range(6))
+        records = [record for record in caplog.records if record.name == "shoal.testing.calls"]
+        assert sorted(record.getMessage() for record in records) == [f"call {number}" for number in range(6)]
+        assert {record.funcName for record in records} == {"say"}
+        if all(record.process != os.getpid() for record in records):
+            assert sorted(record.shoal_call for record in records) == list(range(6))  # type: ignore[attr-defined]
+
+    def test_warnings(self, parallel: Callable[..., Parallel]) -> None:
+        with warnings.catch_warnings(record=True) as issued:
+            warnings.simplefilter("always")
+            parallel(batch_size=2)(delayed(warn_of)(number) for number in range(6))
+        messages = sorted(str(each.message) for each in issued if each.category is ImportWarning)
+        assert messages == [f"call {number}" for number in range(6)]
+        assert {each.filename for each in issued if each.category is ImportWarning} == {__file__}
+
+    def test_warnings_that_are_errors(self, parallel: Callable[..., Parallel]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ImportWarning)
+            with pytest.raises(ImportWarning, match="call 3"):
+                parallel()([delayed(warn_of)(3)])
+
+    def test_output(self, parallel: Callable[..., Parallel]) -> None:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            parallel(batch_size=2)(delayed(say)(number) for number in range(6))
+        assert sorted(out.getvalue().splitlines()) == [f"output of call {number}" for number in range(6)]
+        errors = [line for line in err.getvalue().splitlines() if line.startswith("errors of")]
+        assert sorted(errors) == [f"errors of call {number}" for number in range(6)]
 
     # Several runs: one after the other, nested, and at the same time
 
@@ -821,3 +857,15 @@ def wait_for(path: Path) -> str:
             raise TimeoutError(f"{path} was not created within {PATIENCE} seconds")
         time.sleep(0.01)
     return "opened"
+
+
+def say(number: int) -> None:
+    """Log a message, and print to both standard streams."""
+    logging.getLogger("shoal.testing.calls").info("call %d", number)
+    print(f"output of call {number}")  # noqa: T201
+    print(f"errors of call {number}", file=sys.stderr)  # noqa: T201
+
+
+def warn_of(number: int) -> None:
+    """Issue a warning of a category that is ignored by default."""
+    warnings.warn(f"call {number}", ImportWarning, stacklevel=1)

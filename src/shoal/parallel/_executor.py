@@ -62,6 +62,7 @@ def executor(
     task_timeout: Any = DEFAULTS["task_timeout"],
     max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
     max_worker_memory: Any = DEFAULTS["max_worker_memory"],
+    forward: Any = DEFAULTS["forward"],
     **options: Any,
 ) -> Executor:
     """Return an executor of :mod:`concurrent.futures` that runs calls on the workers of :class:`~shoal.Parallel`.
@@ -85,7 +86,7 @@ def executor(
         As for Parallel.
     retries, retry_on, retry_wait, task_timeout
         As for Parallel, for each submitted call.
-    max_tasks_per_worker, max_worker_memory
+    max_tasks_per_worker, max_worker_memory, forward
         As for Parallel.
     **options
         Options of the backend, such as `initializer` and `initargs`.
@@ -155,6 +156,7 @@ def executor(
         task_timeout=task_timeout,
         max_tasks_per_worker=max_tasks_per_worker,
         max_worker_memory=max_worker_memory,
+        forward=forward,
     )
     return Executor(plan._replace(return_as="generator_unordered", own_workers=True, resends=True))
 

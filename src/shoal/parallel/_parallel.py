@@ -109,6 +109,14 @@ class Parallel:
         killed, and the call fails with :class:`~shoal.errors.WorkerDied`. Resident memory that is not shared counts:
         neither the arrays that shoal maps into workers, nor libraries. For a worker that was forked, the memory counts
         that its parent had at that time.
+    forward : bool, str or collection of str
+        What calls say in a worker that arrives in this process: "logging", "warnings", "output", or several of them.
+        True, the default, means all, and False nothing: then it stays with the worker's own streams. Log records that
+        no handler of the worker has handled go to the loggers of their names here, with the attributes ``shoal_call``
+        and ``shoal_worker``. Warnings go through the filters here. Printed text goes to ``sys.stdout`` and
+        ``sys.stderr`` where the program has replaced them, as notebooks, pytest and ``redirect_stdout`` do. The levels,
+        filters and streams are those at the beginning of the run, and what is said arrives with the results of its
+        batch. On threads everything is in this process anyway.
     seed : int, sequence of int or numpy.random.SeedSequence, optional
         Gives each call a :class:`numpy.random.Generator` of its own as the argument `rng`. Call i gets the generator of
         the i-th child that :meth:`numpy.random.SeedSequence.spawn` would make. So its numbers do not depend on the
@@ -208,6 +216,7 @@ class Parallel:
         max_pending: Any = DEFAULTS["max_pending"],
         max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
         max_worker_memory: Any = DEFAULTS["max_worker_memory"],
+        forward: Any = DEFAULTS["forward"],
         seed: Any = None,
         memory: ResultCache | None = None,
         total: int | None = None,
@@ -238,6 +247,7 @@ class Parallel:
             max_pending=max_pending,
             max_tasks_per_worker=max_tasks_per_worker,
             max_worker_memory=max_worker_memory,
+            forward=forward,
             seed=seed,
             memory=memory,
             total=total,

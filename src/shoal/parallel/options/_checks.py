@@ -210,6 +210,16 @@ def _retry_on(_name: str, retry_on: Any) -> None:
         )
 
 
+def _forward(_name: str, forward: Any) -> None:
+    if isinstance(forward, bool):
+        return
+    names = (forward,) if isinstance(forward, str) else forward
+    if not (isinstance(names, Iterable) and all(name in ("logging", "warnings", "output") for name in names)):
+        raise ValueError(
+            f"forward must be True, False, or name some of 'logging', 'warnings' and 'output', got: {forward!r:.80}"
+        )
+
+
 def _seconds(name: str, seconds: Any) -> None:
     if seconds is not None and not (_is_real(seconds) and seconds > 0):
         raise ValueError(f"{name} must be a positive number of seconds, or None, got: {seconds!r:.80}")
@@ -257,6 +267,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "max_nbytes": _size,
     "mmap_mode": _mmap_mode,
     "progress": _progress,
+    "forward": _forward,
     "batch_size": _batch_size,
     "timeout": _timeout,
     "total": _total,

@@ -42,7 +42,7 @@ class Settings(NamedTuple):
         How deep the current code is nested in runs: 0 outside of any, 1 in a worker.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
         As for :class:`~shoal.Parallel`.
-    retries, retry_on, retry_wait, on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
+    retries, retry_on, retry_wait, on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, forward
         As for :class:`~shoal.Parallel`.
     """
 
@@ -63,6 +63,7 @@ class Settings(NamedTuple):
     max_pending: int | None = None
     max_tasks_per_worker: int | None = None
     max_worker_memory: int | float | str | None = None
+    forward: Any = True
     depth: int = 0
 
 
@@ -152,7 +153,7 @@ class parallel_config:
     backend : str, Backend or multiprocessing context, optional
         The backend of all runs that name none.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress, retries, retry_on, retry_wait, \
-on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
+on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, forward
         As for :class:`~shoal.Parallel`. An argument of ``Parallel`` takes precedence.
     inner_max_num_threads : int, optional
         The number of threads that BLAS and OpenMP may use in each worker process. It needs `backend`.
@@ -200,6 +201,7 @@ on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
         max_pending: Any = DEFAULTS["max_pending"],
         max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
         max_worker_memory: Any = DEFAULTS["max_worker_memory"],
+        forward: Any = DEFAULTS["forward"],
         inner_max_num_threads: int | None = None,
         **backend_params: Any,
     ) -> None:
@@ -221,6 +223,7 @@ on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
             max_pending=max_pending,
             max_tasks_per_worker=max_tasks_per_worker,
             max_worker_memory=max_worker_memory,
+            forward=forward,
         )
         check(values)
         if values.get("n_jobs") is not None:

@@ -23,6 +23,7 @@ from shoal import errors
 from shoal._files import format_size
 from shoal.backends import Slot
 from shoal.errors import FailedCall, TaskTimeout
+from shoal.observe._saying import deliver
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import resolved
 from shoal.parallel.running._faults import Faults, described
@@ -177,9 +178,11 @@ class BatchRun(Run, Generic[R]):
         if reply.retiring and self._plan.backend.retire(slot, reply.retiring):
             self._transport.replaced(slot.executor)
         try:
-            values, error, whole = self._transport.receive(request, reply)
+            values, error, whole, said = self._transport.receive(request, reply)
         finally:
             self._drop(index, request)
+        if said:
+            deliver(said)
         done = batch if error is None else batch.split(len(values))
         if memory is not None:
             for call, value in zip(done, values, strict=False):  # a batch that was cut short has fewer values

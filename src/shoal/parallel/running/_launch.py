@@ -21,6 +21,7 @@ from shoal._files import parse_size
 from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
+from shoal.observe._saying import HOME, conditions, kinds_of
 from shoal.parallel._delayed import Call
 from shoal.parallel.options._settings import Settings, nested_settings
 from shoal.parallel.running._batch_run import BatchRun
@@ -108,17 +109,18 @@ def make_run(
             surroundings = partial(nested_settings, *nested)
             return PullRun(plan, slots, schedule, listener, policy, opened.pop_all().close, threads, surroundings)
         transport: Transport[Any]
+        forwarded = conditions(kinds_of(settings.forward))
         seconds = CUT_SECONDS * backend.distance if plan.batch_size == "auto" else math.inf
         if backend.ships_bytes:
             max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else MOST_IDLE)
             by_value = 0 if plan.resends else MOST_BY_VALUE
-            transport = ProcessTransport(workspace, nested, 2 * n_workers, seconds, noted, limits, by_value)
+            transport = ProcessTransport(workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value)
         else:
             # Their workers are no children of this process, and the CPUs of other machines are not divided up here.
             there = nested[0], settings.depth, None
-            transport = ObjectTransport(TaskOptions(there, seconds, settings.mmap_mode))
+            transport = ObjectTransport(TaskOptions(there, seconds, settings.mmap_mode, forwarded, HOME))
         run: BatchRun[Any]
         run = BatchRun(plan, slots, schedule, listener, policy, opened.pop_all().close, transport, limits)
         return run

@@ -12,6 +12,7 @@ _processes sends bytes to worker processes. _engines hands objects to engines th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -19,6 +20,7 @@ from shoal._pickling import Reduce, as_usual, culprit, dumps
 from shoal._tracebacks import from_user
 from shoal.backends._failure import Failure, rebuilt
 from shoal.errors import CallPicklingError, CallUnpicklingError
+from shoal.observe._saying import Said
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import describe
 from shoal.parallel.transport._status import WorkerStatus
@@ -75,11 +77,14 @@ class Received(NamedTuple):
         The exception of the next call; None if no call has failed.
     call_unknown
         Whether the exception may belong to any call of the batch, and not to the next call.
+    said
+        What the calls have said.
     """
 
     values: list[Any]
     error: BaseException | None
     call_unknown: bool = False
+    said: Sequence[Said] = ()
 
 
 class Transport(ABC, Generic[R]):

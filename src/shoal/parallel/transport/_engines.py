@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import weakref
@@ -19,8 +20,10 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, NamedTuple
 
+from shoal.backends import worker_index
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
+from shoal.observe._saying import HOME, Recorder, adopt, collecting, packed, unpacked
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, describe, resolved
 from shoal.parallel.options._settings import Nested, nested_settings
@@ -36,6 +39,8 @@ from shoal.parallel.transport._contract import (
 from shoal.parallel.transport._shared import Shared, resolve_value
 from shoal.parallel.transport._workspace import is_array
 
+_NOT_LISTENING: Any = contextlib.nullcontext()
+
 #: Larger arrays are not copied for each batch that may write to them.
 PRIVATE_BYTES = 32 * 2**20
 
@@ -47,6 +52,7 @@ class Outcome(NamedTuple):
     values: list[Any]
     error: BaseException | Failure | None
     retiring: None = None  # shoal does not replace the workers of an engine
+    said: bytes | None = None  # what the calls have said: a pickled list of Said
 
 
 class TaskOptions(NamedTuple):
@@ -55,6 +61,9 @@ class TaskOptions(NamedTuple):
     nested: Nested  # the settings for runs inside the calls
     seconds: float = math.inf  # the time after which no further call is begun
     mode: str | None = None  # the `mmap_mode` of arrays from the store
+    conditions: bytes | None = None  # of the caller, if what calls say is forwarded
+    home: str = ""  # the caller's process, in which some engines have workers: there is nothing to forward
+    start: int = 0  # the index of the first call
 
 
 class Stored(NamedTuple):
@@ -94,14 +103,16 @@ class ObjectTransport(Transport[Request]):
                 calls = [self._with_references(call, executor, stored, references) for call in request.batch]
             else:
                 calls = [resolved(call) for call in request.batch]
-            return executor.submit(Task(self._options, calls), *references)
+            return executor.submit(Task(self._options._replace(start=request.batch.start), calls), *references)
         except Exception as error:
             return failed_future(error)
 
     def receive(self, request: Request, reply: Outcome) -> Received:
         """Return the results. If the exception is a :class:`Failure`, rebuild it."""
         values, error = reply.values, reply.error
-        return Received(values, raised(error, request.batch, len(values)) if isinstance(error, Failure) else error)
+        if isinstance(error, Failure):
+            error = raised(error, request.batch, len(values))
+        return Received(values, error, False, () if reply.said is None else unpacked(reply.said))
 
     def explain(self, batch: Batch, error: Exception) -> Unsendable:
         """Find the call because of which the executor has refused a batch."""
@@ -208,9 +219,13 @@ class Task:
         """Run the calls. ``Stored(number)`` is replaced by the object of that number."""
         options, calls = self.options, self.calls
         clock = time.perf_counter
-        with nested_settings(*options.nested):
+        values: list[Any] = []
+        recorder, listening = None, _NOT_LISTENING
+        if options.conditions is not None and options.home != HOME:
+            recorder = Recorder(lambda: options.start + len(values), worker_index())
+            listening = collecting(recorder, adopt(options.conditions), in_thread=True)
+        with listening, nested_settings(*options.nested):
             began = clock()
-            values: list[Any] = []
             failure: Failure | None = None
             try:
                 if objects:
@@ -223,7 +238,9 @@ class Task:
                     values.append(function(*args, **kwargs))
             except BaseException as error:
                 failure = failure_of(error, error)
-            return Outcome(clock() - began, values, failure)
+            elapsed = clock() - began
+        said = packed(recorder.said) if recorder is not None and recorder.said else None
+        return Outcome(elapsed, values, failure, None, said)
 
 
 def task_name(calls: list[Call]) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 from shoal._pickling import loads
 from shoal._tracebacks import in_a_line
 from shoal.errors import CallUnpicklingError
+from shoal.observe._saying import unpacked
 from shoal.observe._terminal import bars_drawn
 from shoal.parallel._batch import Batch, folded
 from shoal.parallel.options._settings import Nested
@@ -114,6 +115,8 @@ class ProcessTransport(Transport[ProcessRequest]):
         The shared arrays of the run.
     nested
         The settings for runs inside the calls.
+    conditions
+        Those of :func:`~shoal.observe._saying.conditions`; None if what calls say is not forwarded.
     in_flight
         The number of batches that may be in flight at a time.
     seconds
@@ -134,6 +137,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         self,
         workspace: Workspace,
         nested: Nested,
+        conditions: bytes | None,
         in_flight: int,
         seconds: float,
         writes_status: bool,
@@ -143,6 +147,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         self._workspace = workspace
         self._objects = RunObjects(workspace, most_by_value)
         self._nested = nested
+        self._conditions = conditions
         self._seconds = seconds
         self._limits = limits
         self._writes_status = writes_status
@@ -193,6 +198,7 @@ class ProcessTransport(Transport[ProcessRequest]):
             self._nested,
             None if row is None else row.address,
             self._limits,
+            self._conditions,
             bars_drawn(),
         )
         try:
@@ -206,6 +212,7 @@ class ProcessTransport(Transport[ProcessRequest]):
     def receive(self, request: ProcessRequest, reply: Reply) -> Received:
         """Unpickle the results. Large ones are mapped from the segments into which the worker has written them."""
         batch, failure, segments = request.batch, reply.failure, request.result_segments
+        said = () if reply.said is None else unpacked(reply.said)
         buffers = [map_part(segments[number].fd, offset, nbytes) for number, offset, nbytes in reply.ranges]
         request.release_result_segments({number for number, _, _ in reply.ranges})
         stream = buffers.pop(0) if reply.stream is None else memoryview(reply.stream)
@@ -215,14 +222,14 @@ class ProcessTransport(Transport[ProcessRequest]):
         except Exception as error:
             refusal = CallUnpicklingError(f"the result of {span(batch)}", "the calling process", in_a_line(error))
             refusal.__cause__ = cause(error)
-            return Received([], refusal, call_unknown=True)
+            return Received([], refusal, True, said)
         if values:
             used_per_call = len(reply.ranges) / len(values)
             self._result_segments_per_call = max(self._result_segments_per_call, used_per_call)
         if failure is None:
-            return Received(values, None)
+            return Received(values, None, False, said)
         error_of_call = raised(failure, batch, None if reply.call_unknown else len(values))
-        return Received(values, error_of_call, reply.call_unknown)
+        return Received(values, error_of_call, reply.call_unknown, said)
 
     def explain(self, _batch: Batch, error: Exception) -> Unsendable:
         """Raise the error of a worker process: no call is to blame."""

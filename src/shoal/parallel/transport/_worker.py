@@ -13,6 +13,7 @@ time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -23,9 +24,11 @@ from typing import Any, NamedTuple
 
 from shoal._pickling import collecting_later, culprit, dumps, loads
 from shoal._tracebacks import in_a_line
+from shoal.backends import worker_index
 from shoal.backends._bootstrap import interruptible
 from shoal.backends._failure import Failure, failure_of
 from shoal.errors import CallPicklingError, CallUnpicklingError
+from shoal.observe._saying import Recorder, adopt, collecting, packed
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
@@ -42,6 +45,8 @@ RESULT_BYTES = 256 * 1024
 LONG_STREAM = 256 * 1024
 #: The threshold for buffers with which all of them stay in the stream.
 _ALL_IN_STREAM = 2**63
+
+_NOT_LISTENING: Any = contextlib.nullcontext()
 
 #: After so many batches, the interpreter has specialized the code that runs for each batch.
 _REHEARSALS = 10
@@ -88,6 +93,7 @@ class Payload(NamedTuple):
     nested: Nested  # the settings for runs inside the calls
     status_address: tuple[str, int] | None  # of the worker's row in the parent's status page
     limits: WorkerLimits | None
+    conditions: bytes | None = None  # of the caller, if what calls say is forwarded
     bars: int = 0  # the number of progress bars that the parent draws on a terminal, which may be this worker's too
 
 
@@ -100,6 +106,7 @@ class Reply(NamedTuple):
     failure: Failure | None = None
     retiring: int | None = None  # the id of the worker's process, if it has to be replaced
     call_unknown: bool = False  # whether the failure may belong to any call of the batch
+    said: bytes | None = None  # what the calls have said: a pickled list of Said
 
 
 class Missing(Exception):
@@ -205,7 +212,13 @@ def run_batch(payload: Payload) -> Reply:
     if limits is not None:
         status.write_pid()
         calls = islice(calls, usage.calls_left(limits))
-    with nested_settings(*payload.nested), interruptible():
+    recorder, listening = None, _NOT_LISTENING
+    if (
+        payload.conditions is not None and payload.run[0] != os.getpid()
+    ):  # else this is a thread of the caller's process
+        recorder = Recorder(lambda: int(doubles[activity]), worker_index())
+        listening = collecting(recorder, adopt(payload.conditions))
+    with listening, nested_settings(*payload.nested), interruptible():
         try:
             now = began = clock()
             until = end = began + payload.seconds
@@ -229,7 +242,8 @@ def run_batch(payload: Payload) -> Reply:
     if payload.bars:
         finish_lines()
     del arguments, keywords
-    return _encode(values, elapsed, failure, functions, payload)
+    reply = _encode(values, elapsed, failure, functions, payload)
+    return reply._replace(said=packed(recorder.said)) if recorder is not None and recorder.said else reply
 
 
 def _encode(values: list[Any], elapsed: float, failure: Failure | None, functions: Any, payload: Payload) -> Reply:
