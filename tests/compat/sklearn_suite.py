@@ -1,8 +1,7 @@
-"""scikit-learn's own tests, from its wheel, with joblib and with shoal in its place, side by side.
+"""Runs scikit-learn's own tests, from its wheel, with joblib and with shoal in joblib's place, and compares them.
 
-``python tests/compat/sklearn_suite.py [parts] [options of pytest]`` runs each part with both, in turns, and compares:
-what passes with joblib must pass with shoal, and the sum of times should be no longer. The times are no verdict on
-their own, since other programs may run beside them.
+``python tests/compat/sklearn_suite.py [parts] [pytest options]`` runs each part with both, in turns. Tests that pass
+with joblib must pass with shoal. The times are printed for comparison only, because other programs may run meanwhile.
 """
 
 from __future__ import annotations
@@ -31,19 +30,11 @@ WORK = ROOT / "build" / "sklearn-suite"
 
 
 class Ran(NamedTuple):
-    """What came of a part.
+    """The outcome of a part."""
 
-    Attributes
-    ----------
-    outcomes
-        "passed", "skipped" or "failed", by the name of the test.
-    seconds, cpu_seconds
-        The time that it took, and that of all of its processes.
-    """
-
-    outcomes: dict[str, str]
+    outcomes: dict[str, str]  # "passed", "skipped" or "failed", by the name of the test
     seconds: float
-    cpu_seconds: float
+    cpu_seconds: float  # of all processes
 
 
 def run(python: Path, who: str, part: str, options: list[str]) -> Ran:
@@ -51,9 +42,9 @@ def run(python: Path, who: str, part: str, options: list[str]) -> Ran:
     package = Path(str(importlib.metadata.distribution("scikit-learn").locate_file("sklearn")))
     report = WORK / f"{who}.xml"
     report.unlink(missing_ok=True)
-    asked = [f"--junitxml={report}", "-o", "junit_family=xunit1", "--timeout=600", "-rfE"]
+    fixed = [f"--junitxml={report}", "-o", "junit_family=xunit1", "--timeout=600", "-rfE"]
     used, start = _cpu_seconds(), time.perf_counter()
-    done = pytest(python, package, [*asked, *options, package / part], WORK / "work")
+    done = pytest(python, package, [*fixed, *options, package / part], WORK / "work")
     seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - used
     print(f"== {who}: {part}\n{done.stdout}", file=sys.stderr)
     outcomes: dict[str, str] = {}
@@ -72,7 +63,7 @@ def _cpu_seconds() -> float:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests; return 0 if what passes with joblib passes with shoal."""
+    """Run the tests; return 0 if all that pass with joblib pass with shoal."""
     parts = [argument for argument in arguments if not argument.startswith("-")] or PARTS
     options = [argument for argument in arguments if argument.startswith("-")] or ["-n2"]
     pythons = {who: environment(f"sklearn-suite/{who}", shoal=who == "shoal") for who in ("joblib", "shoal")}
