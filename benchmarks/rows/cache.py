@@ -109,7 +109,7 @@ def cache_among_many(contender: str) -> Measured:
     rounds=2,
 )
 def cache_at_limit(contender: str) -> Measured:
-    """Time a miss at a limit. `plain` is a miss of shoal's without a limit."""
+    """Time a miss at a limit. `plain` is the same without a limit, in shoal."""
     if contender == "diskcache":
         limits: dict[str, Any] = {"size_limit": MANY * 40}
     else:

@@ -37,23 +37,23 @@ class Ran(NamedTuple):
     cpu_seconds: float  # of all processes
 
 
-def run(python: Path, who: str, part: str, options: list[str]) -> Ran:
+def run(python: Path, library: str, part: str, options: list[str]) -> Ran:
     """Run the tests of a part."""
     package = Path(str(importlib.metadata.distribution("scikit-learn").locate_file("sklearn")))
-    report = WORK / f"{who}.xml"
+    report = WORK / f"{library}.xml"
     report.unlink(missing_ok=True)
     fixed = [f"--junitxml={report}", "-o", "junit_family=xunit1", "--timeout=600", "-rfE"]
     used, start = _cpu_seconds(), time.perf_counter()
     done = pytest(python, package, [*fixed, *options, package / part], WORK / "work")
     seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - used
-    print(f"== {who}: {part}\n{done.stdout}", file=sys.stderr)
+    print(f"== {library}: {part}\n{done.stdout}", file=sys.stderr)
     outcomes: dict[str, str] = {}
     if report.exists():
         for case in ElementTree.parse(report).iter("testcase"):
             kinds = {child.tag for child in case}
             outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
             outcomes[f"{case.get('classname')}::{case.get('name')}"] = outcome
-    assert outcomes, f"no test of {part} ran with {who}"
+    assert outcomes, f"no test of {part} ran with {library}"
     return Ran(outcomes, seconds, cpu_seconds)
 
 
@@ -66,19 +66,19 @@ def main(arguments: list[str]) -> int:
     """Run the tests; return 0 if all that pass with joblib pass with shoal."""
     parts = [argument for argument in arguments if not argument.startswith("-")] or PARTS
     options = [argument for argument in arguments if argument.startswith("-")] or ["-n2"]
-    pythons = {who: environment(f"sklearn-suite/{who}", shoal=who == "shoal") for who in ("joblib", "shoal")}
-    sums = {who: [0.0, 0.0] for who in pythons}
+    pythons = {library: environment(f"sklearn-suite/{library}", shoal=library == "shoal") for library in ("joblib", "shoal")}
+    sums = {library: [0.0, 0.0] for library in pythons}
     worse: list[str] = []
     print(f"{'':<30} {'passed':>8} {'joblib':>18} {'shoal':>18}   s (of all processes)")
     for number, part in enumerate(parts):
         order = list(pythons) if number % 2 else list(pythons)[::-1]
-        ran = {who: run(pythons[who], who, part, options) for who in order}
-        for who, result in ran.items():
-            sums[who][0] += result.seconds
-            sums[who][1] += result.cpu_seconds
-        with_joblib, with_shoal = (ran[who].outcomes for who in ("joblib", "shoal"))
+        ran = {library: run(pythons[library], library, part, options) for library in order}
+        for library, result in ran.items():
+            sums[library][0] += result.seconds
+            sums[library][1] += result.cpu_seconds
+        with_joblib, with_shoal = (ran[library].outcomes for library in ("joblib", "shoal"))
         worse += [name for name, outcome in with_joblib.items() if outcome == "passed" != with_shoal.get(name)]
-        shown = "".join(f" {ran[who].seconds:9.1f} ({ran[who].cpu_seconds:6.1f})" for who in pythons)
+        shown = "".join(f" {ran[library].seconds:9.1f} ({ran[library].cpu_seconds:6.1f})" for library in pythons)
         print(f"{part:<30} {sum(outcome == 'passed' for outcome in with_shoal.values()):8}{shown}", flush=True)
     shown = "".join(f" {seconds:9.1f} ({cpu:6.1f})" for seconds, cpu in sums.values())
     print(f"{'in sum':<30} {'':8}{shown}")
