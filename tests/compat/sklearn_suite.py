@@ -66,7 +66,9 @@ def main(arguments: list[str]) -> int:
     """Run the tests; return 0 if all that pass with joblib pass with shoal."""
     parts = [argument for argument in arguments if not argument.startswith("-")] or PARTS
     options = [argument for argument in arguments if argument.startswith("-")] or ["-n2"]
-    pythons = {library: environment(f"sklearn-suite/{library}", shoal=library == "shoal") for library in ("joblib", "shoal")}
+    pythons = {
+        library: environment(f"sklearn-suite/{library}", shoal=library == "shoal") for library in ("joblib", "shoal")
+    }
     sums = {library: [0.0, 0.0] for library in pythons}
     worse: list[str] = []
     print(f"{'':<30} {'passed':>8} {'joblib':>18} {'shoal':>18}   s (of all processes)")
