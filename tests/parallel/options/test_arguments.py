@@ -313,6 +313,7 @@ _OF_ANY_SIZE = ("a generator", "a list", "a tuple of calls", "a string", "a dict
 CASES = [(what, size) for what in items(1) for size in ((2, 3, 4) if what in _OF_ANY_SIZE else (3,))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "size"), CASES)
 @pytest.mark.parametrize(("backend", "n_jobs"), [("threading", 1), ("threading", 2), ("loky", 2)])
 @pytest.mark.parametrize("options", [{}, {"retries": 1}, {"seed": 1}], ids=["", "retries", "seed"])
