@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from _paths import path_of_tests
+from _children import path_of_tests
 from _python import needs_forks
 
 pytestmark = needs_forks

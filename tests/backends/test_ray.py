@@ -19,7 +19,7 @@ import numpy
 import psutil
 import pytest
 
-from _paths import path_of_tests
+from _children import path_of_tests
 from _ray_util import ray_cluster
 from shoal import CallPicklingError, CallUnpicklingError, Parallel, WorkerDied, delayed, parallel_config, shared
 from shoal.backends import create

@@ -6,8 +6,6 @@
     BoundMemorizedFunc ──> a MemorizedFunc in a class, looked up in an instance: the instance is its first argument
     NotMemorizedFunc ──> the same methods without a store, where Memory has no location
     AsyncMemorizedFunc ──> a MemorizedFunc of a coroutine function, in _async, which imports asyncio
-
-Tests: test_memory_cached.py.
 """
 
 from __future__ import annotations

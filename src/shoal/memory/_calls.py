@@ -8,8 +8,6 @@
                                            └─> another caller's: wait for it, then load         a hit
 
 A hit is a bind, a hash and a load. docs/memory.md lists the functions of a hit and of a miss.
-
-Tests: test_memory_calls.py, and test_memory_way.py.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@
                           └─ another one    either the function was edited: the stored results must be removed
                                             or another function has the same name: both keep their results. Under md5
                                             keys do not contain the source, so one removes the other's, with a warning
-
-Tests: test_memory_changes.py and, beside joblib, test_memory_joblib.py.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@
     Memory ── cache(f) ──> MemorizedFunc, which finds, computes and saves the results of f
            ── get, put ──> the same for the calls of a run, Parallel(memory=)
            ── info, entries, clear, reduce_size ──> the whole store
-
-Tests: test_memory.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""References to results, their metadata and validity, and statistics: the objects that a cache gives to users.
-
-Tests: test_memory_results.py.
-"""
+"""References to results, their metadata and validity, and statistics: the objects that a cache gives to users."""
 
 from __future__ import annotations
 

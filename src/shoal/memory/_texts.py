@@ -5,8 +5,6 @@ The lines are joblib's, because people read and match them::
     > 0    a call, before it runs and after its result is saved           > 1    a value that is loaded
     > 4    how long loading took                                          > 10   where values are saved, what changes
     >= 20  every lookup
-
-Tests: test_memory_texts.py; the lines in test_memory_joblib.py.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@
                   └──> Store.lease ─> one caller computes ──> Store.save (all or nothing) ──> the others load
 
 :func:`excess`, the rule for which entries a limit removes, stands here too: every store applies it.
-
-Tests: test_stores.py; the rule of limits in test_eviction.py.
 """
 
 from __future__ import annotations

@@ -308,8 +308,13 @@ def items(size: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
-@pytest.mark.parametrize("what", list(items(1)))
+#: A call has three parts; items of other lengths, and of that one, take different ways.
+_OF_ANY_SIZE = ("a generator", "a list", "a tuple of calls", "a string", "a dictionary", "functions")
+CASES = [(what, size) for what in items(1) for size in ((2, 3, 4) if what in _OF_ANY_SIZE else (3,))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "size"), CASES)
 @pytest.mark.parametrize(("backend", "n_jobs"), [("threading", 1), ("threading", 2), ("loky", 2)])
 @pytest.mark.parametrize("options", [{}, {"retries": 1}, {"seed": 1}], ids=["", "retries", "seed"])
 def test_an_item_that_is_no_call_is_named(backend: str, n_jobs: int, what: str, size: int, options: Any) -> None:

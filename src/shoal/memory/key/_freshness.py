@@ -8,8 +8,6 @@
 
 The last change is the later of a file's times of content and of inode, because ``rsync -a`` replaces a file by a new
 one with an old time of content.
-
-Tests: test_stale_sources.py.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@
 So two functions of the same name, or two versions of one function, never load each other's results, even if another
 process writes to the folder. Under ``hash_name="md5"`` the key is joblib's: a digest of the arguments alone. There all
 results of a function are removed when its source changes.
-
-Tests: test_memory_keys.py.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@
     a callable ──> Subject      the function that is called in the end, and the arguments that precede those of a call
                      ├─> path   from its module and name, as joblib makes it, because both share folders
                      └─> Source its text, file and line; from the file, and not from what Python remembers of the file
-
-Tests: test_memory_joblib.py and test_memory_changes.py.
 """
 
 from __future__ import annotations

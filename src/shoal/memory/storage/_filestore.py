@@ -16,8 +16,6 @@
 
 So an entry is there completely or not at all. If the entry exists already, its two files are replaced one after the
 other, the value first: a reader that has opened the old value goes on with it.
-
-Tests: test_filestore.py and test_stores.py.
 """
 
 from __future__ import annotations

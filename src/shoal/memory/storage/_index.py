@@ -6,8 +6,6 @@ the system, so nothing is ever synced: a walk through the store makes it anew.
 A row is added before its entry is published, and deleted after its entry is removed. So the entries on disk are never
 larger than the rows say. An entry without a row was written by joblib, or by a store that has no index. It gets a row
 in the next walk, or when it is used.
-
-Tests: test_index.py.
 """
 
 from __future__ import annotations

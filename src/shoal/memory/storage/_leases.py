@@ -11,8 +11,6 @@ No deadlock can arise. A thread that owns leases and is about to wait first reco
 lease X that it owns. Then it follows the edges of all threads and processes, starting at the lease that it wants. If
 they lead back to a lease of its own, it does not wait, but computes the result itself. Each thread records before it
 follows, so the thread that closes a circle sees all of it.
-
-Tests: test_leases.py.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ They are POSIX record locks, for two reasons: the system releases the locks of a
 does not inherit them, so background processes that a computation leaves behind do not keep them. They have two
 drawbacks. They belong to the process, not to a thread: :mod:`shoal.memory.storage._leases` sorts out the threads. And
 closing any descriptor of the file releases all locks of the process: so each process opens the file only once.
-
-Tests: test_leases.py.
 """
 
 from __future__ import annotations

@@ -10,8 +10,6 @@
 Anybody who can write to the folder can still make its readers run code, because results are pickles. The checks here
 prevent something else: a link, a function's name or a damaged index must not make a cache remove or overwrite files
 outside of it.
-
-Tests: test_cache_folder.py.
 """
 
 from __future__ import annotations

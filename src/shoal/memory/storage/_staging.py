@@ -2,8 +2,6 @@
 
 The name of everything in it begins with the token of the process that made it. When that process is dead, the next
 process that uses the folder deletes its leftovers.
-
-Tests: test_filestore.py and test_cache_folder.py.
 """
 
 from __future__ import annotations
