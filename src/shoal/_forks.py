@@ -1,4 +1,4 @@
-"""What a forked child of this process does first: one registry of functions, called in an explicit order.
+"""A registry of the functions that a forked child of this process calls first, in an explicit order.
 
 ::
 
@@ -22,9 +22,9 @@ _functions: list[tuple[int, Callable[[], object]]] = []
 
 
 def after_fork_in_child(function: Callable[[], object], order: int) -> None:
-    """Register a function that each forked child of this process calls at once, in its only thread.
+    """Register a function that each forked child of this process calls first, in its only thread.
 
-    Thread-safe. Where the system has no fork, the function is never called.
+    Thread-safe. If the system has no fork, the function is never called.
 
     Parameters
     ----------

@@ -3,8 +3,8 @@
 ::
 
     importable      its module and qualified name, as in a pickle
-    anything else   by value: lambdas, what was defined inside a function, and everything in __main__, because a name
-                    in __main__ means something else in the next script and nothing in a worker process
+    anything else   by value: lambdas, local functions and classes, and everything in __main__, because a name in
+                    __main__ means something else in the next script and does not exist in a worker process
         function    names, code, defaults, values of its closure, attributes; not the globals that it reads
         class       names, bases, attributes; an attribute that cannot be hashed counts only by its type
         code        bytecode, constants, names; no file and no line. So it changes with Python's minor version
@@ -29,7 +29,7 @@ _MODULE_NAMES = {
     "shoal.memory.storage._filestore": "shoal.memory._filestore",
     "shoal.memory.storage._fsspecstore": "shoal.memory._fsspecstore",
 }
-# Attributes that Python itself adds to a class and that do not change what the class does.
+# Attributes that Python adds to a class and that do not change its behaviour.
 _IGNORED_ATTRIBUTES = frozenset(
     f"__{name}__"
     for name in (

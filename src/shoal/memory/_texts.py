@@ -2,8 +2,8 @@
 
 The lines are joblib's, because people read and match them::
 
-    > 0    a call, before it runs and after its result is saved           > 1    a value that is loaded
-    > 4    how long loading took                                          > 10   where values are saved, what changes
+    > 0    a call, before it runs and after its result is saved     > 1    a value that is loaded
+    > 4    the time that loading took                               > 10   the path of a saved value, a changed source
     >= 20  every lookup
 
 Tests: test_memory_texts.py; the lines in test_memory_joblib.py.
@@ -58,9 +58,9 @@ def calling(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str
     return f"{'_' * _WIDTH}\n[Memory] Calling {dotted}...\n{call}"
 
 
-def took(function: Any, seconds: float, what: str = "") -> str:
+def took(function: Any, seconds: float, action: str = "") -> str:
     """Return the line after a call or a load, with the time that it took."""
-    text = f"{names_of(function)[1]} {what}- {format_time(seconds)}"
+    text = f"{names_of(function)[1]} {action}- {format_time(seconds)}"
     return text.rjust(_WIDTH, "_")
 
 
@@ -127,7 +127,7 @@ def _bounded(value: Any) -> str:
             return f"<{type(value).__name__}, shape {value.shape}>"
         else:
             text = repr(value)
-    except Exception as error:  # a repr of the user's that fails is no reason to fail the call
+    except Exception as error:  # an error in the user's repr must not fail the call
         return f"<{type(value).__qualname__}, whose repr raises {type(error).__name__}>"
     return text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 3] + "..."
 

@@ -1,4 +1,4 @@
-"""Whether a file still has the text of the code that this process runs: the file may have been edited since its import.
+"""Checks whether a file still has the text of the code that this process runs. It may have been edited since then.
 
 ::
 
@@ -66,7 +66,7 @@ def code_started() -> float:
 
 
 def may_have_changed(path: str) -> bool:
-    """Tell whether a file may have changed after this process loaded code from it.
+    """Return whether a file may have changed after this process loaded code from it.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def text_of(path: str) -> str:
 
 
 def is_code_of(code: types.CodeType, text: str) -> bool:
-    """Tell whether a text contains a code object, at the line that the code object names.
+    """Return whether a text contains a code object, at the line that the code object names.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def is_code_of(code: types.CodeType, text: str) -> bool:
 
 
 def is_namespace_of(values: Mapping[str, Any], text: str, file: str, path: tuple[str, ...] = ()) -> bool:
-    """Tell whether a module, or a class in it, has the functions and constants that a text defines.
+    """Return whether a module, or a class in it, has the functions and constants that a text defines.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def is_namespace_of(values: Mapping[str, Any], text: str, file: str, path: tuple
 
 
 def _has_constants(values: Mapping[str, Any], body: list[ast.stmt]) -> bool:
-    """Tell whether the names of a namespace have the constant values that its body assigns to them."""
+    """Return whether the names of a namespace have the constant values that its body assigns to them."""
     assigned: dict[str, list[Any]] = {}
     for item in body:
         if isinstance(item, ast.Assign) and len(item.targets) == 1 and isinstance(item.targets[0], ast.Name):

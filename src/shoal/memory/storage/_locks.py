@@ -115,7 +115,7 @@ class LockFile:
         return file
 
     def is_alive(self, token: int) -> bool | None:
-        """Tell whether the process with a token is alive; None if locks do not work here."""
+        """Return whether the process with a token is alive; None if locks do not work here."""
         if token == self.token:
             return True
         locked = self.lock(_PROCESSES + token)
@@ -141,7 +141,7 @@ class LockFile:
                 pass
 
     def _current(self) -> _File | None:
-        """Return the open file, a new one if somebody has removed it, or None if locks do not work here."""
+        """Return the open file, a new one if it was removed from its folder, or None if locks do not work here."""
         file = self._file
         try:
             if file is not None and os.fstat(file.fd).st_nlink:

@@ -7,9 +7,9 @@
     │   └── 0f2b.../          a key, and nothing else
     └── .shoal/               never a link
 
-Anybody who can write to the folder can still make its readers run code, because results are pickles. The checks here
-prevent something else: a link, a function's name or a damaged index must not make a cache remove or overwrite files
-outside of it.
+The checks here ensure that no link, no name of a function and no damaged index makes a cache remove or overwrite files
+outside its location. They do not make foreign results safe: results are pickles, so every user who can write to the
+folder can make its readers run code.
 
 Tests: test_cache_folder.py.
 """
@@ -46,7 +46,7 @@ def quoted(part: str) -> str:
 
 
 def is_key(key: Key) -> bool:
-    """Tell whether a cache could have made this key, so that it leads to an entry below the location."""
+    """Return whether a cache could have made this key, so that it leads to an entry below the location."""
     function: Any = key.function
     call: Any = key.call
     if not (isinstance(function, str) and isinstance(call, str)):  # a damaged index can contain other types
@@ -117,7 +117,7 @@ def make_location(location: str) -> None:
 
 
 def is_shared(folder: str) -> bool:
-    """Tell whether users other than the owner may write to a folder."""
+    """Return whether users other than the owner may write to a folder."""
     return os.name == "posix" and bool(os.stat(folder).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
@@ -140,7 +140,7 @@ def create_own_file(path: str) -> int | None:
 def share(path: str) -> None:
     """Give a new file or folder the write permissions of its parent, whatever the umask: several users share a cache.
 
-    A folder such as /tmp is left out. It has the sticky bit, so nobody may replace the files of others there.
+    A folder such as /tmp is left out. It has the sticky bit, so that users cannot replace the files of others.
     """
     if os.name != "posix":
         return
