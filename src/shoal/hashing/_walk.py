@@ -72,14 +72,8 @@ class TooManyCycles(Exception):
 class Walk:
     """The computation of one digest. Not thread-safe; each call of ``hash()`` makes its own.
 
-    Parameters
-    ----------
-    writer_of
-        Returns the tag and the writer for a type.
-    coerce_mmap
-        Whether memmaps are written as arrays.
-    numbered
-        Whether an object that is met again is written as its number. Otherwise its digest is written again.
+    `writer_of` returns the tag and the writer of a type. `coerce_mmap` writes memmaps as arrays. `numbered` writes an
+    object that is met again as its number; otherwise its digest is written again.
     """
 
     __slots__ = (

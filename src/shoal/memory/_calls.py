@@ -42,21 +42,11 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Computed(NamedTuple):
-    """A result that was just computed.
-
-    Attributes
-    ----------
-    value
-        The result.
-    meta
-        Its metadata.
-    saved
-        Whether it is in the store.
-    """
+    """A result that was just computed."""
 
     value: Any
     meta: Meta
-    saved: bool
+    saved: bool  # whether it is in the store
 
 
 class _Unsaved(Exception):
@@ -248,17 +238,8 @@ class CachedCalls(Logger):
     ) -> tuple[Any, Computed | None]:
         """Compute and save the result of a call, or wait while another caller does.
 
-        Parameters
-        ----------
-        key, args, kwargs
-            The call.
-        lookup
-            Looks the result up again: :meth:`_load` or :meth:`_refer`.
-
-        Returns
-        -------
-        (object, Computed or None)
-            The result of `lookup`, and None; or ABSENT, and the computed result.
+        `lookup`, which is :meth:`_load` or :meth:`_refer`, looks the result up again. Return its result and None; or
+        ABSENT and the computed result.
         """
         if not self._compute_once:
             return ABSENT, self._compute(key, args, kwargs)

@@ -66,13 +66,7 @@ def code_started() -> float:
 
 
 def may_have_changed(path: str) -> bool:
-    """Return whether a file may have changed after this process loaded code from it.
-
-    Raises
-    ------
-    OSError
-        If there is no such file.
-    """
+    """Return whether a file may have changed after this process loaded code from it. Raise OSError if it is missing."""
     changed = _changed(os.stat(path))
     if changed > code_started() - _MARGIN or not os.path.isabs(path):
         return True
@@ -90,10 +84,7 @@ def _changed(status: os.stat_result) -> float:
 def text_of(path: str) -> str:
     """Return the text of a Python file.
 
-    Raises
-    ------
-    OSError, SyntaxError, UnicodeDecodeError
-        If it cannot be read, or if it is not a Python file.
+    Raise OSError if it cannot be read; SyntaxError or UnicodeDecodeError if it is not Python.
     """
     with tokenize.open(path) as file:
         return file.read()
@@ -102,31 +93,17 @@ def text_of(path: str) -> str:
 def is_code_of(code: types.CodeType, text: str) -> bool:
     """Return whether a text contains a code object, at the line that the code object names.
 
-    Raises
-    ------
-    SyntaxError, ValueError
-        If the text is not Python.
+    Raise SyntaxError or ValueError if the text is not Python.
     """
     found = _codes_in(text, code.co_filename).get((code.co_name, code.co_firstlineno), ())
     return any(hash(one) == hash(code) for one in found)
 
 
 def is_namespace_of(values: Mapping[str, Any], text: str, file: str, path: tuple[str, ...] = ()) -> bool:
-    """Return whether a module, or a class in it, has the functions and constants that a text defines.
+    """Return whether the namespace `values` has the functions and constants that the text of a file defines.
 
-    Parameters
-    ----------
-    values
-        The namespace of the module or class.
-    text, file
-        The text, and the name of its file.
-    path
-        The name of the class, after the names of the classes around it; empty for a module.
-
-    Raises
-    ------
-    SyntaxError, ValueError
-        If the text is not Python.
+    It is the namespace of a module or of a class. `path` is the name of the class, after the names of the classes
+    around it; it is empty for a module. Raise SyntaxError or ValueError if the text is not Python.
     """
     body = ast.parse(text).body
     for name in path:

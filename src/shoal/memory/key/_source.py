@@ -58,13 +58,7 @@ class Subject:
 
 
 def subject_of(func: Callable[..., Any]) -> Subject:
-    """Return the subject of a callable.
-
-    Raises
-    ------
-    TypeError
-        If it is not callable.
-    """
+    """Return the subject of a callable. Raise TypeError if it is not callable."""
     if isinstance(func, types.FunctionType):
         return Subject(func)
     if isinstance(func, functools.partial) and type(func).__call__ is functools.partial.__call__:

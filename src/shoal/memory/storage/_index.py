@@ -65,18 +65,8 @@ _OLDEST = "SELECT function, call, nbytes, used FROM entries ORDER BY used LIMIT 
 class Index:
     """The index of one store. Thread-safe, and safe between processes.
 
-    Parameters
-    ----------
-    path
-        The path of the file.
-    locks
-        The locks of the store.
-    walk
-        A function that yields the entries of the store.
-    measure
-        A function that returns the entry of a key, or None if it does not exist.
-    remove
-        A function that removes the entry of a key from the store.
+    Three functions of the store are passed: `walk` yields all entries, `measure` returns the entry of a key or None,
+    and `remove` removes it.
     """
 
     def __init__(

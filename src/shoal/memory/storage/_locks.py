@@ -34,15 +34,7 @@ _BUSY = (errno.EACCES, errno.EAGAIN)
 class LockFile:
     """The locks of one folder. Thread-safe; all threads of a process own its locks together.
 
-    Parameters
-    ----------
-    path
-        The path of the file. It is made when the first lock is wanted.
-
-    Attributes
-    ----------
-    token
-        The number of this process. The byte of the token is locked as long as the process lives.
+    The first lock creates the file. `token` is the number of this process: its byte is locked while the process lives.
     """
 
     def __init__(self, path: str) -> None:

@@ -56,20 +56,7 @@ def is_key(key: Key) -> bool:
 
 
 def refuse_links(location: str, path: str) -> None:
-    """Check that no part of a path below a location is a symbolic link.
-
-    Parameters
-    ----------
-    location
-        A folder. It may be a link itself, and links may lead to it.
-    path
-        Parts with "/" between them.
-
-    Raises
-    ------
-    NotADirectoryError
-        If a part is a link.
-    """
+    """Raise NotADirectoryError if a part of a path below a location is a symbolic link. The location may be one."""
     for part in path.split("/"):
         location = f"{location}/{part}"
         try:
@@ -84,13 +71,7 @@ def refuse_links(location: str, path: str) -> None:
 
 
 def make_own_folder(path: str) -> None:
-    """Make ".shoal", or a folder in it.
-
-    Raises
-    ------
-    NotADirectoryError
-        If the folder or ".shoal" is a link.
-    """
+    """Make ".shoal", or a folder in it. Raise NotADirectoryError if either is a link."""
     folder, name = os.path.split(path)
     if os.path.basename(folder) == OWN:
         folder, name = os.path.dirname(folder), f"{OWN}/{name}"
@@ -122,13 +103,7 @@ def is_shared(folder: str) -> bool:
 
 
 def create_own_file(path: str) -> int | None:
-    """Create a file in ".shoal"; return its descriptor, or None if it exists already.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be created.
-    """
+    """Create a file in ".shoal"; return its descriptor, or None if it exists already."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     except FileExistsError:

@@ -30,12 +30,8 @@ _is_ours = re.compile("[0-9a-f]{1,16}-[0-9a-f]+-[0-9a-f]+").fullmatch
 class Staging:
     """A staging folder. Thread-safe, and safe between processes.
 
-    Parameters
-    ----------
-    folder
-        Its path. It is made when it is first needed. It must be on the same file system as the entries.
-    locks
-        The locks that tell which processes are alive.
+    The folder is made on first use. It must be on the same file system as the entries. `locks` shows which processes
+    are alive.
     """
 
     def __init__(self, folder: str, locks: LockFile) -> None:
