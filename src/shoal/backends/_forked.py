@@ -218,7 +218,7 @@ class _Server:
 
 def _unfit() -> str:
     """Return the reason why this process must not be forked, or ""."""
-    if len([thread for thread in os.listdir("/proc/self/task") if not _allows_forks(thread)]) > 1:
+    if sum(not _allows_forks(thread) for thread in os.listdir("/proc/self/task")) > 1:
         return "it has threads"
     monitoring = getattr(sys, "monitoring", None)
     if sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6)))):

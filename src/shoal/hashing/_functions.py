@@ -89,7 +89,7 @@ def _write_function(walk: Walk, node: Node, function: types.FunctionType) -> Non
         walk.elements(node, [module_name, name])
         return
     node.update(b"by value")
-    cells = [_cell_contents(cell) for cell in function.__closure__ or ()]
+    cells = [cell_contents(cell) for cell in function.__closure__ or ()]
     walk.elements(
         node,
         [
@@ -104,10 +104,11 @@ def _write_function(walk: Walk, node: Node, function: types.FunctionType) -> Non
     )
 
 
-def _cell_contents(cell: Any) -> list[Any]:
+def cell_contents(cell: Any) -> list[Any]:
+    """Return the value of a variable of a closure in a list, which is empty if the variable has no value yet."""
     try:
         return [cell.cell_contents]
-    except ValueError:  # the cell is still empty
+    except ValueError:
         return []
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from shoal.errors import HashingError
 from shoal.hashing import hash
-from shoal.hashing._functions import is_found
+from shoal.hashing._functions import cell_contents, is_found
 from shoal.memory.key._arguments import (
     Bind,
     dict_binder,
@@ -223,7 +223,7 @@ class Identity:
         except TypeError:
             row = (snapshot.tag, self._unbound(args, kwargs))
         if subject.state or snapshot.cells:
-            row = (*row, *subject.state, [_contents_of(cell) for cell in snapshot.cells])
+            row = (*row, *subject.state, [cell_contents(cell) for cell in snapshot.cells])
         if snapshot.wrapped:
             row = (*row, [(inner.__code__, inner.__defaults__, inner.__kwdefaults__) for inner in snapshot.wrapped])
         try:
@@ -280,7 +280,7 @@ class Identity:
         snapshot = self.snapshot
         for name, cell in zip(snapshot.code.co_freevars if snapshot.cells else (), snapshot.cells, strict=False):
             try:
-                hash(_contents_of(cell))
+                hash(cell_contents(cell))
             except HashingError as error:
                 raise Uncacheable(
                     f"its variable {name!r}, of the function around it, counts as an argument, but it cannot be "
@@ -308,13 +308,6 @@ def _is_importable(function: Any) -> bool:
     return isinstance(function, types.FunctionType) and is_found(
         function, getattr(function, "__module__", None), function.__qualname__
     )
-
-
-def _contents_of(cell: Any) -> list[Any]:
-    try:
-        return [cell.cell_contents]
-    except ValueError:  # the variable has no value yet
-        return []
 
 
 def _version_of(dependency: Any) -> Any:
