@@ -254,8 +254,8 @@ def _remove_if_abandoned(path: str) -> bool:
     except OSError as error:
         return isinstance(error, FileNotFoundError)
     try:
-        # Nobody else removes the file while it is locked. Before that, another process may have removed it, and another
-        # writer may have created a new file of the same name.
+        # No other process removes the file while it is locked. Before that, one may have removed it, and a writer may
+        # have created a new file of the same name.
         if not (_lock(fd) and os.path.samestat(os.fstat(fd), os.stat(path))):
             return False
         if os.name == "nt":  # Windows does not remove an open file

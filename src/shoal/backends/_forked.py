@@ -93,8 +93,8 @@ class _Server:
         self._control = control
         self._children: set[int] = set()
         self._unfit = False
-        self._common = b""  # the pickle of the state that is adopted now
-        self._state: Common  # that state
+        self._common = b""  # the pickle of the state that this process has adopted
+        self._state: Common  # the state itself
         self._replaced: dict[str, str | None] = {}  # the variables that it has replaced
         self._process: Any = None
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

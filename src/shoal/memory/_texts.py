@@ -89,7 +89,7 @@ def docstring(function: Any) -> str:
 
 
 def argument_texts(values: dict[str, Any]) -> dict[str, str]:
-    """Return each argument as text, of bounded length and in bounded time unless one single repr takes longer."""
+    """Return each argument as text of bounded length. The time is bounded too, unless a single repr takes longer."""
     texts = {}
     started = time.perf_counter()
     for name, value in values.items():
@@ -109,7 +109,7 @@ def argument_texts(values: dict[str, Any]) -> dict[str, str]:
 
 
 def _quick(value: Any) -> str | None:
-    """Return the text of a value if it certainly takes no time, otherwise None."""
+    """Return the text of a value if its repr is certainly fast, otherwise None."""
     kind = type(value)
     if kind in _PLAIN or (kind is int and value.bit_length() < 1000) or (kind is str and len(value) < 500):
         return repr(value)

@@ -1,4 +1,4 @@
-"""Checks whether a file still has the text of the code that this process runs. It may have been edited since then.
+"""Checks whether a file still has the text of the code that this process runs. It may have been edited.
 
 ::
 
