@@ -15,10 +15,10 @@ ENGINES := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all test-joblib test-sklearn test-downstream suite bench lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream suite suite-optimized bench lint clean
 
 help:
-	@echo "make demo | test | test-all | test-joblib | test-sklearn | test-downstream | bench | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | bench | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -28,6 +28,16 @@ test: lint suite
 
 suite: $(VENV)/.has-test
 	$(RUN) -m pytest -n 2 $(ARGS)
+
+# The tests that are not marked as slow; tests/conftest.py lists those that are.
+test-fast: $(VENV)/.has-test
+	$(RUN) -m pytest -n 2 -m "not slow" $(ARGS)
+
+# Tests and workers under `python -O`. pytest checks the assertions of test modules and helpers all the same, since it
+# rewrites them; its warning is about those of other modules. Programs with assertions of their own run without -O.
+suite-optimized: $(VENV)/.has-test
+	PYTHONOPTIMIZE=1 $(RUN) -m pytest -n 2 -W "ignore:assertions not in test modules:pytest.PytestConfigWarning" \
+	    tests/parallel tests/backends tests/persistence $(ARGS)
 
 # joblib's own tests, from its wheel, with shoal in its place; what may fail is in tests/compat/expected.txt.
 test-joblib: $(VENV)/.has-test
@@ -57,7 +67,8 @@ bench: $(VENV)/.has-bench
 	@$(RUN) -m compileall -q src benchmarks
 	$(RUN) -m benchmarks $(ARGS)
 
-# All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting.
+# All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
+# then one under `python -O`.
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
 test-all: lint
 	@passed=; failed=; missing=; \
@@ -79,6 +90,8 @@ test-all: lint
 	    if SHOAL_START_METHOD=$$method $(MAKE) --no-print-directory suite; then passed="$$passed $$method"; \
 	    else failed="$$failed $$method"; fi; \
 	done; \
+	echo "== python -O: $(PYTHON)"; \
+	if $(MAKE) --no-print-directory suite-optimized; then passed="$$passed -O"; else failed="$$failed -O"; fi; \
 	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
 	[ -z "$$failed" ] && [ -n "$$passed" ]
 

@@ -4,7 +4,7 @@
                       │       each a fresh process, ``python -m benchmarks._one ROW CONTENDER``
                       └→ median over the rounds → one line of the table
 
-Contenders alternate, so that a machine that slows down for a while does so for all of them.
+Contenders alternate, so that a period in which the machine is slow affects all of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .contenders import POOLS
 from .rows import ROWS
 
 HERE = Path(__file__).resolve().parent
-POOL_ROUNDS = 2  # the other pools are there for comparison only; nothing is asked against them
+POOL_ROUNDS = 2  # few, because the other pools have no targets
 TIMEOUT = 180.0  # seconds; joblib's slowest measurement takes half a minute
 
 
@@ -50,7 +50,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time shoal, joblib and others")
     parser.add_argument("rows", nargs="*", metavar="ROW", help="names of rows (all of them if none is given)")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows and end")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
     parser.add_argument("--quick", action="store_true", help="one round of shoal, joblib and the floors")
     parser.add_argument("--runs", type=int, metavar="N", help="rounds of every row, instead of its own number")
     parser.add_argument("--json", type=Path, metavar="PATH", default=HERE / "results" / "latest.json")
@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
 
 
 def run(row: Row, runs: int | None, *, quick: bool) -> Figures:
-    """All rounds of a row."""
+    """Measure all rounds of a row."""
     figures = Figures(row)
     rounds = runs or (1 if quick else row.rounds)
     for number in range(rounds):
@@ -84,7 +84,7 @@ def run(row: Row, runs: int | None, *, quick: bool) -> Figures:
 
 
 def measure(name: str, contender: str) -> dict[str, Any]:
-    """One measurement in a fresh process; RuntimeError with the last line of its stderr if it fails."""
+    """Measure once in a fresh process; if it fails, raise RuntimeError with the last line of its stderr."""
     process = subprocess.Popen(
         [sys.executable, "-m", f"{__package__}._one", name, contender],
         cwd=HERE.parent,
@@ -108,7 +108,7 @@ def measure(name: str, contender: str) -> dict[str, Any]:
 
 
 def end_session(process: subprocess.Popen[str]) -> None:
-    """End a measurement, and by SIGTERM its workers; resource trackers ignore that, and clean up."""
+    """Kill a measurement, and end its workers by SIGTERM. Resource trackers ignore SIGTERM, and clean up."""
     process.kill()
     os.killpg(process.pid, signal.SIGTERM)
     process.wait()

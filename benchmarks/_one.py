@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: ``python -m benchmarks._one ROW CONTENDER`` prints JSON."""
+"""Measures one contender in this process: ``python -m benchmarks._one ROW CONTENDER`` prints JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .rows import ROWS
 
 
 def nothing(x: Any) -> Any:
-    """A no-op of `__main__`, as in a user's script: workers cannot import it by name."""
+    """Do nothing. As in a script, workers cannot import this function of `__main__` by name."""
     return x
 
 

@@ -1,4 +1,4 @@
-"""What a row is: a name, a function that measures one contender, and what is asked of shoal."""
+"""Defines a row: a name, a function that measures one contender, and the targets for shoal."""
 
 from __future__ import annotations
 
@@ -8,71 +8,73 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeAlias
 
-Measured: TypeAlias = "float | tuple[float, str]"  # the value, and what else is worth saying
+Measured: TypeAlias = "float | tuple[float, str]"  # the value, and a note
 Measure: TypeAlias = Callable[[str], Measured]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A bound on `over` / `under`, two contenders' medians, or on `over` alone."""
+class Target:
+    """A bound on the quotient of two contenders' medians, or on one contender's median."""
 
-    over: str
-    under: str | None = None
-    least: float | None = None
-    most: float | None = None
+    numerator: str
+    denominator: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     def value(self, medians: Mapping[str, float]) -> float | None:
-        """The quotient; None if one of the two was not measured."""
-        over = medians.get(self.over)
-        under = 1.0 if self.under is None else medians.get(self.under)
-        return None if over is None or under is None else over / max(under, 1e-9)
+        """Return the quotient; None if a contender was not measured."""
+        numerator = medians.get(self.numerator)
+        denominator = 1.0 if self.denominator is None else medians.get(self.denominator)
+        return None if numerator is None or denominator is None else numerator / max(denominator, 1e-9)
 
     def reached(self, value: float) -> bool:
-        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+        return (self.minimum is None or value >= self.minimum) and (self.maximum is None or value <= self.maximum)
 
     def __str__(self) -> str:
-        return f">= {self.least:g}" if self.least is not None else f"<= {self.most:g}"
+        return f">= {self.minimum:g}" if self.minimum is not None else f"<= {self.maximum:g}"
 
     @property
     def quotient(self) -> str:
-        return self.over if self.under is None else f"{self.over}/{self.under}"
+        return self.numerator if self.denominator is None else f"{self.numerator}/{self.denominator}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `measure(contender)` gives seconds, or what `unit` says, in a fresh process."""
+    """A row of the table. `measure(contender)` returns seconds, or another `unit`, in a fresh process."""
 
     name: str
     title: str
     measure: Measure
     contenders: tuple[str, ...]
     floors: tuple[str, ...]
-    asked: tuple[Asked, ...]
+    targets: tuple[Target, ...]
     unit: str = "ms"
     rounds: int = 5
-    at_most: Mapping[str, int] = field(default_factory=dict)  # rounds of a contender that takes too long
+    at_most: Mapping[str, int] = field(default_factory=dict)  # the number of rounds of contenders that take too long
 
 
-def faster(times: float, than: str = "joblib", who: str = "shoal") -> Asked:
-    """`who` takes at most a `times`-th of what `than` takes."""
-    return Asked(over=than, under=who, least=times)
+def faster(times: float, than: str = "joblib", contender: str = "shoal") -> Target:
+    """Return the target that `contender` is at least `times` times as fast as `than`."""
+    return Target(numerator=than, denominator=contender, minimum=times)
 
 
 def row(
     title: str,
     contenders: tuple[str, ...],
-    *asked: Asked,
+    *targets: Target,
     floors: tuple[str, ...] = (),
     unit: str = "ms",
     rounds: int = 5,
     at_most: Mapping[str, int] | None = None,
 ) -> Callable[[Measure], Row]:
-    """Make the decorated function the `measure` of a row of its name."""
-    return lambda measure: Row(measure.__name__, title, measure, contenders, floors, asked, unit, rounds, at_most or {})
+    """Make a row of the decorated function, which is its `measure` and gives it its name."""
+    return lambda measure: Row(
+        measure.__name__, title, measure, contenders, floors, targets, unit, rounds, at_most or {}
+    )
 
 
 def timed(call: Callable[[], object], repeat: int, *, warm_up: bool = True) -> float:
-    """The median time of `call` in seconds, after one call that does not count."""
+    """Return the median time of `call` in seconds; `warm_up` calls it once before."""
     if warm_up:
         call()
     times = []

@@ -15,12 +15,12 @@ from ._registry import Row
 from .contenders import EVERYONE, WORKERS
 
 PACKAGES = ("shoal", "joblib", "loky", "cloudpickle", "mpire", "numpy")
-HEADS = ("row", "unit", *EVERYONE, "others", "asked", "is", "wanted", "reached")
+HEADS = ("row", "unit", *EVERYONE, "others", "target", "value", "bound", "reached")
 
 
 @dataclass
 class Figures:
-    """What was measured of one row, by contender: the value of each round, notes and failures."""
+    """The measurements of one row, by contender: the value of each round, notes and failures."""
 
     row: Row
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -31,17 +31,17 @@ class Figures:
         return {contender: median(values) for contender, values in self.values.items()}
 
     def verdicts(self) -> list[tuple[str, float | None, str, bool | None]]:
-        """For each thing asked: the quotient's name, its value, the bound, whether it is reached."""
+        """Return, for each target: the name of the quotient, its value, the bound, and whether it is reached."""
         medians = self.medians()
         verdicts = []
-        for asked in self.row.asked:
-            value = asked.value(medians)
-            reached = None if value is None else asked.reached(value)
-            verdicts.append((asked.quotient, value, str(asked), reached))
+        for target in self.row.targets:
+            value = target.value(medians)
+            reached = None if value is None else target.reached(value)
+            verdicts.append((target.quotient, value, str(target), reached))
         return verdicts
 
     def lines(self) -> list[list[str]]:
-        """Cells of the table: one line for the row, one more for each further thing asked."""
+        """Return the cells of the table: a line for the row, and another line for each further target."""
         scale = 1e3 if self.row.unit == "ms" else 1
         shown = {contender: number(value * scale) for contender, value in self.medians().items()}
         shown.update(dict.fromkeys(self.failures, "failed"))
@@ -73,7 +73,7 @@ def table(figures: Sequence[Figures]) -> str:
     numeric = range(2, 2 + len(EVERYONE))
     rows = [
         "  ".join(
-            text.rjust(width) if column in numeric or HEADS[column] == "is" else text.ljust(width)
+            text.rjust(width) if column in numeric or HEADS[column] == "value" else text.ljust(width)
             for column, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in cells
@@ -87,7 +87,7 @@ def table(figures: Sequence[Figures]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits that count."""
+    """Format a number with three significant digits."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -98,7 +98,7 @@ def yes_or_no(reached: bool | None) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the facts that the figures depend on."""
     return {
         "python": sys.version,
         "implementation": platform.python_implementation(),
@@ -112,7 +112,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(packages: Sequence[str]) -> Mapping[str, str | None]:
-    """None for a package that is not installed, as is one that is imported from a folder."""
+    """Return the versions of packages; None for one that is not installed, even if it can be imported from a folder."""
     found: dict[str, str | None] = {}
     for package in packages:
         try:

@@ -1,8 +1,8 @@
-"""The contenders behind one face: `open_pool(name)` gives a function that maps over two warm workers.
+"""The contenders with a common interface: `open_pool(name)` gives a function that maps over two warm workers.
 
-Each is used as its manual says, with its default chunks; `concurrent.futures`, whose default is one call per
-message, gets the chunks that `multiprocessing.Pool.map` chooses. shoal and joblib make a new `Parallel` each
-time, as users do.
+Each contender is used as its manual says, with its default chunks. The exception is `concurrent.futures`, whose default
+is one call per message: it gets the chunks that `multiprocessing.Pool.map` chooses. shoal and joblib make a new
+`Parallel` each time, as users do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Unordered = Callable[[Function, Sequence[Any]], Iterable[Any]]
 
 @contextmanager
 def open_pool(contender: str, *, threads: bool = False) -> Iterator[Map]:
-    """Two workers of `contender`, processes unless `threads`; closed on leaving."""
+    """Give a function that maps over two workers of `contender`, processes unless `threads`; close them at the end."""
     if contender in LIBRARIES:
         library = import_module(contender)
         settings: dict[str, Any] = {"backend": "threading"} if threads else {}
@@ -42,7 +42,7 @@ def open_pool(contender: str, *, threads: bool = False) -> Iterator[Map]:
 
 @contextmanager
 def open_unordered(contender: str) -> Iterator[Unordered]:
-    """As `open_pool`, results in the order in which they come."""
+    """Do the same as `open_pool`, with results in the order of their completion."""
     if contender in LIBRARIES:
         library = import_module(contender)
         yield lambda f, xs: library.Parallel(n_jobs=WORKERS, return_as="generator_unordered")(
@@ -62,7 +62,7 @@ def open_unordered(contender: str) -> Iterator[Unordered]:
 
 
 def chunk(xs: Sequence[Any]) -> int:
-    """Calls per message, by the rule of `multiprocessing.Pool.map`: four messages per worker."""
+    """Return the number of calls per message by the rule of `multiprocessing.Pool.map`: four messages per worker."""
     return -(-len(xs) // (4 * WORKERS))
 
 

@@ -1,4 +1,4 @@
-"""The floors: the least that a row could take, without what a library does around it."""
+"""The floors: the least time that a row could take, without the work of a library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .contenders import WORKERS
 
 
 class LokySlots:
-    """loky alone: one executor of one worker for each of the two slots, warm."""
+    """loky alone: for each of the two slots, a warm executor with one worker."""
 
     def __init__(self) -> None:
         executor = import_module("loky").ProcessPoolExecutor
@@ -26,7 +26,7 @@ class LokySlots:
         self.run(workloads.nothing, [(None,)] * WORKERS)
 
     def run(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Call once for each tuple of arguments, in turns over the slots, as soon as the tuple is there."""
+        """Call the function for each tuple of arguments, in turns on the slots, as soon as the tuple is made."""
         futures = [self._executors[index % WORKERS].submit(function, *given) for index, given in enumerate(arguments)]
         return [future.result() for future in futures]
 
@@ -45,7 +45,7 @@ def loky_slots() -> Iterator[LokySlots]:
 
 
 def ready_made(function: Callable[[Any], Any], count: int) -> list[tuple[bytes]]:
-    """One batch of bytes for each slot, `count` calls in all."""
+    """Return one pickled batch for each slot, with `count` calls in all."""
     return [
         (pickle.dumps((function, list(range(start, count, WORKERS))), pickle.HIGHEST_PROTOCOL),)
         for start in range(WORKERS)
@@ -53,7 +53,7 @@ def ready_made(function: Callable[[Any], Any], count: int) -> list[tuple[bytes]]
 
 
 def pull_on_threads(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]) -> None:
-    """Two threads that take calls from one iterator under one lock, no future, no callback."""
+    """Run calls on two threads that take them from one iterator under one lock, without futures and callbacks."""
     source, lock = iter(calls), threading.Lock()
     results: list[Any] = []
 
@@ -75,7 +75,7 @@ def pull_on_threads(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...], d
 
 @contextmanager
 def shared_folder() -> Iterator[Path]:
-    """A folder in shared memory, where there is one."""
+    """Give a folder in shared memory, or a temporary folder if there is no shared memory."""
     shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="benchmarks-", dir=shm))
     try:
@@ -85,7 +85,7 @@ def shared_folder() -> Iterator[Path]:
 
 
 def through_files(slots: LokySlots, arrays: list[Any]) -> list[Any]:
-    """`plus_one` of each array: eight files in shared memory there, eight back, next to nothing in pipes."""
+    """Return `plus_one` of each array: eight files in shared memory carry them there, eight carry the results back."""
     import numpy as np
 
     size, files = arrays[0].size, 8
@@ -106,7 +106,7 @@ def through_files(slots: LokySlots, arrays: list[Any]) -> list[Any]:
 
 
 def results_through_files(slots: LokySlots, results: int, size: int) -> list[Any]:
-    """`results` arrays of ones, made by the workers and written by them into shared memory, mapped here."""
+    """Return `results` arrays of ones, which workers make and write to shared memory, and which are mapped here."""
     import numpy as np
 
     with shared_folder() as folder:

@@ -1,6 +1,6 @@
-"""What runs in the workers: functions that a worker imports by name.
+"""The functions that run in the workers, which import them by name.
 
-numpy is imported where it is used, so that the workers of a row on plain Python objects do not pay for it.
+numpy is imported inside the functions that use it, so that the other rows do not pay for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def nothing(x: Any) -> Any:
 
 
 def busy(seconds: float) -> None:
-    """Hold a core for a time, as work does; a sleep would leave both cores to the parent."""
+    """Keep a core busy, as work does. A sleep would leave both cores to the parent."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
@@ -39,7 +39,7 @@ def ones(count: int) -> Any:
 
 
 def plus_one(array: Any) -> Any:
-    """A new array, so that handing the argument itself back is no shortcut."""
+    """Return a new array, so that a library cannot simply return the argument."""
     return array + 1.0
 
 
@@ -48,18 +48,18 @@ def look_up(table: dict[int, Any], key: int) -> Any:
 
 
 def run_pickled(batch: bytes) -> bytes:
-    """The least that a worker can do: decode one function and its arguments, call, encode the results."""
+    """Do the least that a worker must do: unpickle a function and arguments, call it, pickle the results."""
     function, arguments = pickle.loads(batch)
     return pickle.dumps([function(argument) for argument in arguments], pickle.HIGHEST_PROTOCOL)
 
 
 def write_ones(path: str, count: int) -> None:
-    """Make an array and write its bytes into the file `path` (in shared memory)."""
+    """Make an array and write its bytes to the file `path` in shared memory."""
     write_arrays(path, [ones(count)])
 
 
 def plus_one_in_files(source: str, target: str, count: int) -> None:
-    """Map arrays of `count` numbers from `source`, write each plus one into `target`."""
+    """Map arrays of `count` numbers from `source`, and write each plus one to `target`."""
     import numpy as np
 
     arrays = np.memmap(source, dtype=np.float64, mode="c").reshape(-1, count)
@@ -67,7 +67,7 @@ def plus_one_in_files(source: str, target: str, count: int) -> None:
 
 
 def write_arrays(path: str, arrays: Iterable[Any]) -> None:
-    """Append the raw bytes of the arrays; writing fresh pages is faster than storing through a mapping."""
+    """Append the bytes of the arrays to a file. For fresh pages, writing is faster than storing through a mapping."""
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     try:
         for array in arrays:

@@ -1,11 +1,13 @@
-"""Cross-validate ten models on scikit-learn's handwritten digits, with one worker and with all of them; keep a forest.
+"""Cross-validate ten models on scikit-learn's handwritten digits, with one worker and with all; save the best forest.
 
-Prints the accuracy of every model, how long each run took, and whether both agree to the last bit. What one worker has
-computed is kept in a folder beside this file, so that the next run finds it. Then fits the best forest, writes it to
-files, plain and compressed, and has a new process load them: by shoal, and by joblib beside it. At last it has
-scikit-learn run on shoal in joblib's place (sklearn_uses.py), and on joblib. Exits with 1 if anything does not agree.
+1. Run the cross-validation with one worker and with all. Print the accuracy of each model, the time of each run, and
+   whether both runs agree to the last bit. The result of one worker is stored in a folder beside this file, so that
+   the next run finds it there.
+2. Fit the best forest, write it to plain and compressed files by shoal and by joblib, and load them in new processes.
+3. Run scikit-learn on shoal in joblib's place and on joblib (sklearn_uses.py).
 
-Where joblib is not installed, shoal is in its place from the beginning, and there is nothing to compare with.
+The exit code is 1 if any results differ. If joblib is not installed, shoal is in its place from the beginning, and
+there is nothing to compare with.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ def accuracy(model: ClassifierMixin, x: Array, y: Array, train: Array, test: Arr
 
 
 def cross_validate(n_jobs: int) -> tuple[Array, float]:
-    """The accuracies, one row per model and one column per fold, and the seconds that they took."""
+    """Return the accuracies, with one row per model and one column per fold, and the time in seconds."""
     x, y = load_digits(return_X_y=True)
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(x, y))
     start = time.perf_counter()
@@ -77,29 +79,29 @@ def cross_validate(n_jobs: int) -> tuple[Array, float]:
     return np.reshape(scores, (-1, FOLDS)), time.perf_counter() - start
 
 
-@memory.cache(depends=[models, accuracy, cross_validate, sklearn])  # sklearn's source says which version it is
+@memory.cache(depends=[models, accuracy, cross_validate, sklearn])  # sklearn's source contains its version
 def cross_validate_alone() -> tuple[Array, float]:
-    # One worker is to be one core: what is under numpy and scikit-learn would take all of them.
+    # One worker should use one core, but the libraries below numpy and scikit-learn would use all of them.
     with threadpool_limits(1):
         return cross_validate(n_jobs=1)
 
 
 def digest(forest: Any) -> str:
-    """Of what a forest makes of the digits."""
+    """Return a digest of the forest's predictions for the digits."""
     return hashlib.sha256(forest.predict_proba(load_digits(return_X_y=True)[0]).tobytes()).hexdigest()
 
 
-def fitted(scores: Array) -> tuple[str, Any]:
-    """The forest that did best, fitted to all digits."""
+def best_forest(scores: Array) -> tuple[str, Any]:
+    """Return the name of the best forest, and the forest fitted to all digits."""
     forests = {name: model for name, model in models().items() if "trees" in name}
     means = dict(zip(models(), scores.mean(axis=1), strict=True))
     best = max(forests, key=lambda name: means[name])
     return best, forests[best].fit(*load_digits(return_X_y=True))
 
 
-def keep(model: Any, folder: str) -> bool:
-    """Write a model in several ways, and load it in new processes; tell whether it is the same in each."""
-    wanted, same = digest(model), True
+def dump_and_load(model: Any, folder: str) -> bool:
+    """Dump a model in several ways, and load it in new processes; tell whether its predictions stay the same."""
+    expected, same = digest(model), True
     print("                                   dump       load      size")
     for title, library, options, mmap_mode in (
         ("joblib", joblib, {}, None),
@@ -116,15 +118,15 @@ def keep(model: Any, folder: str) -> bool:
         seconds = time.perf_counter() - start
         loader = [sys.executable, __file__, library.__name__, path, mmap_mode or ""]
         found, loaded = subprocess.run(loader, check=True, capture_output=True, text=True).stdout.split()
-        same = same and found == wanted
+        same = same and found == expected
         size = os.path.getsize(path) / 1e6
         print(f"  {title:<28} {1e3 * seconds:6.1f} ms  {1e3 * float(loaded):6.1f} ms  {size:5.1f} MB")
         os.unlink(path)
     return same
 
 
-def on_shoal() -> bool:
-    """Have scikit-learn run on shoal, and on joblib, each in a new process; tell whether the results are the same."""
+def compare_sklearn() -> bool:
+    """Run scikit-learn on shoal and on joblib, each in a new process; tell whether the results are the same."""
     contenders = ("shoal", "joblib") if HAS_JOBLIB else ("shoal",)
     found: dict[str, list[list[str]]] = {}
     for contender in contenders:
@@ -134,9 +136,9 @@ def on_shoal() -> bool:
     print(f"{'':<37}" + "".join(f"{contender:>10}" for contender in contenders))
     same = True
     for use in zip(*found.values(), strict=True):
-        alike = len({digest for _, digest, _ in use}) == 1
-        same = same and alike
-        verdict = ("  the same" if alike else "  NOT the same") if HAS_JOBLIB else ""
+        equal = len({digest for _, digest, _ in use}) == 1
+        same = same and equal
+        verdict = ("  the same" if equal else "  NOT the same") if HAS_JOBLIB else ""
         print(f"  {use[0][2]:<35}" + "".join(f"{float(seconds):8.2f} s" for seconds, _, _ in use) + verdict)
     if not HAS_JOBLIB:
         print("  joblib is not installed, so there is nothing to compare with")
@@ -144,7 +146,7 @@ def on_shoal() -> bool:
 
 
 def load_in_this_process(library: str, path: str, mmap_mode: str) -> None:
-    """Load a forest, having imported what it needs; print a digest of what it says, and the seconds."""
+    """Load a forest, whose packages are imported already; print the digest of its predictions, and the seconds."""
     start = time.perf_counter()
     forest = {"shoal": shoal.load, "joblib": joblib.load}[library](path, mmap_mode=mmap_mode or None)
     seconds = time.perf_counter() - start
@@ -156,9 +158,9 @@ def main() -> int:
         load_in_this_process(*sys.argv[1:])
         return 0
     print(f"{len(models())} models x {FOLDS} folds on scikit-learn's digits, one worker ...", flush=True)
-    known, start = cross_validate_alone.check_call_in_cache(), time.perf_counter()
+    stored, start = cross_validate_alone.check_call_in_cache(), time.perf_counter()
     alone, seconds_alone = cross_validate_alone()
-    if known:
+    if stored:
         print(f"    found in {memory.location.name}, {1e3 * (time.perf_counter() - start):.1f} ms")
     print(f"... and {cpu_count()} workers\n", flush=True)
     together, seconds_together = cross_validate(n_jobs=-1)
@@ -167,18 +169,18 @@ def main() -> int:
         print(f"  {name:<28} {row.mean():.4f} ± {row.std():.4f}")
     same = bool((alone == together).all())
     ratio = seconds_alone / seconds_together
-    print(f"\n  one worker   {seconds_alone:6.2f} s{', in an earlier run' if known else ''}")
-    print(f"  all workers  {seconds_together:6.2f} s, their start included: {ratio:.2f} times as fast")
+    print(f"\n  one worker   {seconds_alone:6.2f} s{', in an earlier run' if stored else ''}")
+    print(f"  all workers  {seconds_together:6.2f} s, including their start: {ratio:.2f} times as fast")
     print(f"  the scores are {'the same to the last bit' if same else 'NOT the same'}")
 
-    name, forest = fitted(together)
-    print(f"\nThe best forest ({name}) to a file, and loaded by a new process:", flush=True)
+    name, forest = best_forest(together)
+    print(f"\nThe best forest ({name}), written to a file and loaded by a new process:", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        kept = keep(forest, folder)
-    print(f"  loaded, it says {'the same' if kept else 'SOMETHING ELSE'}")
+        same_forest = dump_and_load(forest, folder)
+    print(f"  the predictions are {'the same' if same_forest else 'NOT the same'}")
 
     print("\nscikit-learn with shoal in joblib's place, and with joblib, each in a new process:", flush=True)
-    return 0 if on_shoal() and same and kept else 1
+    return 0 if compare_sklearn() and same and same_forest else 1
 
 
 if __name__ == "__main__":

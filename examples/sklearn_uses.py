@@ -1,7 +1,7 @@
-"""Five things that programs do with scikit-learn and joblib, on scikit-learn's handwritten digits.
+"""Five common uses of scikit-learn and joblib, on scikit-learn's handwritten digits.
 
-``python sklearn_uses.py joblib`` does them with joblib, ``python sklearn_uses.py shoal`` with shoal in joblib's place;
-with ``times``, each line has the seconds too. Each line is a name and a digest of what came of it.
+``python sklearn_uses.py joblib`` uses joblib, and ``python sklearn_uses.py shoal`` puts shoal in joblib's place. Each
+line of output is a digest of the result and the name of the use. With the argument ``times``, the seconds come first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def score(c: float, x: Any, y: Any) -> float:
 
 
 def uses() -> Iterator[tuple[str, Any]]:
-    """Do each thing; yield its name and an array of what came of it."""
+    """Yield the name and the result of each use."""
     x, y = load_digits(return_X_y=True)
     yield "Parallel(n_jobs=-1)", joblib.Parallel(n_jobs=-1)(joblib.delayed(score)(c, x, y) for c in (0.1, 1, 10))
     forest = RandomForestClassifier(200, random_state=0, n_jobs=-1).fit(x, y)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _paths import path_of_tests
+from _children import path_of_tests, with_assertions
 from shoal import Parallel, delayed
 
 #: How long a test waits for what should come at once, in seconds; only a failing one waits so long.
@@ -117,7 +117,7 @@ class Child:
         script.write_text(textwrap.dedent(source))
         paths = [path_of_tests(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {
-            **os.environ,
+            **with_assertions(os.environ),
             _MARK: self._mark,
             "TMPDIR": str(self.temp),
             "PYTHONPATH": os.pathsep.join(paths),

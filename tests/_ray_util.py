@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from _paths import TESTS, path_of_tests
+from _children import TESTS, path_of_tests
 
 #: Read when ray is imported, which this module therefore has to come before.
 VARIABLES = {

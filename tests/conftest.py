@@ -7,12 +7,18 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Protocol
 
 import pytest
 from hypothesis import settings
 
+from _children import with_assertions
 from _python import GIL
+
+# Helpers assert too. What pytest rewrites says what differs, and is checked under `python -O` as well.
+_helpers = {path.stem for path in Path(__file__).parent.rglob("_*.py")}
+pytest.register_assert_rewrite("shoal.testing", *_helpers - sys.modules.keys())
 
 # A developer's shell must not decide what the suite sees; workers inherit this environment.
 for _name in list(os.environ):
@@ -34,6 +40,44 @@ settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ
 settings.load_profile("shoal")
 
 
+#: Test files that `make test-fast` leaves out, by the reason. A single slow test has the marker itself.
+SLOW = {
+    "starts a cluster": ("test_dask", "test_ray"),
+    "kills processes, or looks for what they leave": (
+        *(
+            "test_broken_world",
+            "test_channel",
+            "test_ends",
+            "test_faults",
+            "test_fork_server",
+            "test_forks",
+            "test_leaks",
+        ),
+        *("test_leases", "test_replacement", "test_shutdown_workers", "test_signals", "test_survival", "test_threads"),
+    ),
+    "stress": ("test_persistence_fuzz", "test_persistence_threads", "test_store_stress", "test_thread_safety"),
+    "runs the same with joblib": (
+        *("test_beside_joblib", "test_differential", "test_hashing_joblib", "test_install", "test_joblib_downstream"),
+        *("test_joblib_memory", "test_memory_joblib", "test_without_joblib"),
+    ),
+    "starts many programs": (
+        *("test_budget", "test_main_guard", "test_persistence_memory", "test_terminal", "test_tracebacks"),
+        *("test_trust_hashes", "test_worker_probe"),
+    ),
+    "has hundreds of cases": (
+        *("test_arrays", "test_async", "test_back_pressure", "test_backends", "test_executor"),
+        *("test_persistence", "test_persistence_faults"),
+    ),
+}
+_slow_files = {f"{name}.py" for names in SLOW.values() for name in names}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in _slow_files:
+            item.add_marker(pytest.mark.slow)
+
+
 class FreshPython(Protocol):
     def __call__(self, source: str, *options: str) -> str: ...
 
@@ -48,7 +92,13 @@ def fresh_python() -> FreshPython:
     def run(source: str, *options: str) -> str:
         command = [sys.executable, "-W", "error", *options, "-c", textwrap.dedent(source)]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env=with_assertions(os.environ),
         )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout

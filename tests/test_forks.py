@@ -41,7 +41,7 @@ BACKENDS = pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threa
 
 
 def check(source: str, folder: Path) -> str:
-    """Run a program to its end; it may say nothing and leave nothing. Return what it printed."""
+    """Run a program to its end; return its output. Check that it prints no errors and leaves nothing behind."""
     with Child(PRELUDE + source, folder, "-W", "ignore::DeprecationWarning") as child:
         code, out, err = child.wait()
         assert (code, err) == (0, "")
@@ -53,7 +53,7 @@ def check(source: str, folder: Path) -> str:
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("kind", ["process", "daemon", "executor", "pool"])
 def test_children_of_multiprocessing(tmp_path: Path, kind: str, method: str, backend: str) -> None:
-    """Those that may have no children run the calls inline, and say so once."""
+    """Processes that may have no children run the calls inline, with one warning."""
     source = f"""
 def child(backend, answers):
     answers.put(run(backend))
@@ -91,7 +91,7 @@ if __name__ == "__main__":
 @BACKENDS
 @pytest.mark.parametrize("ended", ["by itself", "os._exit", "SIGTERM", "SIGKILL"])
 def test_a_server_that_forks_its_workers(tmp_path: Path, backend: str, ended: str) -> None:
-    """As gunicorn and Celery do: the program has a pool, forks three children, and replaces one that has gone."""
+    """Like gunicorn and Celery, the program has a pool, forks three children, and replaces one that has ended."""
     source = f"""
 backend, ended = {backend!r}, {ended!r}
 
@@ -139,7 +139,7 @@ print("ok")
 
 @BACKENDS
 def test_a_daemon_that_forks_twice(tmp_path: Path, backend: str) -> None:
-    """It closes its standard streams, in a session of its own."""
+    """It closes its standard streams and has its own session."""
     source = f"""
 assert run({backend!r})[0]
 if not os.fork():
@@ -159,7 +159,7 @@ print((folder / "done").read_text())
 
 @BACKENDS
 def test_forks_while_threads_run_calls(tmp_path: Path, backend: str) -> None:
-    """Whatever those threads hold at the fork, the child does not wait for it."""
+    """The child does not wait for locks that those threads hold at the fork."""
     source = f"""
 import faulthandler
 
@@ -197,7 +197,7 @@ print("ok")
 
 @BACKENDS
 def test_a_parallel_that_a_child_has_inherited(tmp_path: Path, backend: str) -> None:
-    """The workers that it keeps are the parent's: the child gets others, and ends none of the parent's."""
+    """Its workers belong to the parent. The child gets other workers, and does not end those of the parent."""
     source = f"""
 calls = [delayed(pow)(i, 2) for i in range(20)]
 expected = [i * i for i in range(20)]
@@ -246,7 +246,7 @@ print("ok")
 
 
 def test_forked_workers_of_the_first_runs_of_several_threads(tmp_path: Path) -> None:
-    """A fork while another thread imports what a run needs would leave a worker with the module's lock."""
+    """A fork during an import in another thread would leave the worker with a locked import lock."""
     source = """
 threads = [threading.Thread(target=works, kwargs={"n": 2, "backend": "multiprocessing"}) for _ in range(6)]
 for thread in threads:
@@ -263,7 +263,7 @@ print("ok")
     "module", ["loky.process_executor", "concurrent.futures.process", "multiprocessing.resource_tracker"]
 )
 def test_a_fork_while_another_thread_imports_what_starts_workers(tmp_path: Path, module: str) -> None:
-    """The child knows nothing of its parent's children, and at its exit waits for none of them."""
+    """The child does not know its parent's children, and does not wait for them at its exit."""
     source = f"""
 import concurrent.futures.process, loky.process_executor, types
 from multiprocessing import resource_tracker

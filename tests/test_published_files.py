@@ -1,4 +1,4 @@
-"""Files that take the place of others when they are whole."""
+"""New files that replace old ones when they are complete."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MARK = ".shoal-part"
 
 @pytest.fixture(params=["nameless", "named"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With and without files that have no name while they are written."""
+    """With and without nameless temporary files."""
     if request.param == "named":
         monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     return str(request.param)
@@ -51,7 +51,7 @@ def test_new_files_and_old_ones(tmp_path: Path, way: str, durable: bool) -> None
         assert os.listdir(tmp_path) == ["x"]
 
 
-def test_nothing_is_seen_before_the_end(tmp_path: Path, way: str) -> None:
+def test_readers_see_nothing_before_the_end(tmp_path: Path, way: str) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"old")
     with replacement(str(path)) as file:
@@ -66,7 +66,7 @@ def test_nothing_is_seen_before_the_end(tmp_path: Path, way: str) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize("old", [True, False])
-def test_what_fails_changes_nothing(tmp_path: Path, way: str, old: bool, error: type[BaseException]) -> None:
+def test_a_failed_block_changes_nothing(tmp_path: Path, way: str, old: bool, error: type[BaseException]) -> None:
     path = tmp_path / "x"
     if old:
         path.write_bytes(b"old")
@@ -89,7 +89,7 @@ def test_a_reader_keeps_the_file_that_it_has_opened(tmp_path: Path, way: str) ->
 
 @posix
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000, 0o027])
-def test_permissions_are_those_that_open_gives(tmp_path: Path, way: str, umask: int) -> None:
+def test_permissions_are_those_of_open(tmp_path: Path, way: str, umask: int) -> None:
     source = f"""
         import os, sys
         from shoal._files import replacement
@@ -147,7 +147,7 @@ def test_other_names_of_the_file_keep_the_old_content(tmp_path: Path, way: str) 
 
 
 @posix
-def test_what_is_no_regular_file_is_written_to(tmp_path: Path, way: str) -> None:
+def test_other_kinds_of_files_are_written_directly(tmp_path: Path, way: str) -> None:
     write("/dev/null")
     assert not stat.S_ISREG(os.stat("/dev/null").st_mode)
     fifo = tmp_path / "fifo"
@@ -184,7 +184,7 @@ def test_errors_are_those_of_open(tmp_path: Path, way: str, path: str, monkeypat
 
 @linux
 def test_without_permission(tmp_path: Path, way: str) -> None:
-    """As someone who may not do everything: read-only files, and folders that take no new file."""
+    """As an unprivileged user: read-only files, and folders that allow no new file."""
     source = f"""
         import os, sys
         from shoal._files import replacement
@@ -253,7 +253,7 @@ _WRITER = """
 
 
 @linux
-def test_what_killed_writers_left_is_removed_and_running_ones_are_not_disturbed(
+def test_leftovers_of_killed_writers_are_removed_but_not_files_of_running_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "O_TMPFILE")
@@ -280,7 +280,7 @@ def test_what_killed_writers_left_is_removed_and_running_ones_are_not_disturbed(
 
 @linux
 def test_a_name_that_was_left_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its link and its rename a writer may be killed, or be at work."""
+    """A writer may be killed, or still be running, between its link and its rename."""
     path = tmp_path / "x"
     path.write_bytes(b"old")
 

@@ -1,7 +1,7 @@
-"""The rows of the table; benchmarks/README.md says what each one is and what is asked of it.
+"""The rows of the table; benchmarks/README.md describes them and their targets.
 
-A row gives seconds unless its `unit` says otherwise. Within its process it warms up, then takes the median of
-a few repetitions; the driver takes the median over several processes.
+A row returns seconds unless its `unit` says otherwise. Within its process it warms up and then takes the median of some
+repetitions. The driver takes the median over several processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of Memory: a result that is there, one that is not, and what happens among many."""
+"""Rows of Memory: hits, misses, large caches, limits, and processes that want the same result."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks._registry import Asked, Measured, faster, row, timed
+from benchmarks._registry import Measured, Target, faster, row, timed
 from benchmarks.contenders import LIBRARIES
 
 CACHES = (*LIBRARIES, "diskcache")
 MANY = 100_000
-#: Some disks take minutes to remove as many folders.
+#: Used for large caches, because some disks take minutes to remove so many folders.
 IN_MEMORY = "/dev/shm"
 PROCESSES = 16
 
 
 @contextmanager
 def cache(contender: str, within: str | None = None, **options: Any) -> Iterator[tuple[Callable[[Any], Any], Path]]:
-    """Give the decorator of a cache in a folder of its own, and the folder."""
+    """Give the decorator of a cache in a new folder, and the folder."""
     with tempfile.TemporaryDirectory(dir=within) as name:
         if contender == "diskcache":
             with import_module("diskcache").Cache(name, **options) as store:
@@ -45,7 +45,7 @@ def first(x: Any) -> Any:
 
 
 def fill(cached: Any, folder: Path) -> None:
-    """Put 100,000 results beside the first ten, quickly: they are links to the files of a few."""
+    """Store ten results, and add 100,000 quickly: as hard links to the files of a few."""
     for x in range(10):
         cached(x)
     first = next(folder.rglob("output.pkl")).parent
@@ -61,12 +61,12 @@ def fill(cached: Any, folder: Path) -> None:
 
 
 def per_call(call: Callable[[int], object], count: int, rounds: int = 7) -> float:
-    """The time of one call of many, each with a number of its own."""
+    """Return the time per call of `count` calls, each of which gets another number."""
     numbers = itertools.count()
     return timed(lambda: [call(next(numbers)) for _ in range(count)], rounds) / count
 
 
-@row("a result that is there, small", CACHES, faster(4), faster(1, "diskcache"), unit="us")
+@row("a stored result, small", CACHES, faster(4), faster(1, "diskcache"), unit="us")
 def cache_hit(contender: str) -> Measured:
     with cache(contender) as (decorate, _):
         cached = decorate(same)
@@ -84,13 +84,13 @@ def cache_hit_100mb(contender: str) -> Measured:
         return timed(lambda: cached(array), 9)
 
 
-@row("a result that is not there, small", CACHES, faster(2), faster(1, "diskcache"), unit="us")
+@row("a result that is not stored, small", CACHES, faster(2), faster(1, "diskcache"), unit="us")
 def cache_miss(contender: str) -> Measured:
     with cache(contender) as (decorate, _):
         return per_call(decorate(same), 500) * 1e6
 
 
-@row("a hit among 100,000 entries", ("shoal", "few"), Asked(over="shoal", under="few", most=1.2), unit="us", rounds=3)
+@row("a hit among 100,000 entries", ("shoal", "few"), Target("shoal", "few", maximum=1.2), unit="us", rounds=3)
 def cache_among_many(contender: str) -> Measured:
     with cache("shoal", IN_MEMORY) as (decorate, folder):
         cached = decorate(same)
@@ -104,12 +104,12 @@ def cache_among_many(contender: str) -> Measured:
 @row(
     "a miss among 100,000 entries, at the limit",
     ("shoal", "diskcache", "plain"),
-    Asked(over="shoal", most=1000.0),
+    Target(numerator="shoal", maximum=1000.0),
     unit="us",
     rounds=2,
 )
 def cache_at_limit(contender: str) -> Measured:
-    """`plain` is a miss of shoal's without a limit; what a limit takes beside it is to be below 1 ms."""
+    """Time a miss at a limit. `plain` is the same without a limit, in shoal."""
     if contender == "diskcache":
         limits: dict[str, Any] = {"size_limit": MANY * 40}
     else:
@@ -142,7 +142,7 @@ print("done", flush=True)
 """
 
 
-@row("16 processes want one result of 1 s", LIBRARIES, Asked(over="shoal", most=1.3), rounds=3)
+@row("16 processes want one result of 1 s", LIBRARIES, Target(numerator="shoal", maximum=1.3), rounds=3)
 def cache_stampede(contender: str) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "slow.py")
@@ -153,14 +153,14 @@ def cache_stampede(contender: str) -> Measured:
             for _ in range(PROCESSES)
         ]
         pipes: list[Any] = [(process.stdin, process.stdout) for process in running]
-        for _, told in pipes:
-            told.readline()
+        for _, output in pipes:
+            output.readline()
         start = time.perf_counter()
-        for go, _ in pipes:
-            go.write(b"\n")
-            go.flush()
-        for _, told in pipes:
-            told.readline()
+        for start_input, _ in pipes:
+            start_input.write(b"\n")
+            start_input.flush()
+        for _, output in pipes:
+            output.readline()
         seconds = time.perf_counter() - start
         for process in running:
             process.communicate()

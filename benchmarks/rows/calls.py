@@ -1,4 +1,4 @@
-"""Rows in which the calls do next to nothing, or work of known length: what is left is the library."""
+"""Rows whose calls do almost nothing, or work of a known duration, so that they time the library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from benchmarks import floors, workloads
-from benchmarks._registry import Asked, Measured, faster, row, timed
+from benchmarks._registry import Measured, Target, faster, row, timed
 from benchmarks.contenders import EVERYONE, LIBRARIES, WORKERS, open_pool, open_unordered
 
 
@@ -78,7 +78,7 @@ def threads_2000(contender: str) -> Measured:
     return map_range(contender, workloads.nothing, 2_000, 15, threads=True)
 
 
-@row("20,000 calls, n_jobs=1", LIBRARIES, Asked("shoal", "loop", most=4), floors=("loop",))
+@row("20,000 calls, n_jobs=1", LIBRARIES, Target("shoal", "loop", maximum=4), floors=("loop",))
 def inline_20000(contender: str) -> Measured:
     library = import_module("shoal" if contender == "loop" else contender)
     calls = [library.delayed(workloads.nothing)(i) for i in range(20_000)]
@@ -87,7 +87,7 @@ def inline_20000(contender: str) -> Measured:
     return timed(lambda: library.Parallel(n_jobs=1)(calls), 15)
 
 
-@row("400 calls of 0.5, 1, 2 or 20 ms", EVERYONE, Asked("shoal", most=1.03), unit="x ideal", rounds=3)
+@row("400 calls of 0.5, 1, 2 or 20 ms", EVERYONE, Target("shoal", maximum=1.03), unit="x ideal", rounds=3)
 def mixed_400(contender: str) -> Measured:
     seconds = [0.0005, 0.001, 0.002, 0.02] * 100
     random.Random(0).shuffle(seconds)

@@ -1,4 +1,4 @@
-"""Rows in which the data is what costs."""
+"""Rows in which large data travel to workers and back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def array_400mb(contender: str) -> Measured:
 
 
 def inherited(function: Callable[[Any, int], Any], shared: object, count: int) -> list[Any]:
-    """mpire's own way with one big object: a new pool, whose workers inherit it by fork."""
+    """Share a big object as mpire does: with a new pool, whose workers inherit it by fork."""
     with import_module("mpire").WorkerPool(WORKERS, shared_objects=shared) as pool:
         results: list[Any] = pool.map(function, range(count))
         return results
@@ -83,13 +83,13 @@ def arrays_1600kb(contender: str) -> Measured:
     "a dict of 200,000 tuples into 200 calls, cold",
     (*LIBRARIES, "shared", *POOLS),
     faster(8),
-    faster(60, who="shared"),
+    faster(60, contender="shared"),
     floors=("pickle",),
     rounds=3,
     at_most={"joblib": 2},
 )
 def big_dict(contender: str) -> Measured:
-    """The first run of a process, its start included; joblib's batches stay at one call then, and grow to two later."""
+    """Time the first run of a process, with the start of the workers. Later, joblib's batches would have two calls."""
     table = {i: (i, str(i), i / 2, None, True) for i in range(200_000)}
     if contender == "pickle":
         return timed(lambda: pickle.dumps(table, pickle.HIGHEST_PROTOCOL), 5)

@@ -1,4 +1,4 @@
-"""Rows in which an object goes into a file, or comes out of one."""
+"""Rows that dump an object to a file, or load it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks._registry import Asked, Measure, Row, faster
+from benchmarks._registry import Measure, Row, Target, faster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,17 +90,17 @@ def load(contender: str, path: Path) -> Any:
     return import_module("shoal" if contender == "zstd" else contender).load(str(path))
 
 
-def path_in(place: Path, contender: str) -> Path:
-    return place / ("object.npy" if contender == "numpy" else "object.pkl")
+def path_in(directory: Path, contender: str) -> Path:
+    return directory / ("object.npy" if contender == "numpy" else "object.pkl")
 
 
 def to_file(make: Callable[[], Any], compress: Any) -> Measure:
-    """What it takes to write a new file; the median of a few, after one that does not count."""
+    """Return a function that times the writing of a new file: the median of a few, after one to warm up."""
 
     def measure(contender: str) -> float:
         value, times = make(), []
-        with folder() as place:
-            path = path_in(place, contender)
+        with folder() as directory:
+            path = path_in(directory, contender)
             for _ in range(REPEAT + 1):
                 path.unlink(missing_ok=True)
                 start = time.perf_counter()
@@ -114,8 +114,8 @@ def to_file(make: Callable[[], Any], compress: Any) -> Measure:
 def from_file(make: Callable[[], Any], compress: Any, writer: str | None = None) -> Measure:
     def measure(contender: str) -> float:
         times = []
-        with folder() as place:
-            path = path_in(place, contender)
+        with folder() as directory:
+            path = path_in(directory, contender)
             dump(writer or contender, make(), path, compress)
             for _ in range(REPEAT + 1):
                 start = time.perf_counter()
@@ -129,8 +129,8 @@ def from_file(make: Callable[[], Any], compress: Any, writer: str | None = None)
 
 def size_of(make: Callable[[], Any], compress: Any) -> Measure:
     def measure(contender: str) -> float:
-        with folder() as place:
-            path = path_in(place, contender)
+        with folder() as directory:
+            path = path_in(directory, contender)
             name, _, level = contender.partition("-")
             dump(name, make(), path, int(level) if level else compress)
             return os.path.getsize(path) / 1e6
@@ -138,7 +138,7 @@ def size_of(make: Callable[[], Any], compress: Any) -> Measure:
     return measure
 
 
-def both(
+def dump_and_load(
     name: str,
     title: str,
     make: Callable[[], Any],
@@ -154,29 +154,29 @@ def both(
     ]
 
 
-def theirs(name: str, title: str, make: Callable[[], Any], loaded: float) -> Row:
+def from_joblib(name: str, title: str, make: Callable[[], Any], loaded: float) -> Row:
     measure = from_file(make, 0, writer="joblib")
     return Row(f"theirs_{name}", f"load joblib's file of {title}", measure, ("shoal", "joblib"), (), (faster(loaded),))
 
 
-_SIZES = Asked(over="shoal", under="joblib", most=1.05)
+_SIZES = Target(numerator="shoal", denominator="joblib", maximum=1.05)
 
 FILES = [
-    *both("floats", "a list of 1,000,000 floats", floats, 25, 5),
-    *both("tuples", "a dict of 200,000 tuples", tuples, 11, 6),
-    *both("small", "20,000 small arrays", small_arrays, 5, 5),
-    *both("forest", "a forest of 100 trees", forest, 3, 3, ("pickle", "skops")),
-    *both("doubles", "100 MB of random doubles", doubles, 1, 1, ("pickle", "numpy")),
-    *both("ints_z", "100 MB of small ints, compress=3", integers, 10, 1.5, ("zstd",), 3),
-    *both("doubles_z", "100 MB of random doubles, compress=3", doubles, 15, 2, (), 3),
-    *both("forest_z", "a forest of 100 trees, compress=3", forest, 3, 2, (), 3),
+    *dump_and_load("floats", "a list of 1,000,000 floats", floats, 25, 5),
+    *dump_and_load("tuples", "a dict of 200,000 tuples", tuples, 11, 6),
+    *dump_and_load("small", "20,000 small arrays", small_arrays, 5, 5),
+    *dump_and_load("forest", "a forest of 100 trees", forest, 3, 3, ("pickle", "skops")),
+    *dump_and_load("doubles", "100 MB of random doubles", doubles, 1, 1, ("pickle", "numpy")),
+    *dump_and_load("ints_z", "100 MB of small ints, compress=3", integers, 10, 1.5, ("zstd",), 3),
+    *dump_and_load("doubles_z", "100 MB of random doubles, compress=3", doubles, 15, 2, (), 3),
+    *dump_and_load("forest_z", "a forest of 100 trees, compress=3", forest, 3, 2, (), 3),
     Row(
         "size_ints_z",
         "size of 100 MB of small ints, compress=3",
         size_of(integers, 3),
         ("shoal", "joblib", "joblib-9", "zstd"),
         (),
-        (_SIZES, Asked(over="zstd", under="joblib-9", most=1)),
+        (_SIZES, Target(numerator="zstd", denominator="joblib-9", maximum=1)),
         unit="MB",
         rounds=1,
     ),
@@ -184,6 +184,6 @@ FILES = [
         "size_doubles_z", "size of 100 MB of doubles", size_of(doubles, 3), ("shoal", "joblib"), (), (_SIZES,), "MB", 1
     ),
     Row("size_forest_z", "size of a forest", size_of(forest, 3), ("shoal", "joblib"), (), (_SIZES,), "MB", 1),
-    theirs("tuples", "a dict of 200,000 tuples", tuples, 5),
-    theirs("small", "20,000 small arrays", small_arrays, 4),
+    from_joblib("tuples", "a dict of 200,000 tuples", tuples, 5),
+    from_joblib("small", "20,000 small arrays", small_arrays, 4),
 ]

@@ -1,4 +1,4 @@
-"""Rows on what is held: memory, descriptors, threads, processes."""
+"""Rows on resources of the caller: memory, descriptors, threads, processes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks import workloads
-from benchmarks._registry import Asked, Measured, row
+from benchmarks._registry import Measured, Target, row
 from benchmarks.contenders import LIBRARIES, open_pool, open_unordered
 
 
-@row("a million calls from a generator", LIBRARIES, Asked("shoal", most=100), unit="MB", rounds=1)
+@row("a million calls from a generator", LIBRARIES, Target("shoal", maximum=100), unit="MB", rounds=1)
 def million_memory(contender: str) -> Measured:
-    """Peak resident memory of the parent above what it was before the run."""
+    """Measure the growth of the caller's peak resident memory during the run."""
     with open_unordered(contender) as run:
         list(run(workloads.nothing, range(100)))
         start = _status("VmRSS")
@@ -22,26 +22,26 @@ def million_memory(contender: str) -> Measured:
         return (_status("VmHWM") - start) / 1e3
 
 
-@row("200 runs in a row", LIBRARIES, Asked("shoal", most=0), unit="more at the end", rounds=1)
+@row("200 runs in a row", LIBRARIES, Target("shoal", maximum=0), unit="more at the end", rounds=1)
 def runs_200(contender: str) -> Measured:
-    """How many descriptors, threads and processes more there are after 200 runs than after the first few."""
+    """Count how many more descriptors, threads and processes there are after 200 runs than after the first ten."""
     import numpy as np
 
     this, array = import_module("psutil").Process(), np.zeros(250_000)
 
-    def held() -> list[int]:
-        time.sleep(0.1)  # a thread that was joined is gone for Python before it is for the system
+    def counts() -> list[int]:
+        time.sleep(0.1)  # a joined thread ends for Python earlier than for the system
         return [this.num_fds(), this.num_threads(), len(this.children(recursive=True))]
 
     with open_pool(contender) as run, open_unordered(contender) as run_unordered:
         for index in range(210):
             if index == 10:
-                start = held()
+                start = counts()
             if index % 2:
                 list(run_unordered(workloads.nothing, range(20)))
             else:
                 run(workloads.plus_one, [array] * 4)
-        end = held()
+        end = counts()
     pairs = list(zip(start, end, strict=True))
     kinds = ("descriptors", "threads", "processes")
     note = ", ".join(f"{pair[0]} -> {pair[1]} {kind}" for pair, kind in zip(pairs, kinds, strict=True))
@@ -49,6 +49,6 @@ def runs_200(contender: str) -> Measured:
 
 
 def _status(name: str) -> float:
-    """A figure of /proc/self/status in kB: VmRSS now, VmHWM at its peak."""
+    """Return a value of /proc/self/status in kB: VmRSS is the current memory, VmHWM its peak."""
     with Path("/proc/self/status").open() as lines:
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

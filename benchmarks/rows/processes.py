@@ -1,4 +1,4 @@
-"""Rows that time whole interpreters."""
+"""Rows that time whole processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def seconds_of(*arguments: str) -> float:
 
 @row("import, above a bare interpreter", EVERYONE, faster(4), floors=("package", "loky"))
 def import_time(contender: str) -> Measured:
-    """Alternates with the bare interpreter too, since the difference of the two is wanted."""
+    """Time an import: the difference to a bare interpreter, which runs in turns with it."""
     seconds_of("-c", IMPORTS[contender])
     pairs = [(seconds_of("-c", "pass"), seconds_of("-c", IMPORTS[contender])) for _ in range(9)]
     return median(imported for _, imported in pairs) - median(bare for bare, _ in pairs)

@@ -1,7 +1,6 @@
-"""Rows in which scikit-learn calls: joblib, or shoal under joblib's name.
+"""Rows in which scikit-learn runs on joblib, or on shoal in joblib's place.
 
-Everything is imported within the functions, since who stands under joblib's name is settled before scikit-learn is
-imported.
+The functions import scikit-learn themselves, because shoal must take joblib's place before that.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from typing import Any
 from benchmarks._registry import Measured, faster, row, timed
 from benchmarks.contenders import LIBRARIES, WORKERS
 
-#: Seconds of a plain loop over the same calls, as n_jobs=1 makes it.
+#: Times the same calls with n_jobs=1, which is a plain loop.
 LOOP = "loop"
-#: Seconds of the longer of two processes that do nothing but half of the fits each, and of the fit that comes last.
+#: Times two processes that do half of the fits each, until the slower one ends, and then the last fit.
 HALVES = "halves"
-#: Seconds in which two new interpreters, at once, have imported what a worker needs: what starts anew takes no less.
+#: Times two new interpreters that import what a worker needs. New workers cannot start faster.
 IMPORTS = "imports"
 
 
 def stand_in(contender: str) -> int:
-    """Settle who is joblib in this process; return the number of workers."""
+    """Put shoal in joblib's place if the contender is shoal; return the number of workers."""
     if contender == "shoal":
         import shoal
 
@@ -61,10 +60,10 @@ def sklearn_grid(contender: str) -> Measured:
 
 
 def halves() -> float:
-    """Return the seconds of the fits of a grid search, shared between two processes with nothing in between.
+    """Return the seconds of a grid search whose fits are divided between two processes, without any library.
 
-    And without the BLAS threads that the last fit of the search before has left awake, as they are beside the searches
-    of the libraries (see docs/cpu-budget.md).
+    Unlike the searches of the libraries, this one is not slowed down by BLAS threads that the last fit of the search
+    before has left awake (see docs/cpu-budget.md).
     """
     import multiprocessing
 
@@ -75,20 +74,20 @@ def halves() -> float:
     x, y = iris()
     tasks = [(c, train, test) for train, test in StratifiedKFold(5).split(x, y) for c in (0.1, 1.0, 10.0)]
 
-    def fits(part: list[Any], told: Any) -> None:
+    def fits(part: list[Any], seconds: Any) -> None:
         with threadpool_limits(1):
-            for _ in range(2):  # the first warms up
+            for _ in range(2):  # the first round warms up
                 start = time.perf_counter()
                 for c, train, test in part:
                     LogisticRegression(C=c, max_iter=500).fit(x[train], y[train]).score(x[test], y[test])
-        told.put(time.perf_counter() - start)
+        seconds.put(time.perf_counter() - start)
 
     context = multiprocessing.get_context("fork")
-    told = context.SimpleQueue()
-    processes = [context.Process(target=fits, args=(tasks[first::2], told)) for first in range(2)]
+    seconds = context.SimpleQueue()
+    processes = [context.Process(target=fits, args=(tasks[first::2], seconds)) for first in range(2)]
     for process in processes:
         process.start()
-    longer = max(told.get(), told.get())
+    longer = max(seconds.get(), seconds.get())
     for process in processes:
         process.join()
     start = time.perf_counter()
@@ -183,7 +182,7 @@ if __name__ == "__main__":
 
 @row("first fit: whole process, above its imports", LIBRARIES, faster(1.5), floors=(IMPORTS,), rounds=3)
 def sklearn_first_fit(contender: str) -> Measured:
-    """Of scikit-learn's import, which both pay in the program, the time with joblib is taken off, which is joblib's."""
+    """Time a script with one fit. The time of its imports with joblib is subtracted, for both contenders."""
     if contender == IMPORTS:
         return median(_imports() for _ in range(3))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Rows on what faults and company cost: workers that die, calls that are stuck, many threads with runs of their own."""
+"""Rows on faults and concurrency: workers that die, calls that are stuck, threads that each have runs of their own."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import workloads
-from benchmarks._registry import Asked, Measured, row, timed
+from benchmarks._registry import Measured, Target, row, timed
 from benchmarks.contenders import WORKERS
 
 
 def is_worker(process: Any) -> bool:
-    """Tell workers from fork servers and resource trackers."""
+    """Tell whether a process is a worker, and not a fork server or resource tracker."""
     return process.ppid() != os.getpid() or b"popen_loky" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
 
 
-CALM = Asked("shoal", "calm", most=1.4)
+CALM = Target("shoal", "calm", maximum=1.4)
 
 
 @row("1,000 calls of 5 ms, a kill every 0.5 s", ("shoal",), CALM, floors=("calm",), rounds=3)
 def deaths(contender: str) -> Measured:
-    """A worker is killed by SIGKILL every 0.5 s; each call that it ran is run again."""
+    """Time calls while a worker is killed by SIGKILL every 0.5 s. Each call that it was running runs again."""
     shoal = import_module("shoal")
     psutil = import_module("psutil")
     over = threading.Event()
@@ -33,7 +33,7 @@ def deaths(contender: str) -> Measured:
 
     def kill() -> None:
         while not over.wait(0.5):
-            with contextlib.suppress(OSError, psutil.Error, ZeroDivisionError):  # they have just been killed
+            with contextlib.suppress(OSError, psutil.Error, ZeroDivisionError):  # there may be no workers at the moment
                 workers = [child.pid for child in psutil.Process().children(recursive=True) if is_worker(child)]
                 os.kill(workers[len(killed) % len(workers)], signal.SIGKILL)
                 killed.append(workers[-1])
@@ -54,9 +54,9 @@ def deaths(contender: str) -> Measured:
             killer.join()
 
 
-@row("100 calls of 10 ms, one stuck, limit 1 s", ("shoal",), Asked("shoal", most=1.6), unit="s", rounds=3)
+@row("100 calls of 10 ms, one stuck, limit 1 s", ("shoal",), Target("shoal", maximum=1.6), unit="s", rounds=3)
 def stuck(contender: str) -> Measured:
-    """With ``task_timeout=1``, the start of the workers included."""
+    """Time a run with ``task_timeout=1``, including the start of the workers."""
     shoal = import_module(contender)
 
     def run() -> None:
@@ -67,9 +67,9 @@ def stuck(contender: str) -> Measured:
     return timed(run, 1, warm_up=False)
 
 
-@row("8 threads, 40 runs of 20 calls each", ("shoal",), Asked("shoal", "serial", most=1), floors=("serial",))
+@row("8 threads, 40 runs of 20 calls each", ("shoal",), Target("shoal", "serial", maximum=1), floors=("serial",))
 def threads_8(contender: str) -> Measured:
-    """No-op calls; `serial`: the same 320 runs one after the other in one thread."""
+    """Time runs of no-op calls in eight threads. `serial` makes the same 320 runs in one thread."""
     shoal = import_module("shoal")
 
     def runs(count: int) -> None:

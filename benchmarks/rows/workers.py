@@ -1,4 +1,4 @@
-"""Rows on what worker processes cost: to start, to have many of, in memory, to replace."""
+"""Rows on worker processes: their start, large numbers of them, their memory, their replacement."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from statistics import median
 from typing import Any
 
 from benchmarks import workloads
-from benchmarks._registry import Asked, Measured, faster, row, timed
+from benchmarks._registry import Measured, Target, faster, row, timed
 from benchmarks.contenders import LIBRARIES, WORKERS
 from benchmarks.rows.sklearn import iris, stand_in
 
 MANY = 128
 SOME = 16
-#: Who can have a process for each call.
+#: The contenders that can run each call in a process of its own.
 OWN = ("shoal", "multiprocessing")
 
 
@@ -32,7 +32,7 @@ def calls(contender: str, n_jobs: int, count: int, function: Any = workloads.not
 
 
 def workers(contender: str, n_jobs: int) -> set[int]:
-    """The processes of the workers, all of which have had a call."""
+    """Return the process ids of the workers, after each has run a call."""
     library = import_module(contender)
     found: set[int] = set()
     while len(found) < n_jobs:
@@ -45,38 +45,38 @@ def many_first(contender: str) -> Measured:
     return timed(lambda: calls(contender, MANY, MANY, batch_size=1), 1, warm_up=False)
 
 
-@row("128 no-op calls on 128 warm workers", LIBRARIES, Asked("shoal", most=0.025), rounds=3, at_most={"joblib": 1})
+@row("128 no-op calls on 128 warm workers", LIBRARIES, Target("shoal", maximum=0.025), rounds=3, at_most={"joblib": 1})
 def many_warm(contender: str) -> Measured:
     workers(contender, MANY)
     return timed(lambda: calls(contender, MANY, MANY, batch_size=1), 9)
 
 
-@row("20,000 no-op calls on 128 workers", LIBRARIES, Asked("shoal", most=0.1), rounds=3, at_most={"joblib": 1})
+@row("20,000 no-op calls on 128 workers", LIBRARIES, Target("shoal", maximum=0.1), rounds=3, at_most={"joblib": 1})
 def many_calls(contender: str) -> Measured:
     workers(contender, MANY)
     return timed(lambda: calls(contender, MANY, 20_000), 5)
 
 
-@row("threads in the caller, 128 workers", LIBRARIES, Asked("shoal", most=4), unit="1", rounds=1)
+@row("threads in the caller, 128 workers", LIBRARIES, Target("shoal", maximum=4), unit="1", rounds=1)
 def many_threads(contender: str) -> Measured:
     workers(contender, MANY)
     return float(threading.active_count())
 
 
-@row("descriptors in the caller, 128 workers", LIBRARIES, Asked("shoal", most=2 * MANY + 30), unit="1", rounds=1)
+@row("descriptors in the caller, 128 workers", LIBRARIES, Target("shoal", maximum=2 * MANY + 30), unit="1", rounds=1)
 def many_descriptors(contender: str) -> Measured:
     workers(contender, MANY)
     return float(len(os.listdir("/proc/self/fd")))
 
 
-@row("400 workers, ulimit -n 1024: first answers", ("shoal",), Asked("shoal", most=3), unit="s", rounds=1)
+@row("400 workers, ulimit -n 1024: first answers", ("shoal",), Target("shoal", maximum=3), unit="s", rounds=1)
 def few_descriptors(contender: str) -> Measured:
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     return timed(lambda: calls(contender, 400, 400, batch_size=1), 1, warm_up=False)
 
 
-def held(pids: set[int], name: str) -> float:
-    """The memory of processes, in bytes: proportional ("Pss") or their own ("Private_")."""
+def memory_in_bytes(pids: set[int], name: str) -> float:
+    """Return the sum of the processes' memory: proportional ("Pss") or private ("Private_")."""
     kilobytes = 0
     for each in pids:
         for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
@@ -86,12 +86,12 @@ def held(pids: set[int], name: str) -> float:
 
 
 def memory_of(contender: str, function: Any, *args: Any, name: str) -> float:
-    """The memory of workers, each of which has called a function that is installed, as those of libraries are."""
+    """Return the memory of workers in MB, after each has called a function of an installed package."""
     library = import_module(contender)
     found = workers(contender, SOME)
     for _ in range(3):
         library.Parallel(n_jobs=SOME, batch_size=1)(library.delayed(function)(*args) for _ in range(4 * SOME))
-    return held(found, name) / 2**20
+    return memory_in_bytes(found, name) / 2**20
 
 
 @row("memory of 16 workers with scikit-learn, PSS", LIBRARIES, faster(5), unit="MB", rounds=1)
@@ -131,9 +131,9 @@ def first_cv_2(contender: str) -> Measured:
     return first_cross_val_score(contender, WORKERS)
 
 
-@row("a worker killed: until its replacement answers", ("shoal",), Asked("shoal", most=0.01), rounds=3)
+@row("a worker killed: until its replacement answers", ("shoal",), Target("shoal", maximum=0.01), rounds=3)
 def replacement(contender: str) -> Measured:
-    """Two workers, one of which is killed while it is idle; then one call to each."""
+    """Kill one of two idle workers, and then time one call on each."""
     times = []
     for _ in range(9):
         victim = min(workers(contender, WORKERS))

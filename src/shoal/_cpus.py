@@ -244,19 +244,8 @@ def _warn_cores_unknown() -> None:
 def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
     """Return environment variables that limit the BLAS and OpenMP threads of each of `n_workers` processes.
 
-    Parameters
-    ----------
-    n_threads : int or None
-        The number of threads for each worker. If it is None, the CPUs are divided evenly, at least one for each
-        worker, and variables that this process itself was given stay as they are; inside a call, they stay only if
-        they are lower than the even share.
-    n_workers : int
-        The number of processes that run at the same time.
-
-    Returns
-    -------
-    dict of str to str
-        Names and values of variables.
+    If `n_threads` is None, each worker gets an even share of the CPUs, at least one. Variables in the environment of
+    this process keep their values; inside a call, they do so only if the value is below the even share.
     """
     share = cpu_share(n_workers)
     if n_threads is not None:

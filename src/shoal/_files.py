@@ -57,7 +57,7 @@ def parse_size(text: int | float | str) -> int:
             raise ValueError
         return int(size)
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{text!r} is no size: give a number of bytes, or a string like '500M'") from None
+        raise ValueError(f"{text!r} is not a size: pass a number of bytes, or a string such as '500M'") from None
 
 
 def make_folder(path: str) -> None:
@@ -75,7 +75,7 @@ def make_folder(path: str) -> None:
 
 
 def delete(path: str) -> None:
-    """Delete a file, or a folder with its contents. Do nothing about what cannot be deleted."""
+    """Delete a file, or a folder with its contents. Ignore errors."""
     try:
         if stat.S_ISDIR(os.lstat(path).st_mode):
             import shutil  # it imports the libraries of three compressors
@@ -254,8 +254,8 @@ def _remove_if_abandoned(path: str) -> bool:
     except OSError as error:
         return isinstance(error, FileNotFoundError)
     try:
-        # Nobody else removes the file while it is locked. Before that, another process may have removed it, and another
-        # writer may have created a new file of the same name.
+        # No other process removes the file while it is locked. Before that, one may have removed it, and a writer may
+        # have created a new file of the same name.
         if not (_lock(fd) and os.path.samestat(os.fstat(fd), os.stat(path))):
             return False
         if os.name == "nt":  # Windows does not remove an open file

@@ -1,4 +1,4 @@
-"""What a forked child of this process does first: one registry of functions, called in an explicit order.
+"""A registry of the functions that a forked child of this process calls first, in an explicit order.
 
 ::
 
@@ -22,17 +22,11 @@ _functions: list[tuple[int, Callable[[], object]]] = []
 
 
 def after_fork_in_child(function: Callable[[], object], order: int) -> None:
-    """Register a function that each forked child of this process calls at once, in its only thread.
+    """Register a function that each forked child of this process calls first, in its only thread.
 
-    Thread-safe. Where the system has no fork, the function is never called.
-
-    Parameters
-    ----------
-    function : callable
-        Called without arguments. It must not wait for anything. If it raises an exception, the other functions still
-        run, and Python reports the exception by ``sys.unraisablehook``.
-    order : int
-        :data:`BACKENDS` or :data:`CALLERS`; lower orders come first.
+    Functions of order :data:`BACKENDS` are called before those of order :data:`CALLERS`. A function must not wait for
+    anything. If it raises an exception, the other functions still run, and Python reports the exception by
+    ``sys.unraisablehook``. If the system has no fork, no function is ever called. Thread-safe.
     """
     _functions.append((order, function))
 

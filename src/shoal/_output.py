@@ -48,13 +48,7 @@ class Output:
 
     @classmethod
     def new(cls, path: str) -> Output:
-        """Create a file and return an Output for it.
-
-        Raises
-        ------
-        FileExistsError
-            If the file exists.
-        """
+        """Create a file and return an Output for it. Raise FileExistsError if it exists."""
         return cls(os.open(path, _NEW, 0o666))
 
     def tell(self) -> int:
@@ -106,13 +100,7 @@ def _write(fd: int, data: bytes | memoryview) -> None:
 
 
 def write_new(path: str, data: bytes) -> int:
-    """Create a file with these bytes; return their number.
-
-    Raises
-    ------
-    FileExistsError
-        If the file exists.
-    """
+    """Create a file with these bytes; return their number. Raise FileExistsError if it exists."""
     fd = os.open(path, _NEW, 0o666)
     try:
         _write(fd, data)

@@ -118,7 +118,7 @@ def dumps(
     Raises
     ------
     Exception
-        Whatever the pickler, or pickling code of an object, raises.
+        Any exception that the pickler, or pickling code of an object, raises.
     """
     buffers: list[memoryview] = []
 
@@ -179,23 +179,12 @@ class collecting_later:
 def culprit(
     obj: Any, name: str, reduce: Reduce = as_usual, dump: Callable[[Any], Any] | None = None
 ) -> tuple[str, str]:
-    """Find the innermost part of `obj` that cannot be pickled.
-
-    Parameters
-    ----------
-    obj : object
-        An object that :func:`dumps` could not pickle.
-    name : str
-        The name of the object: the root of the path.
-    reduce : callable
-        The hook that was given to :func:`dumps`.
-    dump : callable, optional
-        The function that could not pickle the object, if it was not :func:`dumps`.
+    """Find the innermost part of an object that `dump`, by default :func:`dumps` with `reduce`, cannot pickle.
 
     Returns
     -------
     path : str
-        The path to the part, as a Python expression: ``"args[0]['model'].callback"``.
+        The path to the part, as a Python expression that begins with `name`: ``"args[0]['model'].callback"``.
     reason : str
         The pickler's error for that part. It is empty if the part can be pickled now.
     """

@@ -41,14 +41,7 @@ def from_user(trace: TracebackType | None) -> TracebackType | None:
 def warn(message: str, category: type[Warning] = UserWarning, source: object = None) -> None:
     """Issue a warning that points at the line of the user's code that called into shoal, however deep shoal is.
 
-    Parameters
-    ----------
-    message : str
-        What happened, why, and what to do.
-    category : type
-        A subclass of ``Warning``.
-    source : object, optional
-        The object that was not closed, for a ``ResourceWarning``.
+    The message says what happened, why, and what to do. `source` is the unclosed object of a ``ResourceWarning``.
     """
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):

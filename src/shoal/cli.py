@@ -11,23 +11,12 @@ from shoal.errors import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        The arguments of the command line; by default those in ``sys.argv``.
-
-    Returns
-    -------
-    int
-        The exit code: 0, or 1 if a file cannot be read.
-    """
+    """Run the command line, by default that in ``sys.argv``; return the exit code: 0, or 1 if a file cannot be read."""
     parser = argparse.ArgumentParser(prog="shoal", description="Inspects files that shoal or joblib has written.")
     parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     look = commands.add_parser(
-        "inspect", help="show what files contain and would import, without running anything from them"
+        "inspect", help="show the contents and the imports of files, without running code from them"
     )
     look.add_argument("files", nargs="+", metavar="FILE")
     look.add_argument("--max-bytes", type=int, help="the most bytes that an object may take in memory")

@@ -601,7 +601,7 @@ class CollisionWarning(UserWarning):
 
 
 class FallbackWarning(UserWarning):
-    """The backend cannot do what was asked for: fewer workers or another backend run, or an option is ignored."""
+    """A run does not follow its options: it has fewer workers or another backend, or ignores an option."""
 
 
 class PartialResults(dict[int, Any]):
@@ -629,7 +629,7 @@ def add_to_message(error: BaseException, text: str) -> None:
 
 
 def signal_in_words(exit_code: int | None) -> str:
-    """Return what an exit code means: ``-9`` gives "was killed by SIGKILL", with the likely reason."""
+    """Return the meaning of an exit code: ``-9`` gives "was killed by SIGKILL", with the likely reason."""
     if exit_code is None:
         return "ended for a reason that the system did not report"
     if exit_code >= 0:

@@ -747,25 +747,25 @@ class StoreTests:
         def use(seed: int) -> None:
             numbers = random.Random(seed)
             while time.monotonic() < until:
-                number, what = numbers.randrange(10), numbers.random()
+                number, chance = numbers.randrange(10), numbers.random()
                 key = self.key(number)
-                if what < 0.5:
+                if chance < 0.5:
                     try:
                         value = store.load(key)
                         if value != [number] * (number * 1000 + 1):
                             wrong.append(value)
                     except KeyError:
                         pass
-                elif what < 0.9:
+                elif chance < 0.9:
                     store.save(key, [number] * (number * 1000 + 1), self.meta(n=str(number)))
-                elif what < 0.95:
+                elif chance < 0.95:
                     store.discard(key)
-                elif what < 0.98:
+                elif chance < 0.98:
                     assert len(list(store.entries())) <= 10
-                elif what < 0.99:
+                elif chance < 0.99:
                     store.reduce(Limits(items=5))
                 else:
-                    store.clear(None if what < 0.995 else key.function)
+                    store.clear(None if chance < 0.995 else key.function)
 
         in_threads([functools.partial(use, seed) for seed in range(4)])
         assert wrong == []

@@ -1,4 +1,4 @@
-"""The backends of shoal and one from outside keep the contract; and what their names stand for."""
+"""The contract of backends, for shoal's own and for a foreign one; and the registry of their names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TestLoky(BackendTests):
 
 
 class TestLokyByExec(BackendTests):
-    """As where there is no fork server."""
+    """The loky backend without a fork server."""
 
     def make_backend(self) -> Backend:
         return backends.create("loky", start_method="loky")
@@ -69,7 +69,7 @@ class TestMultiprocessing(BackendTests):
 
 
 class BytesToThreads(Backend):
-    """A backend from outside: calls travel as bytes, as if to processes, but to threads."""
+    """A foreign backend of threads that ships calls as bytes."""
 
     name = "bytes-to-threads"
     options = frozenset({"prefix"})
@@ -90,7 +90,7 @@ class BytesToThreads(Backend):
 
 
 class Pickles(StoringExecutor):
-    """Copies by pickle what it is given, as a cluster does; keeps what is put into its store."""
+    """An executor that copies calls by pickle, like a cluster, and has a store."""
 
     def __init__(self) -> None:
         self.threads = ThreadPoolExecutor(2)
@@ -118,7 +118,7 @@ class Pickles(StoringExecutor):
 
 
 class ObjectsToPickles(Backend):
-    """A backend from outside that ships objects by itself, and has a store for what is large."""
+    """A foreign backend that ships objects by itself, and has a store for large ones."""
 
     name = "objects-to-pickles"
     ships_bytes = False
@@ -138,7 +138,7 @@ class ObjectsToPickles(Backend):
 
 
 class Heavy:
-    """Counts how often it is pickled, in this process."""
+    """Counts how often it is pickled in this process."""
 
     pickled = 0
 
@@ -152,7 +152,7 @@ class Heavy:
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register the backend from outside; what a test registers is forgotten after it."""
+    """Register the foreign backends. Remove all registrations of a test after it."""
     monkeypatch.setattr(backends, "_factories", dict(backends._factories))
     monkeypatch.setattr(backends, "_registered_default", None)
     register_parallel_backend("bytes-to-threads", BytesToThreads)
@@ -192,7 +192,7 @@ def names_of(*heavy: Any, **more: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 1])
-def test_what_is_large_is_stored_once_per_run(batch_size: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_arguments_are_stored_once_per_run(batch_size: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Heavy, "pickled", 0)
     one, other = Heavy("one"), Heavy("other")
     calls = [delayed(names_of)(one, number, one, last=other) for number in range(20)]
@@ -206,7 +206,7 @@ def test_what_is_large_is_stored_once_per_run(batch_size: Any, monkeypatch: pyte
     assert Heavy.pickled == 5
 
 
-def test_what_the_caller_drops_is_not_kept_by_the_run() -> None:
+def test_a_run_drops_arguments_that_the_caller_drops() -> None:
     arrays: list[Any] = []
 
     def calls() -> Any:
@@ -234,7 +234,7 @@ def test_calls_have_arrays_from_the_store_as_mmap_mode_says(monkeypatch: pytest.
         Parallel(n_jobs=2, backend="objects-to-pickles")(calls)
 
 
-def test_what_a_backend_that_ships_objects_cannot_send() -> None:
+def test_objects_that_a_backend_cannot_ship() -> None:
     run = Parallel(n_jobs=2, backend="objects-to-pickles")
     with pytest.raises(CallPicklingError, match=r"call 1, .*args\[0\]\['lock'\]"):
         run([delayed(id)(1), delayed(id)({"lock": threading.Lock()})])
@@ -243,7 +243,7 @@ def test_what_a_backend_that_ships_objects_cannot_send() -> None:
     assert (results[0], type(results[1]), results[2]) == (1, CallPicklingError, 3)
 
 
-def test_an_unknown_name_is_answered_with_those_known() -> None:
+def test_an_unknown_name_raises_an_error_with_the_known_names() -> None:
     with pytest.raises(ValueError, match="lokky") as caught:
         Parallel(n_jobs=2, backend="lokky")
     assert all(name in str(caught.value) for name in ("loky", "threading", "multiprocessing", "sequential"))
@@ -258,7 +258,7 @@ def test_a_backend_whose_package_is_not_installed(monkeypatch: pytest.MonkeyPatc
         Parallel(n_jobs=2, backend="ray")
 
 
-def test_registered_names_are_used_where_asked_for() -> None:
+def test_registered_names() -> None:
     run = Parallel(n_jobs=2, backend="bytes-to-threads", prefix="mine")
     assert {name.rpartition("_")[0] for name in run([delayed(current_thread)()] * 4)} == {"mine"}
     register_parallel_backend("again", lambda **options: BytesToThreads(prefix="factory", **options))
@@ -275,7 +275,7 @@ def test_a_backend_can_be_made_the_default() -> None:
     assert type(Parallel(backend="threading")._backend).__name__ == "ThreadingBackend"
 
 
-def test_the_default_can_be_set_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND", "multiprocessing")
     assert type(Parallel()._backend).__name__ == "MultiprocessingBackend"
 
@@ -315,7 +315,7 @@ def test_an_initializer_runs_in_each_worker(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_what_an_initializer_raises_is_raised(backend: str) -> None:
+def test_an_exception_of_an_initializer(backend: str) -> None:
     with pytest.raises(LookupError, match="no licence found"):
         Parallel(n_jobs=2, backend=backend, initializer=fail)([delayed(abs)(1)] * 2)
 
@@ -328,8 +328,8 @@ def put_through(lock: Any, queue: Any, writer: Any, end: socket.socket, call: An
 
 
 @pytest.mark.parametrize("method", ["", "loky"])
-def test_an_initializer_may_have_what_only_a_new_process_can_be_sent(method: str) -> None:
-    """Locks, queues, connections and sockets; beside something that only cloudpickle can pickle."""
+def test_an_initializer_with_objects_that_only_a_new_process_can_receive(method: str) -> None:
+    """Locks, queues, connections and sockets, together with an object that only cloudpickle can pickle."""
     context = multiprocessing.get_context("spawn")
     queue, (reader, writer) = context.Queue(), context.Pipe(duplex=False)
     ours, theirs = socket.socketpair()
@@ -342,12 +342,12 @@ def test_an_initializer_may_have_what_only_a_new_process_can_be_sent(method: str
         assert ours.recv(1) == b"x"
 
 
-def test_options_may_come_with_the_context() -> None:
+def test_options_from_a_context() -> None:
     with parallel_config("loky", initializer=set_flag, initargs=("SHOAL_FLAG", "context")):
         assert set(Parallel(n_jobs=2)(delayed(os.getenv)("SHOAL_FLAG") for _ in range(4))) == {"context"}
 
 
-def test_workers_serve_no_more_than_they_should() -> None:
+def test_maxtasksperchild() -> None:
     run = Parallel(n_jobs=2, backend="multiprocessing", maxtasksperchild=1, batch_size=1)
     assert len(set(run(delayed(current_pid)() for _ in range(5)))) == 5
 
@@ -376,7 +376,7 @@ def test_an_option_that_the_backend_does_not_know() -> None:
         Parallel(n_jobs=2, backend="threading", maxtasksperchild=3)
 
 
-def test_runs_below_runs_call_their_own_functions() -> None:
+def test_nested_runs_call_their_own_functions() -> None:
     def outer(number: int) -> Any:
         shift = 10
 
@@ -385,14 +385,14 @@ def test_runs_below_runs_call_their_own_functions() -> None:
 
         if number < 0:
             return "the function of the run above"
-        context = multiprocessing.get_context("fork")  # what the worker has received is in the forked one too
+        context = multiprocessing.get_context("fork")  # a forked worker has the state of the worker around it
         return Parallel(n_jobs=2, backend=context)(delayed(inner)(-x) for x in (1, 2))
 
     assert Parallel(n_jobs=2, backend="loky")([delayed(outer)(1)]) == [[9, 8]]
 
 
 def note(folder: str, number: int, seconds: float) -> int:
-    """Leave a mark, and take a while."""
+    """Create a file, and sleep."""
     with open(f"{folder}/{number}", "a") as file:
         file.write(".")
     time.sleep(seconds)
@@ -400,8 +400,8 @@ def note(folder: str, number: int, seconds: float) -> int:
 
 
 @pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
-def test_a_batch_that_takes_long_is_cut_short(tmp_path: Path, return_as: str) -> None:
-    """The calls that are given back run once, like all others, and their results are in their places."""
+def test_a_long_batch_is_split(tmp_path: Path, return_as: str) -> None:
+    """The requeued calls run once, like all others, and the results are in order."""
     calls = (delayed(note)(str(tmp_path), number, 0.03 if 100 < number < 110 else 0) for number in range(200))
     numbers = list(Parallel(n_jobs=2, backend="loky", return_as=return_as)(calls))
     assert (sorted(numbers) if return_as == "generator_unordered" else numbers) == list(range(200))

@@ -16,7 +16,7 @@ from shoal.backends._blas import BlasCap
 
 
 class Library:
-    """Stands for a BLAS; counts how often it was told something."""
+    """A fake BLAS that counts how often its limit is set."""
 
     def __init__(self, threads: int | None, filepath: str = "blas") -> None:
         self.threads, self.filepath, self.told = threads, filepath, 0
@@ -30,14 +30,14 @@ class Library:
 
 @pytest.fixture
 def blas(monkeypatch: pytest.MonkeyPatch) -> _blas._Limits:
-    """An owner of its own, which sees the libraries that a test puts into it."""
+    """Give new limits, which see only the libraries of the test."""
     owner = _blas._Limits()
     monkeypatch.setattr(owner, "find_libraries", lambda: None)
     monkeypatch.setattr(_blas, "_limits", owner)
     return owner
 
 
-def test_smallest_cap_holds_whatever_the_order(blas: _blas._Limits) -> None:
+def test_the_smallest_cap_applies_in_any_order(blas: _blas._Limits) -> None:
     library = Library(8)
     blas.libraries = [library]
     first, second, third = BlasCap(4), BlasCap(2), BlasCap(6)
@@ -55,7 +55,7 @@ def test_smallest_cap_holds_whatever_the_order(blas: _blas._Limits) -> None:
     assert seen == [4, 2, 2, 4, 6, 8]
 
 
-def test_a_low_limit_is_left_alone(blas: _blas._Limits) -> None:
+def test_a_lower_limit_is_not_changed(blas: _blas._Limits) -> None:
     library, silent = Library(1), Library(None, "silent")
     blas.libraries = [library, silent]
     with BlasCap(1), BlasCap(4):
@@ -63,7 +63,7 @@ def test_a_low_limit_is_left_alone(blas: _blas._Limits) -> None:
     assert library.told == silent.told == 0
 
 
-def test_a_limit_set_between_caps_is_the_one_that_comes_back(blas: _blas._Limits) -> None:
+def test_a_limit_set_between_caps_is_restored(blas: _blas._Limits) -> None:
     library = Library(8)
     blas.libraries = [library]
     with BlasCap(2):
@@ -74,7 +74,7 @@ def test_a_limit_set_between_caps_is_the_one_that_comes_back(blas: _blas._Limits
     assert library.threads == 6
 
 
-def test_a_library_that_is_met_later(blas: _blas._Limits) -> None:
+def test_a_library_that_is_loaded_later(blas: _blas._Limits) -> None:
     early, late = Library(8), Library(6, "late")
     blas.libraries = [early]
     with BlasCap(2):
@@ -85,7 +85,7 @@ def test_a_library_that_is_met_later(blas: _blas._Limits) -> None:
 
 
 class OpenMPLibrary(Library):
-    """Stands for a BLAS that has a limit for each thread."""
+    """A fake BLAS with a limit for each thread."""
 
     threading_layer = "openmp"
 
@@ -132,7 +132,7 @@ def test_caps_of_many_threads(blas: _blas._Limits) -> None:
         def set_num_threads(self, threads: int) -> None:
             overlaps.extend([threads] * self.busy)
             self.busy = True
-            time.sleep(1e-6)  # so that another thread may come between
+            time.sleep(1e-6)  # lets another thread run in between
             super().set_num_threads(threads)
             self.busy = False
 
@@ -215,6 +215,6 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_forked_child_is_not_stuck() -> None:
+def test_a_forked_child_does_not_hang() -> None:
     told = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=20)
     assert told.stdout == "7\n"

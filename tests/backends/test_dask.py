@@ -34,12 +34,12 @@ from shoal import (
 from shoal.backends import create
 from shoal.testing import PATIENCE, BackendTests, wait_for
 
-# Once it is imported, exceptions are pickled with their tracebacks: in these tests, not in those that come after them.
+# After its import, exceptions are pickled with their tracebacks. That must not affect the tests in other files.
 _reducers = dict(copyreg.dispatch_table)
 distributed = pytest.importorskip("distributed", reason="there is no distribution of dask for this Python")
 _reducers_of_dask = dict(copyreg.dispatch_table)
 
-#: Without dashboards, and on whatever ports are free.
+#: No dashboards, and free ports.
 PLAIN: dict[str, Any] = {
     "dashboard_address": ":0",
     "scheduler_kwargs": {"dashboard": False},
@@ -57,7 +57,7 @@ _register(_reducers)
 
 @pytest.fixture(scope="module", autouse=True)
 def _process() -> Iterator[None]:
-    """Have this process as dask makes it, and then as it was before: the cluster sets variables for its workers."""
+    """Restore the environment of this process after the tests, because the cluster sets variables for its workers."""
     variables = dict(os.environ)
     _register(_reducers_of_dask)
     yield
@@ -80,7 +80,7 @@ def client(cluster: Any) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(client: Any) -> Iterator[None]:
-    """After each test, the cluster holds nothing, and runs nothing."""
+    """Check after each test that the cluster holds no objects and runs no tasks."""
     yield
     wait_until(lambda: not client.futures)
     wait_until(lambda: not tasks(client))
@@ -103,11 +103,11 @@ class TestDask(BackendTests):
     backend = "dask"
 
 
-# What calls do
+# The functions of calls
 
 
 class Heavy:
-    """Counts how often it is pickled in this process; large, as it says."""
+    """Counts how often it is pickled in this process. It claims a large size."""
 
     pickled = 0
 
@@ -138,7 +138,7 @@ def mark_and_wait(folder: Path, number: int, gate: Path) -> int:
 
 
 def die_once(folder: Path, number: int, *_: Any) -> int:
-    """Kill the worker, the first time that it is called with this number."""
+    """Kill the worker at the first call with this number."""
     path = folder / str(number)
     if not path.exists():
         path.touch()
@@ -179,17 +179,17 @@ def states_here(dask_worker: Any) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("nbytes", [10**4, 10**6])
-def test_what_is_large_is_scattered_once(nbytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_arguments_are_scattered_once(nbytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Heavy, "pickled", 0)
     heavy = Heavy("one", nbytes)
     calls = [delayed(name_of)(heavy, heavy, number, more=heavy) for number in range(20)]
     for batch_size in ("auto", 1):
         assert Parallel(backend="dask", batch_size=batch_size)(calls) == ["one"] * 20
-    once = 1 if nbytes > 10**5 else 2  # what is not very large is sent where it is met first
+    once = 1 if nbytes > 10**5 else 2  # an argument that is not very large is sent with its first call
     assert Heavy.pickled == 2 * once
 
 
-def test_what_is_small_or_met_once_travels_with_its_call(client: Any) -> None:
+def test_small_and_unique_arguments_are_sent_with_their_calls(client: Any) -> None:
     scattered: list[Any] = []
     scatter = client.scatter
     client.scatter = lambda data, **options: scattered.append(data) or scatter(data, **options)
@@ -199,7 +199,7 @@ def test_what_is_small_or_met_once_travels_with_its_call(client: Any) -> None:
         small = numpy.ones(100)
         assert Parallel(backend="dask")(delayed(numpy.sum)(small) for _ in range(10)) == [100] * 10
         assert scattered == []
-        large = bytes(10**7)  # no argument by itself, but dask's tasks are not to be so large
+        large = bytes(10**7)  # each argument is small, but together they are too large for a task
         assert Parallel(backend="dask", n_jobs=2)([delayed(len)([large])]) == [1]
         assert [len(data) for (data,) in scattered] == [pytest.approx(10**7, rel=0.01)]
     finally:
@@ -213,7 +213,7 @@ def test_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Heavy.pickled == 1
 
 
-def test_what_is_shared_inside_of_an_argument_arrives_bare() -> None:
+def test_shared_objects_inside_arguments_are_unwrapped() -> None:
     table = shared({"a": 1})
     assert Parallel(backend="dask")(delayed(list)([table]) for _ in range(3)) == [[{"a": 1}]] * 3
 
@@ -233,14 +233,14 @@ def test_scatter_and_futures(client: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert Parallel(backend="dask")(delayed(sum)(future) for _ in range(3)) == [5] * 3
 
 
-def test_what_cannot_be_pickled() -> None:
+def test_objects_that_cannot_be_pickled() -> None:
     with pytest.raises(CallPicklingError, match=r"call 1, .*args\[0\]"):
         Parallel(backend="dask")([delayed(id)(1), delayed(id)(threading.Lock())])
     with pytest.raises((TypeError, pickle.PicklingError)):
         Parallel(backend="dask")([delayed(abs)(1), delayed(threading.Lock)()])
 
 
-def test_calls_are_not_taken_for_pure() -> None:
+def test_calls_are_not_assumed_to_be_pure() -> None:
     values = Parallel(backend="dask", batch_size=1)(delayed(uuid4)() for _ in range(4))
     assert len(set(values)) == 4
     lists: list[list[int]] = [[] for _ in range(4)]
@@ -281,7 +281,7 @@ def test_numbers_of_workers() -> None:
         assert list(workers.map(abs, range(-20, 0))) == list(range(20, 0, -1))
 
 
-def test_what_is_ignored_is_said() -> None:
+def test_ignored_options_cause_warnings() -> None:
     run = Parallel(backend="dask", task_timeout=3)
     with pytest.warns(FallbackWarning, match="task_timeout=3"):
         assert run([delayed(abs)(-1)] * 2) == [1, 1]
@@ -309,7 +309,7 @@ def test_nested_runs_are_on_the_same_cluster(client: Any, levels: int) -> None:
 
 
 @pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
-def test_a_run_below_takes_generators(return_as: str) -> None:
+def test_a_nested_run_accepts_generators(return_as: str) -> None:
     assert Parallel(backend="dask", batch_size=1)(delayed(sum_below)(return_as) for _ in range(4)) == [10] * 4
 
 
@@ -329,14 +329,14 @@ def test_a_cluster_of_threads_of_this_process() -> None:
 
 
 def test_a_worker_that_dies_is_replaced_by_dask(tmp_path: Path) -> None:
-    """What has gone with its worker is put into the cluster again."""
+    """Objects that were lost with the worker are stored in the cluster again."""
     table = numpy.arange(10**5)
     calls = [delayed(die_once)(tmp_path, number, table) for number in range(2)]
     calls += [delayed(numpy.sum)(table, initial=number) for number in range(2)]
     assert Parallel(backend="dask", batch_size=1)(calls) == [0, 1, table.sum(), table.sum() + 1]
 
 
-def test_a_call_of_which_workers_die(client: Any) -> None:
+def test_a_call_that_kills_its_workers(client: Any) -> None:
     client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 0))
     try:
         with pytest.raises(WorkerDied, match=r"it ran call \d, .*die\(\)") as caught:
@@ -349,7 +349,7 @@ def test_a_call_of_which_workers_die(client: Any) -> None:
         client.wait_for_workers(2, timeout=PATIENCE)
 
 
-def test_the_rest_of_a_batch_is_not_begun(client: Any, tmp_path: Path) -> None:
+def test_an_aborted_batch_stops_after_its_current_call(client: Any, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     calls = [delayed(mark_and_wait)(tmp_path, number, gate) for number in range(30)]
     with pytest.raises(TimeoutError):
@@ -358,11 +358,11 @@ def test_the_rest_of_a_batch_is_not_begun(client: Any, tmp_path: Path) -> None:
     wait_until(lambda: len(list(tmp_path.iterdir())) > 0)
     gate.touch()
     wait_until(lambda: set(client.run(states_here).values()) == {()})
-    assert len(list(tmp_path.iterdir())) <= 3  # the gate, and a call of each batch
+    assert len(list(tmp_path.iterdir())) <= 3  # the gate, and one call of each batch
 
 
 @pytest.mark.parametrize("how", ["error", "timeout", "generator", "stop"])
-def test_what_waits_is_cancelled(tmp_path: Path, how: str) -> None:
+def test_waiting_tasks_are_cancelled(tmp_path: Path, how: str) -> None:
     gate = tmp_path / "gate"
     folder = tmp_path / "begun"
     folder.mkdir()
@@ -388,10 +388,10 @@ def test_what_waits_is_cancelled(tmp_path: Path, how: str) -> None:
     finally:
         gate.touch()
     assert Parallel(backend="dask")([delayed(abs)(-1)] * 3) == [1] * 3
-    assert len(list(folder.iterdir())) <= 6  # those that had begun
+    assert len(list(folder.iterdir())) <= 6  # the calls that had started
 
 
-def test_an_interrupt_cancels_what_runs(client: Any, tmp_path: Path) -> None:
+def test_an_interrupt_cancels_running_tasks(client: Any, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     source = f"""
         from pathlib import Path
@@ -419,7 +419,7 @@ def test_an_interrupt_cancels_what_runs(client: Any, tmp_path: Path) -> None:
             wait_until(lambda: len(list(tmp_path.iterdir())) >= 2)
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "interrupted\n"
-            wait_until(lambda: len(tasks(client)) <= 2)  # those that run cannot be stopped
+            wait_until(lambda: len(tasks(client)) <= 2)  # running calls cannot be stopped
             gate.touch()
             wait_until(lambda: not tasks(client))
             process.stdin.write("\n")

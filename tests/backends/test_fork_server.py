@@ -1,4 +1,4 @@
-"""The fork server: what goes wrong with it is not noticed by any run, and nothing of it stays."""
+"""The fork server. No run notices its failures, and it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fresh():
 
 
 def check(source: str, folder: Path, err: str = "") -> str:
-    """Run a program to its end; return what it printed."""
+    """Run a program to its end; return its output."""
     with Child(PRELUDE + source, folder) as child:
         code, out, said = child.wait()
         assert (code, said) == (0, err)
@@ -71,8 +71,8 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
-def test_what_calls_import_is_imported_once(tmp_path: Path) -> None:
-    """By the server: its workers have it without having imported it."""
+def test_the_server_imports_the_modules_of_calls_once(tmp_path: Path) -> None:
+    """The server imports the module; its workers have it without an import."""
     source = """
 install("once", "import os; WHERE = os.getpid()")
 import once
@@ -91,7 +91,7 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
-def test_the_users_own_modules_are_not(tmp_path: Path) -> None:
+def test_the_server_does_not_import_the_modules_of_the_user(tmp_path: Path) -> None:
     source = """
 (folder / "own.py").write_text("import os; WHERE = os.getpid()\\n\\ndef answer(x):\\n    return WHERE")
 sys.path.append(str(folder))
@@ -120,7 +120,7 @@ ODD = {
 
 @pytest.mark.parametrize("how", ODD)
 def test_a_module_that_a_server_cannot_import(tmp_path: Path, how: str) -> None:
-    """The workers import it by themselves, from a server that does not know it, and nobody notices."""
+    """Another server forks the workers, and they import the module themselves."""
     source = f"""
 _forkserver.IMPORT_SECONDS = 0.5
 assert works(2)
@@ -136,7 +136,7 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
-def test_what_an_import_prints_is_printed_by_workers(tmp_path: Path) -> None:
+def test_workers_print_the_output_of_imports(tmp_path: Path) -> None:
     source = """
 install("loud", "import os; print('imported by', os.getpid(), flush=True)")
 import loud
@@ -147,7 +147,7 @@ print("workers", *worker_pids(2))
 """
     *imported, last = check(source, tmp_path).splitlines()
     workers = last.split()[1:]
-    assert {line.split()[-1] for line in imported[1:]} <= set(workers)  # the first is the program's own
+    assert {line.split()[-1] for line in imported[1:]} <= set(workers)  # the program itself prints the first one
     assert len(imported) >= 2
 
 
@@ -197,8 +197,8 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
-def test_a_server_that_is_stopped_while_workers_are_wanted(tmp_path: Path) -> None:
-    """Another takes its place; the workers that it has go on."""
+def test_a_server_that_is_stopped_while_workers_are_requested(tmp_path: Path) -> None:
+    """Another server replaces it. Its workers continue."""
     source = """
 before = worker_pids(2)
 pid = server()
@@ -233,8 +233,8 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
-def test_servers_that_never_work_are_given_up(tmp_path: Path) -> None:
-    """Where a server cannot be, as where a sandbox forbids fork, workers are started by exec."""
+def test_workers_start_by_exec_if_servers_always_fail(tmp_path: Path) -> None:
+    """If no server works, as in a sandbox that forbids fork, workers are started by exec."""
     source = """
 _forkserver._spawn.__code__ = (lambda control, tracker, environment: __import__("os").posix_spawn(
     __import__("sys").executable, ["python", "-c", "raise SystemExit(3)"], environment
@@ -248,7 +248,7 @@ print("ok")
 
 @pytest.mark.parametrize("number", ["EAGAIN", "ENOMEM"])
 def test_a_fork_that_the_system_refuses(tmp_path: Path, number: str) -> None:
-    """The run says so, and the next one works if there is room by then."""
+    """The run raises an error. The next run succeeds if there is room again."""
     (tmp_path / "sitecustomize.py").write_text(
         f"""
 import errno, os, sys
@@ -284,7 +284,7 @@ server()
 
 @pytest.mark.parametrize("megabytes", [0, 10, 25, 50, 100, 400])
 def test_a_limit_of_memory(tmp_path: Path, megabytes: int) -> None:
-    """Whatever fails for it, the caller, a server or a worker: it is said, and nothing is left to wait for."""
+    """The caller, a server or a worker may fail. Each raises an error, and nothing hangs."""
     source = f"""
 import numpy, resource
 
@@ -303,14 +303,14 @@ assert works(2)
 """
     with Child(PRELUDE + source, tmp_path) as child:
         code, _, said = child.wait()
-        # What fails in the pool's own thread is printed.
+        # The pool's own thread prints its errors.
         assert code == 0, said
         assert "Error" not in said.replace("MemoryError", ""), said
         assert child.leaves_nothing() == []
 
 
 def test_the_environment_of_new_workers(tmp_path: Path) -> None:
-    """Variables that change bring another server; the one before goes with its workers."""
+    """Changed variables need another server. The previous server ends with its workers."""
     source = """
 before = server()
 os.environ["CHANGED"] = "1"
@@ -328,7 +328,7 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
-def test_what_new_workers_inherit_is_looked_at_for_each_run(tmp_path: Path) -> None:
+def test_each_run_checks_the_inherited_state(tmp_path: Path) -> None:
     source = """
 for mask in (0o27, 0o77, 0o22):
     os.umask(mask)
@@ -339,7 +339,7 @@ print("ok")
 
 
 def test_workers_that_are_killed_before_they_are_forked(tmp_path: Path) -> None:
-    """They are killed once the server, which was stopped, has told their process ids."""
+    """The server is stopped. The workers are killed as soon as it has reported their process ids."""
     source = """
 def children_of(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as file:
@@ -391,7 +391,7 @@ while True:
 
 
 def test_shared_memory_outlives_the_worker_that_made_it(tmp_path: Path) -> None:
-    """It is known to the program's resource tracker, which removes it if the program does not."""
+    """The program's resource tracker knows it, and removes it if the program does not."""
     source = """
 from multiprocessing import shared_memory
 
@@ -458,8 +458,8 @@ print("ok")
 @pytest.mark.parametrize(
     "what", ["sys.settrace(lambda *_: None)", "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"]
 )
-def test_what_starts_with_every_interpreter(tmp_path: Path, what: str) -> None:
-    """Tools that measure or debug programs do: a fork would not start them, and so each worker is an interpreter."""
+def test_programs_that_start_with_every_interpreter(tmp_path: Path, what: str) -> None:
+    """Tools that measure or debug programs do so. A fork would not start them, so each worker is started by exec."""
     source = f"""
 site = folder / "site"
 site.mkdir()
@@ -473,7 +473,7 @@ print("ok")
 
 
 def test_an_initializer_that_takes_locks_of_multiprocessing(tmp_path: Path) -> None:
-    """They can be sent to a process only while it is being started, which multiprocessing does."""
+    """Such locks can be sent to a process only while multiprocessing starts it."""
     source = """
 import multiprocessing
 

@@ -1,4 +1,4 @@
-"""Programs that worker processes import, and that would start workers then: what is missing is said once."""
+"""Programs without a main guard, whose worker processes would start workers. The error is raised once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from _paths import path_of_tests
+from _children import path_of_tests
 from _python import needs_forks
 
 pytestmark = needs_forks
@@ -75,7 +75,7 @@ with executor(2, multiprocessing.get_context({method!r})) as workers:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_with_a_guard_all_is_well(tmp_path: Path, method: str) -> None:
+def test_a_program_with_a_guard(tmp_path: Path, method: str) -> None:
     source = f"""
 import multiprocessing
 from shoal import Parallel, delayed
@@ -91,8 +91,8 @@ if __name__ == "__main__":
     assert run(tmp_path, source) == (0, "[0, 1, 4, 9]\n", "")
 
 
-def test_a_child_of_the_user_s_that_imports_a_program_without_a_guard(tmp_path: Path) -> None:
-    """It is not shoal's, so that nobody else would say what is missing."""
+def test_another_child_process_that_imports_a_program_without_a_guard(tmp_path: Path) -> None:
+    """The child is not a shoal worker, so it raises the error itself."""
     source = """
 import multiprocessing
 from shoal import Parallel, delayed

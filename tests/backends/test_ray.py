@@ -19,7 +19,7 @@ import numpy
 import psutil
 import pytest
 
-from _paths import path_of_tests
+from _children import path_of_tests
 from _ray_util import ray_cluster
 from shoal import CallPicklingError, CallUnpicklingError, Parallel, WorkerDied, delayed, parallel_config, shared
 from shoal.backends import create
@@ -36,7 +36,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def puts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Give the list of what is put into ray's store."""
+    """Give the list of objects that are put into ray's store."""
     seen: list[Any] = []
     put = ray.put
 
@@ -49,7 +49,7 @@ def puts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Tell whether a condition is met before patience ends."""
+    """Return whether a condition becomes true in time."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
@@ -59,13 +59,13 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 
 def sleep_in(folder: Path) -> None:
-    """Leave the number of this process in a folder, and sleep."""
+    """Write the id of this process into a folder, and sleep."""
     folder.joinpath(str(os.getpid())).touch()
     time.sleep(1000)
 
 
 def all_have_ended(folder: Path) -> bool:
-    """Tell whether the processes that have slept in a folder end."""
+    """Return whether the processes that have slept in a folder end in time."""
     return eventually(lambda: not any(psutil.pid_exists(int(path.name)) for path in folder.iterdir()))
 
 
@@ -84,7 +84,7 @@ def die_at(number: int, last: int) -> int:
 
 
 def where(array: Any, table: dict[str, int], *_: Any) -> tuple[int, int, int, bool]:
-    """Return the worker, the identity of `table`, a value, and whether `array` is one's own to write to."""
+    """Return the worker, the id of `table`, a value, and whether `array` is writable."""
     array[0] += 1
     return os.getpid(), id(table), table["b"], bool(array[0] == 1)
 
@@ -102,10 +102,10 @@ class TestContract(BackendTests):
     backend = "ray"
 
 
-# What is put into the store
+# Stored objects
 
 
-def test_large_and_shared_arguments_are_put_once(puts: list[Any]) -> None:
+def test_large_and_shared_arguments_are_stored_once(puts: list[Any]) -> None:
     array = numpy.zeros(200_000)
     table = shared({"a": 1, "b": 2})
     shown = Parallel(n_jobs=2, backend="ray", batch_size=3)(delayed(where)(array, table, n) for n in range(40))
@@ -115,7 +115,7 @@ def test_large_and_shared_arguments_are_put_once(puts: list[Any]) -> None:
     assert array[0] == 0
 
 
-def test_a_function_by_value_is_put_once(puts: list[Any]) -> None:
+def test_a_function_by_value_is_stored_once(puts: list[Any]) -> None:
     factor = numpy.full(1000, 3)
 
     def scaled(number: int) -> int:
@@ -124,7 +124,7 @@ def test_a_function_by_value_is_put_once(puts: list[Any]) -> None:
     run = Parallel(n_jobs=2, backend="ray", batch_size=5)
     assert run(delayed(scaled)(number) for number in range(100)) == [3 * number for number in range(100)]
     assert len(puts) == 1
-    factor[0] = 4  # the next run sees what it is by then
+    factor[0] = 4  # the next run gets the current state
     assert run(delayed(scaled)(number) for number in range(100)) == [4 * number for number in range(100)]
 
 
@@ -135,7 +135,7 @@ def test_a_function_for_each_call(puts: list[Any]) -> None:
     assert len(puts) <= 64
 
 
-def test_data_frames_are_put_once_and_can_be_written_to(puts: list[Any]) -> None:
+def test_data_frames_are_stored_once_and_are_writable(puts: list[Any]) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"x": numpy.zeros(200_000), "y": numpy.ones(200_000)})
 
@@ -170,14 +170,14 @@ def test_a_worker_that_dies_again_and_again() -> None:
     assert results == [0, -1, -2, -3]
 
 
-def test_deaths_may_be_results() -> None:
+def test_worker_deaths_as_results() -> None:
     run = Parallel(n_jobs=2, backend="ray", batch_size=1, on_error="return", ray_remote_args={"max_retries": 0})
     results = run(delayed(die_at)(number, 1) for number in range(3))
     assert isinstance(results[1], WorkerDied)
     assert results[::2] == [0, -2]
 
 
-def test_what_cannot_travel() -> None:
+def test_objects_that_cannot_be_pickled() -> None:
     run = Parallel(n_jobs=2, backend="ray", batch_size=2)
     with pytest.raises(CallPicklingError, match=r"call 3, .*args\[0\]"):
         run(delayed(id)(threading.Lock() if number == 3 else number) for number in range(5))
@@ -186,15 +186,15 @@ def test_what_cannot_travel() -> None:
     with pytest.raises(CallUnpicklingError, match="no number"):
         run(delayed(id)(Unreadable()) for _ in range(5))
     unreadable = Unreadable()
-    with pytest.raises(CallUnpicklingError, match=r"a function, .*no number"):
+    with pytest.raises(CallUnpicklingError, match=r"a function or .*no number"):
         run(delayed(lambda: unreadable)() for _ in range(5))
     assert run(delayed(abs)(-number) for number in range(3)) == [0, 1, 2]
 
 
-# Runs that are given up
+# Aborted runs
 
 
-def test_calls_end_with_a_run_that_is_given_up(tmp_path: Path) -> None:
+def test_an_aborted_run_ends_its_calls(tmp_path: Path) -> None:
     run = Parallel(n_jobs=2, backend="ray", return_as="generator", batch_size=1)
     results = run(delayed(sleep_in)(tmp_path) for _ in range(3))
     assert eventually(lambda: len(list(tmp_path.iterdir())) == 2)
@@ -203,7 +203,7 @@ def test_calls_end_with_a_run_that_is_given_up(tmp_path: Path) -> None:
     assert all_have_ended(tmp_path)
 
 
-def test_calls_end_with_their_runs_time(tmp_path: Path) -> None:
+def test_a_timeout_ends_the_calls(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         Parallel(n_jobs=2, backend="ray", timeout=1)(delayed(sleep_in)(tmp_path) for _ in range(3))
     assert all_have_ended(tmp_path)
@@ -239,7 +239,7 @@ def test_an_interrupt_ends_the_calls(tmp_path: Path) -> None:
         try:
             assert eventually(lambda: len(list(tmp_path.iterdir())) == 2)
             family = psutil.Process(program.pid).children(recursive=True)
-            os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+            os.killpg(program.pid, signal.SIGINT)  # like a terminal
             printed, _ = program.communicate(timeout=PATIENCE)
             assert printed == "interrupted\n"
             assert eventually(lambda: not any(process.is_running() for process in family))
@@ -250,7 +250,7 @@ def test_an_interrupt_ends_the_calls(tmp_path: Path) -> None:
                     process.kill()
 
 
-# Runs in runs, and what is asked of the cluster
+# Nested runs, and resources of the cluster
 
 
 def test_nested_runs_on_ray_do_not_wait_for_each_other() -> None:

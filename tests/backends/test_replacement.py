@@ -267,9 +267,9 @@ def test_limits_of_the_context() -> None:
     ids=str,
 )
 def test_limits_that_are_none(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a positive|is no size"):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a positive|is not a size"):
         Parallel(n_jobs=2, **bad)
-    with pytest.raises(ValueError, match=r"must be a positive|is no size"):
+    with pytest.raises(ValueError, match=r"must be a positive|is not a size"):
         parallel_config(**bad)
 
 

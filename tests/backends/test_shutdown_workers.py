@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from _children import path_of_tests, with_assertions
 from _faults_util import Child, alive, until, wait_for, worker_pids
-from _paths import path_of_tests
 from shoal import Parallel, delayed, executor, shutdown_workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -158,7 +158,7 @@ get_reusable_executor().shutdown(True, True)
 assert not any(alive(pid) for pid in pids)
 print("ok")
 """
-    environment = {**os.environ, "PYTHONPATH": path_of_tests()}
+    environment = {**with_assertions(os.environ), "PYTHONPATH": path_of_tests()}
     done = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("ok\n", "")
 

@@ -1,4 +1,4 @@
-"""Workers have an index, and are given variables and CPUs by it."""
+"""Workers have an index, on which their variables and CPUs depend."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ BACKENDS = [*PROCESSES, "threading"]
 PINS = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not tied to CPUs here")
 
 
-def together(folder: Path, n: int, what: Callable[..., Any], *args: Any) -> Any:
-    """Be one of `n` calls that are all under way at the same time."""
+def together(folder: Path, n: int, function: Callable[..., Any], *args: Any) -> Any:
+    """Wait until `n` calls run at the same time."""
     (folder / f"{os.getpid()}-{threading.get_ident()}").touch()
     assert until(lambda: len(os.listdir(folder)) >= n, 60)
-    return what(*args)
+    return function(*args)
 
 
-def of_each(folder: Path, n: int, what: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
-    """Return what `what` returns in each of `n` workers."""
+def in_each_worker(folder: Path, n: int, function: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
+    """Return the result of `function(*args)` in each of `n` workers."""
     folder.mkdir()
-    return Parallel(n_jobs=n, batch_size=1, **options)(delayed(together)(folder, n, what, *args) for _ in range(n))
+    return Parallel(n_jobs=n, batch_size=1, **options)(delayed(together)(folder, n, function, *args) for _ in range(n))
 
 
 def index_and(name: str) -> tuple[int | None, str | None]:
@@ -50,20 +50,20 @@ def index_and_pid() -> tuple[int | None, int]:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_workers_of_a_run_count_from_0(tmp_path: Path, backend: str) -> None:
     for again in range(2):
-        assert sorted(of_each(tmp_path / str(again), 3, worker_index, backend=backend)) == [0, 1, 2]
+        assert sorted(in_each_worker(tmp_path / str(again), 3, worker_index, backend=backend)) == [0, 1, 2]
     assert worker_index() is None
 
 
-def test_an_executor_has_indices_of_its_own(tmp_path: Path) -> None:
+def test_an_executor_has_its_own_indices(tmp_path: Path) -> None:
     from shoal.backends._pool import pool
 
-    assert sorted(of_each(tmp_path / "before", 3, worker_index)) == [0, 1, 2]
+    assert sorted(in_each_worker(tmp_path / "before", 3, worker_index)) == [0, 1, 2]
     with executor(2, "loky") as own:
         (tmp_path / "own").mkdir()
         futures = [own.submit(together, tmp_path / "own", 2, worker_index) for _ in range(2)]
         assert sorted(future.result() for future in futures) == [0, 1]
-        assert sorted(of_each(tmp_path / "beside", 3, worker_index)) == [0, 1, 2]
-    assert sorted(of_each(tmp_path / "after", 3, worker_index)) == [0, 1, 2]
+        assert sorted(in_each_worker(tmp_path / "beside", 3, worker_index)) == [0, 1, 2]
+    assert sorted(in_each_worker(tmp_path / "after", 3, worker_index)) == [0, 1, 2]
     assert sorted(worker.index for worker in pool()._workers[pool()._latest]) == [0, 1, 2]
 
 
@@ -76,7 +76,7 @@ def test_a_plain_loop_is_worker_0(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"return_as": "generator"}])
-def test_a_plain_loop_that_fails_leaves_nothing(options: dict[str, Any]) -> None:
+def test_a_failed_plain_loop_resets_the_index(options: dict[str, Any]) -> None:
     with pytest.raises(ZeroDivisionError):
         list(Parallel(n_jobs=1, **options)([delayed(divmod)(1, 0)]))
     assert worker_index() is None
@@ -89,28 +89,28 @@ def nested(backend: str | None, n_jobs: int) -> tuple[int | None, set[int | None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_innermost_worker_counts(tmp_path: Path, backend: str) -> None:
-    for outer, inner, after in of_each(tmp_path / "threads", 3, nested, "threading", 2, backend=backend):
+def test_nested_runs_have_the_index_of_the_innermost_worker(tmp_path: Path, backend: str) -> None:
+    for outer, inner, after in in_each_worker(tmp_path / "threads", 3, nested, "threading", 2, backend=backend):
         assert inner <= {0, 1}
         assert outer == after
-    for outer, inner, after in of_each(tmp_path / "loop", 3, nested, None, 1, backend=backend):
+    for outer, inner, after in in_each_worker(tmp_path / "loop", 3, nested, None, 1, backend=backend):
         assert inner == {outer} == {after}  # a plain loop in a call has the index of the call
 
 
 def in_a_thread() -> tuple[int | None, Any]:
-    told: list[Any] = []
-    thread = threading.Thread(target=lambda: told.append(worker_index()))
+    indices: list[Any] = []
+    thread = threading.Thread(target=lambda: indices.append(worker_index()))
     thread.start()
     thread.join()
-    return worker_index(), told[0]
+    return worker_index(), indices[0]
 
 
-def test_threads_of_a_call_know_it_in_worker_processes(tmp_path: Path) -> None:
-    assert sorted(of_each(tmp_path / "calls", 2, in_a_thread)) == [(0, 0), (1, 1)]
+def test_threads_of_a_call_have_the_index_in_worker_processes(tmp_path: Path) -> None:
+    assert sorted(in_each_worker(tmp_path / "calls", 2, in_a_thread)) == [(0, 0), (1, 1)]
 
 
 def die_first(folder: Path, victim: int) -> tuple[int | None, int]:
-    """Be one of 3 calls that are under way at the same time, in workers of which one is killed."""
+    """Wait until 3 calls run at the same time; kill the worker of one of them."""
     marks = folder / "first"
     index = worker_index()
     if index == victim and not (folder / "dead").exists():
@@ -129,19 +129,19 @@ def die_first(folder: Path, victim: int) -> tuple[int | None, int]:
 def test_the_worker_after_a_killed_one_has_its_index(tmp_path: Path, backend: str, victim: int) -> None:
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
-    before = dict(of_each(tmp_path / "before", 3, index_and_pid, backend=backend))
+    before = dict(in_each_worker(tmp_path / "before", 3, index_and_pid, backend=backend))
     run = Parallel(n_jobs=3, backend=backend, batch_size=1, retries=1)
     found = dict(run(delayed(die_first)(tmp_path, victim) for _ in range(3)))
     assert sorted(found) == [0, 1, 2]
-    if backend == "loky":  # those of multiprocessing are new in each run
+    if backend == "loky":  # the workers of multiprocessing are new in each run
         assert {index for index in range(3) if found[index] != before[index]} == {victim}
 
 
 def test_a_worker_that_died_while_idle(tmp_path: Path) -> None:
-    before = dict(of_each(tmp_path / "before", 3, index_and_pid))
+    before = dict(in_each_worker(tmp_path / "before", 3, index_and_pid))
     os.kill(before[1], signal.SIGKILL)
     assert until(lambda: not alive(before[1]))
-    after = dict(of_each(tmp_path / "after", 3, index_and_pid))
+    after = dict(in_each_worker(tmp_path / "after", 3, index_and_pid))
     assert sorted(after) == [0, 1, 2]
     assert [index for index in range(3) if after[index] != before[index]] == [1]
 
@@ -155,20 +155,20 @@ def test_the_thread_after_a_stuck_one_has_its_index() -> None:
     run = Parallel(n_jobs=2, backend="threading", task_timeout=0.2, on_error="return")
     with pytest.warns(FallbackWarning, match="left to end by itself"):
         results = run(delayed(stay)(2 if number < 2 else 0.01) for number in range(8))
-    told = [result for result in results if not isinstance(result, Exception)]
-    assert len(told) == 6
-    assert {index for index, _ in told} <= {0, 1}
+    finished = [result for result in results if not isinstance(result, Exception)]
+    assert len(finished) == 6
+    assert {index for index, _ in finished} <= {0, 1}
 
 
 def test_gaps_that_idle_workers_leave_are_filled(tmp_path: Path) -> None:
     from shoal.backends._pool import pool
 
-    of_each(tmp_path / "before", 3, worker_index)
+    in_each_worker(tmp_path / "before", 3, worker_index)
     workers = pool()._workers[pool()._latest]
     gone = workers.pop(1)
     gone.end()
     assert [worker.index for worker in workers] == [0, 2]
-    assert sorted(of_each(tmp_path / "after", 2, worker_index)) == [0, 1]
+    assert sorted(in_each_worker(tmp_path / "after", 2, worker_index)) == [0, 1]
     assert sorted(worker.index for worker in workers) == [0, 1, 2]
 
 
@@ -176,10 +176,12 @@ def test_gaps_that_idle_workers_leave_are_filled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", PROCESSES)
-def test_variables_go_by_the_index(tmp_path: Path, backend: str) -> None:
+def test_variables_depend_on_the_index(tmp_path: Path, backend: str) -> None:
     gpus = lambda index: {"CUDA_VISIBLE_DEVICES": f"gpu {index}"}  # noqa: E731 not a function that imports find
     for again in range(2):
-        found = of_each(tmp_path / str(again), 3, index_and, "CUDA_VISIBLE_DEVICES", backend=backend, environment=gpus)
+        found = in_each_worker(
+            tmp_path / str(again), 3, index_and, "CUDA_VISIBLE_DEVICES", backend=backend, environment=gpus
+        )
         assert sorted(found) == [(index, f"gpu {index}") for index in range(3)]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
@@ -212,24 +214,24 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", ["loky", "spawn"])
-def test_variables_are_there_before_anything_is_imported(tmp_path: Path, how: str) -> None:
+def test_variables_are_set_before_imports(tmp_path: Path, how: str) -> None:
     (tmp_path / "early.py").write_text(EARLY)
     program = [sys.executable, "-W", "error", str(tmp_path / "early.py"), how]
-    told = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout == "{('set', None, '5')}\nNone there None\n"
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == "{('set', None, '5')}\nNone there None\n"
 
 
 @pytest.mark.parametrize("backend", PROCESSES)
-def test_named_limits_of_threads_stand(tmp_path: Path, backend: str) -> None:
+def test_environment_overrides_thread_limits(tmp_path: Path, backend: str) -> None:
     options: dict[str, Any] = {"backend": backend, "environment": {"OMP_NUM_THREADS": "7"}}
-    assert of_each(tmp_path / "omp", 2, os.getenv, "OMP_NUM_THREADS", **options) == ["7", "7"]
-    assert "7" not in of_each(tmp_path / "mkl", 2, os.getenv, "MKL_NUM_THREADS", **options)
+    assert in_each_worker(tmp_path / "omp", 2, os.getenv, "OMP_NUM_THREADS", **options) == ["7", "7"]
+    assert "7" not in in_each_worker(tmp_path / "mkl", 2, os.getenv, "MKL_NUM_THREADS", **options)
 
 
 def test_workers_are_kept_for_equal_environments(tmp_path: Path) -> None:
     def pids(name: str, environment: Any) -> set[int]:
-        return set(of_each(tmp_path / name, 2, os.getpid, environment=environment))
+        return set(in_each_worker(tmp_path / name, 2, os.getpid, environment=environment))
 
     def by_index(index: int) -> dict[str, str]:
         return {"SHOAL_PLACE": str(index)}
@@ -243,11 +245,11 @@ def test_workers_are_kept_for_equal_environments(tmp_path: Path) -> None:
 
 def test_a_context_sets_the_environment(tmp_path: Path) -> None:
     with parallel_config("loky", environment={"SHOAL_PLACE": "context"}):
-        assert of_each(tmp_path / "context", 2, os.getenv, "SHOAL_PLACE") == ["context"] * 2
-        assert of_each(tmp_path / "own", 2, os.getenv, "SHOAL_PLACE", environment={}) == [None] * 2
+        assert in_each_worker(tmp_path / "context", 2, os.getenv, "SHOAL_PLACE") == ["context"] * 2
+        assert in_each_worker(tmp_path / "own", 2, os.getenv, "SHOAL_PLACE", environment={}) == [None] * 2
 
 
-def test_the_environment_is_asked_for_once_per_process(tmp_path: Path) -> None:
+def test_environment_is_called_once_per_process(tmp_path: Path) -> None:
     asked: list[int] = []
 
     def environment(index: int) -> dict[str, str]:
@@ -255,7 +257,7 @@ def test_the_environment_is_asked_for_once_per_process(tmp_path: Path) -> None:
         return {}
 
     for again in range(2):
-        of_each(tmp_path / str(again), 2, worker_index, environment=environment)
+        in_each_worker(tmp_path / str(again), 2, worker_index, environment=environment)
     assert sorted(asked) == [0, 1]
 
 
@@ -268,10 +270,10 @@ def affinity() -> tuple[int | None, set[int]]:
 
 @PINS
 @pytest.mark.parametrize("backend", PROCESSES)
-def test_cpus_are_shared_out(tmp_path: Path, backend: str) -> None:
+def test_cpus_are_divided_among_workers(tmp_path: Path, backend: str) -> None:
     usable = sorted(os.sched_getaffinity(0))
     n = len(usable) + 1
-    found = dict(of_each(tmp_path / "all", n, affinity, backend=backend, affinity=True))
+    found = dict(in_each_worker(tmp_path / "all", n, affinity, backend=backend, affinity=True))
     assert found == {index: {usable[index % len(usable)]} for index in range(n)}
     assert os.sched_getaffinity(0) == set(usable)
 
@@ -288,18 +290,18 @@ def test_a_worker_has_as_many_cpus_as_its_share(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("form", [lambda last: [last], lambda last: [{last}], lambda last: lambda _: (last,)])
 def test_cpus_by_number(tmp_path: Path, form: Callable[[int], Any]) -> None:
     last = max(os.sched_getaffinity(0))
-    assert sorted(of_each(tmp_path / "pinned", 2, affinity, affinity=form(last))) == [(0, {last}), (1, {last})]
+    assert sorted(in_each_worker(tmp_path / "pinned", 2, affinity, affinity=form(last))) == [(0, {last}), (1, {last})]
 
 
 def test_a_system_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
-    with pytest.warns(FallbackWarning, match="affinity is ignored") as told:
+    with pytest.warns(FallbackWarning, match="affinity is ignored") as warned:
         assert Parallel(n_jobs=2, affinity=True)(delayed(abs)(-i) for i in range(9)) == list(range(9))
-    assert len(told) == 1
-    assert told[0].filename == __file__
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
 
 
-# What cannot be
+# Invalid options
 
 
 @pytest.mark.parametrize("backend", PROCESSES)
@@ -333,7 +335,7 @@ def test_invalid_values_are_refused(backend: str, options: Any, error: type[Exce
 
 @pytest.mark.parametrize("option", [{"environment": {}}, {"affinity": True}])
 @pytest.mark.parametrize("backend", ["threading", "sequential"])
-def test_threads_have_nothing_of_their_own(backend: str, option: dict[str, Any]) -> None:
+def test_threads_refuse_placement_options(backend: str, option: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=f"the backend '{backend}' has none"):
         Parallel(n_jobs=2, backend=backend, **option)
     with parallel_config(backend), pytest.raises(TypeError, match="is for worker processes"):
@@ -343,7 +345,7 @@ def test_threads_have_nothing_of_their_own(backend: str, option: dict[str, Any])
 
 
 @pytest.mark.parametrize("option", [{"environment": {}}, {"affinity": True}])
-def test_one_worker_is_the_callers_process(option: dict[str, Any]) -> None:
-    with pytest.warns(FallbackWarning, match="is ignored") as told:
+def test_one_worker_ignores_placement_options(option: dict[str, Any]) -> None:
+    with pytest.warns(FallbackWarning, match="is ignored") as warned:
         assert Parallel(n_jobs=1, backend="loky", **option)([delayed(abs)(-1)]) == [1]
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__

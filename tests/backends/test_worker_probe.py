@@ -1,4 +1,4 @@
-"""A worker that was forked from a server does not notice it: it reports what one does that was started by exec."""
+"""A forked worker cannot be told from one that was started by exec: both report the same state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def probe(folder: Path, method: str, inner: str, *options: str, prelude: str = "
     return answer
 
 
-#: How the program is started, and what it does before it has workers.
+#: How the program is started, and its actions before it has workers.
 PROGRAMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "threads of BLAS": {"inner": "2"},
@@ -60,7 +60,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_forked_worker_is_as_one_that_was_started_by_exec(tmp_path: Path, name: str) -> None:
+def test_a_forked_worker_looks_like_one_started_by_exec(tmp_path: Path, name: str) -> None:
     how = PROGRAMS[name]
     inner, options = how.get("inner", "None"), how.get("options", ())
     forked, started = (
@@ -74,7 +74,7 @@ def test_a_forked_worker_is_as_one_that_was_started_by_exec(tmp_path: Path, name
     ours, theirs = forked["report"], started["report"]
     different = {key: (ours[key], theirs[key]) for key in theirs if ours[key] != theirs[key]}
     expected = {
-        # What each program has for its own.
+        # Values that differ between programs.
         "argv": lambda ours, theirs: [*ours[:2], ours[2].replace("forked.json", "loky.json")] == theirs,
         "process": lambda ours, theirs: ours[:2] == theirs[:2],
         "parent": lambda ours, theirs: ours[1] == theirs[1],

@@ -1,7 +1,7 @@
-"""Other projects' tests with shoal in joblib's place: an environment for them, and pytest in it.
+"""Runs other projects' tests with shoal in joblib's place, in an environment made for them.
 
-The environment is made around the running one, so that whatever starts a bare Python, as many tests and all workers do,
-has shoal in joblib's place by a ``.pth`` file, and cannot import the real joblib.
+The environment extends the running one by a ``.pth`` file. So every Python that the tests and workers start has shoal
+in joblib's place, and cannot import the real joblib.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ sys.meta_path.insert(1, Blocker)
 
 
 def environment(name: str, *, shoal: bool = True, further: str = "", allowed: Iterable[Path] = ()) -> Path:
-    """Make an environment around the running one; return its Python.
+    """Make an environment that extends the running one; return its Python.
 
     Parameters
     ----------
     name
         Its folder in build/.
     shoal
-        Whether shoal is in joblib's place there; without it the environment is what it is made around.
+        Whether shoal is in joblib's place there. If not, the environment is the same as the running one.
     further
-        Code that every Python runs then when it starts.
+        More code that each Python runs when it starts, if `shoal` is true.
     allowed
-        Folders from which modules of joblib may come, beside shoal's.
+        Folders from which modules named joblib may be imported, besides shoal's.
     """
     folder = ROOT / "build" / name / "{}.{}.{}".format(*sys.version_info)
     venv.create(folder, symlinks=True, with_pip=False)
@@ -69,11 +69,11 @@ def environment(name: str, *, shoal: bool = True, further: str = "", allowed: It
 def pytest(
     python: Path, rootdir: Path, arguments: Iterable[str | Path], work: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Run tests of another project, without the settings of ours, in the folder `work`."""
+    """Run tests of another project in the folder `work`, without shoal's pytest settings."""
     work.mkdir(parents=True, exist_ok=True)
     options = ["-c", os.devnull, f"--rootdir={rootdir}", "-p", "no:cacheprovider", "-q"]
     variables = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     variables.pop("PYTHONPATH", None)
-    variables.setdefault("PYTHONHASHSEED", "0")  # pytest-xdist wants one order of tests, and some come from sets
+    variables.setdefault("PYTHONHASHSEED", "0")  # pytest-xdist needs a fixed order, and some tests come from sets
     command = [python, "-m", "pytest", *options, *arguments]
     return subprocess.run(command, cwd=work, env=variables, stdout=subprocess.PIPE, text=True)

@@ -1,8 +1,8 @@
-"""joblib's own tests, from its wheel, with shoal in its place: ``python tests/compat/joblib_suite.py [arguments]``.
+"""Runs joblib's own tests, from its wheel, with shoal in joblib's place.
 
-Of the wheel, only ``joblib/test`` is served. A failure that expected.txt names is no failure here; a line there that
-stands for nothing any more is one. Where dask is installed, its plugin brings the fixtures that joblib's tests of it
-want.
+``python tests/compat/joblib_suite.py [arguments]``. Of the wheel, only ``joblib/test`` can be imported. Failures that
+expected.txt lists are ignored; a line there whose test passes is a failure. joblib's tests of dask use the fixtures of
+dask's pytest plugin, if dask is installed.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def tests_of_the_wheel() -> Path:
 
 
 def expected() -> dict[str, str]:
-    """Return what may fail, or cannot be collected: the reason of each test, or file, by its name."""
+    """Return the tests that may fail and the files that cannot be collected: the reasons by name."""
     lines = [line for line in EXPECTED.read_text().splitlines() if line and not line.startswith("#")]
     return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests; return 0 if they are as they should be."""
+    """Run the tests; return 0 if only expected failures occur, and all of them."""
     known, tests = expected(), tests_of_the_wheel()
     python = environment("joblib-suite", further=SERVED.format(tests=str(tests)), allowed=[tests])
     left_out = [name for name in known if "::" not in name]
@@ -58,11 +58,11 @@ def main(arguments: list[str]) -> int:
     options = [argument for argument in arguments if argument not in chosen]
     names = chosen or sorted(path.name for path in tests.glob("test_*.py") if path.name not in left_out)
     fixtures = ["-p", "distributed.utils_test"] if importlib.util.find_spec("distributed") else []
-    asked = [*fixtures, "-rfExX", "-o", "asyncio_default_fixture_loop_scope=function", "--timeout=120"]
+    fixed = [*fixtures, "-rfExX", "-o", "asyncio_default_fixture_loop_scope=function", "--timeout=120"]
     run = pytest(
         python,
         tests,
-        [*asked, *options, *(tests / name for name in names)],
+        [*fixed, *options, *(tests / name for name in names)],
         ROOT / "build" / "joblib-suite" / "work",
     )
     print(run.stdout)

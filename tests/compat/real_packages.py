@@ -1,10 +1,11 @@
-"""Other projects, as they are released, with shoal in joblib's place: ``make test-downstream``.
+"""Released versions of other projects with shoal in joblib's place: ``make test-downstream``.
 
-Each of programs/ runs twice, under joblib and under shoal, and has to print the same. Under shoal, an import of the
-real joblib fails, and is told of, in every Python that starts: the workers of ray, ipyparallel, lithops and Spark too.
+Each program of programs/ runs twice, with joblib and with shoal, and must print the same. With shoal, an import of the
+real joblib fails and is recorded, in every Python that starts, including the workers of ray, ipyparallel, lithops and
+Spark.
 
-They run in an environment of their own, since these projects are heavy; real_packages.txt names them. What they start
-hears loopback only, and what they write is written to the test's own folder.
+The programs run in an environment of their own, because these projects are large; real_packages.txt lists them. They
+listen on loopback only, and write to the test's own folder.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import functools, sys
 print = functools.partial(print, file=open(sys.argv[1], "w"), flush=True)
 """
 
-#: What every Python of the environment does first, if shoal is to be in joblib's place.
+#: The first code in every Python of the environment, if shoal is in joblib's place.
 BARRING = """\
 import importlib.abc, os, sys
 
@@ -45,21 +46,21 @@ class Bar(importlib.abc.MetaPathFinder):
         note("imports the real " + name)
         raise AssertionError(f"the real joblib is imported: {name}")
 
-def note(what):
+def note(text):
     with open(os.environ["SHOAL_NOTES"], "a") as notes:
-        notes.write(f"{os.getpid()} {what}\\n")
+        notes.write(f"{os.getpid()} {text}\\n")
 
 sys.meta_path.insert(1, Bar())
 note("has shoal in joblib's place")
 """
 
-#: The processes at least in which shoal stands in for joblib: those of the engine are among them.
+#: The minimum number of processes that use shoal in joblib's place, including the engine's.
 PROCESSES = {"with_ray": 3, "with_ipyparallel": 3, "with_lithops": 2, "with_joblibspark": 2}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def barring() -> None:
-    """Have the environment bar the real joblib where it is asked to."""
+    """Make the environment refuse the real joblib if SHOAL_NOTES is set."""
     site = Path(sysconfig.get_paths()["purelib"])
     site.joinpath("_shoal_bars_joblib.py").write_text(BARRING)
     line = "import os; os.environ.get('SHOAL_NOTES') and __import__('_shoal_bars_joblib')"
@@ -67,7 +68,7 @@ def barring() -> None:
 
 
 def printed(program: Path, folder: Path, **variables: str) -> str:
-    """Run a program in a folder; return what it prints."""
+    """Run a program in a folder; return its output."""
     folder.mkdir()
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""install_as_joblib(): what it costs, what it refuses, who gets it; and scikit-learn on it."""
+"""install_as_joblib(): its cost, its errors, the processes that it reaches, and scikit-learn on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
 
-def test_it_loads_next_to_nothing() -> None:
+def test_it_imports_almost_nothing() -> None:
     done = python(
         "import sys, shoal.compat; before = set(sys.modules); shoal.compat.install_as_joblib();"
         "print(sorted(set(sys.modules) - before))"
@@ -37,14 +37,14 @@ def test_importing_joblib_loads_neither_numpy_nor_loky() -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
-def test_it_is_refused_once_joblib_is_there() -> None:
+def test_it_is_refused_after_an_import_of_joblib() -> None:
     done = python("import joblib, shoal; shoal.install_as_joblib()")
     assert done.returncode == 1
     assert "RuntimeError: joblib is imported already" in done.stderr
     assert "replace=True" in done.stderr
 
 
-def test_replace_swaps_it_for_imports_to_come() -> None:
+def test_replace_applies_to_later_imports() -> None:
     done = python(
         "import joblib, joblib.parallel, shoal; old = joblib; shoal.install_as_joblib(replace=True);"
         "import joblib; assert joblib is not old and 'shoal' in joblib.__file__;"
@@ -54,12 +54,12 @@ def test_replace_swaps_it_for_imports_to_come() -> None:
     assert done.stdout.strip() == "swapped", done.stderr
 
 
-def test_twice_is_as_good_as_once() -> None:
+def test_a_second_call_does_nothing() -> None:
     done = python("import shoal; shoal.install_as_joblib(); import joblib; shoal.install_as_joblib(); print('fine')")
     assert done.stdout.strip() == "fine", done.stderr
 
 
-def test_the_variable_does_the_same() -> None:
+def test_the_variable_has_the_same_effect() -> None:
     done = python("import shoal, joblib; print(joblib.__file__)", SHOAL_AS_JOBLIB="1")
     assert done.stdout.startswith(SOURCE), done.stderr
 
@@ -77,7 +77,7 @@ def test_its_folder_can_be_on_the_path() -> None:
     assert python(code).stdout.startswith(SOURCE)
 
 
-def test_a_distribution_stands_in_where_none_is_installed(tmp_path: Path) -> None:
+def test_there_is_a_distribution_if_none_is_installed(tmp_path: Path) -> None:
     run(
         tmp_path,
         "import importlib.metadata as m\n"
@@ -138,7 +138,7 @@ if __name__ == "__main__":
     )
 
 
-def test_the_wheel_brings_the_pth_file(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_pth_file(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],

@@ -1,6 +1,6 @@
-"""What other projects do with joblib, as they do it, on shoal: section by section of what was read in their code.
+"""Ways in which other projects use joblib, found in their code, with shoal in joblib's place.
 
-Each pattern runs in a process of its own, in which shoal stands in for joblib and an import of the real one fails.
+Each pattern runs in a process of its own, in which an import of the real joblib fails.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ sys.meta_path.insert(1, Blocker())
 
 
 def run(tmp_path: Path, code: str, prelude: str = PRELUDE, **variables: str) -> str:
-    """Run a program with shoal in joblib's place; return what it prints."""
+    """Run a program with shoal in joblib's place; return its output."""
     script = tmp_path / "program.py"
     script.write_text(prelude + code)
     environment = {**os.environ, "PYTHONPATH": SOURCE, "SHOAL": SOURCE, **variables}
@@ -41,7 +41,7 @@ def run(tmp_path: Path, code: str, prelude: str = PRELUDE, **variables: str) -> 
 
 
 PATTERNS = {
-    "a subclass that only wraps what it is called with": """
+    "a subclass that wraps the functions of its calls": """
 from joblib import Parallel, delayed
 class Wrapped:
     def __init__(self, function): self.function = function
@@ -100,7 +100,7 @@ if __name__ == "__main__":
             joblib.parallel.BatchCompletionCallBack = old
         assert sum(done) == 11, done
 """,
-    "BatchCompletionCallBack is replaced, and calls travel in batches": """
+    "BatchCompletionCallBack is replaced, with batches of several calls": """
 import joblib
 from joblib import Parallel, delayed
 if __name__ == "__main__":
@@ -154,7 +154,7 @@ if __name__ == "__main__":
     with parallel_config("mine", n_jobs=2):
         assert set(Parallel()(delayed(look)(i) for i in range(4))) == {("set", "int")}
 """,
-    "a subclass says how arrays are sent": """
+    "a subclass changes how arrays are sent": """
 import numpy
 from joblib import Parallel, delayed, parallel_config, register_parallel_backend
 from joblib._parallel_backends import LokyBackend, MultiprocessingBackend
@@ -240,7 +240,7 @@ with parallel_config("spark", n_jobs=3):
     except ValueError: pass
     else: raise AssertionError
 """,
-    "the callback is given the result (ipyparallel)": """
+    "the callback receives the result (ipyparallel)": """
 import threading
 from joblib import Parallel, delayed
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
@@ -260,7 +260,7 @@ assert p._backend._view == "here"
 results = Parallel(n_jobs=2, backend=View(), return_as="generator")(delayed(abs)(-i) for i in range(5))
 assert list(results) == list(range(5))
 """,
-    "the base of PicklingPool is exchanged (ray, lithops)": """
+    "the base of PicklingPool is replaced (ray, lithops)": """
 from multiprocessing.pool import ThreadPool, Pool
 from joblib import Parallel, delayed, parallel_config
 from joblib._parallel_backends import MultiprocessingBackend
@@ -290,7 +290,7 @@ with parallel_config("ray", ray_remote_args={"x": 1}):
     assert Parallel(n_jobs=-1)(delayed(abs)(-i) for i in range(12)) == list(range(12))
 assert RayPool.calls
 """,
-    "start_call sets what comes after it (lithops)": """
+    "start_call sets the number of workers (lithops)": """
 from multiprocessing.pool import ThreadPool
 from joblib import Parallel, delayed
 from joblib._parallel_backends import MultiprocessingBackend, PoolManagerMixin
@@ -329,7 +329,7 @@ if __name__ == "__main__":
         delayed(os.getpid)() for _ in range(6))
     assert len(set(pids)) > 2, pids
 """,
-    "names that are looked at": """
+    "names that projects read": """
 import joblib, joblib.parallel
 assert "LokyBackend" in str(joblib.Parallel(n_jobs=2)._backend)
 assert joblib.parallel.get_active_backend()[1] is None
@@ -348,7 +348,7 @@ assert "joblib" in sys.modules and joblib.__version__ == "1.6.0" and os.path.exi
 import importlib.metadata
 assert importlib.metadata.version("joblib")
 """,
-    "a hasher of one's own": """
+    "a subclass of a hasher": """
 import io, pickle
 import numpy as np
 import joblib
@@ -372,7 +372,7 @@ for value in values:
 assert Mine().hash([1j]) != NumpyHasher().hash([1j])
 assert Fast().hash({"a": [1, 2]}) == Hasher().hash({"a": [1, 2]}) == joblib.hash({"a": [1, 2]})
 """,
-    "an unpickler of one's own (pyod), a pickler of one's own (scikit-learn)": """
+    "a subclass of the unpickler (pyod) and of the pickler (scikit-learn)": """
 import io, pickle
 import numpy as np
 import joblib
@@ -427,7 +427,7 @@ module.NumpyPickler.__init__ = patched_init
 joblib.dump([np.ones(3)], "b.pkl")
 assert seen[-1] == "init" and np.array_equal(joblib.load("b.pkl")[0], np.ones(3))
 """,
-    "a dropped generator takes later runs on loky with it, and no others": """
+    "a dropped generator ends later runs on loky, and no others": """
 warnings.simplefilter("ignore")
 import time
 from joblib import Parallel, delayed
@@ -458,7 +458,7 @@ if __name__ == "__main__":
     for backend in ("loky", "multiprocessing"):
         assert Parallel(2, backend=backend)(delayed(look)(a) for a in [np.ones(10**6)] * 2) == [(True, False)] * 2
 """,
-    "files are named as joblib has them": """
+    "files contain joblib's names": """
 import numpy as np, joblib
 joblib.dump([np.ones(10)], "f.pkl")
 assert b"joblib.numpy_pickle" in open("f.pkl", "rb").read()

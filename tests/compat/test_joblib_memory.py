@@ -1,4 +1,4 @@
-"""Memory under joblib's name: with joblib in one folder, and with stores that others have made for joblib."""
+"""Memory under joblib's name: together with joblib in one folder, and with other projects' stores."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_joblib_and_shoal_find_each_others_results(tmp_path: Path, shoal_first: 
 
 
 class InMemory(StoreBackendBase, _store_backends.StoreBackendMixin):
-    """What joblib's contract wants, and no more: in a dictionary."""
+    """A store in a dictionary that implements joblib's contract and no more."""
 
-    files: dict[str, bytes] = {}  # noqa: RUF012 of all of them, as of a disk
+    files: dict[str, bytes] = {}  # noqa: RUF012 shared by all instances, like a disk
 
     def _open_item(self, f: Any, mode: str) -> Any:
         if mode == "rb":
@@ -105,7 +105,7 @@ class InMemory(StoreBackendBase, _store_backends.StoreBackendMixin):
 
 
 class Shouting(FileSystemStoreBackend):
-    """A store of files that are not joblib's, as people write them for other formats."""
+    """A store with files in another format than joblib's."""
 
     def dump_item(self, call_id: Any, item: Any, verbose: int = 1) -> None:
         self.create_location(self._path(call_id))
@@ -115,7 +115,7 @@ class Shouting(FileSystemStoreBackend):
         return Path(self._path(call_id, "output.pkl")).read_text()
 
 
-def test_a_store_of_others_does_all_that_a_memory_is_asked_for() -> None:
+def test_a_memory_works_on_another_projects_store() -> None:
     InMemory.files.clear()
     memory.register_store_backend("in memory", InMemory)
     mem = memory.Memory("place", "in memory", verbose=0, backend_options={"further": 1})
@@ -146,7 +146,7 @@ def test_a_store_of_others_does_all_that_a_memory_is_asked_for() -> None:
     assert calls == [1, 2, 1, 1]
 
 
-def test_a_store_of_others_travels_with_the_memory() -> None:
+def test_another_projects_store_is_pickled_with_the_memory() -> None:
     memory.register_store_backend("in memory", InMemory)
     pickled = pickle.dumps(memory.Memory("place", "in memory", verbose=0))
     del memory._STORE_BACKENDS["in memory"]
@@ -155,7 +155,7 @@ def test_a_store_of_others_travels_with_the_memory() -> None:
     assert store.location == os.path.join("place", "joblib")
 
 
-def test_what_a_subclass_of_joblibs_store_overrides_is_called(tmp_path: Path) -> None:
+def test_methods_that_a_subclass_of_joblibs_store_overrides_are_called(tmp_path: Path) -> None:
     memory.register_store_backend("shouting", Shouting)
     mem = memory.Memory(tmp_path, "shouting", verbose=0)
 
@@ -184,7 +184,7 @@ def test_a_result_that_cannot_be_read_is_computed_again(tmp_path: Path, caplog: 
     assert cached.check_call_in_cache(7, 2)
 
 
-def test_the_folder_joblib_holds_results_only(tmp_path: Path) -> None:
+def test_the_folder_joblib_contains_only_results(tmp_path: Path) -> None:
     memory.Memory(str(tmp_path), verbose=0).cache(divmod)(7, 2)
     assert os.listdir(tmp_path / "joblib") == ["builtins"]
     assert sorted(os.listdir(tmp_path)) == [".gitignore", ".shoal", "joblib"]
@@ -229,7 +229,7 @@ def test_docstrings_are_joblibs(tmp_path: Path) -> None:
 
 
 class OwnFiles(FileSystemStoreBackend):
-    """A store of somebody's, whose methods are used one by one."""
+    """A subclass, for which Memory calls the methods of joblib's contract."""
 
 
 def twice(x: int) -> int:
@@ -240,7 +240,7 @@ def twice(x: int) -> int:
 @pytest.mark.filterwarnings("ignore::shoal.CacheWarning")
 @pytest.mark.parametrize("backend", ["local", "own"])
 @pytest.mark.parametrize("name", ["test_joblib_memory", "test_joblib_memory/twice", ".shoal", "../.shoal"])
-def test_links_in_the_place_of_folders(tmp_path: Path, backend: str, name: str) -> None:
+def test_links_in_place_of_folders(tmp_path: Path, backend: str, name: str) -> None:
     memory.register_store_backend("own", OwnFiles)
     photos = tmp_path / "photos"
     (photos / "twice").mkdir(parents=True)

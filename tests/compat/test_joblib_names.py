@@ -1,4 +1,4 @@
-"""Every public name of joblib's wheel, and every parameter, is there under shoal.compat.joblib, or has a reason."""
+"""Every public name and parameter of joblib's wheel is in shoal.compat.joblib, except those listed with a reason."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest
 
 MODULES_LEFT_OUT: dict[str, str] = {}
 LEFT_OUT = {
-    "_dask.is_weakrefable": "a function of that module",
-    "_memmapping_reducer.TemporaryResourcesManager.register_folder_finalizer": "folders end by their own means",
-    "_utils.limit": "a decorator for a function of that module",
-    "backports.access_denied_errors": "there on Windows only",
-    "func_inspect.full_argspec_fields": "what it had of a signature; ours is inspect's",
-    "func_inspect.full_argspec_type": "the same",
-    "parallel.BatchCompletionCallBack.get_result": "the run waits for results, not its batches",
-    "parallel.BatchCompletionCallBack.get_status": "the same",
-    "parallel.Parallel.dispatch_next": "the run gives batches out",
-    "parallel.Parallel.dispatch_one_batch": "the same",
-    "parallel.method": "left over from the import of the module",
+    "_dask.is_weakrefable": "only that module uses it",
+    "_memmapping_reducer.TemporaryResourcesManager.register_folder_finalizer": "folders remove themselves",
+    "_utils.limit": "only that module uses the decorator",
+    "backports.access_denied_errors": "it exists on Windows only",
+    "func_inspect.full_argspec_fields": "shoal uses the signatures of inspect",
+    "func_inspect.full_argspec_type": "shoal uses the signatures of inspect",
+    "parallel.BatchCompletionCallBack.get_result": "the run waits for results, not the batches",
+    "parallel.BatchCompletionCallBack.get_status": "the run waits for results, not the batches",
+    "parallel.Parallel.dispatch_next": "the run sends the batches",
+    "parallel.Parallel.dispatch_one_batch": "the run sends the batches",
+    "parallel.method": "a loop variable of the module",
 }
 
 
@@ -37,7 +37,7 @@ def modules() -> list[str]:
 
 
 def public(tree: ast.Module | ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
-    """Yield the public names that a module or a class defines, with what defines them."""
+    """Yield the public names that a module or a class defines, with the nodes that define them."""
     for node in tree.body:
         for inner in node.body + node.orelse if isinstance(node, ast.If) else [node]:
             if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -64,8 +64,8 @@ def _all(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
             yield item.name, item
 
 
-def lacking(name: str, node: ast.AST, owner: Any) -> Iterator[str]:
-    """Yield what `owner` lacks of a name that joblib defines."""
+def missing_of(name: str, node: ast.AST, owner: Any) -> Iterator[str]:
+    """Yield the missing names and parameters of `owner`, for a name that joblib defines."""
     if not hasattr(owner, name.rpartition(".")[2]):
         yield name
         return
@@ -78,22 +78,22 @@ def lacking(name: str, node: ast.AST, owner: Any) -> Iterator[str]:
             yield from sorted(f"{name}({parameter}=)" for parameter in missing)
     if isinstance(node, ast.ClassDef):
         for attribute, item in public(node):
-            yield from lacking(f"{name}.{attribute}", item, ours)
+            yield from missing_of(f"{name}.{attribute}", item, ours)
 
 
 @pytest.mark.parametrize("module", modules())
-def test_no_name_is_lacking(module: str) -> None:
+def test_no_name_is_missing(module: str) -> None:
     if module in MODULES_LEFT_OUT:
         pytest.skip(MODULES_LEFT_OUT[module])
     ours = importlib.import_module(f"shoal.compat.joblib.{module}")
     tree = ast.parse((wheel() / f"{module}.py").read_text())
-    found = {f"{module}.{name}" for item, node in public(tree) for name in lacking(item, node, ours)}
+    found = {f"{module}.{name}" for item, node in public(tree) for name in missing_of(item, node, ours)}
     left_out = {name for name in LEFT_OUT if name.partition(".")[0] == module}
     assert sorted(found - left_out) == []
-    assert sorted(left_out - found) == [], "these are there by now"
+    assert sorted(left_out - found) == [], "these names exist now"
 
 
-def test_what_the_package_offers() -> None:
+def test_the_public_names_of_the_package() -> None:
     ours = importlib.import_module("shoal.compat.joblib")
     tree = ast.parse((wheel() / "__init__.py").read_text())
     (theirs,) = [

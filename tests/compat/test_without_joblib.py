@@ -1,6 +1,6 @@
-"""scikit-learn where the real joblib is not installed: an environment like this one, but for joblib.
+"""scikit-learn in an environment that has everything except the real joblib.
 
-What docs/joblib.md says of ``Requires-Dist: joblib`` is done here to the letter.
+The commands of docs/joblib.md, section "Requires-Dist: joblib", are run here as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the environment is made
 
 @pytest.fixture(scope="module")
 def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the programs of an environment that has what this one has, but for joblib."""
+    """Return the bin folder of an environment with all packages of this one except joblib."""
     pytest.importorskip("sklearn")
     folder = tmp_path_factory.mktemp("without joblib")
     venv.create(folder, symlinks=True, with_pip=False)
@@ -31,7 +31,7 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
         if not re.match(r"joblib\b", entry.name) and not (site / entry.name).exists():
             (site / entry.name).symlink_to(entry)
-    site.joinpath("shoal-source.pth").write_text(f"{ROOT / 'src'}\n")  # where shoal is not installed here
+    site.joinpath("shoal-source.pth").write_text(f"{ROOT / 'src'}\n")  # in case shoal is not installed here
     return Path(paths["scripts"])
 
 
@@ -48,7 +48,7 @@ def lacks_joblib(binaries: Path) -> bool:
     return "joblib" in done.stdout
 
 
-def test_scikit_learn_without_joblib_and_with_what_stands_in_for_its_distribution(binaries: Path) -> None:
+def test_scikit_learn_runs_without_joblib_and_with_an_empty_distribution_of_that_name(binaries: Path) -> None:
     python = binaries / "python"
     alone = run(binaries, python, "-c", "import joblib")
     assert "No module named 'joblib'" in alone.stderr
@@ -59,7 +59,7 @@ def test_scikit_learn_without_joblib_and_with_what_stands_in_for_its_distributio
 
     pytest.importorskip("hatchling")
     (commands,) = re.findall(r"```sh\n(.*?joblib-by-shoal.*?)```", (ROOT / "docs" / "joblib.md").read_text(), re.DOTALL)
-    here = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1"}  # what it needs is there
+    here = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1"}  # all requirements are installed
     done = run(binaries, "sh", "-ec", commands.replace("pip install", "python -m pip install"), **here)
     assert done.returncode == 0, done.stderr
     assert not lacks_joblib(binaries)
@@ -67,4 +67,4 @@ def test_scikit_learn_without_joblib_and_with_what_stands_in_for_its_distributio
     version, _, file = run(binaries, python, "-c", code).stdout.strip().partition(" ")
     assert version == "1.6.0"
     assert file.startswith(str(ROOT / "src"))
-    assert run(binaries, python, USES, "joblib").stdout == uses.stdout  # without a word of shoal in the program
+    assert run(binaries, python, USES, "joblib").stdout == uses.stdout  # the program does not mention shoal

@@ -1,4 +1,4 @@
-"""What the environment decides; the tests run this several times, each with other variables."""
+"""Programs whose results depend on environment variables; the tests run this script with several sets of variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong, and what is left of it: errors of calls, of the input, of arguments, of workers."""
+"""Errors of calls, of the input, of arguments and of workers, and the state after them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Coded(Exception):
 
 
 class Built(Exception):
-    """An error whose constructor takes other arguments than it passes on."""
+    """An error whose constructor takes other arguments than it passes to its base."""
 
     def __init__(self, name: str, code: int) -> None:
         super().__init__(f"{name} {code}")
@@ -57,33 +57,33 @@ def fails(kind: str) -> Any:
 
 
 def caught(backend: str, kind: str, return_as: str = "list") -> Any:
-    """The error with its arguments and attributes, and whether a traceback shows where it arose, and from what."""
+    """Return the error with its arguments and attributes; whether the traceback shows the call and the context."""
     try:
         return list(Parallel(n_jobs=2, backend=backend, return_as=return_as)(delayed(fails)(kind) for _ in range(2)))
     except BaseException as error:
         if type(error).__module__ not in ("builtins", "__main__"):
             raise
         shown = "".join(traceback.format_exception(error))
-        # The repr of a lock tells its address.
+        # The repr of a lock contains its address.
         what = type(error).__name__ if kind == "unpicklable" else error
         return what, "in fails" in shown, "KeyError" in shown, error.__cause__ is None
 
 
 def goes_on(backend: str, kind: str) -> Any:
-    """After an error, the same Parallel gives the results of the next run, with its context or without."""
-    told: list[Any] = []
+    """Use the same Parallel again after an error, with and without its context."""
+    observed: list[Any] = []
     parallel = Parallel(n_jobs=2, backend=backend)
     for _ in range(2):
         try:
             parallel(delayed(fails)(kind) for _ in range(2))
         except BaseException as error:
-            told.append(type(error).__name__ if kind == "plain" else "failed")
-        told.append(parallel(delayed(abs)(i) for i in range(3)))
-    return told
+            observed.append(type(error).__name__ if kind == "plain" else "failed")
+        observed.append(parallel(delayed(abs)(i) for i in range(3)))
+    return observed
 
 
 def goes_on_within(backend: str) -> Any:
-    """An error within the context."""
+    """Use a Parallel again after an error within its context."""
     with Parallel(n_jobs=2, backend=backend) as parallel:
         try:
             parallel(delayed(fails)("plain") for _ in range(2))
@@ -106,7 +106,7 @@ program(goes_on, "loky", "unpicklable")
 
 
 def from_iterator(backend: str, fails_at: int, return_as: str = "list") -> Any:
-    """The input raises; the calls before that have run."""
+    """Let the input raise; return which calls have run."""
     try:
         options = {"batch_size": 1, "pre_dispatch": 1, "return_as": return_as}
         return list(Parallel(n_jobs=2, backend=backend, **options)(numbers(8, fails_at)))
@@ -139,7 +139,7 @@ def unpicklable_function(backend: str) -> Any:
 
 
 class Once:
-    """Can be pickled, but not rebuilt."""
+    """An object that can be pickled, but not rebuilt."""
 
     def __reduce__(self) -> Any:
         return int, ("no number",)
@@ -169,7 +169,7 @@ for backend in PROCESSES:
     program(unpicklable_argument, backend)
     program(unpicklable_result, backend)
 program(unpicklable_function, "loky")
-# With joblib's multiprocessing, what cannot be rebuilt and a worker's exit are waited for without end.
+# Without multiprocessing: joblib would wait for ever.
 program(cannot_be_rebuilt, "loky", False)
 program(cannot_be_rebuilt, "loky", True)
 program(worker_exits, 1)
@@ -204,7 +204,7 @@ def endless() -> Iterator[Any]:
 
 
 def dropped(backend: str, return_as: str, taken: int) -> Any:
-    """A generator of results is dropped; the Parallel can be used again."""
+    """Drop a generator of results, and use the Parallel again."""
     parallel = Parallel(n_jobs=2, backend=backend, return_as=return_as, pre_dispatch=2, batch_size=1)
     results = parallel(endless())
     got = len([next(results) for _ in range(taken)])
@@ -213,7 +213,7 @@ def dropped(backend: str, return_as: str, taken: int) -> Any:
 
 
 def all_taken(backend: str) -> Any:
-    """A generator that is closed after its last result gives no warning."""
+    """Close a generator after its last result; it must not warn."""
     parallel = Parallel(n_jobs=2, backend=backend, return_as="generator")
     results = parallel(delayed(abs)(i) for i in range(3))
     got = [next(results) for _ in range(3)], next(results, "end")
@@ -222,12 +222,12 @@ def all_taken(backend: str) -> Any:
 
 
 def entered_twice(backend: str, seconds: float) -> Any:
-    """A second run while the first goes on, or when its calls have ended but not all of its results were taken."""
+    """Start a second run while calls of the first still run, or when all have ended but results are left."""
     parallel = Parallel(n_jobs=2, backend=backend, return_as="generator")
-    list(parallel([delayed(abs)(1)] * 2))  # the workers are up
+    list(parallel([delayed(abs)(1)] * 2))  # starts the workers
     results = parallel(delayed(time.sleep)(seconds) for i in range(6))
     try:
-        time.sleep(0.1 if seconds else 1.5)  # not long enough for any to end, or enough for all
+        time.sleep(0.1 if seconds else 1.5)  # too short for any call to end, or long enough for all
         next(results)
         return list(parallel(delayed(abs)(i) for i in range(3)))
     finally:
@@ -235,7 +235,7 @@ def entered_twice(backend: str, seconds: float) -> Any:
 
 
 def starts_at_once(backend: str) -> Any:
-    """The calls begin before the first result is asked for."""
+    """Tell whether the calls begin before the first result is requested."""
     results = Parallel(n_jobs=2, backend=backend, return_as="generator")(delayed(note)(i) for i in range(2))
     for _ in range(200):
         if len(noted()) == 2:

@@ -1,4 +1,4 @@
-"""Plain calls under every backend and setting: what they give, and which of them ran."""
+"""Plain calls on every backend with every setting: their results, and which of them ran."""
 
 from __future__ import annotations
 
@@ -94,19 +94,19 @@ def values(backend: str) -> Any:
 
 
 def returned_exceptions(backend: str) -> Any:
-    """An exception that is returned, not raised, is a value."""
+    """Return exceptions as values instead of raising them."""
     return Parallel(n_jobs=2, backend=backend)(delayed(same)(error) for error in [ValueError("v"), StopIteration(1)])
 
 
 def shared_identity(backend: str) -> Any:
-    """Calls on threads get the very objects; copies come from processes."""
+    """Tell whether calls get the caller's object, as on threads, or a copy, as in processes."""
     sent = Point(1)
     got = Parallel(n_jobs=2, backend=backend)(delayed(same)(sent) for _ in range(2))
     return [args[0] is sent for args, _ in got]
 
 
 def mutation(backend: str) -> Any:
-    """What a call does to its argument is seen by the caller where memory is shared."""
+    """Change arguments in calls; the caller sees the changes if memory is shared."""
     lists: list[list[int]] = [[], []]
     Parallel(n_jobs=2, backend=backend)(delayed(list.append)(target, 1) for target in lists)
     return lists
@@ -129,7 +129,7 @@ def calls_as(backend: str, shape: str) -> Any:
 
 
 def reuse(backend: str) -> Any:
-    """One Parallel, called again, and with its pool kept."""
+    """Call one Parallel several times, without and with its context."""
     parallel = Parallel(n_jobs=2, backend=backend)
     first = [parallel(delayed(same)(i) for i in range(3)) for _ in range(2)]
     with parallel as entered:
@@ -137,7 +137,7 @@ def reuse(backend: str) -> Any:
 
 
 def kept_workers(backend: str) -> Any:
-    """Within the context, the same workers serve every call."""
+    """Tell whether the same workers run all calls within the context."""
     with Parallel(n_jobs=1 if backend == "sequential" else 2, backend=backend, batch_size=1) as parallel:
         before = {pid for pid, _ in parallel(delayed(slow_place)() for _ in range(4))}
         after = {pid for pid, _ in parallel(delayed(slow_place)() for _ in range(4))}
@@ -166,7 +166,7 @@ def wrapped_object(keep_wrapper: bool) -> Any:
 
 
 def wrapped_class() -> Any:
-    """Whether an instance of a class that was wrapped can be called, if the class says so."""
+    """Call an instance of a wrapped class that has ``__call__``."""
     return lib.wrap_non_picklable_objects(Point)(2)(5)
 
 

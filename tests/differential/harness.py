@@ -1,8 +1,7 @@
-"""Runs the programs of a script under the library that the environment names, and prints what came of each.
+"""Runs the programs of a script with the library that the environment names, and prints the outcome of each.
 
-A program is a function of no arguments. What came of it, as JSON: the value that it returned or the error that it
-raised, and the warnings it gave. Types are written as their whole line of ancestors, so that the reader can tell
-which handlers would catch them.
+A program is a function without arguments. Its outcome, as JSON, is the value that it returned or the error that it
+raised, and its warnings. Types are written with all their base classes, which show which handlers would catch them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _programs: dict[str, Callable[[], Any]] = {}
 
 
 def program(function: Callable[..., Any], *args: Any, name: str = "", **kwargs: Any) -> None:
-    """Enter a call as a program; it is named after its function and arguments."""
+    """Register a call as a program, whose default name consists of the function and the arguments."""
     values = [*map(str, args), *(f"{key}={value!r}" for key, value in kwargs.items())]
     name = name or f"{function.__name__}({', '.join(values)})"
     assert name not in _programs, name
@@ -37,7 +36,7 @@ def program(function: Callable[..., Any], *args: Any, name: str = "", **kwargs: 
 
 
 def main() -> None:
-    """Run the programs, in the order in which they were entered."""
+    """Run the programs in the order of their registration."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DIFFERENTIAL_FOLDER"] = folder
         for name, run in _programs.items():
@@ -47,28 +46,28 @@ def main() -> None:
 
 
 def outcome(run: Callable[[], Any]) -> dict[str, Any]:
-    """Return what came of a program."""
-    told: dict[str, Any] = {}
+    """Run a program and return its outcome."""
+    result: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # Python 3.12 warns of a fork beside threads; joblib lets it through, and in which program is a matter of luck.
+        # Python 3.12 warns of a fork while threads run. joblib does not suppress it, and different programs get it.
         warnings.filterwarnings("ignore", r"This process \(pid=\d+\) is multi-threaded", DeprecationWarning)
         warnings.simplefilter("ignore", ResourceWarning)
         try:
-            told["value"] = describe(run())
+            result["value"] = describe(run())
         except BaseException as error:
-            told["error"] = ancestry(type(error))
-    told["warnings"] = sorted({tuple(ancestry(warning.category)) for warning in caught})
-    return told
+            result["error"] = ancestry(type(error))
+    result["warnings"] = sorted({tuple(ancestry(warning.category)) for warning in caught})
+    return result
 
 
 def ancestry(cls: type) -> list[str]:
-    """Name a class and its ancestors."""
+    """Return the names of a class and its base classes."""
     return [f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__ if base is not object]
 
 
 def describe(value: Any) -> Any:
-    """Return something for JSON that tells the type and the value of an object."""
+    """Describe the type and the value of an object, in a form that JSON can hold."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     cls = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -98,19 +97,19 @@ def _array(array: Any) -> list[Any]:
 
 
 def here() -> tuple[int, int]:
-    """Name the process and the thread that run this."""
+    """Return the ids of the current process and thread."""
     return os.getpid(), threading.get_ident()
 
 
 def relation(there: tuple[int, int]) -> str:
-    """Say how the place `there` lies to this one."""
+    """Compare a process and thread with the current ones."""
     if there[0] != os.getpid():
         return "another process"
     return "this thread" if there == here() else "another thread"
 
 
 def note(item: Any) -> Any:
-    """Record, for `noted`, that a call has run; in any process."""
+    """Record that a call has run, in any process; `noted` returns the records."""
     with open(_notes(), "a", encoding="utf-8") as file:
         file.write(f"{item}\n")
     return item

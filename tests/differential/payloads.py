@@ -1,4 +1,4 @@
-"""Arrays and what holds them: what a call sees of its argument, and what the caller gets back."""
+"""Arrays and objects that contain arrays: as calls receive them, and as the caller gets them back."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import scipy.sparse
 
 from harness import PARALLEL, Parallel, delayed, describe, main, program
 
-# Above max_nbytes below; the other arrays stay under it.
+# LARGE is above MAX_NBYTES; the other arrays are below it.
 MAX_NBYTES = 10_000
 LARGE = np.arange(4_000.0).reshape(40, 100)
 SMALL = np.arange(12.0).reshape(3, 4)
 
 
 def seen(obj: Any) -> Any:
-    """Tell what a worker sees; it returns the object too."""
+    """Describe an object as a worker sees it, and return the object too."""
     return [describe(obj), *(trait(part) for part in parts(obj))], obj
 
 
@@ -53,7 +53,7 @@ class Model:
 
 
 class Tagged(np.ndarray):
-    """A subclass whose instances carry nothing more."""
+    """A subclass without attributes of its own."""
 
 
 def memmap(mode: str, offset: int = 0) -> Any:
@@ -116,7 +116,7 @@ def there_and_back(backend: str, name: str, **options: Any) -> Any:
 
 
 def right(backend: str, name: str) -> Any:
-    """Whether a view of a memmap is, in a worker, what it is here."""
+    """Tell whether a view of a memmap has the same contents in a worker as here."""
     obj = {"transposed": memmap("r").T, "reversed": memmap("r+")[:, ::-1]}[name]
     return all(np.array_equal(copy, obj) for copy in Parallel(n_jobs=2, backend=backend)([delayed(np.array)(obj)] * 2))
 
@@ -128,11 +128,11 @@ def subclass_is_mapped(backend: str) -> Any:
 
 for backend in PARALLEL:
     for name in OBJECTS:
-        # joblib does not map subclasses, so that mode "r" would differ.
+        # joblib does not map subclasses, so the libraries would differ with mode "r".
         program(there_and_back, backend, name, **({"mmap_mode": "c"} if name in ("matrix", "subclass") else {}))
     program(subclass_is_mapped, backend)
     program(right, backend, "transposed")
-# joblib reads before the beginning of the mapping; should that kill a worker, its multiprocessing would wait for ever.
+# Without multiprocessing: joblib reads before the mapping, and would wait for ever if that killed a worker.
 program(right, "loky", "reversed")
 for backend in ("loky", "multiprocessing"):
     for mode in ("r", "r+", "w+", "c"):
@@ -147,34 +147,34 @@ def write(array: Any) -> float:
 
 
 def written(backend: str, mode: str | None) -> Any:
-    """What becomes of the caller's array when a call writes into it."""
+    """Write into the caller's array in calls; return what they and the caller see."""
     array = LARGE.copy()
     sums = Parallel(n_jobs=2, backend=backend, max_nbytes=MAX_NBYTES, mmap_mode=mode)([delayed(write)(array)] * 2)
     return sums, float(array[0, 0])
 
 
 def written_memmap(backend: str) -> Any:
-    """A memmap that the caller may write to is the same memory in the workers."""
+    """Write into a writable memmap in calls; the caller shares its memory."""
     array = memmap("r+")
     Parallel(n_jobs=2, backend=backend)([delayed(write)(array)] * 2)
     return float(array[0, 0])
 
 
 def written_private(backend: str) -> Any:
-    """What the caller has written into a private memmap is seen by the calls, and what they write is not by him."""
+    """Write into a private memmap, here and in calls. Only the changes made here are seen by others."""
     array = memmap("c")
     array[1] = 2.0
     return Parallel(n_jobs=2, backend=backend)([delayed(write)(array)] * 2), float(array[0, 0])
 
 
 def by_default(backend: str) -> Any:
-    """Writing into an argument, above the default limit, with the default mode."""
+    """Write into an argument above the default `max_nbytes`, with the default mode."""
     array = np.zeros((2, 200_000))
     return Parallel(n_jobs=2, backend=backend)([delayed(write)(array)] * 2), float(array[0, 0])
 
 
 def result_can_be_changed(backend: str) -> Any:
-    """What the caller gets behaves as any array."""
+    """Write into a result, which behaves like any array."""
     (got,) = Parallel(n_jobs=2, backend=backend)([delayed(np.ones)(50_000)])
     got[0] = 5.0
     return float(got.sum()), type(got).__name__, got.flags.writeable, got.dtype.str
@@ -187,7 +187,7 @@ def is_mapped(array: Any) -> Any:
 
 
 def options_after_error() -> Any:
-    """After an error within the context, options are what they were."""
+    """Tell whether options still apply after an error within the context."""
     with Parallel(n_jobs=2, backend="loky", max_nbytes=MAX_NBYTES) as parallel:
         try:
             parallel([delayed(is_mapped)(None)])
@@ -197,7 +197,7 @@ def options_after_error() -> Any:
 
 
 def temp_folder(backend: str) -> Any:
-    """Arrays go where the caller says, and are gone afterwards."""
+    """Tell whether arrays are in the folder that the caller has named."""
     with tempfile.TemporaryDirectory() as folder:
         parallel = Parallel(n_jobs=2, backend=backend, max_nbytes=MAX_NBYTES, temp_folder=folder)
         return parallel(delayed(_lies_in)(LARGE, folder) for _ in range(2))
@@ -207,7 +207,7 @@ def _lies_in(array: Any, folder: str) -> bool:
     return str(array.filename).startswith(folder)
 
 
-# joblib's multiprocessing never returns with mmap_mode=None: its workers die of an AttributeError.
+# Without multiprocessing: with mmap_mode=None joblib never returns, because its workers die of an AttributeError.
 program(there_and_back, "loky", "large", mmap_mode=None)
 program(written, "loky", None)
 for backend in PARALLEL:

@@ -1,4 +1,4 @@
-"""Arguments and contexts: which are taken, which are refused, and what they come to; nested runs."""
+"""Arguments and contexts: which are accepted, which are refused, and their effects; nested runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness import BACKENDS, PARALLEL, Parallel, delayed, here, lib, main, prog
 
 
 def made(**arguments: Any) -> Any:
-    """What a Parallel comes to that is made with these arguments, and what it gives."""
+    """Return the attributes of a Parallel with these arguments, and its results."""
     parallel = Parallel(**{"backend": "threading", **arguments})
     chosen = type(parallel._backend).__name__
     return (
@@ -21,7 +21,7 @@ def made(**arguments: Any) -> Any:
         parallel.n_jobs,
         parallel.verbose,
         parallel.timeout,
-        sorted(parallel(delayed(abs)(i) for i in range(3))),  # generator_unordered gives them as they come
+        sorted(parallel(delayed(abs)(i) for i in range(3))),  # generator_unordered gives them in any order
     )
 
 
@@ -61,13 +61,13 @@ program(made, n_jobs=2, backend=multiprocessing.get_context("fork"), name="made(
 
 
 def chosen(**arguments: Any) -> Any:
-    """Where the calls run, without a backend being named."""
+    """Return where calls run if no backend is named."""
     parallel = Parallel(**{"n_jobs": 2, **arguments})
     return type(parallel._backend).__name__, parallel.n_jobs, relation(parallel([delayed(here)(), delayed(here)()])[0])
 
 
 def context(*layers: dict[str, Any], **arguments: Any) -> Any:
-    """What holds inside contexts, and after them."""
+    """Return the settings inside contexts, and after them."""
     if not layers:
         parallel = Parallel(**arguments)
         effective = lib.effective_n_jobs(None), lib.effective_n_jobs(3)
@@ -91,35 +91,35 @@ def unregistered() -> Any:
 
 
 def other_thread() -> Any:
-    """The settings of a thread are not those of another."""
-    told: list[Any] = []
+    """Return the settings of a thread while another thread has a context."""
+    observed: list[Any] = []
     with lib.parallel_config("threading", n_jobs=3):
-        thread = threading.Thread(target=lambda: told.append(context()))
+        thread = threading.Thread(target=lambda: observed.append(context()))
         thread.start()
         thread.join()
-    return told
+    return observed
 
 
-async def _configured(told: list[Any], n_jobs: int) -> None:
+async def _configured(observed: list[Any], n_jobs: int) -> None:
     with lib.parallel_config("threading", n_jobs=n_jobs):
         await asyncio.sleep(0.01)
-        told.append(lib.effective_n_jobs(None))
+        observed.append(lib.effective_n_jobs(None))
         await asyncio.sleep(0.01)
 
 
 def asyncio_tasks() -> Any:
-    """The settings of an asyncio task are not those of another."""
-    told: list[Any] = []
+    """Return the settings of an asyncio task while another task has a context."""
+    observed: list[Any] = []
 
     async def both() -> None:
-        await asyncio.gather(_configured(told, 3), _configured(told, 4))
+        await asyncio.gather(_configured(observed, 3), _configured(observed, 4))
 
     asyncio.run(both())
-    return sorted(told), lib.effective_n_jobs(None)
+    return sorted(observed), lib.effective_n_jobs(None)
 
 
 def exit_handlers() -> Any:
-    """How many functions are to be called at exit for each run."""
+    """Count the exit handlers that runs register."""
     counts = []
     for _ in range(3):
         Parallel(n_jobs=2, backend="loky", max_nbytes=10)([delayed(abs)(1)] * 2)
@@ -170,13 +170,13 @@ program(lib.cpu_count)
 
 
 def layer(depth: int, inner: str | None, deepest: int) -> Any:
-    """What a Parallel comes to at this depth, and where the calls of the next run."""
+    """Return the attributes of a Parallel at this depth, and those of the runs inside its calls."""
     parallel = Parallel(n_jobs=2, backend=inner) if inner else Parallel(n_jobs=2)
-    told = [type(parallel._backend).__name__, lib.effective_n_jobs(2), lib.effective_n_jobs(None)]
+    observed = [type(parallel._backend).__name__, lib.effective_n_jobs(2), lib.effective_n_jobs(None)]
     if depth == deepest:
-        return told, here()
+        return observed, here()
     inside, place = parallel(delayed(layer)(depth + 1, None, deepest) for _ in range(2))[0]
-    return [*told, relation(place), inside], here()
+    return [*observed, relation(place), inside], here()
 
 
 def nested(backend: str, deepest: int = 3) -> Any:
@@ -197,7 +197,7 @@ def unset_n_jobs_inside() -> Any:
 
 
 def settings_inside(backend: str) -> Any:
-    """What a call sees of the settings of the context around its run."""
+    """Return the settings that a call sees of the context around its run."""
     with lib.parallel_config(backend, n_jobs=2, verbose=0, max_nbytes=5):
         return Parallel()(delayed(unset_n_jobs_inside)() for _ in range(2))[0]
 
@@ -210,7 +210,7 @@ for backend in BACKENDS:
         program(nested_explicitly, backend, inner)
 program(nested_explicitly, "loky", "loky", 1)
 
-program(asyncio_tasks)  # the last one, since it leaves joblib's settings changed
+program(asyncio_tasks)  # the last program, because it leaves joblib's settings changed
 
 if __name__ == "__main__":
     main()

@@ -85,7 +85,7 @@ def test_wrong_arguments_raise_or_warn(tmp_path: Path) -> None:
         Memory(None, age_limit=datetime.timedelta(-1))
     with pytest.raises(TypeError, match=r"is not a datetime\.timedelta"):
         Memory(None, age_limit=3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="is no size"):
+    with pytest.raises(ValueError, match="is not a size"):
         Memory(None, bytes_limit="much")
     with pytest.raises(ValueError, match="items_limit=-1 is negative"):
         Memory(None, items_limit=-1)
@@ -110,9 +110,9 @@ def test_wrong_arguments_raise_or_warn(tmp_path: Path) -> None:
         ),
         ({"mmap_mode": True}, ValueError, "mmap_mode=True is not a mode for mapped arrays"),
         ({"verbose": "x"}, TypeError, "verbose='x' (str) is not a number"),
-        ({"bytes_limit": -1}, ValueError, "bytes_limit: -1 is no size"),
-        ({"bytes_limit": "abc"}, ValueError, "bytes_limit: 'abc' is no size"),
-        ({"bytes_limit": True}, ValueError, "bytes_limit: True is no size"),
+        ({"bytes_limit": -1}, ValueError, "bytes_limit: -1 is not a size"),
+        ({"bytes_limit": "abc"}, ValueError, "bytes_limit: 'abc' is not a size"),
+        ({"bytes_limit": True}, ValueError, "bytes_limit: True is not a size"),
         ({"items_limit": "3"}, TypeError, "items_limit='3' (str) is not a number of results"),
         ({"items_limit": 2.5}, TypeError, "items_limit=2.5 (float) is not a number of results"),
         ({"backend": ["local"]}, TypeError, "or backend ['local']: the known backends are ['fsspec', 'local'"),

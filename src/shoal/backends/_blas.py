@@ -15,8 +15,8 @@ class BlasCap:
     """Limits the BLAS threads of this process to `limit` per call while the ``with`` block runs. Thread-safe.
 
     Caps may overlap, in one thread or in several: the smallest one applies. When the last cap ends, the original limits
-    are restored. A cap never raises a limit. It does not apply to a library that is loaded inside the block. A BLAS
-    built on OpenMP has a limit for each thread: the cap limits the thread that enters, and other threads call
+    are restored. A cap never raises a limit. A library that is loaded inside the block is limited from the next cap on.
+    A BLAS built on OpenMP has a limit for each thread: the cap limits the thread that enters, and other threads call
     `cap_this_thread`.
     """
 
@@ -145,12 +145,12 @@ def restore_blas_threads() -> None:
 
     for library in ThreadpoolController().lib_controllers:
         own = threads_allowed(f"{library.internal_api.upper()}_NUM_THREADS")
-        wanted = min(own if own < NO_LIMIT else threads_allowed("OMP_NUM_THREADS"), _cpus_seen())
+        wanted = min(own if own < NO_LIMIT else threads_allowed("OMP_NUM_THREADS"), _default_threads())
         if wanted != (library.get_num_threads() or wanted):
             _set_threads(library, wanted)
 
 
-def _cpus_seen() -> int:
+def _default_threads() -> int:
     """Return the default number of threads of a BLAS or OpenMP library."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

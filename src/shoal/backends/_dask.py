@@ -37,7 +37,7 @@ AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
 TASK_BYTES = 9_500_000
 #: The keywords of ``Client.submit`` that are the same for all tasks of a run.
 SUBMITS = frozenset({"workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
-#: After this many tasks in a row that shoal did not cancel but somebody else did, the cluster is considered broken.
+#: After this many tasks in a row that were cancelled from outside shoal, the cluster is considered broken.
 CANCELLED = 10
 
 

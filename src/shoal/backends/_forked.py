@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 from shoal.backends._bootstrap import flush_streams, heed, set_variables
 from shoal.backends._messages import CONTROL_BYTES, Blocking
 from shoal.backends._surroundings import follow, working_folder
-from shoal.backends._worker_process import Beginning, Common, belong, run, started_process
+from shoal.backends._worker_process import Beginning, Common, run, set_parent, started_process
 
 mp: Any = multiprocessing  # this module uses private names of it
 
@@ -58,23 +58,23 @@ def main(fd: int, tracker: int) -> None:
     for descriptor in (fd, tracker):
         os.set_inheritable(descriptor, False)
     control = socket.socket(fileno=fd)
-    told = Start(*pickle.loads(control.recv(CONTROL_BYTES)))
-    heed(told.caller)
+    start = Start(*pickle.loads(control.recv(CONTROL_BYTES)))
+    heed(start.caller)
     os.closerange(3, fd)  # closes all inherited descriptors but the standard streams and these two
     os.closerange(tracker + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     mp.util._close_stdin()
-    if told.cpus:
-        os.sched_setaffinity(0, told.cpus)
-    sys.path[:], sys.argv[:] = told.path, told.argv
+    if start.cpus:
+        os.sched_setaffinity(0, start.cpus)
+    sys.path[:], sys.argv[:] = start.path, start.argv
     sys.modules["__main__"] = types.ModuleType("__main__")  # hides the main module of the server
     gc.disable()
     server = _Server(control)
     try:
-        for name in told.base:
+        for name in start.base:
             module = importlib.import_module(name)
             if hasattr(module, "rehearse"):
                 module.rehearse()
-        server.prepare(told.modules, tracker)
+        server.prepare(start.modules, tracker)
         begun = server.run()
     except Exception:  # not printed: the caller logs it, and starts workers by exec
         server.taint("", traceback.format_exc())
@@ -93,8 +93,8 @@ class _Server:
         self._control = control
         self._children: set[int] = set()
         self._unfit = False
-        self._common = b""  # the pickle of the state that is adopted now
-        self._told: Common  # that state
+        self._common = b""  # the pickle of the state that this process has adopted
+        self._state: Common  # the state itself
         self._replaced: dict[str, str | None] = {}  # the variables that it has replaced
         self._process: Any = None
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -107,7 +107,7 @@ class _Server:
         if why := _unfit():  # a thread that every interpreter starts here, for example
             self.taint("", why)
         self._import(modules)
-        self._tell("importing", None)
+        self._send("importing", None)
 
     def run(self) -> tuple[Blocking, Common, Beginning] | None:
         """Fork workers until the caller has ended, then return None. In each worker, return its beginning."""
@@ -125,35 +125,35 @@ class _Server:
                 if not message:
                     return None
                 connection = Blocking(socket.socket(fileno=fds[0]))
-                begins = self._fork(connection, pickle.loads(message))
-                if begins is not None:
-                    return connection, self._told, begins
+                beginning = self._fork(connection, pickle.loads(message))
+                if beginning is not None:
+                    return connection, self._state, beginning
                 connection.close()
 
     def _fork(self, connection: Blocking, modules: tuple[str, ...]) -> Beginning | None:
         """Import modules and fork a worker. Return None in the server, and the worker's beginning in the worker."""
         self._import(modules)
         if self._unfit:
-            self._tell("refused", None)
+            self._send("refused", None)
             return None
         try:
-            begins = Beginning(*pickle.loads(connection.receive()))
-            self._adopt(begins.common)
-            self._process.name = begins.name
-            gc.freeze()  # later objects may be the user's; `_leave` examines only those
+            beginning = Beginning(*pickle.loads(connection.receive()))
+            self._adopt(beginning.common)
+            self._process.name = beginning.name
+            gc.freeze()  # later objects may be the user's; `_exit_process` examines only those
             pid = os.fork()
         except (EOFError, OSError) as error:
-            self._tell("refused", getattr(error, "errno", errno.ECONNRESET))
+            self._send("refused", getattr(error, "errno", errno.ECONNRESET))
             return None
         if pid:
             self._children.add(pid)
-            self._tell("forked", pid)
+            self._send("forked", pid)
             return None
         signal.set_wakeup_fd(-1)
         _signal.signal(signal.SIGCHLD, self._on_child)  # `signal.signal` would touch ten times as much memory
         for end in (self._control.detach(), self._woken, self._waker):
             os.close(end)
-        return begins
+        return beginning
 
     def _adopt(self, common: bytes) -> None:
         """Adopt the common state of the next workers, unless the last ones had the same.
@@ -162,14 +162,14 @@ class _Server:
         """
         if common == self._common:
             return
-        told = self._told = Common(*pickle.loads(common))
+        state = self._state = Common(*pickle.loads(common))
         self._restore()
-        sys.argv[:] = told.argv
-        self._replaced = {name: os.environ.get(name) for name in told.variables}
-        follow(told.path, told.cwd, told.variables)
+        sys.argv[:] = state.argv
+        self._replaced = {name: os.environ.get(name) for name in state.variables}
+        follow(state.path, state.cwd, state.variables)
         with contextlib.suppress(OSError, ValueError):  # the hard limit may be too low
-            resource.setrlimit(resource.RLIMIT_NOFILE, told.files)
-        belong(self._process, told)
+            resource.setrlimit(resource.RLIMIT_NOFILE, state.files)
+        set_parent(self._process, state)
         self._common = common
 
     def _restore(self) -> None:
@@ -182,15 +182,15 @@ class _Server:
         for module in modules:
             if self._unfit or module in sys.modules:
                 continue
-            self._tell("importing", module)
+            self._send("importing", module)
             self._restore()
-            before, why = _traces(), ""
+            before, why = _process_state(), ""
             try:
-                if _prints(module):
+                if _import_prints(module):
                     why = "it prints"
             except BaseException as error:
                 why = f"{type(error).__name__}: {error}"
-            if not why and before != _traces():
+            if not why and before != _process_state():
                 why = "it opens descriptors, or changes the working folder or signal handlers"
             why = why or _unfit()
             if why:
@@ -199,7 +199,7 @@ class _Server:
     def taint(self, module: str, why: str) -> None:
         """Stop forking, and tell the caller the reason and the module, which is "" if it is not an import."""
         self._unfit = True
-        self._tell("tainted", module, why)
+        self._send("tainted", module, why)
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -207,9 +207,9 @@ class _Server:
                 pid, status = reaped
                 if pid in self._children:  # else an import has started it
                     self._children.remove(pid)
-                    self._tell("ended", pid, os.waitstatus_to_exitcode(status))
+                    self._send("ended", pid, os.waitstatus_to_exitcode(status))
 
-    def _tell(self, *message: Any) -> None:
+    def _send(self, *message: Any) -> None:
         try:
             self._control.send(pickle.dumps(message))
         except OSError:  # the caller has ended
@@ -218,7 +218,7 @@ class _Server:
 
 def _unfit() -> str:
     """Return the reason why this process must not be forked, or ""."""
-    if len([thread for thread in os.listdir("/proc/self/task") if not _allows_forks(thread)]) > 1:
+    if sum(not _allows_forks(thread) for thread in os.listdir("/proc/self/task")) > 1:
         return "it has threads"
     monitoring = getattr(sys, "monitoring", None)
     if sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6)))):
@@ -235,7 +235,7 @@ def _allows_forks(thread: str) -> bool:
         return True
 
 
-def _traces() -> tuple[Any, ...]:
+def _process_state() -> tuple[Any, ...]:
     """Return the state that a fork copies and an import should not change."""
     return (
         os.listdir("/proc/self/fd"),
@@ -245,7 +245,7 @@ def _traces() -> tuple[Any, ...]:
     )
 
 
-def _prints(module: str) -> bool:
+def _import_prints(module: str) -> bool:
     """Import a module, discard its output, and return whether there was any."""
     with open(os.memfd_create("shoal-prints"), "rb") as file:
         copies = [(fd, os.dup(fd)) for fd in (1, 2)]

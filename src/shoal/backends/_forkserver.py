@@ -60,7 +60,7 @@ _FDS = (4, 5)
 MODULES: tuple[str, ...] = ("shoal.parallel.transport._worker",)
 #: The inherited state is checked once for each run, and within a run again after this time, because the check takes
 #: longer than to request a worker.
-LOOK_SECONDS = 0.1
+STATE_SECONDS = 0.1
 #: With these variables, no BLAS or OpenMP starts a thread when it is loaded.
 ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
 
@@ -252,7 +252,7 @@ class ForkServer:
         child = self._children.pop(pid, None)
         if child is not None:
             child.process.exited(code)
-            self._linger()
+            self._end_later_if_unused()
 
     def _refused(self, reason: int | None) -> None:
         self._importing = None
@@ -260,7 +260,7 @@ class ForkServer:
             child = self._pending.popleft()
             error = None if reason is None else cannot_start(OSError(reason, os.strerror(reason)))
             child.worker.restart(child.process, error)
-            self._linger()
+            self._end_later_if_unused()
 
     def _restart_pending(self) -> None:
         """Request the workers that this server has not forked yet from another server."""
@@ -269,7 +269,7 @@ class ForkServer:
         while self._pending:
             child = self._pending.popleft()
             child.worker.restart(child.process)
-        self._linger()
+        self._end_later_if_unused()
 
     def _died(self) -> None:
         """Handle the end of the server, which also ends its workers."""
@@ -300,7 +300,7 @@ class ForkServer:
             child = self._children[pid] = self._pending.popleft()
             child.forked(pid)
 
-    def _linger(self) -> None:
+    def _end_later_if_unused(self) -> None:
         """End the server later if it has no workers by then."""
         if not (self._children or self._pending):
             self._loop.later(LINGER_SECONDS if self.fit else 0.0, self._end_if_unused)
@@ -352,7 +352,7 @@ class Servers:
             server = ForkServer(key, loop, environment, modules, self._relay.writer)
             self.living.add(server)
         self._latest = state, server
-        loop.later(LOOK_SECONDS, self.check_state)
+        loop.later(STATE_SECONDS, self.check_state)
         return server
 
     def check_state(self) -> None:

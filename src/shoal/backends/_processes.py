@@ -76,7 +76,7 @@ class LokyMaker:
     def _initial(self) -> tuple[bytes, list[int] | None]:
         """Return a pickle of the initializer and its arguments, and the descriptors that the worker must inherit.
 
-        The descriptors are None if it need not inherit any: then the worker may be forked.
+        The descriptors are None if the pickle can be sent to any process, including a forked one.
         """
         initializer, initargs = self._placement.initializer, self._placement.initargs
         if initializer is None:

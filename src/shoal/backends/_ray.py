@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 #: Arguments of at least this size are stored. For smaller ones, a copy in each batch costs less.
 STORED_BYTES = 2**20
-#: The most functions and classes by value that one run stores, because a run may make a new one for each call.
+#: The maximum number of functions and classes by value that one run stores. A run may make a new one for each call.
 ONCE = 64
 #: The errors of a task whose worker was lost, and that ray will not run again.
 LOST = (

@@ -76,20 +76,20 @@ def work(fd: int, tracker: int, *others: int) -> None:
         os.set_inheritable(descriptor, False)
     connection = Blocking(socket.socket(fileno=fd))
     try:
-        begins = Beginning(*pickle.loads(connection.receive()))
+        beginning = Beginning(*pickle.loads(connection.receive()))
     except (EOFError, OSError):  # the caller has ended or aborted the start
         os._exit(1)
-    told = Common(*pickle.loads(begins.common))
-    heed(told.caller)
+    common = Common(*pickle.loads(beginning.common))
+    heed(common.caller)
     mp.util._close_stdin()
-    sys.argv[:] = told.argv
+    sys.argv[:] = common.argv
     sys.modules["__main__"] = types.ModuleType("__main__")  # hides this interpreter's own main module
-    follow(told.path, told.cwd, told.variables)
+    follow(common.path, common.cwd, common.variables)
     process = started_process(tracker)
-    process.name = begins.name
-    belong(process, told)
-    gc.freeze()  # later objects may be the user's; `_leave` examines only those
-    run(connection, told, begins, told.caller)
+    process.name = beginning.name
+    set_parent(process, common)
+    gc.freeze()  # later objects may be the user's; `_exit_process` examines only those
+    run(connection, common, beginning, common.caller)
 
 
 def started_process(tracker: int) -> Any:
@@ -104,12 +104,12 @@ def started_process(tracker: int) -> Any:
     return process
 
 
-def belong(process: Any, told: Common) -> None:
+def set_parent(process: Any, common: Common) -> None:
     """Make the caller the parent of this process in multiprocessing's view."""
-    mp.process._parent_process = mp.process._ParentProcess(told.parent_name, told.caller, None)
-    process._parent_pid, process._parent_name = told.caller, told.parent_name
-    if told.authkey:
-        process.authkey = told.authkey
+    mp.process._parent_process = mp.process._ParentProcess(common.parent_name, common.caller, None)
+    process._parent_pid, process._parent_name = common.caller, common.parent_name
+    if common.authkey:
+        process.authkey = common.authkey
 
 
 class _LokyWhenNeeded:
@@ -127,41 +127,35 @@ class _LokyWhenNeeded:
         return getattr(mp.context._default_context._actual_context, name)
 
 
-def run(connection: Blocking, told: Common, begins: Beginning, server: int) -> None:
+def run(connection: Blocking, common: Common, beginning: Beginning, server: int) -> None:
     """Run a worker until this process ends."""
     die_with(server)
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
-    if told.log_level is not None:
-        mp.util.log_to_stderr(told.log_level)
+    if common.log_level is not None:
+        mp.util.log_to_stderr(common.log_level)
     code = 1
     try:
         mp.process._children.clear()  # these belong to the server
         mp.process.BaseProcess._after_fork()
-        _settle()
-        index, cpus, depth = begins.place
-        initial = begins.initial
+        _initialize()
+        index, cpus, depth = beginning.place
+        initial = beginning.initial
         serve(Place(index, {}, cpus, depth), lambda: pickle.loads(initial) if initial else (None, ()), connection)
         mp.util._exit_function()
         code = 0
     except BaseException:
         traceback.print_exc()
     threading._shutdown()  # type: ignore[attr-defined]
-    _leave(code)
+    _exit_process(code)
 
 
 #: Files that need only a flush at exit.
 _PLAIN_FILES = {
-    io.FileIO,
-    io.BufferedReader,
-    io.BufferedWriter,
-    io.BufferedRandom,
-    io.TextIOWrapper,
-    io.BytesIO,
-    io.StringIO,
+    *(io.FileIO, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper, io.BytesIO, io.StringIO)
 }
 
 
-def _leave(code: int) -> None:
+def _exit_process(code: int) -> None:
     """End this process. Run the observable parts of an interpreter's exit: exit handlers, file flushes, finalizers.
 
     A full exit would also free all modules. That takes longer than all other work for one call, and copies shared
@@ -180,7 +174,7 @@ def _leave(code: int) -> None:
     _exit(code)  # unlike os._exit, this runs the exit handlers of compiled code
 
 
-def _settle() -> None:
+def _initialize() -> None:
     """Seed numpy's generator, set the BLAS threads, and enable the fault handler of a forked process."""
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()

@@ -47,7 +47,7 @@ def worker_index() -> int | None:
 
     Notes
     -----
-    Threads that a call starts get this index in worker processes only; elsewhere they get None.
+    Threads that a call starts itself get this index in worker processes only.
 
     Examples
     --------

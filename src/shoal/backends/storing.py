@@ -22,8 +22,8 @@ class StoringExecutor(Executor, ABC):
     stores each object once. It drops the reference when the caller drops the object, or when the run ends.
 
     The future of a batch raises ``BrokenExecutor`` if its workers have died in every attempt of the engine. A batch
-    that somebody else has cancelled runs again, and its stored objects are stored again. A submitted function may have
-    a method ``given_up()``. If the engine can tell that a task was cancelled, the worker replaces that method by a
+    that was cancelled from outside shoal runs again, and its stored objects are stored again. A submitted function may
+    have a method ``given_up()``. If the engine can tell that a task was cancelled, the worker replaces that method by a
     function that returns whether it was.
     """
 

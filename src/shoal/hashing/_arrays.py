@@ -44,7 +44,7 @@ def _code_or_dtype(dtype: np.dtype[Any]) -> Any:
 
 
 def _name_or_class(cls: type) -> Any:
-    """Return the name of a class of numpy's, because numpy 2 moved them to other modules; else the class itself."""
+    """Return the name of a numpy class, because numpy 2 moved some to other modules; for others the class itself."""
     return f"numpy.{cls.__name__}" if getattr(np, cls.__name__, None) is cls else cls
 
 
@@ -106,7 +106,7 @@ def _write_attributes(walk: Walk, node: Node, array: Any) -> None:
 
 @functools.lru_cache(1024)
 def _attributes_of(cls: Any) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Return which attributes of an array class numpy sets itself, and which attributes are in slots."""
+    """Return the attributes of an array class that numpy sets itself, and those in slots."""
     own = [names for kind, names in _OWN_ATTRIBUTES.items() if issubclass(cls, kind)]
     return frozenset().union(*own), slots_of(cls.__mro__)
 

@@ -27,17 +27,7 @@ PIECE_BYTES = 1024 * 1024
 
 
 def feed(node: Any, nbytes: int, pieces: Iterable[Any]) -> None:
-    """Feed data into a node. The result depends only on the bytes, not on how they are cut into pieces.
-
-    Parameters
-    ----------
-    node : xxhash.xxh3_128
-        The node.
-    nbytes : int
-        The number of bytes in all pieces together.
-    pieces : iterable of buffers
-        The data in order, as contiguous buffers of bytes.
-    """
+    """Feed contiguous buffers, of `nbytes` in total, into a node. Their boundaries do not affect the result."""
     if nbytes <= BLOCK_BYTES:
         for piece in pieces:
             node.update(piece)

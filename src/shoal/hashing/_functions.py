@@ -3,8 +3,8 @@
 ::
 
     importable      its module and qualified name, as in a pickle
-    anything else   by value: lambdas, what was defined inside a function, and everything in __main__, because a name
-                    in __main__ means something else in the next script and nothing in a worker process
+    anything else   by value: lambdas, local functions and classes, and everything in __main__, because a name in
+                    __main__ means something else in the next script and does not exist in a worker process
         function    names, code, defaults, values of its closure, attributes; not the globals that it reads
         class       names, bases, attributes; an attribute that cannot be hashed counts only by its type
         code        bytecode, constants, names; no file and no line. So it changes with Python's minor version
@@ -29,7 +29,7 @@ _MODULE_NAMES = {
     "shoal.memory.storage._filestore": "shoal.memory._filestore",
     "shoal.memory.storage._fsspecstore": "shoal.memory._fsspecstore",
 }
-# Attributes that Python itself adds to a class and that do not change what the class does.
+# Attributes that Python adds to a class and that do not change its behaviour.
 _IGNORED_ATTRIBUTES = frozenset(
     f"__{name}__"
     for name in (
@@ -89,7 +89,7 @@ def _write_function(walk: Walk, node: Node, function: types.FunctionType) -> Non
         walk.elements(node, [module_name, name])
         return
     node.update(b"by value")
-    cells = [_cell_contents(cell) for cell in function.__closure__ or ()]
+    cells = [cell_contents(cell) for cell in function.__closure__ or ()]
     walk.elements(
         node,
         [
@@ -104,10 +104,11 @@ def _write_function(walk: Walk, node: Node, function: types.FunctionType) -> Non
     )
 
 
-def _cell_contents(cell: Any) -> list[Any]:
+def cell_contents(cell: Any) -> list[Any]:
+    """Return the value of a variable of a closure in a list, which is empty if the variable has no value yet."""
     try:
         return [cell.cell_contents]
-    except ValueError:  # the cell is still empty
+    except ValueError:
         return []
 
 

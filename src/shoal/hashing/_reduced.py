@@ -1,14 +1,14 @@
-"""Writers for objects that are written through something else: through what pickle would store, or a substitute.
+"""Writers for objects that are hashed through their pickle reduction or through a substitute.
 
 ::
 
-    write_reduced         what __reduce_ex__ returns: function, arguments, state, items, pairs
-    write_rest            attributes that this leaves out. A subclass may add attributes to a type whose own pickling
+    write_reduced         the result of __reduce_ex__: function, arguments, state, items, pairs
+    write_rest            attributes that are missing there. A subclass may add attributes to a type whose pickling
                           code does not know them:
                               class Moment(datetime): ...
                               moment.source = "radio"               is lost in a pickle, and is written here
-                              class Model: __reduce__ = ...         its author chose what counts: nothing is added
-    substitute_writer     what a function returns for the object
+                              class Model: __reduce__ = ...         its author chose the parts: nothing is added
+    substitute_writer     the result of a function of the object
 
 The *reducer* of a class is the class in its MRO whose ``__reduce_ex__`` or ``__reduce__`` pickles its objects.
 """
@@ -31,7 +31,7 @@ from ._walk import Node, Walk, Writer, hashing_error
 
 
 def substitute_writer(function: Callable[[Any], Any]) -> Writer:
-    """Return a writer that writes an object's class and what `function` returns, or yields in parts, for the object."""
+    """Return a writer that writes an object's class and the value, or the parts, that `function` returns for it."""
 
     def write(walk: Walk, node: Node, obj: Any) -> None:
         node.update(walk.block([type(obj)]))
@@ -48,7 +48,7 @@ def substitute_writer(function: Callable[[Any], Any]) -> Writer:
 
 
 def write_reduced(walk: Walk, node: Node, obj: Any) -> None:
-    """Write what pickle would store of an object, and the attributes that pickle would lose.
+    """Write an object's pickle reduction, and the attributes that a pickle would lose.
 
     Raises
     ------
@@ -97,12 +97,8 @@ def write_reduction(walk: Walk, node: Node, obj: Any, reduced: Any) -> None:
 def write_rest(walk: Walk, node: Node, obj: Any, written: tuple[Any, ...] = ()) -> None:
     """Write the attributes that a subclass has added and that the reducer of the class does not know.
 
-    They count although a pickle loses them, because a function that is given the object can read them.
-
-    Parameters
-    ----------
-    written
-        What has already been written of the object. If its ``__dict__`` is in there, it is not written again.
+    They count although a pickle loses them, because a function that receives the object can read them. If the
+    ``__dict__`` is among the parts already `written`, it is not written again.
     """
     kind: Any = type(obj)
     lost = _lost_attributes(kind)
@@ -121,7 +117,7 @@ def _contains(part: Any, attributes: dict[str, Any]) -> bool:
 
 
 def write_slots(walk: Walk, node: Node, obj: Any, names: tuple[str, ...]) -> None:
-    """Write the values of those of an object's slots that have one."""
+    """Write the slots of an object that have values."""
     slots = {name: getattr(obj, name) for name in names if hasattr(obj, name)}
     if slots:
         node.update(b"slots")
@@ -150,7 +146,7 @@ def reducer_of(kind: type) -> type:
 
 @functools.lru_cache(1024)
 def _lost_attributes(kind: Any) -> tuple[tuple[str, ...], bool] | None:
-    """Return which slots the reducer of a class loses, and whether it loses ``__dict__``; None if it loses nothing."""
+    """Return the slots that the reducer of a class loses, and whether it loses ``__dict__``; None if it loses none."""
     reducer = reducer_of(kind)
     if issubclass(kind, pathlib.PurePath):
         reducer = next(base for base in kind.__mro__ if _package_of(base) == "pathlib")
@@ -158,7 +154,7 @@ def _lost_attributes(kind: Any) -> tuple[tuple[str, ...], bool] | None:
         return None
     compiled = not isinstance(vars(reducer).get("__reduce_ex__", vars(reducer).get("__reduce__")), types.FunctionType)
     if not compiled and _package_of(reducer) not in sys.stdlib_module_names:
-        return None  # the author of the reducer chose what counts
+        return None  # the author of the reducer chose the parts that count
     names = slots_of(kind.__mro__[: kind.__mro__.index(reducer)])
     # A compiled class whose own instances have a __dict__ (exceptions, partials) pickles it.
     has_dict = not (compiled and reducer.__dictoffset__)

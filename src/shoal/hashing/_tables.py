@@ -1,4 +1,4 @@
-"""What is hashed in place of tables, columns and their arrays: those of pandas and of pyarrow.
+"""The parts that are hashed in place of tables, columns and arrays of pandas and pyarrow.
 
 Equal objects of these libraries have different pickles, which depend on blocks, chunks, caches and offsets. Memory
 beneath a missing value does not count, and neither does the memory layout.
@@ -22,7 +22,7 @@ import numpy as np
 from ._reduced import substitute_writer
 from ._walk import Writer
 
-# The most rows of a pyarrow array that are hashed at a time.
+# The maximum number of rows of a pyarrow array that are hashed at a time.
 ROWS_PER_RUN = 64 * 1024
 
 

@@ -1,4 +1,4 @@
-"""The walk over an object that computes its xxh3_128 digest: the order of a tree of nodes, and what a node contains.
+"""The walk over an object that computes its xxh3_128 digest: the order and the content of a tree of nodes.
 
 ::
 
@@ -9,7 +9,7 @@
                                     node object ─────┘             └── node list ─── block p [1, 2]
             what __reduce_ex__ returns: function, arguments, state
 
-    node    one xxh3_128: the tag of a type, then what the writer of that type feeds in; its parent gets its 16 bytes
+    node    one xxh3_128: the tag of a type, then the output of that type's writer; its parent gets its 16 bytes
     block   up to 1,000 consecutive values, marshalled (version 2, which writes the exact type and value of each builtin
             and does not depend on object identity)
               p  the values as they are: scalars, and short lists and tuples of scalars
@@ -36,14 +36,14 @@ import xxhash
 
 from shoal.errors import HashingError
 
-# The most values in one block, and the most elements of the short lists in it. This bounds what is copied at a time.
+# The maximum number of values in a block, and of elements of its short lists. This bounds the size of a copy.
 BLOCK = 1000
 SHORT_LISTS = 16 * 1000
 # Strings and bytes longer than this have a node of their own, which is fed without a copy.
 LONG_TEXT = 1024
-# The most digests that are remembered at a time.
+# The maximum number of remembered digests.
 MEMO = 64 * 1024
-# How many times objects on cycles are walked again before the walk changes to numbered mode.
+# The number of repeated walks over objects on cycles after which the walk changes to numbered mode.
 MOST_REPEATS = 10_000
 
 _NONE = sys.maxsize  # a depth that no node has
@@ -59,10 +59,10 @@ Writer = Callable[["Walk", Node, Any], None]
 
 
 def hashing_error(obj: Any, reason: BaseException | str) -> HashingError:
-    """Return the exception that says that `obj` cannot be hashed, and why."""
-    # reprlib, because its text is short and because it survives a __repr__ that raises
-    what = f"{reprlib.repr(obj)} (of type {type(obj).__module__}.{type(obj).__qualname__})"
-    return HashingError(what, reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}")
+    """Return the exception for an object that cannot be hashed, with the reason."""
+    # reprlib returns a short text, even if __repr__ raises.
+    shown = f"{reprlib.repr(obj)} (of type {type(obj).__module__}.{type(obj).__qualname__})"
+    return HashingError(shown, reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}")
 
 
 class TooManyCycles(Exception):
@@ -72,14 +72,8 @@ class TooManyCycles(Exception):
 class Walk:
     """The computation of one digest. Not thread-safe; each call of ``hash()`` makes its own.
 
-    Parameters
-    ----------
-    writer_of
-        Returns the tag and the writer for a type.
-    coerce_mmap
-        Whether memmaps are written as arrays.
-    numbered
-        Whether an object that is met again is written as its number. Otherwise its digest is written again.
+    `writer_of` returns the tag and the writer of a type. `coerce_mmap` writes memmaps as arrays. `numbered` writes an
+    object that is met again as its number; otherwise its digest is written again.
     """
 
     __slots__ = (
@@ -111,7 +105,7 @@ class Walk:
         self._highest_target = _NONE
 
     def digest(self, obj: Any) -> bytes:
-        """Return what is written of `obj` in its parent: the digest of its node, or a reference to a node."""
+        """Return the bytes that represent `obj` in its parent: the digest of its node, or a reference to a node."""
         key = id(obj)
         known = self._memo.get(key)
         if known is not None:
@@ -151,7 +145,7 @@ class Walk:
         return result
 
     def _note_cycle(self, key: int, obj: Any, depth: int, result: bytes) -> None:
-        """Note that an object is on a cycle. Its digest may be reused only while no other part of the cycle is active.
+        """Record that an object is on a cycle. Its digest may be reused only while no other part of it is active.
 
         Raises
         ------
@@ -231,12 +225,13 @@ class Walk:
         self.elements(node, [value for _, value in items])
 
     def _block_alone(self, value: Any) -> bytes:
-        """Return the block of one value, which does not depend on what is written before or after it.
+        """Return the block of one value. It does not depend on its position.
 
         Raises
         ------
         HashingError
-            In numbered mode, unless the value is a scalar or a short list of scalars: its block would hold numbers.
+            In numbered mode, unless the value is a scalar or a short list of scalars, because numbers depend on the
+            position.
         """
         encoded = self.block([value])
         if self._numbers is not None and encoded[:1] == b"d":

@@ -1,10 +1,10 @@
-"""Which writer writes an object, by its type; the writers of builtin types; and :func:`register_hasher`.
+"""The lookup of the writer of a type; the writers of builtin types; and :func:`register_hasher`.
 
 ::
 
-    the writer of a type     registered for it, or for the nearest of its bases that has one
-                             else built in for it, or for the nearest of its bases that has one: see the tables below
-                             else write_reduced: what pickle would store
+    the writer of a type     a registered one, of the type or of its nearest base that has one
+                             else a builtin one, of the type or of its nearest base that has one: see the tables below
+                             else write_reduced, which writes the pickle reduction
 
 The writers for types of numpy, pandas, pyarrow and torch are loaded when the first object of such a package is met
 (``_PACKAGES``), so that hashing never imports one of them by itself.
@@ -35,7 +35,7 @@ TaggedWriter = tuple[bytes, Writer]
 
 
 def register_hasher(type: type[T], function: Callable[[T], Any]) -> None:
-    """Register a function that returns what is hashed in place of objects of a type, under "xxh3_128".
+    """Register a function that returns the value to hash in place of an object of a type, under "xxh3_128".
 
     Use it for types whose equal objects have different pickles, for types that cannot be pickled, and to leave out
     parts that should not count. Digests under "md5" and "sha1" are joblib's and ignore registrations.
@@ -44,9 +44,9 @@ def register_hasher(type: type[T], function: Callable[[T], Any]) -> None:
     ----------
     type : type
         The class. The function also serves its subclasses, unless one is registered for them. A later registration
-        replaces an earlier one, and replaces what shoal does for pandas, torch and other packages.
+        replaces an earlier one, and also shoal's own writers for pandas, torch and other packages.
     function : callable
-        Called with an object of the type. It returns what is hashed in place of the object, such as a tuple of its
+        Called with an object of the type. It returns the value to hash in place of the object, such as a tuple of its
         parts. A generator function yields one part after the other; shoal keeps none of them, so memory stays bounded.
         The class of the object is hashed too. The result must not be, or contain, an object for which `function`
         would be called again without end.

@@ -2,8 +2,6 @@
 
 Of several tasks of one event loop that miss the same result, one computes it and the others wait for that task. No
 lease is acquired, because waiting for another process would block the event loop.
-
-Tests: test_memory_async.py.
 """
 
 from __future__ import annotations

@@ -2,12 +2,10 @@
 
 ::
 
-    MemorizedFunc ──> its interface and its looks are here; the work is done by CachedCalls, its base class in _calls
-    BoundMemorizedFunc ──> a MemorizedFunc in a class, looked up in an instance: the instance is its first argument
-    NotMemorizedFunc ──> the same methods without a store, where Memory has no location
-    AsyncMemorizedFunc ──> a MemorizedFunc of a coroutine function, in _async, which imports asyncio
-
-Tests: test_memory_cached.py.
+    MemorizedFunc        the public methods; its base class CachedCalls, in _calls, finds, computes and saves results
+    BoundMemorizedFunc   a MemorizedFunc that is a method: it passes the instance as the first argument
+    NotMemorizedFunc     the same methods without a store, if Memory has no location
+    AsyncMemorizedFunc   a MemorizedFunc of a coroutine function; it is in _async, which imports asyncio
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from shoal.memory.store import create, location_of
 
 
 class _Docstring:
-    """The docstring of a class of cached functions; for an instance that has none of its own, one in joblib's form."""
+    """The docstring of a class of cached functions; for an instance without its own docstring, one in joblib's form."""
 
     def __init__(self, text: str | None) -> None:
         self.text = text
@@ -45,7 +43,7 @@ class MemorizedFunc(CachedCalls):
     func : callable
         The function.
     location : str, os.PathLike or Store
-        Where the results lie.
+        The location of the results.
     backend : str
         The kind of store.
     ignore : list of str, optional
@@ -66,7 +64,7 @@ class MemorizedFunc(CachedCalls):
     version, depends
         As for :meth:`Memory.cache`.
     counts : Counts, optional
-        Where hits and misses are counted.
+        Counts the hits and misses.
 
     Attributes
     ----------
@@ -115,7 +113,7 @@ class MemorizedFunc(CachedCalls):
         if store is None:
             raise TypeError(f"there is no store at {location!r}: pass a path or a store as the location")
         plain = func.__func__ if isinstance(func, staticmethod) else func
-        #: Whether it becomes a method in a class, as every plain function does.
+        #: Whether it becomes a method in a class, like every plain function.
         self._binds = isinstance(func, types.FunctionType)
         self._look_like(plain)
         super().__init__(
@@ -181,7 +179,7 @@ class MemorizedFunc(CachedCalls):
         return found
 
     def check_call_in_cache(self, /, *args: Any, **kwargs: Any) -> bool:
-        """Tell whether there is a valid result of a call. Nothing is computed, and no result is read."""
+        """Return whether there is a valid result of a call. Nothing is computed, and no result is read."""
         key = self._key(args, kwargs)
         return key is not None and self._find(key, args, kwargs) is not None
 
@@ -227,7 +225,7 @@ MemorizedFunc.__doc__ = _Docstring(MemorizedFunc.__doc__)  # type: ignore[assign
 
 
 class BoundMemorizedFunc:
-    # A cached function of a class, looked up in an instance. Its methods pass the instance as the first argument.
+    # A cached function that is a method. It passes the instance as the first argument.
 
     __slots__ = ("__func__", "__self__")
 
@@ -247,7 +245,7 @@ class BoundMemorizedFunc:
         return self.__func__.call_and_shelve(self.__self__, *args, **kwargs)
 
     def check_call_in_cache(self, /, *args: Any, **kwargs: Any) -> bool:
-        """Tell whether there is a valid result of a call: :meth:`MemorizedFunc.check_call_in_cache`."""
+        """Return whether there is a valid result of a call: :meth:`MemorizedFunc.check_call_in_cache`."""
         return self.__func__.check_call_in_cache(self.__self__, *args, **kwargs)
 
     def call(self, /, *args: Any, **kwargs: Any) -> Any:

@@ -8,8 +8,6 @@
                                            └─> another caller's: wait for it, then load         a hit
 
 A hit is a bind, a hash and a load. docs/memory.md lists the functions of a hit and of a miss.
-
-Tests: test_memory_calls.py, and test_memory_way.py.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from shoal.memory.key._source import names_of
 from shoal.memory.store import Key, Meta, Store, location_of
 from shoal.observe._logger import Logger
 
-#: Stands for a result that is not in the store.
+#: A marker for a result that is not in the store.
 ABSENT: Any = object()
 #: The largest number of calls of runs whose keys are remembered.
 _MOST_PENDING = 100_000
@@ -42,21 +40,11 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Computed(NamedTuple):
-    """A result that was just computed.
-
-    Attributes
-    ----------
-    value
-        The result.
-    meta
-        Its metadata.
-    saved
-        Whether it is in the store.
-    """
+    """A result that was just computed."""
 
     value: Any
     meta: Meta
-    saved: bool
+    saved: bool  # whether it is in the store
 
 
 class _Unsaved(Exception):
@@ -73,13 +61,13 @@ class CachedCalls(Logger):
     Parameters
     ----------
     identity
-        The function and what distinguishes its calls.
+        The function, and the options that distinguish its calls.
     store
-        Where the results lie.
+        The store of its results.
     mmap_mode, verbose, timestamp, cache_validation_callback, compute_once, keep_arguments
         As :class:`~shoal.MemorizedFunc` takes them.
     counts
-        Where hits and misses are counted.
+        Counts the hits and misses.
     """
 
     #: The class of references to results.
@@ -154,10 +142,10 @@ class CachedCalls(Logger):
         if self._watched:
             return self._load_watched(key, args, kwargs)
         value = self._read(key)
-        if value is ABSENT and self._sources.joblibs.get(self._identity.snapshot.tag, False) is not False:
-            joblibs = self._find_joblibs(args, kwargs)
-            if joblibs is not None:
-                value = self._read(joblibs)
+        if value is ABSENT and self._sources.saved_by_joblib.get(self._identity.snapshot.tag, False) is not False:
+            joblib_key = self._find_joblib_key(args, kwargs)
+            if joblib_key is not None:
+                value = self._read(joblib_key)
         if value is not ABSENT:
             self._counts.hit()
         return value
@@ -218,7 +206,7 @@ class CachedCalls(Logger):
         """Return the key of a valid value: this key, or joblib's, or None. An invalid value is removed."""
         found: Key | None = key
         if not self._contains(key):
-            found = self._find_joblibs(args, kwargs)
+            found = self._find_joblib_key(args, kwargs)
         if found is not None and self.cache_validation_callback is not None:
             try:
                 metadata = metadata_of(self.store_backend.meta(found))
@@ -229,10 +217,10 @@ class CachedCalls(Logger):
                 return None
         return found
 
-    def _find_joblibs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
+    def _find_joblib_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
         """Return joblib's key of a call if joblib saved its result, and from the same source; otherwise None."""
         identity = self._identity
-        if not (identity.snapshot.may_be_joblibs and self._sources.beside_joblib(identity)):
+        if not (identity.snapshot.may_use_joblib_key and self._sources.joblib_may_have_saved(identity)):
             return None
         key = identity.joblib_key(args, kwargs)
         return key if self._contains(key) and self._sources.is_current(identity) else None
@@ -244,21 +232,12 @@ class CachedCalls(Logger):
             return False
 
     def _compute_or_wait(
-        self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any], look: Callable[..., Any]
+        self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any], lookup: Callable[..., Any]
     ) -> tuple[Any, Computed | None]:
         """Compute and save the result of a call, or wait while another caller does.
 
-        Parameters
-        ----------
-        key, args, kwargs
-            The call.
-        look
-            Called with them, looks the result up again; :meth:`_load` or :meth:`_refer`.
-
-        Returns
-        -------
-        (object, Computed or None)
-            What `look` returned, and None; or ABSENT, and the computed result.
+        `lookup`, which is :meth:`_load` or :meth:`_refer`, looks the result up again. Return its result and None; or
+        ABSENT and the computed result.
         """
         if not self._compute_once:
             return ABSENT, self._compute(key, args, kwargs)
@@ -266,7 +245,7 @@ class CachedCalls(Logger):
             try:
                 with self.store_backend.lease(key) as ours:
                     # Another caller may have saved the result between the lookup and the lease.
-                    found = ABSENT if ours and not self._contains(key) else look(key, args, kwargs)
+                    found = ABSENT if ours and not self._contains(key) else lookup(key, args, kwargs)
                     if found is not ABSENT:
                         return found, None
                     if ours:

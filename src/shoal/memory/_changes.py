@@ -1,4 +1,4 @@
-"""Whether the source of a function still is the one in the store.
+"""Compares the source of a function with the one in the store.
 
 ::
 
@@ -7,8 +7,6 @@
                           └─ another one    either the function was edited: the stored results must be removed
                                             or another function has the same name: both keep their results. Under md5
                                             keys do not contain the source, so one removes the other's, with a warning
-
-Tests: test_memory_changes.py and, beside joblib, test_memory_joblib.py.
 """
 
 from __future__ import annotations
@@ -24,13 +22,13 @@ from shoal.memory.store import Store
 
 
 class Sources:
-    """What this process knows about the sources in one store. Thread-safe.
+    """The comparisons that this process has made for one store. Thread-safe.
 
     Attributes
     ----------
     checked
-        The tags of the functions whose sources were compared, by path: only their results can be in the store now.
-    joblibs
+        The tags of the functions whose sources were compared, by path. Only their results can be in the store now.
+    saved_by_joblib
         Whether joblib saved results of a function, by tag. A missing tag means no, and None means that the store was
         not asked yet.
     """
@@ -40,7 +38,7 @@ class Sources:
     def __init__(self, store: Store) -> None:
         self._store = weakref.ref(store)
         self.checked: dict[str, set[str]] = {}
-        self.joblibs: dict[str, bool | None] = {}
+        self.saved_by_joblib: dict[str, bool | None] = {}
         self._warned: set[object] = set()
 
     @classmethod
@@ -52,7 +50,7 @@ class Sources:
     def reset(self) -> None:
         """Forget all comparisons, so that every source is compared again."""
         self.checked.clear()
-        self.joblibs.clear()
+        self.saved_by_joblib.clear()
 
     def warn_once(self, cause: object, message: str) -> None:
         """Warn of something about the store, once for each cause."""
@@ -69,16 +67,16 @@ class Sources:
                 pass
 
     def is_current(self, identity: Identity) -> bool:
-        """Tell whether the stored source is that of a function."""
+        """Return whether the stored source is that of a function."""
         stored = self._load(identity.path)
         return stored is not None and identity.source.is_text_of(stored)
 
-    def beside_joblib(self, identity: Identity) -> bool:
-        """Tell whether joblib may have saved results of a function. The store is asked once."""
+    def joblib_may_have_saved(self, identity: Identity) -> bool:
+        """Return whether joblib may have saved results of a function. The store is asked once."""
         tag = identity.snapshot.tag
-        known = self.joblibs.get(tag, False)
+        known = self.saved_by_joblib.get(tag, False)
         if known is None:
-            known = self.joblibs[tag] = self._get_store().foreign(identity.path)
+            known = self.saved_by_joblib[tag] = self._get_store().foreign(identity.path)
         return known
 
     def has_changed(self, identity: Identity) -> bool:
@@ -92,10 +90,10 @@ class Sources:
         Warns
         -----
         CollisionWarning
-            Under md5, if two functions share a name, or if that cannot be told.
+            Under md5, if two functions share a name, or if that cannot be determined.
         """
         tag = identity.snapshot.tag
-        if identity.hash_name != "md5":  # keys of md5 do not contain the source, so there it is compared at each call
+        if identity.hash_name != "md5":  # md5 keys do not contain the source, so under md5 each call compares it
             self.checked.setdefault(identity.path, set()).add(tag)
         if identity.version is not None:
             return False
@@ -103,7 +101,7 @@ class Sources:
         if stored is None:
             self.save(identity)
         elif identity.source.is_text_of(stored):
-            self.joblibs[tag] = None
+            self.saved_by_joblib[tag] = None
         else:
             return self._must_remove(identity, stored)
         return False

@@ -1,12 +1,10 @@
-"""``Memory``: where results lie, and how they are saved.
+"""``Memory``: the location of results, and the options for saving them.
 
 ::
 
     Memory ── cache(f) ──> MemorizedFunc, which finds, computes and saves the results of f
            ── get, put ──> the same for the calls of a run, Parallel(memory=)
            ── info, entries, clear, reduce_size ──> the whole store
-
-Tests: test_memory.py.
 """
 
 from __future__ import annotations
@@ -43,8 +41,8 @@ class Memory(Logger):
     Parameters
     ----------
     location : str, os.PathLike, Store or None
-        Where the results lie. If it is a string, they lie in a folder "joblib" inside, where joblib looks for them. If
-        it is a ``pathlib.Path``, they lie in the folder itself. With None, nothing is saved.
+        The location of the results. If it is a string, they are in its folder "joblib", where joblib looks for them. If
+        it is a ``pathlib.Path``, they are in the folder itself. With None, nothing is saved.
     backend : str
         The kind of store: "local", "fsspec", or a name registered by :func:`register_store_backend`.
     mmap_mode : {None, "r+", "r", "w+", "c"}
@@ -52,8 +50,8 @@ class Memory(Logger):
     compress : bool, int or (str, int)
         How results are compressed, as for :func:`shoal.dump`.
     verbose : int
-        How much is printed: nothing at 0, each call that is computed from 1 on, also the calls that are loaded above
-        4, and where results lie above 10.
+        How much is printed: nothing at 0, each computed call from 1 on, also each loaded call above 4, and also the
+        location of results above 10.
     backend_options : dict, optional
         Further options of the store.
     hash_name : {"xxh3_128", "md5"}
@@ -195,7 +193,7 @@ class Memory(Logger):
             Replaces the source of the function: edits do not count, and the results of other versions are kept.
         depends : iterable
             Functions, classes and modules. When the source of one changes, results are computed again. If one is a
-            cached function, what it depends on counts too.
+            cached function, its own dependencies count too.
 
         Returns
         -------

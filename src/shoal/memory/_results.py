@@ -1,7 +1,4 @@
-"""References to results, their metadata and validity, and statistics: the objects that a cache gives to users.
-
-Tests: test_memory_results.py.
-"""
+"""References to results, their metadata and validity, and statistics: the objects that a cache gives to users."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ def expires_after(
     Returns
     -------
     callable
-        A function of a result's metadata that tells whether the result is valid. Thread-safe.
+        A function of a result's metadata that returns whether the result is valid. Thread-safe.
 
     Examples
     --------
@@ -72,7 +69,7 @@ class MemorizedResult(Logger):
     mmap_mode : {None, "r+", "r", "w+", "c"}
         How arrays are mapped.
     verbose : int
-        How much :meth:`get` prints: a line above 1, and also where the result lies from 10 on.
+        How much :meth:`get` prints: a line above 1, and also the location of the result from 10 on.
     timestamp : float, optional
         When the Memory was made, in seconds since the epoch. The printed line shows the time since then.
     metadata : dict, optional

@@ -2,11 +2,9 @@
 
 The lines are joblib's, because people read and match them::
 
-    > 0    a call, before it runs and after its result is saved           > 1    a value that is loaded
-    > 4    how long loading took                                          > 10   where values are saved, what changes
+    > 0    a call, before it runs and after its result is saved     > 1    a value that is loaded
+    > 4    the time that loading took                               > 10   the path of a saved value, a changed source
     >= 20  every lookup
-
-Tests: test_memory_texts.py; the lines in test_memory_joblib.py.
 """
 
 from __future__ import annotations
@@ -58,9 +56,9 @@ def calling(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str
     return f"{'_' * _WIDTH}\n[Memory] Calling {dotted}...\n{call}"
 
 
-def took(function: Any, seconds: float, what: str = "") -> str:
+def took(function: Any, seconds: float, action: str = "") -> str:
     """Return the line after a call or a load, with the time that it took."""
-    text = f"{names_of(function)[1]} {what}- {format_time(seconds)}"
+    text = f"{names_of(function)[1]} {action}- {format_time(seconds)}"
     return text.rjust(_WIDTH, "_")
 
 
@@ -89,7 +87,7 @@ def docstring(function: Any) -> str:
 
 
 def argument_texts(values: dict[str, Any]) -> dict[str, str]:
-    """Return each argument as text, of bounded length and in bounded time unless one single repr takes longer."""
+    """Return each argument as text of bounded length. The time is bounded too, unless a single repr takes longer."""
     texts = {}
     started = time.perf_counter()
     for name, value in values.items():
@@ -109,7 +107,7 @@ def argument_texts(values: dict[str, Any]) -> dict[str, str]:
 
 
 def _quick(value: Any) -> str | None:
-    """Return the text of a value if it certainly takes no time, otherwise None."""
+    """Return the text of a value if its repr is certainly fast, otherwise None."""
     kind = type(value)
     if kind in _PLAIN or (kind is int and value.bit_length() < 1000) or (kind is str and len(value) < 500):
         return repr(value)
@@ -127,7 +125,7 @@ def _bounded(value: Any) -> str:
             return f"<{type(value).__name__}, shape {value.shape}>"
         else:
             text = repr(value)
-    except Exception as error:  # a repr of the user's that fails is no reason to fail the call
+    except Exception as error:  # an error in the user's repr must not fail the call
         return f"<{type(value).__qualname__}, whose repr raises {type(error).__name__}>"
     return text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 3] + "..."
 

@@ -1,13 +1,11 @@
-"""The contract of a store, which is where results lie, and the names under which users choose a store.
+"""The contract of a store of results, and the names under which users choose a store.
 
 ::
 
     Memory ──> Key ──> Store.load ──> the value            KeyError: there is no readable value under this key
                   └──> Store.lease ─> one caller computes ──> Store.save (all or nothing) ──> the others load
 
-:func:`excess`, the rule for which entries a limit removes, stands here too: every store applies it.
-
-Tests: test_stores.py; the rule of limits in test_eviction.py.
+:func:`excess` selects the entries that a limit removes. Every store uses it.
 """
 
 from __future__ import annotations
@@ -143,14 +141,14 @@ class Limits(NamedTuple):
                 raise ValueError(f"items_limit={items_limit} is negative: pass 0 or more")
         try:
             if isinstance(bytes_limit, bool):
-                raise ValueError(f"{bytes_limit} is no size: pass a number of bytes, or a text such as '500M'")
+                raise ValueError(f"{bytes_limit} is not a size: pass a number of bytes, or a text such as '500M'")
             nbytes = None if bytes_limit is None else parse_size(bytes_limit)
         except ValueError as error:
             raise ValueError(f"bytes_limit: {error}") from None
         return cls(nbytes, items_limit, seconds)
 
     def exclude(self, nbytes: int) -> bool:
-        """Tell whether an entry of so many bytes breaks the limits even if it is the only one."""
+        """Return whether an entry of `nbytes` breaks the limits even if it is the only one."""
         return (self.nbytes is not None and nbytes > self.nbytes) or self.items == 0
 
 
@@ -224,7 +222,7 @@ class Store(ABC):
 
     @abstractmethod
     def contains(self, key: Key) -> bool:
-        """Tell whether there is a value, without reading it."""
+        """Return whether there is a value, without reading it."""
 
     @abstractmethod
     def meta(self, key: Key) -> Meta:
@@ -257,17 +255,18 @@ class Store(ABC):
         """Store the source of a function."""
 
     def foreign(self, function: str) -> bool:
-        """Tell whether joblib may have saved results of a function here, under its own keys."""
+        """Return whether joblib may have saved results of a function here, under its own keys."""
         return False
 
     @abstractmethod
     def lease(self, key: Key) -> AbstractContextManager[bool]:
         """Return a context manager that lets one caller compute a value while the others wait for it.
 
-        Entering gives True at once if nobody else has the lease, if the store cannot tell, or if waiting would be a
-        deadlock. The caller then computes and saves the value inside the block. Otherwise entering waits until the
-        owner of the lease has released it or has died, and gives False. The caller then looks for the value again, and
-        asks for the lease again if there is none. If the owner's block raised, entering gives True to all that waited.
+        Entering returns True at once if no other caller has the lease, if the store cannot determine that, or if
+        waiting would be a deadlock. The caller then computes and saves the value inside the block. Otherwise entering
+        waits until the owner has released the lease or has died, and returns False. The caller then looks the value up
+        again, and enters a new lease if there is none. If the owner's block raised, entering returns True to all
+        waiting callers.
         """
 
     @abstractmethod
@@ -275,15 +274,15 @@ class Store(ABC):
         """Remove entries until the rest is within limits, least recently used first."""
 
 
-def _shoals_own(module: str, name: str, location: Any, **options: Any) -> Store:
-    """Import one of shoal's stores when it is first wanted: this module is the contract, and stands below them."""
+def _make_builtin(module: str, name: str, location: Any, **options: Any) -> Store:
+    """Return a store of shoal. Its module is imported here, because it imports this one."""
     factory: Callable[..., Store] = getattr(importlib.import_module(f"shoal.memory.storage.{module}"), name)
     return factory(location, **options)
 
 
 _stores: dict[str, Callable[..., Store]] = {
-    "local": functools.partial(_shoals_own, "_filestore", "FileStore"),
-    "fsspec": functools.partial(_shoals_own, "_fsspecstore", "FsspecStore"),
+    "local": functools.partial(_make_builtin, "_filestore", "FileStore"),
+    "fsspec": functools.partial(_make_builtin, "_fsspecstore", "FsspecStore"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What happens in a run: the events, and the listeners that show them to the user.
+"""The events of a run, and the listeners that show them to the user.
 
 The loop of a run calls the methods of a Teller; the Teller makes events of them; each listener receives each event and
 prints lines, draws a bar, or calls a function of the user. Open ``events.py`` first.

@@ -1,4 +1,4 @@
-"""Logger: what objects of shoal write to ``logging``. And how shoal shows values and times as text."""
+"""Logger: the base class of objects that write to ``logging``; and values and times as text."""
 
 from __future__ import annotations
 

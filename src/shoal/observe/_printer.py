@@ -24,7 +24,7 @@ class Printer:
     """Prints the lines that joblib 1.6 prints, at the same verbosities.
 
     ======== ==========================================================================================
-    verbose  what is printed
+    verbose  printed lines
     ======== ==========================================================================================
     1 to 9   the number of workers (if n_jobs > 1), part of the progress (more for higher values), the end
     10       also each change of the batch size
@@ -49,8 +49,6 @@ class Printer:
         The text at the beginning of each line, without its brackets: ``"Parallel(n_jobs=2)"``.
     pre_dispatch : int
         The number of calls that are dispatched before the first one completes; 0 for all.
-    clock : callable
-        Returns the time in seconds, from any origin.
     write : callable, optional
         Called with each line, including its newline. By default lines go to the current ``sys.stderr`` or
         ``sys.stdout``. If that is None, as under ``pythonw``, or closed, nothing is printed.

@@ -21,16 +21,9 @@ from shoal.observe.events import (
 
 
 class Teller:
-    """Sends the events of one run to its listeners.
+    """Sends the events of one run to its listeners, in their order. It sends `started`, the first event, at once.
 
-    Not thread-safe: the run calls one method at a time. An exception that a listener raises goes to the caller.
-
-    Parameters
-    ----------
-    listeners : sequence of callables
-        Each is called with each event, in this order.
-    started : RunStarted
-        The first event; it is sent at once.
+    Not thread-safe: the run calls one method at a time. An exception that a listener raises reaches the caller.
     """
 
     def __init__(self, listeners: Sequence[Listener], started: RunStarted) -> None:
@@ -40,13 +33,13 @@ class Teller:
         self._tell(started)
 
     def dispatched(self, size: int) -> None:
-        """Tell that a batch of `size` calls was sent to a worker."""
+        """Send the event that a batch of `size` calls was sent to a worker."""
         self._tell(BatchDispatched(size))
 
     def completed(self, size: int, elapsed: float, next_size: int) -> None:
-        """Tell that the results of a batch have arrived, after `elapsed` seconds in the worker.
+        """Send the event that a batch has returned, after `elapsed` seconds in the worker.
 
-        If the next batch has another number of calls, `next_size`, tell that too.
+        If `next_size`, the number of calls in the next batch, differs from the last one, send that event too.
         """
         self._tell(BatchCompleted(size, elapsed))
         if next_size != self._size:
@@ -54,17 +47,17 @@ class Teller:
             self._tell(BatchSizeChanged(next_size))
 
     def failed(self, index: int, error: BaseException, retry_in: float | None) -> None:
-        """Tell that a call failed. It runs again in `retry_in` seconds, or not at all if that is None."""
+        """Send the event that a call failed. It runs again in `retry_in` seconds, or not at all if that is None."""
         self._tell(CallFailed(index, error, retry_in))
 
     def exhausted(self, total: int) -> None:
-        """Tell that the caller's iterator ended after `total` calls. Only the first call of this has an effect."""
+        """Send the event that the caller's iterator ended after `total` calls. Only the first call has an effect."""
         if not self._exhausted:
             self._exhausted = True
             self._tell(InputExhausted(total))
 
     def finished(self, error: BaseException | None) -> None:
-        """Tell that the run ended; with the exception that ended it, if there is one."""
+        """Send the event that the run ended, with the exception that ended it, if there is one."""
         self._tell(RunFinished(error))
 
     def _tell(self, event: Event) -> None:
@@ -73,25 +66,10 @@ class Teller:
 
 
 def make_teller(verbose: int, progress: Any, label: str, ahead: int, started: RunStarted) -> Teller | None:
-    """Return a Teller with the listeners that ``verbose=`` and ``progress=`` ask for; None if they ask for none.
+    """Return a Teller with the listeners for ``verbose=`` and ``progress=``; None if there are none.
 
-    Parameters
-    ----------
-    verbose : int
-        As for :class:`~shoal.Parallel`.
-    progress : bool or callable
-        As for :class:`~shoal.Parallel`.
-    label : str
-        The text at the beginning of each line, such as ``"Parallel(n_jobs=2)"``.
-    ahead : int
-        The number of batches that may be in flight; 0 for no limit.
-    started : RunStarted
-        The first event.
-
-    Raises
-    ------
-    TypeError
-        If `progress` is neither a bool nor callable.
+    `label` is the text at the beginning of each line, such as ``"Parallel(n_jobs=2)"``. `ahead` is the number of
+    batches that may be in flight; 0 means no limit. Raise TypeError if `progress` is neither a bool nor callable.
     """
     listeners: list[Listener] = []
     if verbose:

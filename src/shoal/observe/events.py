@@ -78,7 +78,7 @@ class InputExhausted:
 
 @dataclass(frozen=True, slots=True)
 class BatchSizeChanged:
-    """Batches have another number of calls from now on.
+    """The number of calls in a batch has changed. Earlier batches keep their size.
 
     Attributes
     ----------

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/test_persistence.py, tests/persistence/test_persistence_arguments.py.
 """``dump``: what its arguments mean, and the file that is written."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/reading/test_persistence_fuzz.py, tests/persistence/reading/test_persistence_fixtures.py.
 r"""The layout of a file: joblib's own, with a footer of ours inside its last opcodes.
 
 ::

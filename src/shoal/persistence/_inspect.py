@@ -1,4 +1,3 @@
-# Tested in tests/persistence/trust/test_trust.py.
 """``inspect``: a description of a file, without rebuilding its object."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""joblibspark, on a Spark of this machine."""
+"""joblibspark, with Spark on this machine."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""tqdm_joblib and joblib_progress, which replace what Parallel calls when a batch is done."""
+"""tqdm_joblib and joblib_progress, which replace the callback that Parallel calls after each batch."""
 
 import io
 

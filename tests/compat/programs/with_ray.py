@@ -1,4 +1,4 @@
-"""ray.util.joblib: ray's own backend, which wins over shoal's of that name."""
+"""ray.util.joblib: ray's own backend, which replaces shoal's of the same name."""
 
 import joblib
 from joblib import Parallel, delayed

@@ -85,9 +85,9 @@ def test_less_than_no_seconds_to_wait_means_at_once(n_jobs: int) -> None:
         ("verbose", "x", TypeError, "verbose must be a number"),
         ("verbose", [], TypeError, "verbose must be a number"),
         ("temp_folder", 5, TypeError, "temp_folder must be the path of a folder"),
-        ("max_nbytes", "many", ValueError, "max_nbytes='many' is no size"),
-        ("max_nbytes", -1, ValueError, "max_nbytes=-1 is no size"),
-        ("max_nbytes", [], ValueError, r"max_nbytes=\[\] is no size"),
+        ("max_nbytes", "many", ValueError, "max_nbytes='many' is not a size"),
+        ("max_nbytes", -1, ValueError, "max_nbytes=-1 is not a size"),
+        ("max_nbytes", [], ValueError, r"max_nbytes=\[\] is not a size"),
         ("mmap_mode", "w", ValueError, "mmap_mode must be one of"),
         ("prefer", [], ValueError, r"prefer=\[\] is not a valid"),
         ("require", "speed", ValueError, "require='speed' is not a valid"),
@@ -99,7 +99,7 @@ def test_less_than_no_seconds_to_wait_means_at_once(n_jobs: int) -> None:
         ("task_timeout", "5", ValueError, "task_timeout must be a positive number of seconds"),
         ("max_pending", 0, ValueError, "max_pending must be a positive number of results"),
         ("max_tasks_per_worker", "5", ValueError, "max_tasks_per_worker must be a positive number of calls"),
-        ("max_worker_memory", "x", ValueError, "max_worker_memory='x' is no size"),
+        ("max_worker_memory", "x", ValueError, "max_worker_memory='x' is not a size"),
         ("n_jobs", "a", ValueError, "n_jobs could not be converted to int: 'a'"),
         ("n_jobs", {}, TypeError, "n_jobs could not be converted to int: {}"),
     ],
@@ -308,8 +308,13 @@ def items(size: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
-@pytest.mark.parametrize("what", list(items(1)))
+#: A call has three parts; items of other lengths, and of that one, take different ways.
+_OF_ANY_SIZE = ("a generator", "a list", "a tuple of calls", "a string", "a dictionary", "functions")
+CASES = [(what, size) for what in items(1) for size in ((2, 3, 4) if what in _OF_ANY_SIZE else (3,))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "size"), CASES)
 @pytest.mark.parametrize(("backend", "n_jobs"), [("threading", 1), ("threading", 2), ("loky", 2)])
 @pytest.mark.parametrize("options", [{}, {"retries": 1}, {"seed": 1}], ids=["", "retries", "seed"])
 def test_an_item_that_is_no_call_is_named(backend: str, n_jobs: int, what: str, size: int, options: Any) -> None:

@@ -382,14 +382,14 @@ def test_bad_arguments(option: dict[str, Any], error: type[Exception]) -> None:
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_timeout_of_unordered_results_counts_from_the_last(tmp_path: Path, backend: str) -> None:
     """One call is stuck; those that come one by one keep the run alive, longer than `timeout` in all."""
-    calls = [delayed(time.sleep)(0.5) for _ in range(8)]
+    calls = [delayed(time.sleep)(0.3) for _ in range(8)]
     run = Parallel(n_jobs=2, backend=backend, return_as="generator_unordered", batch_size=1)
     assert list(run(calls[:2])) == [None, None]  # the workers are up
-    run.timeout = 3.0
+    run.timeout = 2.0
     results = run([delayed(wait_for)(tmp_path / "gate"), *calls])
     began = time.monotonic()
     assert [next(results) for _ in calls] == [None] * 8
-    assert time.monotonic() - began > 3.0
-    with pytest.raises(TimeoutError, match=r"another result was not ready within timeout=3\.0 seconds"):
+    assert time.monotonic() - began > 2.0
+    with pytest.raises(TimeoutError, match=r"another result was not ready within timeout=2\.0 seconds"):
         next(results)
     (tmp_path / "gate").touch()

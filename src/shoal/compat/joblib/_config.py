@@ -1,7 +1,7 @@
 """joblib's contexts, stored where shoal stores its own, so that each applies to both.
 
-A context of joblib's is a dictionary of the arguments that were given. It is an attribute of a subclass of shoal's
-``Settings``. So when a worker or a context of shoal's replaces the settings, the new ones apply to joblib as well.
+joblib's context is a dictionary of the arguments that were given. It is an attribute of a subclass of shoal's
+``Settings``. So if a worker or ``shoal.parallel_config`` replaces the settings, the new ones apply to joblib as well.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _NO_CONTEXT = Settings()
 
 
 class _Context(Settings):
-    """Settings that a context of joblib's made."""
+    """Settings that joblib's ``parallel_config`` made."""
 
     config: dict[str, Any]
 
@@ -93,7 +93,7 @@ _backend = _Backend()
 
 
 def _enter(before: Settings, config: dict[str, Any]) -> None:
-    """Make `config` the active context of joblib's, and change shoal's settings accordingly."""
+    """Make `config` joblib's active context, and change shoal's settings accordingly."""
     given = {name: value for name, value in config.items() if not isinstance(value, _Sentinel)}
     context = _Context(*before._replace(**given))
     context.config = config
@@ -105,7 +105,7 @@ def _active_config() -> dict[str, Any]:
     if settings is _NO_CONTEXT or settings == _NO_CONTEXT:
         return default_parallel_config
     config: dict[str, Any] | None = getattr(settings, "config", None)
-    if config is None:  # a worker or a context of shoal's made the settings
+    if config is None:  # a worker or shoal.parallel_config made the settings
         config = {
             name: default if getattr(settings, name) == getattr(_NO_CONTEXT, name) else getattr(settings, name)
             for name, default in default_parallel_config.items()
@@ -116,7 +116,7 @@ def _active_config() -> dict[str, Any]:
 
 
 def _as_joblib_backend(backend: Backend | str, level: int | None) -> ParallelBackendBase:
-    """Return a backend of joblib's contract for a backend of shoal's or a name."""
+    """Return a backend of joblib's contract for one of shoal's contract, or for a name."""
     if isinstance(backend, ParallelBackendBase):
         return backend
     if isinstance(backend, str):

@@ -48,7 +48,7 @@ class _Workers:
 
 
 class _Delegating(ParallelBackendBase):
-    """A backend of joblib's that delegates its work to one of shoal's."""
+    """A backend of joblib's contract that delegates its work to one of shoal's backends."""
 
     _shoal_name: ClassVar[str]  # the name of shoal's backend
     _workers_attribute: ClassVar[str]  # the attribute that holds the workers in joblib
@@ -132,7 +132,7 @@ class _Delegating(ParallelBackendBase):
 
 
 class _ShoalBackend(_Delegating):
-    """A backend of shoal's that joblib does not have, such as "ray"."""
+    """Makes a backend that only shoal has, such as "ray", usable under joblib's contract."""
 
     _workers_attribute = "_workers"
     delegates = True

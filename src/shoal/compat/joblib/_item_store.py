@@ -17,7 +17,7 @@ _leases = Leases(None)
 
 
 class ItemStore(Store):
-    """A store of shoal's contract that uses a store of joblib's."""
+    """A store of shoal's contract that uses one of joblib's contract."""
 
     def __init__(self, backend: Any) -> None:
         # The backend refers to this object; a weak reference avoids a cycle.

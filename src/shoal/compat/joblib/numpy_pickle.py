@@ -15,14 +15,13 @@ import pickle
 from typing import Any
 
 from shoal._tracebacks import warn
-from shoal.errors import CorruptFile
 from shoal.persistence import _dump
 from shoal.persistence._dump import dump as _shoal_dump
 from shoal.persistence._load import load as _shoal_load
 
 from .backports import make_memmap
 from .compressor import _COMPRESSORS, BinaryZlibFile, register_compressor  # noqa: F401 other projects import it from here
-from .numpy_pickle_compat import NDArrayWrapper, ZNDArrayWrapper, load_compatibility
+from .numpy_pickle_compat import PYTHON_2, NDArrayWrapper, ZNDArrayWrapper, load_compatibility
 from .numpy_pickle_utils import (
     BUFFER_SIZE,
     JOBLIB_MMAPS,
@@ -49,11 +48,6 @@ __all__ = [
 ]
 
 NUMPY_ARRAY_ALIGNMENT_BYTES = 16
-
-_PYTHON_2 = (
-    "You may be trying to read with python 3 a joblib pickle generated with python 2. This feature is not supported by "
-    "joblib."
-)
 
 
 class NumpyArrayWrapper:
@@ -294,7 +288,7 @@ def load(filename: Any, mmap_mode: str | None = None, ensure_native_byte_order: 
             return _shoal_load(filename, mmap_mode, ensure_native_byte_order)
         except ValueError as error:
             if isinstance(error.__cause__, UnicodeDecodeError):
-                raise ValueError(_PYTHON_2) from error.__cause__
+                raise ValueError(PYTHON_2) from error.__cause__
             raise
     native = mmap_mode is None if ensure_native_byte_order == "auto" else bool(ensure_native_byte_order)
     if native and mmap_mode is not None:
@@ -321,10 +315,8 @@ def _unpickle(fobj: Any, ensure_native_byte_order: bool, filename: str = "", mma
     unpickler = NumpyUnpickler(filename, fobj, ensure_native_byte_order, mmap_mode=mmap_mode)
     try:
         value = unpickler.load()
-    except CorruptFile:
-        raise
     except UnicodeDecodeError as error:
-        raise ValueError(_PYTHON_2) from error
+        raise ValueError(PYTHON_2) from error
     if unpickler.compat_mode:
         warn(
             f"The file '{filename}' has been generated with a joblib version less than 0.10. Please regenerate this "

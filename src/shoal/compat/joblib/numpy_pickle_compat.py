@@ -8,13 +8,17 @@ import pickle
 import zlib
 from typing import Any
 
-from shoal.errors import CorruptFile
 from shoal.persistence.reading import _legacy
 
 from .compressor import _ZFILE_PREFIX
 from .numpy_pickle_utils import Unpickler, _ensure_native_byte_order
 
 __all__ = ["NDArrayWrapper", "ZNDArrayWrapper", "ZipNumpyUnpickler", "load_compatibility", "read_zfile", "write_zfile"]
+
+PYTHON_2 = (
+    "You may be trying to read with python 3 a joblib pickle generated with python 2. This feature is not supported by "
+    "joblib."
+)
 
 
 def hex_str(an_int: int) -> str:
@@ -122,10 +126,5 @@ def load_compatibility(filename: str) -> Any:
     with open(filename, "rb") as file:
         try:
             return ZipNumpyUnpickler(filename, file).load()
-        except CorruptFile:
-            raise
         except UnicodeDecodeError as error:
-            raise ValueError(
-                "You may be trying to read with python 3 a joblib pickle generated with python 2. This feature is not "
-                "supported by joblib."
-            ) from error
+            raise ValueError(PYTHON_2) from error

@@ -7,8 +7,6 @@
 
 `bind` is a function that is compiled with the parameters and defaults of f, so that Python decides which argument
 belongs to which parameter.
-
-Tests: test_memory_joblib.py and test_memory_keys.py.
 """
 
 from __future__ import annotations

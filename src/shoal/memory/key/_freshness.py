@@ -1,4 +1,4 @@
-"""Whether a file still has the text of the code that this process runs: the file may have been edited since its import.
+"""Checks whether a file still has the text of the code that this process runs. It may have been edited.
 
 ::
 
@@ -8,8 +8,6 @@
 
 The last change is the later of a file's times of content and of inode, because ``rsync -a`` replaces a file by a new
 one with an old time of content.
-
-Tests: test_stale_sources.py.
 """
 
 from __future__ import annotations
@@ -66,13 +64,7 @@ def code_started() -> float:
 
 
 def may_have_changed(path: str) -> bool:
-    """Tell whether a file may have changed after this process loaded code from it.
-
-    Raises
-    ------
-    OSError
-        If there is no such file.
-    """
+    """Return whether a file may have changed after this process loaded code from it. Raise OSError if it is missing."""
     changed = _changed(os.stat(path))
     if changed > code_started() - _MARGIN or not os.path.isabs(path):
         return True
@@ -90,43 +82,26 @@ def _changed(status: os.stat_result) -> float:
 def text_of(path: str) -> str:
     """Return the text of a Python file.
 
-    Raises
-    ------
-    OSError, SyntaxError, UnicodeDecodeError
-        If it cannot be read, or if it is not a Python file.
+    Raise OSError if it cannot be read; SyntaxError or UnicodeDecodeError if it is not Python.
     """
     with tokenize.open(path) as file:
         return file.read()
 
 
 def is_code_of(code: types.CodeType, text: str) -> bool:
-    """Tell whether a text contains a code object, at the line that the code object names.
+    """Return whether a text contains a code object, at the line that the code object names.
 
-    Raises
-    ------
-    SyntaxError, ValueError
-        If the text is not Python.
+    Raise SyntaxError or ValueError if the text is not Python.
     """
     found = _codes_in(text, code.co_filename).get((code.co_name, code.co_firstlineno), ())
     return any(hash(one) == hash(code) for one in found)
 
 
 def is_namespace_of(values: Mapping[str, Any], text: str, file: str, path: tuple[str, ...] = ()) -> bool:
-    """Tell whether a module, or a class in it, has the functions and constants that a text defines.
+    """Return whether the namespace `values` has the functions and constants that the text of a file defines.
 
-    Parameters
-    ----------
-    values
-        The namespace of the module or class.
-    text, file
-        The text, and the name of its file.
-    path
-        The name of the class, after the names of the classes around it; empty for a module.
-
-    Raises
-    ------
-    SyntaxError, ValueError
-        If the text is not Python.
+    It is the namespace of a module or of a class. `path` is the name of the class, after the names of the classes
+    around it; it is empty for a module. Raise SyntaxError or ValueError if the text is not Python.
     """
     body = ast.parse(text).body
     for name in path:
@@ -138,7 +113,7 @@ def is_namespace_of(values: Mapping[str, Any], text: str, file: str, path: tuple
 
 
 def _has_constants(values: Mapping[str, Any], body: list[ast.stmt]) -> bool:
-    """Tell whether the names of a namespace have the constant values that its body assigns to them."""
+    """Return whether the names of a namespace have the constant values that its body assigns to them."""
     assigned: dict[str, list[Any]] = {}
     for item in body:
         if isinstance(item, ast.Assign) and len(item.targets) == 1 and isinstance(item.targets[0], ast.Name):

@@ -1,4 +1,4 @@
-"""Which function is it, and which call? From a function and its arguments to the key of a result.
+"""The identity of a function, and the key of a call.
 
 ::
 
@@ -9,8 +9,6 @@
 So two functions of the same name, or two versions of one function, never load each other's results, even if another
 process writes to the folder. Under ``hash_name="md5"`` the key is joblib's: a digest of the arguments alone. There all
 results of a function are removed when its source changes.
-
-Tests: test_memory_keys.py.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from typing import Any
 
 from shoal.errors import HashingError
 from shoal.hashing import hash
-from shoal.hashing._functions import is_found
+from shoal.hashing._functions import cell_contents, is_found
 from shoal.memory.key._arguments import (
     Bind,
     dict_binder,
@@ -56,7 +54,7 @@ class Snapshot:
         The function's ``__code__``, ``__defaults__`` and ``__kwdefaults__`` at that time.
     tag
         The digest of everything that results depend on besides the arguments.
-    may_be_joblibs
+    may_use_joblib_key
         Whether results under joblib's key may be used: the key then covers everything that they depend on.
     bind
         A function that binds a call to a row of values.
@@ -71,7 +69,7 @@ class Snapshot:
     defaults: Any
     keyword_defaults: Any
     tag: str
-    may_be_joblibs: bool
+    may_use_joblib_key: bool
     bind: Bind
     wrapped: list[types.FunctionType]
     cells: list[Any]
@@ -128,7 +126,7 @@ class Identity:
         self._is_plain = isinstance(self.function, types.FunctionType)
         self.snapshot = _NOT_EXAMINED
         for dependency in self.depends:
-            _version_of(dependency)  # reports a mistake where the function is decorated, and not at its first call
+            _version_of(dependency)  # raises an error when the function is decorated, and not at its first call
 
     def __reduce__(self) -> Any:
         # The binders cannot be pickled, and the process that unpickles may be unable to read the source.
@@ -182,7 +180,7 @@ class Identity:
             tag,
             plain and self.hash_name != "md5" and self.shared_with_joblib and not counting,
             row_binder(signature, parameters, tag, live),
-            [inner for inner in wrapped if _goes_by_name(inner)],
+            [inner for inner in wrapped if _is_importable(inner)],
             counting,
         )
 
@@ -223,17 +221,17 @@ class Identity:
         except TypeError:
             row = (snapshot.tag, self._unbound(args, kwargs))
         if subject.state or snapshot.cells:
-            row = (*row, *subject.state, [_contents_of(cell) for cell in snapshot.cells])
+            row = (*row, *subject.state, [cell_contents(cell) for cell in snapshot.cells])
         if snapshot.wrapped:
             row = (*row, [(inner.__code__, inner.__defaults__, inner.__kwdefaults__) for inner in snapshot.wrapped])
         try:
             return Key(self.path, hash(row, "xxh3_128", self._coerce) + "x")
         except HashingError:
-            self._blame_closure()
+            self._check_closure()
             raise
 
     def is_stale(self) -> bool:
-        """Tell whether the function must be examined, for the first time or because it has other code or defaults."""
+        """Return whether the function must be examined, for the first time or because it has other code or defaults."""
         snapshot, function = self.snapshot, self.function
         if self._is_plain:
             return (
@@ -269,7 +267,7 @@ class Identity:
             raise wrong_arguments(self.function, self.signature, args, kwargs) from None
         return {"*": list(args), "**": kwargs}
 
-    def _blame_closure(self) -> None:
+    def _check_closure(self) -> None:
         """Raise Uncacheable if the state or the closure of the function cannot be hashed."""
         try:
             hash(self._subject.state)
@@ -280,7 +278,7 @@ class Identity:
         snapshot = self.snapshot
         for name, cell in zip(snapshot.code.co_freevars if snapshot.cells else (), snapshot.cells, strict=False):
             try:
-                hash(_contents_of(cell))
+                hash(cell_contents(cell))
             except HashingError as error:
                 raise Uncacheable(
                     f"its variable {name!r}, of the function around it, counts as an argument, but it cannot be "
@@ -304,17 +302,10 @@ def _wrapped_by(function: Any) -> Iterator[Any]:
         yield function
 
 
-def _goes_by_name(function: Any) -> bool:
+def _is_importable(function: Any) -> bool:
     return isinstance(function, types.FunctionType) and is_found(
         function, getattr(function, "__module__", None), function.__qualname__
     )
-
-
-def _contents_of(cell: Any) -> list[Any]:
-    try:
-        return [cell.cell_contents]
-    except ValueError:  # the variable has no value yet
-        return []
 
 
 def _version_of(dependency: Any) -> Any:

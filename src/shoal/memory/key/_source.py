@@ -4,9 +4,7 @@
 
     a callable ──> Subject      the function that is called in the end, and the arguments that precede those of a call
                      ├─> path   from its module and name, as joblib makes it, because both share folders
-                     └─> Source its text, file and line; from the file, and not from what Python remembers of the file
-
-Tests: test_memory_joblib.py and test_memory_changes.py.
+                     └─> Source its text, file and line; read from the file, not from Python's cache of its lines
 """
 
 from __future__ import annotations
@@ -58,13 +56,7 @@ class Subject:
 
 
 def subject_of(func: Callable[..., Any]) -> Subject:
-    """Return the subject of a callable.
-
-    Raises
-    ------
-    TypeError
-        If it is not callable.
-    """
+    """Return the subject of a callable. Raise TypeError if it is not callable."""
     if isinstance(func, types.FunctionType):
         return Subject(func)
     if isinstance(func, functools.partial) and type(func).__call__ is functools.partial.__call__:
@@ -161,7 +153,7 @@ class Source(NamedTuple):
         return f"{_HEADER} {self.line}\n{self.text}"
 
     def is_text_of(self, stored: str) -> bool:
-        """Tell whether a stored source has the same text."""
+        """Return whether a stored source has the same text."""
         return parse_stored(stored)[0].rstrip() == self.text.rstrip()
 
 
@@ -252,7 +244,7 @@ def source_of_module(module: types.ModuleType) -> Any:
 
 
 def _is_outdated(values: Any, file: str, path: tuple[str, ...] = ()) -> bool:
-    """Tell whether a module, or a class in it, was made from an earlier text of its file."""
+    """Return whether a module, or a class in it, was made from an earlier text of its file."""
     try:
         text = text_of(file)
         if not may_have_changed(file) or "<locals>" in path:
@@ -285,13 +277,7 @@ def fingerprint(code: types.CodeType) -> str:
 
 
 def is_elsewhere(stored: str, source: Source) -> bool | None:
-    """Tell whether a stored source is that of another function, which still is in the same file.
-
-    Returns
-    -------
-    bool or None
-        None if it cannot be told.
-    """
+    """Return whether a stored source is that of another function, still in the same file; None if that is unknown."""
     text, line = parse_stored(stored)
     if line == source.line or source.file is None:
         return False

@@ -1,4 +1,4 @@
-"""Where do results lie, and who may compute them? The stores that shoal brings along.
+"""The stores of shoal, and the leases that let one caller compute a result.
 
 ::
 
@@ -6,11 +6,11 @@
     out    the value, or KeyError; a lease, which lets one caller compute while the others wait
 
     _filestore    entries on a file system; read this file first
-    _staging      the folder in which entries are written and deleted, so that nobody sees half of one
-    _paths        which paths and permissions belong to a cache
-    _leases       which thread computes a value        _locks    which process does
+    _staging      the folder in which entries are written and deleted, so that no reader sees half of one
+    _paths        the paths and permissions of a cache
+    _leases       select the thread that computes a value      _locks    select the process
     _index        sizes and times of use, for stores with limits
     _fsspecstore  entries on any file system of fsspec
 
-The contract, :class:`~shoal.memory.store.Store`, is one folder above. Nothing here knows how a key is made.
+The contract, :class:`~shoal.memory.store.Store`, is one folder above. No module here makes keys.
 """

@@ -8,16 +8,14 @@
     │   └── 0f2b8227db95.../        an entry: output.pkl (the value), metadata.json
     └── .shoal/
         ├── aside/                  the staging folder: entries that are being written or deleted
-        ├── locks, waiting/         leases: which process computes which value
+        ├── locks, waiting/         leases: the processes that compute values, and those that wait
         └── index.sqlite            sizes and times of use, if there are limits
 
     save     aside/x/ is written ── rename ──> module/function/0f2b.../
     remove   module/function/0f2b.../ ── rename ──> aside/y/ is deleted
 
-So an entry is there completely or not at all. If the entry exists already, its two files are replaced one after the
-other, the value first: a reader that has opened the old value goes on with it.
-
-Tests: test_filestore.py and test_stores.py.
+So an entry exists completely or not at all. If the entry exists already, its two files are replaced one after the
+other, the value first. A reader that has opened the old value continues with it.
 """
 
 from __future__ import annotations
@@ -49,10 +47,10 @@ if TYPE_CHECKING:
     from shoal.memory.storage._index import Index
 
 _IGNORE = "# Created by shoal automatically.\n*\n"
-#: A folder may be removed by others just after it was made. After so many attempts the error has another cause.
+#: Another process may remove a folder just after it was made. After this many attempts the error has another cause.
 _ATTEMPTS = 5
 # The name of an entry that joblib has saved. shoal's own keys end in an "x".
-_is_joblibs = re.compile("[0-9a-f]{32}").fullmatch
+_is_joblib_key = re.compile("[0-9a-f]{32}").fullmatch
 
 
 class FileStore(Store):
@@ -173,7 +171,7 @@ class FileStore(Store):
                     return self._load_again(key, mmap_mode)
                 delete(staged)
                 if self._index is not None:
-                    self._index.gone(key)
+                    self._index.delete_row_if_missing(key)
         return self._report_unreadable(key, error)
 
     def _report_unreadable(self, key: Key, error: Exception) -> NoReturn:
@@ -259,7 +257,7 @@ class FileStore(Store):
             self._staging.remove(self.folder(key))
 
     def _is_ours(self, key: Key) -> bool:
-        """Tell whether a key leads to an entry of this store and not elsewhere: a damaged index can hold any key."""
+        """Return whether a key leads to an entry of this store and not elsewhere: a damaged index can hold any key."""
         try:
             if is_key(key):
                 refuse_links(self.location, key.function)
@@ -372,7 +370,7 @@ class FileStore(Store):
 
     def foreign(self, function: str) -> bool:
         try:
-            return any(_is_joblibs(name) for name in os.listdir(self._prefix + function))
+            return any(_is_joblib_key(name) for name in os.listdir(self._prefix + function))
         except OSError:
             return False
 

@@ -2,8 +2,6 @@
 
 Every file is written under a name of its own, and then replaces the old file: by a rename on a file system, by a copy
 on an object store, where a copy is atomic too. An entry exists when its value exists, so the value is written last.
-
-Tests: test_stores.py and test_cache_folder.py.
 """
 
 from __future__ import annotations

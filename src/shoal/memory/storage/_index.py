@@ -1,13 +1,11 @@
 """The index of a store with limits: the size of each entry and when it was last used, so that a write needs no walk.
 
 It is a SQLite file. Any number of processes may use it, and it survives their deaths. It need not survive a crash of
-the system, so nothing is ever synced: a walk through the store makes it anew.
+the system, because a walk through the store can rebuild it. So it is never synced.
 
 A row is added before its entry is published, and deleted after its entry is removed. So the entries on disk are never
 larger than the rows say. An entry without a row was written by joblib, or by a store that has no index. It gets a row
 in the next walk, or when it is used.
-
-Tests: test_index.py.
 """
 
 from __future__ import annotations
@@ -27,13 +25,13 @@ from shoal.memory.storage._locks import QUEUE, LockFile
 from shoal.memory.storage._paths import create_own_file, make_own_folder, refuse_links
 from shoal.memory.store import Entry, Key, Limits, excess
 
-#: Uses are written to the file when there are so many, or after so many seconds.
+#: Uses are written to the file when there are this many, or after this many seconds.
 _MOST_USES, _MOST_SECONDS = 1000, 10.0
 #: The number of entries that one transaction removes, so that other processes can write in between.
 _STEP = 64
-#: Joblib writes entries without telling the index. A walk finds them, and is repeated after so many seconds.
+#: The time between two walks, in seconds. Walks find entries of joblib, which does not update the index.
 _WALK_AGAIN = 24 * 3600.0
-#: A row without an entry may belong to an entry that is just being published. After so many seconds it does not.
+#: A row without an entry may belong to an entry that is being published. After this time, in seconds, it is deleted.
 _GRACE = 600.0
 _TIMEOUT = 60.0
 #: The endings of the names of the files that SQLite makes.
@@ -65,18 +63,8 @@ _OLDEST = "SELECT function, call, nbytes, used FROM entries ORDER BY used LIMIT 
 class Index:
     """The index of one store. Thread-safe, and safe between processes.
 
-    Parameters
-    ----------
-    path
-        The path of the file.
-    locks
-        The locks of the store.
-    walk
-        A function that yields the entries of the store.
-    measure
-        A function that returns the entry of a key, or None if it does not exist.
-    remove
-        A function that removes the entry of a key from the store.
+    Three functions of the store are passed: `walk` yields all entries, `measure` returns the entry of a key or None,
+    and `remove` removes it.
     """
 
     def __init__(
@@ -115,14 +103,14 @@ class Index:
         self._close()  # without a flush, because the collector may run while this thread holds any lock
 
     def used(self, key: Key) -> None:
-        """Note that an entry was used now. The note is written to the file later."""
+        """Record that an entry was used now. The record is written to the file later."""
         uses, now = self._uses, time.time()
         uses[key] = now
         if now > self._due or len(uses) >= _MOST_USES:
             self.flush()
 
     def flush(self) -> None:
-        """Write the noted uses to the file. Errors are ignored: uses only decide the order of removal."""
+        """Write the recorded uses to the file. Errors are ignored, because uses only decide the order of removal."""
         self._due = time.time() + _MOST_SECONDS
         if not os.path.exists(self._path):  # the store was removed, and must not be made again
             self._uses = {}
@@ -177,7 +165,7 @@ class Index:
             self._remove(key)
             rows.execute(_DELETE, key)
 
-    def gone(self, key: Key) -> None:
+    def delete_row_if_missing(self, key: Key) -> None:
         """Delete the row of an entry if the entry no longer exists."""
         with self._transaction() as rows:
             if self._measure(key) is None:
@@ -247,7 +235,7 @@ class Index:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._connected() as rows:
-            # SQLite could wait by itself, but it sleeps longer and longer while others write, and so wakes too late.
+            # SQLite could wait by itself. But it sleeps longer and longer while others write, and then wakes too late.
             locked = self._locks.queue()
             try:
                 rows.execute("BEGIN IMMEDIATE")

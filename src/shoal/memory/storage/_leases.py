@@ -11,8 +11,6 @@ No deadlock can arise. A thread that owns leases and is about to wait first reco
 lease X that it owns. Then it follows the edges of all threads and processes, starting at the lease that it wants. If
 they lead back to a lease of its own, it does not wait, but computes the result itself. Each thread records before it
 follows, so the thread that closes a circle sees all of it.
-
-Tests: test_leases.py.
 """
 
 from __future__ import annotations
@@ -151,9 +149,9 @@ class Leases:
 
     @contextmanager
     def _edges_to(self, wanted: int) -> Iterator[bool]:
-        """Record that this thread waits for a lease, while the block runs; give whether waiting is no deadlock."""
+        """Record during the block that this thread waits for a lease; yield False if waiting would be a deadlock."""
         owned = self._of_thread.get(get_ident())
-        if not owned:  # nobody can wait for this thread
+        if not owned:  # no other thread can wait for this one
             yield True
             return
         numbers = tuple(owned)
@@ -269,7 +267,7 @@ _registry = threading.Lock()
 def leases_in(folder: str) -> Leases:
     """Return the leases of a folder. All stores of this process share them, because the process owns the locks."""
     above, name = os.path.split(folder)
-    # Where ".shoal" is a link, it is not followed here: making the folder will refuse it.
+    # If ".shoal" is a link, it is not followed here. make_own_folder will refuse it.
     path = os.path.join(os.path.realpath(above), name) if name == OWN else os.path.realpath(folder)
     with _registry:
         leases = _by_folder.get(path)

@@ -4,8 +4,6 @@ They are POSIX record locks, for two reasons: the system releases the locks of a
 does not inherit them, so background processes that a computation leaves behind do not keep them. They have two
 drawbacks. They belong to the process, not to a thread: :mod:`shoal.memory.storage._leases` sorts out the threads. And
 closing any descriptor of the file releases all locks of the process: so each process opens the file only once.
-
-Tests: test_leases.py.
 """
 
 from __future__ import annotations
@@ -34,15 +32,7 @@ _BUSY = (errno.EACCES, errno.EAGAIN)
 class LockFile:
     """The locks of one folder. Thread-safe; all threads of a process own its locks together.
 
-    Parameters
-    ----------
-    path
-        The path of the file. It is made when the first lock is wanted.
-
-    Attributes
-    ----------
-    token
-        The number of this process. The byte of the token is locked as long as the process lives.
+    The first lock creates the file. `token` is the number of this process: its byte is locked while the process lives.
     """
 
     def __init__(self, path: str) -> None:
@@ -115,7 +105,7 @@ class LockFile:
         return file
 
     def is_alive(self, token: int) -> bool | None:
-        """Tell whether the process with a token is alive; None if locks do not work here."""
+        """Return whether the process with a token is alive; None if locks do not work here."""
         if token == self.token:
             return True
         locked = self.lock(_PROCESSES + token)
@@ -141,7 +131,7 @@ class LockFile:
                 pass
 
     def _current(self) -> _File | None:
-        """Return the open file, a new one if somebody has removed it, or None if locks do not work here."""
+        """Return the open file, a new one if it was removed from its folder, or None if locks do not work here."""
         file = self._file
         try:
             if file is not None and os.fstat(file.fd).st_nlink:

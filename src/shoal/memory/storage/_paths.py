@@ -7,11 +7,9 @@
     │   └── 0f2b.../          a key, and nothing else
     └── .shoal/               never a link
 
-Anybody who can write to the folder can still make its readers run code, because results are pickles. The checks here
-prevent something else: a link, a function's name or a damaged index must not make a cache remove or overwrite files
-outside of it.
-
-Tests: test_cache_folder.py.
+The checks here ensure that no link, no name of a function and no damaged index makes a cache remove or overwrite files
+outside its location. They do not make foreign results safe: results are pickles, so every user who can write to the
+folder can make its readers run code.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ def quoted(part: str) -> str:
 
 
 def is_key(key: Key) -> bool:
-    """Tell whether a cache could have made this key, so that it leads to an entry below the location."""
+    """Return whether a cache could have made this key, so that it leads to an entry below the location."""
     function: Any = key.function
     call: Any = key.call
     if not (isinstance(function, str) and isinstance(call, str)):  # a damaged index can contain other types
@@ -56,20 +54,7 @@ def is_key(key: Key) -> bool:
 
 
 def refuse_links(location: str, path: str) -> None:
-    """Check that no part of a path below a location is a symbolic link.
-
-    Parameters
-    ----------
-    location
-        A folder. It may be a link itself, and links may lead to it.
-    path
-        Parts with "/" between them.
-
-    Raises
-    ------
-    NotADirectoryError
-        If a part is a link.
-    """
+    """Raise NotADirectoryError if a part of a path below a location is a symbolic link. The location may be one."""
     for part in path.split("/"):
         location = f"{location}/{part}"
         try:
@@ -84,13 +69,7 @@ def refuse_links(location: str, path: str) -> None:
 
 
 def make_own_folder(path: str) -> None:
-    """Make ".shoal", or a folder in it.
-
-    Raises
-    ------
-    NotADirectoryError
-        If the folder or ".shoal" is a link.
-    """
+    """Make ".shoal", or a folder in it. Raise NotADirectoryError if either is a link."""
     folder, name = os.path.split(path)
     if os.path.basename(folder) == OWN:
         folder, name = os.path.dirname(folder), f"{OWN}/{name}"
@@ -117,18 +96,12 @@ def make_location(location: str) -> None:
 
 
 def is_shared(folder: str) -> bool:
-    """Tell whether users other than the owner may write to a folder."""
+    """Return whether users other than the owner may write to a folder."""
     return os.name == "posix" and bool(os.stat(folder).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def create_own_file(path: str) -> int | None:
-    """Create a file in ".shoal"; return its descriptor, or None if it exists already.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be created.
-    """
+    """Create a file in ".shoal"; return its descriptor, or None if it exists already."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     except FileExistsError:
@@ -140,7 +113,7 @@ def create_own_file(path: str) -> int | None:
 def share(path: str) -> None:
     """Give a new file or folder the write permissions of its parent, whatever the umask: several users share a cache.
 
-    A folder such as /tmp is left out. It has the sticky bit, so nobody may replace the files of others there.
+    A folder such as /tmp is left out. It has the sticky bit, so that users cannot replace the files of others.
     """
     if os.name != "posix":
         return

@@ -2,8 +2,6 @@
 
 The name of everything in it begins with the token of the process that made it. When that process is dead, the next
 process that uses the folder deletes its leftovers.
-
-Tests: test_filestore.py and test_cache_folder.py.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from shoal.memory.storage._locks import LockFile
 from shoal.memory.storage._paths import METADATA, OUTPUT, is_shared, make_own_folder, share
 from shoal.persistence._load import load
 
-#: Leftovers older than so many seconds are deleted where no lock tells whether their process is alive.
+#: Leftovers older than this, in seconds, are deleted even if no lock shows whether their process is alive.
 _OLD = 24 * 3600.0
 _ATTEMPTS = 5
 _is_ours = re.compile("[0-9a-f]{1,16}-[0-9a-f]+-[0-9a-f]+").fullmatch
@@ -30,12 +28,8 @@ _is_ours = re.compile("[0-9a-f]{1,16}-[0-9a-f]+-[0-9a-f]+").fullmatch
 class Staging:
     """A staging folder. Thread-safe, and safe between processes.
 
-    Parameters
-    ----------
-    folder
-        Its path. It is made when it is first needed. It must be on the same file system as the entries.
-    locks
-        The locks that tell which processes are alive.
+    The folder is made on first use. It must be on the same file system as the entries. `locks` shows which processes
+    are alive.
     """
 
     def __init__(self, folder: str, locks: LockFile) -> None:
@@ -58,7 +52,7 @@ class Staging:
             try:
                 make(path)
                 break
-            except FileNotFoundError:  # somebody has removed the staging folder
+            except FileNotFoundError:  # the staging folder was removed
                 self._swept = False
                 if attempt == _ATTEMPTS - 1:
                     raise

@@ -141,7 +141,7 @@ def _size(name: str, size: Any) -> None:
             raise ValueError
         parse_size(size)
     except ValueError:
-        message = f"{name}={size!r:.80} is no size: give a number of bytes, or a string like '500M', or None"
+        message = f"{name}={size!r:.80} is not a size: pass a number of bytes, or a string such as '500M', or None"
         raise ValueError(message) from None
 
 

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/compression/test_compression.py.
 """How are bytes compressed on their way into a file, and decompressed on their way out?
 
 In: a file object, and the name of a compressor. Out: a file object that compresses what is written to it, or one from

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/compression/test_deflate.py.
 """Calls that threads run ahead of time, and whose results come in the order of the calls."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/compression/test_deflate.py, tests/persistence/reading/test_several_dumps.py.
 """Reading compressed streams forwards, and no further than to their ends.
 
 ::

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/compression/test_deflate.py.
 """Writing zlib and gzip streams: blocks are deflated on several threads. `_stream` draws the layout."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/compression/test_deflate.py.
 """Reading zlib and gzip streams: any stream on one thread, and the blocks of `DeflateFile` on several."""
 
 from __future__ import annotations

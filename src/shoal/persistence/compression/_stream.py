@@ -1,4 +1,3 @@
-# Tested in tests/persistence/compression/test_deflate.py.
 """The layout of zlib and gzip streams: blocks, the container around them, and the footer behind them.
 
 It is one standard stream with one member, which any reader of zlib or gzip reads::

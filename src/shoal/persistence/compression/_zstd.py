@@ -1,4 +1,3 @@
-# Tested in tests/persistence/compression/test_compression.py.
 """Writing Zstandard. Its library uses threads of its own if there is much to compress."""
 
 from __future__ import annotations

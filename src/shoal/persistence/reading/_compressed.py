@@ -1,4 +1,3 @@
-# Tested in tests/persistence/reading/test_several_dumps.py, tests/persistence/test_persistence_faults.py.
 """Loading a compressed file.
 
 ::

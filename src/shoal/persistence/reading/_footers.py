@@ -1,4 +1,3 @@
-# Tested in tests/persistence/test_persistence_faults.py.
 """The footer of a file: finding it, and comparing the checksum of the pickle before anything is rebuilt from it."""
 
 from __future__ import annotations

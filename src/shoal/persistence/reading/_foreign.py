@@ -1,4 +1,3 @@
-# Tested in tests/persistence/reading/test_foreign_files.py.
 """Guess the format of a file that neither `dump` nor joblib has written. Used only if the file could not be loaded."""
 
 from __future__ import annotations

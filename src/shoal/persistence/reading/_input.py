@@ -1,4 +1,3 @@
-# Tested in tests/persistence/test_persistence_streams.py, tests/persistence/reading/test_persistence_fuzz.py.
 """The file-like object that the C unpickler reads from.
 
 The C unpickler reads no more than it needs from a file without ``peek``. It accepts more bytes from ``read`` than it

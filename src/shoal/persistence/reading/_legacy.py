@@ -1,4 +1,3 @@
-# Tested in tests/persistence/reading/test_persistence_fixtures.py.
 """Files of joblib before 0.10, whose arrays are in files of their own, beside the pickle.
 
 ::

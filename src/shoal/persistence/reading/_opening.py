@@ -1,4 +1,3 @@
-# Tested in tests/persistence/reading/test_several_dumps.py, tests/persistence/reading/test_foreign_files.py.
 """The decompressed contents of a file, for passes over it that rebuild nothing: a dry run, and a look at its footer."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/test_load.py, tests/persistence/test_persistence.py.
 """Loading a file that is not compressed, and files of joblib before 0.10 that are compressed as a whole.
 
 ::

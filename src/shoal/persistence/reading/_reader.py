@@ -1,4 +1,3 @@
-# Tested in tests/persistence/test_persistence.py.
 """Reading: the C unpickler, and arrays handed to it where it has just rebuilt joblib's wrapper of an array.
 
 ::

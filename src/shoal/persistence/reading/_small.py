@@ -1,4 +1,3 @@
-# Tested in tests/persistence/reading/test_small_files.py.
 """Small files of shoal: read with one call, and rebuilt without the machinery that arrays and large files need."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/reading/test_several_dumps.py, tests/persistence/test_persistence_streams.py.
 """Where an object begins in a file, and how it is compressed; and files that cannot seek."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/test_persistence_faults.py, tests/persistence/test_persistence_libraries.py.
 """The steps that all ways of loading share: rebuild the object, tell damage from other errors, compare checksums."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/trust/test_trust.py, tests/persistence/trust/test_trust_attacks.py.
 """The dry run's stand-in for numpy's dtypes. It tells how many bytes an array has."""
 
 from __future__ import annotations

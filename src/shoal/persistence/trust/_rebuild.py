@@ -1,4 +1,3 @@
-# Tested in tests/persistence/trust/test_trust.py, tests/persistence/trust/test_trust_attacks.py.
 """The second pass over a file that is not trusted: rebuild what the dry run has found to be harmless.
 
 ::

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/trust/test_trust_attacks.py.
 """Functions, and calls of classes, that a pattern such as ``sklearn.*`` covers because honest files need them.
 
 Of a class, a pattern covers only ``__new__`` without arguments, which runs no ``__init__``. The callables in this table

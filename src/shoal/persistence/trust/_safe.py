@@ -1,4 +1,3 @@
-# Tested in tests/persistence/trust/test_trust.py.
 """The globals that every file may import, and how it may use them: only as pickle does for plain data."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/trust/test_trust.py, tests/persistence/trust/test_trust_attacks.py.
 """Decides which globals a file may import, and imports them."""
 
 from __future__ import annotations

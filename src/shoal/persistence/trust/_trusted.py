@@ -1,4 +1,3 @@
-# Tested in tests/persistence/trust/test_trust.py, tests/persistence/trust/test_trust_attacks.py.
 """Loading a file that is not trusted: a dry run, and, if nothing in the file is refused, the real one.
 
 ::

@@ -1,4 +1,3 @@
-# Tested in tests/persistence/test_persistence.py, tests/persistence/writing/test_persistence_names.py.
 """Splicing: arrays are put into the opcodes of the C pickler, where they belong, and everything is written to a file.
 
 ::

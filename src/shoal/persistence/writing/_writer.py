@@ -1,4 +1,3 @@
-# Tested in tests/persistence/test_persistence.py, tests/persistence/writing/test_persistence_names.py.
 """Writing: the C pickler, and a decision for each object: does it stay in the pickle, or is it an array to be spliced?
 
 ::
