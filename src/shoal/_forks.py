@@ -1,7 +1,8 @@
-"""A registry of the functions that a forked child of this process calls first, in an explicit order.
+"""A registry of the functions that are called when this process forks, in an explicit order.
 
 ::
 
+    before: functions of before_fork
     os.fork() ──> child: functions of order BACKENDS, then of order CALLERS; within an order, as they were registered
 
 A child has only the thread that forked. A lock may be held by a thread that the child does not have; descriptors,
@@ -19,6 +20,12 @@ BACKENDS = 1
 CALLERS = 2
 
 _functions: list[tuple[int, Callable[[], object]]] = []
+_before: list[Callable[[], object]] = []
+
+
+def before_fork(function: Callable[[], object]) -> None:
+    """Register a function that this process calls before it forks, in the thread that forks. Thread-safe."""
+    _before.append(function)
 
 
 def after_fork_in_child(function: Callable[[], object], order: int) -> None:
@@ -29,6 +36,10 @@ def after_fork_in_child(function: Callable[[], object], order: int) -> None:
     ``sys.unraisablehook``. If the system has no fork, no function is ever called. Thread-safe.
     """
     _functions.append((order, function))
+
+
+def _before_fork() -> None:
+    _call_all(_before)
 
 
 def _in_child() -> None:
@@ -44,4 +55,4 @@ def _call_all(functions: list[Callable[[], object]]) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_in_child)

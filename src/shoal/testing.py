@@ -868,4 +868,4 @@ def say(number: int) -> None:
 
 def warn_of(number: int) -> None:
     """Issue a warning of a category that is ignored by default."""
-    warnings.warn(f"call {number}", ImportWarning, stacklevel=1)
+    warnings.warn(f"call {number}", ImportWarning)  # noqa: B028 this is the place

@@ -15,8 +15,13 @@ from shoal.backends._failure import Failure, failure_of
 from shoal.backends._messages import Blocking
 from shoal.backends.base import be_worker
 
+#: The first byte of a message to the parent that is no answer. A pickle begins with another one.
+NOTE = b"n"
+
 _PR_SET_PDEATHSIG = 1
 _F_SETSIG = 10
+
+_connection: Blocking | None = None
 
 
 class Place:
@@ -86,6 +91,8 @@ def serve(place: Place, initial: Callable[[], tuple[Any, Any]], connection: Bloc
     connection
         The socket to the parent.
     """
+    global _connection
+    _connection = connection
     failure: Failure | None = None
     try:
         place.take()
@@ -105,6 +112,23 @@ def serve(place: Place, initial: Callable[[], tuple[Any, Any]], connection: Bloc
         os._exit(1)
     _end_executors()
     connection.leave()
+
+
+def can_tell() -> bool:
+    """Return whether this process is a worker that can :func:`tell`."""
+    return _connection is not None
+
+
+def tell(note: bytes) -> None:
+    """Send a note to the run whose message this worker handles, before the answer. Thread-safe.
+
+    Raises
+    ------
+    OSError
+        If the parent has ended.
+    """
+    assert _connection is not None
+    _connection.send(NOTE + note)
 
 
 def _answer(message: bytes | bytearray) -> bytes:

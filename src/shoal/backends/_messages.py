@@ -4,38 +4,39 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 
 _LENGTH = struct.Struct("<Q")
-#: What is read at a time, in bytes, unless a message is known to be longer.
+#: The number of bytes that are read at a time, unless a message is known to be longer.
 _CHUNK = 64 * 1024
-#: No message on the control connection of a fork server, which keeps their bounds by itself, is longer.
+#: The size of the longest message on the control connection of a fork server, which keeps their bounds by itself.
 CONTROL_BYTES = 128 * 1024
 
 
 def framed(message: bytes) -> list[memoryview]:
-    """Return what is to be written for a message."""
-    # One write where it is short: a second call costs more than a copy.
+    """Return the parts to write for a message."""
+    # A short message is one part, because a second write costs more than a copy.
     if len(message) <= _CHUNK:
         return [memoryview(_LENGTH.pack(len(message)) + message)]
     return [memoryview(_LENGTH.pack(len(message))), memoryview(message)]
 
 
 class Reader:
-    """Reads messages from a socket, which may be a blocking one or not."""
+    """Reads messages from a socket, which may be blocking or not."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._start = b""  # of the next message, of which the length may not be known yet
-        self._body = bytearray()  # of a long message, whose length is known
-        self._filled = -1  # bytes of it that are there; -1: there is none
+        self._start = b""  # the beginning of the next message, which may lack a part of the length
+        self._body = bytearray()  # the body of a long message whose length is known
+        self._filled = -1  # the number of bytes of that body that have come; -1: there is no such message
 
     def read(self) -> list[bytes | bytearray]:
-        """Read once; return the messages that are whole now.
+        """Read once; return the messages that are complete now.
 
         Raises
         ------
         BlockingIOError
-            If nothing is there.
+            If there is nothing to read.
         EOFError
             If the other end was closed.
         OSError
@@ -77,13 +78,17 @@ class Reader:
 
 
 class Blocking:
-    """A worker's end: it waits for a message, and until all of an answer is taken."""
+    """The worker's end of a socket. It waits for messages, and until the other end has taken what is sent.
+
+    Several threads may send; one may receive.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(True)
         self._connection = connection
         self._reader = Reader(connection)
-        self._read: list[bytes | bytearray] = []  # the next one last
+        self._read: list[bytes | bytearray] = []  # messages that were read and not returned, the next one last
+        self._sending = threading.Lock()
 
     def receive(self) -> bytes | bytearray:
         """Wait for a message, and return it.
@@ -107,13 +112,14 @@ class Blocking:
         OSError
             If the other end was closed.
         """
-        for part in framed(message):
-            self._connection.sendall(part)
+        with self._sending:
+            for part in framed(message):
+                self._connection.sendall(part)
 
     def close(self) -> None:
         """Close this end."""
         self._connection.close()
 
     def leave(self) -> None:
-        """Leave this end open until the process ends, so that the other one need not ask what became of it."""
+        """Leave this end open until the process ends, so that its end is seen only together with the exit code."""
         self._connection.detach()

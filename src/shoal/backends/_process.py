@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, NamedTuple, Protocol
 
+from shoal.backends._bootstrap import NOTE
 from shoal.backends._failure import rebuilt
 from shoal.backends._guard import UNGUARDED, missing_main_guard
 from shoal.backends._loop import Loop
@@ -72,6 +73,9 @@ class Owner(Protocol):
 
     def answered(self, process: Process, value: Any, error: BaseException | None) -> None:
         """Handle the answer to the first item of a process."""
+
+    def noted(self, process: Process, note: bytes) -> None:
+        """Handle a note, which the process has sent while it handles its first item."""
 
     def ended(self, process: Process, error: BaseException) -> None:
         """Handle the end of a process: no more answers will come, for the reason given."""
@@ -266,7 +270,10 @@ class Process:
         for message in messages:
             self.began = True
             try:
-                self._owner.answered(self, *decoded(message))
+                if message[:1] == NOTE:
+                    self._owner.noted(self, bytes(message[1:]))
+                else:
+                    self._owner.answered(self, *decoded(message))
             except BaseException as error:
                 self._fail(error)
                 return None

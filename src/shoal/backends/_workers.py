@@ -205,6 +205,13 @@ class Worker:
         else:
             item.future.set_exception(error)
 
+    def noted(self, process: Process, note: bytes) -> None:
+        """Pass a note to the run of the first item of a process; called in the loop's thread."""
+        with self.lock:
+            turn = process.items[0].turn if process.items else None
+        if turn is not None and turn.on_note is not None:
+            turn.on_note(note)
+
     def ended(self, process: Process, error: BaseException) -> None:
         """Fail the items of a process that has ended; called in the loop's thread."""
         self._pool.ended(process)
@@ -367,7 +374,15 @@ class Turn(Executor):
         The worker.
     surroundings
         The surroundings that the calls are to have; None for those with which the process was started.
+
+    Attributes
+    ----------
+    on_note
+        Called in the loop's thread with each note that a worker sends during a call of this run; None if nobody wants
+        them.
     """
+
+    on_note: Callable[[bytes], object] | None = None
 
     def __init__(self, worker: Worker, surroundings: Surroundings | None = None) -> None:
         self.worker = worker

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from shoal import errors
 from shoal._files import format_size
@@ -38,6 +38,12 @@ from shoal.parallel.transport._worker_limits import KILL_FACTOR, SAMPLE_SECONDS,
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel.options._plan import Plan
+
+
+class _Note(NamedTuple):
+    """The message that calls which still run have said something."""
+
+    said: bytes
 
 
 class BatchRun(Run, Generic[R]):
@@ -66,6 +72,7 @@ class BatchRun(Run, Generic[R]):
     ) -> None:
         super().__init__(plan, slots, schedule, listener, faults, release)
         self._transport = transport
+        transport.on_note = lambda note: self.inbox.put(_Note(note))
         self._limits = limits or WorkerLimits(None, None)
         # Whether a batch may wait at a busy worker. A worker that serves a limited number of calls would return it.
         self._queues_ahead = self._limits.calls is None
@@ -154,7 +161,10 @@ class BatchRun(Run, Generic[R]):
             running = self._deaths[index][1]
         self.inbox.put((index, request, running, future))
 
-    def _handle(self, message: tuple[int, R, WorkerStatus | None, Future[Any]]) -> Ready:
+    def _handle(self, message: tuple[int, R, WorkerStatus | None, Future[Any]] | _Note) -> Ready:
+        if isinstance(message, _Note):
+            deliver(message.said)
+            return []
         index, request, running, future = message
         if request not in self._in_flight[index]:  # its worker was killed meanwhile
             return []
@@ -181,7 +191,7 @@ class BatchRun(Run, Generic[R]):
             values, error, whole, said = self._transport.receive(request, reply)
         finally:
             self._drop(index, request)
-        if said:
+        if said is not None:
             deliver(said)
         done = batch if error is None else batch.split(len(values))
         if memory is not None:

@@ -12,7 +12,7 @@ _processes sends bytes to worker processes. _engines hands objects to engines th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -20,7 +20,6 @@ from shoal._pickling import Reduce, as_usual, culprit, dumps
 from shoal._tracebacks import from_user
 from shoal.backends._failure import Failure, rebuilt
 from shoal.errors import CallPicklingError, CallUnpicklingError
-from shoal.observe._saying import Said
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import describe
 from shoal.parallel.transport._status import WorkerStatus
@@ -78,13 +77,13 @@ class Received(NamedTuple):
     call_unknown
         Whether the exception may belong to any call of the batch, and not to the next call.
     said
-        What the calls have said.
+        What the calls have said, for :func:`~shoal.observe._saying.deliver`; None if that is nothing.
     """
 
     values: list[Any]
     error: BaseException | None
     call_unknown: bool = False
-    said: Sequence[Said] = ()
+    said: bytes | None = None
 
 
 class Transport(ABC, Generic[R]):
@@ -94,6 +93,9 @@ class Transport(ABC, Generic[R]):
     -----
     Not thread-safe: it belongs to the thread that owns the run. Only :meth:`replaced` may be called by any thread.
     """
+
+    #: Takes what a worker sends during a batch, in any thread; None if that is dropped.
+    on_note: Callable[[bytes], object] | None = None
 
     @abstractmethod
     def encode(self, batch: Batch) -> R:

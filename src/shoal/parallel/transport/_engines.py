@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 from shoal.backends import worker_index
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
-from shoal.observe._saying import HOME, Recorder, adopt, collecting, packed, unpacked
+from shoal.observe._recording import Recorder, adopt, collecting
+from shoal.observe._saying import HOME
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, describe, resolved
 from shoal.parallel.options._settings import Nested, nested_settings
@@ -112,7 +113,7 @@ class ObjectTransport(Transport[Request]):
         values, error = reply.values, reply.error
         if isinstance(error, Failure):
             error = raised(error, request.batch, len(values))
-        return Received(values, error, False, () if reply.said is None else unpacked(reply.said))
+        return Received(values, error, False, reply.said)
 
     def explain(self, batch: Batch, error: Exception) -> Unsendable:
         """Find the call because of which the executor has refused a batch."""
@@ -221,9 +222,9 @@ class Task:
         clock = time.perf_counter
         values: list[Any] = []
         recorder, listening = None, _NOT_LISTENING
-        if options.conditions is not None and options.home != HOME:
-            recorder = Recorder(lambda: options.start + len(values), worker_index())
-            listening = collecting(recorder, adopt(options.conditions), in_thread=True)
+        if options.home != HOME and (conditions := adopt(options.conditions)) is not None:
+            recorder = Recorder(lambda: options.start + len(values), worker_index(), conditions)
+            listening = collecting(recorder, in_thread=True)
         with listening, nested_settings(*options.nested):
             began = clock()
             failure: Failure | None = None
@@ -239,8 +240,7 @@ class Task:
             except BaseException as error:
                 failure = failure_of(error, error)
             elapsed = clock() - began
-        said = packed(recorder.said) if recorder is not None and recorder.said else None
-        return Outcome(elapsed, values, failure, None, said)
+        return Outcome(elapsed, values, failure, None, None if recorder is None else recorder.end())
 
 
 def task_name(calls: list[Call]) -> str:

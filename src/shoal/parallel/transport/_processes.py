@@ -20,8 +20,8 @@ from typing import Any
 
 from shoal._pickling import loads
 from shoal._tracebacks import in_a_line
+from shoal.backends._workers import Turn
 from shoal.errors import CallUnpicklingError
-from shoal.observe._saying import unpacked
 from shoal.observe._terminal import bars_drawn
 from shoal.parallel._batch import Batch, folded
 from shoal.parallel.options._settings import Nested
@@ -184,6 +184,8 @@ class ProcessTransport(Transport[ProcessRequest]):
             return failed_future(request.refusal)
         if executor not in self._status_rows:
             self._status_rows[executor] = status_page.allocate() if self._writes_status else None
+            if isinstance(executor, Turn):
+                executor.on_note = self.on_note
         row = self._status_rows[executor]
         sent = self._objects.sent_to(executor)
         objects = self._objects.pickled(request.needed - sent)
@@ -212,7 +214,6 @@ class ProcessTransport(Transport[ProcessRequest]):
     def receive(self, request: ProcessRequest, reply: Reply) -> Received:
         """Unpickle the results. Large ones are mapped from the segments into which the worker has written them."""
         batch, failure, segments = request.batch, reply.failure, request.result_segments
-        said = () if reply.said is None else unpacked(reply.said)
         buffers = [map_part(segments[number].fd, offset, nbytes) for number, offset, nbytes in reply.ranges]
         request.release_result_segments({number for number, _, _ in reply.ranges})
         stream = buffers.pop(0) if reply.stream is None else memoryview(reply.stream)
@@ -222,14 +223,14 @@ class ProcessTransport(Transport[ProcessRequest]):
         except Exception as error:
             refusal = CallUnpicklingError(f"the result of {span(batch)}", "the calling process", in_a_line(error))
             refusal.__cause__ = cause(error)
-            return Received([], refusal, True, said)
+            return Received([], refusal, True, reply.said)
         if values:
             used_per_call = len(reply.ranges) / len(values)
             self._result_segments_per_call = max(self._result_segments_per_call, used_per_call)
         if failure is None:
-            return Received(values, None, False, said)
+            return Received(values, None, False, reply.said)
         error_of_call = raised(failure, batch, None if reply.call_unknown else len(values))
-        return Received(values, error_of_call, reply.call_unknown, said)
+        return Received(values, error_of_call, reply.call_unknown, reply.said)
 
     def explain(self, _batch: Batch, error: Exception) -> Unsendable:
         """Raise the error of a worker process: no call is to blame."""

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 from shoal._pickling import collecting_later, culprit, dumps, loads
 from shoal._tracebacks import in_a_line
 from shoal.backends import worker_index
-from shoal.backends._bootstrap import interruptible
+from shoal.backends._bootstrap import can_tell, interruptible, tell
 from shoal.backends._failure import Failure, failure_of
 from shoal.errors import CallPicklingError, CallUnpicklingError
-from shoal.observe._saying import Recorder, adopt, collecting, packed
+from shoal.observe._recording import Recorder, adopt, collecting
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
@@ -213,11 +213,11 @@ def run_batch(payload: Payload) -> Reply:
         status.write_pid()
         calls = islice(calls, usage.calls_left(limits))
     recorder, listening = None, _NOT_LISTENING
-    if (
-        payload.conditions is not None and payload.run[0] != os.getpid()
-    ):  # else this is a thread of the caller's process
-        recorder = Recorder(lambda: int(doubles[activity]), worker_index())
-        listening = collecting(recorder, adopt(payload.conditions))
+    # The thread of a worker may be one of the caller's process.
+    if payload.run[0] != os.getpid() and (conditions := adopt(payload.conditions)) is not None:
+        send = tell if can_tell() else None
+        recorder = Recorder(lambda: int(doubles[activity]), worker_index(), conditions, send)
+        listening = collecting(recorder)
     with listening, nested_settings(*payload.nested), interruptible():
         try:
             now = began = clock()
@@ -243,7 +243,8 @@ def run_batch(payload: Payload) -> Reply:
         finish_lines()
     del arguments, keywords
     reply = _encode(values, elapsed, failure, functions, payload)
-    return reply._replace(said=packed(recorder.said)) if recorder is not None and recorder.said else reply
+    said = None if recorder is None else recorder.end()
+    return reply if said is None else reply._replace(said=said)
 
 
 def _encode(values: list[Any], elapsed: float, failure: Failure | None, functions: Any, payload: Payload) -> Reply:

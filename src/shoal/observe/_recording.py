@@ -1,0 +1,355 @@
+"""Collects what calls say in a worker: log records, warnings and output.
+
+::
+
+    adopt()       the levels and filters of the caller become those of this process
+    collecting()  logging.lastResort:    records that no handler here handles ──┐
+                  warnings.showwarning:  warnings that the filters show ────────┼──> Recorder ──> the caller
+                  sys.stdout, stderr:    where the caller has replaced its own ─┘
+
+Handlers, levels and filters that code in this process has set stay, and what they handle or hide is not forwarded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import pickle
+import queue
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from shoal._forks import before_fork
+from shoal.observe import _saying
+from shoal.observe._saying import Conditions, Filter, Said, described, sealed
+
+#: What a call has said is sent after this time, if the call still runs. In seconds.
+FLUSH_SECONDS = 1.0
+
+
+class Recorder:
+    """Collects what calls say in a worker.
+
+    Parameters
+    ----------
+    call
+        Returns the index of the call that runs.
+    worker
+        The index of the worker; log records get it as the attribute ``shoal_worker``.
+    conditions
+        Those of the caller. They say what is collected.
+    send
+        Sends pickled bytes to the caller. A second after something was said, it is sent, if the calls still run. None
+        if all of it goes with the results.
+
+    Attributes
+    ----------
+    conditions
+        As above.
+
+    Notes
+    -----
+    Thread-safe.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[], int],
+        worker: int | None,
+        conditions: Conditions,
+        send: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.conditions = conditions
+        self._said: list[Said] = []
+        self._ended = False
+        self._call = call
+        self._worker = worker
+        self._send = send
+        self._lock = threading.RLock()  # reentrant, because a finalizer may log something at any time
+
+    def log(self, record: logging.LogRecord) -> None:
+        """Add a log record. Its exception becomes text."""
+        attributes = vars(record).copy()
+        call = self._call()
+        if record.exc_info:
+            attributes["exc_text"] = record.exc_text or logging.Formatter().formatException(record.exc_info)
+            attributes["exc_info"] = None
+        args = record.args.values() if isinstance(record.args, Mapping) else record.args or ()
+        if not all(type(value) in (str, int, float) for value in args):
+            attributes.update(msg=record.getMessage(), args=None)
+        attributes.update(shoal_call=call, shoal_worker=self._worker)
+        args = attributes.pop("args")
+        self._add(Said("logging", call, {name: sealed(value) for name, value in attributes.items()} | {"args": args}))
+
+    def warn(self, message: Warning | str, category: type[Warning], filename: str, line: int) -> None:
+        """Add a warning."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_code.co_filename != filename:
+            frame = frame.f_back
+        module = frame.f_globals.get("__name__") if frame.f_code.co_filename == filename else None
+        what = sealed(message), sealed(category), filename, line, module
+        self._add(Said("warnings", self._call(), what))
+
+    def write(self, stream: str, text: str) -> None:
+        """Add text that was written to a standard stream."""
+        call = self._call()
+        with self._lock:
+            last = self._said[-1] if self._said else None
+            if last is not None and last.call == call and last.kind == "output" and last.what[0] == stream:
+                last.what[1].append(text)
+                return
+            self._add(Said("output", call, (stream, [text])))
+
+    def end(self) -> bytes | None:
+        """Send nothing any more; return what was said and not sent, pickled, or None if that is nothing."""
+        with self._lock:
+            self._ended = True
+            return pickle.dumps(self._said, pickle.HIGHEST_PROTOCOL) if self._said else None
+
+    def flush(self) -> None:
+        """Send what was said, unless the calls have ended."""
+        with self._lock:
+            if self._send is not None and self._said and not self._ended:
+                said, self._said = self._said, []
+                self._send(pickle.dumps(said, pickle.HIGHEST_PROTOCOL))
+
+    def _add(self, said: Said) -> None:
+        with self._lock:
+            self._said.append(said)
+            first = len(self._said) == 1
+        if first and self._send is not None and not self._ended:
+            _flusher.watch(self)
+
+
+class _Flusher:
+    """A thread that flushes recorders. It begins when a call says something, and ends before the process is forked.
+
+    Python warns of a fork in a process with several threads.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._watched: queue.SimpleQueue[Recorder | None] = queue.SimpleQueue()
+
+    def watch(self, recorder: Recorder) -> None:
+        """Flush a recorder after a second."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="shoal-said", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads: all goes with the results
+                return
+            self._thread = thread
+        self._watched.put(recorder)
+
+    def _run(self) -> None:
+        recorder = self._watched.get()
+        while recorder is not None:
+            watched = recorder
+            try:
+                recorder = self._watched.get(timeout=FLUSH_SECONDS)  # the calls of the one before have ended
+            except queue.Empty:
+                with contextlib.suppress(OSError):  # the caller has ended
+                    watched.flush()
+                recorder = self._watched.get()
+
+    def stop(self) -> None:
+        """End the thread."""
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            self._watched.put(None)
+            thread.join()
+
+
+_flusher = _Flusher()
+before_fork(_flusher.stop)
+
+
+_of_process: Recorder | None = None
+_of_thread = threading.local()
+
+
+def _recorder() -> Recorder | None:
+    return getattr(_of_thread, "recorder", None) or _of_process
+
+
+class _Unhandled(logging.Handler):
+    """Takes the place of ``logging.lastResort``: it receives the records that no handler has handled."""
+
+    def __init__(self, usual: logging.Handler | None) -> None:
+        super().__init__()
+        self._usual = usual
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        recorder = _recorder()
+        if recorder is not None and recorder.conditions.levels is not None:
+            try:
+                recorder.log(record)
+            except Exception:  # its arguments do not fit its message
+                self.handleError(record)
+        elif self._usual is not None and record.levelno >= self._usual.level:
+            self._usual.handle(record)
+        return True
+
+
+_usual_show = warnings.showwarning
+
+
+def _show(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    recorder = _recorder()
+    if recorder is None or recorder.conditions.filters is None or file is not None:
+        _usual_show(message, category, filename, lineno, file, line)
+    else:
+        recorder.warn(message, category, filename, lineno)
+
+
+class _Raw(io.RawIOBase):
+    """The bytes below :class:`_Collecting`."""
+
+    def __init__(self, name: str, usual: Any) -> None:
+        self._name, self._usual = name, usual
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        text = bytes(data).decode("utf-8", "backslashreplace")
+        recorder = _recorder()
+        if recorder is not None:
+            recorder.write(self._name, text)
+        elif self._usual is not None:
+            self._usual.write(text)
+        return len(data)
+
+    def fileno(self) -> int:
+        return int(self._usual.fileno())
+
+
+class _Collecting(io.TextIOWrapper):
+    """A standard stream whose text goes to the recorder, and without one to the stream that was there before."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(_Raw(name, getattr(sys, name)), encoding="utf-8", write_through=True)  # type: ignore[arg-type]
+
+
+_streams: dict[str, _Collecting] = {}
+
+_filters_at_start = tuple(map(described, warnings.filters))
+#: What this process has adopted from its caller.
+_adopted: tuple[bytes | None, Conditions | None] = None, None
+_adopted_filters: tuple[Filter, ...] = ()
+_adopted_levels: set[str] = set()
+
+
+def adopt(pickled: bytes | None) -> Conditions | None:
+    """Let this process, a worker, have the levels and filters of its caller; return the conditions of the caller.
+
+    Levels and filters that code in this process has set stay, and so do those of a worker with other ``-W`` options.
+
+    Parameters
+    ----------
+    pickled
+        The pickled conditions. None restores the levels and filters of this process.
+    """
+    global _adopted
+    if pickled == _adopted[0]:
+        return _adopted[1]
+    given = None if pickled is None else pickle.loads(pickled)
+    complete = True
+    if given is not None and given.levels is not None:
+        parent, inherited = _saying.of_process
+        if parent != os.getpid():  # this is a fork of the caller
+            for logger, handler in inherited:
+                logger.removeHandler(handler)
+            _saying.of_process = os.getpid(), []
+        if not logging.root.handlers:
+            _adopt_levels(given.levels, given.disabled)
+    elif _adopted_levels:
+        _adopt_levels((("", logging.WARNING),), logging.NOTSET)
+        _adopted_levels.clear()
+    if given is not None and given.filters is not None and given.options == tuple(sys.warnoptions):
+        complete = _adopt_filters(given.filters)
+    elif _adopted_filters:
+        _adopt_filters(_filters_at_start)
+    _adopted = pickled if complete else b"", given
+    return given
+
+
+def _adopt_levels(levels: Iterable[tuple[str, int]], disabled: int) -> None:
+    names = {name for name, _ in levels}
+    for name in _adopted_levels - names:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    for name, level in levels:
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.setLevel(level)
+    logging.disable(disabled)
+    _adopted_levels.clear()
+    _adopted_levels.update(names)
+
+
+def _adopt_filters(filters: tuple[Filter, ...]) -> bool:
+    """Set the filters; return whether the modules of all categories are imported. Others can have no warning here."""
+    global _adopted_filters
+    ours = {*_filters_at_start, *_adopted_filters, *filters}
+    own = [entry for entry in map(described, warnings.filters) if entry not in ours]
+    complete = True
+    warnings.resetwarnings()
+    for action, message, (module, name), where, line in reversed([*own, *filters]):
+        category: Any = sys.modules.get(module)
+        for part in name.split("."):
+            category = getattr(category, part, None)
+        if category is None:
+            complete = False
+        else:
+            warnings.filterwarnings(action, message or "", category, where or "", line)  # type: ignore[arg-type]
+    _adopted_filters = filters
+    return complete
+
+
+class collecting:
+    """A block in which a recorder receives what is said.
+
+    Parameters
+    ----------
+    recorder
+        The recorder.
+    in_thread
+        Whether only this thread works for the caller; else the whole process does.
+    """
+
+    def __init__(self, recorder: Recorder, in_thread: bool = False) -> None:
+        self._recorder, self._in_thread = recorder, in_thread
+
+    def __enter__(self) -> None:
+        if not isinstance(logging.lastResort, _Unhandled):
+            logging.lastResort = _Unhandled(logging.lastResort)
+        if warnings.showwarning is _usual_show:
+            warnings.showwarning = _show
+        streams = self._recorder.conditions.streams
+        self._before = [(name, getattr(sys, name)) for name in streams]
+        for name in streams:
+            if name not in _streams:
+                _streams[name] = _Collecting(name)
+            setattr(sys, name, _streams[name])
+        self._set(self._recorder)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(None)
+        for name, stream in self._before:
+            if getattr(sys, name) is _streams[name]:
+                setattr(sys, name, stream)
+
+    def _set(self, recorder: Recorder | None) -> None:
+        global _of_process
+        if self._in_thread:
+            _of_thread.recorder = recorder
+        else:
+            _of_process = recorder

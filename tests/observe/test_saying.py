@@ -1,0 +1,279 @@
+"""What calls say in worker processes arrives in the caller: log records, warnings, output."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _faults_util import PATIENCE, wait_for
+from shoal import Parallel, delayed, executor, parallel_config
+
+LOGGER = logging.getLogger("shoal.tests.saying")
+
+
+class Collected(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[Any] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def messages(self) -> list[str]:
+        return sorted(record.getMessage() for record in self.records)
+
+
+@pytest.fixture
+def collected() -> Iterator[Collected]:
+    handler = Collected()
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield handler
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(logging.NOTSET)
+
+
+def log_each_level(number: int) -> None:
+    for level in (logging.DEBUG, logging.INFO, logging.ERROR):
+        LOGGER.log(level, "%s of %d", logging.getLevelName(level), number)
+
+
+def test_the_levels_of_the_caller_apply(collected: Collected) -> None:
+    calls = [delayed(log_each_level)(number) for number in range(2)]
+    Parallel(n_jobs=2)(calls)
+    assert collected.messages == ["ERROR of 0", "ERROR of 1", "INFO of 0", "INFO of 1"]
+    LOGGER.setLevel(logging.ERROR)
+    Parallel(n_jobs=2)(calls)
+    assert len(collected.records) == 6
+    LOGGER.setLevel(logging.DEBUG)
+    Parallel(n_jobs=2)(calls)
+    assert len(collected.records) == 12
+    logging.disable(logging.ERROR)
+    try:
+        Parallel(n_jobs=2)(calls)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert len(collected.records) == 12
+
+
+def log_in_detail(path: Path) -> None:
+    try:
+        raise LookupError("not there")
+    except LookupError:
+        LOGGER.exception("in %s", path, extra={"request": "r7"}, stack_info=True)
+
+
+def test_a_record_keeps_what_handlers_show(collected: Collected, tmp_path: Path) -> None:
+    Parallel(n_jobs=2)([delayed(abs)(-1), delayed(log_in_detail)(tmp_path)])
+    (record,) = collected.records
+    text = logging.Formatter("%(levelname)s %(funcName)s %(message)s").format(record)
+    assert text.startswith(f"ERROR log_in_detail in {tmp_path}\nTraceback ")
+    assert "LookupError: not there\n" in text
+    assert "log_in_detail" in record.stack_info
+    assert (record.request, record.shoal_call) == ("r7", 1)
+    assert record.shoal_worker in (0, 1)
+    assert record.process != os.getpid()
+
+
+def log_a_lock() -> None:
+    LOGGER.info("a lock", extra={"lock": threading.Lock()})
+    LOGGER.info("%s", threading.current_thread())
+
+
+def test_what_cannot_be_pickled_becomes_text(collected: Collected) -> None:
+    Parallel(n_jobs=2)([delayed(log_a_lock)(), delayed(abs)(-1)])
+    first, second = collected.records
+    assert first.getMessage() == "a lock"
+    assert "lock" in first.lock
+    assert "MainThread" in second.getMessage()
+
+
+def set_up_logging(path: Path) -> None:
+    logging.basicConfig(filename=path, level=logging.INFO, force=True)
+
+
+def test_records_that_the_worker_handles_are_not_forwarded(collected: Collected, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    parallel = Parallel(n_jobs=2, initializer=set_up_logging, initargs=(path,))
+    parallel(delayed(log_each_level)(number) for number in range(2))
+    assert collected.records == []
+    assert len(path.read_text().splitlines()) == 4
+
+
+def warn_once(number: int) -> None:
+    warnings.warn("always the same", FutureWarning, stacklevel=1)
+
+
+def test_a_warning_is_shown_once_per_place() -> None:
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            Parallel(n_jobs=2)(delayed(warn_once)(number) for number in range(8))
+    assert [str(each.message) for each in issued] == ["always the same"]
+    assert (issued[0].filename, issued[0].category) == (__file__, FutureWarning)
+
+
+class OwnWarning(UserWarning):
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Demanding(UserWarning):
+    """It cannot be unpickled."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+
+
+def warn_of_own() -> None:
+    warnings.warn(OwnWarning("own", 7), stacklevel=1)
+
+
+def test_a_warning_keeps_its_class_and_attributes() -> None:
+    with pytest.warns(OwnWarning, match="own") as issued:
+        Parallel(n_jobs=2)([delayed(warn_of_own)(), delayed(abs)(1)])
+    assert issued[0].message.code == 7  # type: ignore[union-attr]
+
+
+def warn_demandingly() -> None:
+    warnings.warn(Demanding("as text", 7), stacklevel=1)
+
+
+def test_a_warning_that_cannot_be_unpickled_keeps_its_text_and_name() -> None:
+    with pytest.warns(UserWarning, match="Demanding: as text"):
+        Parallel(n_jobs=2)([delayed(warn_demandingly)(), delayed(abs)(1)])
+
+
+def test_a_filter_of_a_category_makes_an_error() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", category=OwnWarning)
+        with pytest.raises(OwnWarning) as raised:
+            Parallel(n_jobs=2)([delayed(warn_of_own)(), delayed(abs)(1)])
+    assert "warn_of_own" in str(raised.value.__cause__)
+
+
+def ignore_warnings() -> None:
+    warnings.simplefilter("ignore", FutureWarning)
+
+
+def test_filters_of_the_worker_stay() -> None:
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        for options in ({"initializer": ignore_warnings}, {"environment": {"PYTHONWARNINGS": "ignore"}}):
+            Parallel(n_jobs=2, **options)(delayed(warn_once)(number) for number in range(2))
+    assert issued == []
+
+
+def speak(number: int) -> None:
+    print(f"out {number}")
+    print(f"err {number}", file=sys.stderr)
+    sys.stdout.buffer.write(f"bytes {number}\n".encode())
+
+
+def test_the_output_of_a_call_is_a_block() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        Parallel(n_jobs=2)(delayed(speak)(number) for number in range(9))
+    blocks = out.getvalue().splitlines()
+    pairs = list(zip(blocks[::2], blocks[1::2], strict=True))
+    assert sorted(pairs) == [(f"out {number}", f"bytes {number}") for number in range(9)]
+    assert sorted(err.getvalue().splitlines()) == [f"err {number}" for number in range(9)]
+
+
+class Gate(io.StringIO):
+    """Opens a gate when text arrives."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def write(self, text: str) -> int:
+        self.path.touch()
+        return super().write(text)
+
+
+def speak_and_wait(path: Path) -> str:
+    print("on the way")
+    return wait_for(path)
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_the_output_of_a_long_call_arrives_while_it_runs(backend: str, tmp_path: Path) -> None:
+    out = Gate(tmp_path / "gate")
+    with contextlib.redirect_stdout(out):
+        Parallel(n_jobs=2, backend=backend, timeout=PATIENCE)([delayed(speak_and_wait)(out.path), delayed(abs)(-1)])
+    assert out.getvalue() == "on the way\n"
+
+
+def fork_after_speaking() -> list[str]:
+    print("before the fork")
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_call_that_speaks_can_fork() -> None:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        names = Parallel(n_jobs=2)([delayed(fork_after_speaking)(), delayed(list)()])[0]
+    assert names == ["MainThread"]
+    assert out.getvalue() == "before the fork\n"
+
+
+def nest(number: int) -> None:
+    with parallel_config(backend="loky"):
+        Parallel(n_jobs=2)(delayed(log_each_level)(10 * number + inner) for inner in range(2))
+
+
+def test_what_nested_calls_say_comes_through(collected: Collected) -> None:
+    Parallel(n_jobs=2)(delayed(nest)(number) for number in range(2))
+    assert collected.messages == [f"{level} of {n}" for level in ("ERROR", "INFO") for n in (0, 1, 10, 11)]
+
+
+@pytest.mark.parametrize(
+    ("forward", "kinds"), [(False, ""), ("logging", "l"), (["output", "warnings"], "wo"), (True, "lwo")]
+)
+def test_forward_says_what_is_forwarded(forward: Any, kinds: str, collected: Collected) -> None:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        with parallel_config(forward=forward):
+            Parallel(n_jobs=2)([delayed(log_each_level)(0), delayed(warn_once)(0), delayed(print)("text")])
+    assert bool(collected.records) == ("l" in kinds)
+    assert bool(issued) == ("w" in kinds)
+    assert bool(out.getvalue()) == ("o" in kinds)
+
+
+def test_executors_forward(collected: Collected) -> None:
+    with executor(max_workers=2) as workers:
+        workers.submit(log_each_level, 3).result(PATIENCE)
+    assert collected.messages == ["ERROR of 3", "INFO of 3"]
+
+
+def say_and_fail() -> None:
+    LOGGER.error("before the failure")
+    raise LookupError
+
+
+def test_what_a_failing_call_says_arrives(collected: Collected) -> None:
+    with pytest.raises(LookupError):
+        Parallel(n_jobs=2)([delayed(say_and_fail)()])
+    assert collected.messages == ["before the failure"]
