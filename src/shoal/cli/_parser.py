@@ -32,7 +32,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     parser = make_parser()
     if list(arguments[:1]) != ["run"]:
-        return parser.parse_args(arguments)
+        given = parser.parse_args(arguments)
+        if getattr(given, "action", None) == "prune" and given.bytes_limit is given.items_limit is given.age_limit:
+            parser.error("cache prune: give a limit: --bytes-limit, --items-limit or --age-limit")
+        return given
     own, program = _split(arguments)
     given = parser.parse_args(own)
     if given.script is None and given.module is None:

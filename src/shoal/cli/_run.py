@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 from shoal.cli._text import DONE, WRONG_USAGE, complain
 from shoal.compat import install_as_joblib
 
-
 #: Modules whose frames lead to the first frame of the program.
 _is_ours = re.compile(rf"({re.escape(__name__)}|importlib|_frozen_importlib|zipimport|pkgutil)\b").match
 

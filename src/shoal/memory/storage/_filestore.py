@@ -28,7 +28,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from shoal._files import delete
 from shoal._output import Output, write_new
@@ -248,6 +248,12 @@ class FileStore(Store):
         except (OSError, ValueError, TypeError, KeyError):
             raise KeyError(key) from None
 
+    def open_value(self, key: Key) -> BinaryIO:
+        try:
+            return open(f"{self.folder(key)}/{_OUTPUT}", "rb", 0, opener=_open_unnoticed)
+        except (FileNotFoundError, NotADirectoryError):
+            raise KeyError(key) from None
+
     def discard(self, key: Key) -> None:
         if self._index is not None:
             self._index.discard(key)
@@ -382,6 +388,14 @@ class FileStore(Store):
 
 def _restored(location: Any, compress: Any, limits: Limits | None, own: str | None) -> FileStore:
     return FileStore(location, compress=compress, limits=limits, own=own)
+
+
+def _open_unnoticed(path: str, flags: int) -> int:
+    """Open a file so that its time of reading stays, because that decides which entries are removed first."""
+    try:
+        return os.open(path, flags | getattr(os, "O_NOATIME", 0))
+    except PermissionError:  # only the owner of a file may do so
+        return os.open(path, flags)
 
 
 def _entry(key: Key, items: list[os.DirEntry[str]]) -> Entry:
