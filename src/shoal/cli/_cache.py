@@ -23,6 +23,8 @@ from shoal.memory.store import Entry, Key, Limits, Store, excess_of, location_of
 
 #: How many of the largest results `info` shows.
 _LARGEST = 5
+#: How many characters of a value `show --unpickle` prints.
+_LONGEST_VALUE = 1_000
 
 
 def main(given: Namespace) -> int:
@@ -169,7 +171,7 @@ def _say_entry(fields: dict[str, Any]) -> None:
         say(f"  stored  {_when(fields['created'])}")
     say(f"  used    {_when(fields['used'])}")
     if "value" in fields:
-        say(f"  value   {printable(fields['value'])}")
+        say(f"  value   {printable(fields['value'][:_LONGEST_VALUE])}")
 
 
 def _when(seconds: float) -> str:

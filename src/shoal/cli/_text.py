@@ -68,7 +68,10 @@ def duration(seconds: float) -> str:
             return f"{int(seconds // size)} {unit}"
     if seconds >= 10:
         return f"{int(seconds)} s"
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{max(seconds, 0) * 1000:.3g} ms"
+    for unit, part in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= part:
+            return f"{seconds / part:.3g} {unit}"
+    return f"{max(seconds, 0) * 1e6:.3g} µs"
 
 
 def count(number: int, noun: str) -> str:
