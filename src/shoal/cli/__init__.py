@@ -43,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with what the program says that ``shoal run`` runs.
     """
     try:
-        given = parse(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            given = parse(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit:
+            sys.stdout.flush()  # of the help, to which nobody may listen any more
+            raise
         command = importlib.import_module(f"shoal.cli._{given.command}")
         if given.command != "run":
             prepare_output()

@@ -11,6 +11,8 @@ from shoal.memory.storage._filestore import FileStore
 from shoal.memory.storage._paths import OUTPUT, OWN, SOURCE
 from shoal.memory.store import Entry, Store, create
 
+_MISSING = "there is no cache in {}: name the location of a Memory"
+
 
 class NoCache(Exception):
     """There is no cache at a location."""
@@ -27,16 +29,7 @@ def open_cache(folder: str) -> Store:
         If the location is a URL, and fsspec is not installed.
     """
     if "://" in folder:
-        try:
-            store = create("fsspec", folder)
-        except ImportError as error:
-            raise MissingExtra("a cache at a URL", str(error.name), "fsspec") from None
-        assert store is not None
-        if any(True for _ in store.entries()):
-            return store
-        store = create("fsspec", f"{folder.rstrip('/')}/joblib")
-        assert store is not None
-        return store
+        return _open_url(folder)
     folder = os.path.abspath(os.path.expanduser(folder))
     inner = os.path.join(folder, "joblib")  # where a Memory with a location of type str keeps its results
     for location in (inner, folder):
@@ -44,7 +37,18 @@ def open_cache(folder: str) -> Store:
             beside = os.path.join(os.path.dirname(location), OWN)
             under_joblibs_name = location.endswith(f"{os.sep}joblib") and not os.path.exists(f"{location}/{OWN}")
             return FileStore(location, own=beside if under_joblibs_name and os.path.isdir(beside) else None)
-    raise NoCache(f"there is no cache in {folder}: name the location of a Memory")
+    raise NoCache(_MISSING.format(folder))
+
+
+def _open_url(url: str) -> Store:
+    try:
+        for location in (f"{url.rstrip('/')}/joblib", url):
+            store = create("fsspec", location)
+            if store is not None and any(True for _ in store.entries()):
+                return store
+    except ImportError as error:
+        raise MissingExtra("a cache at a URL", str(error.name), "fsspec") from None
+    raise NoCache(_MISSING.format(url))
 
 
 def _is_cache(location: str) -> bool:

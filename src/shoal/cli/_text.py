@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -63,6 +64,8 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Ite
 
 def duration(seconds: float) -> str:
     """Return a duration as a short text: ``"3 d"``, ``"12 s"``, ``"250 ms"``."""
+    if not math.isfinite(seconds):  # the metadata of a result may claim any number
+        return f"{seconds} s"
     for unit, size in _UNITS:
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"
