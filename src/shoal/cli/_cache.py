@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from shoal._files import format_size
-from shoal.cli._cache_store import NoCache, fields_of, name_of, open_cache
+from shoal.cli._cache_store import fields_of, name_of, open_cache
 from shoal.cli._cache_verify import verify_all
 from shoal.cli._text import DONE, FAILED, complain, count, duration, say, say_json, say_table
 from shoal.errors import printable
@@ -38,7 +38,7 @@ def main(given: Namespace) -> int:
     }
     try:
         return actions[given.action](given, open_cache(given.folder))
-    except (ImportError, NotImplementedError, ValueError, NoCache) as error:
+    except (ImportError, NotImplementedError, ValueError) as error:
         complain(str(error))
         return FAILED
 

@@ -11,20 +11,16 @@ from shoal.memory.storage._filestore import FileStore
 from shoal.memory.storage._paths import OUTPUT, OWN, SOURCE
 from shoal.memory.store import Entry, Store, create
 
-_MISSING = "there is no cache in {}: name the location of a Memory"
-
-
-class NoCache(Exception):
-    """There is no cache at a location."""
-
 
 def open_cache(folder: str) -> Store:
     """Return the store at the location of a ``Memory``. Nothing is made if there is none.
 
     Raises
     ------
-    NoCache
+    FileNotFoundError
         If there is no cache.
+    OSError, ValueError
+        If the location cannot be reached.
     MissingExtra
         If the location is a URL, and fsspec is not installed.
     """
@@ -36,8 +32,9 @@ def open_cache(folder: str) -> Store:
         if _is_cache(location):
             beside = os.path.join(os.path.dirname(location), OWN)
             under_joblibs_name = location.endswith(f"{os.sep}joblib") and not os.path.exists(f"{location}/{OWN}")
-            return FileStore(location, own=beside if under_joblibs_name and os.path.isdir(beside) else None)
-    raise NoCache(_MISSING.format(folder))
+            own = beside if under_joblibs_name and os.path.isdir(beside) else None
+            return FileStore(location, own=own, make_location=False)
+    raise _missing(folder)
 
 
 def _open_url(url: str) -> Store:
@@ -48,11 +45,15 @@ def _open_url(url: str) -> Store:
                 return store
     except ImportError as error:
         raise MissingExtra("a cache at a URL", str(error.name), "fsspec") from None
-    raise NoCache(_MISSING.format(url))
+    raise _missing(url)
+
+
+def _missing(location: str) -> FileNotFoundError:
+    return FileNotFoundError(f"there is no cache in {location}: name the location of a Memory")
 
 
 def _is_cache(location: str) -> bool:
-    """Tell whether a folder is a cache. Opening a store makes files, which must not happen in any other folder."""
+    """Tell whether a folder is a cache: whether it has the folder of shoal's own files, or anything of a function."""
     if os.path.isdir(os.path.join(location, OWN)):
         return True
     for _, folders, names in os.walk(location):

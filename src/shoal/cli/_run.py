@@ -53,10 +53,6 @@ class _Program(NamedTuple):
     loader: Any
 
 
-class _NotFound(Exception):
-    """There is no such program."""
-
-
 def main(given: Namespace) -> int:
     """Run the program. Its uncaught errors and its ``SystemExit`` are raised."""
     options = {
@@ -69,12 +65,11 @@ def main(given: Namespace) -> int:
     install_as_joblib()
     try:
         program = _module(given.module) if given.module is not None else _script(given.script)
-    except _NotFound as error:
-        complain(str(error))
-        return WRONG_USAGE
     except BaseException as error:  # a syntax error of the program, or an error of a package that contains the module
         _show(error)
         raise
+    if program is None:
+        return WRONG_USAGE
     sys.argv[:] = [program.argument, *given.arguments]
     _run(program)
     return DONE
@@ -94,58 +89,62 @@ def _set_defaults(options: dict[str, Any]) -> bool:
     return True
 
 
-def _script(path: str) -> _Program:
-    """Find a script, or ``__main__.py`` in a folder or a zip file."""
+def _script(path: str) -> _Program | None:
+    """Find a script, or ``__main__.py`` in a folder or a zip file. If there is none, say so and return None."""
     file = os.path.abspath(path)
     importer = pkgutil.get_importer(file)
     if importer is not None:
         spec = importer.find_spec("__main__")
         if spec is None:
-            raise _NotFound(f"there is no __main__ module in {path!r}")
+            complain(f"there is no __main__ module in {path!r}")
+            return None
         _replace_path(file)
         return _of_spec(spec, path)
     try:
         with io.open_code(file) as stream:
             source = stream.read()
     except OSError as error:
-        raise _NotFound(f"can't open the program {path!r}: {error.strerror or error}") from None
+        complain(f"can't open the program {path!r}: {error.strerror or error}")
+        return None
     code = pkgutil.read_code(io.BytesIO(source)) or compile(source, file, "exec", dont_inherit=True)
     _replace_path(os.path.dirname(os.path.realpath(path)))
     return _Program(code, path, file, None, SourceFileLoader("__main__", file))
 
 
-def _module(name: str) -> _Program:
-    """Find a module, or the module ``__main__`` of a package."""
+def _module(name: str) -> _Program | None:
+    """Find a module, or the module ``__main__`` of a package. If there is none, say so and return None."""
     _replace_path(os.getcwd())
     sys.argv[0] = "-m"  # as Python has it while it looks for a module
     spec = _spec_of(name)
-    if spec.submodule_search_locations is not None:
-        spec = _spec_of(f"{name}.__main__")
+    if spec is not None and spec.submodule_search_locations is not None:
+        name = f"{name}.__main__"
+        spec = _spec_of(name)
+    if spec is None:
+        complain(f"no module named {name!r}")
+        return None
     return _of_spec(spec, spec.origin or name)
 
 
-def _spec_of(name: str) -> ModuleSpec:
+def _spec_of(name: str) -> ModuleSpec | None:
     """Find a module. The packages around it are imported; their errors are raised."""
     package = name.rpartition(".")[0]
     try:
         if package:
             importlib.import_module(package)
-        spec = importlib.util.find_spec(name)
+        return importlib.util.find_spec(name)
     except ImportError as error:
         if not package or error.name is None or not f"{package}.".startswith(f"{error.name}."):
             raise
-        spec = None
     except ValueError:  # a module without a spec, or no name of a module at all
-        spec = None
-    if spec is None:
-        raise _NotFound(f"no module named {name!r}")
-    return spec
+        pass
+    return None
 
 
-def _of_spec(spec: ModuleSpec, argument: str) -> _Program:
+def _of_spec(spec: ModuleSpec, argument: str) -> _Program | None:
     code = getattr(spec.loader, "get_code", lambda _name: None)(spec.name)
     if code is None:
-        raise _NotFound(f"the module {spec.name!r} has no code that can be run")
+        complain(f"the module {spec.name!r} has no code that can be run")
+        return None
     return _Program(code, argument, spec.origin, spec, spec.loader)
 
 

@@ -75,6 +75,8 @@ class FileStore(Store):
     own : str, optional
         The folder for shoal's own files, ".shoal" in `location` by default. It must be on the same file system as
         `location`, and the same for all processes that use the location.
+    make_location : bool, default True
+        Whether to make the folder and ".gitignore" now. Saving makes the folder in any case.
 
     Attributes
     ----------
@@ -95,6 +97,7 @@ class FileStore(Store):
         limits: Limits | None = None,
         verbose: int = 0,
         own: str | None = None,
+        make_location: bool = True,
     ) -> None:
         self._arguments = location, compress, limits, own
         self._compression = compression_of(compress, "")
@@ -116,7 +119,8 @@ class FileStore(Store):
             from shoal.memory.storage._index import Index  # imports sqlite3, which most stores never need
 
             self._index = Index(index, self._leases.locks, self._walk, self._measure, self._remove)
-        self._make_location()
+        if make_location:
+            self._make_location()
 
     def _make_location(self) -> None:
         """Make the folder. If that fails, saving will report the error."""
