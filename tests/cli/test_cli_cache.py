@@ -123,12 +123,26 @@ def test_times_that_no_calendar_has(folder: Path, capsys: pytest.CaptureFixture[
         file.write_text(f'{{"duration": {number}, "time": {number}, "input_args": {{}}}}')
         assert main(["cache", "show", str(folder), "g"]) == 0
         capsys.readouterr()
+        found = ask(capsys, "cache", "show", str(folder), "g")[0]["created"]
+        assert found is None or abs(found) >= 1e12
 
 
 def test_a_location_may_be_the_folder_around_joblib(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shoal.Memory(str(tmp_path), verbose=0).cache(abs)(-1)
     for location in (tmp_path, tmp_path / "joblib", f"{tmp_path}/"):
         assert ask(capsys, "cache", "info", str(location))["entries"] == 1
+
+
+def test_a_module_may_be_called_joblib(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = FileStore(tmp_path)
+    fill(store, "joblib/hashing/hash")
+    assert ask(capsys, "cache", "ls", str(tmp_path))[0]["function"] == "hashing.hash"  # nothing tells otherwise
+    fill(store, "package/f")
+    with store.lease(Key("package/f", "0" * 32)):  # makes the folder of shoal's own files
+        pass
+    for location in (tmp_path, tmp_path / "joblib"):
+        names = [item["function"] for item in ask(capsys, "cache", "ls", str(location))]
+        assert names == ["joblib.hashing.hash", "package.f"]
 
 
 def test_a_cache_at_a_url(capsys: pytest.CaptureFixture[str]) -> None:

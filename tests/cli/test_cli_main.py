@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
 
 def test_version() -> None:
     assert run(SHOAL, "--version") == (0, f"shoal {shoal.__version__}\n", "")
+
+
+def test_the_console_script() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert EntryPoint("shoal", project["scripts"]["shoal"], "console_scripts").load() is main
 
 
 def test_importing_shoal_does_not_load_argparse(fresh_python) -> None:

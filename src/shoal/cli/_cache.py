@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
@@ -146,7 +147,10 @@ def _metadata(store: Store, key: Key) -> dict[str, Any]:
         meta = store.meta(key)
     except KeyError:  # they are lost, or joblib was killed before it wrote them
         return {"duration": None, "created": None, "arguments": None}
-    return {"duration": meta.duration, "created": meta.created, "arguments": meta.arguments}
+    times = {"duration": meta.duration, "created": meta.created}
+    # The metadata may claim any number, and JSON has neither NaN nor infinity.
+    finite = {name: value if math.isfinite(value) else None for name, value in times.items()}
+    return {**finite, "arguments": meta.arguments}
 
 
 def _value(store: Store, key: Key) -> str:
@@ -168,6 +172,7 @@ def _say_entry(fields: dict[str, Any]) -> None:
     say(f"  size    {format_size(fields['nbytes'])}")
     if fields["duration"] is not None:
         say(f"  took    {duration(fields['duration'])}")
+    if fields["created"] is not None:
         say(f"  stored  {_when(fields['created'])}")
     say(f"  used    {_when(fields['used'])}")
     if "value" in fields:

@@ -29,10 +29,14 @@ def open_cache(folder: str) -> Store:
     folder = os.path.abspath(os.path.expanduser(folder))
     inner = os.path.join(folder, "joblib")  # where a Memory with a location of type str keeps its results
     for location in (inner, folder):
+        around = os.path.dirname(location)
+        own = None
+        if os.path.basename(location) == "joblib" and _has_own(around) and not _has_own(location):
+            if any(_is_cache(sibling) for sibling in _siblings(location)):
+                location = around  # which is a cache, with results of functions of a module named joblib
+            else:
+                own = os.path.join(around, OWN)  # where shoal's own files are under the name joblib
         if _is_cache(location):
-            beside = os.path.join(os.path.dirname(location), OWN)
-            under_joblibs_name = location.endswith(f"{os.sep}joblib") and not os.path.exists(f"{location}/{OWN}")
-            own = beside if under_joblibs_name and os.path.isdir(beside) else None
             return FileStore(location, own=own, make_location=False)
     raise _missing(folder)
 
@@ -54,13 +58,23 @@ def _missing(location: str) -> FileNotFoundError:
 
 def _is_cache(location: str) -> bool:
     """Tell whether a folder is a cache: whether it has the folder of shoal's own files, or anything of a function."""
-    if os.path.isdir(os.path.join(location, OWN)):
+    if _has_own(location):
         return True
     for _, folders, names in os.walk(location):
         if SOURCE in names or OUTPUT in names:
             return True
         folders[:] = [name for name in folders if not name.startswith(".")]
     return False
+
+
+def _has_own(location: str) -> bool:
+    return os.path.isdir(os.path.join(location, OWN))
+
+
+def _siblings(location: str) -> list[str]:
+    with os.scandir(os.path.dirname(location)) as found:
+        folders = [item.path for item in found if item.is_dir(follow_symlinks=False) and not item.name.startswith(".")]
+    return [path for path in folders if path != location]
 
 
 def name_of(function: str) -> str:
