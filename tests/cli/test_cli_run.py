@@ -99,6 +99,12 @@ def test_errors_in_a_package_that_contains_the_module_are_shown(tmp_path: Path, 
     assert "shoal" not in stderr
 
 
+def test_a_package_that_contains_the_module_may_end_the_program(tmp_path: Path) -> None:
+    script(tmp_path, "import sys; sys.exit('early')", "package/__init__.py")
+    script(tmp_path, "", "package/inner.py")
+    assert run((*SHOAL, "run"), "-m", "package.inner", cwd=tmp_path) == (1, "", "early\n")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="for signals as POSIX has them")
 def test_an_interrupt_ends_the_program_by_its_signal(tmp_path: Path) -> None:
     name = script(tmp_path, "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(50)")

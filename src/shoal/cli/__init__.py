@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0 if all is done; 1 if something is wrong with what was looked at; 130 after an interrupt.
+        The exit code: 0 if all is done; 1 if something is wrong with what was looked at; 130 after an interrupt; 141 if
+        the reader of the output has closed the pipe.
 
     Raises
     ------

@@ -65,13 +65,15 @@ def main(given: Namespace) -> int:
     install_as_joblib()
     try:
         program = _module(given.module) if given.module is not None else _script(given.script)
-    except BaseException as error:  # a syntax error of the program, or an error of a package that contains the module
+        if program is None:
+            return WRONG_USAGE
+        sys.argv[:] = [program.argument, *given.arguments]
+        _run(program)
+    except SystemExit:
+        raise
+    except BaseException as error:  # of the program; or a syntax error in it; or of a package that contains the module
         _show(error)
         raise
-    if program is None:
-        return WRONG_USAGE
-    sys.argv[:] = [program.argument, *given.arguments]
-    _run(program)
     return DONE
 
 
@@ -166,13 +168,7 @@ def _run(program: _Program) -> None:
         __spec__=spec,
     )
     sys.modules["__main__"] = main
-    try:
-        exec(program.code, vars(main))
-    except SystemExit:
-        raise
-    except BaseException as error:
-        _show(error)
-        raise
+    exec(program.code, vars(main))
 
 
 def _show(error: BaseException) -> None:
