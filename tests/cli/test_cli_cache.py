@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import io
 import json
 import os
@@ -270,10 +271,22 @@ def test_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read every file")
-def test_files_that_cannot_be_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    value_file(folder, Key("package/g", f"{0:032x}")).chmod(0)
-    assert ask(capsys, "cache", "verify", str(folder), code=1)["states"]["unreadable"] == 1
+def test_files_that_cannot_be_read(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = FileStore.open_value
+
+    def open_value(self: FileStore, key: Key) -> Any:
+        if key.function == "package/g":
+            raise PermissionError(errno.EACCES, "Permission denied", "output.pkl")
+        if key.call.startswith(f"{1:032x}"):
+            raise KeyError(key)  # another process has removed it meanwhile
+        return opened(self, key)
+
+    monkeypatch.setattr(FileStore, "open_value", open_value)
+    found = ask(capsys, "cache", "verify", str(folder), code=1)
+    assert (found["states"]["unreadable"], found["states"]["sound"], found["entries"]) == (1, 2, 3)
+    assert "Permission denied" in found["bad"][0]["reason"]
 
 
 def test_looking_does_not_change_the_order_of_removal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
