@@ -35,6 +35,8 @@ COSTLY = {"asyncio", "cloudpickle", "dask", "joblib", "loky", "multiprocessing",
 
 #: Imports of shoal's modules inside functions, as (importing module, imported module) without "shoal.".
 LATE = {
+    ("cli._cache", "persistence._load"): "only --unpickle rebuilds values",
+    ("cli._run", "parallel.options._settings"): "a program that is run without options need not run calls",
     ("hashing", "hashing._joblib"): "few programs ask for md5 or sha1",
     ("memory.storage._filestore", "memory.storage._index"): "it imports sqlite3, which only caches with limits need",
     ("memory._memory", "memory._async"): "it imports asyncio, which only cached coroutine functions need",

@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal._tracebacks import warn
 
@@ -100,6 +100,38 @@ def cpu_count(only_physical_cores: bool = False) -> int:
     return max(min(available, allowed), 1)
 
 
+class CpuLimits(NamedTuple):
+    """What limits the number of CPUs. None stands for no limit.
+
+    Attributes
+    ----------
+    machine
+        The CPUs of the machine.
+    affinity
+        The CPUs in the affinity mask of this process.
+    cgroup
+        The CPU quota of the control groups, rounded up.
+    variable
+        The value of ``LOKY_MAX_CPU_COUNT``.
+    """
+
+    machine: int
+    affinity: int | None
+    cgroup: int | None
+    variable: str | None
+
+
+def cpu_limits() -> CpuLimits:
+    """Return the numbers of which :func:`cpu_count` takes the smallest."""
+    usable, quota = _affinity(), _cgroup_limit()
+    return CpuLimits(
+        _machine_cpus(),
+        None if usable is None else len(usable),
+        None if quota == NO_LIMIT else quota,
+        os.environ.get("LOKY_MAX_CPU_COUNT"),
+    )
+
+
 def cpu_budget() -> int:
     """Return the number of CPUs for a run that starts here: those of the process; inside a call, at most its share."""
     share = budget_of_call.get()
@@ -149,6 +181,32 @@ def _user_limit() -> int:
 @functools.cache
 def _cgroup_limit(root: str = "") -> int:
     """Return the smallest CPU quota of this process's control groups and of all groups above them."""
+    unified, legacy = cgroup_folders("cpu", root)
+    quotas = [_read(f"{folder}/cpu.max") for folder in unified]
+    quotas += [_read(f"{folder}/cpu.cfs_quota_us") + " " + _read(f"{folder}/cpu.cfs_period_us") for folder in legacy]
+    limit = NO_LIMIT
+    for quota in quotas:
+        match quota.split():
+            case [share, period] if share.isdigit() and period.isdigit():  # neither "max" nor -1
+                if int(share) and int(period):
+                    limit = min(limit, -(-int(share) // int(period)))
+    return limit
+
+
+def cgroup_folders(controller: str, root: str = "") -> tuple[list[str], list[str]]:
+    """Return the folders of this process's control groups and of all groups above them, innermost first.
+
+    Parameters
+    ----------
+    controller
+        The name of a controller: "cpu", "memory".
+    root
+        The path of the root folder.
+
+    Returns
+    -------
+    The folders of version 2 of cgroups, and those of version 1. They need not exist.
+    """
     unified = legacy = "/"
     for line in _read(f"{root}/proc/self/cgroup").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
@@ -157,21 +215,10 @@ def _cgroup_limit(root: str = "") -> int:
             continue
         if not controllers:
             unified = path
-        elif "cpu" in controllers.split(","):
+        elif controller in controllers.split(","):
             legacy = path
-
-    quotas = [_read(f"{folder}/cpu.max") for folder in _upwards(f"{root}/sys/fs/cgroup", unified)]
-    quotas += [
-        _read(f"{folder}/cpu.cfs_quota_us") + " " + _read(f"{folder}/cpu.cfs_period_us")
-        for folder in _upwards(f"{root}/sys/fs/cgroup/cpu", legacy)
-    ]
-    limit = NO_LIMIT
-    for quota in quotas:
-        match quota.split():
-            case [share, period] if share.isdigit() and period.isdigit():  # neither "max" nor -1
-                if int(share) and int(period):
-                    limit = min(limit, -(-int(share) // int(period)))
-    return limit
+    mount = f"{root}/sys/fs/cgroup"
+    return [*_upwards(mount, unified)], [*_upwards(f"{mount}/{controller}", legacy)]
 
 
 def _upwards(mount: str, path: str) -> Iterator[str]:

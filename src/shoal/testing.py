@@ -24,7 +24,7 @@ from typing import Any
 import numpy
 import pytest
 
-from shoal import CacheWarning, FallbackWarning, Parallel, RemoteTraceback, UnusedResultsWarning, delayed, shared
+from shoal import CacheWarning, FallbackWarning, Parallel, RemoteTraceback, UnusedResultsWarning, delayed, load, shared
 from shoal.backends import Backend, WorkerSpec, create, names
 from shoal.memory.store import Key, Limits, Meta, Store
 from shoal.parallel._delayed import Call
@@ -538,6 +538,17 @@ class StoreTests:
         assert store.contains(key)
         numpy.testing.assert_equal(store.load(key), value)
         assert type(store.load(key)) is type(value)
+
+    def test_the_file_of_a_value_is_opened(self, store: Store) -> None:
+        key = self.key()
+        try:
+            with pytest.raises(KeyError):
+                store.open_value(key)
+        except NotImplementedError:
+            pytest.skip("this store does not give access to its files")
+        store.save(key, [1, "two"], self.meta())
+        with store.open_value(key) as file:
+            assert load(file) == [1, "two"]
 
     @pytest.mark.parametrize("mmap_mode", ["r", "r+", "w+", "c"])
     def test_mmap_mode_does_not_change_the_value(self, store: Store, mmap_mode: str) -> None:

@@ -56,16 +56,9 @@ class Cancelled(CancelledError):
 
 
 class DaskExecutor(StoringExecutor):
-    """Submits calls to a ``distributed.Client``.
+    """Submits calls to a ``distributed.Client``, each with the same `keywords` of ``Client.submit``.
 
-    Parameters
-    ----------
-    client
-        The client.
-    scattered
-        The objects that are stored in the cluster already, with their futures, by id.
-    keywords
-        The keywords of ``Client.submit`` for each task.
+    `scattered` contains the objects that are stored in the cluster already, with their futures, by id.
     """
 
     def __init__(self, client: Any, scattered: dict[int, tuple[Any, Any]], keywords: dict[str, Any]) -> None:

@@ -88,18 +88,9 @@ class ForkedChild:
 
 
 class ForkServer:
-    """One fork server.
+    """One fork server. It inherits the state `key` and imports `modules` first.
 
-    Parameters
-    ----------
-    key
-        The state that the server inherits at its start.
-    environment
-        Its environment variables.
-    modules
-        The modules that it imports first.
-    tracker
-        The descriptor of the pipe to the caller's resource tracker.
+    `tracker` is the descriptor of the pipe to the caller's resource tracker.
     """
 
     def __init__(
@@ -133,14 +124,9 @@ class ForkServer:
     def fork(
         self, worker: Worker, process: Process, place: Place, initial: bytes, modules: tuple[str, ...]
     ) -> ForkedChild:
-        """Request the process of a worker.
+        """Request the process of a worker. The server imports `modules` before it forks the process.
 
-        Parameters
-        ----------
-        initial
-            A pickle of the user's initializer and its arguments; empty if there is none.
-        modules
-            The modules that the server imports before the fork.
+        `initial` is a pickle of the user's initializer and its arguments; empty if there is none.
         """
         if self._timeout is None:
             self._since = time.monotonic()

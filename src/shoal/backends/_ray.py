@@ -75,12 +75,8 @@ class _PackedFuture(Future[T]):
 class RayExecutor(StoringExecutor):
     """Runs batches as ray tasks. The cluster decides how many run at a time.
 
+    `options` are those of ``remote_function.options``: ``num_cpus``, ``resources``, ``max_retries`` and others.
     Not thread-safe, except for :meth:`cancel`.
-
-    Parameters
-    ----------
-    options
-        The arguments of ``remote_function.options``: ``num_cpus``, ``resources``, ``max_retries`` and others.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:

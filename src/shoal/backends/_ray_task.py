@@ -28,10 +28,7 @@ def pack(obj: Any, by_value: Callable[[Any], Any] = lambda _function: NotImpleme
 def unpack(packed: Packed, description: str, place: str = "a ray worker", copy: bool = True) -> Any:
     """Unpickle an object, by default with copies of its buffers, so that they are writable.
 
-    Raises
-    ------
-    CallUnpicklingError
-        If unpickling fails; its message contains `description` and `place`.
+    If that fails, raise CallUnpicklingError, whose message contains `description` and `place`.
     """
     try:
         buffers = [bytearray(buffer) for buffer in packed.buffers] if copy else packed.buffers
@@ -77,18 +74,10 @@ def kept_object(key: int) -> Any:
 
 
 def run_task(token: str, packed: Packed, kept: list[Stored], keys: list[int | None], *stored: Any) -> Packed:
-    """Run a call in a ray worker.
+    """Run a packed call in a ray worker, which keeps the objects `kept` decoded for the executor with this token.
 
-    Parameters
-    ----------
-    token
-        Identifies the executor.
-    packed
-        The call.
-    kept
-        The objects that the worker keeps decoded for this executor.
-    keys
-        Further positional arguments of the call: the key of a kept object, or None for the next item of `stored`.
+    `keys` and `stored` are further positional arguments of the call: a key selects a kept object, None the next item of
+    `stored`.
     """
     _kept.fetch(token, kept)
     fn, args, kwargs = unpack(packed, "a batch of calls")

@@ -22,31 +22,15 @@ from shoal.backends._bootstrap import set_variables
 
 
 class Surroundings(NamedTuple):
-    """The state of a program that its workers follow.
-
-    Attributes
-    ----------
-    path
-        ``sys.path``.
-    cwd
-        The working folder; None if it was removed.
-    variables
-        The environment, in the encoding of ``os.environ``.
-    modules
-        For each module of the user: the id of its specification, which a reload replaces, and the modification time of
-        its file.
-    specifications
-        The specifications, kept alive so that their ids are not reused.
-    number
-        Increases with each change.
-    """
+    """The state of a program that its workers follow."""
 
     path: tuple[str, ...]
-    cwd: str | None
-    variables: Mapping[Any, Any]
+    cwd: str | None  # None if the working folder was removed
+    variables: Mapping[Any, Any]  # in the encoding of os.environ
+    #: The user's modules: the id of the specification, which a reload replaces, and the modification time of the file.
     modules: Mapping[str, tuple[int, int]]
-    specifications: tuple[Any, ...]
-    number: int = 0
+    specifications: tuple[Any, ...]  # kept alive, so that their ids are not reused
+    number: int = 0  # increases with each change
 
 
 _latest = Surroundings((), None, {}, {}, ())

@@ -63,14 +63,7 @@ class Beginning(NamedTuple):
 def work(fd: int, tracker: int, *others: int) -> None:
     """Run a worker in a process that was started by exec.
 
-    Parameters
-    ----------
-    fd
-        The descriptor of its connection.
-    tracker
-        The descriptor of the caller's resource tracker.
-    others
-        All other descriptors that it has inherited.
+    It inherits the descriptors of its connection, of the caller's resource tracker, and `others`.
     """
     for descriptor in (fd, tracker, *others):
         os.set_inheritable(descriptor, False)

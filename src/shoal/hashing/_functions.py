@@ -64,10 +64,7 @@ def _module_of(obj: Any, name: str) -> str:
 def write_by_name(walk: Walk, node: Node, obj: Any, name: str) -> None:
     """Write an object whose ``__reduce__`` returns a string: its name in its module.
 
-    Raises
-    ------
-    HashingError
-        If the module has another object, or none, under that name.
+    Raise HashingError if the module has another object, or none, under that name.
     """
     module = _module_of(obj, name)
     wrapped = getattr(obj, "__wrapped__", None)  # set by lru_cache, for example

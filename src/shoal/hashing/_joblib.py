@@ -155,13 +155,7 @@ def _saver_of(kind: type) -> Save:
 
 
 def joblib_digest(obj: Any, hash_name: str = "md5", coerce_mmap: bool = False) -> str:
-    """Return the digest that joblib 1.6 computes for `obj`, in hexadecimal digits.
-
-    Raises
-    ------
-    HashingError
-        If `obj` cannot be pickled.
-    """
+    """Return joblib 1.6's digest of `obj`, in hexadecimal digits. Raise HashingError if it cannot be pickled."""
     digest = hashlib.new(hash_name, usedforsecurity=False)
     pickler = _Pickler(digest, coerce_mmap)
     try:

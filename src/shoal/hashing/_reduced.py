@@ -50,10 +50,7 @@ def substitute_writer(function: Callable[[Any], Any]) -> Writer:
 def write_reduced(walk: Walk, node: Node, obj: Any) -> None:
     """Write an object's pickle reduction, and the attributes that a pickle would lose.
 
-    Raises
-    ------
-    HashingError
-        If the object cannot be pickled.
+    Raise HashingError if the object cannot be pickled.
     """
     # Exceptions reduce themselves. Libraries register other reducers for them (tblib, for dask), which keep tracebacks.
     reducer: Any = None if isinstance(obj, BaseException) else copyreg.dispatch_table.get(type(obj))

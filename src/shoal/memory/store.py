@@ -20,7 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from shoal._files import parse_size
 from shoal._tracebacks import warn
@@ -233,6 +233,22 @@ class Store(ABC):
         KeyError
             If there are none.
         """
+
+    def open_value(self, key: Key) -> BinaryIO:
+        """Return the file of a value, open for reading, so that it can be checked without being rebuilt.
+
+        This does not count as a use of the value. The caller closes the file.
+
+        Raises
+        ------
+        KeyError
+            If there is no value.
+        OSError
+            If the file cannot be read.
+        NotImplementedError
+            If values are not in files.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not give access to the files of values")
 
     @abstractmethod
     def discard(self, key: Key) -> None:

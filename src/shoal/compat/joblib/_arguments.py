@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from shoal.backends import Backend
 from shoal.parallel.options._checks import check
-from shoal.parallel.options._settings import Settings, _current
+from shoal.parallel.options._settings import Settings, current
 
 from ._config import _as_joblib_backend, _get_active_backend, _get_config_param, default_parallel_config, factory_of
 from ._parallel_backends import (
@@ -63,7 +63,7 @@ def resolve(
         isinstance(backend, SequentialBackend) or backend.supports_return_generator
     ):
         raise ValueError(f"Backend {backend} does not support return_as={return_as}")
-    settings = _current.get()._replace(
+    settings = current()._replace(
         n_jobs=n_jobs,
         verbose=given["verbose"],
         temp_folder=None,

@@ -14,7 +14,7 @@ from shoal import backends
 from shoal._tracebacks import warn
 from shoal.backends import Backend, has_processes
 from shoal.errors import FallbackWarning
-from shoal.parallel.options._settings import Settings, _current
+from shoal.parallel.options._settings import Settings, _current, current
 
 from ._delegating import _ShoalBackend
 from ._parallel_backends import (
@@ -86,7 +86,7 @@ class _Backend:
 
     @config.setter
     def config(self, config: dict[str, Any]) -> None:
-        _enter(_current.get(), config)
+        _enter(current(), config)
 
 
 _backend = _Backend()
@@ -101,7 +101,7 @@ def _enter(before: Settings, config: dict[str, Any]) -> None:
 
 
 def _active_config() -> dict[str, Any]:
-    settings = _current.get()
+    settings = current()
     if settings is _NO_CONTEXT or settings == _NO_CONTEXT:
         return default_parallel_config
     config: dict[str, Any] | None = getattr(settings, "config", None)
@@ -249,7 +249,7 @@ class parallel_config:
         inner_max_num_threads: int | None = None,
         **backend_params: Any,
     ) -> None:
-        self._before = _current.get()
+        self._before = current()
         self.old_parallel_config = _active_config()
         backend = self._check_backend(backend, inner_max_num_threads, **backend_params)
         new = {

@@ -60,12 +60,8 @@ def own_signature_of(subject: Subject) -> inspect.Signature | None:
 def parameters_of(signature: inspect.Signature | None, ignore: Sequence[str], function: Any) -> list[tuple[str, str]]:
     """Return the parameters that count for the key, as pairs: joblib's name ("*", "**"), the name in the signature.
 
-    Raises
-    ------
-    ValueError
-        If `ignore` is a string, or contains a name that is not a parameter.
-    TypeError
-        If `ignore` is not iterable.
+    Raise ValueError if `ignore` is a string or contains a name that is not a parameter.
+    Raise TypeError if `ignore` is not iterable.
     """
     if isinstance(ignore, str):
         raise ValueError(

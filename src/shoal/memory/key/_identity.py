@@ -46,32 +46,21 @@ class Uncacheable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a function when it was examined. It is examined again when its code or defaults are exchanged.
-
-    Attributes
-    ----------
-    code, defaults, keyword_defaults
-        The function's ``__code__``, ``__defaults__`` and ``__kwdefaults__`` at that time.
-    tag
-        The digest of everything that results depend on besides the arguments.
-    may_use_joblib_key
-        Whether results under joblib's key may be used: the key then covers everything that they depend on.
-    bind
-        A function that binds a call to a row of values.
-    wrapped
-        Functions inside a decorator that an import finds. The closure contains only their names, so that their code
-        and defaults are added to the row.
-    cells
-        The cells of the closure whose values count.
-    """
+    """The state of a function when it was examined. It is examined again when its code or defaults are replaced."""
 
     code: Any
     defaults: Any
     keyword_defaults: Any
+    #: The digest of everything that results depend on besides the arguments.
     tag: str
+    #: Whether results under joblib's key may be used, because that key covers everything that they depend on.
     may_use_joblib_key: bool
+    #: Binds a call to a row of values.
     bind: Bind
+    #: Importable functions inside a decorator. A hash of the closure covers only their names, so their code and
+    #: defaults are added to the row.
     wrapped: list[types.FunctionType]
+    #: The cells of the closure whose values count.
     cells: list[Any]
 
 

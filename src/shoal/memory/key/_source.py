@@ -34,24 +34,15 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The function that a callable calls in the end.
-
-    Attributes
-    ----------
-    function
-        A function, or another callable that has a name and a source.
-    args, kwargs
-        The arguments that precede those of a call: ``self``, and those of a partial.
-    opaque
-        Whether the parameters are unknown, as those of a compiled function or a class.
-    state
-        Objects that the result depends on and that are not arguments, such as the string of ``"ab".join``.
-    """
+    """The function, or other callable with a name and a source, that a callable finally calls."""
 
     function: Any
+    #: The arguments that precede those of a call: ``self``, and those of a partial.
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    #: Whether the parameters are unknown, like those of a compiled function or a class.
     opaque: bool = False
+    #: Objects that the result depends on and that are not arguments, such as the string of ``"ab".join``.
     state: tuple[Any, ...] = ()
 
 
@@ -131,21 +122,11 @@ def _for_windows(part: str) -> str:
 
 
 class Source(NamedTuple):
-    """The source of a function.
+    """The source of a function."""
 
-    Attributes
-    ----------
-    text
-        Its lines. Without lines, a fingerprint of its code; without code, its repr.
-    file
-        The file that contains it.
-    line
-        The number of its first line; -1 if `text` is not a source.
-    """
-
-    text: str
+    text: str  # its lines; or, without lines, a fingerprint of its code; or, without code, its repr
     file: str | None
-    line: int
+    line: int  # the number of the first line; -1 if `text` is not a source
 
     @property
     def as_stored(self) -> str:

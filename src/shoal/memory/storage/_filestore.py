@@ -26,7 +26,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from shoal._files import delete
 from shoal._output import Output, write_new
@@ -73,6 +73,8 @@ class FileStore(Store):
     own : str, optional
         The folder for shoal's own files, ".shoal" in `location` by default. It must be on the same file system as
         `location`, and the same for all processes that use the location.
+    make_location : bool, default True
+        Whether to make the folder and ".gitignore" now. Saving makes the folder in any case.
 
     Attributes
     ----------
@@ -93,6 +95,7 @@ class FileStore(Store):
         limits: Limits | None = None,
         verbose: int = 0,
         own: str | None = None,
+        make_location: bool = True,
     ) -> None:
         self._arguments = location, compress, limits, own
         self._compression = compression_of(compress, "")
@@ -114,7 +117,8 @@ class FileStore(Store):
             from shoal.memory.storage._index import Index  # imports sqlite3, which most stores never need
 
             self._index = Index(index, self._leases.locks, self._walk, self._measure, self._remove)
-        self._make_location()
+        if make_location:
+            self._make_location()
 
     def _make_location(self) -> None:
         """Make the folder. If that fails, saving will report the error."""
@@ -244,6 +248,12 @@ class FileStore(Store):
             with open(f"{self.folder(key)}/{_METADATA}", "rb", 0) as file:
                 return Meta.from_json(file.read())
         except (OSError, ValueError, TypeError, KeyError):
+            raise KeyError(key) from None
+
+    def open_value(self, key: Key) -> BinaryIO:
+        try:
+            return open(f"{self.folder(key)}/{_OUTPUT}", "rb", 0, opener=_open_unnoticed)
+        except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
 
     def discard(self, key: Key) -> None:
@@ -380,6 +390,14 @@ class FileStore(Store):
 
 def _restored(location: Any, compress: Any, limits: Limits | None, own: str | None) -> FileStore:
     return FileStore(location, compress=compress, limits=limits, own=own)
+
+
+def _open_unnoticed(path: str, flags: int) -> int:
+    """Open a file so that its time of reading stays, because that decides which entries are removed first."""
+    try:
+        return os.open(path, flags | getattr(os, "O_NOATIME", 0))
+    except PermissionError:  # only the owner of a file may do so
+        return os.open(path, flags)
 
 
 def _entry(key: Key, items: list[os.DirEntry[str]]) -> Entry:

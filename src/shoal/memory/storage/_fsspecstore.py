@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, BinaryIO
 
 from shoal._tracebacks import warn
 from shoal.memory.storage._leases import Leases
@@ -187,6 +187,12 @@ class FsspecStore(Store):
             return Meta.from_json(self._read(self._path(key, _METADATA)) or b"")
         except (ValueError, TypeError, KeyError):
             raise KeyError(key) from None
+
+    def open_value(self, key: Key) -> BinaryIO:
+        data = self._read(self._path(key, _OUTPUT))
+        if data is None:
+            raise KeyError(key)
+        return io.BytesIO(data)
 
     def discard(self, key: Key) -> None:
         if is_key(key):

@@ -2,6 +2,8 @@
 
 ::
 
+    set_defaults(...) ──> the process's Settings, for threads without a context of their own
+                                  │
     parallel_config(...) ──> the context's Settings ──┐
     Parallel(...), executor(...) ── arguments ────────┼──resolve──> a Backend, and Settings without defaults
     a call in a worker ── nested_settings ────────────┘
@@ -70,12 +72,22 @@ class Settings(NamedTuple):
 #: The default of each argument that a context can set.
 DEFAULTS = {name: Default(value) for name, value in Settings._field_defaults.items() if name != "depth"}
 
-_current: ContextVar[Settings] = ContextVar("shoal settings", default=Settings())  # noqa: B039 it is frozen
+_current: ContextVar[Settings] = ContextVar("shoal settings")
+_of_process = Settings()
 
 
 def current() -> Settings:
-    """Return the settings of the current context."""
-    return _current.get()
+    """Return the settings of the current context; if it has none of its own, those of the process."""
+    return _current.get(_of_process)
+
+
+def set_defaults(settings: Settings) -> None:
+    """Set the settings of the process. They apply in every thread and task that has no context of its own.
+
+    A program that is run for others needs this, because a new thread does not inherit the context of its parent.
+    """
+    global _of_process
+    _of_process = settings
 
 
 def given(**arguments: Any) -> dict[str, Any]:
@@ -98,7 +110,7 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     ValueError
         If there is no such backend, or the settings contradict each other.
     """
-    context = _current.get()
+    context = current()
     values = given(**arguments)
     settings = context._replace(**values)
     check({**values, "prefer": settings.prefer, "require": settings.require})
@@ -205,7 +217,7 @@ on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, fo
         inner_max_num_threads: int | None = None,
         **backend_params: Any,
     ) -> None:
-        self._before = _current.get()
+        self._before = current()
         values = given(
             n_jobs=n_jobs,
             verbose=verbose,
