@@ -8,6 +8,6 @@ prints lines, draws a bar, or calls a function of the user. Open ``events.py`` f
     parallel/running/_run ──> _teller.Teller ──events──> _printer.Printer       verbose=
                                             └──> _progress               progress=: a bar, lines, or the user's function
     worker processes ──> _terminal     print their lines above a bar that the calling process draws
-    what calls say in a worker ──> _recording.Recorder ──> _saying.deliver: loggers, warning filters, streams of the caller
+    calls in a worker ──> _recording   log, warn and print; _saying.deliver does it again in the calling process
     objects ──> _logger.Logger         write to the logging module; also how values are shown as text
 """

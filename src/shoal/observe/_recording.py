@@ -33,49 +33,80 @@ FLUSH_SECONDS = 1.0
 
 
 class Recorder:
-    """Collects what calls say in a worker.
+    """Collects what calls say in a worker, while it is entered as a context.
 
     Parameters
     ----------
-    call
-        Returns the index of the call that runs.
-    worker
-        The index of the worker; log records get it as the attribute ``shoal_worker``.
     conditions
         Those of the caller. They say what is collected.
+    worker
+        The index of the worker; log records get it as the attribute ``shoal_worker``.
     send
         Sends pickled bytes to the caller. A second after something was said, it is sent, if the calls still run. None
         if all of it goes with the results.
+    in_thread
+        Whether only this thread works for the caller; else the whole process does.
 
     Attributes
     ----------
     conditions
         As above.
+    call
+        Returns the index of the call that runs.
+    entered
+        Whether the context is entered.
 
     Notes
     -----
-    Thread-safe.
+    Thread-safe, except for the context.
     """
 
     def __init__(
         self,
-        call: Callable[[], int],
-        worker: int | None,
         conditions: Conditions,
+        worker: int | None,
         send: Callable[[bytes], object] | None = None,
+        in_thread: bool = False,
     ) -> None:
         self.conditions = conditions
+        self.call: Callable[[], int] = int
         self._said: list[Said] = []
-        self._ended = False
-        self._call = call
+        self.entered = False
         self._worker = worker
         self._send = send
+        self._in_thread = in_thread
         self._lock = threading.RLock()  # reentrant, because a finalizer may log something at any time
+        self._before: list[tuple[str, Any]] = []  # the streams that were replaced
+
+        if not isinstance(logging.lastResort, _Unhandled):
+            logging.lastResort = _Unhandled(logging.lastResort)
+        if warnings.showwarning is _usual_show:
+            warnings.showwarning = _show
+
+    def __enter__(self) -> None:
+        global _of_process
+        self.entered = True
+        if self._in_thread:
+            _of_thread.recorder = self
+        else:
+            _of_process = self
+        for name in self.conditions.streams:
+            if name not in _streams:
+                _streams[name] = _Collecting(name)
+            self._before.append((name, getattr(sys, name)))
+            setattr(sys, name, _streams[name])
+
+    def __exit__(self, *_: object) -> None:
+        self.entered = False
+        while self._before:
+            name, stream = self._before.pop()
+            if getattr(sys, name) is _streams[name]:
+                setattr(sys, name, stream)
 
     def log(self, record: logging.LogRecord) -> None:
         """Add a log record. Its exception becomes text."""
         attributes = vars(record).copy()
-        call = self._call()
+        call = self.call()
         if record.exc_info:
             attributes["exc_text"] = record.exc_text or logging.Formatter().formatException(record.exc_info)
             attributes["exc_info"] = None
@@ -93,11 +124,11 @@ class Recorder:
             frame = frame.f_back
         module = frame.f_globals.get("__name__") if frame.f_code.co_filename == filename else None
         what = sealed(message), sealed(category), filename, line, module
-        self._add(Said("warnings", self._call(), what))
+        self._add(Said("warnings", self.call(), what))
 
     def write(self, stream: str, text: str) -> None:
         """Add text that was written to a standard stream."""
-        call = self._call()
+        call = self.call()
         with self._lock:
             last = self._said[-1] if self._said else None
             if last is not None and last.call == call and last.kind == "output" and last.what[0] == stream:
@@ -106,15 +137,17 @@ class Recorder:
             self._add(Said("output", call, (stream, [text])))
 
     def end(self) -> bytes | None:
-        """Send nothing any more; return what was said and not sent, pickled, or None if that is nothing."""
+        """Return what was said and not sent, pickled, or None if that is nothing; after the context has ended."""
+        if not self._said and _flusher.thread is None:
+            return None
         with self._lock:
-            self._ended = True
-            return pickle.dumps(self._said, pickle.HIGHEST_PROTOCOL) if self._said else None
+            said, self._said = self._said, []
+        return pickle.dumps(said, pickle.HIGHEST_PROTOCOL) if said else None
 
     def flush(self) -> None:
         """Send what was said, unless the calls have ended."""
         with self._lock:
-            if self._send is not None and self._said and not self._ended:
+            if self._send is not None and self._said and self.entered:
                 said, self._said = self._said, []
                 self._send(pickle.dumps(said, pickle.HIGHEST_PROTOCOL))
 
@@ -122,7 +155,7 @@ class Recorder:
         with self._lock:
             self._said.append(said)
             first = len(self._said) == 1
-        if first and self._send is not None and not self._ended:
+        if first and self._send is not None and self.entered:
             _flusher.watch(self)
 
 
@@ -133,18 +166,18 @@ class _Flusher:
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self._watched: queue.SimpleQueue[Recorder | None] = queue.SimpleQueue()
 
     def watch(self, recorder: Recorder) -> None:
         """Flush a recorder after a second."""
-        if self._thread is None:
+        if self.thread is None:
             thread = threading.Thread(target=self._run, name="shoal-said", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no more threads: all goes with the results
                 return
-            self._thread = thread
+            self.thread = thread
         self._watched.put(recorder)
 
     def _run(self) -> None:
@@ -160,7 +193,7 @@ class _Flusher:
 
     def stop(self) -> None:
         """End the thread."""
-        thread, self._thread = self._thread, None
+        thread, self.thread = self.thread, None
         if thread is not None and thread is not threading.current_thread():
             self._watched.put(None)
             thread.join()
@@ -175,7 +208,8 @@ _of_thread = threading.local()
 
 
 def _recorder() -> Recorder | None:
-    return getattr(_of_thread, "recorder", None) or _of_process
+    recorder: Recorder | None = getattr(_of_thread, "recorder", None) or _of_process
+    return recorder if recorder is not None and recorder.entered else None
 
 
 class _Unhandled(logging.Handler):
@@ -314,42 +348,23 @@ def _adopt_filters(filters: tuple[Filter, ...]) -> bool:
     return complete
 
 
-class collecting:
-    """A block in which a recorder receives what is said.
+_latest: tuple[bytes | None, Recorder | None] = None, None
+
+
+def recorder_of_process(pickled: bytes | None, make: Callable[[Conditions], Recorder]) -> Recorder | None:
+    """Adopt the caller's conditions; return the recorder of this process, or None if nothing is collected.
 
     Parameters
     ----------
-    recorder
-        The recorder.
-    in_thread
-        Whether only this thread works for the caller; else the whole process does.
+    pickled
+        The pickled conditions. As long as they are the same, the recorder is the same.
+    make
+        Makes a recorder.
     """
-
-    def __init__(self, recorder: Recorder, in_thread: bool = False) -> None:
-        self._recorder, self._in_thread = recorder, in_thread
-
-    def __enter__(self) -> None:
-        if not isinstance(logging.lastResort, _Unhandled):
-            logging.lastResort = _Unhandled(logging.lastResort)
-        if warnings.showwarning is _usual_show:
-            warnings.showwarning = _show
-        streams = self._recorder.conditions.streams
-        self._before = [(name, getattr(sys, name)) for name in streams]
-        for name in streams:
-            if name not in _streams:
-                _streams[name] = _Collecting(name)
-            setattr(sys, name, _streams[name])
-        self._set(self._recorder)
-
-    def __exit__(self, *_: object) -> None:
-        self._set(None)
-        for name, stream in self._before:
-            if getattr(sys, name) is _streams[name]:
-                setattr(sys, name, stream)
-
-    def _set(self, recorder: Recorder | None) -> None:
-        global _of_process
-        if self._in_thread:
-            _of_thread.recorder = recorder
-        else:
-            _of_process = recorder
+    global _latest
+    if pickled == _latest[0]:
+        return _latest[1]
+    conditions = adopt(pickled)
+    recorder = None if conditions is None else make(conditions)
+    _latest = _adopted[0], recorder
+    return recorder

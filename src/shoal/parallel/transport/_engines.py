@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from shoal.backends import worker_index
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
-from shoal.observe._recording import Recorder, adopt, collecting
+from shoal.observe._recording import Recorder, adopt
 from shoal.observe._saying import HOME
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, describe, resolved
@@ -40,7 +40,7 @@ from shoal.parallel.transport._contract import (
 from shoal.parallel.transport._shared import Shared, resolve_value
 from shoal.parallel.transport._workspace import is_array
 
-_NOT_LISTENING: Any = contextlib.nullcontext()
+_NOT_RECORDING: Any = contextlib.nullcontext()
 
 #: Larger arrays are not copied for each batch that may write to them.
 PRIVATE_BYTES = 32 * 2**20
@@ -221,11 +221,11 @@ class Task:
         options, calls = self.options, self.calls
         clock = time.perf_counter
         values: list[Any] = []
-        recorder, listening = None, _NOT_LISTENING
+        recorder = None
         if options.home != HOME and (conditions := adopt(options.conditions)) is not None:
-            recorder = Recorder(lambda: options.start + len(values), worker_index(), conditions)
-            listening = collecting(recorder, in_thread=True)
-        with listening, nested_settings(*options.nested):
+            recorder = Recorder(conditions, worker_index(), in_thread=True)
+            recorder.call = lambda: options.start + len(values)
+        with recorder or _NOT_RECORDING, nested_settings(*options.nested):
             began = clock()
             failure: Failure | None = None
             try:

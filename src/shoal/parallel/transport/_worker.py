@@ -28,7 +28,8 @@ from shoal.backends import worker_index
 from shoal.backends._bootstrap import can_tell, interruptible, tell
 from shoal.backends._failure import Failure, failure_of
 from shoal.errors import CallPicklingError, CallUnpicklingError
-from shoal.observe._recording import Recorder, adopt, collecting
+from shoal.observe._recording import Recorder, recorder_of_process
+from shoal.observe._saying import Conditions
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
@@ -46,7 +47,7 @@ LONG_STREAM = 256 * 1024
 #: The threshold for buffers with which all of them stay in the stream.
 _ALL_IN_STREAM = 2**63
 
-_NOT_LISTENING: Any = contextlib.nullcontext()
+_NOT_RECORDING: Any = contextlib.nullcontext()
 
 #: After so many batches, the interpreter has specialized the code that runs for each batch.
 _REHEARSALS = 10
@@ -212,13 +213,12 @@ def run_batch(payload: Payload) -> Reply:
     if limits is not None:
         status.write_pid()
         calls = islice(calls, usage.calls_left(limits))
-    recorder, listening = None, _NOT_LISTENING
-    # The thread of a worker may be one of the caller's process.
-    if payload.run[0] != os.getpid() and (conditions := adopt(payload.conditions)) is not None:
-        send = tell if can_tell() else None
-        recorder = Recorder(lambda: int(doubles[activity]), worker_index(), conditions, send)
-        listening = collecting(recorder)
-    with listening, nested_settings(*payload.nested), interruptible():
+    recorder = None
+    if payload.run[0] != os.getpid():  # some workers are threads of the caller's process
+        recorder = recorder_of_process(payload.conditions, _new_recorder)
+    if recorder is not None:
+        recorder.call = lambda: int(doubles[activity])
+    with recorder or _NOT_RECORDING, nested_settings(*payload.nested), interruptible():
         try:
             now = began = clock()
             until = end = began + payload.seconds
@@ -245,6 +245,10 @@ def run_batch(payload: Payload) -> Reply:
     reply = _encode(values, elapsed, failure, functions, payload)
     said = None if recorder is None else recorder.end()
     return reply if said is None else reply._replace(said=said)
+
+
+def _new_recorder(conditions: Conditions) -> Recorder:
+    return Recorder(conditions, worker_index(), tell if can_tell() else None)
 
 
 def _encode(values: list[Any], elapsed: float, failure: Failure | None, functions: Any, payload: Payload) -> Reply:
