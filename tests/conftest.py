@@ -40,36 +40,26 @@ settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ
 settings.load_profile("shoal")
 
 
-#: Test files that `make test-fast` leaves out, by the reason. A single slow test has the marker itself.
+#: Test files that `make test-fast` leaves out, by reason and without "test_". A single slow test has the marker itself.
 SLOW = {
-    "starts a cluster": ("test_dask", "test_ray"),
-    "kills processes, or looks for what they leave": (
-        *(
-            "test_broken_world",
-            "test_channel",
-            "test_ends",
-            "test_faults",
-            "test_fork_server",
-            "test_forks",
-            "test_leaks",
-        ),
-        *("test_leases", "test_replacement", "test_shutdown_workers", "test_signals", "test_survival", "test_threads"),
-    ),
-    "stress": ("test_persistence_fuzz", "test_persistence_threads", "test_store_stress", "test_thread_safety"),
-    "runs the same with joblib": (
-        *("test_beside_joblib", "test_differential", "test_hashing_joblib", "test_install", "test_joblib_downstream"),
-        *("test_joblib_memory", "test_memory_joblib", "test_without_joblib"),
-    ),
-    "starts many programs": (
-        *("test_budget", "test_main_guard", "test_persistence_memory", "test_terminal", "test_tracebacks"),
-        *("test_trust_hashes", "test_worker_probe"),
-    ),
-    "has hundreds of cases": (
-        *("test_arrays", "test_async", "test_back_pressure", "test_backends", "test_executor"),
-        *("test_persistence", "test_persistence_faults"),
-    ),
+    "starts a cluster": "dask ray",
+    "kills processes, or looks for what they leave": """
+        broken_world channel ends faults fork_server forks leaks leases replacement shutdown_workers signals survival
+        threads
+    """,
+    "stress": "persistence_fuzz persistence_threads store_stress thread_safety",
+    "runs the same with joblib": """
+        beside_joblib differential hashing_joblib install joblib_downstream joblib_memory memory_joblib without_joblib
+    """,
+    "starts many programs": """
+        budget main_guard persistence_memory stale_sources terminal tracebacks trust_hashes worker_probe
+    """,
+    "has hundreds of cases": """
+        arrays async async_input back_pressure backends deflate executor persistence persistence_arguments
+        persistence_faults persistence_libraries persistence_streams several_dumps slots
+    """,
 }
-_slow_files = {f"{name}.py" for names in SLOW.values() for name in names}
+_slow_files = {f"test_{name}.py" for names in SLOW.values() for name in names.split()}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

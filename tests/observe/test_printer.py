@@ -97,6 +97,7 @@ def feed(printer: Printer, *sequence: Event) -> None:
         printer(event)
 
 
+@pytest.mark.slow
 def test_the_lines_equal_those_of_joblib(capsys: pytest.CaptureFixture[str]) -> None:
     process = subprocess.run(
         [sys.executable, "-c", JOBLIB_RUNS], check=True, capture_output=True, text=True, timeout=100

@@ -545,6 +545,7 @@ def _limited(program: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of memory")
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_small_files_take_little(hostile: str, tmp_path: Path) -> None:

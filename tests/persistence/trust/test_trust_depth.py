@@ -66,6 +66,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [False, True])
 def test_keys_of_nested_tuples(frames: bool, tmp_path: Path) -> None:
     """In a thread with a stack as small as they come."""
