@@ -1,7 +1,7 @@
 """The worker processes of this process: kept warm, and shared by all runs.
 
-One thread serves all of them (see _loop). It also starts the processes, because the kernel ties their lives to the
-thread that has started them. What a worker is, and how runs share it, is in _workers.
+One thread serves all of them (_loop). It also starts the processes, because the kernel ends them when the thread that
+has started them ends. _workers says what a worker is, and how runs share it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from shoal.backends._surroundings import current
 from shoal.backends._workers import AT_EXIT, Maker, Turn, Worker
 from shoal.backends.base import Slot
 
-#: A worker that has not ended so many seconds after it was told to is killed, where that is waited for: a call may have
-#: left a process there.
+#: If somebody waits for the end of a worker, it is killed after this time, in seconds. A call may have left a process
+#: that keeps it from ending.
 EXIT_SECONDS = 3.0
-#: A worker that was started with other options than the last run's goes after so many idle seconds.
+#: The time after which an idle worker ends if the last run had other options, in seconds.
 BESIDE_SECONDS = 2.0
 
 
@@ -38,18 +38,19 @@ class Pool:
         self._lock = threading.Lock()
         self._workers: dict[Hashable, list[Worker]] = {}
         self._latest: Hashable = None
-        self._look_at = math.inf  # when a worker may have been idle for too long
-        self._processes: set[Process] = set()  # that live; the loop's thread alone changes it
-        self._waiting: list[tuple[set[Process], Callable[[], object]]] = []  # for processes to end; likewise
+        self._look_at = math.inf  # when the next worker may have been idle for too long
+        # Only the loop's thread changes the next two: the live processes, and what is called when some have ended.
+        self._processes: set[Process] = set()
+        self._waiting: list[tuple[set[Process], Callable[[], object]]] = []
         self._gone = threading.Event()  # set when all have ended at exit
         self._closed = False
-        #: Called at exit before the workers are ended: what waits until they have done what they have.
+        #: Functions that are called at exit before the workers are ended. They wait for the calls that still run.
         self.before_end: list[Callable[[], None]] = []
 
     def open(self, maker: Maker, n_workers: int, own: bool = False) -> list[Slot]:
-        """Return a slot on each of `n_workers` workers: those that fewest runs use, and new ones where they lack.
+        """Return a slot on each of `n_workers` workers: those with the fewest runs, and new ones if needed.
 
-        With `own`, they are workers that no run uses, and no other run uses them until they are given back.
+        With `own`, the workers are ones that no other run uses until they are returned.
         """
         refuse_while_main_is_imported()
         with self._lock:
@@ -58,12 +59,12 @@ class Pool:
                 threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
                 self.loop.start()
             group = self._workers.setdefault(maker.key, [])
-            workers = [worker for worker in group if not (worker.own or worker.last or (own and worker.users))]
+            workers = [worker for worker in group if not (worker.own or worker.closing or (own and worker.users))]
             taken = {worker.index for worker in workers}
             new = [Worker(self, maker, index) for index in range(n_workers) if index not in taken]
             group += new
             workers = sorted(workers + new, key=attrgetter("index"))
-            # Those that more demanding runs have left idle stay out: no more run than the largest run in use asks for.
+            # Workers that a larger run has left idle are not used: as many run as the largest present run needs.
             in_use = max((number for number, worker in enumerate(workers, 1) if worker.users), default=0)
             chosen = sorted(workers[: max(n_workers, in_use)], key=lambda worker: worker.users)[:n_workers]
             for worker in chosen:
@@ -71,14 +72,14 @@ class Pool:
                 worker.own = own
             if maker.key != self._latest:
                 self._latest = maker.key
-                self.loop.ask(self._reap)  # what is idle beside goes sooner from now on
+                self.loop.ask(self._reap)  # idle workers of other options end sooner from now on
         surroundings = current() if maker.follows else None
         slots = [Slot(Turn(worker, surroundings)) for worker in chosen]
         try:
             on_their_way = [maker.prepare(worker) for worker in chosen]
             if any(on_their_way):
-                # Who encodes a large object meanwhile holds the lock of the interpreter, and so the start up. And a
-                # fork while this thread imports something leaves the child with a lock that nobody releases.
+                # Wait for the starts: encoding a large object would hold the interpreter's lock and delay them, and a
+                # fork while this thread imports a module would leave the child with a lock that nobody releases.
                 self.catch_up()
         except BaseException:
             self.close(slots)
@@ -86,7 +87,7 @@ class Pool:
         return slots
 
     def close(self, slots: list[Slot], end: bool = False) -> None:
-        """Take slots back; with `end`, end their workers too."""
+        """Return slots to the pool; with `end`, end their workers too."""
         turns = [slot.executor for slot in slots]
         with self._lock:
             doubled = any(len({worker.index for worker in group}) < len(group) for group in self._workers.values())
@@ -98,9 +99,9 @@ class Pool:
                 worker.own = False
                 worker.idle_since = time.monotonic()
                 group = self._workers.get(worker.maker.key, [])
-                # Beside one that had an owner. One that ends anyway does not count.
-                twice = doubled and [other.index for other in group if not other.last].count(worker.index) > 1
-                if end or ((twice or worker.last) and not worker.users):
+                # A worker of the same index was added while a run had this one for itself. Closing ones do not count.
+                twice = doubled and [other.index for other in group if not other.closing].count(worker.index) > 1
+                if end or ((twice or worker.closing) and not worker.users):
                     group.remove(worker)
                     worker.end()
                 elif (limit := self._limit(worker)) is not None and worker.idle_since + limit < self._look_at:
@@ -108,18 +109,18 @@ class Pool:
                     self.loop.ask(self._reap)
 
     def abort(self, slot: Slot) -> Slot:
-        """Stop what a slot's run has on its worker; return a new slot there."""
+        """Abort what a slot's run has on its worker; return a new slot on that worker."""
         assert isinstance(slot.executor, Turn)
         slot.executor.abort()
         return Slot(Turn(slot.executor.worker, slot.executor.surroundings))
 
     def retire(self, slot: Slot, pid: int) -> bool:
-        """Replace the worker process `pid` of a slot once what was submitted to it has run."""
+        """Replace the worker process `pid` of a slot when it has run what was submitted."""
         assert isinstance(slot.executor, Turn)
         return slot.executor.worker.retire(pid)
 
     def end_all_once_idle(self, wait: bool) -> None:
-        """End each worker as soon as no run has it; with `wait`, return when those that are idle now are gone."""
+        """End each worker as soon as no run has it; with `wait`, return when those that are idle now have ended."""
         if self.loop.started and not self._closed:
             gone = threading.Event()
             self.loop.ask(lambda: self._end_all_once_idle(gone.set))
@@ -127,9 +128,7 @@ class Pool:
                 gone.wait()
 
     def make_room(self) -> bool:
-        """End the idle workers, because the system refuses something that they hold: descriptors, memory.
-
-        Not in the loop's thread.
+        """End the idle workers, because the system is short of descriptors or memory. Not for the loop's thread.
 
         Returns
         -------
@@ -147,9 +146,9 @@ class Pool:
         return made.get()
 
     def once_there_is_room(self, then: Callable[[], object]) -> bool:
-        """End the idle workers, and call `then` when they are gone; return whether there are any.
+        """End the idle workers, and call `then` when they have ended; return whether there are any.
 
-        In the loop's thread.
+        Called in the loop's thread.
         """
         self._end_idle()
         leaving = self._leaving()
@@ -167,11 +166,11 @@ class Pool:
             raise RuntimeError(AT_EXIT)
 
     def began(self, process: Process) -> None:
-        """Take note of a process."""
+        """Record that a process has started."""
         self._processes.add(process)
 
     def ended(self, process: Process) -> None:
-        """Take note that a process is gone."""
+        """Record that a process has ended, and call the functions that waited for it."""
         self._processes.discard(process)
         for waiting in list(self._waiting):
             waiting[0].discard(process)
@@ -180,29 +179,29 @@ class Pool:
                 waiting[1]()
 
     def shut_down(self) -> None:
-        """End all workers at exit, and return when their processes are gone; from then on none is started.
+        """End all workers at exit, and return when their processes have ended. No worker is started after that.
 
-        A signal may interrupt the caller at any point. The pool's thread does the work, which no signal interrupts. So
-        one call that comes as far as asking for it suffices, and whoever calls again waits for the same end.
+        A signal may interrupt the caller at any point. The pool's thread, which no signal interrupts, does the work. So
+        it is enough that one call gets as far as asking for it; a second call waits for the same end.
         """
         if self is not _pool:
             return  # a forked child must not touch the workers of its parent
-        while self.before_end:  # each is waited for once: whoever interrupts that wants the program to end
+        while self.before_end:  # each is called once: a user who interrupts the waiting wants the program to end
             self.before_end.pop()()
         self._closed = True
         if self.loop.started:
             self.loop.ask(self._end_all)
             self._gone.wait()
-            self.loop.catch_up()  # with what comes of their ends
+            self.loop.catch_up()  # wait for what their ends have caused
 
     def abandon(self) -> None:
-        """Have no part in the workers, in a forked child: they are the parent's."""
+        """Close the descriptors of the workers in a forked child, because the workers are the parent's."""
         self.loop.abandon()
         for process in list(self._processes):
             process.abandon()
 
     def _end_all(self) -> None:
-        """End all workers and what runs on them; in the loop's thread."""
+        """End all workers and the calls on them; called in the loop's thread."""
         with self._lock:
             workers = [worker for group in self._workers.values() for worker in group]
             self._workers.clear()
@@ -214,7 +213,7 @@ class Pool:
         with self._lock:
             for workers in self._workers.values():
                 for worker in workers:
-                    worker.last = True
+                    worker.closing = True
         self._end_idle()
         self._once_gone(self._leaving(), then)
 
@@ -227,13 +226,13 @@ class Pool:
                     worker.end(now=True)
 
     def _leaving(self) -> set[Process]:
-        """Return the processes that are no worker's any more."""
+        """Return the processes that no worker has any more."""
         with self._lock:
             kept = {worker.process for group in self._workers.values() for worker in group}
         return self._processes - kept
 
     def _once_gone(self, processes: set[Process], then: Callable[[], object]) -> None:
-        """Call `then` when all of the processes have ended; those that do not end in time are killed."""
+        """Call `then` when all of the processes have ended. Those that do not end in time are killed."""
         if not processes:
             then()
             return
@@ -244,7 +243,7 @@ class Pool:
             for process in list(processes):
                 process.kill()
 
-        def give_up() -> None:  # the system never tells of an end
+        def give_up() -> None:  # the system has never reported an end
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 then()
@@ -253,12 +252,12 @@ class Pool:
         self.loop.later(2 * EXIT_SECONDS, give_up)
 
     def _limit(self, worker: Worker) -> float | None:
-        """Return the seconds after which a worker that is idle goes; None for never."""
+        """Return the seconds after which a worker ends if it is idle; None for never."""
         limit = worker.maker.idle_seconds
         return limit if limit is None or worker.maker.key == self._latest else BESIDE_SECONDS
 
     def _reap(self) -> None:
-        """End the workers that have been idle for too long; see to it that the next are looked at when they may be."""
+        """End the workers that have been idle for too long, and schedule the next look."""
         with self._lock:
             now = time.monotonic()
             self._look_at = math.inf
@@ -279,7 +278,7 @@ class Pool:
 
 
 _pool = Pool()
-#: Kept, unused, since what was being changed at the fork by another thread must not be collected.
+#: The pools of parent processes. They are kept, because another thread may have been changing one at the fork.
 _inherited: list[Pool] = []
 
 
@@ -317,8 +316,8 @@ def shutdown_workers(wait: bool = True) -> None:
     _pool.end_all_once_idle(wait)
 
 
-#: Where libraries keep the children of this process, and what ends them. A module that another thread of the parent's
-#: was importing at the fork may not have its place yet.
+#: The attributes in which libraries keep the children of this process, or what ends them. An attribute may be missing,
+#: if another thread was importing the module at the fork.
 _OF_THE_PARENT = {
     "concurrent.futures.process": "_threads_wakeups",
     "loky.process_executor": "_threads_wakeups",
@@ -328,10 +327,9 @@ _NONE: set[Any] = set()
 
 
 def _after_fork() -> None:
-    """Start anew in a forked child: the workers are the parent's.
+    """Give a forked child a pool of its own, and let libraries forget the parent's children.
 
-    What the libraries below would do at exit with the parent's children fails or, with a lock that was held at the
-    fork, waits for ever.
+    At exit they would try to end these children. That fails, or waits for ever for a lock that was held at the fork.
     """
     global _pool
     _inherited.append(_pool)

@@ -100,13 +100,13 @@ class Worker:
         self.index = index
         self.users = 0
         self.own = False  # whether it belongs to one run alone
-        self.last = False  # whether it ends with its present runs, and gets no others
+        self.closing = False  # whether no new run may use this worker, which ends when its present runs end
         self.idle_since = time.monotonic()
         self.lock = threading.RLock()  # reentrant, because a callback of a future may run under it
         self._pool = pool
         self.process: Process | None = None
         self._starting = False  # whether the loop was asked to start a process
-        # The items that waited when idle workers were ended to make room for the process; None if none were ended.
+        # The items for which idle workers were ended once, to make room for the process; None if none were ended.
         self._made_room: list[Item] | None = None
         self._waiting: deque[Item] = deque()
         self._served = 0
@@ -127,7 +127,7 @@ class Worker:
         """Append an item to the queue. It is sent when its run has its turn."""
         with self.lock:
             self._waiting.append(item)
-            self._pump()
+            self._send_next()
 
     def abort(self, turn: Turn) -> None:
         """Cancel the items of `turn`, and kill the process if it runs one of them."""
@@ -136,8 +136,8 @@ class Worker:
                 self._waiting.remove(item)
                 item.future.cancel()
             if self.process is not None and any(item.turn is turn for item in self.process.items):
-                self._discard(kill=True)
-                self._pump()
+                self._end_process(kill=True)
+                self._send_next()
 
     def retire(self, pid: int) -> bool:
         """Replace the process `pid` when it has answered its items; return whether it was the present process."""
@@ -146,7 +146,7 @@ class Worker:
             if self._retiring or self.process is None or self.process.pid not in (None, pid):
                 return False
             self._retiring = True
-            self._pump()
+            self._send_next()
             return True
 
     def end(self, now: bool = False) -> None:
@@ -154,7 +154,7 @@ class Worker:
         with self.lock:
             self._starting = False
             process = self.process
-            self._discard(kill=now and process is not None and (bool(process.items) or not process.began))
+            self._end_process(kill=now and process is not None and (bool(process.items) or not process.began))
             waiting = list(self._waiting) if now else []
         self._refuse(RuntimeError(AT_EXIT), waiting)
 
@@ -168,21 +168,16 @@ class Worker:
             return self._starting
 
     def restart(self, process: Process, error: BaseException | None = None) -> None:
-        """Replace a process that has never begun, and send its items again. Called in the loop's thread.
+        """Replace a process that has never begun, and send its items again; called in the loop's thread.
 
-        Parameters
-        ----------
-        process
-            The process.
-        error
-            The exception with which the system has refused the process; None for other reasons.
+        `error` is the exception with which the system has refused the process; None for other reasons.
         """
         with self.lock:
             wanted = process is self.process  # if it is not, the run that had sent something to it was aborted
             if wanted:
                 self._waiting.extendleft(reversed(process.items))
                 process.items.clear()
-                self._forget()
+                self._drop_process()
         process.close(BrokenExecutor("the worker process was not started"))
         if not wanted:
             return
@@ -191,7 +186,7 @@ class Worker:
             self._not_started(error, list(self._waiting))
         else:
             with self.lock:
-                self._pump()
+                self._send_next()
 
     def answered(self, process: Process, value: Any, error: BaseException | None) -> None:
         """Set the result of the first item of a process; called in the loop's thread."""
@@ -199,7 +194,7 @@ class Worker:
             item = process.items.popleft()
             if process is self.process:
                 self._made_room = None
-                self._pump()
+                self._send_next()
         if error is None:
             item.future.set_result(value)
         else:
@@ -219,8 +214,8 @@ class Worker:
             lost = list(process.items)
             process.items.clear()
             if process is self.process:
-                self._forget()
-                self._pump()
+                self._drop_process()
+                self._send_next()
         for item in lost:
             item.future.set_exception(error)
 
@@ -246,9 +241,9 @@ class Worker:
             self.process = process
             if self._starting:
                 self._starting = False
-                self._pump()
+                self._send_next()
             else:  # the worker was ended while the process started
-                self._discard(kill=True)
+                self._end_process(kill=True)
 
     def _not_started(self, error: BaseException, asked: list[Item]) -> None:
         """End idle workers and try again, if they hold what was short; else fail the items that have `asked`.
@@ -272,12 +267,12 @@ class Worker:
             self._starting = False
             refused = [item for item in self._waiting if item in items]
             self._waiting = deque(item for item in self._waiting if item not in items)
-            self._pump()
+            self._send_next()
         for item in refused:
             if _begun(item.future):
                 item.future.set_exception(error)
 
-    def _pump(self) -> None:
+    def _send_next(self) -> None:
         """Send the items at the head of the queue that belong to the run whose turn it is."""
         while True:
             process = self.process
@@ -286,7 +281,7 @@ class Worker:
             if self._retiring or (most is not None and self._served >= most):  # the process gets no more items
                 if busy:
                     return
-                self._discard(kill=False)
+                self._end_process(kill=False)
                 continue
             if not self._waiting:
                 return
@@ -297,19 +292,19 @@ class Worker:
             if busy and process.items[0].turn is not item.turn:
                 return
             if not busy and process.began and not process.alive:
-                self._discard(kill=False)  # it died while it was idle, so no item is to blame
+                self._end_process(kill=False)  # it died while it was idle, so no item is to blame
                 continue
             if not _begun(item.future):
                 self._waiting.popleft()
                 continue
             if item.turn.surroundings is not process.surroundings and not self._follow(process, item.turn):
-                self._discard(kill=False)  # it is idle: an item that runs would be of the same turn
+                self._end_process(kill=False)  # no item is running: a running one would be of this turn
                 continue
             try:
                 process.send(item)
             except ConnectionError:
                 if process.began and not process.items:  # it died while it was idle
-                    self._forget()
+                    self._drop_process()
                     continue
                 process.items.append(item)  # it fails when the end of the process is reported
             self._waiting.popleft()
@@ -338,15 +333,15 @@ class Worker:
                 process.send(Item(turn, future, message))
         return True
 
-    def _discard(self, kill: bool) -> None:
-        process = self._forget()
+    def _end_process(self, kill: bool) -> None:
+        process = self._drop_process()
         if process is not None:
             if kill:
                 process.kill()
             else:
                 process.end()
 
-    def _forget(self) -> Process | None:
+    def _drop_process(self) -> Process | None:
         """Give up the present process; return it."""
         process, self.process = self.process, None
         self._served, self._retiring = 0, False
@@ -366,27 +361,14 @@ def _begun(future: Future[Any]) -> bool:
 
 
 class Turn(Executor):
-    """The executor through which one run uses a worker, which it may share with other runs.
+    """The executor through which one run uses a worker, which it may share with other runs."""
 
-    Parameters
-    ----------
-    worker
-        The worker.
-    surroundings
-        The surroundings that the calls are to have; None for those with which the process was started.
-
-    Attributes
-    ----------
-    on_note
-        Called in the loop's thread with each note that a worker sends during a call of this run; None if nobody wants
-        them.
-    """
-
+    #: Called in the loop's thread with each note that the worker sends during a call of this run.
     on_note: Callable[[bytes], object] | None = None
 
     def __init__(self, worker: Worker, surroundings: Surroundings | None = None) -> None:
         self.worker = worker
-        self.surroundings = surroundings
+        self.surroundings = surroundings  # that the calls are to have; None for those of the start of the process
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

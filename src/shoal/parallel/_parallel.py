@@ -172,7 +172,8 @@ class Parallel:
 
     If a worker process dies, the call that it ran fails with :class:`~shoal.errors.WorkerDied`. The other calls of its
     batches whose results had not arrived run again, whether they had begun or not, and this does not count as a
-    retry. So each call runs at least once, and with ``batch_size=1`` exactly once.
+    retry. So each call runs at least once; with ``batch_size=1`` and without retries
+    exactly once.
 
     An exception that ends a run has the attribute ``call``, which names the failed call. Unless the results come from a
     generator, it has the attribute ``results`` too: a dictionary of the results that were there, by the index of their

@@ -71,6 +71,71 @@ def test_a_setting_can_be_set_by_a_context(name: str) -> None:
     assert name in documented(parallel_config)
 
 
+#: A value of each setting that is not its default. Values of n_jobs and backend are resolved, not stored as given.
+VALUES: dict[str, Any] = {
+    "verbose": 1,
+    "temp_folder": "/somewhere",
+    "max_nbytes": "3M",
+    "mmap_mode": "r",
+    "prefer": "threads",
+    "require": "sharedmem",
+    "progress": print,
+    "retries": 3,
+    "retry_on": OSError,
+    "retry_wait": 0.5,
+    "on_error": "return",
+    "task_timeout": 7.0,
+    "max_pending": 5,
+    "max_tasks_per_worker": 6,
+    "max_worker_memory": "1G",
+    "forward": False,
+}
+
+
+def test_each_setting_has_a_value_here() -> None:
+    assert {"n_jobs", "backend", *VALUES} == set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_setting_is_passed_on(name: str) -> None:
+    value = VALUES[name]
+    assert getattr(Parallel(**{name: value})._plan.settings, name) == value
+    with parallel_config(**{name: value}):
+        assert getattr(Parallel()._plan.settings, name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("return_as", "generator"),
+        ("timeout", 3.0),
+        ("pre_dispatch", "all"),
+        ("batch_size", 4),
+        ("total", 9),
+        ("memory", {}),
+    ],
+)
+def test_an_argument_of_one_parallel_is_passed_on(name: str, value: Any) -> None:
+    if name == "memory":
+        value = Cache()
+    assert getattr(Parallel(**{name: value})._plan, name) == value
+
+
+class Cache:
+    def get(self, call: Any, default: Any) -> Any:
+        return default
+
+    def put(self, call: Any, value: Any) -> None:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::shoal.FallbackWarning")  # threads are not replaced
+@pytest.mark.parametrize("name", sorted({*VALUES} - set(NOT_OF_EXECUTORS)))
+def test_a_setting_of_an_executor_is_passed_on(name: str) -> None:
+    with executor(max_workers=2, backend="threading", **{name: VALUES[name]}) as workers:
+        assert getattr(workers._loop.owned_run._plan.settings, name) == VALUES[name]
+
+
 def test_an_executor_has_all_other_arguments() -> None:
     has = {*FIELDS, "max_workers"} - set(NOT_OF_EXECUTORS)
     assert set(parameters(executor)) == has

@@ -154,8 +154,8 @@ class BatchRun(Run, Generic[R]):
         running: WorkerStatus | None = None
         error = None if future.cancelled() else future.exception()
         if isinstance(error, BrokenExecutor):
-            # Read what the worker did now, before its successor overwrites it; and once, since one error breaks all
-            # batches of a worker that died.
+            # Read the status row at once, because the next worker will overwrite it. Read it once per death: all
+            # batches of a dead worker get the same error.
             if self._deaths[index][0] is not error:
                 self._deaths[index] = error, self._transport.replaced(executor)
             running = self._deaths[index][1]
@@ -245,8 +245,8 @@ class BatchRun(Run, Generic[R]):
             return _position(batch, running.call)
         if running.batch is not None:
             return None if running.batch == batch.start else -1
-        # The worker had not begun with this run. The first such death of a slot is nobody's fault. A second one may be:
-        # some workers die whenever they start.
+        # The worker died before it began a batch of this run. The first time, no call is blamed. The second time, the
+        # call may be to blame; otherwise a run whose workers die at their start would go on for ever.
         return -1 if self._died_idle.setdefault(index, lost) is lost else None
 
     def _check_running(self, now: float) -> Ready:
@@ -296,9 +296,8 @@ class BatchRun(Run, Generic[R]):
             self.inbox.put(None)
 
     def _use_idle_workers(self) -> None:
-        # A worker is idle if the input had ended before some calls were requeued, or if it was replaced. It gets no
-        # second batch to wait behind the first: that call may take for ever, and its time is not in the pace yet.
-        # Only the slot that has just replied gets one.
+        # A worker is idle if it was replaced, or if calls were requeued after the input had ended. It gets one batch,
+        # not two: nobody knows yet how long a requeued call takes. Only the slot that has just replied gets a second.
         if self.schedule.queue.empty and self._next is None:
             return
         for index, requests in enumerate(self._in_flight):

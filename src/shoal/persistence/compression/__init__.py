@@ -49,7 +49,7 @@ class CompressorWrapper:
 
     Parameters
     ----------
-    obj : callable
+    obj : class
         ``obj(fileobj, "wb")`` or ``obj(fileobj, "wb", compresslevel=level)`` returns a file object to
         write to, ``obj(fileobj, "rb")`` one to read from. `fileobj` is a path or a file object.
     prefix : bytes, default b""
