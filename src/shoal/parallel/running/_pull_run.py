@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import heapq
 import threading
 import time
@@ -58,6 +59,7 @@ class PullRun(Run):
         super().__init__(plan, slots, schedule, listener, faults, release)
         self._n_threads = n_threads
         self._surroundings = surroundings
+        self._context = contextvars.copy_context()  # calls see the variables of the thread that makes the run
         # Whether a thread reports each result at once, or all its results when no calls are left.
         timed = plan.timeout is not None or plan.settings.task_timeout is not None
         self._at_once = plan.generates or timed or listener is not None or faults.lenient
@@ -75,7 +77,7 @@ class PullRun(Run):
             self._begin()
 
     def _begin(self) -> None:
-        """Have one more thread take calls. It is a thread of a new slot if calls are stuck in all others."""
+        """Let one more thread take calls. It is a thread of a new slot if calls are stuck in all others."""
         index = next((index for index, slot in enumerate(self.slots) if self._load[index] < slot.width), None)
         if index is None:
             index = len(self.slots)
@@ -84,7 +86,8 @@ class PullRun(Run):
         self._load[index] += 1
         thread = _Thread(index, heapq.heappop(self._free))
         self._threads.add(thread)
-        self.slots[index].executor.submit(self._work, thread)
+        # Each thread has a copy, because only one thread at a time may run in a context.
+        self.slots[index].executor.submit(self._context.copy().run, self._work, thread)
 
     @property
     def finished(self) -> bool:
