@@ -38,6 +38,10 @@ def from_user(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
+#: The warning filters of this process when it imported shoal: in a worker, before code of the user ran.
+FILTERS_AT_START = tuple(warnings.filters)
+
+
 def warn(message: str, category: type[Warning] = UserWarning, source: object = None) -> None:
     """Issue a warning that points at the line of the user's code that called into shoal, however deep shoal is.
 

@@ -97,7 +97,7 @@ def test_what_cannot_be_pickled_becomes_text(collected: Collected) -> None:
     Parallel(n_jobs=2)([delayed(log_a_lock)(), delayed(abs)(-1)])
     first, second = collected.records
     assert first.getMessage() == "a lock"
-    assert "lock" in first.lock
+    assert first.lock == "<lock>"
     assert "MainThread" in second.getMessage()
 
 
@@ -171,12 +171,35 @@ def ignore_warnings() -> None:
     warnings.simplefilter("ignore", FutureWarning)
 
 
-def test_filters_of_the_worker_stay() -> None:
+@pytest.mark.parametrize("method", [None, "loky", "spawn"])
+@pytest.mark.parametrize("options", [{"initializer": ignore_warnings}, {"environment": {"PYTHONWARNINGS": "ignore"}}])
+def test_filters_of_the_worker_stay(options: dict[str, Any], method: str | None) -> None:
     with warnings.catch_warnings(record=True) as issued:
         warnings.simplefilter("always")
-        for options in ({"initializer": ignore_warnings}, {"environment": {"PYTHONWARNINGS": "ignore"}}):
-            Parallel(n_jobs=2, **options)(delayed(warn_once)(number) for number in range(2))
+        for _ in range(2):
+            Parallel(n_jobs=2, start_method=method, **options)(delayed(warn_once)(number) for number in range(2))
     assert issued == []
+
+
+def warn_of_a_new_module(folder: Path) -> None:
+    sys.path.insert(0, str(folder))
+    import own_category
+
+    warnings.warn("of a new module", own_category.Late, stacklevel=1)
+
+
+def test_a_filter_waits_for_the_module_of_its_category(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_category.py").write_text("class Late(UserWarning):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_category
+
+    parallel = Parallel(n_jobs=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", category=own_category.Late)
+        parallel([delayed(warn_of_a_new_module)(tmp_path), delayed(abs)(1)])  # imported only in the call
+        with pytest.raises(own_category.Late):
+            parallel([delayed(warn_of_a_new_module)(tmp_path), delayed(warn_of_a_new_module)(tmp_path)])
 
 
 def speak(number: int) -> None:

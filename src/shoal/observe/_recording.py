@@ -2,10 +2,10 @@
 
 ::
 
-    adopt()       the levels and filters of the caller become those of this process
-    collecting()  logging.lastResort:    records that no handler here handles ──┐
-                  warnings.showwarning:  warnings that the filters show ────────┼──> Recorder ──> the caller
-                  sys.stdout, stderr:    where the caller has replaced its own ─┘
+    adopt()   the levels and filters of the caller become those of this process
+    Recorder  logging.lastResort:    records that no handler here handles ──┐
+              warnings.showwarning:  warnings that the filters show ────────┼──> Recorder.said ──> the caller
+              sys.stdout, stderr:    where the caller has replaced its own ─┘
 
 Handlers, levels and filters that code in this process has set stay, and what they handle or hide is not forwarded.
 """
@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from shoal._forks import before_fork
+from shoal._tracebacks import FILTERS_AT_START
 from shoal.observe import _saying
 from shoal.observe._saying import Conditions, Filter, Said, described, sealed
 
@@ -275,9 +276,11 @@ class _Collecting(io.TextIOWrapper):
 
 _streams: dict[str, _Collecting] = {}
 
-_filters_at_start = tuple(map(described, warnings.filters))
+_filters_at_start = tuple(map(described, FILTERS_AT_START))
 #: What this process has adopted from its caller.
 _adopted: tuple[bytes | None, Conditions | None] = None, None
+#: The number of imported modules when a filter was left out, because nothing had imported its category; else None.
+_incomplete_at: int | None = None
 _adopted_filters: tuple[Filter, ...] = ()
 _adopted_levels: set[str] = set()
 
@@ -292,11 +295,11 @@ def adopt(pickled: bytes | None) -> Conditions | None:
     pickled
         The pickled conditions. None restores the levels and filters of this process.
     """
-    global _adopted
-    if pickled == _adopted[0]:
+    global _adopted, _incomplete_at
+    if pickled == _adopted[0] and _incomplete_at in (None, len(sys.modules)):
         return _adopted[1]
-    given = None if pickled is None else pickle.loads(pickled)
-    complete = True
+    given = _adopted[1] if pickled == _adopted[0] else None if pickled is None else pickle.loads(pickled)
+    _incomplete_at = None
     if given is not None and given.levels is not None:
         parent, inherited = _saying.of_process
         if parent != os.getpid():  # this is a fork of the caller
@@ -309,10 +312,11 @@ def adopt(pickled: bytes | None) -> Conditions | None:
         _adopt_levels((("", logging.WARNING),), logging.NOTSET)
         _adopted_levels.clear()
     if given is not None and given.filters is not None and given.options == tuple(sys.warnoptions):
-        complete = _adopt_filters(given.filters)
+        if not _adopt_filters(given.filters):
+            _incomplete_at = len(sys.modules)
     elif _adopted_filters:
         _adopt_filters(_filters_at_start)
-    _adopted = pickled if complete else b"", given
+    _adopted = pickled, given
     return given
 
 
@@ -348,7 +352,7 @@ def _adopt_filters(filters: tuple[Filter, ...]) -> bool:
     return complete
 
 
-_latest: tuple[bytes | None, Recorder | None] = None, None
+_latest: Recorder | None = None
 
 
 def recorder_of_process(pickled: bytes | None, make: Callable[[Conditions], Recorder]) -> Recorder | None:
@@ -362,9 +366,9 @@ def recorder_of_process(pickled: bytes | None, make: Callable[[Conditions], Reco
         Makes a recorder.
     """
     global _latest
-    if pickled == _latest[0]:
-        return _latest[1]
     conditions = adopt(pickled)
-    recorder = None if conditions is None else make(conditions)
-    _latest = _adopted[0], recorder
-    return recorder
+    if conditions is None:
+        return None
+    if _latest is None or _latest.conditions is not conditions:
+        _latest = make(conditions)
+    return _latest

@@ -144,10 +144,11 @@ def sealed(value: Any) -> Any:
     """Return an object that any process can unpickle: `value` itself if it is a number or text, else a Blob."""
     if type(value) in _PLAIN:
         return value
+    text = str(value) if isinstance(value, Warning) else f"<{type(value).__qualname__}>"
     try:
-        return Blob(dumps(value, out_of_band=2**63)[0], str(value))
+        return Blob(dumps(value, out_of_band=2**63)[0], text)
     except Exception:
-        return Blob(None, str(value))
+        return Blob(None, text)
 
 
 def _opened(value: Any) -> Any:
