@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -181,25 +182,24 @@ def test_filters_of_the_worker_stay(options: dict[str, Any], method: str | None)
     assert issued == []
 
 
-def warn_of_a_new_module(folder: Path) -> None:
+def warn_of_a_new_module(folder: Path, name: str) -> None:
     sys.path.insert(0, str(folder))
-    import own_category
-
-    warnings.warn("of a new module", own_category.Late, stacklevel=1)
+    module = importlib.import_module(name)
+    warnings.warn("of a new module", module.Late, stacklevel=1)
 
 
 def test_a_filter_waits_for_the_module_of_its_category(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_category.py").write_text("class Late(UserWarning):\n    pass\n")
+    name = f"own_category_{os.urandom(4).hex()}"
+    (tmp_path / f"{name}.py").write_text("class Late(UserWarning):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import own_category
-
-    parallel = Parallel(n_jobs=2)
+    late = importlib.import_module(name).Late
+    calls = [delayed(warn_of_a_new_module)(tmp_path, name) for _ in range(2)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", category=own_category.Late)
-        parallel([delayed(warn_of_a_new_module)(tmp_path), delayed(abs)(1)])  # imported only in the call
-        with pytest.raises(own_category.Late):
-            parallel([delayed(warn_of_a_new_module)(tmp_path), delayed(warn_of_a_new_module)(tmp_path)])
+        warnings.filterwarnings("error", category=late)
+        Parallel(n_jobs=2)(calls)  # the module is imported only in the calls
+        with pytest.raises(late):
+            Parallel(n_jobs=2)(calls)
 
 
 def speak(number: int) -> None:
