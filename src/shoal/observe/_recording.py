@@ -326,9 +326,10 @@ def _adopt_levels(levels: Iterable[tuple[str, int]], disabled: int) -> None:
         logging.getLogger(name).setLevel(logging.NOTSET)
     for name, level in levels:
         logger = logging.getLogger(name)
-        if not logger.handlers:
+        if not logger.handlers and logger.level != level:
             logger.setLevel(level)
-    logging.disable(disabled)
+    if logging.root.manager.disable != disabled:
+        logging.disable(disabled)
     _adopted_levels.clear()
     _adopted_levels.update(names)
 
@@ -337,10 +338,14 @@ def _adopt_filters(filters: tuple[Filter, ...]) -> bool:
     """Set the filters; return whether the modules of all categories are imported. Others can have no warning here."""
     global _adopted_filters
     ours = {*_filters_at_start, *_adopted_filters, *filters}
-    own = [entry for entry in map(described, warnings.filters) if entry not in ours]
+    present = list(map(described, warnings.filters))
+    wanted = [*(entry for entry in present if entry not in ours), *filters]
+    _adopted_filters = filters
+    if present == wanted:
+        return True
     complete = True
     warnings.resetwarnings()
-    for action, message, (module, name), where, line in reversed([*own, *filters]):
+    for action, message, (module, name), where, line in reversed(wanted):
         category: Any = sys.modules.get(module)
         for part in name.split("."):
             category = getattr(category, part, None)
@@ -348,7 +353,6 @@ def _adopt_filters(filters: tuple[Filter, ...]) -> bool:
             complete = False
         else:
             warnings.filterwarnings(action, message or "", category, where or "", line)  # type: ignore[arg-type]
-    _adopted_filters = filters
     return complete
 
 
