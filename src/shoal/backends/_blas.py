@@ -35,7 +35,7 @@ class BlasCap:
             _limits.apply()
 
 
-class _Limits:
+class _Caps:
     """The active caps, and the limits before them. Callers hold the lock."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ def _set_threads(library: Any, n_threads: int) -> None:
         clear()
 
 
-_limits = _Limits()
+_limits = _Caps()
 
 
 def cap_this_thread(limit: int) -> None:

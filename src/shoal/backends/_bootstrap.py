@@ -24,7 +24,7 @@ _F_SETSIG = 10
 _connection: Blocking | None = None
 
 
-class Place:
+class Assignment:
     """The index of a worker process, and what the process gets for that index.
 
     Unpickling it sets the variables, because whatever is unpickled after it may import modules that read them.
@@ -47,19 +47,19 @@ class Place:
         self.index, self.variables, self.cpus, self.depth = index, variables, cpus, depth
 
     def __reduce__(self) -> Any:
-        return _arrive, (self.index, self.variables, self.cpus, self.depth)
+        return _assigned, (self.index, self.variables, self.cpus, self.depth)
 
-    def take(self) -> None:
+    def apply(self) -> None:
         """Apply the index and the CPUs to this process. The variables are set already."""
         be_worker(self.index, self.depth)
         if self.cpus is not None:
             os.sched_setaffinity(0, self.cpus)
 
 
-def _arrive(*given: Any) -> Place:
-    place = Place(*given)
-    set_variables(place.variables)
-    return place
+def _assigned(*given: Any) -> Assignment:
+    assignment = Assignment(*given)
+    set_variables(assignment.variables)
+    return assignment
 
 
 def set_variables(variables: Mapping[str, str | None]) -> None:
@@ -71,19 +71,19 @@ def set_variables(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def heed(parent: int) -> None:
+def set_up_signals(parent: int) -> None:
     """Let this process end with its parent, and let Ctrl-C interrupt it only while it runs a call."""
     die_with(parent)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # inherited from a parent that ignores it
         signal.signal(signal.SIGINT, on_interrupt)
 
 
-def serve(place: Place, initial: Callable[[], tuple[Any, Any]], connection: Blocking) -> None:
+def serve(assignment: Assignment, initial: Callable[[], tuple[Any, Any]], connection: Blocking) -> None:
     """Run what the parent sends, and answer each message, until an empty one comes.
 
     Parameters
     ----------
-    place
+    assignment
         Which worker this process is.
     initial
         Returns the user's initializer, or None, with its arguments. If it fails, each call raises its exception, so
@@ -95,7 +95,7 @@ def serve(place: Place, initial: Callable[[], tuple[Any, Any]], connection: Bloc
     _connection = connection
     failure: Failure | None = None
     try:
-        place.take()
+        assignment.apply()
         initializer, initargs = initial()
         if initializer is not None:
             initializer(*initargs)

@@ -31,7 +31,7 @@ import traceback
 import types
 from typing import Any, NamedTuple
 
-from shoal.backends._bootstrap import flush_streams, heed, set_variables
+from shoal.backends._bootstrap import flush_streams, set_up_signals, set_variables
 from shoal.backends._messages import CONTROL_BYTES, Blocking
 from shoal.backends._surroundings import follow, working_folder
 from shoal.backends._worker_process import Beginning, Common, run, set_parent, started_process
@@ -59,7 +59,7 @@ def main(fd: int, tracker: int) -> None:
         os.set_inheritable(descriptor, False)
     control = socket.socket(fileno=fd)
     start = Start(*pickle.loads(control.recv(CONTROL_BYTES)))
-    heed(start.caller)
+    set_up_signals(start.caller)
     os.closerange(3, fd)  # closes all inherited descriptors but the standard streams and these two
     os.closerange(tracker + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     mp.util._close_stdin()

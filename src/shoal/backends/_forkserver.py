@@ -37,7 +37,7 @@ from shoal.errors import cannot_start
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shoal.backends._bootstrap import Place
+    from shoal.backends._bootstrap import Assignment
     from shoal.backends._loop import Loop
     from shoal.backends._workers import Worker
 
@@ -122,7 +122,7 @@ class ForkServer:
         self._schedule_check()
 
     def fork(
-        self, worker: Worker, process: Process, place: Place, initial: bytes, modules: tuple[str, ...]
+        self, worker: Worker, process: Process, assignment: Assignment, initial: bytes, modules: tuple[str, ...]
     ) -> ForkedChild:
         """Request the process of a worker. The server imports `modules` before it forks the process.
 
@@ -134,7 +134,7 @@ class ForkServer:
         wanted: dict[str, str | None] = {name: os.environ.get(name) for name in ONE_THREAD}
         wanted.update(process.own)
         variables = {name: value for name, value in wanted.items() if self.environment.get(name) != value}
-        process.prepare(beginning(variables, place, initial))
+        process.prepare(beginning(variables, assignment, initial))
         request = pickle.dumps(modules), socket.socket(fileno=process.theirs.detach())
         self._pending.append(child)
         self._unsent.append(request)

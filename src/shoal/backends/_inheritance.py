@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.backends._surroundings import installed, working_folder
 
 if TYPE_CHECKING:
-    from shoal.backends._bootstrap import Place
+    from shoal.backends._bootstrap import Assignment
 
 #: Numbers for the names of workers, as in multiprocessing.
 _workers = itertools.count(1)
@@ -33,13 +33,13 @@ def changed_environment(environment: Mapping[str, str], variables: Mapping[str, 
     return {name: value for name, value in {**environment, **variables}.items() if value is not None}
 
 
-def beginning(variables: dict[str, str | None], place: Place, initial: bytes) -> bytes:
+def beginning(variables: dict[str, str | None], assignment: Assignment, initial: bytes) -> bytes:
     """Return the first message to a worker: a pickle of a `_worker_process.Beginning`.
 
     `variables` are those that the worker has to set, because it inherits other values. `initial` is a pickle of the
     user's initializer and its arguments, or empty.
     """
-    own = f"LokyProcess-{next(_workers)}", (place.index, place.cpus, place.depth), initial
+    own = f"LokyProcess-{next(_workers)}", (assignment.index, assignment.cpus, assignment.depth), initial
     return pickle.dumps((_common(variables), *own))
 
 

@@ -10,7 +10,7 @@ import socket
 from typing import Any
 
 from shoal.backends._blas import find_blas, lower_blas_threads
-from shoal.backends._bootstrap import Place, heed, serve, set_variables
+from shoal.backends._bootstrap import Assignment, serve, set_up_signals, set_variables
 from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
 from shoal.backends._pool import pool
@@ -21,13 +21,13 @@ from shoal.backends.base import PLACEMENT, Slot, WorkerSpec
 _numbers = itertools.count()
 
 
-def _serve(parent: int, end: socket.socket, place: Place, *initial: Any) -> None:
+def _serve(parent: int, end: socket.socket, assignment: Assignment, *initial: Any) -> None:
     """Run a worker process. Like a Pool's, it may not start processes: multiprocessing would wait for them at exit."""
     multiprocessing.current_process().daemon = True
-    set_variables(place.variables)
+    set_variables(assignment.variables)
     lower_blas_threads()
-    heed(parent)
-    serve(place, lambda: initial, Blocking(end))
+    set_up_signals(parent)
+    serve(assignment, lambda: initial, Blocking(end))
 
 
 class MultiprocessingBackend(ProcessBackend):

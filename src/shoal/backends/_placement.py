@@ -8,7 +8,7 @@ from typing import Any
 
 from shoal._cpus import cpu_share
 from shoal._tracebacks import warn
-from shoal.backends._bootstrap import Place
+from shoal.backends._bootstrap import Assignment
 from shoal.backends.base import WorkerSpec, process_depth
 from shoal.errors import FallbackWarning
 
@@ -52,7 +52,7 @@ class Placement:
             *map(identity, (self.initializer, *self.initargs)),
         )
 
-    def of(self, index: int) -> Place:
+    def of(self, index: int) -> Assignment:
         """Return the place of the worker with this index. Called once for each process.
 
         Raises
@@ -68,7 +68,7 @@ class Placement:
             cpus = _cpus(cpus(index))
         elif cpus is not None:
             cpus = cpus[index % len(cpus)]
-        return Place(index, {**self._spec.environment, **variables}, cpus, process_depth() + 1)
+        return Assignment(index, {**self._spec.environment, **variables}, cpus, process_depth() + 1)
 
 
 def _affinity(affinity: Any, n_workers: int) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from shoal._pickling import KeepingFile, dumps
 from shoal._tracebacks import warn
-from shoal.backends._bootstrap import Place, heed, serve
+from shoal.backends._bootstrap import Assignment, serve, set_up_signals
 from shoal.backends._loop import Loop
 from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
@@ -56,8 +56,8 @@ class LokyMaker:
 
     def start(self, worker: Worker, process: Process, loop: Loop) -> Child:
         """Start a worker process."""
-        place = self._placement.of(worker.index)
-        process.own = place.variables
+        assignment = self._placement.of(worker.index)
+        process.own = assignment.variables
         initial, inherited = self._initial()
         from shoal.backends._forkserver import servers
         from shoal.backends._inheritance import beginning, changed_environment, modules_named
@@ -66,12 +66,12 @@ class LokyMaker:
             server = servers.of(self._placement.variables, loop)
             # An import may read environment variables, so the server imports only if all workers have the same ones.
             modules = () if self._placement.variables is None else modules_named(worker.messages)
-            return server.fork(worker, process, place, initial, servers.importable(modules))
+            return server.fork(worker, process, assignment, initial, servers.importable(modules))
         from shoal.backends._start import Executed, StartedChild
 
-        process.prepare(beginning({}, place, initial))
+        process.prepare(beginning({}, assignment, initial))
         fds = [process.theirs.fileno(), *(inherited or [])]
-        return StartedChild(Executed(changed_environment(os.environ, place.variables), fds), process, loop)
+        return StartedChild(Executed(changed_environment(os.environ, assignment.variables), fds), process, loop)
 
     def _initial(self) -> tuple[bytes, list[int] | None]:
         """Return a pickle of the initializer and its arguments, and the descriptors that the worker must inherit.
@@ -118,7 +118,7 @@ def _keeping_file(initializer: Any) -> Any:
     return KeepingFile(initializer) if isinstance(initializer, FunctionType) else initializer
 
 
-def _serve(parent: int, end: socket.socket, place: Place, *initial: Any) -> None:
+def _serve(parent: int, end: socket.socket, assignment: Assignment, *initial: Any) -> None:
     """Run a worker process that a context has started."""
     import faulthandler
 
@@ -126,8 +126,8 @@ def _serve(parent: int, end: socket.socket, place: Place, *initial: Any) -> None
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 open until the process ends
     elif "PYTHONFAULTHANDLER" not in os.environ:
         faulthandler.enable()
-    heed(parent)
-    serve(place, lambda: initial, Blocking(end))
+    set_up_signals(parent)
+    serve(assignment, lambda: initial, Blocking(end))
 
 
 class ProcessBackend(Backend):

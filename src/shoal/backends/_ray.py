@@ -27,7 +27,7 @@ import ray
 from ray import exceptions as ray_errors
 
 from shoal._cpus import is_serial
-from shoal.backends._ray_task import Stored, kept_object, pack, run_task, unpack
+from shoal.backends._ray_task import StoredObject, kept_object, pack, run_task, unpack
 from shoal.backends.base import Slot, WorkerSpec
 from shoal.backends.storing import StoringBackend, StoringExecutor
 
@@ -83,13 +83,13 @@ class RayExecutor(StoringExecutor):
         self._options = dict(options)
         self._token = uuid4().hex
         self._keys = count()
-        self._functions: dict[int, tuple[Any, Stored]] = {}  # by id: the function itself, and its reference
+        self._functions: dict[int, tuple[Any, StoredObject]] = {}  # by id: the function itself, and its reference
         self._running: dict[Future[Any], Any] = {}
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Submit a task. Positional arguments at the end may be of type :class:`Stored`."""
-        n_plain = next((position for position, arg in enumerate(args) if type(arg) is Stored), len(args))
-        stored: tuple[Stored, ...] = args[n_plain:]
+        """Submit a task. Positional arguments at the end may be of type :class:`StoredObject`."""
+        n_plain = next((position for position, arg in enumerate(args) if type(arg) is StoredObject), len(args))
+        stored: tuple[StoredObject, ...] = args[n_plain:]
         kept = [one for one in stored if one.key is not None]
         packed = pack((fn, args[:n_plain], kwargs), partial(self._store_function, kept))
         keys = [one.key for one in stored]
@@ -108,11 +108,11 @@ class RayExecutor(StoringExecutor):
         """Return whether an argument is large, and most of it is in arrays."""
         return _nbytes(obj) >= STORED_BYTES
 
-    def put(self, obj: Any) -> Stored:
+    def put(self, obj: Any) -> StoredObject:
         """Store an object: an array unchanged, others as pickles. Workers keep small ones decoded."""
         if _is_plain_array(obj):
-            return Stored(ray.put(obj), None)
-        return Stored(ray.put(pack(obj)), None if self.stores(obj) else next(self._keys))
+            return StoredObject(ray.put(obj), None)
+        return StoredObject(ray.put(pack(obj)), None if self.stores(obj) else next(self._keys))
 
     def cancel(self) -> None:
         """Cancel all tasks by force. Without force, ray waits for compiled code to return to the interpreter."""
@@ -123,12 +123,12 @@ class RayExecutor(StoringExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Do nothing: the cluster and its tasks continue."""
 
-    def _store_function(self, needed: list[Stored], function: Any) -> Any:
+    def _store_function(self, needed: list[StoredObject], function: Any) -> Any:
         """Store a function that is pickled by value, for workers to keep decoded; return its reduction."""
         if id(function) not in self._functions:
             if len(self._functions) >= ONCE:
                 return NotImplemented
-            self._functions[id(function)] = function, Stored(ray.put(pack(function)), next(self._keys))
+            self._functions[id(function)] = function, StoredObject(ray.put(pack(function)), next(self._keys))
         _, stored = self._functions[id(function)]
         needed.append(stored)
         return kept_object, (stored.key,)

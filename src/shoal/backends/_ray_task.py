@@ -37,21 +37,21 @@ def unpack(packed: Packed, description: str, place: str = "a ray worker", copy: 
         raise CallUnpicklingError(description, place, f"{type(error).__name__}: {error}") from error
 
 
-class Stored(NamedTuple):
+class StoredObject(NamedTuple):
     """A reference to an object in ray's store."""
 
     reference: Any  # the ObjectRef
     key: int | None  # under which workers keep the decoded object; None: they decode it for each batch
 
 
-class _Kept:
+class _WorkerObjects:
     """The decoded objects that a worker keeps. They belong to the executor whose task it has run last."""
 
     def __init__(self) -> None:
         self._token: str | None = None
         self._objects: dict[int, Any] = {}
 
-    def fetch(self, token: str, stored: list[Stored]) -> None:
+    def fetch(self, token: str, stored: list[StoredObject]) -> None:
         """Fetch the missing objects of an executor, and drop those of other executors."""
         if token != self._token:
             self._token, self._objects = token, {}
@@ -65,7 +65,7 @@ class _Kept:
         return self._objects[key]
 
 
-_kept = _Kept()
+_kept = _WorkerObjects()
 
 
 def kept_object(key: int) -> Any:
@@ -73,7 +73,7 @@ def kept_object(key: int) -> Any:
     return _kept.get(key)
 
 
-def run_task(token: str, packed: Packed, kept: list[Stored], keys: list[int | None], *stored: Any) -> Packed:
+def run_task(token: str, packed: Packed, kept: list[StoredObject], keys: list[int | None], *stored: Any) -> Packed:
     """Run a packed call in a ray worker, which keeps the objects `kept` decoded for the executor with this token.
 
     `keys` and `stored` are further positional arguments of the call: a key selects a kept object, None the next item of

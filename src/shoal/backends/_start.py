@@ -89,7 +89,7 @@ class StartedChild:
 class ContextMaker:
     """Starts workers by a context of ``multiprocessing``. Workers with equal keys are interchangeable.
 
-    The process calls `serve` with its parent's id, its end of the connection, its `Place`, the initializer and its
+    The process calls `serve` with its parent's id, its end of the connection, its `Assignment`, the initializer and its
     arguments.
     """
 
@@ -109,15 +109,18 @@ class ContextMaker:
 
     def start(self, worker: Worker, process: Process, loop: Loop) -> StartedChild:
         """Start a worker process."""
-        place = self._placement.of(worker.index)
-        process.own = place.variables
-        beginning = place, self._placement.initializer, self._placement.initargs
+        assignment = self._placement.of(worker.index)
+        process.own = assignment.variables
+        beginning = assignment, self._placement.initializer, self._placement.initargs
         started = self._context.Process(target=self._serve, args=(os.getpid(), process.theirs, *beginning))
         method = started._start_method
         if method in ("spawn", "forkserver"):
             started.name = started.name.replace("Process", MARK)
         # A spawned worker may import the main module before its first message, so its variables are set here.
-        with warnings.catch_warnings(), temporary_variables(place.variables if method in ("spawn", "loky") else {}):
+        with (
+            warnings.catch_warnings(),
+            temporary_variables(assignment.variables if method in ("spawn", "loky") else {}),
+        ):
             # Since Python 3.12, a fork in a process with threads warns. A process with workers always has threads.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             try:

@@ -28,7 +28,7 @@ import traceback
 import types
 from typing import Any, NamedTuple
 
-from shoal.backends._bootstrap import Place, die_with, flush_streams, heed, libc, serve
+from shoal.backends._bootstrap import Assignment, die_with, flush_streams, libc, serve, set_up_signals
 from shoal.backends._messages import Blocking
 from shoal.backends._surroundings import follow
 
@@ -56,7 +56,7 @@ class Beginning(NamedTuple):
 
     common: bytes  # a pickle of :class:`Common`
     name: str
-    place: tuple[int, tuple[int, ...] | None, int]  # index, CPUs and depth
+    assignment: tuple[int, tuple[int, ...] | None, int]  # index, CPUs and depth
     initial: bytes  # a pickle of the user's initializer and its arguments; empty if there is none
 
 
@@ -73,7 +73,7 @@ def work(fd: int, tracker: int, *others: int) -> None:
     except (EOFError, OSError):  # the caller has ended or aborted the start
         os._exit(1)
     common = Common(*pickle.loads(beginning.common))
-    heed(common.caller)
+    set_up_signals(common.caller)
     mp.util._close_stdin()
     sys.argv[:] = common.argv
     sys.modules["__main__"] = types.ModuleType("__main__")  # hides this interpreter's own main module
@@ -131,9 +131,9 @@ def run(connection: Blocking, common: Common, beginning: Beginning, server: int)
         mp.process._children.clear()  # these belong to the server
         mp.process.BaseProcess._after_fork()
         _initialize()
-        index, cpus, depth = beginning.place
+        index, cpus, depth = beginning.assignment
         initial = beginning.initial
-        serve(Place(index, {}, cpus, depth), lambda: pickle.loads(initial) if initial else (None, ()), connection)
+        serve(Assignment(index, {}, cpus, depth), lambda: pickle.loads(initial) if initial else (None, ()), connection)
         mp.util._exit_function()
         code = 0
     except BaseException:

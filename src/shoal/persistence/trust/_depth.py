@@ -213,7 +213,7 @@ class Depths:
         only: list[int] | None = None
         if code in _CALLS:
             put = sum([item[2][0] for item in items if item[2] is not None])
-            self._budget.take(PER_OPCODE * put)
+            self._budget.charge(PER_OPCODE * put)
             size += put
         elif len(items) == 1:
             only = items[0][2]
@@ -222,7 +222,7 @@ class Depths:
     def _hash(self, items: list[Entry]) -> int:
         """Charge the budget for the hashes of some objects."""
         size: int = sum(map(_SIZE, items))
-        self._budget.take(PER_OPCODE * size)
+        self._budget.charge(PER_OPCODE * size)
         return size
 
 

@@ -37,7 +37,7 @@ class Budget:
         self._end = limit if limit is not None else FLOOR + RATIO * (size or 0)
         self._count = count if limit is None and size is None else None
 
-    def take(self, nbytes: int) -> None:
+    def charge(self, nbytes: int) -> None:
         """Take note of some bytes.
 
         Raises

@@ -289,5 +289,5 @@ class Walk:
         if not 0 <= index <= self._walked + 2**16:
             self._refuse("an index of the memo", f"{index}")
         if index > self.top:
-            self._budget.take(_PER_INDEX * (index - self.top))
+            self._budget.charge(_PER_INDEX * (index - self.top))
             self.top = index

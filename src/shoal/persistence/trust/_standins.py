@@ -102,7 +102,7 @@ class Notes:
         """Note an array; the state that it was given, if its objects are in a list there."""
         self.arrays.append(array)
         if state is not None:
-            self.budget.take(array.nbytes)
+            self.budget.charge(array.nbytes)
             data = [part for part in state if type(part) is list]
             if data:
                 self.built.append((state, data[0]))
@@ -165,12 +165,12 @@ class Global(_Standin):
         if rule is None:
             notes.events += 1
             if how == "called" or args or kwargs:
-                notes.budget.take(_size(args))
+                notes.budget.charge(_size(args))
                 cls._used(how, args, kwargs)
         elif rule.call is None or kwargs:
             notes.misused(f"{cls.name} is called")
         else:
-            notes.budget.take(_size(args))
+            notes.budget.charge(_size(args))
             try:
                 value = rule.call(*args)
             except (TypeError, ValueError, AttributeError) as error:
@@ -275,7 +275,7 @@ class Container:
 
     def _holds(self, items: Any) -> None:
         notes = self._kind.notes
-        notes.budget.take(PER_OPCODE * len(items))
+        notes.budget.charge(PER_OPCODE * len(items))
         for item in items:
             if type(item) is Container and item is not self:
                 if self._held:
@@ -319,7 +319,7 @@ class Container:
 def _change(kind: Any, rule: Rule, state: Any) -> None:
     """Check the state of a BUILD."""
     notes = kind.notes
-    notes.budget.take(_size((state,)))
+    notes.budget.charge(_size((state,)))
     try:
         need(rule.change, "it has none")
         array = rule.change(state)  # type: ignore[misc]
@@ -332,13 +332,13 @@ def _change(kind: Any, rule: Rule, state: Any) -> None:
 def _states_of_arrays(state: tuple[Any, ...], notes: Notes) -> None:
     """Check the states of arrays of objects in that of something else: a class of arrays may give them to numpy."""
     waiting = [state]
-    notes.budget.take(_size((state,)))
+    notes.budget.charge(_size((state,)))
     while waiting:
         parts = waiting.pop()
         for at, part in enumerate(parts):
             if type(part) is tuple:
                 waiting.append(part)
-                notes.budget.take(_size((part,)))
+                notes.budget.charge(_size((part,)))
             elif type(part) is Dtype and part.real.hasobject and at + 2 < len(parts) and type(parts[at + 2]) is list:
                 try:
                     right = len(parts[at + 2]) == math.prod(shape_of(parts[at - 1]))

@@ -32,8 +32,8 @@ from shoal.persistence.trust._safe import SAFE
 from shoal.persistence.trust._standins import GETATTR, Container, Global, Notes
 
 
-class Kept:
-    """Keeps what it is given, and takes its checksum."""
+class CheckedBytes:
+    """The bytes of a file that belong to no array, with their checksum."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -42,27 +42,27 @@ class Kept:
         self.intdigest = self._sum.intdigest
 
     def update(self, data: Any) -> None:
-        """Take some bytes."""
+        """Append bytes."""
         self.data += data
         self._sum.update(data)
 
 
 class Watched(Input):
-    """An input all of whose opcodes are walked over before the unpickler has them, and kept.
+    """An input whose opcodes are checked before the unpickler gets them, and kept.
 
     Attributes
     ----------
     kept
-        What was taken that belongs to no array.
+        The bytes that were read and belong to no array.
     damage
-        What was found: the unpickler says of it that there is no more input.
+        The damage that was found. The unpickler itself reports it as a missing rest of the input.
     """
 
     def __init__(
         self, file: Any, name: str, left: int | None, budget: Budget, ahead: bytes = b"", exact: bool = False
     ) -> None:
         super().__init__(file, name, left, ahead, exact)
-        self.checksum = self.kept = Kept()
+        self.checksum = self.kept = CheckedBytes()
         self.budget = budget
         self.walk = Walk(self._refuse, budget)
         self.damage: DamagedFile | None = None
@@ -74,10 +74,10 @@ class Watched(Input):
     def read(self, size: int = -1) -> bytes | memoryview:
         """Return what the unpickler needs next."""
         data = super().read(size)
-        self.budget.take(len(data))
+        self.budget.charge(len(data))
         before = self.walk.text
         self.walk.feed(data)
-        self.budget.take((PER_OPCODE - 1) * (len(data) - self.walk.text + before))
+        self.budget.charge((PER_OPCODE - 1) * (len(data) - self.walk.text + before))
         return data
 
     def _no_footer(self) -> None:
@@ -85,7 +85,7 @@ class Watched(Input):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer of the unpickler's."""
-        self.budget.take(len(buffer))
+        self.budget.charge(len(buffer))
         count = super().readinto(buffer)
         self.walk.feed(buffer)
         return count
@@ -93,7 +93,7 @@ class Watched(Input):
     def readline(self) -> bytes:
         """Return a line."""
         data = super().readline()
-        self.budget.take(PER_OPCODE + len(data))
+        self.budget.charge(PER_OPCODE + len(data))
         self.walk.feed(data)
         return data
 
@@ -259,7 +259,7 @@ class Survey(Reader):
             stored = dtype.described(shape, source.position)
             self.met.append(Met(begin, source.position, stored.nbytes, shape, dtype.real, order, aligned))
             self.notes.array(stored)
-            source.budget.take(stored.nbytes)
+            source.budget.charge(stored.nbytes)
             source.skip(stored.nbytes, "an array")
             array = kind.result
         self._go_on()
