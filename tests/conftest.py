@@ -62,6 +62,11 @@ SLOW = {
 _slow_files = {f"test_{name}.py" for names in SLOW.values() for name in names.split()}
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import slow files for `make test-fast`: some import whole clusters."""
+    return True if config.option.markexpr == "not slow" and collection_path.name in _slow_files else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in _slow_files:
