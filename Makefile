@@ -35,9 +35,10 @@ test-fast: $(VENV)/.has-test
 
 # Tests and workers under `python -O`. pytest checks the assertions of test modules and helpers all the same, since it
 # rewrites them; its warning is about those of other modules. Programs with assertions of their own run without -O.
+# Without test_ray.py: under -O, a local ray cluster dies within a minute, and the process that started it with it.
 suite-optimized: $(VENV)/.has-test
 	PYTHONOPTIMIZE=1 $(RUN) -m pytest -n 2 -W "ignore:assertions not in test modules:pytest.PytestConfigWarning" \
-	    tests/parallel tests/backends tests/persistence $(ARGS)
+	    tests/parallel tests/backends tests/persistence --ignore=tests/backends/test_ray.py $(ARGS)
 
 # joblib's own tests, from its wheel, with shoal in its place; what may fail is in tests/compat/expected.txt.
 test-joblib: $(VENV)/.has-test

@@ -35,7 +35,8 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 
 def wait_for(gate: str | Path) -> None:
     """Wait, in a call, until the test makes the file `gate`."""
-    assert until(lambda: os.path.exists(gate), 60), f"{gate} was never made"
+    made = until(lambda: os.path.exists(gate), 60)  # not within the assertion, which `python -O` removes in workers
+    assert made, f"{gate} was never made"
 
 
 def worker_pids(n: int = 2) -> list[int]:

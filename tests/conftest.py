@@ -20,8 +20,9 @@ from _python import GIL
 _helpers = {path.stem for path in Path(__file__).parent.rglob("_*.py")}
 pytest.register_assert_rewrite("shoal.testing", *_helpers - sys.modules.keys())
 
-# A developer's shell must not decide what the suite sees; workers inherit this environment.
-for _name in list(os.environ):
+# A developer's shell must not decide what the suite sees; workers inherit this environment. But `make test-all` chooses
+# how workers are started.
+for _name in os.environ.keys() - {"SHOAL_START_METHOD"}:
     if _name.startswith(("JOBLIB_", "LOKY_", "SHOAL_")) or _name.endswith("_NUM_THREADS"):
         del os.environ[_name]
 
@@ -60,6 +61,11 @@ SLOW = {
     """,
 }
 _slow_files = {f"test_{name}.py" for names in SLOW.values() for name in names.split()}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import slow files for `make test-fast`: some import whole clusters."""
+    return True if config.option.markexpr == "not slow" and collection_path.name in _slow_files else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -37,7 +37,8 @@ FORMS = {
     "no line": "Parallel(2, backend)([delayed(say)(0, end=' '), delayed(say)(1, end=' ')])",
     "executor": """
 with executor(2, backend) as workers:
-    assert [workers.submit(say, index).result() for index in range(2)] == [0, 1]
+    results = [workers.submit(say, index).result() for index in range(2)]
+    assert results == [0, 1]
     leave()
 """,
     "failure": """

@@ -217,12 +217,11 @@ def test_files_of_joblib_truncated_anywhere(tmp_path: Path, compress: Any, proto
             assert length > len(data) - 40
 
 
-@pytest.mark.parametrize("boundary", [-1, 0, 1])
 @pytest.mark.parametrize("compress", WRITTEN)
-def test_large_files_truncated(tmp_path: Path, compress: Any, boundary: int) -> None:
+def test_large_files_truncated(tmp_path: Path, compress: Any) -> None:
     value = ["x" * 70_000, bytes(70_000), filled("f8", (40_000,)), list(range(30_000)), filled("f8", (50_000,)), "end"]
     data = encoded(value, compress)
-    cuts = {len(data) * part // 16 + boundary for part in range(16)} | {2**16, 2**17, 2**18}
+    cuts = {len(data) * part // 16 + part % 3 - 1 for part in range(16)} | {2**16, 2**17, 2**18}
     for read in readers(tmp_path)[::3]:
         for length in cuts:
             if 0 <= length < len(data):

@@ -185,10 +185,11 @@ def test_a_stream_without_a_footer_has_none() -> None:
     assert read_stored(io.BytesIO(b"x"), 1, 26) is None
 
 
-@containers
-@pytest.mark.parametrize("level", range(10))
+@pytest.mark.parametrize(
+    ("container", "level"), [*(("zlib", level) for level in range(10)), *(("gzip", level) for level in (0, 1, 6, 9))]
+)
 def test_real_blocks(container: str, level: int) -> None:
-    array = np.random.default_rng(0).integers(0, 50, 400_000)
+    array = np.random.default_rng(0).integers(0, 50, 200_000)
     written, table = streamed(array, container, b"tail", level)
     assert DECOMPRESS[container](written) == array.tobytes() + b"tail"
     assert len(table) == -(-array.nbytes // _deflate.BLOCK) + 1

@@ -105,7 +105,7 @@ class Dtype:
         need(self._depth <= _DEPTH, f"dtypes in {_DEPTH} others")
         if self.notes is None:
             return
-        take = self.notes.budget.take
+        charge = self.notes.budget.charge
         waiting: list[Any] = [state]
         while waiting:
             part = waiting.pop()
@@ -122,7 +122,7 @@ class Dtype:
             else:
                 continue
             self._weight += weight
-            take(weight)
+            charge(weight)
         if parts:
             self.notes.built.append((state, fields))
 
