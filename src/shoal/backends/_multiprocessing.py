@@ -15,6 +15,7 @@ from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
 from shoal.backends._pool import pool
 from shoal.backends._processes import ProcessBackend
+from shoal.backends._stacks import answer_requests
 from shoal.backends._start import ContextMaker
 from shoal.backends.base import PLACEMENT, Slot, WorkerSpec
 
@@ -27,6 +28,7 @@ def _serve(parent: int, end: socket.socket, place: Place, *initial: Any) -> None
     set_variables(place.variables)
     lower_blas_threads()
     heed(parent)
+    answer_requests()
     serve(place, lambda: initial, Blocking(end))
 
 

@@ -18,6 +18,7 @@ from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
 from shoal.backends._pool import pool
 from shoal.backends._process import Child, Process, fill_standard_streams
+from shoal.backends._stacks import answer_requests
 from shoal.backends._workers import Worker
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread, process_depth
 from shoal.errors import FallbackWarning
@@ -127,6 +128,7 @@ def _serve(parent: int, end: socket.socket, place: Place, *initial: Any) -> None
     elif "PYTHONFAULTHANDLER" not in os.environ:
         faulthandler.enable()
     heed(parent)
+    answer_requests()
     serve(place, lambda: initial, Blocking(end))
 
 

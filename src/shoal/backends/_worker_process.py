@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from shoal.backends._bootstrap import Place, die_with, flush_streams, heed, libc, serve
 from shoal.backends._messages import Blocking
+from shoal.backends._stacks import answer_requests
 from shoal.backends._surroundings import follow
 
 mp: Any = multiprocessing  # this module uses private names of it
@@ -74,6 +75,7 @@ def work(fd: int, tracker: int, *others: int) -> None:
         os._exit(1)
     common = Common(*pickle.loads(beginning.common))
     heed(common.caller)
+    answer_requests()
     mp.util._close_stdin()
     sys.argv[:] = common.argv
     sys.modules["__main__"] = types.ModuleType("__main__")  # hides this interpreter's own main module

@@ -181,6 +181,7 @@ def run_batch(payload: Payload) -> Reply:
     """
     clock = time.perf_counter
     status = StatusWriter(payload.status_address)
+    status.write_pid()
     status.write_between_calls(payload.start)
     print_above(payload.bars)
     if _decoded or _pickled:
@@ -203,7 +204,6 @@ def run_batch(payload: Payload) -> Reply:
     limits = payload.limits
     calls: Iterator[Any] = rows(functions, arguments, keywords)
     if limits is not None:
-        status.write_pid()
         calls = islice(calls, usage.calls_left(limits))
     with nested_settings(*payload.nested), interruptible():
         try:
