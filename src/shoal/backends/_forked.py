@@ -63,8 +63,8 @@ def main(fd: int, tracker: int) -> None:
     heed(start.caller)
     os.closerange(3, fd)  # closes all inherited descriptors but the standard streams and these two
     os.closerange(tracker + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
-    answer_requests()
     mp.util._close_stdin()
+    answer_requests()
     if start.cpus:
         os.sched_setaffinity(0, start.cpus)
     sys.path[:], sys.argv[:] = start.path, start.argv

@@ -3,7 +3,7 @@
 ::
 
     shoal stack                                                       worker
-    finds the memfd "shoal-stack-N" in /proc/PID/fd, empties it       answer_requests: at its start
+    finds the memfd "stack-of-shoal-N" in /proc/PID/fd, empties it       answer_requests: at its start
     sends the signal N ─────────────────────────────────────────────> faulthandler writes the stacks to the memfd
     reads the memfd <─────────────────────────────────────────────────┘ in C, and also while compiled code runs
 
@@ -23,7 +23,7 @@ import sys
 #: The signal. Linux has it since 2.2, and so have both C libraries; their own signals are lower.
 STACK_SIGNAL = 45
 #: The start of the name that the system shows for the memfd; the number of the signal follows.
-STACK_NAME = "shoal-stack-"
+STACK_NAME = "stack-of-shoal-"
 
 _fd = -1
 

@@ -75,8 +75,8 @@ def work(fd: int, tracker: int, *others: int) -> None:
         os._exit(1)
     common = Common(*pickle.loads(beginning.common))
     heed(common.caller)
-    answer_requests()
     mp.util._close_stdin()
+    answer_requests()
     sys.argv[:] = common.argv
     sys.modules["__main__"] = types.ModuleType("__main__")  # hides this interpreter's own main module
     follow(common.path, common.cwd, common.variables)

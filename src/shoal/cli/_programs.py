@@ -2,8 +2,8 @@
 
 ::
 
-    /proc/*/fd ──> "memfd:shoal-status": the page of a program ──> its runs
-               ──> "memfd:shoal-stack-N": a worker that writes its stacks on request
+    /proc/*/fd ──> "memfd:status-of-shoal": the page of a program ──> its runs
+               ──> "memfd:stack-of-shoal-N": a worker that writes its stacks on request
     /proc/*/stat, statm, status, task/*/children ──> CPU, memory, ids, children
 """
 

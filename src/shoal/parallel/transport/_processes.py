@@ -215,10 +215,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         """Return a row for another worker; publish the run with its first row."""
         row = status_page.allocate()
         if row is not None:
-            if self._record is None:
-                self._record = status_page.begin_run(*self._published)
-            if self._record is not None:
-                self._record.assign(row.address[1])
+            self._record = self._record or status_page.begin_run(*self._published)
         return row
 
     def publish(self, done: int, total: int | None) -> None:

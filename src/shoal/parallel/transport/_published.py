@@ -6,11 +6,11 @@
     rows           what each worker does now; the workers write them (_status.py)
     header         a mark, and the process id of the caller
     runs           of each run: its number, workers, calls done, calls in all, start, and backend
-    batches        of each row: the number of its run, and the last two batches that were sent to its worker
+    batches        of each row: the last two batches that were sent to its worker, with the number of their run
 
-    caller   RunRecord.publish, assign, sent ──> the page ──> read_runs   ``shoal top``, through /proc/PID/fd
+    caller   RunRecord.publish, sent ──> the page ──> read_runs   ``shoal top``, through /proc/PID/fd
 
-The page is a memfd: it has no name in any folder, only its owner can open it, and it ends with the process, however that
+The page is a memfd: it is in no folder, only its owner can open it, and it ends with the process, however the process
 ends. A write takes less than a microsecond. Nothing is locked: a reader may see a run between two writes.
 """
 
@@ -23,7 +23,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 #: The name that the system shows for the memfd of a status page.
-PAGE_NAME = "shoal-status"
+PAGE_NAME = "status-of-shoal"
 #: The number of rows, and of doubles per row.
 ROWS, DOUBLES = 4096, 3
 _ROW = struct.Struct(f"<{DOUBLES}d")
@@ -42,9 +42,9 @@ _RUNS_AT = _HEADER_AT + 4096
 
 _NAME_BYTES = 96
 _NAMED = FunctionType, BuiltinFunctionType, type  # objects that have a name
-_NUMBER = struct.Struct("<q")  # of the run; the last two batches follow
-_BATCH = struct.Struct(f"<qqq{_NAME_BYTES}s")  # start, calls, whether they have several functions, name of the first
-_BATCHES_BYTES = 256  # of one row
+# The number of the run, start, calls, whether they have several functions, and the name of the first.
+_BATCH = struct.Struct(f"<qqqq{_NAME_BYTES}s")
+_BATCHES_BYTES = 2 * _BATCH.size  # of one row
 _BATCHES_AT = _RUNS_AT + MOST_RUNS * _RUN_BYTES
 
 #: The size of the page. A system with memfds gives it memory only where something was written.
@@ -138,12 +138,6 @@ class RunRecord:
         """Write how many calls have a result, and how many calls there are."""
         _PROGRESS.pack_into(self._memory, self._at + _PROGRESS_AT, done, -1 if total is None else total)
 
-    def assign(self, row: int) -> None:
-        """Write that a row belongs to a worker of this run."""
-        at = _BATCHES_AT + row * _BATCHES_BYTES
-        self._memory[at : at + _BATCHES_BYTES] = bytes(_BATCHES_BYTES)
-        _NUMBER.pack_into(self._memory, at, self._number)
-
     def sent(self, row: int, start: int, number: int, functions: Any) -> None:
         """Write which batch is sent to the worker of a row. The batch before it may still run.
 
@@ -162,8 +156,8 @@ class RunRecord:
             self._function, self._name = function, _name_of(function)
         second = self._second.get(row, False)
         self._second[row] = not second
-        at = _BATCHES_AT + row * _BATCHES_BYTES + _NUMBER.size + second * _BATCH.size
-        _BATCH.pack_into(self._memory, at, start, number, several, self._name)
+        at = _BATCHES_AT + row * _BATCHES_BYTES + second * _BATCH.size
+        _BATCH.pack_into(self._memory, at, self._number, start, number, several, self._name)
 
     def end(self) -> None:
         """Write that the run has ended."""
@@ -189,9 +183,10 @@ def read_runs(page: bytes) -> list[PublishedRun]:
     runs = [_RUN.unpack_from(page, _RUNS_AT + place * _RUN_BYTES) for place in range(MOST_RUNS)]
     workers: dict[int, list[PublishedWorker]] = {number: [] for number, *_ in runs if number}
     for row in range(ROWS):
-        (number,) = _NUMBER.unpack_from(page, _BATCHES_AT + row * _BATCHES_BYTES)
-        if number in workers:
-            workers[number].append(_worker(page, row))
+        at = _BATCHES_AT + row * _BATCHES_BYTES
+        batches = [_BATCH.unpack_from(page, at), _BATCH.unpack_from(page, at + _BATCH.size)]
+        for number in {batch[0] for batch in batches} & workers.keys():
+            workers[number].append(_worker(page, row, [batch[1:] for batch in batches if batch[0] == number]))
     return [
         PublishedRun(number, _text(backend), n, done, total if total >= 0 else None, began, tuple(workers[number]))
         for number, n, done, total, began, backend in sorted(runs)
@@ -199,7 +194,7 @@ def read_runs(page: bytes) -> list[PublishedRun]:
     ]
 
 
-def _worker(page: bytes, row: int) -> PublishedWorker:
+def _worker(page: bytes, row: int, batches: list[Any]) -> PublishedWorker:
     activity, since, pid = _ROW.unpack_from(page, row * _ROW.size)
     if not abs(activity) < 2**53:  # NaN: it has done nothing yet
         return PublishedWorker(int(pid), None, None, None, False, since)
@@ -207,8 +202,7 @@ def _worker(page: bytes, row: int) -> PublishedWorker:
     batch = -1 - int(activity) if call is None else None
     index = batch if call is None else call
     assert index is not None
-    at = _BATCHES_AT + row * _BATCHES_BYTES + _NUMBER.size
-    for start, number, several, name in (_BATCH.unpack_from(page, at + i * _BATCH.size) for i in range(2)):
+    for start, number, several, name in batches:
         if start <= index < start + number:
             return PublishedWorker(int(pid), call, batch, _text(name), bool(several), since)
     return PublishedWorker(int(pid), call, batch, None, False, since)
@@ -220,11 +214,14 @@ def _text(name: bytes) -> str:
 
 def _name_of(function: Any) -> bytes:
     """Return the name of a function; of a long one, the end. ``__getattr__`` of the user's classes is not called."""
-    inner = (
-        function.func if isinstance(function, partial) else _own(function, "__wrapped__") or _own(function, "__func__")
-    )
-    named = next((each for each in (inner, function) if isinstance(each, _NAMED)), type(function))
-    module, name = _own(named, "__module__"), _own(named, "__qualname__")
+    if type(function) is FunctionType:  # nearly all are, and exceptions take time
+        inner = function.__dict__.get("__wrapped__")
+    elif isinstance(function, partial):
+        inner = function.func
+    else:
+        inner = _own(function, "__wrapped__") or _own(function, "__func__")
+    named = inner if isinstance(inner, _NAMED) else function if isinstance(function, _NAMED) else type(function)
+    module, name = named.__module__, named.__qualname__
     name = str(name) if module in (None, "builtins", "__main__") else f"{module}.{name}"
     return name.encode(errors="backslashreplace")[-_NAME_BYTES:]
 
