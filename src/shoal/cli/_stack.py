@@ -60,8 +60,9 @@ def main(given: Namespace) -> int:
         except _NoAnswer as reason:
             say(f"  {reason}")
             code = DONE if workers else FAILED
-    for worker in workers:
-        say()
+    for number, worker in enumerate(workers):
+        if number or pid not in workers:
+            say()
         doing_now = doings.get(worker)
         say(f"worker {worker}: {'no call' if doing_now is None else _words(doing_now)}")
         try:
