@@ -30,7 +30,7 @@ class Usage(NamedTuple):
     rss
         Its resident memory, in bytes.
     private
-        The part of it that it shares with no other process, in bytes.
+        The same without mapped files and shared memory, in bytes.
     cpu
         The CPU time that it has used, in seconds.
     """
