@@ -49,6 +49,7 @@ if __name__ == "__main__":
     parallel = Parallel(n_jobs=2, batch_size=1, backend={backend!r}, initializer=begin)
     print(parallel([delayed(wait)(index) for index in range(6)]))
 """
+CALLER = PROGRAM[: PROGRAM.index("print(parallel")].count("\n") + 1
 LINE = PROGRAM[: PROGRAM.index("# here")].count("\n") + 1
 
 
@@ -143,6 +144,10 @@ def test_top_and_stack_show_the_calls_that_run(tmp_path: Path, way: str) -> None
 
         code, told, errors = run(SHOAL, "stack", str(program.pid), env=without_py_spy(tmp_path))
         assert (code, errors) == (0, "")
+        caller = told.partition("\n\n")[0].splitlines()
+        assert caller[0] == f"program {program.pid}: {sys.executable} {tmp_path}/program.py"
+        assert "Thread MainThread (most recent call first):" in caller
+        assert f'  File "{tmp_path}/program.py", line {CALLER} in <module>' in caller
         for worker in workers:
             start = told.index(f"worker {worker['pid']}: call {worker['call']}, {worker['function']}, for ")
             stack = told[start:].split("\n\nworker")[0]
@@ -299,6 +304,17 @@ def test_one_worker(tmp_path: Path) -> None:
         assert told.startswith(f"worker {worker}: ")
 
 
+def test_requests_write_into_no_file_of_the_user(tmp_path: Path) -> None:
+    with running(tmp_path) as program:
+        path = _programs.request_path(program.pid)
+        assert path is not None
+        with open(tmp_path / "file", "wb") as file, open(path, "wb", buffering=0) as pipe:
+            pipe.write(f"/proc/{os.getpid()}/fd/{file.fileno()}\n/proc/1/fd/x\n/proc/0/fd/1\n".encode())
+            assert run(SHOAL, "stack", str(program.pid))[0] == 0  # a later request, after which that one is done
+        assert (tmp_path / "file").read_bytes() == b""
+        program.finish()
+
+
 # ---- py-spy.
 
 
@@ -314,17 +330,21 @@ def test_py_spy_shows_the_program_and_native_frames(tmp_path: Path) -> None:
     with running(tmp_path) as program:
         variables = py_spy(tmp_path, 'echo "spied: $*"')
         told = run(SHOAL, "stack", str(program.pid), env=variables)[1]
-        assert (
-            f"program {program.pid}: {sys.executable} {tmp_path}/program.py\nspied: dump --pid {program.pid}\n" in told
-        )
+        assert "spied" not in told  # the program has answered
         assert told.count("in linger") == 2
+        os.kill(program.pid, signal.SIGSTOP)
+        told = run(SHOAL, "stack", str(program.pid), env=variables)[1]
+        os.kill(program.pid, signal.SIGCONT)
+        title = f"program {program.pid}: {sys.executable} {tmp_path}/program.py"
+        assert f"{title}\nspied: dump --pid {program.pid}\n" in told
         told = run(SHOAL, "stack", "--native", str(program.pid), env=variables)[1]
         for pid in (program.pid, *program.workers()):
             assert f"spied: dump --native --pid {pid}\n" in told
         variables = py_spy(tmp_path, "echo 'Permission denied: try sudo' >&2; exit 1")
-        code, told, _ = run(SHOAL, "stack", str(program.pid), env=variables)
+        code, told, _ = run(SHOAL, "stack", "--native", str(program.pid), env=variables)
         assert "py-spy cannot read it: Permission denied: try sudo" in told
-        assert code == 0  # the workers have answered
+        assert code == 1
+        program.finish()  # it does not mind the request that came while it was stopped
 
 
 def test_without_py_spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,7 +372,7 @@ class Odd:
 
 def record(number: int = 1, place: int = 0) -> tuple[bytearray, RunRecord]:
     page = bytearray(PAGE_BYTES)
-    write_header(page, 7)
+    write_header(page, 7, 3)
     return page, RunRecord(memoryview(page), place, number, "loky", 2)
 
 
@@ -431,6 +451,6 @@ def test_runs_that_have_ended_are_not_shown_and_their_rows_serve_others() -> Non
 
 def test_other_pages_are_refused() -> None:
     page, _ = record()
-    assert owner_of(page) == 7
+    assert owner_of(page) == (7, 3)
     assert owner_of(page[:-1]) is None
     assert owner_of(bytes(PAGE_BYTES)) is None

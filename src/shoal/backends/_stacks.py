@@ -1,4 +1,4 @@
-"""A worker process writes its stacks when another process of the same user asks for them: ``shoal stack``.
+"""A worker process or a program writes its stacks when another process of the same user asks: ``shoal stack``.
 
 ::
 
@@ -7,9 +7,13 @@
     sends the signal N ─────────────────────────────────────────────> faulthandler writes the stacks to the memfd
     reads the memfd <─────────────────────────────────────────────────┘ in C, and also while compiled code runs
 
+    shoal stack                                                       program with workers
+    writes the path of its own memfd to /proc/PID/fd/N ── a pipe ───> write_stacks, in the pool's thread
+    reads the memfd <─────────────────────────────────────────────────┘ in Python, while no code holds the interpreter
+
 The signal is one of the real-time signals, which few programs use. Batch systems and preemption send SIGUSR1 and
-SIGUSR2, which programs handle themselves. The workers of a fork server share one memfd, which the server makes: a
-worker then takes no time for it.
+SIGUSR2, which programs handle themselves. The program itself gets no handler: its signals are the user's. The workers
+of a fork server share one memfd, which the server makes: a worker then takes no time for it.
 """
 
 from __future__ import annotations
@@ -17,13 +21,17 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import re
 import signal
 import sys
+import threading
 
 #: The signal. Linux has it since 2.2, and so have both C libraries; their own signals are lower.
 STACK_SIGNAL = 45
 #: The start of the name that the system shows for the memfd; the number of the signal follows.
 STACK_NAME = "stack-of-shoal-"
+#: The name of the memfd into which a program writes its stacks.
+ANSWER_NAME = "answer-to-shoal"
 
 _fd = -1
 
@@ -48,3 +56,67 @@ def answer_requests() -> None:
         _fd = fd
         if before >= 0:
             os.close(before)
+
+
+class Requests:
+    """The pipe through which other processes ask this program for its stacks.
+
+    Attributes
+    ----------
+    fd
+        Its descriptor, for reading and writing: a pipe without a writer would count as closed. -1 if there is none.
+    """
+
+    fd = -1
+
+    @classmethod
+    def open(cls) -> bool:
+        """Open the pipe, where the system has ``/proc``; return whether it was opened now."""
+        if cls.fd >= 0:
+            return False
+        with contextlib.suppress(AttributeError, OSError):
+            ends = os.pipe2(os.O_CLOEXEC)
+            try:
+                cls.fd = os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            finally:
+                for end in ends:
+                    os.close(end)
+        return cls.fd >= 0
+
+    @classmethod
+    def close(cls) -> None:
+        """Close the pipe."""
+        if cls.fd >= 0:
+            os.close(cls.fd)
+            cls.fd = -1
+
+
+def write_stacks() -> None:
+    """Answer the requests that are in the pipe. Each is the path of a memfd of the process that asks."""
+    requests = b""
+    with contextlib.suppress(OSError):
+        requests = os.read(Requests.fd, 4096)
+    for path in re.findall(rb"/proc/\d+/fd/\d+", requests):
+        with contextlib.suppress(OSError):  # the process that asked has ended
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                # Another process may have got its id, with a file of the user under that descriptor.
+                if os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{ANSWER_NAME}"):
+                    os.write(fd, f"{_stacks()}\0".encode(errors="backslashreplace"))
+            finally:
+                os.close(fd)
+
+
+def _stacks() -> str:
+    """Return the stacks of all other threads, as faulthandler shows them, with the names of the threads."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    lines = []
+    for ident, frame in sys._current_frames().items():
+        if ident == threading.get_ident():
+            continue
+        lines.append(f"Thread {names.get(ident, hex(ident))} (most recent call first):")
+        inner = frame
+        while inner is not None:
+            lines.append(f'  File "{inner.f_code.co_filename}", line {inner.f_lineno} in {inner.f_code.co_name}')
+            inner = inner.f_back  # type: ignore[assignment]
+    return "\n".join(lines)

@@ -145,7 +145,23 @@ def _own_processes() -> Iterator[int]:
                 yield int(name)
 
 
+def request_path(pid: int) -> str | None:
+    """Return the path of the pipe by which a program is asked for its stacks; None if it has none."""
+    with contextlib.suppress(OSError, ValueError):
+        _, header = _page_of(pid)
+        path = f"/proc/{pid}/fd/{header[1]}"
+        if os.readlink(path).startswith("pipe:"):
+            return path
+    return None
+
+
 def _runs_of(pid: int) -> list[PublishedRun]:
+    page, _ = _page_of(pid)
+    return read_runs(page) if page else []
+
+
+def _page_of(pid: int) -> tuple[bytes, tuple[int, int]]:
+    """Return a copy of the page of a program, and its header; no bytes if it has no page."""
     for path, name in _memories(pid):
         if name != PAGE_NAME:
             continue
@@ -154,9 +170,10 @@ def _runs_of(pid: int) -> list[PublishedRun]:
             page = os.pread(fd, PAGE_BYTES, 0)  # to map it would give memory to all of it
         finally:
             os.close(fd)
-        if owner_of(page) == _inner_pid(pid):  # else a fork has inherited it
-            return read_runs(page)
-    return []
+        header = owner_of(page)
+        if header is not None and header[0] == _inner_pid(pid):  # else a fork has inherited it
+            return page, header
+    return b"", (0, -1)
 
 
 def _memories(pid: int) -> Iterator[tuple[str, str]]:

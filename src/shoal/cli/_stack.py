@@ -3,7 +3,8 @@
 ::
 
     each worker   ── a signal ──> faulthandler, in the worker ──> memory that it shares with us    (backends/_stacks.py)
-    the program   ── py-spy dump, where py-spy is installed and may trace
+    the program   ── a message through a pipe ──> the pool's thread ──> memory of ours
+                  ── py-spy dump, if it does not answer, and py-spy is installed and may trace
     --native      ── py-spy dump --native, for all of them
 """
 
@@ -19,7 +20,8 @@ import sys
 import time
 from argparse import Namespace
 
-from shoal.cli._programs import argv_of, reason_against, stack_memory, status_of, workers_of
+from shoal.backends._stacks import ANSWER_NAME
+from shoal.cli._programs import argv_of, reason_against, request_path, stack_memory, status_of, workers_of
 from shoal.cli._text import DONE, FAILED, complain, duration, say
 from shoal.cli._top import doing, named, workers_by_pid
 from shoal.errors import printable
@@ -29,8 +31,9 @@ _ANSWER_SECONDS, _QUIET_SECONDS = 3.0, 0.05
 #: The end of the line of a stack from which on all frames are shoal's.
 _OURS = " in run_batch"
 _NO_PY_SPY = (
-    "Its stack is shown where py-spy is installed (pip install py-spy). Without it: start the program with "
-    "python -X faulthandler, then 'kill -ABRT {pid}' prints its stacks, and ends it"
+    "it does not answer: it has had no worker processes, or compiled code does not let other threads run. py-spy shows "
+    "its stacks (pip install py-spy). Without py-spy, start the program with python -X faulthandler: 'kill -ABRT "
+    "{pid}' then prints its stacks, and ends it"
 )
 
 
@@ -54,9 +57,7 @@ def main(given: Namespace) -> int:
     if pid not in workers:
         say(printable(f"program {pid}: {' '.join(argv_of(pid))}"))
         try:
-            if spy is None:
-                raise _NoAnswer(_NO_PY_SPY.format(pid=pid))
-            say(_spied(spy, pid, given.native))
+            say(_of_program(pid, spy, given.native))
         except _NoAnswer as reason:
             say(f"  {reason}")
             code = DONE if workers else FAILED
@@ -71,6 +72,41 @@ def main(given: Namespace) -> int:
             say(f"  {reason}")
             code = FAILED
     return code
+
+
+def _of_program(pid: int, spy: str | None, native: bool) -> str:
+    """Return the stacks of a program: its own answer, or else what py-spy finds."""
+    answer = None if native else _answered(pid)
+    if answer is not None:
+        return answer
+    if spy is None:
+        raise _NoAnswer(_NO_PY_SPY.format(pid=pid))
+    return _spied(spy, pid, native)
+
+
+def _answered(pid: int) -> str | None:
+    """Return the stacks that the pool's thread of a program writes; None if it does not answer."""
+    path = request_path(pid)
+    if path is None:
+        return None
+    memory = os.memfd_create(ANSWER_NAME, os.MFD_CLOEXEC)
+    try:
+        pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(pipe, f"/proc/{os.getpid()}/fd/{memory}\n".encode())
+        finally:
+            os.close(pipe)
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(_QUIET_SECONDS / 5)
+            text = os.pread(memory, os.fstat(memory).st_size, 0)
+            if text.endswith(b"\0"):
+                return _printable(text[:-1].decode(errors="replace").splitlines())
+    except OSError:  # it has ended, or has not read earlier requests
+        pass
+    finally:
+        os.close(memory)
+    return None
 
 
 def _words(worker: dict[str, object]) -> str:

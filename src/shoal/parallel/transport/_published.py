@@ -4,7 +4,7 @@
 
     the page       | rows of the workers | header | runs | batches |
     rows           what each worker does now; the workers write them (_status.py)
-    header         a mark, and the process id of the caller
+    header         a mark, the process id of the caller, and the descriptor of its pipe for requests (_stacks.py)
     runs           of each run: its number, workers, calls done, calls in all, start, and backend
     batches        of each row: the last two batches that were sent to its worker, with the number of their run
 
@@ -29,7 +29,7 @@ ROWS, DOUBLES = 4096, 3
 _ROW = struct.Struct(f"<{DOUBLES}d")
 
 _MARK = b"shoal 1\0"
-_HEADER = struct.Struct("<8sq")
+_HEADER = struct.Struct("<8sqq")
 _HEADER_AT = ROWS * _ROW.size
 
 #: The most runs at a time that are published. Further runs run as well, but `shoal top` does not see them.
@@ -165,17 +165,17 @@ class RunRecord:
         _PROGRESS.pack_into(self._memory, self._at, 0, 0)
 
 
-def write_header(memory: Any, pid: int) -> None:
-    """Write that the page belongs to a process."""
-    _HEADER.pack_into(memory, _HEADER_AT, _MARK, pid)
+def write_header(memory: Any, pid: int, pipe: int) -> None:
+    """Write that the page belongs to a process, and which descriptor its pipe for requests has; -1 for none."""
+    _HEADER.pack_into(memory, _HEADER_AT, _MARK, pid, pipe)
 
 
-def owner_of(page: bytes) -> int | None:
-    """Return the process id in the header of a page; None if it is no page of this version."""
+def owner_of(page: bytes) -> tuple[int, int] | None:
+    """Return the process id and the descriptor in the header of a page; None if it is no page of this version."""
     if len(page) < PAGE_BYTES:
         return None
-    mark, pid = _HEADER.unpack_from(page, _HEADER_AT)
-    return pid if mark == _MARK else None
+    mark, pid, pipe = _HEADER.unpack_from(page, _HEADER_AT)
+    return (pid, pipe) if mark == _MARK else None
 
 
 def read_runs(page: bytes) -> list[PublishedRun]:

@@ -29,6 +29,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from shoal._forks import CALLERS, after_fork_in_child
+from shoal.backends._stacks import Requests
 from shoal.parallel.transport._published import (
     DOUBLES,
     MOST_RUNS,
@@ -123,7 +124,6 @@ class StatusPage:
                     self._segment = Segment(self._folder, PAGE_NAME)
                     os.ftruncate(self._segment.fd, PAGE_BYTES)
                     self._memory = memoryview(mmap.mmap(self._segment.fd, PAGE_BYTES))
-                    write_header(self._memory, os.getpid())
                     self._doubles = self._memory.cast("d")
                     self._free.extend(range(ROWS))
                 except OSError:
@@ -140,6 +140,7 @@ class StatusPage:
         with self._lock:
             if not self._free_runs:
                 return None
+            write_header(self._memory, os.getpid(), Requests.fd)  # each time, as the pool's thread may start later
             return RunRecord(self._memory, self._free_runs.popleft(), next(self._run_numbers), backend, n_workers)
 
     def end_run(self, record: RunRecord) -> None:
