@@ -24,6 +24,8 @@ COMMANDS = [
     ["inspect"],
     ["cache"],
     *(["cache", action] for action in ("ls", "info", "show", "prune", "verify")),
+    ["top"],
+    ["stack"],
     ["env"],
 ]
 

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 from shoal.backends._bootstrap import flush_streams, set_up_signals, set_variables
 from shoal.backends._messages import CONTROL_BYTES, Blocking
+from shoal.backends._stacks import answer_requests
 from shoal.backends._surroundings import follow, working_folder
 from shoal.backends._worker_process import Beginning, Common, run, set_parent, started_process
 
@@ -63,6 +64,7 @@ def main(fd: int, tracker: int) -> None:
     os.closerange(3, fd)  # closes all inherited descriptors but the standard streams and these two
     os.closerange(tracker + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     mp.util._close_stdin()
+    answer_requests()
     if start.cpus:
         os.sched_setaffinity(0, start.cpus)
     sys.path[:], sys.argv[:] = start.path, start.argv

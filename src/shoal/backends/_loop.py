@@ -6,6 +6,8 @@
                                  v
     watch(fd, ready) ──────> selector ──────> the thread calls `ready`s, then `due`s, then requests
     later(seconds, due) ───> heap of timers ──┘
+
+It also answers ``shoal stack`` (_stacks.py).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
+from shoal.backends._stacks import Requests, write_stacks
 from shoal.backends.base import start_thread
 from shoal.errors import cannot_start
 
@@ -74,6 +77,9 @@ class Loop:
             self._woken.setblocking(False)
             self._waker.setblocking(False)
             self._selector.register(self._woken, selectors.EVENT_READ, self._wake_up)
+            if Requests.open():
+                opened.callback(Requests.close)
+                self._selector.register(Requests.fd, selectors.EVENT_READ, write_stacks)
             self._reserve = opened.enter_context(contextlib.closing(mmap.mmap(-1, RESERVE_BYTES)))
             begun = threading.Event()
             thread = start_thread(self._name, self._run, begun, make_room=False)
@@ -121,6 +127,7 @@ class Loop:
         if self._thread is not None:
             os.close(self._woken.detach())
             os.close(self._waker.detach())
+            Requests.close()
 
     def _wake_up(self) -> None:
         with contextlib.suppress(BlockingIOError):

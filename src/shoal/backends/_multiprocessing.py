@@ -15,6 +15,7 @@ from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
 from shoal.backends._pool import pool
 from shoal.backends._processes import ProcessBackend
+from shoal.backends._stacks import answer_requests
 from shoal.backends._start import ContextMaker
 from shoal.backends.base import PLACEMENT, Slot, WorkerSpec
 
@@ -27,6 +28,7 @@ def _serve(parent: int, end: socket.socket, assignment: Assignment, *initial: An
     set_variables(assignment.variables)
     lower_blas_threads()
     set_up_signals(parent)
+    answer_requests()
     serve(assignment, lambda: initial, Blocking(end))
 
 

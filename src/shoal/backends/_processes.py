@@ -18,6 +18,7 @@ from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
 from shoal.backends._pool import pool
 from shoal.backends._process import Child, Process, fill_standard_streams
+from shoal.backends._stacks import answer_requests
 from shoal.backends._workers import Worker
 from shoal.backends.base import PLACEMENT, Backend, Slot, WorkerSpec, in_main_thread, process_depth
 from shoal.errors import FallbackWarning
@@ -127,6 +128,7 @@ def _serve(parent: int, end: socket.socket, assignment: Assignment, *initial: An
     elif "PYTHONFAULTHANDLER" not in os.environ:
         faulthandler.enable()
     set_up_signals(parent)
+    answer_requests()
     serve(assignment, lambda: initial, Blocking(end))
 
 

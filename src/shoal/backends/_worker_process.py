@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from shoal.backends._bootstrap import Assignment, die_with, flush_streams, libc, serve, set_up_signals
 from shoal.backends._messages import Blocking
+from shoal.backends._stacks import answer_requests
 from shoal.backends._surroundings import follow
 
 mp: Any = multiprocessing  # this module uses private names of it
@@ -75,6 +76,7 @@ def work(fd: int, tracker: int, *others: int) -> None:
     common = Common(*pickle.loads(beginning.common))
     set_up_signals(common.caller)
     mp.util._close_stdin()
+    answer_requests()
     sys.argv[:] = common.argv
     sys.modules["__main__"] = types.ModuleType("__main__")  # hides this interpreter's own main module
     follow(common.path, common.cwd, common.variables)

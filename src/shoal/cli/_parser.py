@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="shoal",
-        description="Runs programs with shoal in joblib's place, and looks at files and caches.",
+        description="Runs programs with shoal in joblib's place, and looks at runs, files and caches.",
         epilog="shoal COMMAND --help says more about a command.",
     )
     parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
@@ -80,6 +80,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_inspect(commands)
     _add_cache(commands)
+    _add_top(commands)
+    _add_stack(commands)
     _add_env(commands)
     return parser
 
@@ -219,6 +221,34 @@ def _add_to_cache(actions: Any, name: str, summary: str, examples: str, failed: 
     return action
 
 
+def _add_top(commands: Any) -> None:
+    top = _command(
+        commands,
+        "top",
+        "show the runs of your programs now: calls done, time left, and what each worker process does",
+        "shoal top\nshoal top 4711 --interval 5\nshoal top --once --json",
+        "there is no such process, it belongs to another user, or the system is not Linux",
+    )
+    top.add_argument("pid", nargs="?", type=_pid, metavar="PID", help="the process id of one program")
+    top.add_argument("--once", action="store_true", help="show one table and end, as if the output were no terminal")
+    top.add_argument(
+        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="the time between two tables (default: 1)"
+    )
+    _add_json(top)
+
+
+def _add_stack(commands: Any) -> None:
+    stack = _command(
+        commands,
+        "stack",
+        "show the Python stacks of a running program and of its worker processes, which run on",
+        "shoal stack 4711\nshoal stack --native 4711",
+        "there is no such process, it belongs to another user, or a stack cannot be shown",
+    )
+    stack.add_argument("pid", type=_pid, metavar="PID", help="the process id of a program, or of one worker")
+    stack.add_argument("--native", action="store_true", help="also show the frames of compiled code (needs py-spy)")
+
+
 def _add_env(commands: Any) -> None:
     env = _command(
         commands,
@@ -239,6 +269,22 @@ def _n_jobs(text: str) -> int:
     if not number:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of workers: give 1 or more, or -1 for one per CPU")
     return number
+
+
+def _pid(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no process id: give the number that 'shoal top' or ps shows")
+    return int(text)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time between two tables: give seconds, above 0")
+    return seconds
 
 
 def _count(text: str) -> int:

@@ -40,7 +40,13 @@ def say_json(value: Any) -> None:
 
 
 def say_table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Iterable[int] = ()) -> None:
-    """Print rows in aligned columns.
+    """Print rows in aligned columns; the arguments are those of :func:`table_lines`."""
+    for line in table_lines(header, rows, numbers):
+        say(line)
+
+
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Iterable[int] = ()) -> list[str]:
+    """Return the lines of a table with aligned columns.
 
     Parameters
     ----------
@@ -51,15 +57,17 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Ite
     numbers
         The indices of the columns that are aligned to the right.
     """
-    lines = [list(header), *([printable(str(cell)) for cell in row] for row in rows)]
+    table = [list(header), *([printable(str(cell)) for cell in row] for row in rows)]
     right = set(numbers)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
         cells = [
             cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        say("  ".join(cells).rstrip())
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def duration(seconds: float) -> str:

@@ -168,6 +168,9 @@ class World:
     def status(self, executor: Worker) -> WorkerStatus:
         return executor.noted
 
+    def publish(self, done: int, total: int | None) -> None:
+        pass
+
     def forget(self, executor: Worker) -> None:
         pass
 

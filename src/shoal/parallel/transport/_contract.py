@@ -121,6 +121,12 @@ class Transport(ABC, Generic[R]):
         """Return what the worker of an executor does; None if its workers do not write that."""
         return None
 
+    def publish(self, _done: int, _total: int | None) -> None:
+        """Publish how many calls have a result, and how many there are; None if that is unknown.
+
+        Clusters do not: they show their tasks themselves.
+        """
+
     @abstractmethod
     def forget(self, executor: Executor) -> None:
         """Record that the worker of an executor no longer has the objects that were sent there."""

@@ -7,18 +7,19 @@
                                      │
                                      └─ StatusRow.read() ──> WorkerStatus
 
-    row       three doubles: activity, time, process id
+    row       three doubles: activity, time, process id. Behind the rows, the parent publishes its runs (_published.py)
     activity  >= 0  the index of the call that runs
               < 0   -1 - start of a batch: the worker rebuilds its arguments or encodes its results
               NaN   the worker has done nothing yet
 
 Each slot of a run has a row until the run ends. The slot's worker writes to it before each call, which takes some
-100 ns. It also writes its process id before each batch if it may have to be replaced.
+100 ns. Before each batch it also writes its process id.
 """
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import math
 import mmap
 import os
@@ -28,11 +29,17 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from shoal._forks import CALLERS, after_fork_in_child
+from shoal.backends._stacks import Requests
+from shoal.parallel.transport._published import (
+    DOUBLES,
+    MOST_RUNS,
+    PAGE_BYTES,
+    PAGE_NAME,
+    ROWS,
+    RunRecord,
+    write_header,
+)
 from shoal.parallel.transport._segments import HAS_MEMFD, Folder, Segment
-
-_ROWS = 4096
-_DOUBLES = 3
-_ROW_BYTES = 8 * _DOUBLES
 
 
 class WorkerStatus(NamedTuple):
@@ -48,7 +55,7 @@ class WorkerStatus(NamedTuple):
     since
         When this began, in seconds of the worker's ``time.perf_counter()``.
     pid
-        The worker's process id. It is written only if the run has limits for workers.
+        The worker's process id; 0 if the worker has done nothing yet.
     """
 
     call: int | None
@@ -68,13 +75,14 @@ class StatusRow:
 
     def __init__(self, path: str, number: int, doubles: Any) -> None:
         self.address = path, number
-        self._first = _DOUBLES * number
+        self._first = DOUBLES * number
         self._doubles = doubles
         self.clear()
 
     def clear(self) -> None:
         """Write that the worker has done nothing yet."""
         self._doubles[self._first] = math.nan
+        self._doubles[self._first + 2] = 0.0
 
     def read(self) -> WorkerStatus:
         """Return what the worker does. If it has died, return what it did then."""
@@ -102,6 +110,8 @@ class StatusPage:
         self._doubles: Any = None
         self._folder: Folder | None = None
         self._free: deque[int] = deque()
+        self._free_runs: deque[int] = deque(range(MOST_RUNS))
+        self._run_numbers = itertools.count(1)
 
     def allocate(self) -> StatusRow | None:
         """Return a free row; None if no row is free, or if there is no memory for the page."""
@@ -111,10 +121,11 @@ class StatusPage:
                     if not HAS_MEMFD:
                         self._folder = Folder(None)
                         atexit.register(self.close)
-                    self._segment = Segment(self._folder, "status")
-                    os.ftruncate(self._segment.fd, _ROWS * _ROW_BYTES)
-                    self._doubles = memoryview(mmap.mmap(self._segment.fd, _ROWS * _ROW_BYTES)).cast("d")
-                    self._free.extend(range(_ROWS))
+                    self._segment = Segment(self._folder, PAGE_NAME)
+                    os.ftruncate(self._segment.fd, PAGE_BYTES)
+                    self._memory = memoryview(mmap.mmap(self._segment.fd, PAGE_BYTES))
+                    self._doubles = self._memory.cast("d")
+                    self._free.extend(range(ROWS))
                 except OSError:
                     return None
             return StatusRow(self._segment.path, self._free.popleft(), self._doubles) if self._free else None
@@ -123,6 +134,20 @@ class StatusPage:
         """Make a row free. It is allocated again after all others, since a dying worker may still write to it."""
         with self._lock:
             self._free.append(row.address[1])
+
+    def begin_run(self, backend: str, n_workers: int) -> RunRecord | None:
+        """Publish a run that has a row; return its record, or None if too many runs are published."""
+        with self._lock:
+            if not self._free_runs:
+                return None
+            write_header(self._memory, os.getpid(), Requests.fd)  # each time, as the pool's thread may start later
+            return RunRecord(self._memory, self._free_runs.popleft(), next(self._run_numbers), backend, n_workers)
+
+    def end_run(self, record: RunRecord) -> None:
+        """Publish that a run has ended."""
+        record.end()
+        with self._lock:
+            self._free_runs.append(record.place)
 
     def close(self) -> None:
         """Remove the folder of the page, if it has one."""
@@ -150,12 +175,12 @@ class StatusWriter:
     """
 
     def __init__(self, address: tuple[str, int] | None) -> None:
-        self.doubles: Any = [0.0] * _DOUBLES
+        self.doubles: Any = [0.0] * DOUBLES
         self.first = 0
         if address is not None:
             try:
                 self.doubles = _mapped_page(address[0])
-                self.first = _DOUBLES * address[1]
+                self.first = DOUBLES * address[1]
             except OSError:  # the worker cannot reach the parent's memory, so that nobody reads its status
                 pass
 

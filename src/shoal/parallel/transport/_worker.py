@@ -189,6 +189,7 @@ def run_batch(payload: Payload) -> Reply:
     """
     clock = time.perf_counter
     status = StatusWriter(payload.status_address)
+    status.write_pid()
     status.write_between_calls(payload.start)
     print_above(payload.bars)
     if _decoded or _pickled:
@@ -211,7 +212,6 @@ def run_batch(payload: Payload) -> Reply:
     limits = payload.limits
     calls: Iterator[Any] = rows(functions, arguments, keywords)
     if limits is not None:
-        status.write_pid()
         calls = islice(calls, usage.calls_left(limits))
     recorder = None
     if payload.run[0] != os.getpid():  # some workers are threads of the caller's process
