@@ -376,6 +376,7 @@ def test_an_option_that_the_backend_does_not_know() -> None:
         Parallel(n_jobs=2, backend="threading", maxtasksperchild=3)
 
 
+@pytest.mark.filterwarnings("ignore:Multiprocessing-backed parallel loops cannot be nested:shoal.FallbackWarning")
 def test_nested_runs_call_their_own_functions() -> None:
     def outer(number: int) -> Any:
         shift = 10

@@ -29,15 +29,15 @@ class Library:
 
 
 @pytest.fixture
-def blas(monkeypatch: pytest.MonkeyPatch) -> _blas._Limits:
+def blas(monkeypatch: pytest.MonkeyPatch) -> _blas._Caps:
     """Give new limits, which see only the libraries of the test."""
-    owner = _blas._Limits()
+    owner = _blas._Caps()
     monkeypatch.setattr(owner, "find_libraries", lambda: None)
     monkeypatch.setattr(_blas, "_limits", owner)
     return owner
 
 
-def test_the_smallest_cap_applies_in_any_order(blas: _blas._Limits) -> None:
+def test_the_smallest_cap_applies_in_any_order(blas: _blas._Caps) -> None:
     library = Library(8)
     blas.libraries = [library]
     first, second, third = BlasCap(4), BlasCap(2), BlasCap(6)
@@ -55,7 +55,7 @@ def test_the_smallest_cap_applies_in_any_order(blas: _blas._Limits) -> None:
     assert seen == [4, 2, 2, 4, 6, 8]
 
 
-def test_a_lower_limit_is_not_changed(blas: _blas._Limits) -> None:
+def test_a_lower_limit_is_not_changed(blas: _blas._Caps) -> None:
     library, silent = Library(1), Library(None, "silent")
     blas.libraries = [library, silent]
     with BlasCap(1), BlasCap(4):
@@ -63,7 +63,7 @@ def test_a_lower_limit_is_not_changed(blas: _blas._Limits) -> None:
     assert library.told == silent.told == 0
 
 
-def test_a_limit_set_between_caps_is_restored(blas: _blas._Limits) -> None:
+def test_a_limit_set_between_caps_is_restored(blas: _blas._Caps) -> None:
     library = Library(8)
     blas.libraries = [library]
     with BlasCap(2):
@@ -74,7 +74,7 @@ def test_a_limit_set_between_caps_is_restored(blas: _blas._Limits) -> None:
     assert library.threads == 6
 
 
-def test_a_library_that_is_loaded_later(blas: _blas._Limits) -> None:
+def test_a_library_that_is_loaded_later(blas: _blas._Caps) -> None:
     early, late = Library(8), Library(6, "late")
     blas.libraries = [early]
     with BlasCap(2):
@@ -103,7 +103,7 @@ class OpenMPLibrary(Library):
         self.of_thread.threads = threads
 
 
-def test_limits_of_each_thread(blas: _blas._Limits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_each_thread(blas: _blas._Caps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cpus, "cpu_count", lambda: 8)
     library, low, silent = OpenMPLibrary(8, "high"), OpenMPLibrary(2, "low"), Library(None)
     blas.libraries = [library, low, silent]
@@ -115,7 +115,7 @@ def test_limits_of_each_thread(blas: _blas._Limits, monkeypatch: pytest.MonkeyPa
     assert seen() == (8, 2)
 
 
-def test_an_error_ends_the_cap(blas: _blas._Limits) -> None:
+def test_an_error_ends_the_cap(blas: _blas._Caps) -> None:
     library = Library(8)
     blas.libraries = [library]
     with pytest.raises(KeyError), BlasCap(2):
@@ -123,7 +123,7 @@ def test_an_error_ends_the_cap(blas: _blas._Limits) -> None:
     assert library.threads == 8
 
 
-def test_caps_of_many_threads(blas: _blas._Limits) -> None:
+def test_caps_of_many_threads(blas: _blas._Caps) -> None:
     overlaps = []
 
     class Slow(Library):

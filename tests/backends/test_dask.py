@@ -218,19 +218,22 @@ def test_shared_objects_inside_arguments_are_unwrapped() -> None:
     assert Parallel(backend="dask")(delayed(list)([table]) for _ in range(3)) == [[{"a": 1}]] * 3
 
 
-def test_scatter_and_futures(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scatter_and_futures(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Heavy, "pickled", 0)
     first, second = Heavy("first", 10), Heavy("second", 10)
-    with parallel_config("dask", scatter=[first, second]):
-        before = Heavy.pickled
-        names = Parallel(batch_size=1)(delayed(name_of)(heavy) for heavy in [first, second] * 4)
-        assert names == ["first", "second"] * 4
-        assert Heavy.pickled == before
-    assert Parallel(backend="dask", scatter=[first])(delayed(name_of)(first) for _ in range(3)) == ["first"] * 3
-    with pytest.raises(TypeError, match="scatter must be a list or tuple"):
-        create("dask", scatter=1)
-    future = client.submit(divmod, 17, 5)
-    assert Parallel(backend="dask")(delayed(sum)(future) for _ in range(3)) == [5] * 3
+    # A client of its own, which drops what it has scattered when it ends. The event loop of a client may keep cancelled
+    # timers, and these keep the context in which they were made, with its settings and their backend.
+    with distributed.Client(cluster) as client:
+        with parallel_config("dask", scatter=[first, second]):
+            before = Heavy.pickled
+            names = Parallel(batch_size=1)(delayed(name_of)(heavy) for heavy in [first, second] * 4)
+            assert names == ["first", "second"] * 4
+            assert Heavy.pickled == before
+        assert Parallel(backend="dask", scatter=[first])(delayed(name_of)(first) for _ in range(3)) == ["first"] * 3
+        with pytest.raises(TypeError, match="scatter must be a list or tuple"):
+            create("dask", scatter=1)
+        future = client.submit(divmod, 17, 5)
+        assert Parallel(backend="dask")(delayed(sum)(future) for _ in range(3)) == [5] * 3
 
 
 def test_objects_that_cannot_be_pickled() -> None:

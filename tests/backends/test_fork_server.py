@@ -11,7 +11,9 @@ import pytest
 
 from _faults_util import Child
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no fork server")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or "SHOAL_START_METHOD" in os.environ, reason="there is no fork server"
+)
 
 PRELUDE = """
 import importlib, logging, os, signal, sys, threading, time

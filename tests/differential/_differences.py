@@ -210,6 +210,10 @@ def _warned(outcome: Outcome) -> Outcome:
     return {**outcome, "warnings": [WARNED]}
 
 
+# A worker of multiprocessing, and one below any worker, cannot have worker processes of multiprocessing, and says so.
+for program in ("loky, multiprocessing", "multiprocessing, loky", "multiprocessing, multiprocessing"):
+    SETTINGS[f"nested_explicitly({program})"] = Difference("leaves log records, warnings", None, _warned)
+
 _UNSET = {
     **dict.fromkeys(f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMBA", "NUMEXPR")),
     "VECLIB_MAXIMUM_THREADS": None,
