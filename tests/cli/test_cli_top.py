@@ -373,7 +373,7 @@ class Odd:
 def record(number: int = 1, place: int = 0) -> tuple[bytearray, RunRecord]:
     page = bytearray(PAGE_BYTES)
     write_header(page, 7, 3)
-    return page, RunRecord(memoryview(page), place, number, "loky", 2)
+    return page, RunRecord(memoryview(page), place, number, "loky", 2, None)
 
 
 def begin_call(page: bytearray, row: int, index: int, pid: int = 5) -> None:
@@ -441,7 +441,7 @@ def test_runs_that_have_ended_are_not_shown_and_their_rows_serve_others() -> Non
     assert [(run.done, run.total) for run in read_runs(page)] == [(3, None)]
     first.end()
     assert read_runs(page) == []
-    second = RunRecord(memoryview(page), 0, 2, "loky", 4)
+    second = RunRecord(memoryview(page), 0, 2, "loky", 4, None)
     second.sent(0, 0, 1, function)
     begin_call(page, 0, 0)
     (run,) = read_runs(page)

@@ -92,7 +92,6 @@ class BatchRun(Run, Generic[R]):
         for _ in range(max(slot.width for slot in self.slots)):
             for index in range(len(self.slots)):
                 self._feed(index, one=True)
-        self._publish()
 
     def _busy(self) -> list[int]:
         return [index for index, requests in enumerate(self._in_flight) if requests or index == self._sending]
@@ -181,13 +180,11 @@ class BatchRun(Run, Generic[R]):
             ready = self._received(index, request, reply)
         self._feed(index)
         self._use_idle_workers()
-        self._publish()
+        if self._transport.record is not None:
+            queue = self.schedule.queue
+            total = queue.read if queue.exhausted else queue.total
+            self._transport.record.publish(self.schedule.results.completed, total)
         return ready
-
-    def _publish(self) -> None:
-        """Publish how far the run is, for ``shoal top``."""
-        queue = self.schedule.queue
-        self._transport.publish(self.schedule.results.completed, queue.read if queue.exhausted else queue.total)
 
     def _received(self, index: int, request: R, reply: Any) -> Ready:
         """Decode a reply, complete its calls, and handle the failure that it holds, if any."""

@@ -22,6 +22,7 @@ from shoal.backends._failure import Failure, rebuilt
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import describe
+from shoal.parallel.transport._published import RunRecord
 from shoal.parallel.transport._status import WorkerStatus
 
 
@@ -94,6 +95,8 @@ class Transport(ABC, Generic[R]):
     Not thread-safe: it belongs to the thread that owns the run. Only :meth:`replaced` may be called by any thread.
     """
 
+    #: Where the run publishes how far it is, for ``shoal top``; None if it does not.
+    record: RunRecord | None = None
     #: Takes what a worker sends during a batch, in any thread; None if that is dropped.
     on_note: Callable[[bytes], object] | None = None
 
@@ -120,12 +123,6 @@ class Transport(ABC, Generic[R]):
     def status(self, _executor: Executor) -> WorkerStatus | None:
         """Return what the worker of an executor does; None if its workers do not write that."""
         return None
-
-    def publish(self, _done: int, _total: int | None) -> None:
-        """Publish how many calls have a result, and how many there are; None if that is unknown.
-
-        Clusters do not: they show their tasks themselves.
-        """
 
     @abstractmethod
     def forget(self, executor: Executor) -> None:

@@ -36,7 +36,6 @@ from shoal.parallel.transport._contract import (
     raised,
     span,
 )
-from shoal.parallel.transport._published import RunRecord
 from shoal.parallel.transport._run_objects import RunObjects, live_runs, pickled_in
 from shoal.parallel.transport._segments import Segment, map_part
 from shoal.parallel.transport._status import StatusRow, WorkerStatus, status_page
@@ -129,7 +128,7 @@ class ProcessTransport(Transport[ProcessRequest]):
     most_by_value
         The number of functions and classes by value that are sent once per worker; others go with each batch.
     published
-        The name of the backend and the number of workers, as ``shoal top`` shows them.
+        The name of the backend, and the numbers of workers and calls, as ``shoal top`` shows them.
 
     Notes
     -----
@@ -146,7 +145,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         writes_status: bool,
         limits: WorkerLimits | None,
         most_by_value: int = MOST_BY_VALUE,
-        published: tuple[str, int] = ("", 0),
+        published: tuple[str, int, int | None] = ("", 0, None),
     ) -> None:
         self._workspace = workspace
         self._objects = RunObjects(workspace, most_by_value)
@@ -157,7 +156,6 @@ class ProcessTransport(Transport[ProcessRequest]):
         self._writes_status = writes_status
         self._status_rows: dict[Executor, StatusRow | None] = {}
         self._published = published
-        self._record: RunRecord | None = None
         self._result_segments_per_call = 0.0
         self._most_result_segments = max(1, min(RESULT_SEGMENTS, RESULT_SEGMENTS_IN_ALL // in_flight))
 
@@ -189,12 +187,16 @@ class ProcessTransport(Transport[ProcessRequest]):
         if request.refusal is not None:
             return failed_future(request.refusal)
         if executor not in self._status_rows:
-            self._status_rows[executor] = self._allocate() if self._writes_status else None
+            self._status_rows[executor] = status_page.allocate() if self._writes_status else None
             if isinstance(executor, Turn):
                 executor.on_note = self.on_note
         row = self._status_rows[executor]
-        if row is not None and self._record is not None:
-            self._record.sent(row.address[1], request.batch.start, len(request.batch), request.batch.functions)
+        if row is not None:
+            if self.record is None:
+                self.record = status_page.begin_run(*self._published)
+            if self.record is not None:
+                batch = request.batch
+                self.record.sent(row.address[1], batch.start, len(batch), batch.functions)
         sent = self._objects.sent_to(executor)
         objects = self._objects.pickled(request.needed - sent)
         payload = Payload(
@@ -218,18 +220,6 @@ class ProcessTransport(Transport[ProcessRequest]):
             raise
         sent.update(objects)
         return future
-
-    def _allocate(self) -> StatusRow | None:
-        """Return a row for another worker; publish the run with its first row."""
-        row = status_page.allocate()
-        if row is not None:
-            self._record = self._record or status_page.begin_run(*self._published)
-        return row
-
-    def publish(self, done: int, total: int | None) -> None:
-        """Publish how many calls have a result, and how many there are."""
-        if self._record is not None:
-            self._record.publish(done, total)
 
     def receive(self, request: ProcessRequest, reply: Reply) -> Received:
         """Unpickle the results. Large ones are mapped from the segments into which the worker has written them."""
@@ -281,9 +271,9 @@ class ProcessTransport(Transport[ProcessRequest]):
     def close(self) -> None:
         """End the run: workers drop its objects, and its arrays are freed."""
         self._objects.close()
-        if self._record is not None:
-            status_page.end_run(self._record)
-            self._record = None
+        if self.record is not None:
+            status_page.end_run(self.record)
+            self.record = None
         for row in self._status_rows.values():
             if row is not None:
                 status_page.free(row)

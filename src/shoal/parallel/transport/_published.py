@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import struct
 import time
+import weakref
+from collections.abc import Callable
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
@@ -107,6 +109,21 @@ class PublishedRun(NamedTuple):
     workers: tuple[PublishedWorker, ...]
 
 
+def _nothing() -> None:
+    """Take the place of a weak reference to no function."""
+
+
+def _reference(function: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(function)
+    except TypeError:
+        return _nothing
+
+
+#: A reference to the function that was sent last, of any run, and its name.
+_named: tuple[Callable[[], Any], bytes] = _nothing, b""
+
+
 class RunRecord:
     """What the caller writes about one run.
 
@@ -116,7 +133,7 @@ class RunRecord:
         The page.
     place
         The index of the run's place in the page.
-    number, backend, n_workers
+    number, backend, n_workers, total
         As in :class:`PublishedRun`.
 
     Notes
@@ -124,15 +141,14 @@ class RunRecord:
     It belongs to the thread that owns the run.
     """
 
-    def __init__(self, memory: Any, place: int, number: int, backend: str, n_workers: int) -> None:
+    def __init__(self, memory: Any, place: int, number: int, backend: str, n_workers: int, total: int | None) -> None:
         self.place = place
         self._memory = memory
         self._at = _RUNS_AT + place * _RUN_BYTES
         self._number = number
-        self._function: Any = None  # the last function that was sent, and its name
-        self._name = b""
         self._second: dict[int, bool] = {}  # by row: whether the next batch is noted in the second place
-        _RUN.pack_into(memory, self._at, number, n_workers, 0, -1, time.perf_counter(), backend.encode()[:64])
+        known = -1 if total is None else total
+        _RUN.pack_into(memory, self._at, number, n_workers, 0, known, time.perf_counter(), backend.encode()[:64])
 
     def publish(self, done: int, total: int | None) -> None:
         """Write how many calls have a result, and how many calls there are."""
@@ -150,18 +166,20 @@ class RunRecord:
         functions
             The function of all calls, or a list of the function of each.
         """
+        global _named
         several = type(functions) is list
         function = functions[0] if several else functions
-        if function is not self._function:
-            self._function, self._name = function, _name_of(function)
+        reference, name = _named
+        if reference() is not function:
+            name = _name_of(function)
+            _named = _reference(function), name
         second = self._second.get(row, False)
         self._second[row] = not second
         at = _BATCHES_AT + row * _BATCHES_BYTES + second * _BATCH.size
-        _BATCH.pack_into(self._memory, at, self._number, start, number, several, self._name)
+        _BATCH.pack_into(self._memory, at, self._number, start, number, several, name)
 
     def end(self) -> None:
         """Write that the run has ended."""
-        self._function = None
         _PROGRESS.pack_into(self._memory, self._at, 0, 0)
 
 

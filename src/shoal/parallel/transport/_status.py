@@ -135,13 +135,14 @@ class StatusPage:
         with self._lock:
             self._free.append(row.address[1])
 
-    def begin_run(self, backend: str, n_workers: int) -> RunRecord | None:
+    def begin_run(self, backend: str, n_workers: int, total: int | None) -> RunRecord | None:
         """Publish a run that has a row; return its record, or None if too many runs are published."""
         with self._lock:
             if not self._free_runs:
                 return None
             write_header(self._memory, os.getpid(), Requests.fd)  # each time, as the pool's thread may start later
-            return RunRecord(self._memory, self._free_runs.popleft(), next(self._run_numbers), backend, n_workers)
+            number = next(self._run_numbers)
+            return RunRecord(self._memory, self._free_runs.popleft(), number, backend, n_workers, total)
 
     def end_run(self, record: RunRecord) -> None:
         """Publish that a run has ended."""
