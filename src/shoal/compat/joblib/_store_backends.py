@@ -149,13 +149,7 @@ class StoreBackendMixin:
     def load_item(
         self, call_id: Sequence[str], verbose: int = 1, timestamp: float | None = None, metadata: Any = None
     ) -> Any:
-        """Return a stored value.
-
-        Raises
-        ------
-        KeyError
-            If it is not stored.
-        """
+        """Return a stored value; raise KeyError if it is not stored."""
         if verbose > 1:
             arguments = None if metadata is None else metadata.get("input_args")
             print(_texts.loading(call_id[0], self._path(call_id), timestamp, arguments, verbose))  # noqa: T201

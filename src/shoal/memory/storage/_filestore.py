@@ -25,7 +25,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from shoal._files import delete
@@ -36,7 +36,7 @@ from shoal.memory.storage._paths import METADATA as _METADATA
 from shoal.memory.storage._paths import OUTPUT as _OUTPUT
 from shoal.memory.storage._paths import OWN as _OWN
 from shoal.memory.storage._paths import SOURCE as _SOURCE
-from shoal.memory.storage._paths import is_key, make_folder_below, make_location, refuse_links
+from shoal.memory.storage._paths import is_key, make_folder_below, make_ignored_location, refuse_links
 from shoal.memory.storage._staging import Staging, put_back, replace_entry
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
 from shoal.persistence._dump import compression_of, write
@@ -46,7 +46,6 @@ from shoal.persistence.reading._small import OTHER, SMALL, read_small, rebuilt
 if TYPE_CHECKING:
     from shoal.memory.storage._index import Index
 
-_IGNORE = "# Created by shoal automatically.\n*\n"
 #: Another process may remove a folder just after it was made. After this many attempts the error has another cause.
 _ATTEMPTS = 5
 # The name of an entry that joblib has saved. shoal's own keys end in an "x".
@@ -102,10 +101,7 @@ class FileStore(Store):
         self.location = os.path.abspath(os.path.expanduser(os.fspath(location)))
         self._prefix = self.location + os.sep
         if self._compression is not None and mmap_mode is not None:
-            warn(
-                "Compressed items cannot be memmapped in a filesystem store. Option will be ignored.",
-                UserWarning,
-            )
+            warn("Compressed items cannot be memmapped in a filesystem store. Option will be ignored.", UserWarning)
         self._limits = Limits() if limits is None else limits
         own = os.path.join(self.location, _OWN) if own is None else own
         self._leases = leases_in(own)
@@ -118,17 +114,8 @@ class FileStore(Store):
 
             self._index = Index(index, self._leases.locks, self._walk, self._measure, self._remove)
         if make_location:
-            self._make_location()
-
-    def _make_location(self) -> None:
-        """Make the folder. If that fails, saving will report the error."""
-        folder, name = os.path.split(self.location)
-        try:
-            make_location(self.location)
-            with open(f"{folder if name == 'joblib' else self.location}/.gitignore", "x", encoding="ascii") as file:
-                file.write(_IGNORE)
-        except OSError:
-            pass
+            with suppress(OSError):  # saving will report the error
+                make_ignored_location(self.location)
 
     def __reduce__(self) -> Any:
         return _restored, self._arguments

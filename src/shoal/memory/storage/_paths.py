@@ -95,6 +95,14 @@ def make_location(location: str) -> None:
         make_folder_below(above, os.path.relpath(location, above).replace(os.sep, "/"))
 
 
+def make_ignored_location(location: str) -> None:
+    """Make the folder of a cache, and a file ".gitignore": in the folder, or beside it if it is called "joblib"."""
+    make_location(location)
+    folder, name = os.path.split(location)
+    with open(f"{folder if name == 'joblib' else location}/.gitignore", "x", encoding="ascii") as file:
+        file.write("# Created by shoal automatically.\n*\n")
+
+
 def is_shared(folder: str) -> bool:
     """Return whether users other than the owner may write to a folder."""
     return os.name == "posix" and bool(os.stat(folder).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
