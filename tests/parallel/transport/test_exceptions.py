@@ -219,16 +219,12 @@ ZOO: dict[str, tuple[Callable[[], BaseException], type[BaseException], dict[str,
         {"errno": 104, "code": 3},
         ("ConnectionError.peer",),
     ),
-    "frames": (with_its_frame, ValueError, {"code": 4, "args": ("framed",)}, ("ValueError.frame", "ValueError.trace")),
+    "frames": (with_its_frame, ValueError, {"code": 4, "args": ("framed",)}, ("ValueError.frame",)),
     "class": (lambda: class_that_cannot_travel()("text"), ValueError, {"args": ("text",)}, ("the class Local",)),
     "circle": (in_circles, Coded, {"code": 1}, ("Coded.lock",)),
     "huge": (lambda: ValueError("x" * 10**7), ValueError, {"args": ("x" * 10**7,)}, ()),
     "own call": (lambda: WithCall("mine"), WithCall, {"call": "mine", "results": ["mine"]}, ()),
 }
-
-
-#: Workers that no other test has used: in some, a library may have registered how to pickle tracebacks.
-OWN = {"idle_worker_timeout": 290}
 
 
 def check(error: BaseException, name: str) -> None:
@@ -254,17 +250,16 @@ def caught_by(run: Callable[[], Any]) -> BaseException:
 @pytest.mark.parametrize("name", ZOO)
 def test_exceptions_keep_their_type_and_state(name: str, backend: str) -> None:
     calls = [delayed(makes)(ZOO[name][0])]
-    options = OWN if backend == "loky" else {}
-    check(caught_by(lambda: Parallel(n_jobs=2, backend=backend, **options)(calls)), name)
+    check(caught_by(lambda: Parallel(n_jobs=2, backend=backend)(calls)), name)
 
 
 def test_exceptions_keep_their_type_and_state_in_futures_and_results() -> None:
-    with executor(2, **OWN) as pool:
+    with executor(2) as pool:
         futures = {name: pool.submit(makes, make) for name, (make, *_) in ZOO.items()}
         for name, future in futures.items():
             check(caught_by(future.result), name)
     kept = {name: make for name, (make, cls, *_) in ZOO.items() if issubclass(cls, Exception)}
-    errors = Parallel(n_jobs=2, on_error="return", **OWN)(delayed(makes)(make) for make in kept.values())
+    errors = Parallel(n_jobs=2, on_error="return")(delayed(makes)(make) for make in kept.values())
     for name, error in zip(kept, errors, strict=True):
         check(error, name)
 
