@@ -53,11 +53,12 @@ SLOW = {
         beside_joblib differential hashing_joblib install joblib_downstream joblib_memory memory_joblib without_joblib
     """,
     "starts many programs": """
-        budget main_guard persistence_memory stale_sources terminal tracebacks trust_hashes worker_probe
+        budget cli_run cli_top main_guard persistence_memory stale_sources terminal tracebacks trust_hashes worker_probe
     """,
     "has hundreds of cases": """
-        arrays async async_input back_pressure backends deflate executor persistence persistence_arguments
-        persistence_faults persistence_libraries persistence_streams several_dumps slots
+        arrays async async_input back_pressure backends cache_folder compression deflate executor persistence
+        persistence_arguments persistence_faults persistence_libraries persistence_streams seed several_dumps slots
+        stop_iteration stores trust
     """,
 }
 _slow_files = {f"test_{name}.py" for names in SLOW.values() for name in names.split()}
