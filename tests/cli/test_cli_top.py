@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from _cli_util import SHOAL, run
+from shoal.backends._process import children_of
 from shoal.cli import _programs, main
 from shoal.parallel.transport import _published
 from shoal.parallel.transport._published import PAGE_BYTES, RunRecord, owner_of, read_runs, write_header
@@ -251,8 +252,8 @@ def test_a_forked_child_does_not_have_its_parents_runs(tmp_path: Path) -> None:
     fork = "os.fork() or (time.sleep(1000), os._exit(0))"
     late = f"import threading; threading.Timer(0.0, lambda: (time.sleep(0.7), {fork})).start()"
     with running(tmp_path, before=late) as program:
-        until(lambda: len([pid for pid in _programs._children(program.pid) if is_copy(pid)]) == 1)
-        (child,) = (pid for pid in _programs._children(program.pid) if is_copy(pid))
+        until(lambda: len([pid for pid in children_of(program.pid) if is_copy(pid)]) == 1)
+        (child,) = (pid for pid in children_of(program.pid) if is_copy(pid))
         try:
             assert _programs.programs(child) == []
         finally:

@@ -305,19 +305,24 @@ def decoded(message: bytes | bytearray) -> tuple[Any, BaseException | None]:
 
 def kill_tree(pid: int) -> None:
     """Kill a process and all its descendants, as far as the system lists them."""
-    for each in [pid, *_descendants(pid)]:
+    for each in [pid, *descendants_of(pid)]:
         try:
             os.kill(each, signal.SIGKILL)
         except OSError:
             continue
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants_of(pid: int) -> list[int]:
+    """Return the ids of all descendants of a process, as far as the system lists them."""
+    children = children_of(pid)
+    return children + [below for child in children for below in descendants_of(child)]
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of the children of a process, as far as the system lists them."""
     found: list[int] = []
-    try:
+    with contextlib.suppress(OSError):  # it has ended
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children") as file:
                 found.extend(map(int, file.read().split()))
-    except OSError:  # it has ended
-        pass
-    return found + [below for child in found for below in _descendants(child)]
+    return found

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from shoal.backends._process import children_of, descendants_of
 from shoal.backends._stacks import STACK_NAME
 from shoal.parallel.transport._published import PAGE_BYTES, PAGE_NAME, PublishedRun, owner_of, read_runs
 
@@ -86,7 +87,7 @@ def programs(pid: int | None = None) -> list[Program]:
         with contextlib.suppress(OSError, ValueError):  # it has ended meanwhile, or may not be read
             runs = _runs_of(each)
             if runs:
-                pids = {_inner_pid(below): below for below in _descendants(each)}
+                pids = {_inner_pid(below): below for below in descendants_of(each)}
                 found.append(Program(each, argv_of(each), runs, pids))
     return found
 
@@ -94,11 +95,11 @@ def programs(pid: int | None = None) -> list[Program]:
 def workers_of(pid: int) -> list[int]:
     """Return the processes that write their stacks on request: `pid` itself, if it is a worker, and its workers."""
     found = [pid] if stack_memory(pid) is not None and not _is_server(pid) else []
-    for child in _children(pid):
+    for child in children_of(pid):
         if stack_memory(child) is not None and not _is_server(child):
             found.append(child)
         else:
-            found += [below for below in _children(child) if stack_memory(below) is not None]
+            found += [below for below in children_of(child) if stack_memory(below) is not None]
     return found
 
 
@@ -196,19 +197,6 @@ def _is_server(pid: int) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return _SERVER in _read(pid, "cmdline") and _SERVER not in _read(int(status_of(pid, "PPid")), "cmdline")
     return False
-
-
-def _descendants(pid: int) -> list[int]:
-    children = _children(pid)
-    return children + [below for child in children for below in _descendants(child)]
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with contextlib.suppress(OSError):  # it has ended
-        for task in os.listdir(f"/proc/{pid}/task"):
-            found.extend(map(int, _read(pid, f"task/{task}/children").split()))
-    return found
 
 
 def _read(pid: int, name: str) -> bytes:

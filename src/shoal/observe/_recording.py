@@ -4,7 +4,7 @@
 
     adopt()   the levels and filters of the caller become those of this process
     Recorder  logging.lastResort:    records that no handler here handles ──┐
-              warnings.showwarning:  warnings that the filters show ────────┼──> Recorder.said ──> the caller
+              warnings.showwarning:  warnings that the filters show ────────┼──> Recorder.end() ──> the caller
               sys.stdout, stderr:    where the caller has replaced its own ─┘
 
 Handlers, levels and filters that code in this process has set stay, and what they handle or hide is not forwarded.
@@ -28,6 +28,9 @@ from shoal._forks import before_fork
 from shoal._tracebacks import FILTERS_AT_START
 from shoal.observe import _saying
 from shoal.observe._saying import Conditions, Filter, Said, described, sealed
+
+#: The context of calls of which nothing is collected.
+NOT_RECORDING: Any = contextlib.nullcontext()
 
 #: What a call has said is sent after this time, if the call still runs. In seconds.
 FLUSH_SECONDS = 1.0

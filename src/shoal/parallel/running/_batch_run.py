@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class _Note(NamedTuple):
-    """The message that calls which still run have said something."""
+    """A message to the loop: what calls have said that still run."""
 
     said: bytes
 

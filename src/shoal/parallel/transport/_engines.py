@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 import weakref
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 from shoal.backends import worker_index
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
-from shoal.observe._recording import Recorder, adopt
+from shoal.observe._recording import NOT_RECORDING, Recorder, adopt
 from shoal.observe._saying import HOME
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, describe, resolved
@@ -39,8 +38,6 @@ from shoal.parallel.transport._contract import (
 )
 from shoal.parallel.transport._shared import Shared, resolve_value
 from shoal.parallel.transport._workspace import is_array
-
-_NOT_RECORDING: Any = contextlib.nullcontext()
 
 #: Larger arrays are not copied for each batch that may write to them.
 PRIVATE_BYTES = 32 * 2**20
@@ -225,7 +222,7 @@ class Task:
         if options.home != HOME and (conditions := adopt(options.conditions)) is not None:
             recorder = Recorder(conditions, worker_index(), in_thread=True)
             recorder.call = lambda: options.start + len(values)
-        with recorder or _NOT_RECORDING, nested_settings(*options.nested):
+        with recorder or NOT_RECORDING, nested_settings(*options.nested):
             began = clock()
             failure: Failure | None = None
             try:

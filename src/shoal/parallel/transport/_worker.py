@@ -13,7 +13,6 @@ time.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
@@ -28,7 +27,7 @@ from shoal.backends import worker_index
 from shoal.backends._bootstrap import can_tell, interruptible, tell
 from shoal.backends._failure import Failure, failure_of
 from shoal.errors import CallPicklingError, CallUnpicklingError
-from shoal.observe._recording import Recorder, recorder_of_process
+from shoal.observe._recording import NOT_RECORDING, Recorder, recorder_of_process
 from shoal.observe._saying import Conditions
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
@@ -46,8 +45,6 @@ RESULT_BYTES = 256 * 1024
 LONG_STREAM = 256 * 1024
 #: The threshold for buffers with which all of them stay in the stream.
 _ALL_IN_STREAM = 2**63
-
-_NOT_RECORDING: Any = contextlib.nullcontext()
 
 #: After so many batches, the interpreter has specialized the code that runs for each batch.
 _REHEARSALS = 10
@@ -218,7 +215,7 @@ def run_batch(payload: Payload) -> Reply:
         recorder = recorder_of_process(payload.conditions, _new_recorder)
     if recorder is not None:
         recorder.call = lambda: int(doubles[activity])
-    with recorder or _NOT_RECORDING, nested_settings(*payload.nested), interruptible():
+    with recorder or NOT_RECORDING, nested_settings(*payload.nested), interruptible():
         try:
             now = began = clock()
             until = end = began + payload.seconds
