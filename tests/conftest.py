@@ -44,6 +44,7 @@ settings.load_profile("shoal")
 #: Test files that `make test-fast` leaves out, by reason and without "test_". A single slow test has the marker itself.
 SLOW = {
     "starts a cluster": "dask ray",
+    "starts a kernel": "notebook",
     "kills processes, or looks for what they leave": """
         broken_world channel ends faults fork_server forks leaks leases replacement shutdown_workers signals survival
         threads
