@@ -30,7 +30,7 @@ FLOORS = (
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}
 
-COSTLY = {"asyncio", "cloudpickle", "dask", "joblib", "loky", "multiprocessing", "numpy", "ray", "tqdm"}
+COSTLY = {"asyncio", "cloudpickle", "dask", "joblib", "loky", "multiprocessing", "numpy", "ray", "rich", "tqdm"}
 
 
 #: Imports of shoal's modules inside functions, as (importing module, imported module) without "shoal.".

@@ -190,11 +190,12 @@ def test_what_calls_say_obeys_the_settings_of_the_notebook(notebook: Notebook) -
 # ---- Progress.
 
 
+@pytest.mark.parametrize("progress", [True, "rich"])
 @pytest.mark.parametrize("return_as", ["list", "generator"])
 @pytest.mark.parametrize(("backend", "n_jobs"), [("loky", 2), ("threading", 2), ("loky", 1)])
-def test_a_bar_is_drawn(notebook: Notebook, backend: str, n_jobs: int, return_as: str) -> None:
+def test_a_bar_is_drawn(notebook: Notebook, backend: str, n_jobs: int, return_as: str, progress: bool | str) -> None:
     calls = "delayed(abs)(-number) for number in range(3)"
-    cell = notebook.run(f"list(Parallel({n_jobs}, {backend!r}, {return_as!r}, progress=True)({calls}))")
+    cell = notebook.run(f"list(Parallel({n_jobs}, {backend!r}, {return_as!r}, progress={progress!r})({calls}))")
     assert cell.result == "[0, 1, 2]"
     assert (cell.text("stdout"), cell.text("stderr")) == ("", "")
     (shown,) = cell.displayed

@@ -1,7 +1,10 @@
-"""The listeners of ``progress=``: one draws a bar, one prints lines, one calls a function of the user."""
+"""The listeners of ``progress=``: two draw bars, one prints lines, one calls a function of the user."""
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 import sys
 import time
 import warnings
@@ -9,13 +12,18 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.observe._printer import write_line
-from shoal.observe.events import BatchCompleted, Event, InputExhausted, Listener, RunFinished, RunStarted
+from shoal.observe._recording import present_recorder
+from shoal.observe._rich_bars import Bar, display
+from shoal.observe.events import BatchCompleted, CallFailed, Event, InputExhausted, Listener, RunFinished, RunStarted
 
-SECONDS_BETWEEN_LINES = 5.0
+#: The fewest and the most seconds between two lines, and before the first.
+FEWEST_SECONDS, MOST_SECONDS = 10.0, 60.0
+#: The fewest seconds between two messages of a worker about a run inside its call.
+SEND_SECONDS = 0.5
 
 
 def progress_listener(
-    progress: bool | Callable[[int, int | None], object],
+    progress: bool | str | Callable[[int, int | None], object],
     label: str,
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -24,9 +32,13 @@ def progress_listener(
 
     Parameters
     ----------
-    progress : bool or callable
-        True: a tqdm bar, on a terminal or in a notebook that has ipywidgets. Elsewhere, one line on standard
-        error at most every five seconds, and one at the end.
+    progress : bool, "rich" or callable
+        True: a tqdm bar, on a terminal or in a notebook that has ipywidgets. Elsewhere, lines on standard error: the
+        first after ten seconds, further ones after each tenth of the calls or a minute, but not within ten seconds,
+        and one at the end.
+
+        "rich": on a terminal, a bar of rich, and below it one for each run inside the calls that asks for it too.
+        Elsewhere as True.
 
         A callable: it is called as ``progress(done, total)`` after each batch that completes. `done` is the
         number of calls that have returned. `total` is the number of calls in the run; it is None while that
@@ -48,17 +60,22 @@ def progress_listener(
     Raises
     ------
     TypeError
-        If `progress` is neither a bool nor callable.
+        If `progress` is none of these.
     """
     if progress is False:
         return None
+    if isinstance(progress, str) and progress == "rich":
+        listener = _rich_listener(label, clock)
+        if listener is not None:
+            return listener
+        progress = True
     if progress is True:
         bar_class = _bar_class()
         return _Lines(label, clock) if bar_class is None else _Bar(label, bar_class)
     if callable(progress):
         return _Call(progress)
     raise TypeError(
-        f"progress must be True, False or a callable that takes (done, total), not {progress!r} "
+        f"progress must be True, False, 'rich' or a callable that takes (done, total), not {progress!r} "
         f"of type {type(progress).__name__}"
     )
 
@@ -101,35 +118,54 @@ class _Lines:
         self._label = label
         self._clock = clock
         self._start_time = 0.0
-        self._next_line = 0.0
         self._done = 0
         self._total: int | None = None
+        self._last = 0.0, 0  # when the last line was printed, and how many calls were done then
+        self._seconds_per_call: float | None = None  # until the last line, those before counting less and less
 
     def __call__(self, event: Event) -> None:
         match event:
             case BatchCompleted(size=size):
                 self._done += size
                 now = self._clock()
-                if now >= self._next_line:
+                if self._due(now):
                     self._print(now)
             case RunStarted(total=total):
                 self._total = total
                 self._start_time = self._clock()
-                self._next_line = self._start_time + SECONDS_BETWEEN_LINES
+                self._last = self._start_time, 0
             case InputExhausted(total=total):
                 self._total = total
             case RunFinished():
                 self._print(self._clock(), ended=True)
 
+    def _due(self, now: float) -> bool:
+        seconds, calls = now - self._last[0], self._done - self._last[1]
+        if seconds < FEWEST_SECONDS:
+            return False
+        first = self._seconds_per_call is None
+        return first or seconds >= MOST_SECONDS or (self._total is not None and calls * 10 >= self._total)
+
     def _print(self, now: float, ended: bool = False) -> None:
-        self._next_line = now + SECONDS_BETWEEN_LINES
         total = _plausible_total(self._done, self._total)
         calls = f"{self._done} calls" if total is None else f"{self._done}/{total} calls"
-        elapsed = now - self._start_time
         left = ""
-        if total and self._done and not ended:
-            left = f", {elapsed / self._done * (total - self._done):.0f} s left"
-        write_line(sys.stderr, f"{self._label}: {calls}, {elapsed:.0f} s{left}\n")
+        if not ended:
+            pace = (now - self._last[0]) / max(self._done - self._last[1], 1)
+            before = self._seconds_per_call
+            # Results that were stored come at once, and calls of one run may grow: recent calls count more.
+            self._seconds_per_call = pace if before is None else (pace + before) / 2
+            self._last = now, self._done
+            if total is not None:
+                left = f", {_span(self._seconds_per_call * (total - self._done))} left"
+        write_line(sys.stderr, f"{self._label}: {calls}, {_span(now - self._start_time)}{left}\n")
+
+
+def _span(seconds: float) -> str:
+    """Return a number of seconds as a text: ``"90 s"``, ``"15 min"``, ``"3.5 h"``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class _Bar:
@@ -165,25 +201,82 @@ class _Bar:
         bar.refresh()
 
 
+_numbers = itertools.count(1)
+
+
+class _RichBar:
+    """Tells how far a run is: the display of this process, or the process for which this one works."""
+
+    def __init__(self, label: str, show: Callable[[Bar], object]) -> None:
+        self._bar = Bar((os.getpid(), next(_numbers)), label, 0, None, False)
+        self._show = show
+
+    def __call__(self, event: Event) -> None:
+        bar = self._bar
+        match event:
+            case BatchCompleted(size=size):
+                self._bar = bar._replace(done=bar.done + size)
+            case RunStarted(total=total) | InputExhausted(total=total):
+                self._bar = bar._replace(total=total)
+            case CallFailed(index=index):
+                display.forget(index)
+            case RunFinished(error=error):
+                self._bar = bar._replace(ended=True, total=bar.done if error is None else bar.total)
+        if self._bar is not bar or isinstance(event, RunStarted):
+            self._show(self._bar)
+
+
+def _rich_listener(label: str, clock: Callable[[], float]) -> Listener | None:
+    """Return a listener that has a bar drawn: by the caller if this process is a worker, else on the terminal.
+
+    Return None in a notebook, where rich loses output of other threads, and where there is no terminal.
+    """
+    recorder = present_recorder()
+    if recorder is None:
+        if not _on_terminal() or "ipykernel.zmqshell" in sys.modules or os.environ.get("TERM", "dumb") == "dumb":
+            return None
+        return _RichBar(label, lambda bar: display.show(bar, clock))
+    tell, sent_at = recorder.tell, -math.inf
+
+    def send(bar: Bar) -> None:
+        nonlocal sent_at
+        now = clock()
+        if bar.ended or now - sent_at >= SEND_SECONDS:
+            sent_at = now
+            tell("progress", tuple(bar))
+
+    return _RichBar(label, send)
+
+
+def _on_terminal() -> bool:
+    return not getattr(sys.stderr, "closed", sys.stderr is None) and sys.stderr.isatty()
+
+
+def _widgets() -> Any:
+    """Return tqdm's class of bars for notebooks; None without ipywidgets, or outside of notebooks."""
+    if "ipykernel.zmqshell" not in sys.modules:
+        return None
+    with warnings.catch_warnings():
+        # tqdm warns that its choice is experimental and that ipywidgets is missing; the caller handles that.
+        warnings.simplefilter("ignore")
+        from tqdm.autonotebook import tqdm
+    return tqdm if tqdm.__module__ == "tqdm.notebook" else None
+
+
 def _bar_class() -> Any:
     """Return a class of tqdm bars that fits the place where the program runs; None if no bar can be drawn there."""
-    on_terminal = not getattr(sys.stderr, "closed", sys.stderr is None) and sys.stderr.isatty()
-    if "ipykernel.zmqshell" in sys.modules:
-        with warnings.catch_warnings():
-            # tqdm warns that its choice is experimental and that ipywidgets is missing; the code below handles that.
-            warnings.simplefilter("ignore")
-            from tqdm.autonotebook import tqdm
-        if not (on_terminal or tqdm.__module__ == "tqdm.notebook"):
+    shown = _widgets()
+    if shown is None:
+        if not _on_terminal():
             return None
-    elif on_terminal:
         from tqdm.std import tqdm
-    else:
-        return None
+
+        shown = tqdm
 
     from tqdm.std import TqdmDefaultWriteLock
 
     # The bar has no monitor thread. tqdm's default lock is a lock for threads and a semaphore for processes. Only the
     # former is used, because the semaphore starts a resource tracker if the start method is not fork.
-    bar_class: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
+    bar_class: Any = type("Bar", (shown,), {"monitor_interval": 0})
     bar_class.set_lock(TqdmDefaultWriteLock.th_lock)
     return bar_class

@@ -10,11 +10,13 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from shoal._cpus import is_serial
 from shoal._files import parse_size
 from shoal.backends import Backend
+from shoal.errors import MissingExtra
 
 #: The arguments of ``Parallel`` that no context can set.
 OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total")
@@ -44,9 +46,8 @@ def as_number(value: Any) -> float | None:
     kind = type(value)
     if kind.__name__ in ("bool", "bool_") or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
         return None
-    if isinstance(value, numbers.Complex) and not isinstance(
-        value, numbers.Real
-    ):  # float() of numpy's would drop the imaginary part
+    # float() of numpy's complex numbers would drop the imaginary part.
+    if isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):
         return None
     try:
         number = float(value)
@@ -104,8 +105,7 @@ def check(values: Mapping[str, Any]) -> None:
         If a value cannot be used.
     """
     for name, value in values.items():
-        accepts = _CHECKS.get(name)
-        if accepts is not None:
+        if (accepts := _CHECKS.get(name)) is not None:
             accepts(name, value)
     if values.get("prefer") == "processes" and values.get("require") == "sharedmem":
         raise ValueError(
@@ -124,8 +124,8 @@ def _constraint(_name: str, require: Any) -> None:
 
 
 def _verbose(_name: str, verbose: Any) -> None:
-    if not (verbose is None or isinstance(verbose, bool) or as_number(verbose) is not None):
-        raise TypeError(f"verbose must be a number, the higher the more is printed, or a bool, got: {verbose!r:.80}")
+    if not (verbose is None or isinstance(verbose, bool) or as_number(verbose) is not None or hasattr(verbose, "info")):
+        raise TypeError(f"verbose must be a number, the higher the more is printed, or a logger, got: {verbose!r:.80}")
 
 
 def _folder(_name: str, folder: Any) -> None:
@@ -157,9 +157,12 @@ def _mmap_mode(_name: str, mode: Any) -> None:
 
 
 def _progress(_name: str, progress: Any) -> None:
-    if not (isinstance(progress, bool) or callable(progress)):
+    if isinstance(progress, str) and progress == "rich":
+        if find_spec("rich") is None:
+            raise MissingExtra("progress='rich'", "rich", "rich")
+    elif not (isinstance(progress, bool) or callable(progress)):
         raise TypeError(
-            f"progress must be True, False or a callable that takes (done, total), not {progress!r:.80} "
+            f"progress must be True, False, 'rich' or a callable that takes (done, total), not {progress!r:.80} "
             f"of type {type(progress).__name__}"
         )
 
