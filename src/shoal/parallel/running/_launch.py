@@ -116,10 +116,7 @@ def make_run(
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else MOST_IDLE)
             by_value = 0 if plan.resends else MOST_BY_VALUE
-            published = str(getattr(backend, "name", type(backend).__name__)), n_workers, number
-            transport = ProcessTransport(
-                workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value, published
-            )
+            transport = ProcessTransport(workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value)
         else:
             # Their workers are no children of this process, and the CPUs of other machines are not divided up here.
             there = nested[0], settings.depth, None

@@ -26,6 +26,7 @@ from shoal.parallel.running._faults import Faults, described
 from shoal.parallel.running._resume import store
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Ready, Schedule
+from shoal.parallel.running._watch import Watch
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -70,6 +71,7 @@ class PullRun(Run):
         self._stopped = False
         self._roomy = threading.Event()  # set when results were consumed, or nothing is left to wait for
         self._warned = False
+        self._watch = Watch()
 
     def start(self) -> None:
         """Start the threads."""
@@ -98,6 +100,18 @@ class PullRun(Run):
         """Count results that the consumer has taken; wake the threads that wait for that."""
         self.schedule.results.consumed += number
         self._roomy.set()
+
+    def _seconds_to_wait(self, deadline: float | None) -> float | None:
+        wait = super()._seconds_to_wait(deadline)
+        left = self._watch.seconds_left()
+        if left <= 0 or (self._watch.publishes and not self._threads):
+            left = self._watch.look(self.published, self.schedule.results.completed, self._threads)
+        if not self._threads:  # of an executor that waits for calls
+            return wait
+        return left if wait is None else min(left, wait)
+
+    def _close(self) -> None:
+        self._watch.close()
 
     def _halt(self) -> None:
         """Keep all threads from taking another call."""
@@ -211,7 +225,7 @@ class PullRun(Run):
 
     def _work(self, thread: _Thread) -> None:
         """Take calls and run them until no more are there; runs in a thread of a slot."""
-        done = thread.done
+        done, thread.ident = thread.done, threading.get_native_id()
         at_once, put, memory = self._at_once, self.inbox.put, self._plan.memory
         lock, next_call, bounded = (
             self._lock,
@@ -233,7 +247,7 @@ class PullRun(Run):
                         continue
                     if taken is None:
                         break
-                    index, call = taken
+                    index, call = thread.taken = taken
                     del taken
                     try:
                         function, args, kwargs = resolved(unpacked(call, index)) if Placeholder.in_use else call
@@ -248,7 +262,7 @@ class PullRun(Run):
                         began = time.perf_counter() if at_once else 0.0
                         value = function(*args, **kwargs)
                     except BaseException as error:
-                        thread.running = None
+                        thread.taken = thread.running = None
                         if error.__traceback__ is not None:
                             error.__traceback__ = error.__traceback__.tb_next
                         if not careful:
@@ -256,6 +270,7 @@ class PullRun(Run):
                         put((thread, _Failed(Batch.of(index, call), error), False))
                         del error, call
                         continue
+                    thread.taken = None
                     if careful:
                         thread.running = None
                     if memory is not None and not thread.timed_out:
@@ -281,8 +296,12 @@ class _Thread:
         The index of its slot.
     index
         The thread's index among those of the run, which its calls see as that of their worker.
+    ident
+        The system's id of the thread; 0 if it has not begun.
     done
         The results that were not reported yet, with the indices of their calls.
+    taken
+        The call that the thread has taken last, and its index; None if that has ended, unless its result is in `done`.
     running
         The call that runs now: its index, the call, and when it began; None if no call runs, or nobody asks.
     timed_out
@@ -293,6 +312,8 @@ class _Thread:
         self.slot = slot
         self.index = index
         self.done: list[tuple[int, Any]] = []
+        self.taken: tuple[int, Call] | None = None
+        self.ident = 0
         self.running: tuple[int, Call, float] | None = None
         self.timed_out = False
 

@@ -127,8 +127,6 @@ class ProcessTransport(Transport[ProcessRequest]):
         When a worker asks to be replaced; None for no limits.
     most_by_value
         The number of functions and classes by value that are sent once per worker; others go with each batch.
-    published
-        The name of the backend, and the numbers of workers and calls, as ``shoal top`` shows them.
 
     Notes
     -----
@@ -145,7 +143,6 @@ class ProcessTransport(Transport[ProcessRequest]):
         writes_status: bool,
         limits: WorkerLimits | None,
         most_by_value: int = MOST_BY_VALUE,
-        published: tuple[str, int, int | None] = ("", 0, None),
     ) -> None:
         self._workspace = workspace
         self._objects = RunObjects(workspace, most_by_value)
@@ -155,7 +152,6 @@ class ProcessTransport(Transport[ProcessRequest]):
         self._limits = limits
         self._writes_status = writes_status
         self._status_rows: dict[Executor, StatusRow | None] = {}
-        self._published = published
         self._result_segments_per_call = 0.0
         self._most_result_segments = max(1, min(RESULT_SEGMENTS, RESULT_SEGMENTS_IN_ALL // in_flight))
 
@@ -191,12 +187,9 @@ class ProcessTransport(Transport[ProcessRequest]):
             if isinstance(executor, Turn):
                 executor.on_note = self.on_note
         row = self._status_rows[executor]
-        if row is not None:
-            if self.record is None:
-                self.record = status_page.begin_run(*self._published)
-            if self.record is not None:
-                batch = request.batch
-                self.record.sent(row.address[1], batch.start, len(batch), batch.functions)
+        if row is not None and self.record is not None:
+            batch = request.batch
+            self.record.sent(row.address[1], batch.start, len(batch), batch.functions)
         sent = self._objects.sent_to(executor)
         objects = self._objects.pickled(request.needed - sent)
         payload = Payload(
@@ -271,9 +264,6 @@ class ProcessTransport(Transport[ProcessRequest]):
     def close(self) -> None:
         """End the run: workers drop its objects, and its arrays are freed."""
         self._objects.close()
-        if self.record is not None:
-            status_page.end_run(self.record)
-            self.record = None
         for row in self._status_rows.values():
             if row is not None:
                 status_page.free(row)
