@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("ipykernel")
-pytest.importorskip("ipywidgets")
+for _name in ("ipykernel", "ipywidgets"):  # they are imported in the kernel only
+    if find_spec(_name) is None:
+        pytest.skip(f"{_name} is not installed", allow_module_level=True)
 nbclient = pytest.importorskip("nbclient")
 manager = pytest.importorskip("jupyter_client.manager")
 nbformat = pytest.importorskip("nbformat.v4")

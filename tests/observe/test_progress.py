@@ -447,6 +447,43 @@ def test_rich_removes_the_bars_of_a_call_that_has_failed(monkeypatch: pytest.Mon
     assert [row.split(" 0:")[0] for row in rows(terminal)] == ["Parallel(n_jobs=2) 0/8"]
 
 
+def test_rich_gives_the_terminal_back_when_the_outermost_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = rich_terminal(monkeypatch)
+    outer, inner = listener("rich"), listener("rich")
+    feed(outer, RunStarted(2, "X", 8))
+    feed(inner, RunStarted(2, "X", 9))  # in a call on a thread, which goes on
+    feed(outer, RunFinished(KeyboardInterrupt()))
+    assert [row.split(" 0:")[0] for row in rows(terminal)] == ["Parallel(n_jobs=2) 0/8"]
+    assert terminal.getvalue().rstrip("\n").endswith("\x1b[?25h")
+    assert sys.stderr is terminal
+    drawn = terminal.getvalue()
+    feed(inner, BatchCompleted(2, 0.0), RunFinished(None))
+    assert terminal.getvalue() == drawn
+
+
+def test_rich_draws_a_run_that_outlives_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = rich_terminal(monkeypatch)
+    first, second = listener("rich"), listener("rich")
+    feed(first, RunStarted(2, "X", 1))
+    feed(second, RunStarted(2, "X", 9))  # in another thread
+    feed(first, BatchCompleted(1, 0.0), RunFinished(None))
+    feed(second, BatchCompleted(9, 0.0), RunFinished(None))
+    assert [row.split(" 0:")[0] for row in rows(terminal)] == ["Parallel(n_jobs=2) 9/9"]
+    assert sys.stderr is terminal
+
+
+def test_a_fork_draws_nothing_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = rich_terminal(monkeypatch)
+    outer = listener("rich")
+    feed(outer, RunStarted(2, "X", 8))
+    assert sys.stderr is not terminal
+    display.reset()  # as after a fork
+    assert sys.stderr is terminal
+    drawn = terminal.getvalue()
+    feed(outer, RunFinished(None))
+    assert terminal.getvalue() == drawn
+
+
 def test_bars_of_workers_are_not_drawn_without_a_run_that_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = rich_terminal(monkeypatch)
     display.show_of_worker(Bar((1, 1), "inside", 2, 5, False), 7)

@@ -7,12 +7,14 @@
     a run inside a call in a worker process ─> Recorder ══> deliver ─> display ──> a live display of rich
                                               (_recording) (_saying)
 
-The display begins with the first run of this process that has a bar, and ends with the last one. While it is there,
-rich writes what the program and its workers print above the bars. It has no thread: it is drawn when an event comes.
+The display begins with a run of this process, and ends with it. Runs that begin meanwhile have bars below. While it is
+there, rich writes what the program and its workers print above the bars. It has no thread: it is drawn when an event
+comes.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -58,17 +60,26 @@ class _Display:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all bars. A forked child must not draw those of its parent."""
+        """Forget all bars, and restore the streams. A forked child must not draw the bars of its parent."""
+        for name in ("stdout", "stderr"):
+            usual = getattr(getattr(sys, name), "rich_proxied_file", None)
+            if usual is not None:
+                setattr(sys, name, usual)
         self._lock = threading.RLock()
         self._progress: Any = None
         self._tasks: dict[tuple[int, int], Any] = {}
         self._open: set[tuple[int, int]] = set()  # the runs of this process
+        self._given_up: set[tuple[int, int]] = set()  # of these, those that go on without a bar
         self._calls: dict[tuple[int, int], int] = {}  # of a run of a worker: the call that it is in
         self._drawn_at = 0.0
 
     def show(self, bar: Bar, clock: Callable[[], float] = time.monotonic) -> None:
-        """Show the bar of a run of this process. A run that begins while another has a bar leaves none behind."""
+        """Show the bar of a run of this process. It stays if the run ends, and no other had a bar when it began."""
         with self._lock:
+            if bar.key in self._given_up:
+                if bar.ended:
+                    self._given_up.discard(bar.key)
+                return
             if bar.key not in self._open and not bar.ended:
                 if self._progress is None:
                     self._progress = _progress()
@@ -76,10 +87,13 @@ class _Display:
                 self._open.add(bar.key)
             if self._progress is None:  # it belongs to the process that this one was forked from
                 return
+            outermost = next(iter(self._tasks), bar.key) == bar.key
+            self._update(bar, leave=outermost)
             if bar.ended:
                 self._open.discard(bar.key)
-            self._update(bar, leave=bar.ended and self._first == bar.key)
-            if bar.ended and not self._open:
+            if bar.ended and outermost:
+                if bar.done != bar.total:  # it has failed: threads may go on with runs inside its calls
+                    self._given_up |= self._open
                 self._close()
             elif bar.ended or clock() - self._drawn_at >= DRAW_SECONDS:
                 self._drawn_at = clock()
@@ -101,10 +115,6 @@ class _Display:
                 if self._progress is not None and key in self._tasks:
                     self._progress.remove_task(self._tasks.pop(key))
 
-    @property
-    def _first(self) -> tuple[int, int] | None:
-        return next(iter(self._tasks), None)
-
     def _update(self, bar: Bar, leave: bool = False) -> None:
         if bar.ended and not leave:
             self._calls.pop(bar.key, None)
@@ -118,12 +128,12 @@ class _Display:
         self._progress.update(self._tasks[bar.key], completed=bar.done, total=None if wrong else bar.total)
 
     def _close(self) -> None:
-        for key in [key for key in self._tasks if key != self._first]:
-            self._progress.remove_task(self._tasks.pop(key))
+        for task in list(self._tasks.values())[1:]:
+            self._progress.remove_task(task)
         self._progress.stop()
         self._progress = None
-        self._tasks.clear()
-        self._calls.clear()
+        for kept in (self._tasks, self._calls, self._open):
+            kept.clear()
 
 
 def _progress() -> Any:
