@@ -22,10 +22,10 @@ from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
 from shoal.observe._saying import HOME, conditions, kinds_of
+from shoal.parallel._batch import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel.options._settings import Settings, nested_settings
 from shoal.parallel.running._batch_run import BatchRun
-from shoal.parallel.running._call_queue import CallQueue
 from shoal.parallel.running._faults import Faults
 from shoal.parallel.running._policies import (
     CUT_SECONDS,
