@@ -15,7 +15,6 @@ one run at a time, aborting one run does not harm another.
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import threading
 import time
@@ -153,13 +152,14 @@ class Worker:
             if item.turn.surroundings is not process.surroundings and not self._follow(process, item.turn):
                 self._end_process(kill=False)  # no item is running: a running one would be of this turn
                 continue
+            process.items.append(item)  # first, because an interrupt may come at any time
             try:
-                process.send(item)
-            except ConnectionError:
-                if process.began and not process.items:  # it died while it was idle
+                process.send(item.message)
+            except ConnectionError:  # the item fails when the end of the process is reported
+                if process.began and not busy:  # it died while it was idle, so no item is to blame
+                    process.items.pop()
                     self._drop_process()
                     continue
-                process.items.append(item)  # it fails when the end of the process is reported
             self.waiting.popleft()
             self._served += 1
 
@@ -325,8 +325,11 @@ class Worker:
             future: Future[Any] = Future()
             future.set_running_or_notify_cancel()
             message = pickle.dumps((follow, (list(after.path), after.cwd, variables)), pickle.HIGHEST_PROTOCOL)
-            with contextlib.suppress(ConnectionError):  # sending the item reports it as well
-                process.send(Item(turn, future, message))
+            process.items.append(Item(turn, future, message))
+            try:
+                process.send(message)
+            except ConnectionError:  # sending the item reports it as well
+                process.items.pop()
         return True
 
     def _end_process(self, kill: bool) -> None:
