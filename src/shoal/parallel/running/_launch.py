@@ -40,7 +40,6 @@ from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Schedule
 from shoal.parallel.running._stream import stream as stream  # with the first run: later, no descriptor may be left
 from shoal.parallel.transport._contract import Transport
-from shoal.parallel.transport._engines import ObjectTransport, TaskOptions
 from shoal.parallel.transport._processes import MOST_BY_VALUE, ProcessTransport
 from shoal.parallel.transport._worker_limits import WorkerLimits, private_memory
 from shoal.parallel.transport._workspace import MOST_IDLE, Workspace
@@ -121,6 +120,8 @@ def make_run(
                 workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value, published
             )
         else:
+            from shoal.parallel.transport._engines import ObjectTransport, TaskOptions
+
             # Their workers are no children of this process, and the CPUs of other machines are not divided up here.
             there = nested[0], settings.depth, None
             transport = ObjectTransport(TaskOptions(there, seconds, settings.mmap_mode, forwarded, HOME))
