@@ -26,7 +26,7 @@ from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.parallel._delayed import Call, check_input
 from shoal.parallel.options._checks import check, check_options, integer
 from shoal.parallel.options._expressions import evaluate
-from shoal.parallel.options._settings import DEFAULTS, Default, Settings, resolve
+from shoal.parallel.options._settings import DEFAULTS, Default, Settings, context_of_backend, resolve
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 RETURNS = ("list", "generator", "generator_unordered")
 
+OnMessage = Callable[[int, Any], object]
 BatchSize = int | str | Callable[["Pace"], int]
 
 
@@ -58,7 +59,7 @@ class Plan(NamedTuple):
         for each other.
     resends
         Whether to send functions and arrays again with each batch, because they may have changed since the last one.
-    return_as, timeout, pre_dispatch, batch_size, memory, total
+    return_as, timeout, pre_dispatch, batch_size, memory, total, on_message
         As for :class:`~shoal.Parallel`.
     """
 
@@ -72,6 +73,7 @@ class Plan(NamedTuple):
     seeds: Seeds | None = None
     memory: ResultCache | None = None
     total: int | None = None
+    on_message: OnMessage | None = None
     own_workers: bool = False
     resends: bool = False
 
@@ -196,6 +198,7 @@ def plan_of(
     seed: Any = None,
     memory: ResultCache | None = None,
     total: int | None = None,
+    on_message: OnMessage | None = None,
     **settings: Any,
 ) -> Plan:
     """Return the plan for arguments in the current context.
@@ -206,7 +209,7 @@ def plan_of(
         The name of the function that the user called, and the names of its arguments; for error messages.
     options
         The other keywords that it received, which are options of the backend.
-    n_jobs, backend, return_as, timeout, pre_dispatch, batch_size, seed, memory, total
+    n_jobs, backend, return_as, timeout, pre_dispatch, batch_size, seed, memory, total, on_message
         As for :class:`~shoal.Parallel`.
     **settings
         The other arguments that a context can set. The context sets those that are a :class:`Default`.
@@ -219,11 +222,13 @@ def plan_of(
     if memory is not None and not (hasattr(memory, "get") and hasattr(memory, "put")):
         raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
     n_jobs = DEFAULTS["n_jobs"] if n_jobs is None or isinstance(n_jobs, Default) else integer(n_jobs)
+    settings["context"], options = context_of_backend(settings["context"], options)
     chosen, resolved = resolve(backend, n_jobs=n_jobs, **settings)
     chosen.check_placement(options)
     check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
     plan = Plan(chosen, resolved, options, return_as, timeout, pre_dispatch, batch_size, None, memory, total).checked()
-    check({"total": total})
+    check({"total": total, "on_message": on_message})
+    plan = plan._replace(on_message=on_message)
     if seed is None:
         return plan
     from shoal.parallel.running._seeds import Seeds

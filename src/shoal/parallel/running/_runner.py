@@ -191,7 +191,8 @@ def in_caller(
         Receives the events of the run; None if nobody listens.
     """
     if not plan.generates:
-        if listener is None and plan.memory is None and not survives_failures(plan.settings):
+        observed = listener is not None or plan.on_message is not None
+        if not observed and plan.memory is None and not survives_failures(plan.settings):
             return run_plainly(calls, runner)
         ended = _nothing
     values = run_one_by_one(plan, calls, listener, runner, ended)

@@ -1,0 +1,53 @@
+"""What calls in another process find around them, beside their arguments: a channel to their run, context variables.
+
+::
+
+    run ── Scope, with each batch that needs one ──> worker: run_scoped_batch ── run_batch
+           its variables, once to each worker          sets the channel and the variables, for the time of the batch
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import NamedTuple
+
+from shoal.backends._bootstrap import can_tell, tell
+from shoal.observe._messages import Channel, Told, channel_set, encoded
+from shoal.parallel.transport._variables import variables_set
+from shoal.parallel.transport._worker import Payload, Reply, RunId, fetch, keep, run_batch, run_limited_batch
+
+
+class Scope(NamedTuple):
+    """What the calls of a run find around them."""
+
+    messages: bool  # whether the run takes messages
+    steps: bool  # whether it takes steps
+    variables: tuple[RunId, int] | None = None  # the address of the context variables, for fetch(); None for none
+
+
+def run_scoped_batch(payload: Payload, scope: Scope) -> Reply:
+    """Run a batch within its scope.
+
+    If this process has no connection to the run, messages travel with the results, and steps are not sent.
+
+    Raises
+    ------
+    Missing, CallUnpicklingError
+        If this worker does not have the variables, or cannot rebuild them.
+    """
+    if payload.objects:
+        keep(payload.run, payload.objects)
+        payload = payload._replace(objects={})
+    kept: list[bytes] = []
+    live = can_tell() and payload.run[0] != os.getpid()  # some workers are threads of the caller's process
+
+    def put(told: Told) -> None:
+        (tell if live else kept.append)(encoded(told))
+
+    variables = None if scope.variables is None else fetch(*scope.variables)
+    channel = Channel(put, scope.messages, scope.steps and live)
+    run = run_batch if payload.limits is None else run_limited_batch
+    with closing(channel), channel_set(channel, whole_process=live), variables_set(variables):
+        reply = run(payload, channel)
+    return reply._replace(told=tuple(kept)) if kept else reply
