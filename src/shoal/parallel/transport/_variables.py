@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import sys
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -18,8 +19,10 @@ from shoal._tracebacks import in_a_line
 from shoal.errors import CallPicklingError, CallUnpicklingError
 
 _LOGGER = logging.getLogger("shoal.context")
-#: The beginnings of the names of shoal's own variables.
-_OWN = ("shoal.backends.", "shoal.observe.", "shoal.parallel.", "shoal._cpus.")
+#: Variables that no module had, and the number of modules at that time. True need not search for them again.
+_homeless: dict[ContextVar[Any], int] = {}
+#: The beginnings of the names of modules whose variables shoal sets in the worker itself.
+_OWN = ("shoal.backends.", "shoal.observe.", "shoal.parallel.", "shoal._cpus")
 
 
 class Variables:
@@ -99,34 +102,34 @@ def variables_for(context: Any) -> Variables | None:
     """
     if not context:
         return None
-    every = context is True
-    entries = []
-    for variable, value in _set_here(context):
-        try:
-            entries.append(_entry(variable, value))
-        except CallPicklingError as error:
-            if not every:
-                raise
-            _LOGGER.debug("context=True leaves out %r: %s", variable.name, error)
+    if context is True:
+        entries = _all_entries()
+    else:
+        named = (context,) if isinstance(context, ContextVar) else context
+        present = contextvars.copy_context()
+        entries = [_entry(each, present[each], home_of(each)) for each in named if each in present]
     return Variables(tuple(entries)) if entries else None
 
 
-def _set_here(context: Any) -> list[tuple[ContextVar[Any], Any]]:
-    """Return the variables that `context` names and that are set, with their values."""
-    present = contextvars.copy_context()
-    if context is True:
-        return [(variable, value) for variable, value in present.items() if not _is_own(variable)]
-    named = (context,) if isinstance(context, ContextVar) else context
-    return [(variable, present[variable]) for variable in named if variable in present]
+def _all_entries() -> list[tuple[str, bytes]]:
+    """Return the entries of all variables of this context that can be sent, but for shoal's own."""
+    entries = []
+    for variable, value in contextvars.copy_context().items():
+        if _homeless.get(variable) == len(sys.modules):
+            continue
+        home = home_of(variable)
+        if home is None:
+            _homeless[variable] = len(sys.modules)
+        elif home[0].startswith(_OWN):
+            continue
+        try:
+            entries.append(_entry(variable, value, home))
+        except CallPicklingError as error:
+            _LOGGER.debug("context=True leaves out %r: %s", variable.name, error)
+    return entries
 
 
-def _is_own(variable: ContextVar[Any]) -> bool:
-    """Tell whether a variable belongs to shoal, which sets it in the worker."""
-    return ".".join(home_of(variable) or ()).startswith(_OWN)
-
-
-def _entry(variable: ContextVar[Any], value: Any) -> tuple[str, bytes]:
-    home = home_of(variable)
+def _entry(variable: ContextVar[Any], value: Any, home: tuple[str, str] | None) -> tuple[str, bytes]:
     if home is None:
         reason = "workers find a variable by the module that has it as an attribute, and none has this one"
         raise CallPicklingError(f"the context variable {variable.name!r}", "the variable", reason)
