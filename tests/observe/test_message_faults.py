@@ -237,6 +237,21 @@ def test_each_call_in_a_process_of_its_own(count: Count) -> None:
     assert sorted(received) == [number for number in range(4) for _ in range(500)]
 
 
+def test_on_message_makes_runs_of_its_own(count: Count) -> None:
+    """The workers of the outer run wait for it."""
+    results: list[Any] = []
+    calls = [delayed(abs)(-1), delayed(abs)(-2)]
+    with Parallel(n_jobs=2) as kept:
+        kept(calls)
+
+        def run(_pid: int) -> None:
+            results.extend([Parallel(n_jobs=2)(calls), kept(calls)])
+
+        assert Parallel(n_jobs=2, on_message=Slow(count, run))([delayed(flood)(count, MANY)] * 2) == [MANY] * 2
+        assert kept(calls) == [1, 2]
+    assert results == [[1, 2], [1, 2]]
+
+
 def flood_in_threads(count: Count) -> int:
     threads = [threading.Thread(target=flood, args=(count, 500)) for _ in range(4)]
     for thread in threads:

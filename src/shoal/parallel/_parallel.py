@@ -137,8 +137,7 @@ class Parallel:
         :func:`~shoal.send`, while the call runs, and in the order in which the call sends them. The thread that runs
         the loop calls it: for a list that of the caller, for generators on several workers one of shoal's. Calls wait
         while too many of their messages are not handled. An exception that it raises ends the run. It may call
-        :meth:`stop`. It must not wait for another run on the workers of this one, which may wait for it. On dask and
-        ray, messages arrive with the results of their batch.
+        :meth:`stop`, and make runs of its own. On dask and ray, messages arrive with the results of their batch.
     memory : ResultCache, optional
         A store of results, with the methods ``get(call, default)`` and ``put(call, value)``. Calls whose results it has
         do not run; the stored results are returned in their order. See :class:`~shoal.ResultCache`.

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sized
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal._cpus import thread_limits
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from shoal.parallel.running._seeds import Seeds
 
 RETURNS = ("list", "generator", "generator_unordered")
+
+#: Whether the code here handles a message of a worker process, which may wait for that. Runs that are made here must
+#: not wait for this process in turn, so they get workers of their own.
+handles_message: ContextVar[bool] = ContextVar("shoal handles a message", default=False)
 
 OnMessage = Callable[[int, Any], object]
 BatchSize = int | str | Callable[["Pace"], int]
@@ -117,7 +122,8 @@ class Plan(NamedTuple):
         """Open the backend's slots for `n_workers` workers."""
         backend = self.backend
         environment = {} if backend.in_process else thread_limits(backend.inner_max_num_threads, n_workers)
-        return backend.open(WorkerSpec(n_workers, environment, self.options, self.own_workers))
+        own = self.own_workers or handles_message.get()
+        return backend.open(WorkerSpec(n_workers, environment, self.options, own))
 
     def bound(self, n_workers: int) -> int | None:
         """Return the number of batches that may be in flight; None for no bound.

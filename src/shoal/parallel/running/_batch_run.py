@@ -28,6 +28,7 @@ from shoal.observe._messages import decoded
 from shoal.observe._saying import deliver
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import resolved
+from shoal.parallel.options._plan import handles_message
 from shoal.parallel.running._faults import Faults, described
 from shoal.parallel.running._resume import store
 from shoal.parallel.running._run import Run
@@ -195,9 +196,14 @@ class BatchRun(Run, Generic[R]):
         told = decoded(note)
         if told is None:
             deliver(note)
-        ready = self._meanwhile() if told is None else self._receive(told)
+        elif self._receiver is not None:
+            token = handles_message.set(True)
+            try:
+                self._receiver(told)
+            finally:
+                handles_message.reset(token)
         turn.handled(note)
-        return ready
+        return self._meanwhile()
 
     def _received(self, index: int, request: R, reply: Any) -> Ready:
         """Decode a reply, complete its calls, and handle the failure that it holds, if any."""

@@ -131,9 +131,10 @@ class PullRun(Run):
         if type(outcome) is not tuple:
             if isinstance(outcome, _Failed):
                 ready = self._failed(outcome.call, outcome.error)
-            elif outcome is not None and self._credit is not None:
-                ready = self._receive(outcome)
+            elif outcome is not None and self._receiver is not None and self._credit is not None:
+                self._receiver(outcome)
                 self._credit.give()
+                ready = self._meanwhile()
         else:
             done, elapsed = outcome
             if self._at_once:

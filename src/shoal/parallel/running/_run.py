@@ -29,7 +29,7 @@ from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
 from shoal.backends.base import in_main_thread
 from shoal.errors import WorkerStartError
-from shoal.observe._messages import Told, receiver_of
+from shoal.observe._messages import receiver_of
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import is_call, not_a_call, resolved
 from shoal.parallel.running._faults import Faults
@@ -201,12 +201,6 @@ class Run(ABC):
         ready = self._check_running(now) if self._check_at <= now else []
         self._use_idle_workers()
         return ready
-
-    def _receive(self, told: Told) -> Ready:
-        """Handle what a call has sent; return the results that can now be delivered."""
-        assert self._receiver is not None
-        self._receiver(told)
-        return self._meanwhile()
 
     def _meanwhile(self) -> Ready:
         """Do what is due by now. A flood of messages, after which the inbox is never empty, must not delay it."""
