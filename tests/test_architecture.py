@@ -54,6 +54,7 @@ LATE = {
         "parallel.running._runner",
         "parallel.running._launch",
     ): "it is imported while new workers start",
+    ("parallel.running._launch", "parallel.transport._engines"): "only runs on dask and ray need it",
     ("parallel.running._serial", "parallel.running._faults"): "a plain loop needs it only if a call fails",
     ("parallel.running._serial", "observe._messages"): "only on_message= and listeners need it",
     ("parallel.running._serial", "parallel.running._resume"): "a plain loop needs it only with memory=",

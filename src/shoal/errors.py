@@ -634,6 +634,39 @@ def attach(error: BaseException, name: str, value: Any) -> None:
             setattr(error, name, value)
 
 
+class attaching:
+    """A block of a run. If an exception ends the block, it gets the results that are there.
+
+    A StopIteration of a call, which passes through generators as a :class:`CallStopped`, leaves the block as the call
+    raised it.
+
+    Parameters
+    ----------
+    attach : callable
+        Takes the exception, and attaches the results to it.
+    """
+
+    def __init__(self, attach: Callable[[BaseException], object]) -> None:
+        self._attach = attach
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        raised = error.error if isinstance(error, CallStopped) else error
+        if raised is None:
+            return
+        self._attach(raised)
+        if raised is error:
+            return
+        context = raised.__context__
+        try:
+            raise raised
+        finally:
+            raised.__context__ = context
+            del raised, error  # else they and this frame, which is in their tracebacks, would keep each other alive
+
+
 def add_to_message(error: BaseException, text: str) -> None:
     """Append a sentence to the message of an exception. Its type and its traceback do not change."""
     if isinstance(error, ImportError):
@@ -662,6 +695,7 @@ def signal_in_words(exit_code: int | None) -> str:
 
 if TYPE_CHECKING:
     import multiprocessing
+    from collections.abc import Callable
     from concurrent.futures.process import BrokenProcessPool
 
     class RunTimeout(multiprocessing.TimeoutError, TimeoutError):

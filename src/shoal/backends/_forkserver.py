@@ -134,7 +134,7 @@ class ForkServer:
         wanted: dict[str, str | None] = {name: os.environ.get(name) for name in ONE_THREAD}
         wanted.update(process.own)
         variables = {name: value for name, value in wanted.items() if self.environment.get(name) != value}
-        process.prepare(beginning(variables, assignment, initial))
+        process.send(beginning(variables, assignment, initial))
         request = pickle.dumps(modules), socket.socket(fileno=process.theirs.detach())
         self._pending.append(child)
         self._unsent.append(request)

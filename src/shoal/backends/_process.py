@@ -18,7 +18,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, NamedTuple, Protocol
 
@@ -129,10 +129,6 @@ class Process:
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._reader = Reader(self._connection)
 
-    def prepare(self, message: bytes) -> None:
-        """Send a first message, to which there is no answer."""
-        self._write(framed(message))
-
     def start(self, start: Callable[[Process], Child]) -> None:
         """Start the process with a function that passes `theirs`, the worker's end of the socket, to it."""
         try:
@@ -159,28 +155,45 @@ class Process:
         except OSError:
             return False
 
-    def send(self, item: Item) -> None:
-        """Send the message of an item without waiting for the worker. May be called in any thread.
+    def send(self, message: bytes | None = None) -> None:
+        """Send a message as far as the socket takes it now; the loop sends the rest later. Any thread may call it.
+
+        Parameters
+        ----------
+        message
+            The message; None for the rest of earlier ones.
 
         Raises
         ------
         ConnectionError
-            If the process has ended. The item is then not in `items`.
+            If the process has ended.
         """
-        self.items.append(item)  # first, because an interrupt may come at any time
+        late = self._late
+        waiting = bool(late)  # the loop waits until the socket has room
         try:
-            self._write(framed(item.message))
-        except ConnectionError:
-            self.items.pop()
-            raise
+            if message is not None:
+                late.extend(framed(message))
+            while late:
+                sent = self._connection.send(late[0])
+                if sent == len(late[0]):
+                    late.popleft()
+                else:
+                    late[0] = late[0][sent:]
+        except BlockingIOError:
+            pass
+        except OSError as error:  # the kind depends on how the process has ended
+            late.clear()
+            raise ConnectionError("the process is gone") from error
         except BaseException:  # the socket may have taken half of the message
             self.kill()
             raise
+        if bool(late) is not waiting:
+            self._loop.ask(self._watch)
 
     def end(self) -> None:
         """Let the process end when it has answered all items. May be called in any thread."""
         with contextlib.suppress(ConnectionError):  # it has ended already
-            self._write(framed(b""))
+            self.send(b"")
 
     def pause(self) -> None:
         """Read nothing from the process, so that it waits when it has filled the socket."""
@@ -236,26 +249,6 @@ class Process:
             if end.fileno() >= 0:
                 os.close(end.detach())
 
-    def _write(self, parts: Iterable[memoryview] = ()) -> None:
-        """Write what the socket takes now: parts that are late, then `parts`. The loop writes the rest later."""
-        late = self._late
-        waiting = bool(late)  # the loop waits until the socket has room
-        late.extend(parts)
-        try:
-            while late:
-                sent = self._connection.send(late[0])
-                if sent == len(late[0]):
-                    late.popleft()
-                else:
-                    late[0] = late[0][sent:]
-        except BlockingIOError:
-            pass
-        except OSError as error:  # the kind depends on how the process has ended
-            late.clear()
-            raise ConnectionError("the process is gone") from error
-        if bool(late) is not waiting:
-            self._loop.ask(self._watch)
-
     def _watch(self) -> None:
         if self._over:
             return
@@ -268,7 +261,7 @@ class Process:
         """Write what is late, then read what has come."""
         if self._late:
             with self._owner.lock, contextlib.suppress(ConnectionError):  # reading reports it as well
-                self._write()
+                self.send()
         if self.paused:  # the end of the process is reported, whether its socket is watched or not
             self._watch()
         elif self._read() is None and not self._over:

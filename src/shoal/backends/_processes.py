@@ -70,7 +70,7 @@ class LokyMaker:
             return server.fork(worker, process, assignment, initial, servers.importable(modules))
         from shoal.backends._start import Executed, StartedChild
 
-        process.prepare(beginning({}, assignment, initial))
+        process.send(beginning({}, assignment, initial))
         fds = [process.theirs.fileno(), *(inherited or [])]
         return StartedChild(Executed(changed_environment(os.environ, assignment.variables), fds), process, loop)
 

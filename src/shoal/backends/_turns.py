@@ -52,7 +52,10 @@ class Turn(Executor):
         except Exception as error:
             future.set_exception(error)
             return future
-        self.worker.submit(Item(self, future, message))
+        worker = self.worker
+        with worker.lock:
+            worker.waiting.append(Item(self, future, message))
+            worker.send_next()
         return future
 
     def listen(self, on_note: Callable[[Turn, bytes], object] | None) -> None:

@@ -15,7 +15,6 @@ one run at a time, aborting one run does not harm another.
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import threading
 import time
@@ -89,6 +88,8 @@ class Worker:
         The number of runs that have a :class:`Turn` of this worker.
     process
         The present process; None if there is none.
+    waiting
+        The queue.
 
     Notes
     -----
@@ -108,7 +109,7 @@ class Worker:
         self._starting = False  # whether the loop was asked to start a process
         # The items for which idle workers were ended once, to make room for the process; None if none were ended.
         self._made_room: list[Item] | None = None
-        self._waiting: deque[Item] = deque()
+        self.waiting: deque[Item] = deque()
         self._served = 0
         self._retiring = False
 
@@ -121,23 +122,56 @@ class Worker:
     def messages(self) -> list[bytes]:
         """The messages that wait in the queue."""
         with self.lock:
-            return [item.message for item in self._waiting]
+            return [item.message for item in self.waiting]
 
-    def submit(self, item: Item) -> None:
-        """Append an item to the queue. It is sent when its run has its turn."""
-        with self.lock:
-            self._waiting.append(item)
-            self._send_next()
+    def send_next(self) -> None:
+        """Send the items at the head of the queue that belong to the run whose turn it is. The lock is held."""
+        while True:
+            process = self.process
+            busy = process is not None and bool(process.items)
+            most = self.maker.max_batches
+            if self._retiring or (most is not None and self._served >= most):  # the process gets no more items
+                if busy:
+                    return
+                self._end_process(kill=False)
+                continue
+            if not self.waiting:
+                return
+            item = self.waiting[0]
+            if process is None:
+                self.warm()
+                return
+            if busy and process.items[0].turn is not item.turn:
+                return
+            if not busy and process.began and not process.alive:
+                self._end_process(kill=False)  # it died while it was idle, so no item is to blame
+                continue
+            if not _begun(item.future):
+                self.waiting.popleft()
+                continue
+            if item.turn.surroundings is not process.surroundings and not self._follow(process, item.turn):
+                self._end_process(kill=False)  # no item is running: a running one would be of this turn
+                continue
+            process.items.append(item)  # first, because an interrupt may come at any time
+            try:
+                process.send(item.message)
+            except ConnectionError:  # the item fails when the end of the process is reported
+                if process.began and not busy:  # it died while it was idle, so no item is to blame
+                    process.items.pop()
+                    self._drop_process()
+                    continue
+            self.waiting.popleft()
+            self._served += 1
 
     def abort(self, turn: Any) -> None:
         """Cancel the items of `turn` (a Turn), and kill the process if it runs one of them."""
         with self.lock:
-            for item in [item for item in self._waiting if item.turn is turn]:
-                self._waiting.remove(item)
+            for item in [item for item in self.waiting if item.turn is turn]:
+                self.waiting.remove(item)
                 item.future.cancel()
             if self.process is not None and any(item.turn is turn for item in self.process.items):
                 self._end_process(kill=True)
-                self._send_next()
+                self.send_next()
 
     def retire(self, pid: int) -> bool:
         """Replace the process `pid` when it has answered its items; return whether it was the present process."""
@@ -146,7 +180,7 @@ class Worker:
             if self._retiring or self.process is None or self.process.pid not in (None, pid):
                 return False
             self._retiring = True
-            self._send_next()
+            self.send_next()
             return True
 
     def end(self, now: bool = False) -> None:
@@ -155,7 +189,7 @@ class Worker:
             self._starting = False
             process = self.process
             self._end_process(kill=now and process is not None and (bool(process.items) or not process.began))
-            waiting = list(self._waiting) if now else []
+            waiting = list(self.waiting) if now else []
         self._refuse(RuntimeError(AT_EXIT), waiting)
 
     def warm(self) -> bool:
@@ -175,7 +209,7 @@ class Worker:
         with self.lock:
             wanted = process is self.process  # if it is not, the run that had sent something to it was aborted
             if wanted:
-                self._waiting.extendleft(reversed(process.items))
+                self.waiting.extendleft(reversed(process.items))
                 process.items.clear()
                 self._drop_process()
         process.close(BrokenExecutor("the worker process was not started"))
@@ -183,10 +217,10 @@ class Worker:
             return
         if error is not None:
             self._starting = True
-            self._not_started(error, list(self._waiting))
+            self._not_started(error, list(self.waiting))
         else:
             with self.lock:
-                self._send_next()
+                self.send_next()
 
     def answered(self, process: Process, value: Any, error: BaseException | None) -> None:
         """Set the result of the first item of a process; called in the loop's thread."""
@@ -196,7 +230,7 @@ class Worker:
                 process.resume()
             if process is self.process:
                 self._made_room = None
-                self._send_next()
+                self.send_next()
         if error is None:
             item.future.set_result(value)
         else:
@@ -217,7 +251,7 @@ class Worker:
             process.items.clear()
             if process is self.process:
                 self._drop_process()
-                self._send_next()
+                self.send_next()
         for item in lost:
             item.future.set_exception(error)
 
@@ -226,7 +260,7 @@ class Worker:
         with self.lock:
             if self.process is not None or not self._starting:
                 return
-            asked = list(self._waiting)
+            asked = list(self.waiting)
         try:
             self._pool.check()
             process = Process(self, self._pool.loop)
@@ -243,7 +277,7 @@ class Worker:
             self.process = process
             if self._starting:
                 self._starting = False
-                self._send_next()
+                self.send_next()
             else:  # the worker was ended while the process started
                 self._end_process(kill=True)
 
@@ -267,50 +301,12 @@ class Worker:
         """Fail those of `items` that still wait. Items that came later get an attempt of their own."""
         with self.lock:
             self._starting = False
-            refused = [item for item in self._waiting if item in items]
-            self._waiting = deque(item for item in self._waiting if item not in items)
-            self._send_next()
+            refused = [item for item in self.waiting if item in items]
+            self.waiting = deque(item for item in self.waiting if item not in items)
+            self.send_next()
         for item in refused:
             if _begun(item.future):
                 item.future.set_exception(error)
-
-    def _send_next(self) -> None:
-        """Send the items at the head of the queue that belong to the run whose turn it is."""
-        while True:
-            process = self.process
-            busy = process is not None and bool(process.items)
-            most = self.maker.max_batches
-            if self._retiring or (most is not None and self._served >= most):  # the process gets no more items
-                if busy:
-                    return
-                self._end_process(kill=False)
-                continue
-            if not self._waiting:
-                return
-            item = self._waiting[0]
-            if process is None:
-                self.warm()
-                return
-            if busy and process.items[0].turn is not item.turn:
-                return
-            if not busy and process.began and not process.alive:
-                self._end_process(kill=False)  # it died while it was idle, so no item is to blame
-                continue
-            if not _begun(item.future):
-                self._waiting.popleft()
-                continue
-            if item.turn.surroundings is not process.surroundings and not self._follow(process, item.turn):
-                self._end_process(kill=False)  # no item is running: a running one would be of this turn
-                continue
-            try:
-                process.send(item)
-            except ConnectionError:
-                if process.began and not process.items:  # it died while it was idle
-                    self._drop_process()
-                    continue
-                process.items.append(item)  # it fails when the end of the process is reported
-            self._waiting.popleft()
-            self._served += 1
 
     def _follow(self, process: Process, turn: Any) -> bool:
         """Let a process follow the surroundings of a turn; return whether it can.
@@ -331,8 +327,11 @@ class Worker:
             future: Future[Any] = Future()
             future.set_running_or_notify_cancel()
             message = pickle.dumps((follow, (list(after.path), after.cwd, variables)), pickle.HIGHEST_PROTOCOL)
-            with contextlib.suppress(ConnectionError):  # sending the item reports it as well
-                process.send(Item(turn, future, message))
+            process.items.append(Item(turn, future, message))
+            try:
+                process.send(message)
+            except ConnectionError:  # sending the item reports it as well
+                process.items.pop()
         return True
 
     def _end_process(self, kill: bool) -> None:

@@ -29,7 +29,7 @@ from shoal.errors import printable
 #: The seconds in which a worker has to answer, and those without a further line after which its answer is complete.
 _ANSWER_SECONDS, _QUIET_SECONDS = 3.0, 0.05
 #: The end of the line of a stack from which on all frames are shoal's.
-_OURS = " in run_batch"
+_OURS = " in _run_calls"
 _NO_PY_SPY = (
     "it does not answer: it has had no worker processes, or compiled code does not let other threads run. py-spy shows "
     "its stacks (pip install py-spy). Without py-spy, start the program with python -X faulthandler: 'kill -ABRT "

@@ -19,7 +19,7 @@ from shoal.parallel._delayed import Call
 from shoal.parallel.options._checks import OF_ONE_PARALLEL, check
 from shoal.parallel.options._plan import Planned, plan_of
 from shoal.parallel.options._settings import DEFAULTS
-from shoal.parallel.running._runner import Runner, in_caller, on_workers
+from shoal.parallel.running._runner import Runner, in_caller, streamed
 from shoal.parallel.running._serial import warn_of_ignored
 
 if TYPE_CHECKING:
@@ -323,7 +323,8 @@ class Parallel:
             calls, number = plan.input(iterable)
             make_listener = partial(plan.listener, repr(self))
             if n_workers > 1:
-                return on_workers(runner, plan, calls, n_workers, number, make_listener, runner.release)
+                run = runner.start(plan, calls, n_workers, number, make_listener)
+                return streamed(run, plan.timeout, runner.release) if generates else run.collect()
             warn_of_ignored(plan)
             return in_caller(runner, plan, calls, make_listener(n_workers, number), runner.release)
         except BaseException:

@@ -178,7 +178,7 @@ class World:
 
     def receive(self, request: Sent, reply: Answer) -> Received:
         assert not request.closed
-        return Received(reply.values, reply.error, reply.whole)
+        return Received(reply.values, reply.error, reply.elapsed, reply.whole, retiring=reply.retiring)
 
     def close(self) -> None:
         self.closed += 1

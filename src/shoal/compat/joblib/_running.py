@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shoal._tracebacks import warn
 from shoal.errors import CallPicklingError
 from shoal.parallel.options._plan import Plan, Planned
-from shoal.parallel.running._runner import Runner, in_caller, on_workers
+from shoal.parallel.running._runner import Runner, in_caller, streamed
 
 from . import _shared_executor
 from ._backend_base import FallbackToBackend, ParallelBackendBase
@@ -149,8 +149,8 @@ class Running:
             runner = self._runner
             if n_workers > 1:
                 n_workers, plan = self._start_call(n_workers)
-                listen, end = self._listen, self._end_run
-                return on_workers(runner, plan, calls, n_workers, self.n_tasks, listen, end, self._run_began)
+                run = runner.start(plan, calls, n_workers, self.n_tasks, self._listen, self._run_began)
+                return streamed(run, plan.timeout, self._end_run) if generates else run.collect()
             size: Any = self._backend.compute_batch_size() if self.batch_size == "auto" else self.batch_size
             if size > 1:  # as in joblib, a whole batch is read before its first call runs
                 calls = _in_batches(calls, int(size))

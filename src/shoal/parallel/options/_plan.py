@@ -10,7 +10,7 @@
           ┌────────────────────────────────────┴────────────────────┐
           v                                                         v
     _runner.in_caller ── one worker ──> _serial             _executor_loop.Loop
-    _runner.on_workers ─ several ─────> _launch.make_run <──────────┘
+    _runner.start ────── several ─────> _launch.make_run <──────────┘
 
 Every function that runs calls takes the plan. CONTRIBUTING.md lists the steps that add an argument to ``Parallel``.
 """

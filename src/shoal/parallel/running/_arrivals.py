@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from shoal.parallel._batch import CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel.running._call_queue import CallQueue
 
 if TYPE_CHECKING:  # a program with an event loop has imported asyncio, and no other run should wait for that import
     import asyncio

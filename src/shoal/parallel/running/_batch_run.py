@@ -208,12 +208,12 @@ class BatchRun(Run, Generic[R]):
     def _received(self, index: int, request: R, reply: Any) -> Ready:
         """Decode a reply, complete its calls, and handle the failure that it holds, if any."""
         slot, batch, memory = self.slots[index], request.batch, self._plan.memory
-        if reply.retiring and self._plan.backend.retire(slot, reply.retiring):
-            self._transport.replaced(slot.executor)
         try:
-            values, error, whole, said, told = self._transport.receive(request, reply)
+            values, error, elapsed, whole, said, retiring, told = self._transport.receive(request, reply)
         finally:
             self._drop(index, request)
+        if retiring and self._plan.backend.retire(slot, retiring):
+            self._transport.replaced(slot.executor)
         if said is not None:
             deliver(said)
         if told and self._receiver is not None:
@@ -225,9 +225,9 @@ class BatchRun(Run, Generic[R]):
             for call, value in zip(done, values, strict=False):  # a batch that was cut short has fewer values
                 store(memory, call, value)
         nbytes = request.nbytes + request.returned
-        ready = self.schedule.completed(done, values, reply.elapsed, nbytes, request.returned)
+        ready = self.schedule.completed(done, values, elapsed, nbytes, request.returned)
         if self._listener is not None and values:
-            self._listener.completed(len(values), reply.elapsed, self.schedule.sizing.size)
+            self._listener.completed(len(values), elapsed, self.schedule.sizing.size)
         if error is not None:
             if whole and not self._faults.lenient:
                 raise error

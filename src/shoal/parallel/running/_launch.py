@@ -22,10 +22,10 @@ from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
 from shoal.observe._saying import HOME, conditions, kinds_of
+from shoal.parallel._batch import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel.options._settings import Settings, nested_settings
 from shoal.parallel.running._batch_run import BatchRun
-from shoal.parallel.running._call_queue import CallQueue
 from shoal.parallel.running._faults import Faults
 from shoal.parallel.running._policies import (
     CUT_SECONDS,
@@ -40,7 +40,6 @@ from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Schedule
 from shoal.parallel.running._stream import stream as stream  # with the first run: later, no descriptor may be left
 from shoal.parallel.transport._contract import Transport
-from shoal.parallel.transport._engines import ObjectTransport, TaskOptions
 from shoal.parallel.transport._processes import MOST_BY_VALUE, ProcessTransport
 from shoal.parallel.transport._variables import variables_for
 from shoal.parallel.transport._worker_limits import WorkerLimits, private_memory
@@ -123,6 +122,8 @@ def make_run(
                 workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value, published, variables
             )
         else:
+            from shoal.parallel.transport._engines import ObjectTransport, TaskOptions
+
             # Their workers are no children of this process, and the CPUs of other machines are not divided up here.
             there = nested[0], settings.depth, None
             options = TaskOptions(there, seconds, settings.mmap_mode, forwarded, HOME, variables=variables)

@@ -21,6 +21,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
@@ -28,7 +29,7 @@ from shoal._tracebacks import shorten
 from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
 from shoal.backends.base import in_main_thread
-from shoal.errors import WorkerStartError
+from shoal.errors import WorkerStartError, attaching
 from shoal.observe._messages import receiver_of
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import is_call, not_a_call, resolved
@@ -118,6 +119,20 @@ class Run(ABC):
     def finished(self) -> bool:
         """Whether no call is left to run, and all results were delivered."""
         return self.schedule.finished
+
+    def collect(self) -> list[Any]:
+        """Run the loop; return a list of the results. An exception that ends the run gets those that are there.
+
+        Raises
+        ------
+        BaseException
+            The exception that ended the run. A StopIteration is raised as the call raised it.
+        """
+        values: list[Any] = []
+        with attaching(partial(self.attach, values)):
+            for ready in self.results():
+                values.extend(ready)
+        return values
 
     def results(self) -> Iterator[Sequence[Any]]:
         """Run the loop; yield sequences of results as soon as they can be delivered."""

@@ -2,19 +2,19 @@
 
 ::
 
-    claim ──┬─ one worker ──> in_caller (_serial) ──────────────────┬──> release, when the run has ended
-            └─ several ─────> on_workers ──> start ──> Run (_launch) ┘
+    claim ──┬─ one worker ──> in_caller (_serial) ────────────────────────────┬──> release, when the run has ended
+            └─ several ─────> start (_launch) ──> Run.collect, or streamed ───┘
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from shoal.backends import Backend, Slot
-from shoal.errors import CallStopped, attach
+from shoal.errors import attach, attaching
 from shoal.parallel._delayed import Call, forget_latest
 from shoal.parallel.options._plan import handles_message
 from shoal.parallel.options._settings import survives_failures
@@ -151,33 +151,21 @@ class Runner:
         return slots
 
 
-def on_workers(
-    runner: Runner,
-    plan: Plan,
-    calls: Iterable[Call],
-    n_workers: int,
-    number: int | None,
-    make_listener: Callable[[int, int | None], Teller | None],
-    ended: Callable[[], None],
-    began: Callable[[Run], object] | None = None,
-) -> Any:
-    """Run calls on workers; return a list of the results, or a generator of them.
+def streamed(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
+    """Return a generator of the results of a run.
 
     Parameters
     ----------
-    runner
-        The runner, which the caller has claimed.
-    plan, calls, n_workers, number, make_listener, began
-        As for :meth:`Runner.start`.
+    run
+        The run, whose loop has not begun.
+    timeout
+        The seconds to wait for the next result; None for no limit.
     ended
-        Called when a generator ends. For a list, the run has ended when this function returns.
+        Called when the run has ended.
     """
-    run = runner.start(plan, calls, n_workers, number, make_listener, began)
-    if not plan.generates:
-        return collected(run.results(), run.attach)
     from shoal.parallel.running._launch import stream
 
-    values = stream(run, plan.timeout, ended)
+    values = stream(run, timeout, ended)
     next(values)  # enter its try block: from here on, dropping the generator ends the run
     return values
 
@@ -189,10 +177,14 @@ def in_caller(
 
     Parameters
     ----------
-    runner, plan, calls, ended
-        As for :func:`on_workers`.
+    runner
+        The runner, which the caller has claimed.
+    plan, calls
+        The values of all arguments, and the calls.
     listener
         Receives the events of the run; None if nobody listens.
+    ended
+        Called when a generator ends. For a list, the run has ended when this function returns.
     """
     if not plan.generates:
         observed = listener is not None or plan.on_message is not None
@@ -201,47 +193,13 @@ def in_caller(
         ended = _nothing
     values = run_one_by_one(plan, calls, listener, runner, ended)
     next(values)  # as above
-    return values if plan.generates else collected(zip(values, strict=True), _attach)
+    if plan.generates:
+        return values
+    results: list[Any] = []
+    with attaching(lambda error: attach(error, "results", dict(enumerate(results)))):
+        results.extend(values)
+    return results
 
 
 def _nothing() -> None:
     pass
-
-
-def collected(
-    sequences: Iterable[Sequence[Any]], attach_results: Callable[[list[Any], BaseException], None]
-) -> list[Any]:
-    """Return a list of the results of a run; attach those that are there to an exception that ends the run.
-
-    Parameters
-    ----------
-    sequences
-        Sequences of results.
-    attach_results
-        Takes the results so far and the exception.
-
-    Raises
-    ------
-    BaseException
-        The exception that ended the run. A StopIteration is raised as the call raised it, which a generator could not.
-    """
-    values: list[Any] = []
-    try:
-        for sequence in sequences:
-            values.extend(sequence)
-    except CallStopped as stopped:
-        stop = stopped.error
-    except BaseException as error:
-        attach_results(values, error)
-        raise
-    else:
-        return values
-    attach_results(values, stop)
-    try:
-        raise stop
-    finally:
-        del stop  # else it and this frame, which is in its traceback, would keep each other alive
-
-
-def _attach(values: list[Any], error: BaseException) -> None:
-    attach(error, "results", dict(enumerate(values)))

@@ -17,9 +17,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from shoal.parallel._batch import Batch
+from shoal.parallel._batch import Batch, CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel.running._call_queue import CallQueue
 from shoal.parallel.running._policies import (
     QUEUE_AHEAD_AT_THE_END_SECONDS,
     QUEUE_AHEAD_SECONDS,

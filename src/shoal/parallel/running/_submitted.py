@@ -17,9 +17,8 @@ from concurrent.futures import BrokenExecutor, CancelledError, Future
 from types import MethodType
 from typing import Any
 
-from shoal.parallel._batch import Batch
+from shoal.parallel._batch import Batch, CallQueue
 from shoal.parallel._delayed import Call
-from shoal.parallel.running._call_queue import CallQueue
 from shoal.parallel.running._policies import Pace
 from shoal.parallel.running._schedule import Ready, Results, Schedule
 

@@ -76,18 +76,24 @@ class Received(NamedTuple):
         The results of its first calls.
     error
         The exception of the next call; None if no call has failed.
+    elapsed
+        The seconds that the calls took in the worker.
     call_unknown
         Whether the exception may belong to any call of the batch, and not to the next call.
     said
         What the calls have said, for :func:`~shoal.observe._saying.deliver`; None if that is nothing.
+    retiring
+        The id of the worker's process, if it has to be replaced.
     told
         Messages of the calls that were not sent before, for :func:`~shoal.observe._messages.decoded`.
     """
 
     values: list[Any]
     error: BaseException | None
+    elapsed: float
     call_unknown: bool = False
     said: bytes | None = None
+    retiring: int | None = None
     told: tuple[bytes, ...] = ()
 
 

@@ -52,7 +52,6 @@ class Outcome(NamedTuple):
     elapsed: float  # the seconds that the calls took
     values: list[Any]
     error: BaseException | Failure | None
-    retiring: None = None  # shoal does not replace the workers of an engine
     said: bytes | None = None  # what the calls have said: a pickled list of Said
     told: tuple[bytes, ...] = ()  # messages of the calls, encoded
 
@@ -124,7 +123,7 @@ class ObjectTransport(Transport[Request]):
         values, error = reply.values, reply.error
         if isinstance(error, Failure):
             error = raised(error, request.batch, len(values))
-        return Received(values, error, False, reply.said, reply.told)
+        return Received(values, error, reply.elapsed, said=reply.said, told=reply.told)
 
     def explain(self, batch: Batch, error: Exception) -> Unsendable:
         """Find the call because of which the executor has refused a batch."""
@@ -256,7 +255,7 @@ class Task:
             except BaseException as error:
                 failure = failure_of(error, error)
             elapsed = clock() - began
-        return Outcome(elapsed, values, failure, None, None if recorder is None else recorder.end(), tuple(told))
+        return Outcome(elapsed, values, failure, None if recorder is None else recorder.end(), tuple(told))
 
 
 def task_name(calls: list[Call]) -> str:

@@ -41,7 +41,7 @@ from shoal.parallel.transport._scope import Scope, run_scoped_batch
 from shoal.parallel.transport._segments import Segment, map_part
 from shoal.parallel.transport._status import StatusRow, WorkerStatus, status_page
 from shoal.parallel.transport._variables import Variables
-from shoal.parallel.transport._worker import Payload, Pickled, Reply, run_batch, run_limited_batch
+from shoal.parallel.transport._worker import Payload, Pickled, Reply, run_batch
 from shoal.parallel.transport._worker_limits import WorkerLimits
 from shoal.parallel.transport._workspace import Workspace
 
@@ -198,7 +198,7 @@ class ProcessTransport(Transport[ProcessRequest]):
             raise
         return request
 
-    def send(self, request: ProcessRequest, executor: Executor) -> Future[Reply]:
+    def send(self, request: ProcessRequest, executor: Executor) -> Future[tuple[Any, ...]]:
         """Submit a batch, with the objects that the worker does not have yet."""
         if request.refusal is not None:
             return failed_future(request.refusal)
@@ -220,7 +220,7 @@ class ProcessTransport(Transport[ProcessRequest]):
             *live_runs.now(),
             request.batch.start,
             self._seconds,
-            request.calls,
+            tuple(request.calls),
             objects,
             tuple(segment.path for segment in request.result_segments),
             self._nested,
@@ -230,36 +230,40 @@ class ProcessTransport(Transport[ProcessRequest]):
             bars_drawn(),
         )
         try:
+            # As plain values: a class of tuples takes seven times as long to pickle.
             if self._scope is None:
-                future = executor.submit(run_batch if self._limits is None else run_limited_batch, payload)
+                future = executor.submit(run_batch, *payload)
             else:
-                future = executor.submit(run_scoped_batch, payload, self._scope)
+                future = executor.submit(run_scoped_batch, tuple(self._scope), *payload)
         except BaseException:
             request.close()
             raise
         sent.update(objects)
         return future
 
-    def receive(self, request: ProcessRequest, reply: Reply) -> Received:
+    def receive(self, request: ProcessRequest, fields: tuple[Any, ...]) -> Received:
         """Unpickle the results. Large ones are mapped from the segments into which the worker has written them."""
-        batch, failure, segments = request.batch, reply.failure, request.result_segments
+        reply, batch, segments = Reply(*fields), request.batch, request.result_segments
         buffers = [map_part(segments[number].fd, offset, nbytes) for number, offset, nbytes in reply.ranges]
         request.release_result_segments({number for number, _, _ in reply.ranges})
         stream = buffers.pop(0) if reply.stream is None else memoryview(reply.stream)
         request.returned = stream.nbytes + sum(view.nbytes for view in buffers)
+        values: list[Any] = []
+        error: BaseException | None = None
+        unknown = reply.call_unknown
         try:
-            values: list[Any] = loads(stream, buffers=buffers)
-        except Exception as error:
-            refusal = CallUnpicklingError(f"the result of {span(batch)}", "the calling process", in_a_line(error))
-            refusal.__cause__ = cause(error)
-            return Received([], refusal, True, reply.said, reply.told)
-        if values:
-            used_per_call = len(reply.ranges) / len(values)
-            self._result_segments_per_call = max(self._result_segments_per_call, used_per_call)
-        if failure is None:
-            return Received(values, None, False, reply.said, reply.told)
-        error_of_call = raised(failure, batch, None if reply.call_unknown else len(values))
-        return Received(values, error_of_call, reply.call_unknown, reply.said, reply.told)
+            values = loads(stream, buffers=buffers)
+        except Exception as failure:
+            unknown = True
+            error = CallUnpicklingError(f"the result of {span(batch)}", "the calling process", in_a_line(failure))
+            error.__cause__ = cause(failure)
+        else:
+            if reply.failure is not None:
+                error = raised(reply.failure, batch, None if unknown else len(values))
+            if values and reply.ranges:
+                used_per_call = len(reply.ranges) / len(values)
+                self._result_segments_per_call = max(self._result_segments_per_call, used_per_call)
+        return Received(values, error, reply.elapsed, unknown, reply.said, reply.retiring, reply.told)
 
     def explain(self, _batch: Batch, error: Exception) -> Unsendable:
         """Raise the error of a worker process: no call is to blame."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shoal.backends._bootstrap import can_tell, tell
 from shoal.observe._messages import Channel, Told, channel_set, encoded
 from shoal.parallel.transport._variables import variables_set
-from shoal.parallel.transport._worker import Payload, Reply, RunId, fetch, keep, run_batch, run_limited_batch
+from shoal.parallel.transport._worker import Payload, Reply, RunId, fetch, keep, run_batch
 
 
 class Scope(NamedTuple):
@@ -26,16 +26,22 @@ class Scope(NamedTuple):
     variables: tuple[RunId, int] | None = None  # the address of the context variables, for fetch(); None for none
 
 
-def run_scoped_batch(payload: Payload, scope: Scope) -> Reply:
-    """Run a batch within its scope.
+def run_scoped_batch(scope_fields: tuple[Any, ...], *fields: Any) -> tuple[Any, ...]:
+    """Run a batch within its scope; return the fields of its :class:`Reply`.
 
     If this process has no connection to the run, messages travel with the results, and steps are not sent.
+
+    Parameters
+    ----------
+    scope_fields, *fields
+        Those of the :class:`Scope`, and those of the :class:`Payload`.
 
     Raises
     ------
     Missing, CallUnpicklingError
         If this worker does not have the variables, or cannot rebuild them.
     """
+    scope, payload = Scope(*scope_fields), Payload(*fields)
     if payload.objects:
         keep(payload.run, payload.objects)
         payload = payload._replace(objects={})
@@ -47,7 +53,6 @@ def run_scoped_batch(payload: Payload, scope: Scope) -> Reply:
 
     variables = None if scope.variables is None else fetch(*scope.variables)
     channel = Channel(put, scope.messages, scope.steps and live)
-    run = run_batch if payload.limits is None else run_limited_batch
     with closing(channel), channel_set(channel, whole_process=live), variables_set(variables):
-        reply = run(payload, channel)
-    return reply._replace(told=tuple(kept)) if kept else reply
+        reply = run_batch(*payload, channel=channel)
+    return tuple(Reply(*reply)._replace(told=tuple(kept))) if kept else reply

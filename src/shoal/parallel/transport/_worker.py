@@ -79,14 +79,14 @@ class Pickled(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """A batch, as it is sent to a worker."""
+    """A batch, as it is sent to a worker: its fields are the arguments of :func:`run_batch`."""
 
     run: RunId
     live_runs: tuple[RunId, ...]  # those of the parent that have not ended, below the horizon
     horizon: RunId  # runs of the parent from this number on may be live as well
     start: int  # the index of the first call
     seconds: float  # the time after which no further call is begun
-    calls: Pickled
+    calls: tuple[Any, ...]  # the fields of a Pickled
     objects: dict[int, Pickled]  # those that the worker does not have yet, by their keys
     result_segments: tuple[str, ...]  # their paths
     nested: Nested  # the settings for runs inside the calls
@@ -162,34 +162,43 @@ def rehearse() -> None:
     if os.environ.get("LOKY_PICKLER", "").strip():  # it may be a module of the user's, which must not be imported here
         return
     calls = Pickled(dumps((abs, [(1,)], None))[0])
-    payload = Payload((0, 0), (), (0, 0), 0, 1.0, calls, {}, (), ("sequential", 1, None), None, None)
+    payload = Payload((0, 0), (), (0, 0), 0, 1.0, tuple(calls), {}, (), ("sequential", 1, None), None, None)
     for _ in range(_REHEARSALS):
-        loads(dumps(run_batch(loads(dumps(payload)[0])))[0])
+        loads(dumps(run_batch(*loads(dumps(tuple(payload))[0])))[0])
 
 
-def run_limited_batch(payload: Payload, channel: Channel | None = None) -> Reply:
-    """Do as :func:`run_batch`, and ask to be replaced if this process has reached its limits.
+def run_batch(*fields: Any, channel: Channel | None = None) -> tuple[Any, ...]:
+    """Run a batch; return the fields of its :class:`Reply`, which asks for a new worker if a limit was reached.
 
-    If it has reached them before, it runs no call.
-    """
-    limits = payload.limits
-    assert limits is not None
-    if usage.reached(limits):
-        return Reply(0.0, dumps([])[0], retiring=os.getpid())
-    reply = run_batch(payload, channel)
-    # The memory is measured only now, because the arguments and results of the batch have been freed.
-    return reply._replace(retiring=os.getpid()) if usage.reached(limits) else reply
+    If this process has reached its limits before, it runs no call.
 
-
-def run_batch(payload: Payload, channel: Channel | None = None) -> Reply:
-    """Run the calls of a batch; if it has limits, as many as this process may still run.
-
-    An exception of a call is returned as the failure of the reply. `channel` is that of the calls, if they have one.
+    Parameters
+    ----------
+    *fields
+        Those of the :class:`Payload`.
+    channel
+        That of the calls; None if they have none.
 
     Raises
     ------
     Missing
         If the batch needs objects that were sent to another worker.
+    """
+    payload = Payload(*fields)
+    limits = payload.limits
+    if limits is None:
+        return tuple(_run_calls(payload, channel))
+    if usage.reached(limits):
+        return tuple(Reply(0.0, dumps([])[0], retiring=os.getpid()))
+    reply = _run_calls(payload, channel)
+    # The memory is measured only now, because the arguments and results of the batch have been freed.
+    return tuple(reply._replace(retiring=os.getpid()) if usage.reached(limits) else reply)
+
+
+def _run_calls(payload: Payload, channel: Channel | None) -> Reply:
+    """Run the calls of a batch; if it has limits, as many as this process may still run.
+
+    An exception of a call is returned as the failure of the reply.
     """
     clock = time.perf_counter
     status = StatusWriter(payload.status_address)
@@ -202,7 +211,7 @@ def run_batch(payload: Payload, channel: Channel | None = None) -> Reply:
         keep(payload.run, payload.objects)
     began = clock()
     try:
-        functions, arguments, keywords = payload.calls.decode()
+        functions, arguments, keywords = Pickled(*payload.calls).decode()
     except Missing:
         raise
     except Exception as error:
