@@ -10,6 +10,7 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from shoal._cpus import is_serial
@@ -17,7 +18,7 @@ from shoal._files import parse_size
 from shoal.backends import Backend
 
 #: The arguments of ``Parallel`` that no context can set.
-OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total")
+OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total", "on_message")
 
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
 
@@ -243,11 +244,18 @@ def _initargs(_name: str, initargs: Any) -> None:
         raise TypeError(f"initargs must be a tuple of the initializer's arguments, got: {initargs!r:.80}")
 
 
+def _on_message(_name: str, on_message: Any) -> None:
+    if not (on_message is None or callable(on_message)):
+        raise TypeError(f"on_message must be a callable that takes (index, message), or None, got: {on_message!r:.80}")
+
+
 def _context(_name: str, context: Any) -> None:
-    if not (context is None or hasattr(context, "Process")):
+    if context is None or isinstance(context, (bool, ContextVar)) or hasattr(context, "Process"):
+        return
+    if not (isinstance(context, (list, tuple, set, frozenset)) and all(type(each) is ContextVar for each in context)):
         raise TypeError(
-            f"context must be a context of multiprocessing, such as multiprocessing.get_context('spawn'), got: "
-            f"{context!r:.80}"
+            "context must be a list of context variables (contextvars.ContextVar), True for all, or None; or for the "
+            f"backend 'multiprocessing' one of its contexts, got: {context!r:.80}"
         )
 
 
@@ -268,6 +276,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "mmap_mode": _mmap_mode,
     "progress": _progress,
     "forward": _forward,
+    "on_message": _on_message,
     "batch_size": _batch_size,
     "timeout": _timeout,
     "total": _total,
