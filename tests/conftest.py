@@ -46,8 +46,8 @@ SLOW = {
     "starts a cluster": "dask ray",
     "starts a kernel": "notebook",
     "kills processes, or looks for what they leave": """
-        broken_world channel ends faults fork_server forks leaks leases replacement shutdown_workers signals survival
-        threads
+        broken_world channel ends faults fork_server forks leaks leases message_faults replacement shutdown_workers
+        signals survival threads
     """,
     "stress": "persistence_fuzz persistence_threads store_stress thread_safety",
     "runs the same with joblib": """

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         MissingMainGuard,
         NoSpaceError,
         RemoteTraceback,
+        RunEnded,
         RunTimeout,
         TaskTimeout,
         TruncatedFile,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from shoal.memory._memory import Memory
     from shoal.memory._results import MemorizedResult, NotMemorizedResult, expires_after
     from shoal.memory.store import register_store_backend
+    from shoal.observe._messages import send, step
     from shoal.parallel._by_value import wrap_non_picklable_objects
     from shoal.parallel._delayed import delayed
     from shoal.parallel._executor import executor
@@ -94,6 +96,7 @@ _HOMES = {
         "MissingMainGuard",
         "NoSpaceError",
         "RemoteTraceback",
+        "RunEnded",
         "RunTimeout",
         "TaskTimeout",
         "TruncatedFile",
@@ -108,6 +111,7 @@ _HOMES = {
     "shoal.memory._memory": ("Memory",),
     "shoal.memory._results": ("MemorizedResult", "NotMemorizedResult", "expires_after"),
     "shoal.memory.store": ("register_store_backend",),
+    "shoal.observe._messages": ("send", "step"),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
     "shoal.parallel._delayed": ("delayed",),
     "shoal.parallel._executor": ("executor",),
@@ -152,6 +156,7 @@ __all__ = [
     "Parallel",
     "RemoteTraceback",
     "ResultCache",
+    "RunEnded",
     "RunTimeout",
     "Slot",
     "TaskTimeout",
@@ -178,8 +183,10 @@ __all__ = [
     "register_hasher",
     "register_parallel_backend",
     "register_store_backend",
+    "send",
     "shared",
     "shutdown_workers",
+    "step",
     "worker_index",
     "wrap_non_picklable_objects",
 ]

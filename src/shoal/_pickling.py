@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import gc
 import importlib
@@ -17,9 +18,12 @@ import os
 import pickle
 import sys
 import types
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
+from shoal._context import reduce_variable
 from shoal._tracebacks import in_a_line
 
 Reduce = Callable[[Any], Any]
@@ -52,6 +56,10 @@ class _Picklers:
         class Pickler(base):  # type: ignore[misc, valid-type]
             reduce: Reduce
             by_value: Reduce
+            # Functions by value may use context variables, which neither pickle nor cloudpickle can pickle.
+            dispatch_table: ClassVar[Any] = ChainMap(
+                {ContextVar: reduce_variable}, getattr(base, "dispatch_table", copyreg.dispatch_table)
+            )
 
             def reducer_override(self, obj: Any) -> Any:
                 reduced = self.reduce(obj)

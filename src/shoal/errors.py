@@ -16,6 +16,7 @@
     RuntimeError ────────────── MissingMainGuard      a worker would start workers while it imports the program
     Exception ───────────────── RemoteTraceback       the cause of a call's exception: its traceback in the worker
     RuntimeError ────────────── CallStopped           a call raised StopIteration, which a generator cannot raise
+    RuntimeError ────────────── RunEnded              a call on a thread sends a message to a run that has ended
     TimeoutError ────────────── TaskTimeout           a call ran longer than ``Parallel(task_timeout=)``
     multiprocessing.TimeoutError, TimeoutError
       └──────────────────────── RunTimeout            a result was not ready within ``Parallel(timeout=)``
@@ -67,6 +68,7 @@ __all__ = [
     "MissingMainGuard",
     "NoSpaceError",
     "RemoteTraceback",
+    "RunEnded",
     "RunTimeout",
     "TaskTimeout",
     "TruncatedFile",
@@ -563,6 +565,20 @@ class CallStopped(RuntimeError):
             f"{self.call} raised {self.error!r}, which neither a generator nor a coroutine can raise. Catch it in the "
             "function; next(iterator, default) does not raise it."
         )
+
+
+class RunEnded(RuntimeError):
+    """A call on a thread sends a message that nobody takes any more.
+
+    Its run has ended, or the call has ended or has run longer than ``task_timeout``. A thread cannot be killed, so
+    :func:`shoal.send` and :func:`shoal.step` raise this exception in the call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the call or its run has ended, or the call has timed out: nobody takes its messages any more")
+
+    def __reduce__(self) -> Any:
+        return RunEnded, ()
 
 
 class TaskTimeout(TimeoutError):

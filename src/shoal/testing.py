@@ -18,13 +18,24 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 
-from shoal import CacheWarning, FallbackWarning, Parallel, RemoteTraceback, UnusedResultsWarning, delayed, load, shared
+from shoal import (
+    CacheWarning,
+    FallbackWarning,
+    Parallel,
+    RemoteTraceback,
+    UnusedResultsWarning,
+    delayed,
+    load,
+    send,
+    shared,
+)
 from shoal.backends import Backend, WorkerSpec, create, names
 from shoal.memory.store import Key, Limits, Meta, Store
 from shoal.parallel._delayed import Call
@@ -322,6 +333,55 @@ class BackendTests:
         assert sorted(out.getvalue().splitlines()) == [f"output of call {number}" for number in range(6)]
         errors = [line for line in err.getvalue().splitlines() if line.startswith("errors of")]
         assert sorted(errors) == [f"errors of call {number}" for number in range(6)]
+
+    # What calls send, and the context variables that they see
+
+    def test_messages(self, parallel: Callable[..., Parallel]) -> None:
+        received: list[tuple[int, Any]] = []
+        run = parallel(on_message=lambda index, message: received.append((index, message)))
+        assert run(delayed(send_each)(number, 5) for number in range(6)) == [[True] * 5] * 6
+        for number in range(6):
+            assert [message for index, message in received if index == number] == [(number, i) for i in range(5)]
+        assert len(received) == 30
+
+    def test_messages_that_nobody_takes(self, parallel: Callable[..., Parallel]) -> None:
+        assert parallel()(delayed(send_each)(number, 2) for number in range(4)) == [[False, False]] * 4
+
+    def test_more_messages_than_may_wait(self, parallel: Callable[..., Parallel]) -> None:
+        received: list[Any] = []
+        run = parallel(on_message=lambda index, message: received.append((index, len(message[1]))))
+        run(delayed(send_each)(number, 300, "x" * 2000) for number in range(2))
+        assert sorted(received) == [(number, 2000) for number in range(2) for _ in range(300)]
+
+    def test_messages_of_each_attempt(self, parallel: Callable[..., Parallel], tmp_path: Path) -> None:
+        received: list[Any] = []
+        run = parallel(on_message=lambda *it: received.append(it), retries=1, retry_wait=0)
+        assert run([delayed(send_and_fail_once)(tmp_path / "first"), delayed(abs)(-1)]) == [None, 1]
+        assert received == [(0, "attempt"), (0, "attempt")]
+
+    def test_an_exception_of_on_message_ends_the_run(self, parallel: Callable[..., Parallel]) -> None:
+        def on_message(index: int, message: Any) -> None:
+            raise Refused(index, "on_message")
+
+        with pytest.raises(Refused):
+            parallel(on_message=on_message, on_error="return", retries=2)([delayed(send_each)(0, 3), delayed(abs)(-1)])
+        assert parallel()([delayed(abs)(-1), delayed(abs)(-2)]) == [1, 2]
+
+    def test_messages_of_nested_calls_reach_the_outer_run(self, parallel: Callable[..., Parallel]) -> None:
+        received: list[Any] = []
+        run = parallel(on_message=lambda *it: received.append(it))
+        run(delayed(send_from_nested)(number) for number in range(2))
+        assert sorted(received) == [(number, (inner, 0)) for number in range(2) for inner in range(2)]
+
+    @pytest.mark.parametrize("every", [False, True])
+    def test_context_variables(self, parallel: Callable[..., Parallel], every: bool) -> None:
+        token = VARIABLE.set({"request": 7})
+        try:
+            run = parallel(context=True if every else [VARIABLE])
+            assert run(delayed(value_of_variable)() for _ in range(6)) == [{"request": 7}] * 6
+        finally:
+            VARIABLE.reset(token)
+        assert run(delayed(value_of_variable)() for _ in range(4)) == [None] * 4
 
     # Several runs: one after the other, nested, and at the same time
 
@@ -875,6 +935,34 @@ def say(number: int) -> None:
     logging.getLogger("shoal.testing.calls").info("call %d", number)
     print(f"output of call {number}")  # noqa: T201
     print(f"errors of call {number}", file=sys.stderr)  # noqa: T201
+
+
+def send_each(number: int, count: int, *more: Any) -> list[bool]:
+    """Send as many messages; return whether they were taken."""
+    return [send((number, *(more or (i,)))) for i in range(count)]
+
+
+def send_and_fail_once(path: Path) -> None:
+    """Send a message; then fail, unless there is a file at `path`, which is made."""
+    send("attempt")
+    if not path.exists():
+        path.touch()
+        raise Refused(0, "the first attempt")
+
+
+def send_from_nested(number: int) -> None:
+    """Send messages from nested calls."""
+    inner: Callable[..., Any] = send_each
+    Parallel(n_jobs=2)(delayed(inner)(nested, 1) for nested in range(2))
+
+
+#: A variable for tests of contexts.
+VARIABLE: ContextVar[Any] = ContextVar("VARIABLE", default=None)
+
+
+def value_of_variable() -> Any:
+    """Return the value of :data:`VARIABLE`."""
+    return VARIABLE.get()
 
 
 def warn_of(number: int) -> None:

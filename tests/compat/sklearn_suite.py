@@ -18,6 +18,7 @@ from typing import NamedTuple
 from _suites import ROOT, environment, pytest
 
 PARTS = (
+    "callback",
     "utils/tests/test_parallel.py",
     "tests/test_pipeline.py",
     "feature_selection",

@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from shoal._forks import BACKENDS, after_fork_in_child
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends._messages import Blocking
-from shoal.backends.base import be_worker
+from shoal.backends.base import be_worker, in_main_thread
 
 #: The first byte of a message to the parent that is no answer. A pickle begins with another one.
 NOTE = b"n"
@@ -122,13 +123,40 @@ def can_tell() -> bool:
 def tell(note: bytes) -> None:
     """Send a note to the run whose message this worker handles, before the answer. Thread-safe.
 
+    It waits as long as the run is too far behind with its notes; Ctrl-C interrupts that. When a note is half sent,
+    KeyboardInterrupt has to wait for the other half, without which the rest of the stream would be unreadable.
+
     Raises
     ------
     OSError
-        If the parent has ended.
+        If the parent has ended, or this process is no worker, but a fork of one.
     """
-    assert _connection is not None
-    _connection.send(NOTE + note)
+    if _connection is None:
+        raise OSError("this process has no connection to a caller")
+    if not in_main_thread():  # signals are handled in the main thread
+        _connection.send(NOTE + note)
+        return
+    _connection.wait_for_room()
+    active, interruptible.active, interruptible.late = interruptible.active, False, False
+    try:
+        _connection.send(NOTE + note)
+    except OSError:
+        raise
+    except BaseException:  # a signal handler of the user's has raised it; perhaps half of the note is sent
+        os._exit(1)
+    finally:
+        interruptible.active = active
+    if interruptible.late and active:
+        raise KeyboardInterrupt
+
+
+def _disconnect() -> None:
+    """Forget the connection, in a fork of this worker: two processes that write to it would mix their messages."""
+    global _connection
+    _connection = None
+
+
+after_fork_in_child(_disconnect, BACKENDS)
 
 
 def _answer(message: bytes | bytearray) -> bytes:
@@ -217,6 +245,7 @@ class interruptible:
     """
 
     active = False
+    late = False  # whether an interrupt came outside of such a block
 
     def __enter__(self) -> None:
         interruptible.active = True
@@ -229,3 +258,4 @@ def on_interrupt(_signal: int, _frame: object) -> None:
     """Handle SIGINT in a worker."""
     if interruptible.active:
         raise KeyboardInterrupt
+    interruptible.late = True

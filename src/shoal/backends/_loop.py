@@ -102,9 +102,9 @@ class Loop:
             self.ask(done.set)
             done.wait()
 
-    def watch(self, fd: int, ready: Request, writable: bool = False) -> None:
-        """Call `ready` whenever a descriptor is readable; with `writable`, also whenever it is writable."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
+    def watch(self, fd: int, ready: Request, readable: bool = True, writable: bool = False) -> None:
+        """Call `ready` whenever a descriptor is readable or writable; one of the two at least."""
+        events = (selectors.EVENT_READ if readable else 0) | (selectors.EVENT_WRITE if writable else 0)
         if fd in self._selector.get_map():
             self._selector.modify(fd, events, ready)
         else:

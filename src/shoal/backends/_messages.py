@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -115,6 +116,15 @@ class Blocking:
         with self._sending:
             for part in framed(message):
                 self._connection.sendall(part)
+
+    def wait_for_room(self) -> None:
+        """Wait until the other end has taken so much that a short message can be sent without waiting."""
+        if hasattr(select, "poll"):
+            poller = select.poll()
+            poller.register(self._connection, select.POLLOUT)
+            poller.poll()
+        else:
+            select.select((), (self._connection,), ())
 
     def close(self) -> None:
         """Close this end."""

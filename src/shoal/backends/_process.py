@@ -97,6 +97,8 @@ class Process:
         The items that were sent and have no answer.
     began
         Whether the process has answered anything.
+    paused
+        Whether nothing is read from the process, until :meth:`resume` or its end.
     surroundings
         The surroundings of the program that the process follows.
     versions
@@ -120,6 +122,7 @@ class Process:
         self._child: Child | None = None
         self._late: deque[memoryview] = deque()  # the parts of messages that the socket has not taken yet
         self.began = False
+        self.paused = False
         self._over = False
         self._connection, self.theirs = socket.socketpair()
         self._connection.setblocking(False)
@@ -192,6 +195,17 @@ class Process:
         with contextlib.suppress(ConnectionError):  # it has ended already
             self.send(b"")
 
+    def pause(self) -> None:
+        """Read nothing from the process, so that it waits when it has filled the socket."""
+        self.paused = True
+        self._watch()
+
+    def resume(self) -> None:
+        """Read from the process again. May be called in any thread."""
+        if self.paused:
+            self.paused = False
+            self._loop.ask(self._watch)
+
     def kill(self) -> None:
         """Kill the process and all its descendants. May be called in any thread."""
         child = self._child
@@ -236,15 +250,21 @@ class Process:
                 os.close(end.detach())
 
     def _watch(self) -> None:
-        if not self._over:
-            self._loop.watch(self._connection.fileno(), self._ready, writable=bool(self._late))
+        if self._over:
+            return
+        if self.paused and not self._late:
+            self._loop.unwatch(self._connection.fileno())
+        else:
+            self._loop.watch(self._connection.fileno(), self._ready, not self.paused, writable=bool(self._late))
 
     def _ready(self) -> None:
         """Write what is late, then read what has come."""
         if self._late:
             with self._owner.lock, contextlib.suppress(ConnectionError):  # reading reports it as well
                 self.send()
-        if self._read() is None and not self._over:
+        if self.paused:  # the end of the process is reported, whether its socket is watched or not
+            self._watch()
+        elif self._read() is None and not self._over:
             # The worker has closed its end. Either its exit is reported soon, or the process is of no use any more.
             self._loop.unwatch(self._connection.fileno())
             self._loop.later(DEAF_SECONDS, self._deaf)

@@ -14,7 +14,16 @@ from typing import Any
 from shoal.observe._printer import write_line
 from shoal.observe._recording import present_recorder
 from shoal.observe._rich_bars import Bar, display
-from shoal.observe.events import BatchCompleted, CallFailed, Event, InputExhausted, Listener, RunFinished, RunStarted
+from shoal.observe.events import (
+    BatchCompleted,
+    CallFailed,
+    CallStepped,
+    Event,
+    InputExhausted,
+    Listener,
+    RunFinished,
+    RunStarted,
+)
 
 #: The fewest and the most seconds between two lines, and before the first.
 FEWEST_SECONDS, MOST_SECONDS = 10.0, 60.0
@@ -175,11 +184,19 @@ class _Bar:
         self._label = label
         self._bar_class = bar_class
         self._bar: Any = None
+        self._stepped = False  # whether the bar shows a step
 
     def __call__(self, event: Event) -> None:
         match event:
             case BatchCompleted(size=size):
+                if self._stepped:  # the last step may be of a call of this batch
+                    self._stepped = False
+                    self._bar.set_postfix_str("", refresh=False)
                 self._bar.update(size)
+            case CallStepped(index=index, done=done, total=total):
+                self._stepped = True
+                progress = f"{done:g}" if total is None else f"{done:g}/{total:g}"
+                self._bar.set_postfix_str(f"call {index}: {progress}")
             case RunStarted(total=total):
                 # miniters is fixed, because with an adaptive miniters the bar stops moving when calls become
                 # slower. tqdm's monitor thread would correct that, but it is switched off below.

@@ -12,6 +12,7 @@ from shoal.observe.events import (
     BatchDispatched,
     BatchSizeChanged,
     CallFailed,
+    CallStepped,
     Event,
     InputExhausted,
     Listener,
@@ -49,6 +50,10 @@ class Teller:
     def failed(self, index: int, error: BaseException, retry_in: float | None) -> None:
         """Send the event that a call failed. It runs again in `retry_in` seconds, or not at all if that is None."""
         self._tell(CallFailed(index, error, retry_in))
+
+    def stepped(self, index: int, done: float, total: float | None) -> None:
+        """Send the event that a call has done `done` of `total`."""
+        self._tell(CallStepped(index, done, total))
 
     def exhausted(self, total: int) -> None:
         """Send the event that the caller's iterator ended after `total` calls. Only the first call has an effect."""

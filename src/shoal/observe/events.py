@@ -109,6 +109,25 @@ class CallFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class CallStepped:
+    """A call that still runs has said how far it is, by :func:`shoal.step`.
+
+    Attributes
+    ----------
+    index : int
+        The position of the call in the input, from 0.
+    done : float
+        What the call has done, in a unit of its own.
+    total : float or None
+        What it has to do in all; None if it does not know that.
+    """
+
+    index: int
+    done: float
+    total: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """A run has ended.
 
@@ -122,6 +141,15 @@ class RunFinished:
     error: BaseException | None
 
 
-Event = RunStarted | BatchDispatched | BatchCompleted | InputExhausted | BatchSizeChanged | CallFailed | RunFinished
+Event = (
+    RunStarted
+    | BatchDispatched
+    | BatchCompleted
+    | InputExhausted
+    | BatchSizeChanged
+    | CallFailed
+    | CallStepped
+    | RunFinished
+)
 
 Listener = Callable[[Event], None]

@@ -42,6 +42,7 @@ NOT_OF_EXECUTORS = (
     "seed",
     "memory",
     "total",
+    "on_message",
 )
 
 
@@ -63,6 +64,7 @@ def executor(
     max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
     max_worker_memory: Any = DEFAULTS["max_worker_memory"],
     forward: Any = DEFAULTS["forward"],
+    context: Any = DEFAULTS["context"],
     **options: Any,
 ) -> Executor:
     """Return an executor of :mod:`concurrent.futures` that runs calls on the workers of :class:`~shoal.Parallel`.
@@ -86,8 +88,8 @@ def executor(
         As for Parallel.
     retries, retry_on, retry_wait, task_timeout
         As for Parallel, for each submitted call.
-    max_tasks_per_worker, max_worker_memory, forward
-        As for Parallel.
+    max_tasks_per_worker, max_worker_memory, forward, context
+        As for Parallel. The context variables have their values at the time when the executor is made.
     **options
         Options of the backend, such as `initializer` and `initargs`.
 
@@ -157,6 +159,7 @@ def executor(
         max_tasks_per_worker=max_tasks_per_worker,
         max_worker_memory=max_worker_memory,
         forward=forward,
+        context=context,
     )
     return Executor(plan._replace(return_as="generator_unordered", own_workers=True, resends=True))
 

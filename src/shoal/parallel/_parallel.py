@@ -120,6 +120,11 @@ class Parallel:
         ``sys.stderr`` where the program has replaced them, as notebooks, pytest and ``redirect_stdout`` do. The levels,
         filters and streams are those at the beginning of the run, and what is said arrives with the results of its
         batch. On threads everything is in this process anyway.
+    context : list of ContextVar, or bool, optional
+        The context variables (:mod:`contextvars`) that calls in other processes find set as this thread has set them
+        when the run is made. They are sent once to each worker. True sends all that can be sent: workers must find the
+        variable in a module, and its value must be picklable. On threads, and with one worker, calls see all variables
+        anyway.
     seed : int, sequence of int or numpy.random.SeedSequence, optional
         Gives each call a :class:`numpy.random.Generator` of its own as the argument `rng`. Call i gets the generator of
         the i-th child that :meth:`numpy.random.SeedSequence.spawn` would make. So its numbers do not depend on the
@@ -130,6 +135,12 @@ class Parallel:
         The number of calls, for `progress` and `verbose`, if the input has no length, as a generator expression. It may
         also be passed with the calls: ``parallel(calls, total=1000)``. If it is wrong, all calls run nevertheless.
         Progress above it is shown without a total, and the true number replaces it when the input ends.
+    on_message : callable, optional
+        Called as ``on_message(index, message)`` with each message that call number `index` sends by
+        :func:`~shoal.send`, while the call runs, and in the order in which the call sends them. The thread that runs
+        the loop calls it: for a list that of the caller, for generators on several workers one of shoal's. Calls wait
+        while too many of their messages are not handled. An exception that it raises ends the run. It may call
+        :meth:`stop`, and make runs of its own. On dask and ray, messages arrive with the results of their batch.
     memory : ResultCache, optional
         A store of results, with the methods ``get(call, default)`` and ``put(call, value)``. Calls whose results it has
         do not run; the stored results are returned in their order. See :class:`~shoal.ResultCache`.
@@ -221,9 +232,11 @@ class Parallel:
         max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
         max_worker_memory: Any = DEFAULTS["max_worker_memory"],
         forward: Any = DEFAULTS["forward"],
+        context: Any = DEFAULTS["context"],
         seed: Any = None,
         memory: ResultCache | None = None,
         total: int | None = None,
+        on_message: Callable[[int, Any], object] | None = None,
         **options: Any,
     ) -> None:
         self._plan = plan_of(
@@ -252,9 +265,11 @@ class Parallel:
             max_tasks_per_worker=max_tasks_per_worker,
             max_worker_memory=max_worker_memory,
             forward=forward,
+            context=context,
             seed=seed,
             memory=memory,
             total=total,
+            on_message=on_message,
         )
         self._runner = Runner()
 

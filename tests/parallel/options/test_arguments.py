@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fractions
 import math
+import multiprocessing
 from typing import Any
 
 import numpy
@@ -156,7 +157,7 @@ def test_a_timeout_may_be_as_long_as_one_likes(timeout: Any, return_as: str) -> 
         ({"initargs": 5}, TypeError, "initargs must be a tuple"),
         ({"idle_worker_timeout": "x"}, ValueError, "idle_worker_timeout must be a positive number of seconds"),
         ({"backend": "multiprocessing", "maxtasksperchild": "x"}, ValueError, "maxtasksperchild must be a positive"),
-        ({"backend": "multiprocessing", "context": "spawn"}, TypeError, "context must be a context of multiproc"),
+        ({"backend": "multiprocessing", "context": "spawn"}, TypeError, "context must be a list of context variables"),
     ],
 )
 def test_options_of_backends_have_values_that_they_can_use(options: Any, kind: type[Exception], said: str) -> None:
@@ -193,7 +194,7 @@ def test_a_misspelt_setting_is_not_taken_for_an_option_of_the_backend(backend: s
         ("max_tasks_per_child", 1, r"'max_tasks_per_worker'\?$"),
         ("maxtasksperchild", 1, r"'max_tasks_per_worker'\? The backend 'multiprocessing' takes it\.$"),
         ("depth", 1, "neither it nor the backend 'loky' takes it$"),
-        ("context", "spawn", r"did you mean backend=multiprocessing.get_context\(...\)\?"),
+        ("context", multiprocessing.get_context("spawn"), r"did you mean backend=multiprocessing.get_context\(...\)\?"),
         ("max_workers", 2, r"did you mean 'n_jobs'\?"),
         ("inner_max_num_threads", 2, r"did you mean parallel_config\(backend=..., inner_max_num_threads=...\)"),
     ],
@@ -217,7 +218,11 @@ def test_an_option_of_another_backend_is_not_taken_for_a_misspelt_one() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("context", ValueError, r"Name one: parallel_config\(backend='multiprocessing', context=...\)"),
+        (
+            "maxtasksperchild",
+            ValueError,
+            r"Name one: parallel_config\(backend='multiprocessing', maxtasksperchild=...\)",
+        ),
         ("initializer", ValueError, r"Name one: parallel_config\(backend='loky', initializer=...\)"),
         ("initialiser", TypeError, r"'initialiser'; did you mean 'initializer'\?"),
     ],

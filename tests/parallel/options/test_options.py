@@ -89,6 +89,7 @@ VALUES: dict[str, Any] = {
     "max_tasks_per_worker": 6,
     "max_worker_memory": "1G",
     "forward": False,
+    "context": True,
 }
 
 
@@ -113,6 +114,7 @@ def test_a_setting_is_passed_on(name: str) -> None:
         ("batch_size", 4),
         ("total", 9),
         ("memory", {}),
+        ("on_message", print),
     ],
 )
 def test_an_argument_of_one_parallel_is_passed_on(name: str, value: Any) -> None:

@@ -1,7 +1,7 @@
 """Checks the values of arguments: those of ``Parallel``, of contexts and of executors, and the options of backends.
 
 Each argument has one check, whichever function receives it. The check runs where the user wrote the value. Its error
-names the argument and the value, and says which values are right.
+names the argument and the value, and says which values are right. ``_names.py`` checks the names of options.
 """
 
 from __future__ import annotations
@@ -10,35 +10,17 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any
 
-from shoal._cpus import is_serial
 from shoal._files import parse_size
-from shoal.backends import Backend
 from shoal.errors import MissingExtra
 
 #: The arguments of ``Parallel`` that no context can set.
-OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total")
+OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total", "on_message")
 
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
-
-#: Names of the arguments in other libraries, if they are too different for a guess by their spelling.
-_ELSEWHERE = {
-    "max_workers": "n_jobs",
-    "n_workers": "n_jobs",
-    "num_workers": "n_jobs",
-    "workers": "n_jobs",
-    "processes": "n_jobs",
-    "max_tasks_per_child": "max_tasks_per_worker",
-    "maxtasksperchild": "max_tasks_per_worker",
-    "chunksize": "batch_size",
-    "chunk_size": "batch_size",
-    "env": "environment",
-    "context": "backend=multiprocessing.get_context(...)",
-    "mp_context": "backend=multiprocessing.get_context(...)",
-    "inner_max_num_threads": "parallel_config(backend=..., inner_max_num_threads=...)",
-}
 
 
 def as_number(value: Any) -> float | None:
@@ -246,11 +228,18 @@ def _initargs(_name: str, initargs: Any) -> None:
         raise TypeError(f"initargs must be a tuple of the initializer's arguments, got: {initargs!r:.80}")
 
 
+def _on_message(_name: str, on_message: Any) -> None:
+    if not (on_message is None or callable(on_message)):
+        raise TypeError(f"on_message must be a callable that takes (index, message), or None, got: {on_message!r:.80}")
+
+
 def _context(_name: str, context: Any) -> None:
-    if not (context is None or hasattr(context, "Process")):
+    if context is None or isinstance(context, (bool, ContextVar)) or hasattr(context, "Process"):
+        return
+    if not (isinstance(context, (list, tuple, set, frozenset)) and all(type(each) is ContextVar for each in context)):
         raise TypeError(
-            f"context must be a context of multiprocessing, such as multiprocessing.get_context('spawn'), got: "
-            f"{context!r:.80}"
+            "context must be a list of context variables (contextvars.ContextVar), True for all, or None; or for the "
+            f"backend 'multiprocessing' one of its contexts, got: {context!r:.80}"
         )
 
 
@@ -271,6 +260,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "mmap_mode": _mmap_mode,
     "progress": _progress,
     "forward": _forward,
+    "on_message": _on_message,
     "batch_size": _batch_size,
     "timeout": _timeout,
     "total": _total,
@@ -289,112 +279,3 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "maxtasksperchild": _count("calls"),
     "context": _context,
 }
-
-
-def check_options(
-    caller: str, known: Iterable[str], backend: Backend, options: Mapping[str, Any], depth: int = 0
-) -> None:
-    """Check that a backend takes the options that a function received, and can use their values.
-
-    Parameters
-    ----------
-    caller
-        The name of the function: ``"Parallel"``.
-    known
-        The names of the function's own arguments.
-    backend, options
-        The backend of the runs, and the options.
-    depth
-        How deep the runs are nested in others. If this is more than 0, or ``JOBLIB_MULTIPROCESSING=0`` forbids
-        processes, the user has not chosen the backend. Then options that only another backend takes are ignored.
-
-    Raises
-    ------
-    TypeError
-        If the backend does not take an option.
-    TypeError, ValueError
-        If the value of an option cannot be used.
-    """
-    if not options or backend.options is None:
-        return
-    made_with = {name for name in backend.constructor_options if name in backend.given_options}
-    options = {
-        name: value
-        for name, value in options.items()
-        if not (name in made_with and value is backend.given_options[name])
-    }
-    instead = depth > 0 or is_serial()
-    for name in options:
-        if name not in backend.options and not (instead and _takers(name)):
-            raise unexpected(caller, name, known, backend)
-    check({name: options[name] for name in options if name in backend.options})
-
-
-def unexpected(caller: str, name: str, known: Iterable[str], backend: Backend | None = None) -> TypeError:
-    """Return the error for a keyword that neither `caller` nor the backend takes. It suggests the nearest name."""
-    import difflib
-
-    if name in OF_ONE_PARALLEL and name not in known:
-        return TypeError(
-            f"{caller}() got an unexpected keyword argument {name!r}: it is no setting of a context, but belongs to "
-            f"one Parallel. Give it there: Parallel({name}=...)"
-        )
-    takers = _takers(name)
-    message = f"{caller}() got an unexpected keyword argument {name!r}"
-    if backend is not None:
-        message += f": neither it nor the backend {backend.name!r} takes it"
-    meant = _ELSEWHERE.get(name)
-    if meant is None and not takers:
-        options = _options_here() if backend is None else backend.options or ()
-        meant = next(iter(difflib.get_close_matches(name, [*known, *options], 1)), None)
-    if meant is not None:
-        message += f"; did you mean {repr(meant) if meant.isidentifier() else meant}?"
-    if takers:
-        stop = "." if meant is None else ""
-        subject = "The backend {!r} takes" if len(takers) == 1 else "The backends {!r} and {!r} take"
-        message += f"{stop} {subject.format(*takers)} it."
-    return TypeError(message)
-
-
-def _options_here() -> dict[str, list[str]]:
-    """Return the options of the backends that start processes on this machine, each with the backends that take it."""
-    from shoal.backends._multiprocessing import MultiprocessingBackend
-    from shoal.backends._processes import LokyBackend
-
-    takers: dict[str, list[str]] = {}
-    for kind in (LokyBackend, MultiprocessingBackend):
-        for name in kind.options or ():
-            takers.setdefault(name, []).append(kind.name)
-    return takers
-
-
-def _takers(name: str) -> list[str]:
-    """Return the names of the backends that start processes on this machine and take an option."""
-    return _options_here().get(name, [])
-
-
-def check_unowned(caller: str, known: Iterable[str], options: Mapping[str, Any]) -> None:
-    """Raise the error for keywords that a context does not know, if the context names no backend that may take them.
-
-    Parameters
-    ----------
-    caller, known
-        As for :func:`check_options`.
-    options
-        The keywords.
-
-    Raises
-    ------
-    TypeError
-        If a keyword belongs to one ``Parallel``, or is unknown.
-    ValueError
-        If a keyword is an option of backends.
-    """
-    for name in options:
-        takers = ["loky"] if name == "inner_max_num_threads" else _takers(name)
-        if not takers:
-            raise unexpected(caller, name, [*known, "inner_max_num_threads"])
-        raise ValueError(
-            f"{name} and other constructor parameters backend_params are only supported when backend is not None. "
-            f"Name one: {caller}(backend={takers[0]!r}, {name}=...)"
-        )

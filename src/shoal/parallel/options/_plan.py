@@ -19,14 +19,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sized
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal._cpus import thread_limits
 from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.parallel._delayed import Call, check_input
-from shoal.parallel.options._checks import check, check_options, integer
+from shoal.parallel.options._checks import check, integer
 from shoal.parallel.options._expressions import evaluate
-from shoal.parallel.options._settings import DEFAULTS, Default, Settings, resolve
+from shoal.parallel.options._names import check_options
+from shoal.parallel.options._settings import DEFAULTS, Default, Settings, context_of_backend, resolve
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
 
 RETURNS = ("list", "generator", "generator_unordered")
 
+#: Whether the code here handles a message of a worker process, which may wait for that. Runs that are made here must
+#: not wait for this process in turn, so they get workers of their own.
+handles_message: ContextVar[bool] = ContextVar("shoal handles a message", default=False)
+
+OnMessage = Callable[[int, Any], object]
 BatchSize = int | str | Callable[["Pace"], int]
 
 
@@ -58,7 +65,7 @@ class Plan(NamedTuple):
         for each other.
     resends
         Whether to send functions and arrays again with each batch, because they may have changed since the last one.
-    return_as, timeout, pre_dispatch, batch_size, memory, total
+    return_as, timeout, pre_dispatch, batch_size, memory, total, on_message
         As for :class:`~shoal.Parallel`.
     """
 
@@ -72,6 +79,7 @@ class Plan(NamedTuple):
     seeds: Seeds | None = None
     memory: ResultCache | None = None
     total: int | None = None
+    on_message: OnMessage | None = None
     own_workers: bool = False
     resends: bool = False
 
@@ -115,7 +123,8 @@ class Plan(NamedTuple):
         """Open the backend's slots for `n_workers` workers."""
         backend = self.backend
         environment = {} if backend.in_process else thread_limits(backend.inner_max_num_threads, n_workers)
-        return backend.open(WorkerSpec(n_workers, environment, self.options, self.own_workers))
+        own = self.own_workers or handles_message.get()
+        return backend.open(WorkerSpec(n_workers, environment, self.options, own))
 
     def bound(self, n_workers: int) -> int | None:
         """Return the number of batches that may be in flight; None for no bound.
@@ -196,6 +205,7 @@ def plan_of(
     seed: Any = None,
     memory: ResultCache | None = None,
     total: int | None = None,
+    on_message: OnMessage | None = None,
     **settings: Any,
 ) -> Plan:
     """Return the plan for arguments in the current context.
@@ -206,7 +216,7 @@ def plan_of(
         The name of the function that the user called, and the names of its arguments; for error messages.
     options
         The other keywords that it received, which are options of the backend.
-    n_jobs, backend, return_as, timeout, pre_dispatch, batch_size, seed, memory, total
+    n_jobs, backend, return_as, timeout, pre_dispatch, batch_size, seed, memory, total, on_message
         As for :class:`~shoal.Parallel`.
     **settings
         The other arguments that a context can set. The context sets those that are a :class:`Default`.
@@ -219,11 +229,13 @@ def plan_of(
     if memory is not None and not (hasattr(memory, "get") and hasattr(memory, "put")):
         raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
     n_jobs = DEFAULTS["n_jobs"] if n_jobs is None or isinstance(n_jobs, Default) else integer(n_jobs)
+    settings["context"], options = context_of_backend(settings["context"], options)
     chosen, resolved = resolve(backend, n_jobs=n_jobs, **settings)
     chosen.check_placement(options)
     check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
     plan = Plan(chosen, resolved, options, return_as, timeout, pre_dispatch, batch_size, None, memory, total).checked()
-    check({"total": total})
+    check({"total": total, "on_message": on_message})
+    plan = plan._replace(on_message=on_message)
     if seed is None:
         return plan
     from shoal.parallel.running._seeds import Seeds

@@ -20,7 +20,8 @@ from shoal._cpus import budget_of_call
 from shoal.backends import Backend
 from shoal.backends._blas import cap_this_thread
 from shoal.backends.base import index_of_call
-from shoal.parallel.options._checks import as_number, check, check_options, check_unowned, integer, refuse_calls
+from shoal.parallel.options._checks import as_number, check, integer, refuse_calls
+from shoal.parallel.options._names import check_options, check_unowned
 
 
 class Default:
@@ -44,7 +45,8 @@ class Settings(NamedTuple):
         How deep the current code is nested in runs: 0 outside of any, 1 in a worker.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
         As for :class:`~shoal.Parallel`.
-    retries, retry_on, retry_wait, on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, forward
+    retries, retry_on, retry_wait, on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, \
+forward, context
         As for :class:`~shoal.Parallel`.
     """
 
@@ -66,6 +68,7 @@ class Settings(NamedTuple):
     max_tasks_per_worker: int | None = None
     max_worker_memory: int | float | str | None = None
     forward: Any = True
+    context: Any = None
     depth: int = 0
 
 
@@ -88,6 +91,13 @@ def set_defaults(settings: Settings) -> None:
     """
     global _of_process
     _of_process = settings
+
+
+def context_of_backend(context: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the setting `context`, and the options of the backend: a context of multiprocessing is one of these."""
+    if hasattr(context, "Process"):
+        return DEFAULTS["context"], {**options, "context": context}
+    return context, options
 
 
 def given(**arguments: Any) -> dict[str, Any]:
@@ -165,7 +175,7 @@ class parallel_config:
     backend : str, Backend or multiprocessing context, optional
         The backend of all runs that name none.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress, retries, retry_on, retry_wait, \
-on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, forward
+on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, forward, context
         As for :class:`~shoal.Parallel`. An argument of ``Parallel`` takes precedence.
     inner_max_num_threads : int, optional
         The number of threads that BLAS and OpenMP may use in each worker process. It needs `backend`.
@@ -214,10 +224,12 @@ on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, fo
         max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
         max_worker_memory: Any = DEFAULTS["max_worker_memory"],
         forward: Any = DEFAULTS["forward"],
+        context: Any = DEFAULTS["context"],
         inner_max_num_threads: int | None = None,
         **backend_params: Any,
     ) -> None:
         self._before = current()
+        context, backend_params = context_of_backend(context, backend_params)
         values = given(
             n_jobs=n_jobs,
             verbose=verbose,
@@ -236,6 +248,7 @@ on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, fo
             max_tasks_per_worker=max_tasks_per_worker,
             max_worker_memory=max_worker_memory,
             forward=forward,
+            context=context,
         )
         check(values)
         if values.get("n_jobs") is not None:

@@ -22,10 +22,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from shoal import errors
 from shoal._files import format_size
 from shoal.backends import Slot
+from shoal.backends._turns import Turn
 from shoal.errors import FailedCall, TaskTimeout
+from shoal.observe._messages import decoded
 from shoal.observe._saying import deliver
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import resolved
+from shoal.parallel.options._plan import handles_message
 from shoal.parallel.running._faults import Faults, described
 from shoal.parallel.running._resume import store
 from shoal.parallel.running._run import Run
@@ -41,9 +44,10 @@ if TYPE_CHECKING:
 
 
 class _Note(NamedTuple):
-    """A message to the loop: what calls have said that still run."""
+    """A message to the loop: a call that still runs has said or sent something."""
 
-    said: bytes
+    turn: Turn  # is told when the note was handled
+    note: bytes
 
 
 class BatchRun(Run, Generic[R]):
@@ -72,7 +76,9 @@ class BatchRun(Run, Generic[R]):
     ) -> None:
         super().__init__(plan, slots, schedule, listener, faults, release)
         self._transport = transport
-        transport.on_note = lambda note: self.inbox.put(_Note(note))
+        transport.on_note = lambda turn, note: self.inbox.put(_Note(turn, note))
+        if self._receiver is not None:
+            transport.take_messages(self._receiver.messages, self._receiver.steps)
         self._limits = limits or WorkerLimits(None, None)
         # Whether a batch may wait at a busy worker. A worker that serves a limited number of calls would return it.
         self._queues_ahead = self._limits.calls is None
@@ -164,8 +170,7 @@ class BatchRun(Run, Generic[R]):
 
     def _handle(self, message: tuple[int, R, WorkerStatus | None, Future[Any]] | _Note) -> Ready:
         if isinstance(message, _Note):
-            deliver(message.said)
-            return []
+            return self._noted(*message)
         index, request, running, future = message
         if request not in self._in_flight[index]:  # its worker was killed meanwhile
             return []
@@ -185,17 +190,35 @@ class BatchRun(Run, Generic[R]):
             self._transport.record.publish(self.schedule.results.completed, self.total)
         return ready
 
+    def _noted(self, turn: Turn, note: bytes) -> Ready:
+        """Handle what a call has said or sent that still runs; then its worker may send more."""
+        told = decoded(note)
+        if told is None:
+            deliver(note)
+        elif self._receiver is not None:
+            token = handles_message.set(True)
+            try:
+                self._receiver(told)
+            finally:
+                handles_message.reset(token)
+        turn.handled(note)
+        return self._meanwhile()
+
     def _received(self, index: int, request: R, reply: Any) -> Ready:
         """Decode a reply, complete its calls, and handle the failure that it holds, if any."""
         slot, batch, memory = self.slots[index], request.batch, self._plan.memory
         try:
-            values, error, elapsed, whole, said, retiring = self._transport.receive(request, reply)
+            values, error, elapsed, whole, said, retiring, told = self._transport.receive(request, reply)
         finally:
             self._drop(index, request)
         if retiring and self._plan.backend.retire(slot, retiring):
             self._transport.replaced(slot.executor)
         if said is not None:
             deliver(said)
+        if told and self._receiver is not None:
+            for message in map(decoded, told):
+                if message is not None:
+                    self._receiver(message)
         done = batch if error is None else batch.split(len(values))
         if memory is not None:
             for call, value in zip(done, values, strict=False):  # a batch that was cut short has fewer values

@@ -41,6 +41,7 @@ from shoal.parallel.running._schedule import Schedule
 from shoal.parallel.running._stream import stream as stream  # with the first run: later, no descriptor may be left
 from shoal.parallel.transport._contract import Transport
 from shoal.parallel.transport._processes import MOST_BY_VALUE, ProcessTransport
+from shoal.parallel.transport._variables import variables_for
 from shoal.parallel.transport._worker_limits import WorkerLimits, private_memory
 from shoal.parallel.transport._workspace import MOST_IDLE, Workspace
 
@@ -109,19 +110,23 @@ def make_run(
             return PullRun(plan, slots, schedule, listener, policy, opened.pop_all().close, threads, surroundings)
         transport: Transport[Any]
         forwarded = conditions(kinds_of(settings.forward))
+        variables = variables_for(settings.context)
         seconds = CUT_SECONDS * backend.distance if plan.batch_size == "auto" else math.inf
         if backend.ships_bytes:
             max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else MOST_IDLE)
             by_value = 0 if plan.resends else MOST_BY_VALUE
-            transport = ProcessTransport(workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value)
+            transport = ProcessTransport(
+                workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value, variables
+            )
         else:
             from shoal.parallel.transport._engines import ObjectTransport, TaskOptions
 
             # Their workers are no children of this process, and the CPUs of other machines are not divided up here.
             there = nested[0], settings.depth, None
-            transport = ObjectTransport(TaskOptions(there, seconds, settings.mmap_mode, forwarded, HOME))
+            options = TaskOptions(there, seconds, settings.mmap_mode, forwarded, HOME, variables=variables)
+            transport = ObjectTransport(options)
         run: BatchRun[Any]
         run = BatchRun(plan, slots, schedule, listener, policy, opened.pop_all().close, transport, limits)
         return run

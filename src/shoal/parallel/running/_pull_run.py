@@ -14,12 +14,14 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal._tracebacks import warn
 from shoal.backends import Slot, WorkerSpec
-from shoal.errors import FallbackWarning, TaskTimeout
+from shoal.errors import FallbackWarning, RunEnded, TaskTimeout
+from shoal.observe._messages import Told, channel_set
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, not_a_call, resolved, unpacked
 from shoal.parallel.running._faults import Faults, described
@@ -31,6 +33,10 @@ from shoal.parallel.running._watch import Watch
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel.options._plan import Plan
+
+
+#: The number of messages of calls that may wait in the inbox. More messages wait in their calls.
+MOST_MESSAGES = 64
 
 
 class PullRun(Run):
@@ -72,6 +78,7 @@ class PullRun(Run):
         self._roomy = threading.Event()  # set when results were consumed, or nothing is left to wait for
         self._warned = False
         self._watch = Watch()
+        self._credit = None if self._receiver is None else _Credit()
 
     def start(self) -> None:
         """Start the threads."""
@@ -121,6 +128,8 @@ class PullRun(Run):
     def end(self, error: BaseException | None) -> None:
         """End the run, as :meth:`Run.end`. Threads finish the calls that they run."""
         self._halt()
+        if self._credit is not None:
+            self._credit.end()
         super().end(error)
 
     def _busy(self) -> list[int]:
@@ -129,11 +138,18 @@ class PullRun(Run):
     def _handle(self, message: tuple[_Thread, Any, bool]) -> Ready:
         thread, outcome, over = message
         if thread not in self._threads:  # its call has timed out
+            if self._credit is not None:
+                self._credit.give()  # it may be a message
             return []
         ready: Ready = []
-        if isinstance(outcome, _Failed):
-            ready = self._failed(outcome.call, outcome.error)
-        elif outcome is not None:
+        if type(outcome) is not tuple:
+            if isinstance(outcome, _Failed):
+                ready = self._failed(outcome.call, outcome.error)
+            elif outcome is not None and self._receiver is not None and self._credit is not None:
+                self._receiver(outcome)
+                self._credit.give()
+                ready = self._meanwhile()
+        else:
             done, elapsed = outcome
             if self._at_once:
                 self.schedule.sizing.measure(len(done), elapsed)
@@ -232,10 +248,11 @@ class PullRun(Run):
             self.schedule.queue.next_call,
             self.schedule.sizing.max_pending is not None,
         )
-        careful = self._faults.lenient or self._plan.settings.task_timeout is not None
+        messaging = self._messaging(thread)
+        careful = self._faults.lenient or self._plan.settings.task_timeout is not None or self._credit is not None
         simple = not (at_once or careful or bounded or memory is not None)
         try:
-            with self._surroundings(thread.index):
+            with self._surroundings(thread.index), messaging:
                 while True:
                     with lock:  # also while the caller's iterator runs, since two threads must not run it at a time
                         if self._stopped or thread.timed_out:
@@ -286,6 +303,54 @@ class PullRun(Run):
             self._halt()
             put(error)
 
+    def _messaging(self, thread: _Thread) -> AbstractContextManager[None]:
+        """Return the block in which a thread's calls may send messages."""
+        if self._receiver is None:
+            return nullcontext()
+        channel = self._receiver.channel(partial(self._put, thread))
+        channel.index = thread.index_of_call
+        return channel_set(channel)
+
+    def _put(self, thread: _Thread, told: Told) -> None:
+        """Put what a call has sent into the inbox, once there is room; runs in a thread of a call.
+
+        Raises
+        ------
+        RunEnded
+            If the run has ended, or the call has timed out.
+        """
+        assert self._credit is not None
+        self._credit.take()
+        if thread.timed_out:
+            self._credit.give()
+            raise RunEnded
+        self.inbox.put((thread, told, False))
+
+
+class _Credit:
+    """How many messages the threads of a run may put into its inbox. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._left = threading.Semaphore(MOST_MESSAGES)
+        self._ended = False
+
+    def take(self) -> None:
+        """Wait until there is room for a message; raise RunEnded once the run has ended."""
+        if not self._ended:
+            self._left.acquire()
+        if self._ended:
+            self._left.release()  # for the next thread that waits
+            raise RunEnded
+
+    def give(self) -> None:
+        """Make room for a message."""
+        self._left.release()
+
+    def end(self) -> None:
+        """Let all threads that wait raise RunEnded."""
+        self._ended = True
+        self._left.release()
+
 
 class _Thread:
     """The state of one thread of a run.
@@ -316,6 +381,12 @@ class _Thread:
         self.ident = 0
         self.running: tuple[int, Call, float] | None = None
         self.timed_out = False
+
+    def index_of_call(self) -> int:
+        """Return the index of the call that runs; raise RunEnded if none does."""
+        if self.running is None:
+            raise RunEnded
+        return self.running[0]
 
 
 class _Failed:

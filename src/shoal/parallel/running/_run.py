@@ -30,6 +30,7 @@ from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
 from shoal.backends.base import in_main_thread
 from shoal.errors import WorkerStartError, attaching
+from shoal.observe._messages import receiver_of
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import is_call, not_a_call, resolved
 from shoal.parallel.running._faults import Faults
@@ -96,6 +97,8 @@ class Run(ABC):
         self._faults = faults
         self._listener = listener
         self._release = release
+        # Takes what calls send; None if nothing does.
+        self._receiver = receiver_of(plan.on_message, listener, plan.backend.in_process)
         # When to check the running calls next, of which one may have run for too long.
         self._check_at = math.inf if plan.settings.task_timeout is None else 0.0
         self._retries: list[tuple[float, int, Batch]] = []  # a heap of retries: when to requeue, index, the call
@@ -168,8 +171,11 @@ class Run(ABC):
                     raise message
                 # None means that a deadline has passed, or that there is room for more calls.
                 ready = self._on_time() if message is None else self._handle(message)
-                if ready and timeout is not None:
-                    deadline = time.monotonic() + timeout
+                if timeout is not None:
+                    if ready:
+                        deadline = time.monotonic() + timeout
+                    elif deadline is not None and time.monotonic() >= deadline:  # the inbox may never be empty
+                        raise self.timed_out(timeout)
                 del message
                 yield from ready
         except BaseException as caught:
@@ -225,6 +231,12 @@ class Run(ABC):
         ready = self._check_running(now) if self._check_at <= now else []
         self._use_idle_workers()
         return ready
+
+    def _meanwhile(self) -> Ready:
+        """Do what is due by now. A flood of messages, after which the inbox is never empty, must not delay it."""
+        now = time.monotonic()
+        due = self._check_at <= now or (self._retries and self._retries[0][0] <= now)
+        return self._on_time() if due else []
 
     @abstractmethod
     def _check_running(self, now: float) -> Ready:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.backends import Backend, Slot
 from shoal.errors import attach, attaching
 from shoal.parallel._delayed import Call, forget_latest
+from shoal.parallel.options._plan import handles_message
 from shoal.parallel.options._settings import survives_failures
 from shoal.parallel.running._serial import run_one_by_one, run_plainly
 
@@ -136,10 +137,13 @@ class Runner:
         return run
 
     def _open(self, plan: Plan, n_workers: int) -> list[Slot]:
-        """Return the slots that are kept, if they belong to the plan's backend and this process; else new ones."""
+        """Return the slots that are kept, if they belong to the plan's backend and this process; else new ones.
+
+        Runs that ``on_message`` makes get new ones too, because kept workers may wait for that function.
+        """
         if self._process != os.getpid():
             self._slots, self._backend = [], None
-        if self._slots and plan.backend is self._backend:
+        if self._slots and plan.backend is self._backend and not handles_message.get():
             return self._slots
         slots = plan.open(n_workers)
         if self._keeps and not self._slots:
@@ -183,7 +187,8 @@ def in_caller(
         Called when a generator ends. For a list, the run has ended when this function returns.
     """
     if not plan.generates:
-        if listener is None and plan.memory is None and not survives_failures(plan.settings):
+        observed = listener is not None or plan.on_message is not None
+        if not observed and plan.memory is None and not survives_failures(plan.settings):
             return run_plainly(calls, runner)
         ended = _nothing
     values = run_one_by_one(plan, calls, listener, runner, ended)

@@ -98,6 +98,11 @@ def run_one_by_one(
     from shoal.parallel.running._faults import Faults
     from shoal.parallel.running._resume import store
 
+    direct = None
+    if plan.on_message is not None or listener is not None:
+        from shoal.observe._messages import direct_of
+
+        direct = direct_of(plan.on_message, listener)
     faults = Faults(plan.settings, listener)
     error: BaseException | None = None
     inside = worker_index() or 0  # a loop inside a call belongs to the worker that runs that call
@@ -114,8 +119,10 @@ def run_one_by_one(
                 function, args, kwargs = resolved(call)  # anew for each attempt
                 outside = index_of_call.set(inside)  # only for this call, since the consumer's code runs between calls
                 try:
-                    value = function(*args, **kwargs)
+                    value = function(*args, **kwargs) if direct is None else direct.call(done, function, args, kwargs)
                 except BaseException as raised:
+                    if direct is not None and direct.error is not None:
+                        raise
                     wait = faults.judge(done, (function, args, kwargs), raised)
                     if wait is None:
                         value = raised

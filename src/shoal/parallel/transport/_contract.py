@@ -19,6 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from shoal._pickling import Reduce, as_usual, culprit, dumps
 from shoal._tracebacks import from_user
 from shoal.backends._failure import Failure, rebuilt
+from shoal.backends._turns import Turn
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import describe
@@ -83,6 +84,8 @@ class Received(NamedTuple):
         What the calls have said, for :func:`~shoal.observe._saying.deliver`; None if that is nothing.
     retiring
         The id of the worker's process, if it has to be replaced.
+    told
+        Messages of the calls that were not sent before, for :func:`~shoal.observe._messages.decoded`.
     """
 
     values: list[Any]
@@ -91,6 +94,7 @@ class Received(NamedTuple):
     call_unknown: bool = False
     said: bytes | None = None
     retiring: int | None = None
+    told: tuple[bytes, ...] = ()
 
 
 class Transport(ABC, Generic[R]):
@@ -103,8 +107,11 @@ class Transport(ABC, Generic[R]):
 
     #: Where the run publishes, for ``shoal top``, how far it is; None if it does not. A :class:`BatchRun` sets it.
     record: RunRecord | None = None
-    #: Takes what a worker sends during a batch, in any thread; None if that is dropped.
-    on_note: Callable[[bytes], object] | None = None
+    #: Takes what a worker sends during a batch, with the turn that sends it, in any thread; None if that is dropped.
+    on_note: Callable[[Turn, bytes], object] | None = None
+
+    def take_messages(self, messages: bool, steps: bool) -> None:
+        """Let calls send messages, and steps, to the run. It is called before the first batch, or not at all."""
 
     @abstractmethod
     def encode(self, batch: Batch) -> R:

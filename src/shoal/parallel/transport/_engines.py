@@ -16,12 +16,14 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
 from shoal.backends import worker_index
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends.storing import StoringExecutor
+from shoal.observe._messages import Channel, channel_set, encoded
 from shoal.observe._recording import NOT_RECORDING, Recorder, adopt
 from shoal.observe._saying import HOME
 from shoal.parallel._batch import Batch
@@ -37,6 +39,7 @@ from shoal.parallel.transport._contract import (
     raised,
 )
 from shoal.parallel.transport._shared import Shared, resolve_value
+from shoal.parallel.transport._variables import variables_set
 from shoal.parallel.transport._workspace import is_array
 
 #: Larger arrays are not copied for each batch that may write to them.
@@ -50,6 +53,7 @@ class Outcome(NamedTuple):
     values: list[Any]
     error: BaseException | Failure | None
     said: bytes | None = None  # what the calls have said: a pickled list of Said
+    told: tuple[bytes, ...] = ()  # messages of the calls, encoded
 
 
 class TaskOptions(NamedTuple):
@@ -61,6 +65,8 @@ class TaskOptions(NamedTuple):
     conditions: bytes | None = None  # of the caller, if what calls say is forwarded
     home: str = ""  # the caller's process, in which some engines have workers: there is nothing to forward
     start: int = 0  # the index of the first call
+    messages: bool = False  # whether the run takes messages
+    variables: Any = None  # the context variables of the calls: Variables, or Stored; None for none
 
 
 class Stored(NamedTuple):
@@ -87,6 +93,10 @@ class ObjectTransport(Transport[Request]):
         # By id of the object: a function that returns the object as long as it exists, and its reference in the store.
         self._references: dict[int, tuple[Callable[[], Any], Any]] = {}
 
+    def take_messages(self, messages: bool, steps: bool) -> None:
+        """Let calls send messages to the run. They travel with the results, for which steps would be too late."""
+        self._options = self._options._replace(messages=messages)
+
     def encode(self, batch: Batch) -> Request:
         """Return a request with the batch as it is, since the engine encodes it."""
         return Request(batch)
@@ -94,13 +104,17 @@ class ObjectTransport(Transport[Request]):
     def send(self, request: Request, executor: Executor) -> Future[Outcome]:
         """Submit a batch, with references to its arguments in the engine's store."""
         references: list[Any] = []
+        options = self._options._replace(start=request.batch.start)
         try:
             if isinstance(executor, StoringExecutor):
                 stored: dict[int, Stored] = {}
+                if options.variables is not None:
+                    references.append(self._reference(options.variables, executor, shared=True))
+                    options = options._replace(variables=Stored(0))
                 calls = [self._with_references(call, executor, stored, references) for call in request.batch]
             else:
                 calls = [resolved(call) for call in request.batch]
-            return executor.submit(Task(self._options._replace(start=request.batch.start), calls), *references)
+            return executor.submit(Task(options, calls), *references)
         except Exception as error:
             return failed_future(error)
 
@@ -109,7 +123,7 @@ class ObjectTransport(Transport[Request]):
         values, error = reply.values, reply.error
         if isinstance(error, Failure):
             error = raised(error, request.batch, len(values))
-        return Received(values, error, reply.elapsed, said=reply.said)
+        return Received(values, error, reply.elapsed, said=reply.said, told=reply.told)
 
     def explain(self, batch: Batch, error: Exception) -> Unsendable:
         """Find the call because of which the executor has refused a batch."""
@@ -221,7 +235,11 @@ class Task:
         if options.home != HOME and (conditions := adopt(options.conditions)) is not None:
             recorder = Recorder(conditions, worker_index(), in_thread=True)
             recorder.call = lambda: options.start + len(values)
-        with recorder or NOT_RECORDING, nested_settings(*options.nested):
+        told: list[bytes] = []
+        channel = Channel(lambda message: told.append(encoded(message)), options.messages, False)
+        channel.index = lambda: options.start + len(values)
+        variables = objects[0] if type(options.variables) is Stored else options.variables
+        with recorder or NOT_RECORDING, nested_settings(*options.nested), closing(channel), channel_set(channel):
             began = clock()
             failure: Failure | None = None
             try:
@@ -229,14 +247,15 @@ class Task:
                     arguments = [_in_mode(obj, options.mode) for obj in objects]
                     calls = [_with_objects(call, arguments) for call in calls]
                 end = began + options.seconds
-                for function, args, kwargs in calls:
-                    if values and (clock() > end or self.given_up()):
-                        break
-                    values.append(function(*args, **kwargs))
+                with variables_set(variables):
+                    for function, args, kwargs in calls:
+                        if values and (clock() > end or self.given_up()):
+                            break
+                        values.append(function(*args, **kwargs))
             except BaseException as error:
                 failure = failure_of(error, error)
             elapsed = clock() - began
-        return Outcome(elapsed, values, failure, None if recorder is None else recorder.end())
+        return Outcome(elapsed, values, failure, None if recorder is None else recorder.end(), tuple(told))
 
 
 def task_name(calls: list[Call]) -> str:

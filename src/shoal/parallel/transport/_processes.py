@@ -20,7 +20,7 @@ from typing import Any
 
 from shoal._pickling import loads
 from shoal._tracebacks import in_a_line
-from shoal.backends._workers import Turn
+from shoal.backends._turns import Turn
 from shoal.errors import CallUnpicklingError
 from shoal.observe._terminal import bars_drawn
 from shoal.parallel._batch import Batch, folded
@@ -37,8 +37,10 @@ from shoal.parallel.transport._contract import (
     span,
 )
 from shoal.parallel.transport._run_objects import RunObjects, live_runs, pickled_in
+from shoal.parallel.transport._scope import Scope, run_scoped_batch
 from shoal.parallel.transport._segments import Segment, map_part
 from shoal.parallel.transport._status import StatusRow, WorkerStatus, status_page
+from shoal.parallel.transport._variables import Variables
 from shoal.parallel.transport._worker import Payload, Pickled, Reply, run_batch
 from shoal.parallel.transport._worker_limits import WorkerLimits
 from shoal.parallel.transport._workspace import Workspace
@@ -127,6 +129,8 @@ class ProcessTransport(Transport[ProcessRequest]):
         When a worker asks to be replaced; None for no limits.
     most_by_value
         The number of functions and classes by value that are sent once per worker; others go with each batch.
+    variables
+        The context variables of the calls; None for none.
 
     Notes
     -----
@@ -143,6 +147,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         writes_status: bool,
         limits: WorkerLimits | None,
         most_by_value: int = MOST_BY_VALUE,
+        variables: Variables | None = None,
     ) -> None:
         self._workspace = workspace
         self._objects = RunObjects(workspace, most_by_value)
@@ -152,8 +157,17 @@ class ProcessTransport(Transport[ProcessRequest]):
         self._limits = limits
         self._writes_status = writes_status
         self._status_rows: dict[Executor, StatusRow | None] = {}
+        self._scope: Scope | None = None
+        self._scope_needs: frozenset[int] = frozenset()
+        if variables is not None:
+            address, self._scope_needs = self._objects.address(variables)
+            self._scope = Scope(False, False, address)
         self._result_segments_per_call = 0.0
         self._most_result_segments = max(1, min(RESULT_SEGMENTS, RESULT_SEGMENTS_IN_ALL // in_flight))
+
+    def take_messages(self, messages: bool, steps: bool) -> None:
+        """Let calls send messages, and steps, to the run."""
+        self._scope = Scope(messages, steps, None if self._scope is None else self._scope.variables)
 
     def encode(self, batch: Batch) -> ProcessRequest:
         """Pickle a batch. Large arrays and buffers go to shared memory."""
@@ -166,7 +180,9 @@ class ProcessTransport(Transport[ProcessRequest]):
             workspace.release(workspace.acquire())
             refusal = find_unsendable(batch, error, objects.reduce, objects.reduce_by_value)
             return ProcessRequest(batch, workspace, Pickled(b""), refusal)
-        request = ProcessRequest(batch, workspace, calls, None, needed, workspace.acquire(), segment)
+        request = ProcessRequest(
+            batch, workspace, calls, None, needed | self._scope_needs, workspace.acquire(), segment
+        )
         request.nbytes = len(stream) + sum(view.nbytes for view in buffers)
         try:
             wanted = math.ceil(self._result_segments_per_call * len(batch))
@@ -185,7 +201,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         if executor not in self._status_rows:
             self._status_rows[executor] = status_page.allocate() if self._writes_status else None
             if isinstance(executor, Turn):
-                executor.on_note = self.on_note
+                executor.listen(self.on_note)
         row = self._status_rows[executor]
         if row is not None and self.record is not None:
             batch = request.batch
@@ -208,7 +224,10 @@ class ProcessTransport(Transport[ProcessRequest]):
         )
         try:
             # As plain values: a class of tuples takes seven times as long to pickle.
-            future = executor.submit(run_batch, *payload)
+            if self._scope is None:
+                future = executor.submit(run_batch, *payload)
+            else:
+                future = executor.submit(run_scoped_batch, tuple(self._scope), *payload)
         except BaseException:
             request.close()
             raise
@@ -237,7 +256,7 @@ class ProcessTransport(Transport[ProcessRequest]):
             if values and reply.ranges:
                 used_per_call = len(reply.ranges) / len(values)
                 self._result_segments_per_call = max(self._result_segments_per_call, used_per_call)
-        return Received(values, error, reply.elapsed, unknown, reply.said, reply.retiring)
+        return Received(values, error, reply.elapsed, unknown, reply.said, reply.retiring, reply.told)
 
     def explain(self, _batch: Batch, error: Exception) -> Unsendable:
         """Raise the error of a worker process: no call is to blame."""

@@ -131,6 +131,15 @@ class RunObjects:
         finally:
             self._needed = outer
 
+    def address(self, obj: Any) -> tuple[tuple[RunId, int], frozenset[int]]:
+        """Return the arguments of :func:`fetch` for an object, and the keys of the objects that this needs."""
+        outer, self._needed = self._needed, set()
+        try:
+            _, address = self._reduce_to_key(obj)
+            return address, frozenset(self._needed)
+        finally:
+            self._needed = outer
+
     def reduce(self, obj: Any) -> Any:
         """Reduce arrays and values of shared(): the hook `reduce` of :func:`~shoal._pickling.dumps`."""
         if type(obj) is Shared:

@@ -225,6 +225,11 @@ class StatusWriter:
         """Write the id of this process."""
         self.doubles[self.first + 2] = os.getpid()
 
+    def call(self) -> int:
+        """Return the index of the call that runs; between calls, that of the first call of the batch."""
+        activity = self.doubles[self.first]
+        return int(activity) if activity >= 0 else -1 - int(activity)
+
     def write_between_calls(self, start: int) -> None:
         """Write that no call runs: the worker rebuilds arguments, or encodes results, of the batch from `start` on."""
         self.doubles[self.first + 1] = time.perf_counter()

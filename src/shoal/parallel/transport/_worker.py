@@ -27,6 +27,7 @@ from shoal.backends import worker_index
 from shoal.backends._bootstrap import can_tell, interruptible, tell
 from shoal.backends._failure import Failure, failure_of
 from shoal.errors import CallPicklingError, CallUnpicklingError
+from shoal.observe._messages import Channel
 from shoal.observe._recording import NOT_RECORDING, Recorder, recorder_of_process
 from shoal.observe._saying import Conditions
 from shoal.observe._terminal import finish_lines, print_above
@@ -105,6 +106,7 @@ class Reply(NamedTuple):
     retiring: int | None = None  # the id of the worker's process, if it has to be replaced
     call_unknown: bool = False  # whether the failure may belong to any call of the batch
     said: bytes | None = None  # what the calls have said: a pickled list of Said
+    told: tuple[bytes, ...] = ()  # messages of the calls, if this worker could not send them at once
 
 
 class Missing(Exception):
@@ -116,6 +118,11 @@ _pickled: dict[RunId, dict[int, Pickled]] = {}
 _decoded: dict[RunId, dict[int, Any]] = {}
 #: The workers of a backend may be threads of one process. The lock is reentrant, since an object may contain others.
 _decoding = threading.RLock()
+
+
+def keep(run: RunId, objects: dict[int, Pickled]) -> None:
+    """Keep objects that were sent to this worker, for :func:`fetch`."""
+    _pickled.setdefault(run, {}).update(objects)
 
 
 def fetch(run: RunId, key: int) -> Any:
@@ -160,7 +167,7 @@ def rehearse() -> None:
         loads(dumps(run_batch(*loads(dumps(tuple(payload))[0])))[0])
 
 
-def run_batch(*fields: Any) -> tuple[Any, ...]:
+def run_batch(*fields: Any, channel: Channel | None = None) -> tuple[Any, ...]:
     """Run a batch; return the fields of its :class:`Reply`, which asks for a new worker if a limit was reached.
 
     If this process has reached its limits before, it runs no call.
@@ -169,6 +176,8 @@ def run_batch(*fields: Any) -> tuple[Any, ...]:
     ----------
     *fields
         Those of the :class:`Payload`.
+    channel
+        That of the calls; None if they have none.
 
     Raises
     ------
@@ -178,15 +187,15 @@ def run_batch(*fields: Any) -> tuple[Any, ...]:
     payload = Payload(*fields)
     limits = payload.limits
     if limits is None:
-        return tuple(_run_calls(payload))
+        return tuple(_run_calls(payload, channel))
     if usage.reached(limits):
         return tuple(Reply(0.0, dumps([])[0], retiring=os.getpid()))
-    reply = _run_calls(payload)
+    reply = _run_calls(payload, channel)
     # The memory is measured only now, because the arguments and results of the batch have been freed.
     return tuple(reply._replace(retiring=os.getpid()) if usage.reached(limits) else reply)
 
 
-def _run_calls(payload: Payload) -> Reply:
+def _run_calls(payload: Payload, channel: Channel | None) -> Reply:
     """Run the calls of a batch; if it has limits, as many as this process may still run.
 
     An exception of a call is returned as the failure of the reply.
@@ -199,7 +208,7 @@ def _run_calls(payload: Payload) -> Reply:
     if _decoded or _pickled:
         forget(payload.live_runs, payload.horizon)
     if payload.objects:
-        _pickled.setdefault(payload.run, {}).update(payload.objects)
+        keep(payload.run, payload.objects)
     began = clock()
     try:
         functions, arguments, keywords = Pickled(*payload.calls).decode()
@@ -222,6 +231,8 @@ def _run_calls(payload: Payload) -> Reply:
         recorder = recorder_of_process(payload.conditions, _new_recorder)
     if recorder is not None:
         recorder.call = lambda: int(doubles[activity])
+    if channel is not None:
+        channel.index = status.call
     with recorder or NOT_RECORDING, nested_settings(*payload.nested), interruptible():
         try:
             now = began = clock()

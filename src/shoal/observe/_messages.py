@@ -1,0 +1,382 @@
+"""What calls send to their run while they run: messages for ``on_message``, and steps for the progress bar.
+
+::
+
+    in a call        send(message), step(done, total)
+                        │
+                     Channel ──put──> its run   in this process   as objects, by the run's inbox or at once
+                                                worker process    encoded, in notes
+                                                cluster           encoded, with the results of the batch
+                        ┌───────────────────────┘
+    in the caller    Receiver ──> on_message(index, message); the listeners of the run
+                        └──────> without them: the Channel of the call in which the run was made
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shoal._forks import CALLERS, after_fork_in_child
+from shoal._pickling import culprit, dumps, loads
+from shoal._tracebacks import in_a_line
+from shoal.errors import CallPicklingError, CallUnpicklingError, RunEnded
+
+if TYPE_CHECKING:
+    from shoal.observe._teller import Teller
+
+OnMessage = Callable[[int, Any], object]
+
+#: The time between two steps that a worker sends, in seconds.
+STEP_SECONDS = 0.1
+
+
+class Message(NamedTuple):
+    """A message of a call."""
+
+    call: int  # its index
+    content: Any
+
+
+class Step(NamedTuple):
+    """How far a call is."""
+
+    call: int  # its index
+    done: float
+    total: float | None
+
+
+Told = Message | Step
+
+
+class Channel:
+    """The way from calls to the run around them.
+
+    Parameters
+    ----------
+    put
+        Takes what a call sends. It may wait, and may be called by several threads.
+    messages, steps
+        Whether the run takes messages, and whether it takes steps.
+
+    Attributes
+    ----------
+    index
+        Returns the index of the call that runs.
+
+    Notes
+    -----
+    Thread-safe.
+    """
+
+    def __init__(self, put: Callable[[Told], object], messages: bool, steps: bool) -> None:
+        self.messages, self.steps = messages, steps
+        self.index: Callable[[], int] = int
+        self._put = put
+        self._due = 0.0  # when the next step may be sent
+        self._shown = -1  # the call of the last step, unless that was its last one
+        self._forks = _forks
+        self._closed = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether the channel is not closed, and this process is no fork of the one in which it was made."""
+        return not self._closed and self._forks == _forks
+
+    def close(self) -> None:
+        """End the channel. Threads that calls have left running find none from now on."""
+        self._closed = True
+
+    def send(self, content: Any) -> None:
+        """Send a message."""
+        self._put(Message(self.index(), content))
+
+    def step(self, done: float, total: float | None) -> None:
+        """Send a step, unless one was sent a moment ago. The last step of a call that has sent others is sent."""
+        now = time.monotonic()
+        if now < self._due and not (done == total and self._shown == self.index()):
+            return
+        index = self.index()
+        self._due = now + STEP_SECONDS
+        self._shown = -1 if done == total else index
+        self._put(Step(index, done, total))
+
+
+_here: ContextVar[Channel | None] = ContextVar("shoal channel", default=None)
+#: That of a worker process, for all its threads.
+_of_process: Channel | None = None
+_forks = 0
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+after_fork_in_child(_forked, CALLERS)
+
+
+def channel_here() -> Channel | None:
+    """Return the channel of the call that runs here; None if no run around it takes anything."""
+    channel = _here.get() or _of_process
+    return channel if channel is not None and channel.usable else None
+
+
+class channel_set:
+    """A block, in one thread, whose calls have a channel.
+
+    Parameters
+    ----------
+    channel
+        The channel; None for that of the process, if it has one.
+    whole_process
+        Whether all threads of this process have it.
+    """
+
+    def __init__(self, channel: Channel | None, whole_process: bool = False) -> None:
+        self._channel, self._whole = channel, whole_process
+
+    def __enter__(self) -> None:
+        global _of_process
+        if self._whole:
+            self._before, _of_process = _of_process, self._channel
+        else:
+            self._token = _here.set(self._channel)
+
+    def __exit__(self, *_: object) -> None:
+        global _of_process
+        if self._whole:
+            _of_process = self._before
+        else:
+            _here.reset(self._token)
+
+
+def send(message: Any) -> bool:
+    """Send a message from a call to the program that runs it, while the call runs.
+
+    The program receives it by ``Parallel(on_message=f)``, which calls ``f(index, message)``.
+
+    Parameters
+    ----------
+    message
+        Any object. For a call in another process it is pickled here; else the program gets the object itself, which the
+        call should no longer change.
+
+    Returns
+    -------
+    bool
+        Whether a run takes the message. If neither the run of this call nor one around it has ``on_message``, or if
+        this is no call of a run, nothing happens. So a library may send messages in any case.
+
+    Raises
+    ------
+    CallPicklingError
+        If the message has to be pickled and cannot.
+    RunEnded
+        On a thread, if the run has ended meanwhile, or this call has reached its ``task_timeout``.
+
+    Notes
+    -----
+    Thread-safe. Messages of one call arrive in their order. While too many of them are not handled, this function
+    waits. docs/seeing.md says how messages travel, and which threads of a call may send them.
+
+    Examples
+    --------
+    >>> from shoal import Parallel, delayed, send
+    >>> def work(x):
+    ...     send("half")
+    ...     return x
+    >>> Parallel(n_jobs=1, on_message=print)([delayed(work)(7)])
+    0 half
+    [7]
+    """
+    channel = channel_here()
+    if channel is None or not channel.messages:
+        return False
+    channel.send(message)
+    return True
+
+
+def step(done: float, total: float | None = None) -> None:
+    """Say how far a call is; the progress bar of its run shows it.
+
+    Parameters
+    ----------
+    done : float
+        What the call has done, in any unit.
+    total : float, optional
+        What it has to do in all.
+
+    Raises
+    ------
+    RunEnded
+        As for :func:`send`.
+
+    Notes
+    -----
+    Thread-safe. It may be called often: a worker passes on at most ten steps a second, and the last one of a call, for
+    which `done` is `total`. Where no run shows progress, nothing happens.
+
+    Examples
+    --------
+    >>> from shoal import step
+    >>> for epoch in range(3):
+    ...     step(epoch, 3)
+    """
+    channel = channel_here()
+    if channel is not None and channel.steps:
+        channel.step(done, total)
+
+
+class Receiver:
+    """What a run does with what its calls send.
+
+    Parameters
+    ----------
+    on_message
+        Called with the index of the call and the message; None if the run has no such function.
+    listener
+        Receives the steps; None if the run has no listeners.
+    outer
+        The channel of the call in which the run was made. It gets what the run does not take; None if there is none.
+
+    Notes
+    -----
+    Not thread-safe: it belongs to the thread that runs the loop.
+    """
+
+    def __init__(self, on_message: OnMessage | None, listener: Teller | None, outer: Channel | None) -> None:
+        self.outer = outer
+        self._on_message, self._listener = on_message, listener
+        #: Whether messages and steps are taken.
+        self.messages = on_message is not None or (outer is not None and outer.messages)
+        self.steps = listener is not None or (outer is not None and outer.steps)
+
+    def __call__(self, told: Told) -> None:
+        """Handle a message or a step."""
+        if isinstance(told, Step):
+            if self._listener is not None:
+                self._listener.stepped(*told)
+            elif self.outer is not None:
+                self.outer.step(told.done, told.total)
+        elif self._on_message is not None:
+            self._on_message(*told)
+        elif self.outer is not None:
+            self.outer.send(told.content)
+
+    def channel(self, put: Callable[[Told], object]) -> Channel:
+        """Return a channel to this receiver."""
+        return Channel(put, self.messages, self.steps)
+
+
+def receiver_of(on_message: OnMessage | None, listener: Teller | None, in_process: bool) -> Receiver | None:
+    """Return the receiver of a run that is made here; None if nothing takes what its calls send.
+
+    Parameters
+    ----------
+    on_message, listener
+        As for :class:`Receiver`.
+    in_process
+        Whether the calls run in the context of this thread, or copies of it. Then they find the channel of the call in
+        which the run is made by themselves.
+    """
+    outer = channel_here()
+    if on_message is None and listener is None and (in_process or outer is None):
+        return None
+    return Receiver(on_message, listener, outer)
+
+
+def _no_call() -> int:
+    raise RunEnded
+
+
+class Direct:
+    """Runs calls in the thread of their loop. What a call sends is handled before its :func:`send` returns.
+
+    Attributes
+    ----------
+    error
+        The exception that the receiver has raised, which ends the run; None if there is none.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.error: BaseException | None = None
+        self._receiver = receiver
+        self._channel = receiver.channel(self._put)
+        self._lock = threading.RLock()  # a call may have threads that send; and the receiver may run calls
+
+    def call(self, index: int, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a call.
+
+        Raises
+        ------
+        BaseException
+            The exception of the call; or, if there is one, that of the receiver.
+        """
+        self._channel.index = lambda: index
+        try:
+            with channel_set(self._channel):
+                return function(*args, **kwargs)
+        finally:
+            self._channel.index = _no_call
+            if self.error is not None:
+                raise self.error
+
+    def _put(self, told: Told) -> None:
+        with self._lock:
+            if self.error is not None:
+                raise RunEnded
+            try:
+                with channel_set(self._receiver.outer):
+                    self._receiver(told)
+            except BaseException as error:
+                self.error = error
+                raise
+
+
+def direct_of(on_message: OnMessage | None, listener: Teller | None) -> Direct:
+    """Return what runs the calls of a loop in this thread; the arguments are those of :class:`Receiver`."""
+    return Direct(Receiver(on_message, listener, channel_here()))
+
+
+_MESSAGE, _STEP = b"m", b"s"
+
+
+def encoded(told: Told) -> bytes:
+    """Pickle a message or a step. The first byte is none with which a pickle begins.
+
+    Raises
+    ------
+    CallPicklingError
+        If the message cannot be pickled.
+    """
+    if isinstance(told, Step):
+        return _STEP + pickle.dumps(tuple(told), pickle.HIGHEST_PROTOCOL)
+    try:
+        return _MESSAGE + dumps(tuple(told), out_of_band=2**63)[0]
+    except Exception as error:
+        path, reason = culprit(told.content, "message")
+        raise CallPicklingError(f"a message of call {told.call}", path, reason) from error
+
+
+def decoded(note: bytes) -> Told | None:
+    """Rebuild a message or a step; return None if the note is something else.
+
+    Raises
+    ------
+    CallUnpicklingError
+        If the message cannot be unpickled.
+    """
+    kind = note[:1]
+    if kind == _STEP:
+        return Step(*loads(memoryview(note)[1:]))
+    if kind != _MESSAGE:
+        return None
+    try:
+        return Message(*loads(memoryview(note)[1:]))
+    except Exception as error:
+        raise CallUnpicklingError("a message of a call", "the calling process", in_a_line(error)) from error
