@@ -19,7 +19,16 @@ from shoal import Parallel, delayed, parallel_config
 from shoal.errors import MissingExtra
 from shoal.observe._progress import progress_listener
 from shoal.observe._rich_bars import Bar, display
-from shoal.observe.events import BatchCompleted, CallFailed, Event, InputExhausted, Listener, RunFinished, RunStarted
+from shoal.observe.events import (
+    BatchCompleted,
+    CallFailed,
+    CallStepped,
+    Event,
+    InputExhausted,
+    Listener,
+    RunFinished,
+    RunStarted,
+)
 
 
 class Terminal(io.StringIO):
@@ -176,6 +185,26 @@ def test_lines_with_an_unknown_total(monkeypatch: pytest.MonkeyPatch) -> None:
         "Parallel(n_jobs=2): 60 calls, 72 s",
         "Parallel(n_jobs=2): 75/80 calls, 2 min, 15 s left",
         "Parallel(n_jobs=2): 75/80 calls, 2 min",
+    ]
+
+
+def test_lines_show_how_far_long_calls_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = replace_stderr(monkeypatch, io.StringIO())
+    clock = Clock()
+    listen = listener(True, clock)
+    listen(RunStarted(2, "X", 4))
+    for tenth in range(1, 11):
+        clock.now += 20
+        listen(CallStepped(1, tenth, 10))
+    feed(listen, BatchCompleted(1, 200.0))
+    clock.now += 60
+    feed(listen, CallStepped(2, 0.5, None))
+    assert log.getvalue().splitlines() == [
+        "Parallel(n_jobs=2): 0/4 calls, 60 s; call 1: 3/10",
+        "Parallel(n_jobs=2): 0/4 calls, 2 min; call 1: 6/10",
+        "Parallel(n_jobs=2): 0/4 calls, 3 min; call 1: 9/10",
+        "Parallel(n_jobs=2): 1/4 calls, 3 min, 10 min left",
+        "Parallel(n_jobs=2): 1/4 calls, 4 min, 10 min left; call 2: 0.5",
     ]
 
 
@@ -445,6 +474,25 @@ def test_rich_removes_the_bars_of_a_call_that_has_failed(monkeypatch: pytest.Mon
     assert [row.split(" 0:")[0] for row in rows(terminal)] == ["Parallel(n_jobs=2) 0/8", "inside 4 3/5"]
     feed(outer, RunFinished(KeyError()))
     assert [row.split(" 0:")[0] for row in rows(terminal)] == ["Parallel(n_jobs=2) 0/8"]
+
+
+def test_rich_draws_how_far_calls_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = rich_terminal(monkeypatch)
+    outer = listener("rich")
+
+    def shown() -> list[str]:
+        return [row.split(" 0:")[0] for row in rows(terminal)]
+
+    feed(outer, RunStarted(2, "X", 8), CallStepped(0, 1, 9), CallStepped(1, 2, None), CallStepped(0, 3, 9))
+    assert shown() == ["Parallel(n_jobs=2) 0/8", "call 0 3/9", "call 1 2/?"]
+    feed(outer, CallStepped(2, 4, 9))  # two calls run at a time: call 1 has ended
+    assert shown() == ["Parallel(n_jobs=2) 0/8", "call 0 3/9", "call 2 4/9"]
+    feed(outer, CallStepped(2, 9, 9))
+    assert shown() == ["Parallel(n_jobs=2) 0/8", "call 0 3/9"]
+    feed(outer, CallFailed(0, KeyError(), None), CallStepped(3, 1, 9))
+    assert shown() == ["Parallel(n_jobs=2) 0/8", "call 3 1/9"]
+    feed(outer, BatchCompleted(8, 0.0), RunFinished(None))
+    assert shown() == ["Parallel(n_jobs=2) 8/8"]
 
 
 def test_rich_gives_the_terminal_back_when_the_outermost_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-import os
 import sys
 import time
 import warnings
@@ -12,11 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.observe._printer import write_line
-from shoal.observe._recording import present_recorder
-from shoal.observe._rich_bars import Bar, display
+from shoal.observe._rich_listener import rich_listener
+from shoal.observe._terminal import on_terminal
 from shoal.observe.events import (
     BatchCompleted,
-    CallFailed,
     CallStepped,
     Event,
     InputExhausted,
@@ -27,8 +23,6 @@ from shoal.observe.events import (
 
 #: The fewest and the most seconds between two lines, and before the first.
 FEWEST_SECONDS, MOST_SECONDS = 10.0, 60.0
-#: The fewest seconds between two messages of a worker about a run inside its call.
-SEND_SECONDS = 0.5
 
 
 def progress_listener(
@@ -74,7 +68,7 @@ def progress_listener(
     if progress is False:
         return None
     if isinstance(progress, str) and progress == "rich":
-        listener = _rich_listener(label, clock)
+        listener = rich_listener(label, clock)
         if listener is not None:
             return listener
         progress = True
@@ -129,45 +123,56 @@ class _Lines:
         self._start_time = 0.0
         self._done = 0
         self._total: int | None = None
-        self._last = 0.0, 0  # when the last line was printed, and how many calls were done then
-        self._seconds_per_call: float | None = None  # until the last line, those before counting less and less
+        self._printed_at = 0.0
+        self._last = 0.0, 0  # the time of the last line before which calls had ended, and how many
+        self._seconds_per_call: float | None = None  # until then, those of earlier lines counting less and less
 
     def __call__(self, event: Event) -> None:
         match event:
             case BatchCompleted(size=size):
                 self._done += size
-                now = self._clock()
-                if self._due(now):
-                    self._print(now)
+                self._print_if_due()
+            case CallStepped(index=index, done=done, total=total):
+                self._print_if_due(f"; call {index}: {_step(done, total)}")
             case RunStarted(total=total):
                 self._total = total
-                self._start_time = self._clock()
+                self._start_time = self._printed_at = self._clock()
                 self._last = self._start_time, 0
             case InputExhausted(total=total):
                 self._total = total
             case RunFinished():
-                self._print(self._clock(), ended=True)
+                self._print(self._clock())
 
-    def _due(self, now: float) -> bool:
-        seconds, calls = now - self._last[0], self._done - self._last[1]
+    def _print_if_due(self, more: str = "") -> None:
+        now = self._clock()
+        seconds, calls = now - self._printed_at, self._done - self._last[1]
         if seconds < FEWEST_SECONDS:
-            return False
-        first = self._seconds_per_call is None
-        return first or seconds >= MOST_SECONDS or (self._total is not None and calls * 10 >= self._total)
+            return
+        first = self._seconds_per_call is None and not more
+        if first or seconds >= MOST_SECONDS or (self._total is not None and calls * 10 >= self._total):
+            if calls:
+                pace, before = (now - self._last[0]) / calls, self._seconds_per_call
+                # Results that were stored come at once, and calls of one run may grow: recent calls count more.
+                self._seconds_per_call = pace if before is None else (pace + before) / 2
+                self._last = now, self._done
+            self._print(now, self._left() + more)
 
-    def _print(self, now: float, ended: bool = False) -> None:
+    def _left(self) -> str:
+        total = _plausible_total(self._done, self._total)
+        if total is None or self._seconds_per_call is None:
+            return ""
+        return f", {_span(self._seconds_per_call * (total - self._done))} left"
+
+    def _print(self, now: float, more: str = "") -> None:
+        self._printed_at = now
         total = _plausible_total(self._done, self._total)
         calls = f"{self._done} calls" if total is None else f"{self._done}/{total} calls"
-        left = ""
-        if not ended:
-            pace = (now - self._last[0]) / max(self._done - self._last[1], 1)
-            before = self._seconds_per_call
-            # Results that were stored come at once, and calls of one run may grow: recent calls count more.
-            self._seconds_per_call = pace if before is None else (pace + before) / 2
-            self._last = now, self._done
-            if total is not None:
-                left = f", {_span(self._seconds_per_call * (total - self._done))} left"
-        write_line(sys.stderr, f"{self._label}: {calls}, {_span(now - self._start_time)}{left}\n")
+        write_line(sys.stderr, f"{self._label}: {calls}, {_span(now - self._start_time)}{more}\n")
+
+
+def _step(done: float, total: float | None) -> str:
+    """Return how far a call is, as a text: ``"40/100"``."""
+    return f"{done:g}" if total is None else f"{done:g}/{total:g}"
 
 
 def _span(seconds: float) -> str:
@@ -195,8 +200,7 @@ class _Bar:
                 self._bar.update(size)
             case CallStepped(index=index, done=done, total=total):
                 self._stepped = True
-                progress = f"{done:g}" if total is None else f"{done:g}/{total:g}"
-                self._bar.set_postfix_str(f"call {index}: {progress}")
+                self._bar.set_postfix_str(f"call {index}: {_step(done, total)}")
             case RunStarted(total=total):
                 # miniters is fixed, because with an adaptive miniters the bar stops moving when calls become
                 # slower. tqdm's monitor thread would correct that, but it is switched off below.
@@ -218,57 +222,6 @@ class _Bar:
         bar.refresh()
 
 
-_numbers = itertools.count(1)
-
-
-class _RichBar:
-    """Tells how far a run is: the display of this process, or the process for which this one works."""
-
-    def __init__(self, label: str, show: Callable[[Bar], object]) -> None:
-        self._bar = Bar((os.getpid(), next(_numbers)), label, 0, None, False)
-        self._show = show
-
-    def __call__(self, event: Event) -> None:
-        bar = self._bar
-        match event:
-            case BatchCompleted(size=size):
-                self._bar = bar._replace(done=bar.done + size)
-            case RunStarted(total=total) | InputExhausted(total=total):
-                self._bar = bar._replace(total=total)
-            case CallFailed(index=index):
-                display.forget(index)
-            case RunFinished(error=error):
-                self._bar = bar._replace(ended=True, total=bar.done if error is None else bar.total)
-        if self._bar is not bar or isinstance(event, RunStarted):
-            self._show(self._bar)
-
-
-def _rich_listener(label: str, clock: Callable[[], float]) -> Listener | None:
-    """Return a listener that has a bar drawn: by the caller if this process is a worker, else on the terminal.
-
-    Return None in a notebook, where rich loses output of other threads, and where there is no terminal.
-    """
-    recorder = present_recorder()
-    if recorder is None:
-        if not _on_terminal() or "ipykernel.zmqshell" in sys.modules or os.environ.get("TERM", "dumb") == "dumb":
-            return None
-        return _RichBar(label, lambda bar: display.show(bar, clock))
-    tell, sent_at = recorder.tell, -math.inf
-
-    def send(bar: Bar) -> None:
-        nonlocal sent_at
-        now = clock()
-        if bar.ended or now - sent_at >= SEND_SECONDS:
-            sent_at = now
-            tell("progress", tuple(bar))
-
-    return _RichBar(label, send)
-
-
-def _on_terminal() -> bool:
-    return not getattr(sys.stderr, "closed", sys.stderr is None) and sys.stderr.isatty()
-
-
 def _widgets() -> Any:
     """Return tqdm's class of bars for notebooks; None without ipywidgets, or outside of notebooks."""
     if "ipykernel.zmqshell" not in sys.modules:
@@ -284,7 +237,7 @@ def _bar_class() -> Any:
     """Return a class of tqdm bars that fits the place where the program runs; None if no bar can be drawn there."""
     shown = _widgets()
     if shown is None:
-        if not _on_terminal():
+        if not on_terminal(sys.stderr):
             return None
         from tqdm.std import tqdm
 

@@ -27,12 +27,12 @@ DRAW_SECONDS = 0.1
 
 
 class Bar(NamedTuple):
-    """The progress of a run.
+    """The progress of a run, or of a call.
 
     Attributes
     ----------
     key
-        The process of the run, and its number there.
+        The process of the run, and its number there; for a call two numbers that no run has.
     label
         The text before the bar.
     done, total
@@ -43,8 +43,8 @@ class Bar(NamedTuple):
 
     key: tuple[int, int]
     label: str
-    done: int
-    total: int | None
+    done: float
+    total: float | None
     ended: bool
 
 
@@ -100,7 +100,7 @@ class _Display:
                 self._progress.refresh()
 
     def show_of_worker(self, bar: Bar, call: int) -> None:
-        """Show the bar of a run inside a call in a worker, if a run of this process has one."""
+        """Show the bar of a call, or of a run inside a call in a worker, if a run of this process has one."""
         with self._lock:
             if self._open:
                 self._calls[bar.key] = call
