@@ -12,15 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from _cli_util import SHOAL, run
 from shoal import Parallel, delayed, executor
 from shoal.cli import _programs
-from shoal.parallel.running._watch import Watch
+from shoal.parallel.running._watch import RunThread, Watch
 from shoal.parallel.transport._published import PublishedRun
 from shoal.parallel.transport._status import status_page
 from shoal.testing import wait_for
@@ -151,30 +149,25 @@ def test_an_executor_that_waits_for_calls_runs_none(tmp_path: Path) -> None:
 # ---- What a look sees.
 
 
-class Watched(SimpleNamespace):
-    index: int
-    ident: int
-    taken: Any
-    done: Any
+def watched(index: int, taken: int | None, *done: int) -> RunThread:
+    thread = RunThread(0, index)
+    thread.ident = 1000 + index
+    thread.taken = None if taken is None else (taken, (abs, (1,), {}))
+    thread.done += [(number, None) for number in done]
+    return thread
 
 
-def watched(index: int, taken: int | None, *done: int) -> Watched:
-    call = None if taken is None else (taken, (abs, (1,), {}))
-    return Watched(index=index, ident=1000 + index, taken=call, done=[(number, None) for number in done])
-
-
-def looked(watch: Watch, *threads: Watched, completed: int = 0) -> PublishedRun:
+def looked(watch: Watch, *threads: RunThread, completed: int = 0) -> PublishedRun:
     assert watch.look(("threading", 3, 9), completed, threads) == 1.0
     (found,) = (found for found in runs_of(os.getpid()) if found.threads)
     return found
 
 
 def test_a_look_sees_calls_that_run_and_threads_between_calls() -> None:
-    watch = Watch()
-    assert 0 < watch.seconds_left() <= 0.1
+    watch = Watch(5.0)
     try:
         found = looked(watch, watched(0, 5, 0, 1), watched(1, 4, 2, 4), watched(2, None), completed=1)
-        assert (found.done, found.total, found.n_workers) == (5, 9, 3)
+        assert (found.done, found.total, found.n_workers, found.began) == (5, 9, 3, 5.0)
         assert [(worker.pid, worker.call, worker.function) for worker in found.workers] == [(1000, 5, "abs")]
         since = found.workers[0].since
         found = looked(watch, watched(0, 5, 0, 1), watched(1, 6, 2, 4))
@@ -190,9 +183,9 @@ def test_a_look_sees_calls_that_run_and_threads_between_calls() -> None:
 
 
 def test_an_item_that_is_no_call_has_no_name() -> None:
-    watch = Watch()
+    watch = Watch(5.0)
     thread = watched(0, 0)
-    thread.taken = 0, "no call"
+    thread.taken = 0, "no call"  # type: ignore[assignment]
     try:
         assert looked(watch, thread).workers[0].call == 0
     finally:
@@ -201,7 +194,6 @@ def test_an_item_that_is_no_call_has_no_name() -> None:
 
 def test_without_a_page_nothing_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(status_page), "begin_run", lambda *_args, **_options: None)
-    watch = Watch()
+    watch = Watch(5.0)
     assert watch.look(("threading", 2, None), 0, [watched(0, 1)]) > 1e6
-    assert watch.seconds_left() > 1e6
     watch.close()

@@ -14,8 +14,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
+from shoal.errors import RunEnded
 from shoal.parallel._delayed import Call
 from shoal.parallel.transport._published import RunRecord
 from shoal.parallel.transport._status import StatusRow, status_page
@@ -24,53 +25,63 @@ from shoal.parallel.transport._status import StatusRow, status_page
 FIRST_SECONDS, SECONDS = 0.1, 1.0
 
 
-class Watched(Protocol):
-    """A thread of a run.
+class RunThread:
+    """The state of one thread of a run.
 
     Attributes
     ----------
+    slot
+        The index of its slot.
     index
-        Its index among the threads of the run.
+        The thread's index among those of the run, which its calls see as that of their worker.
     ident
         The system's id of the thread; 0 if it has not begun.
-    taken
-        The call that it has taken last, and its index; None if there is none.
     done
-        The results that it has not reported, with the indices of their calls.
+        The results that were not reported yet, with the indices of their calls.
+    taken
+        The call that the thread has taken last, and its index; None if that has ended, unless its result is in `done`.
+    running
+        The call that runs now: its index, the call, and when it began; None if no call runs, or nobody asks.
+    timed_out
+        Whether its call ran for too long, so that the thread takes no more calls.
     """
 
-    index: int
-    ident: int
-    taken: tuple[int, Call] | None
-    done: list[tuple[int, Any]]
+    def __init__(self, slot: int, index: int) -> None:
+        self.slot = slot
+        self.index = index
+        self.done: list[tuple[int, Any]] = []
+        self.taken: tuple[int, Call] | None = None
+        self.ident = 0
+        self.running: tuple[int, Call, float] | None = None
+        self.timed_out = False
+
+    def index_of_call(self) -> int:
+        """Return the index of the call that runs; raise RunEnded if none does."""
+        if self.running is None:
+            raise RunEnded
+        return self.running[0]
 
 
 class Watch:
     """Looks at the threads of one run.
 
-    Attributes
+    Parameters
     ----------
-    publishes
-        Whether the run is published now.
+    began
+        When the run began, in seconds of ``time.perf_counter()``.
 
     Notes
     -----
     It belongs to the thread that owns the run.
     """
 
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._due = self._began + FIRST_SECONDS
-        self.publishes = False
+    def __init__(self, began: float) -> None:
+        self._began = began
         self._record: RunRecord | None = None
         self._rows: dict[int, StatusRow] = {}  # by the index of the thread
         self._noted: dict[int, float] = {}  # the activity in each row
 
-    def seconds_left(self) -> float:
-        """Return the seconds until the next look."""
-        return self._due - time.perf_counter()
-
-    def look(self, published: tuple[str, int, int | None], completed: int, threads: Iterable[Watched]) -> float:
+    def look(self, published: tuple[str, int, int | None], completed: int, threads: Iterable[RunThread]) -> float:
         """Publish what the threads do; return the seconds until the next look.
 
         Parameters
@@ -83,13 +94,10 @@ class Watch:
             The threads that take calls.
         """
         now = time.perf_counter()
-        self._due = now + SECONDS
         if self._record is None:
             self._record = status_page.begin_run(*published, self._began, threads=True)
             if self._record is None:  # no program could see it
-                self._due = now + threading.TIMEOUT_MAX
                 return threading.TIMEOUT_MAX
-            self.publishes = True
         idle = set(self._rows)
         for thread in threads:
             completed += len(thread.done)
@@ -113,7 +121,7 @@ class Watch:
                 status_page.free(row)
             self._record, self._rows = None, {}
 
-    def _note(self, record: RunRecord, thread: Watched, index: int, call: Any, now: float) -> None:
+    def _note(self, record: RunRecord, thread: RunThread, index: int, call: Any, now: float) -> None:
         """Write that a thread runs a call, unless its row says so."""
         if thread.index not in self._rows:
             row = status_page.allocate()
