@@ -14,6 +14,7 @@ comes.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -137,6 +138,7 @@ class _Display:
 
 
 def _progress() -> Any:
+    """Return a display that has not begun."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -147,15 +149,36 @@ def _progress() -> Any:
         TimeRemainingColumn,
     )
 
-    return Progress(
+    class OneAtATime(Console):
+        """A console that writes what one thread prints, and the bars below it, before another thread prints.
+
+        rich 15 finds out under a lock where the bars are, and writes without it: rows of bars would be left behind.
+        """
+
+        lock: Any = contextlib.nullcontext()
+
+        def __enter__(self) -> Any:
+            self.lock.__enter__()
+            return super().__enter__()
+
+        def __exit__(self, *exc_info: Any) -> None:
+            try:
+                super().__exit__(*exc_info)
+            finally:
+                self.lock.__exit__(*exc_info)
+
+    console = OneAtATime(stderr=True)
+    progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         auto_refresh=False,
     )
+    console.lock = getattr(progress.live, "_lock", console.lock)  # that of the display, which may be held already
+    return progress
 
 
 display = _Display()
