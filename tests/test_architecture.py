@@ -21,7 +21,7 @@ FLOORS = (
     "__init__",
     "compat",
     "parallel memory",
-    "backends persistence hashing observe",
+    "backends persistence hashing observe reports",
     "_pickling",
     "_arrays _files _output _cpus",
     "_tracebacks",
