@@ -39,5 +39,11 @@ def test_findings_come_first_and_tables_follow() -> None:
     assert "batch_size" not in text
 
 
+def test_figures_are_whole_at_80_columns() -> None:
+    lines = shown(sample(), 80).split("\n")
+    (worker,) = [line for line in lines if line.split()[:3] == ["4321-1", "1", "10"]]
+    assert worker.endswith(" 79 ms  1.33 s   220 MB ")
+
+
 def test_brackets_in_names_are_no_markup() -> None:
     assert "model.fit[red]x[/red]" in shown(report_of(run_of(3, text="[red]x[/red]")), 200)

@@ -57,7 +57,7 @@ def rich_page(report: Report) -> Iterator[RenderableType]:
         yield Text(f"{counted(report['omitted'], 'further run')} had no room in this report.")
     for table in short_tables(report):
         yield Text(f"\n{table.title}", style="bold")
-        grid = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="dim")
+        grid = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
         rows = [[_shown(cell) for cell in row] for row in table.rows[:_MOST_ROWS]]
         for column, cells in zip(table.columns, zip(*rows, strict=True), strict=True):
             # Names from the program are folded where room is scarce, and the names of columns; figures are not.
@@ -65,9 +65,9 @@ def rich_page(report: Report) -> Iterator[RenderableType]:
             grid.add_column(column.name, justify="right" if column.number else "left", overflow="fold", min_width=least)
         for row in rows:
             grid.add_row(*map(Text, row))
-        yield Padding(grid, (0, 0, 0, 2))
+        yield grid
         if len(table.rows) > _MOST_ROWS:
-            yield Text(f"  ... and {counted(len(table.rows) - _MOST_ROWS, 'further row')}", style="dim")
+            yield Text(f"... and {counted(len(table.rows) - _MOST_ROWS, 'further row')}", style="dim")
 
 
 def _shown(text: str, most: int = _LONGEST) -> str:
