@@ -169,7 +169,8 @@
   // What is below the pointer, in words.
   function below(u, row, time) {
     const title = row.titles.find(([begin, until]) => begin <= time && time <= until);
-    if (!title || !row.lane) return title ? [title[2]] : [];
+    if (!title) return [seconds(time), "no run"];
+    if (!row.lane) return [title[2]];
     const where = [seconds(time), `worker ${row.worker} of run ${title[2].split(" ", 1)[0]}`];
     const near = 6 * (u.scales.x.max - u.scales.x.min) / (u.bbox.width / uPlot.pxRatio);
     const event = row.events.find(([at]) => Math.abs(at - time) < near);
