@@ -12,6 +12,7 @@ not react to its buttons. ``make pictures ARGS=--docs`` also writes the pictures
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -100,7 +101,9 @@ def terminals(browser: Browser) -> None:
         picture_terminal(browser, "text", terminal.text("Settings"))
     file = BUILD / "train.py"
     file.write_text(PROGRAM, encoding="utf-8")
-    program = subprocess.Popen([sys.executable, file.name], cwd=BUILD)
+    folder = os.path.dirname(sys.executable)
+    variables = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    program = subprocess.Popen(["python", file.name], cwd=BUILD, env=variables)
     try:
         with Terminal([sys.executable, "-m", "shoal", "top", str(program.pid)]) as terminal:
             terminal.text("fit_model")
