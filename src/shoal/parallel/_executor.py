@@ -63,6 +63,7 @@ def executor(
     max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
     max_worker_memory: Any = DEFAULTS["max_worker_memory"],
     forward: Any = DEFAULTS["forward"],
+    report: Any = DEFAULTS["report"],
     **options: Any,
 ) -> Executor:
     """Return an executor of :mod:`concurrent.futures` that runs calls on the workers of :class:`~shoal.Parallel`.
@@ -88,6 +89,8 @@ def executor(
         As for Parallel, for each submitted call.
     max_tasks_per_worker, max_worker_memory, forward
         As for Parallel.
+    report : str, os.PathLike or Report, optional
+        As for Parallel. The file is written when the executor is shut down.
     **options
         Options of the backend, such as `initializer` and `initargs`.
 
@@ -157,6 +160,7 @@ def executor(
         max_tasks_per_worker=max_tasks_per_worker,
         max_worker_memory=max_worker_memory,
         forward=forward,
+        report=report,
     )
     return Executor(plan._replace(return_as="generator_unordered", own_workers=True, resends=True))
 

@@ -117,6 +117,10 @@ class Parallel:
         ``sys.stderr`` where the program has replaced them, as notebooks, pytest and ``redirect_stdout`` do. The levels,
         filters and streams are those at the beginning of the run, and what is said arrives with the results of its
         batch. On threads everything is in this process anyway.
+    report : str, os.PathLike or Report, optional
+        Where a report of the runs goes, which says why they were slow: the path of a file that ends with ``.html``,
+        ``.json`` or ``.trace.json``, or what :func:`~shoal.report` returns. A file is written at the end of each run,
+        with all runs of this Parallel or of the context that sets it.
     seed : int, sequence of int or numpy.random.SeedSequence, optional
         Gives each call a :class:`numpy.random.Generator` of its own as the argument `rng`. Call i gets the generator of
         the i-th child that :meth:`numpy.random.SeedSequence.spawn` would make. So its numbers do not depend on the
@@ -218,6 +222,7 @@ class Parallel:
         max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
         max_worker_memory: Any = DEFAULTS["max_worker_memory"],
         forward: Any = DEFAULTS["forward"],
+        report: Any = DEFAULTS["report"],
         seed: Any = None,
         memory: ResultCache | None = None,
         total: int | None = None,
@@ -249,6 +254,7 @@ class Parallel:
             max_tasks_per_worker=max_tasks_per_worker,
             max_worker_memory=max_worker_memory,
             forward=forward,
+            report=report,
             seed=seed,
             memory=memory,
             total=total,

@@ -184,7 +184,7 @@ def _arguments(runs: list[Run]) -> Table:
 def _workers(runs: list[Run]) -> Table:
     columns = [_RUN, Column("worker"), Column("process", page_only=True), Column("calls")]
     columns += [Column("batches", page_only=True)]
-    columns += map(Column, ("starting", "decoding", "running", "encoding", "waiting", "CPU"))
+    columns += map(Column, ("start", "decode", "running", "encode", "wait", "CPU"))
     columns += [Column("peak memory"), Column("switches", page_only=True), Column("threads", page_only=True)]
     columns += [Column("imports", page_only=True), Column("importing", page_only=True)]
     columns += [Column("host", number=False, page_only=True)]

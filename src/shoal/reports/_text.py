@@ -81,7 +81,7 @@ def _table(table: Table) -> Iterator[str]:
         widths = _widths(table.columns, [*names, *rows], space, narrowest)
         if _width(widths, space) <= _WIDTH:
             break
-    for row in (*names, *rows):
+    for row in (*filter(any, names), *rows):
         cells = map(_aligned, row, widths, table.columns)
         yield fitted(f"  {(' ' * space).join(cells)}".rstrip())
     if len(table.rows) > _MOST_ROWS:

@@ -26,13 +26,15 @@ from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.parallel._delayed import Call, check_input
 from shoal.parallel.options._checks import check, check_options, integer
 from shoal.parallel.options._expressions import evaluate
-from shoal.parallel.options._settings import DEFAULTS, Default, Settings, resolve
+from shoal.parallel.options._settings import DEFAULTS, Default, Settings, origins_of, resolve
+from shoal.reports._active import collectors_of
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel.running._policies import Pace
     from shoal.parallel.running._resume import ResultCache
     from shoal.parallel.running._seeds import Seeds
+    from shoal.reports._meter import Meter
 
 RETURNS = ("list", "generator", "generator_unordered")
 
@@ -58,6 +60,8 @@ class Plan(NamedTuple):
         for each other.
     resends
         Whether to send functions and arrays again with each batch, because they may have changed since the last one.
+    origins
+        Which values do not come from the defaults, for reports: ``"argument"`` or ``"context"``, by name.
     return_as, timeout, pre_dispatch, batch_size, memory, total
         As for :class:`~shoal.Parallel`.
     """
@@ -74,6 +78,7 @@ class Plan(NamedTuple):
     total: int | None = None
     own_workers: bool = False
     resends: bool = False
+    origins: Mapping[str, str] = {}
 
     @property
     def generates(self) -> bool:
@@ -161,6 +166,25 @@ class Plan(NamedTuple):
             iterable = with_known(iterable, self.memory)
         return iterable, number
 
+    def meter(self, n_workers: int, number: int | None) -> Meter | None:
+        """Return the meter of a run that begins now; None if the run is in no report.
+
+        Parameters
+        ----------
+        n_workers
+            The number of workers.
+        number
+            The number of calls; None if it is not known.
+        """
+        collectors = collectors_of(self.settings.report)
+        if not collectors:
+            return None
+        from shoal.parallel.options._origins import meter_of
+
+        values = {**self.settings._asdict(), **self._asdict()}
+        origins = {name: "argument" for name, value in self._field_defaults.items() if values[name] != value}
+        return meter_of(collectors, values, {**origins, **self.origins}, n_workers, number)
+
     def listener(self, label: str, n_workers: int, number: int | None) -> Teller | None:
         """Return the listener of a run, which was told that the run began; None if neither lines nor a bar are shown.
 
@@ -220,9 +244,11 @@ def plan_of(
         raise TypeError(f"memory must have the methods get(call, default) and put(call, value), got: {memory!r}")
     n_jobs = DEFAULTS["n_jobs"] if n_jobs is None or isinstance(n_jobs, Default) else integer(n_jobs)
     chosen, resolved = resolve(backend, n_jobs=n_jobs, **settings)
+    origins = origins_of(n_jobs=n_jobs, backend=backend, **settings)
     chosen.check_placement(options)
     check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
     plan = Plan(chosen, resolved, options, return_as, timeout, pre_dispatch, batch_size, None, memory, total).checked()
+    plan = plan._replace(origins=origins)
     check({"total": total})
     if seed is None:
         return plan

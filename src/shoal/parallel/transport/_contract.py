@@ -53,7 +53,11 @@ class Request:
         Why the batch cannot be sent; None if it can be sent.
     nbytes, returned
         The number of bytes that are sent to the worker, and the number of bytes of the reply.
+    pickle_seconds, unpickle_seconds
+        How long it took to encode the batch and to decode the reply, if that is measured.
     """
+
+    pickle_seconds = unpickle_seconds = 0.0
 
     def __init__(self, batch: Batch, refusal: Unsendable | None = None) -> None:
         self.batch, self.refusal = batch, refusal
@@ -99,6 +103,8 @@ class Transport(ABC, Generic[R]):
     record: RunRecord | None = None
     #: Takes what a worker sends during a batch, in any thread; None if that is dropped.
     on_note: Callable[[bytes], object] | None = None
+    #: Batches are measured, and calls that take longer than so many seconds are described; None: nothing is measured.
+    slow_above: float | None = None
 
     @abstractmethod
     def encode(self, batch: Batch) -> R:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.backends import worker_index
 from shoal.backends._failure import Failure, failure_of
@@ -39,6 +39,9 @@ from shoal.parallel.transport._contract import (
 from shoal.parallel.transport._shared import Shared, resolve_value
 from shoal.parallel.transport._workspace import is_array
 
+if TYPE_CHECKING:
+    from shoal.reports._batch_meter import BatchMeter, Measured
+
 #: Larger arrays are not copied for each batch that may write to them.
 PRIVATE_BYTES = 32 * 2**20
 
@@ -51,6 +54,7 @@ class Outcome(NamedTuple):
     error: BaseException | Failure | None
     retiring: None = None  # shoal does not replace the workers of an engine
     said: bytes | None = None  # what the calls have said: a pickled list of Said
+    measured: Measured | None = None  # what was measured, for a report
 
 
 class TaskOptions(NamedTuple):
@@ -62,6 +66,7 @@ class TaskOptions(NamedTuple):
     conditions: bytes | None = None  # of the caller, if what calls say is forwarded
     home: str = ""  # the caller's process, in which some engines have workers: there is nothing to forward
     start: int = 0  # the index of the first call
+    slow_above: float | None = None  # as :attr:`Transport.slow_above`
 
 
 class Stored(NamedTuple):
@@ -101,7 +106,8 @@ class ObjectTransport(Transport[Request]):
                 calls = [self._with_references(call, executor, stored, references) for call in request.batch]
             else:
                 calls = [resolved(call) for call in request.batch]
-            return executor.submit(Task(self._options._replace(start=request.batch.start), calls), *references)
+            options = self._options._replace(start=request.batch.start, slow_above=self.slow_above)
+            return executor.submit(Task(options, calls), *references)
         except Exception as error:
             return failed_future(error)
 
@@ -215,7 +221,19 @@ class Task:
 
     def __call__(self, *objects: Any) -> Outcome:
         """Run the calls. ``Stored(number)`` is replaced by the object of that number."""
-        options, calls = self.options, self.calls
+        options = self.options
+        if options.slow_above is None:
+            return self._run(objects, None)
+        from shoal.reports._batch_meter import BatchMeter
+
+        meter = BatchMeter(options.start, options.slow_above, False, False)
+        with meter:
+            outcome = self._run(objects, meter)
+        return outcome._replace(measured=meter.finish(outcome.elapsed))
+
+    def _run(self, objects: tuple[Any, ...], meter: BatchMeter | None) -> Outcome:
+        options = self.options
+        calls: Iterable[Call] = self.calls
         clock = time.perf_counter
         values: list[Any] = []
         recorder = None
@@ -230,6 +248,8 @@ class Task:
                     arguments = [_in_mode(obj, options.mode) for obj in objects]
                     calls = [_with_objects(call, arguments) for call in calls]
                 end = began + options.seconds
+                if meter is not None:
+                    calls = meter.marked(iter(calls))
                 for function, args, kwargs in calls:
                     if values and (clock() > end or self.given_up()):
                         break

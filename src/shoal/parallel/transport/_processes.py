@@ -16,6 +16,7 @@ import contextlib
 import math
 from collections.abc import Collection
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any
 
 from shoal._pickling import loads
@@ -39,7 +40,14 @@ from shoal.parallel.transport._contract import (
 from shoal.parallel.transport._run_objects import RunObjects, live_runs, pickled_in
 from shoal.parallel.transport._segments import Segment, map_part
 from shoal.parallel.transport._status import StatusRow, WorkerStatus, status_page
-from shoal.parallel.transport._worker import Payload, Pickled, Reply, run_batch, run_limited_batch
+from shoal.parallel.transport._worker import (
+    Payload,
+    Pickled,
+    Reply,
+    run_batch,
+    run_limited_batch,
+    run_measured_batch,
+)
 from shoal.parallel.transport._worker_limits import WorkerLimits
 from shoal.parallel.transport._workspace import Workspace
 
@@ -213,8 +221,11 @@ class ProcessTransport(Transport[ProcessRequest]):
             self._conditions,
             bars_drawn(),
         )
+        run: Any = run_batch if self._limits is None else run_limited_batch
+        if self.slow_above is not None:
+            run = partial(run_measured_batch, self.slow_above)
         try:
-            future = executor.submit(run_batch if self._limits is None else run_limited_batch, payload)
+            future = executor.submit(run, payload)
         except BaseException:
             request.close()
             raise

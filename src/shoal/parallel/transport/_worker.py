@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal._pickling import collecting_later, culprit, dumps, loads
 from shoal._tracebacks import in_a_line
@@ -37,6 +37,9 @@ from shoal.parallel.transport._segments import attach, layout, write
 from shoal.parallel.transport._status import StatusWriter
 from shoal.parallel.transport._worker_limits import CHECK_SECONDS, WorkerLimits, usage
 from shoal.parallel.transport._workspace import backing_memmap, is_array, is_segment, reduce_memmap
+
+if TYPE_CHECKING:
+    from shoal.reports._batch_meter import BatchMeter, Measured
 
 #: Buffers of results of at least so many bytes come back through shared memory, each in a segment of its own. Smaller
 #: ones come through the pipe: then, keeping one of them keeps no other memory.
@@ -105,6 +108,7 @@ class Reply(NamedTuple):
     retiring: int | None = None  # the id of the worker's process, if it has to be replaced
     call_unknown: bool = False  # whether the failure may belong to any call of the batch
     said: bytes | None = None  # what the calls have said: a pickled list of Said
+    measured: Measured | None = None  # what was measured, for a report
 
 
 class Missing(Exception):
@@ -160,7 +164,25 @@ def rehearse() -> None:
         loads(dumps(run_batch(loads(dumps(payload)[0])))[0])
 
 
-def run_limited_batch(payload: Payload) -> Reply:
+def run_measured_batch(slow_above: float, payload: Payload) -> Reply:
+    """Do as :func:`run_batch`, or :func:`run_limited_batch`, and measure the batch.
+
+    Parameters
+    ----------
+    slow_above
+        Calls that take longer, in seconds, are described.
+    payload
+        The batch.
+    """
+    from shoal.reports._batch_meter import BatchMeter
+
+    meter = BatchMeter(payload.start, slow_above, payload.run[0] != os.getpid(), not usage.calls)
+    with meter:
+        reply = (run_batch if payload.limits is None else run_limited_batch)(payload, meter)
+    return reply._replace(measured=meter.finish(reply.elapsed))
+
+
+def run_limited_batch(payload: Payload, meter: BatchMeter | None = None) -> Reply:
     """Do as :func:`run_batch`, and ask to be replaced if this process has reached its limits.
 
     If it has reached them before, it runs no call.
@@ -169,15 +191,22 @@ def run_limited_batch(payload: Payload) -> Reply:
     assert limits is not None
     if usage.reached(limits):
         return Reply(0.0, dumps([])[0], retiring=os.getpid())
-    reply = run_batch(payload)
+    reply = run_batch(payload, meter)
     # The memory is measured only now, because the arguments and results of the batch have been freed.
     return reply._replace(retiring=os.getpid()) if usage.reached(limits) else reply
 
 
-def run_batch(payload: Payload) -> Reply:
+def run_batch(payload: Payload, meter: BatchMeter | None = None) -> Reply:
     """Run the calls of a batch; if it has limits, as many as this process may still run.
 
     An exception of a call is returned as the failure of the reply.
+
+    Parameters
+    ----------
+    payload
+        The batch.
+    meter
+        Measures it; None if nothing is measured.
 
     Raises
     ------
@@ -210,6 +239,8 @@ def run_batch(payload: Payload) -> Reply:
     calls: Iterator[Any] = rows(functions, arguments, keywords)
     if limits is not None:
         calls = islice(calls, usage.calls_left(limits))
+    if meter is not None:
+        calls = meter.marked(calls)
     recorder = None
     if payload.run[0] != os.getpid():  # some workers are threads of the caller's process
         recorder = recorder_of_process(payload.conditions, _new_recorder)
