@@ -22,7 +22,7 @@ from typing import Any
 from shoal.errors import printable
 from shoal.reports._charts import KINDS, chart_data
 from shoal.reports._figures import counted, cut
-from shoal.reports._summary import about, facts, findings, headlines
+from shoal.reports._summary import about, facts, findings, headlines, title
 from shoal.reports._tables import Column, Report, Table, tables
 
 #: The size of a page, in bytes, that is not exceeded.
@@ -76,7 +76,7 @@ def html_frame(report: Report) -> str:
 
 
 def _page(report: Report, most_slices: int, most_rows: int) -> str:
-    program = _text(" ".join(report["program"]["argv"])) or "a program"
+    program = _text(title(report))
     data = chart_data(report, most_slices)
     policy = "default-src 'none'; " + "; ".join(
         f"{kind}-src {' '.join(_digest(_asset(name)) for name in names)}"
@@ -95,7 +95,7 @@ def _page(report: Report, most_slices: int, most_rows: int) -> str:
         "<body>",
         "<header>",
         f"<h1>{program}</h1>",
-        f'<p class="faint">{"; ".join(_text(value) for name, value in facts(report) if name != "program")}</p>',
+        f'<p class="faint">{_text(facts(report))}</p>',
         "</header>",
         "<main>",
         *_findings(report),
