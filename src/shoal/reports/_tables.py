@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from shoal.reports._figures import UNKNOWN, counted, factor, number, seconds, size
+from shoal.reports._figures import UNKNOWN, counted, factor, number, rounded, seconds, size
 
 _WAYS = {"batch": "with each batch", "mapped": "once, in shared memory", "once": "once per worker"}
 #: How often calls went wrong, and the names of these counts in a table.
@@ -211,7 +211,7 @@ def _sending(runs: list[Run]) -> Table:
     rows = []
     for run in runs:
         batches = run["counts"]["batches"]
-        each = f"{run['calls']['done'] / batches:.3g}" if batches else UNKNOWN
+        each = rounded(run["calls"]["done"] / batches) if batches else UNKNOWN
         sending, results = run["sending"], run["results"]
         rows.append(
             (
