@@ -138,6 +138,11 @@ def used(browser: Browser, name: str) -> Iterator[str]:
     if not browser.value("document.querySelector('#timeline-says').textContent"):
         yield f"{name}: the timeline does not say what is below the pointer"
     browser.value("document.querySelector('button[data-zoom=whole]').click()")
+    # The window becomes narrower, and the system light.
+    browser.look(View(700))
+    if browser.box("#timeline .u-over")[2] > 700:
+        yield f"{name}: the timeline stays wider than the window"
+    browser.look(View(1400))
 
 
 def picture_terminal(browser: Browser, name: str, shown: str) -> None:
