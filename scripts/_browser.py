@@ -134,6 +134,15 @@ class Browser:
 
     def show(self, page: Path, view: View) -> None:
         """Load a file, and wait until its scripts have run."""
+        self.look(view)
+        self._events.clear()
+        self.ask("Page.navigate", url=page.absolute().as_uri())
+        while "Page.loadEventFired" not in self._events:
+            self._read()
+        self._wait()
+
+    def look(self, view: View) -> None:
+        """Show the page in another way, without loading it again."""
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=view.width,
@@ -143,10 +152,10 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if view.dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        self._events.clear()
-        self.ask("Page.navigate", url=page.absolute().as_uri())
-        while "Page.loadEventFired" not in self._events:
-            self._read()
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait until the page has been drawn twice: once may have been under way."""
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def value(self, expression: str) -> Any:
@@ -179,7 +188,7 @@ class Browser:
         ):
             button = "left" if kind in ("mousePressed", "mouseReleased") or pressed else "none"
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=pressed, clickCount=1)
-        self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self._wait()
 
     def picture(self, file: Path, clip: tuple[float, float, float, float] | None = None) -> None:
         """Write the whole page, or a part of it (left, top, width, height in CSS pixels), to a PNG."""

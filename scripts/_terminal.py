@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -23,7 +24,11 @@ class Terminal:
     Parameters
     ----------
     command
-        The command and its arguments.
+        The command, as a shell reads it.
+    folder
+        The folder in which it runs.
+    path
+        Where it finds programs: its variable ``PATH``.
     height
         The number of lines.
 
@@ -33,7 +38,7 @@ class Terminal:
         If tmux is not installed.
     """
 
-    def __init__(self, command: list[str], height: int = 40) -> None:
+    def __init__(self, command: str, folder: Path, path: str, height: int = 40) -> None:
         if shutil.which("tmux") is None:
             raise FileNotFoundError("tmux is not installed. On Debian and Ubuntu: apt install tmux")
         self._folder = tempfile.TemporaryDirectory(prefix="shoal-pictures-")
@@ -43,7 +48,7 @@ class Terminal:
         self._run("new-session", "-d", *size, "cat")
         self._run("set-option", "-g", "remain-on-exit", "on")
         self._run("set-option", "-g", "remain-on-exit-format", "")
-        self._run("respawn-pane", "-k", *command)
+        self._run("respawn-pane", "-k", "-c", str(folder), f"PATH={shlex.quote(path)} {command}")
 
     def __enter__(self) -> Terminal:
         return self

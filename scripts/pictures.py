@@ -12,6 +12,8 @@ not react to its buttons. ``make pictures ARGS=--docs`` also writes the pictures
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import time
@@ -29,30 +31,82 @@ from shoal.reports._page import html_page  # noqa: E402
 
 BUILD, DOCS = ROOT / "build" / "pictures", ROOT / "docs" / "pictures"
 WIDTHS = (400, 1400)
+MOST_BYTES = 100_000  # of a picture in docs/pictures
+#: Programs, by name, that write the report of their runs to a file.
+PROGRAMS = {
+    "20-calls": """
+import sys, time
+import shoal
+from shoal import Parallel, delayed
+
+def fit_model(data, fold):
+    end = time.perf_counter() + (1.2 if fold == 18 else 0.08 + 0.01 * (fold % 4))
+    while time.perf_counter() < end:
+        len(data)
+
+data = list(range(500_000))
+with shoal.report() as report:
+    Parallel(n_jobs=2)(delayed(fit_model)(data, fold) for fold in range(20))
+report.save(sys.argv.pop())
+print(report)
+""",
+    "a-million-calls": """
+import sys
+import shoal
+from shoal import Parallel, delayed
+
+with shoal.report() as report:
+    Parallel(n_jobs=2)(delayed(abs)(number) for number in range(1_000_000))
+report.save(sys.argv.pop())
+print(report)
+""",
+    "nested-runs": """
+import sys, time
+import shoal
+from shoal import Parallel, delayed
+
+def fit_tree(seconds):
+    time.sleep(seconds)
+
+def fit_forest(fold):
+    Parallel(n_jobs=2, backend="threading")(delayed(fit_tree)(0.02 + number / 1000) for number in range(12))
+
+with shoal.report() as report:
+    for _ in range(2):
+        Parallel(n_jobs=2)(delayed(fit_forest)(fold) for fold in range(6))
+report.save(sys.argv.pop())
+print(report)
+""",
+}
 #: A program whose calls take long enough to be looked at.
-PROGRAM = """
+SLOW_PROGRAM = """
 import time
 from shoal import Parallel, delayed
 
 def fit_model(seconds):
     time.sleep(seconds)
 
-Parallel(n_jobs=4, total=100)(delayed(fit_model)(1 + n / 10) for n in range(100))
+Parallel(n_jobs=4, total=100)(delayed(fit_model)(1 + number / 10) for number in range(100))
 """
-#: Shows the sample of a report as text.
-TEXT = f"""
-import json
-from shoal.reports._text import text_page
-print(text_page(json.load(open({str(ROOT / "tests/fixtures/report/sample.json")!r}))))
-"""
+
+
+def variables() -> dict[str, str]:
+    """Return an environment in which ``python`` is this interpreter, so that pictures show no folder of it."""
+    return {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
 
 
 def reports() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the reports of which pictures are made, by name."""
-    yield "20-calls", sample()
+    """Yield the reports of which pictures are made, by name: of programs that run now, and made-up ones."""
+    for name, source in PROGRAMS.items():
+        (BUILD / "train.py").write_text(source, encoding="utf-8")
+        subprocess.run(
+            ["python", "train.py", f"{name}.json"], cwd=BUILD, env=variables(), check=True, stdout=subprocess.DEVNULL
+        )
+        yield name, json.loads((BUILD / f"{name}.json").read_text(encoding="utf-8"))
+    yield "sample", sample()
     others = extremes()
     for name in ("a million calls", "512 workers", "500 runs", "nested", "hostile", "no runs", "no calls"):
-        yield name.replace(" ", "-"), others[name]
+        yield f"made-up-{name.replace(' ', '-')}", others[name]
 
 
 def picture_report(browser: Browser, name: str, report: dict[str, Any]) -> Iterator[str]:
@@ -84,6 +138,11 @@ def used(browser: Browser, name: str) -> Iterator[str]:
     if not browser.value("document.querySelector('#timeline-says').textContent"):
         yield f"{name}: the timeline does not say what is below the pointer"
     browser.value("document.querySelector('button[data-zoom=whole]').click()")
+    # The window becomes narrower, and the system light.
+    browser.look(View(700))
+    if browser.box("#timeline .u-over")[2] > 700:
+        yield f"{name}: the timeline stays wider than the window"
+    browser.look(View(1400))
 
 
 def picture_terminal(browser: Browser, name: str, shown: str) -> None:
@@ -96,13 +155,13 @@ def picture_terminal(browser: Browser, name: str, shown: str) -> None:
 
 def terminals(browser: Browser) -> None:
     """Write the pictures of terminals."""
-    with Terminal([sys.executable, "-c", TEXT], height=140) as terminal:
+    (BUILD / "train.py").write_text(PROGRAMS["20-calls"], encoding="utf-8")
+    with Terminal("python train.py text.json", BUILD, variables()["PATH"], height=80) as terminal:
         picture_terminal(browser, "text", terminal.text("Settings"))
-    file = BUILD / "train.py"
-    file.write_text(PROGRAM, encoding="utf-8")
-    program = subprocess.Popen([sys.executable, file.name], cwd=BUILD)
+    (BUILD / "train.py").write_text(SLOW_PROGRAM, encoding="utf-8")
+    program = subprocess.Popen(["python", "train.py"], cwd=BUILD, env=variables())
     try:
-        with Terminal([sys.executable, "-m", "shoal", "top", str(program.pid)]) as terminal:
+        with Terminal(f"python -m shoal top {program.pid}", BUILD, variables()["PATH"]) as terminal:
             terminal.text("fit_model")
             time.sleep(4)  # until some calls have ended and their workers have used a CPU
             picture_terminal(browser, "top", terminal.text("fit_model"))
@@ -124,12 +183,18 @@ def main() -> int:
             terminals(browser)
             if given.docs:
                 DOCS.mkdir(exist_ok=True)
-                browser.show(BUILD / "20-calls.html", View(1000))
-                browser.picture(DOCS / "report.png", (0, 0, 1000, 900))
+                browser.show(BUILD / "20-calls.html", View(900))
+                _, top, _, height = browser.box("#timeline")
+                browser.picture(DOCS / "report.png", (0, 0, 900, top + height))
                 (DOCS / "top.png").write_bytes((BUILD / "top.png").read_bytes())
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
+    wrong += [
+        f"{file.relative_to(ROOT)} has {file.stat().st_size:,} bytes: too many for the repository"
+        for file in DOCS.glob("*.png")
+        if file.stat().st_size > MOST_BYTES
+    ]
     print(f"{len([*BUILD.glob('*.png')])} pictures are in {BUILD.relative_to(ROOT)}")
     print(*wrong, sep="\n", file=sys.stderr)
     return 1 if wrong else 0

@@ -56,6 +56,7 @@ LATE = {
     ("parallel.transport._engines", "reports._batch_meter"): "only a run of which a report is made needs it",
     ("parallel.transport._worker", "reports._batch_meter"): "only a run of which a report is made needs it",
     ("reports._report", "reports._page"): "only a report that is shown needs it",
+    ("reports._report", "reports._rich"): "only rich needs it",
     ("reports._report", "reports._text"): "only a report that is shown needs it",
     ("reports._report", "reports._trace"): "only a report that is shown needs it",
     ("parallel.running._runner", "_pickling"): "runs in this process pickle nothing",

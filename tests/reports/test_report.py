@@ -301,7 +301,7 @@ def test_a_report_shows_itself() -> None:
     with shoal.report() as report:
         Parallel(n_jobs=2, backend="threading")(delayed(square)(number) for number in range(4))
     assert "square" in str(report)
-    assert "<html" in report._repr_html_()
+    assert "&lt;html" in report._repr_html_()
     assert repr(report) == "<shoal.Report of 1 runs>"
 
 

@@ -19,7 +19,7 @@ def seconds(value: float | None) -> str:
     if value < 119.5:
         for unit, size in _SHORT:
             if value >= size * 0.9995:
-                return f"{_digits(value / size)} {unit}"
+                return f"{rounded(value / size)} {unit}"
         return "0 s"
     whole = round(value)
     for (unit, size), (smaller, part) in zip(_LONG, (*_LONG[1:], ("s", 1)), strict=True):
@@ -34,13 +34,13 @@ def size(nbytes: float | None) -> str:
         return UNKNOWN
     for unit, factor in _SIZES:
         if nbytes >= factor * 0.9995:
-            return f"{_digits(nbytes / factor)} {unit}"
-    return f"{_digits(nbytes)} B"
+            return f"{rounded(nbytes / factor)} {unit}"
+    return f"{rounded(nbytes)} B"
 
 
 def factor(value: float | None) -> str:
     """Return a speedup: ``"1.48×"``."""
-    return UNKNOWN if value is None else f"{_digits(value)}×"
+    return UNKNOWN if value is None else f"{rounded(value)}×"
 
 
 def number(value: float | None) -> str:
@@ -58,7 +58,7 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def _digits(value: float) -> str:
+def rounded(value: float) -> str:
     """Return three digits, without zeros behind the point; large numbers with all their digits."""
     if value >= 999.5:
         return f"{value:,.0f}"

@@ -22,7 +22,7 @@ from typing import Any
 from shoal.errors import printable
 from shoal.reports._charts import KINDS, chart_data
 from shoal.reports._figures import counted, cut
-from shoal.reports._summary import about, facts, findings, headlines
+from shoal.reports._summary import about, facts, findings, headlines, title
 from shoal.reports._tables import Column, Report, Table, tables
 
 #: The size of a page, in bytes, that is not exceeded.
@@ -30,6 +30,9 @@ MOST_BYTES = 1_000_000
 #: How many slices a timeline has, and how many rows a table has, at most; a page that is too large gets fewer.
 _MOST_SLICES, _MOST_ROWS = 10_000, 100
 _LONGEST, _LONGEST_SENTENCE = 160, 1_000
+
+#: How many rows of a timeline fit on a sheet of paper.
+_ROWS_ON_PAPER = 40
 
 #: The class of cells that are aligned to the right; the length from which a name of the program gets more room.
 _NUMBER, _SHORT_CODE = ' class="number"', 24
@@ -73,7 +76,7 @@ def html_frame(report: Report) -> str:
 
 
 def _page(report: Report, most_slices: int, most_rows: int) -> str:
-    program = _text(" ".join(report["program"]["argv"])) or "a program"
+    program = _text(title(report))
     data = chart_data(report, most_slices)
     policy = "default-src 'none'; " + "; ".join(
         f"{kind}-src {' '.join(_digest(_asset(name)) for name in names)}"
@@ -92,7 +95,7 @@ def _page(report: Report, most_slices: int, most_rows: int) -> str:
         "<body>",
         "<header>",
         f"<h1>{program}</h1>",
-        f'<p class="faint">{"; ".join(_text(value) for name, value in facts(report) if name != "program")}</p>',
+        f'<p class="faint">{_text(facts(report))}</p>',
         "</header>",
         "<main>",
         *_findings(report),
@@ -138,7 +141,8 @@ def _charts(report: Report, data: dict[str, Any]) -> Iterator[str]:
     if not data["lanes"]:
         return
     yield "<noscript><p>The charts need JavaScript. The tables below are complete without it.</p></noscript>"
-    yield _opening("timeline", "Timeline of the workers")
+    rows = sum(1 + len(lane["rows"]) for lane in data["lanes"])
+    yield _opening("timeline", "Timeline of the workers", fits=rows <= _ROWS_ON_PAPER)
     yield from _bar()
     yield '<p class="faint on-screen">Drag over a stretch of time to enlarge it. A bar of less than full height stands '
     yield "for several calls: its height is the part of the time in which they ran.</p>"
@@ -153,7 +157,7 @@ def _charts(report: Report, data: dict[str, Any]) -> Iterator[str]:
     yield f'<p class="faint">The dashed line is the number of workers.{nested} {average}</p>'
     yield _chart("utilisation", f"Number of workers that run calls, over time. {average}")
     if data["histogram"]["calls"]:
-        yield _opening("histogram", "Durations of calls")
+        yield _opening("histogram", "How long calls took")
         yield '<p class="faint">How many calls took how long. Both scales are logarithmic.</p>'
         yield _chart("histogram", "Histogram of the durations of calls. A table below has the same figures.")
 
@@ -170,8 +174,10 @@ def _bar() -> Iterator[str]:
     yield '<span class="key"><b class="mark">▼</b>failure, retry, death</span></div>'
 
 
-def _opening(name: str, title: str) -> str:
-    return f'<section class="drawn" aria-labelledby="of-{name}"><h2 id="of-{name}">{title}</h2>'
+def _opening(name: str, title: str, fits: bool = True) -> str:
+    """Return the beginning of a section with a chart, which is printed on one page if it fits there."""
+    kind = ' class="drawn"' if fits else ""
+    return f'<section{kind} aria-labelledby="of-{name}"><h2 id="of-{name}">{title}</h2>'
 
 
 def _chart(name: str, label: str) -> str:

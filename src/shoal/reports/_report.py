@@ -8,6 +8,7 @@ import platform
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextvars import Token
 from typing import Any
 
@@ -200,8 +201,15 @@ class Report:
     def __repr__(self) -> str:
         return f"<shoal.Report of {len(self._runs)} runs>"
 
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from shoal.reports._rich import rich_page
+
+        return rich_page(self.to_dict())
+
     def _repr_html_(self) -> str:
-        return rendered(self.to_dict(), ".html")
+        from shoal.reports._page import html_frame
+
+        return html_frame(self.to_dict())
 
 
 def rendered(found: dict[str, Any], path: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from shoal.errors import printable
 from shoal.reports._figures import counted, cut
-from shoal.reports._summary import about, facts, findings, headlines
+from shoal.reports._summary import about, facts, findings, headlines, title
 from shoal.reports._tables import Report, short_tables
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ def rich_page(report: Report) -> Iterator[RenderableType]:
     from rich.text import Text
 
     # Texts, not strings: rich would take what is in brackets for markup.
-    (_, program), *others = facts(report)
-    yield Text(_shown(program), style="bold")
-    yield Text(_shown("; ".join(value for _, value in others)), style="dim")
+    yield Text(_shown(title(report)), style="bold")
+    yield Text(_shown(facts(report)), style="dim")
     yield Text("\nWhat to mend", style="bold")
     found = findings(report)
     if not found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from pathlib import PurePath
 from typing import NamedTuple
 
 from shoal.reports._figures import counted, factor, number, seconds
@@ -86,13 +87,16 @@ def outermost(report: Report) -> list[Run]:
     return [run for run in report["runs"] if run["parent"] not in known]
 
 
-def facts(report: Report) -> list[tuple[str, str]]:
-    """Return where and when the program ran, as names and texts."""
+def title(report: Report) -> str:
+    """Return the program, without its folder, and its arguments."""
+    script, *arguments = report["program"]["argv"] or [""]
+    return " ".join([PurePath(script).name or "a program", *arguments])
+
+
+def facts(report: Report) -> str:
+    """Return when and where the program ran."""
     program = report["program"]
     started = datetime.fromtimestamp(report["started"], timezone.utc)
-    return [
-        ("program", " ".join(program["argv"])),
-        ("started", f"{started:%Y-%m-%d %H:%M:%S} UTC"),
-        ("process", f"process {program['pid']} on {program['host']}, {counted(program['cpus'], 'CPU')}"),
-        ("versions", f"shoal {report['shoal']}, Python {report['python']}, {report['platform']}"),
-    ]
+    where = f"process {program['pid']} on {program['host']}, {counted(program['cpus'], 'CPU')}"
+    versions = f"shoal {report['shoal']}, Python {report['python']}, {report['platform']}"
+    return f"{started:%Y-%m-%d %H:%M:%S} UTC; {where}; {versions}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from shoal.reports._figures import UNKNOWN, counted, factor, number, seconds, size
+from shoal.reports._figures import UNKNOWN, counted, factor, number, rounded, seconds, size
 
 _WAYS = {"batch": "with each batch", "mapped": "once, in shared memory", "once": "once per worker"}
 #: How often calls went wrong, and the names of these counts in a table.
@@ -184,7 +184,7 @@ def _arguments(runs: list[Run]) -> Table:
 def _workers(runs: list[Run]) -> Table:
     columns = [_RUN, Column("worker"), Column("process", page_only=True), Column("calls")]
     columns += [Column("batches", page_only=True)]
-    columns += map(Column, ("starting", "decoding", "running", "encoding", "waiting", "CPU"))
+    columns += map(Column, ("start", "decode", "running", "encode", "wait", "CPU"))
     columns += [Column("peak memory"), Column("switches", page_only=True), Column("threads", page_only=True)]
     columns += [Column("imports", page_only=True), Column("importing", page_only=True)]
     columns += [Column("host", number=False, page_only=True)]
@@ -211,7 +211,7 @@ def _sending(runs: list[Run]) -> Table:
     rows = []
     for run in runs:
         batches = run["counts"]["batches"]
-        each = f"{run['calls']['done'] / batches:.3g}" if batches else UNKNOWN
+        each = rounded(run["calls"]["done"] / batches) if batches else UNKNOWN
         sending, results = run["sending"], run["results"]
         rows.append(
             (

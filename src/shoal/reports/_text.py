@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from shoal.errors import printable
 from shoal.reports._figures import counted, cut, seconds
-from shoal.reports._summary import about, facts, findings, headlines
+from shoal.reports._summary import about, facts, findings, headlines, title
 from shoal.reports._tables import Column, Report, Table, histogram, short_tables
 
 _WIDTH = 80
@@ -36,9 +36,8 @@ def text_page(report: Report) -> str:
 
 
 def _head(report: Report) -> Iterator[str]:
-    (_, program), *others = facts(report)
-    yield from wrapped(printable(cut(program, _LONGEST)))
-    yield from wrapped(printable("; ".join(cut(value, _LONGEST) for _, value in others)))
+    for text in (title(report), facts(report)):
+        yield from wrapped(printable(cut(text, _LONGEST)))
 
 
 def _findings(report: Report) -> Iterator[str]:
@@ -81,7 +80,7 @@ def _table(table: Table) -> Iterator[str]:
         widths = _widths(table.columns, [*names, *rows], space, narrowest)
         if _width(widths, space) <= _WIDTH:
             break
-    for row in (*names, *rows):
+    for row in (*filter(any, names), *rows):
         cells = map(_aligned, row, widths, table.columns)
         yield fitted(f"  {(' ' * space).join(cells)}".rstrip())
     if len(table.rows) > _MOST_ROWS:

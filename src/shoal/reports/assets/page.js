@@ -263,7 +263,7 @@
         axis({
           size: leftOfTimes(),
           splits: () => Array.from({ length: 1 + Math.floor(Math.log10(Math.max(top, 5) * 1.5)) }, (_, i) => 10 ** i),
-          values: (u, splits) => splits.map(n => n >= 1e4 ? `${+(n / 1e3)} k` : n),
+          values: (u, splits) => splits.map(n => n >= 1e6 ? `${n / 1e6}M` : n >= 1e4 ? `${n / 1e3}k` : n),
         }),
       ],
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
