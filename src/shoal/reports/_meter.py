@@ -202,19 +202,21 @@ class Meter:
                 self._add_slow(slow, line)
 
     def lost(self, slot: int, kind: str, text: str, memory: bool = False) -> None:
-        """Take note that a worker process is gone: by ``"death"``, ``"timeout"``, or ``"replaced"`` at a limit.
+        """Take note that a worker process is gone.
 
         Parameters
         ----------
         slot, kind, text
-            The index of its slot; the kind and the text of the event.
+            The index of its slot; the kind of the event, ``"death"`` or ``"replaced"``; and its text. The kind is empty
+            if the event belongs to a call.
         memory
             Whether the limit was one of memory.
         """
         with self._lock:
             self._fold()
             self.tally.counts["memory"] += memory
-            self.tally.event(kind, None, self._workers.latest(slot), text)
+            if kind:
+                self.tally.event(kind, None, self._workers.latest(slot), text)
             self._workers.lose(slot, time.perf_counter())
 
     def full(self, full: bool) -> None:

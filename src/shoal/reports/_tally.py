@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from shoal.errors import TaskTimeout
 from shoal.reports._shown import shown_error
 from shoal.reports._workers import WorkerLine
 
@@ -82,6 +83,8 @@ class Tally:
     def failed(self, index: int, error: BaseException, retried: bool) -> None:
         """Count a call that failed."""
         self.event("failure", index, None, shown_error(error))
+        if isinstance(error, TaskTimeout):
+            self.event("timeout", index, None, shown_error(error))
         if retried:
             self.event("retry", index, None, shown_error(error))
 
