@@ -13,6 +13,7 @@ import pytest
 import shoal
 from _planted import (
     clean,
+    clean_arrays_on_threads,
     clean_serial,
     clean_threads,
     few_calls,
@@ -26,6 +27,7 @@ from _planted import (
     short_calls,
     slow_consumer,
     slow_input,
+    slow_start,
     straggler,
     worker_deaths,
 )
@@ -40,6 +42,7 @@ ATTEMPTS = 6
 PLANTED: dict[Callable[..., None], set[str]] = {
     clean: set(),
     clean_threads: set(),
+    clean_arrays_on_threads: set(),
     clean_serial: set(),
     short_calls: {"short_calls"},
     large_arguments: {"large_arguments"},
@@ -53,6 +56,7 @@ PLANTED: dict[Callable[..., None], set[str]] = {
     worker_deaths: {"worker_deaths"},
     memory: {"memory"},
     imports: {"imports"},
+    slow_start: {"slow_start"},
     oversubscription: {"oversubscription"},
 }
 

@@ -415,6 +415,7 @@ def test_arguments_and_how_they_travel() -> None:
         "args[3]": "batch",
         "kwargs['key']": "batch",
     }
+    assert arguments["args[0]"]["bytes"] >= 8_000
     assert arguments["args[1]"]["bytes"] >= 4_000_000
     assert arguments["args[1]"]["repeated"]
     assert arguments["args[2]"]["bytes"] > 100_000
@@ -504,9 +505,9 @@ def test_a_file_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
         assert Parallel(n_jobs=1, report=tmp_path / "none" / "run.html")([delayed(abs)(-1)]) == [1]
 
 
-def test_a_run_that_is_stopped() -> None:
-    for backend in ("loky", "threading", "sequential"):
-        with shoal.report() as report:
-            parallel = Parallel(n_jobs=2, backend=backend, batch_size=1, progress=lambda done, _: parallel.stop())
-            parallel(delayed(time.sleep)(0.01) for _ in range(100))
-        assert report.to_dict()["runs"][0]["outcome"] == "stopped"
+@pytest.mark.parametrize("backend", ["loky", "threading", "sequential"])
+def test_a_run_that_is_stopped(backend: str) -> None:
+    with shoal.report() as report:
+        parallel = Parallel(n_jobs=2, backend=backend, batch_size=1, progress=lambda done, _: parallel.stop())
+        parallel(delayed(time.sleep)(0.01) for _ in range(100))
+    assert report.to_dict()["runs"][0]["outcome"] == "stopped"
