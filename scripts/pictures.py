@@ -105,7 +105,7 @@ def reports() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, json.loads((BUILD / f"{name}.json").read_text(encoding="utf-8"))
     yield "sample", sample()
     others = extremes()
-    for name in ("a million calls", "512 workers", "500 runs", "nested", "hostile", "no runs", "no calls"):
+    for name in ("a million calls", "512 workers", "300 runs", "nested", "hostile", "no runs", "no calls"):
         yield f"made-up-{name.replace(' ', '-')}", others[name]
 
 
