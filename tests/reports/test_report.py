@@ -64,6 +64,13 @@ def die_once(marker: str) -> int:
     return 1
 
 
+def wait_for(path: str) -> bool:
+    end = time.monotonic() + 60
+    while not os.path.exists(path) and time.monotonic() < end:
+        time.sleep(0.001)
+    return os.path.exists(path)
+
+
 def many_inner_runs(number: int) -> int:
     for _ in range(MOST_NESTED + 3):
         Parallel(n_jobs=1)([delayed(abs)(number)])
@@ -277,13 +284,16 @@ def test_an_executor_and_asyncio_report_too() -> None:
     assert_follows_the_schema(found)
 
 
-def test_a_run_that_goes_on_is_in_the_report() -> None:
+def test_a_run_that_goes_on_is_in_the_report(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     with shoal.report() as report:
-        results = Parallel(n_jobs=2, return_as="generator")(delayed(square)(number) for number in range(100))
-        assert next(results) == 0
+        calls = [delayed(square)(2), delayed(wait_for)(str(gate))]
+        results = Parallel(n_jobs=2, return_as="generator", batch_size=1)(calls)
+        assert next(results) == 4
         (run,) = report.to_dict()["runs"]
-        assert run["outcome"] == "running"
-        assert sum(1 for _ in results) == 99
+        assert (run["outcome"], run["calls"]["done"]) == ("running", 1)
+        gate.touch()
+        assert list(results) == [True]
     assert report.to_dict()["runs"][0]["outcome"] == "done"
 
 

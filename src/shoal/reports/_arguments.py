@@ -61,6 +61,7 @@ class Arguments:
     """Samples the arguments of the calls of a run.
 
     The first call of the batches 0, 3, 15, 63, ... is measured, so that this costs little beside the pickling itself.
+    Where batches have one call each, its arguments are compared with those of the batch before.
 
     Parameters
     ----------
@@ -77,14 +78,18 @@ class Arguments:
         self._batches = 0
         self._next = 0
         self._samples: dict[str, _Sample] = {}
-        self._last: dict[str, Any] = {}  # the values of the last batch: the same object, or only an equal one?
+        self._last: dict[str, Any] = {}  # the values of the batch before one that is measured
 
     def see(self, args: list[tuple[Any, ...]], kwargs: list[dict[str, Any]] | None) -> None:
         """Look at the arguments of a batch. It raises nothing that a value raises."""
+        sampled = self._batches == self._next
+        followed = self._batches == self._next - 1
+        self._batches += 1
+        if not (sampled or followed):
+            return
         values = _named(args[0], kwargs[0] if kwargs else {})
         other = _named(args[-1], kwargs[-1] if kwargs else {}) if len(args) > 1 else self._last
-        sampled = self._batches == self._next
-        self._batches += 1
+        self._last = {} if sampled else values
         if sampled:
             self._next = 4 * self._next + 3
         for name, value in values.items():
@@ -95,7 +100,6 @@ class Arguments:
                 self._measure(sample, value)
             if name in other and other[name] is value:
                 sample.repeated = True
-        self._last = values
 
     def forget(self) -> None:
         """Drop the values of the last batch."""

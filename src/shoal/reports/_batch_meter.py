@@ -173,7 +173,8 @@ class BatchMeter:
         self._open: tuple[Any, float, float] | None = None
         self._gathered = Gathered()
         self._imports = _Imports()
-        self._before = usage()
+        if fresh:
+            _latest.usage = usage()
         if alone and (fresh or _latest.seconds > _LONG_ENOUGH):
             threads_in_use.begin()
             _latest.looked = True
@@ -244,10 +245,10 @@ class BatchMeter:
             self._durations.append(seconds)
             if seconds > max(self._slow_above, SHORT):
                 self._describe(call, begin, seconds, cpu - cpu_before)
-        after = usage()
+        used, before = usage(), _latest.usage
         ended = time.perf_counter()
         threads = threads_in_use.count() if self._alone and _latest.looked else None
-        _latest.seconds, _latest.looked = ended - self._received, False
+        _latest.seconds, _latest.looked, _latest.usage = ended - self._received, False, used
         return Measured(
             self._start,
             os.getpid(),
@@ -262,8 +263,8 @@ class BatchMeter:
             self._durations.tobytes(),
             max(cpu - self._cpu_began, 0.0) if self._durations else 0.0,
             tuple(self._slow),
-            after.memory,
-            None if after.switches is None or self._before.switches is None else after.switches - self._before.switches,
+            used.memory,
+            None if used.switches is None or before.switches is None else used.switches - before.switches,
             threads,
             self._imports.modules,
             self._imports.seconds,
@@ -281,6 +282,7 @@ class _Latest:
 
     seconds = 0.0
     looked = False  # whether the threads were looked at when the present one began
+    usage = usage()
 
 
 _latest = _Latest()

@@ -36,6 +36,12 @@ class Durations:
         if len(self._pending) > _FOLD_AT:
             self._fold()
 
+    def add_one(self, duration: float) -> None:
+        """Add the duration of one call."""
+        self._pending.append(duration)
+        if len(self._pending) > _FOLD_AT:
+            self._fold()
+
     def _fold(self) -> None:
         values = sorted(self._pending)
         if not values:

@@ -27,6 +27,9 @@ from shoal.reports._system import out_of_memory, swapped_in, threads_in_use, usa
 from shoal.reports._tally import Tally
 from shoal.reports._workers import WorkerLine, Workers
 
+#: The number of batches that are received before they are added.
+_MOST_PENDING = 64
+
 _numbers = itertools.count(1)
 
 
@@ -85,6 +88,7 @@ class Meter:
         self._durations = Durations()
         self._slowest: list[tuple[SlowCall, WorkerLine]] = []  # a heap
         self._arguments: Arguments | None = None
+        self._pending: list[tuple[int | None, Measured, dict[str, float], int]] = []
         self._process = (time.process_time(), usage().waits, swapped_in(), out_of_memory())
         self._host = platform.node()
         if about.in_process:
@@ -142,10 +146,23 @@ class Meter:
         known
             The number of calls whose results ``memory=`` had.
         """
-        here = time.time() - time.perf_counter()
-        shift = 0.0 if found.host == self._host else found.clock - here
-        durations = array("f", found.durations)
         with self._lock:
+            self._pending.append((slot, found, travel, known))
+            if found.slow or len(self._pending) >= _MOST_PENDING:
+                self._fold()
+        if found.nested or found.omitted:
+            shift = self._shift(found)
+            runs = [moved(run, shift) for run in found.nested]
+            for run in runs:
+                run["parent"] = run["parent"] or self.id
+            for collector in self.collectors:
+                collector.add(runs, found.omitted)
+
+    def _fold(self) -> None:
+        """Add the batches that were received. It costs less to do that for several at a time."""
+        pending, self._pending = self._pending, []
+        for slot, found, travel, known in pending:
+            shift, durations = self._shift(found), array("f", found.durations)
             self.tally.batch(len(durations), found.cpu, travel)
             self.tally.counts["cache_hits"] += known
             line = self._workers.of_reply(slot, found, shift)
@@ -153,12 +170,10 @@ class Meter:
             self._durations.add(durations)
             for call in found.slow:
                 self._add_slow(call._replace(start=call.start + shift), line)
-        if found.nested or found.omitted:
-            runs = [moved(run, shift) for run in found.nested]
-            for run in runs:
-                run["parent"] = run["parent"] or self.id
-            for collector in self.collectors:
-                collector.add(runs, found.omitted)
+
+    def _shift(self, found: Measured) -> float:
+        """Return the seconds to add to the times of a worker: 0 on this machine, since they share a clock."""
+        return 0.0 if found.host == self._host else found.clock - (time.time() - time.perf_counter())
 
     def ran(self, worker: int, index: int, began: float, ended: float, slow: SlowCall | None, known: bool) -> None:
         """Add a call that ran in this process.
@@ -176,11 +191,12 @@ class Meter:
         """
         with self._lock:
             line = self._workers.of_thread(worker, os.getpid(), self._host)
-            line.add(calls=1, running=ended - began)
-            line.until = ended
-            line.line.add_call(began, ended, index)
-            self.tally.counts.update(done=1, cache_hits=known)
-            self._durations.add(array("d", (ended - began,)))
+            line.ran(began, ended, index)
+            counts = self.tally.counts
+            counts["done"] += 1
+            if known:
+                counts["cache_hits"] += 1
+            self._durations.add_one(ended - began)
             if slow is not None:
                 self._add_slow(slow, line)
 
@@ -195,6 +211,7 @@ class Meter:
             Whether the limit was one of memory.
         """
         with self._lock:
+            self._fold()
             self.tally.counts["memory"] += memory
             self.tally.event(kind, None, self._workers.latest(slot), text)
             self._workers.lose(slot, time.perf_counter())
@@ -212,6 +229,7 @@ class Meter:
     def finish(self, error: BaseException | None, stopped: bool) -> None:
         """End the run, and tell the collectors."""
         with self._lock:
+            self._fold()
             tally = self.tally
             tally.finish(error, stopped)
             cpu, waits, swapped, killed = self._process
@@ -237,6 +255,7 @@ class Meter:
     def to_dict(self) -> dict[str, Any]:
         """Return the run as docs/report-schema.md describes it, but for its times, which are by ``perf_counter``."""
         with self._lock:
+            self._fold()
             about, tally = self.about, self.tally
             end = tally.end if tally.end is not None else time.perf_counter()
             tables = self._workers.tables(end)

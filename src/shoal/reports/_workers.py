@@ -50,10 +50,12 @@ class WorkerLine:
             "imports": {"modules": 0, "seconds": 0.0},
         }
 
-    def add(self, **sums: float) -> None:
-        """Add to fields."""
-        for name, value in sums.items():
-            self.values[name] = (self.values[name] or 0) + value
+    def ran(self, began: float, ended: float, index: int) -> None:
+        """Add a call that did not travel."""
+        self.values["calls"] += 1
+        self.values["running"] += ended - began
+        self.until = ended
+        self.line.add_call(began, ended, index)
 
     def measured(self, found: Measured, shift: float, durations: array[float], travel: dict[str, float]) -> None:
         """Add a batch.
@@ -71,12 +73,13 @@ class WorkerLine:
         began, ended = max(found.began + shift, received), max(found.ended + shift, received)
         called = min(max(found.called + shift, began), ended)
         values, decode, run, encode = self.values, began - received, called - began, ended - called
-        self.add(calls=len(durations), batches=1, decoding=decode, running=run, encoding=encode, cpu=found.cpu)
-        for name, value in (("peak_memory", found.memory), ("threads", found.threads)):
+        sums = {"calls": len(durations), "batches": 1, "decoding": decode, "running": run, "encoding": encode}
+        for name, value in {**sums, "cpu": found.cpu, "switches": found.switches}.items():
             if value is not None:
-                values[name] = max(values[name] or 0, value)
-        if found.switches is not None:
-            self.add(switches=found.switches)
+                values[name] = (values[name] or 0) + value
+        for name, most in (("peak_memory", found.memory), ("threads", found.threads)):
+            if most is not None:
+                values[name] = max(values[name] or 0, most)
         values["imports"]["modules"] += found.modules
         values["imports"]["seconds"] += found.import_seconds
         row = {"start": received, "end": ended, "batches": 1, "first": found.start}
