@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, strategies
 
 from shoal.reports._arguments import Arguments, Way
-from shoal.reports._batch_meter import SLOWEST, BatchMeter, name_of
+from shoal.reports._batch_meter import BatchMeter
+from shoal.reports._calls import SLOWEST, name_of
 from shoal.reports._durations import EDGES, MOST_EXACT, Durations
 from shoal.reports._shown import MOST, MOST_OF_ONE, shown, shown_arguments, shown_error
 from shoal.reports._system import LONG, ThreadsInUse, _field, out_of_memory, swapped_in, usage
@@ -172,7 +173,7 @@ def test_functions_have_names() -> None:
             raise RuntimeError(name)
 
     assert name_of(abs) == "abs"
-    assert name_of(name_of) == "shoal.reports._batch_meter.name_of"
+    assert name_of(name_of) == "shoal.reports._calls.name_of"
     assert name_of(Odd()) == "?"
 
 

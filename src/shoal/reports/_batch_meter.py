@@ -15,58 +15,15 @@ import platform
 import sys
 import threading
 import time
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from shoal.reports._active import Scope, scope
-from shoal.reports._shown import MOST, shown_arguments
+from shoal.reports._calls import CallClock, SlowCall
 from shoal.reports._system import threads_in_use, usage
 
-#: The number of slowest calls that are described.
-SLOWEST = 10
-#: The CPU time of shorter calls is not measured one by one. In seconds.
-SHORT = 2e-5
 #: The number of runs that calls of one batch have made, beyond which they are only counted.
 MOST_NESTED = 20
-
-
-class SlowCall(NamedTuple):
-    """One of the slowest calls.
-
-    Attributes
-    ----------
-    seconds, start, cpu
-        Its duration; when it began, by this process's ``perf_counter``; and its CPU time, or None.
-    call
-        Its index.
-    function, arguments
-        The name of the function, and its arguments as a short text.
-    """
-
-    seconds: float
-    call: int
-    start: float
-    cpu: float | None
-    function: str
-    arguments: str
-
-    @classmethod
-    def of(cls, call: Any, index: int, start: float, seconds: float, cpu: float | None) -> SlowCall:
-        """Describe a call."""
-        function, args, kwargs = call
-        return cls(seconds, index, start, cpu, name_of(function), shown_arguments(args, kwargs))
-
-
-def name_of(function: Any) -> str:
-    """Return the name of a function, without its module if that is ``__main__`` or ``builtins``. It raises nothing."""
-    try:
-        inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None) or function
-        name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
-        module = getattr(inner, "__module__", None)
-        return str(name) if module in (None, "__main__", "builtins") else f"{module}.{name}"[-MOST:]
-    except Exception:  # attributes of the user's
-        return "?"
 
 
 class Measured(NamedTuple):
@@ -164,13 +121,9 @@ class BatchMeter:
     """
 
     def __init__(self, start: int, slow_above: float, alone: bool, fresh: bool) -> None:
-        self._start, self._slow_above = start, slow_above
-        self._alone, self._fresh = alone, fresh
-        self._received = self._began = time.perf_counter()
-        self._durations = array("f")
-        self._slow: list[SlowCall] = []
-        self._marks: Iterator[Any] = iter(())
-        self._open: tuple[Any, float, float] | None = None
+        self._received = time.perf_counter()
+        self._start, self._alone, self._fresh = start, alone, fresh
+        self._calls = CallClock(start, slow_above, time.process_time if alone else time.thread_time)
         self._gathered = Gathered()
         self._imports = _Imports()
         if fresh:
@@ -190,43 +143,7 @@ class BatchMeter:
 
     def marked(self, calls: Iterator[Any]) -> Iterator[Any]:
         """Return an iterator over the same calls, which takes the times between them."""
-        self._marks = self._marked(calls)
-        return self._marks
-
-    def _cpu_clock(self) -> Callable[[], float]:
-        return time.process_time if self._alone else time.thread_time
-
-    def _marked(self, calls: Iterator[Any]) -> Iterator[Any]:
-        clock, cpu_clock, append = time.perf_counter, self._cpu_clock(), self._durations.append
-        slow = self._slow_above
-        self._cpu_began = cpu = cpu_clock()
-        self._began = begin = clock()
-        call: Any = None
-        try:
-            for call in calls:
-                yield call
-                end = clock()
-                duration = end - begin
-                append(duration)
-                if duration > SHORT:
-                    now = cpu_clock()
-                    if duration > slow:
-                        slow = self._describe(call, begin, duration, now - cpu)
-                        now, end = cpu_clock(), clock()
-                    cpu = now
-                begin = end
-        except GeneratorExit:  # the loop has left with this call
-            self._open = call, begin, cpu
-            raise
-
-    def _describe(self, call: Any, begin: float, seconds: float, cpu: float) -> float:
-        """Describe a slow call, which is the latest; return the duration above which the next one is described."""
-        index = self._start + len(self._durations) - 1
-        self._slow.append(SlowCall.of(call, index, begin, seconds, max(cpu, 0.0)))
-        if len(self._slow) < SLOWEST:
-            return self._slow_above
-        self._slow = sorted(self._slow, reverse=True)[:SLOWEST]
-        return self._slow[-1].seconds
+        return self._calls.marked(calls)
 
     def finish(self, elapsed: float) -> Measured:
         """Return what was measured, after the results were encoded.
@@ -236,15 +153,8 @@ class BatchMeter:
         elapsed
             The seconds from the beginning of the first call to the end of the last one.
         """
-        cpu = self._cpu_clock()()
-        getattr(self._marks, "close", int)()
-        if self._open is not None:
-            call, begin, cpu_before = self._open
-            self._open = None
-            seconds = max(self._began + elapsed - begin, 0.0)
-            self._durations.append(seconds)
-            if seconds > max(self._slow_above, SHORT):
-                self._describe(call, begin, seconds, cpu - cpu_before)
+        calls = self._calls
+        calls.close(elapsed)
         used, before = usage(), _latest.usage
         ended = time.perf_counter()
         threads = threads_in_use.count() if self._alone and _latest.looked else None
@@ -257,12 +167,12 @@ class BatchMeter:
             time.time() - time.perf_counter(),
             self._fresh,
             self._received,
-            self._began,
-            min(self._began + elapsed, ended),
+            calls.began,
+            min(calls.began + elapsed, ended),
             ended,
-            self._durations.tobytes(),
-            max(cpu - self._cpu_began, 0.0) if self._durations else 0.0,
-            tuple(self._slow),
+            calls.durations.tobytes(),
+            calls.cpu,
+            tuple(calls.slow),
             used.memory,
             None if used.switches is None or before.switches is None else used.switches - before.switches,
             threads,

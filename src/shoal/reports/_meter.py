@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 from shoal.reports._active import Collector
 from shoal.reports._arguments import Arguments
-from shoal.reports._batch_meter import SLOWEST, Measured, SlowCall, name_of
+from shoal.reports._batch_meter import Measured
+from shoal.reports._calls import SLOWEST, SlowCall, name_of
 from shoal.reports._durations import Durations
 from shoal.reports._system import out_of_memory, swapped_in, threads_in_use, usage
 from shoal.reports._tally import Tally

@@ -40,7 +40,7 @@ from shoal.parallel.transport._worker_limits import WorkerLimits
 from shoal.parallel.transport._workspace import is_array
 from shoal.reports._active import Scope, scope
 from shoal.reports._arguments import Arguments, Way
-from shoal.reports._batch_meter import SlowCall
+from shoal.reports._calls import SlowCall
 from shoal.reports._meter import Meter
 
 if TYPE_CHECKING:
