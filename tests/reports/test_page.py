@@ -129,7 +129,9 @@ def test_names_of_a_program_are_escaped() -> None:
     assert "\x1b" not in page
     assert "\x00" not in page
     assert Page(page).count("script") == 3
-    assert "</script><script>alert(1)" in Page(page).data()["lanes"][0]["titles"][0][2]
+    title = Page(page).data()["lanes"][0]["titles"][0][2]
+    assert "</script><script>alert(1)" in title
+    assert title.isprintable()
 
 
 def test_a_page_that_would_be_too_large_shows_less(monkeypatch: pytest.MonkeyPatch) -> None:
