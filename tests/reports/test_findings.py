@@ -108,3 +108,16 @@ def test_findings_about_a_run_without_calls() -> None:
     with shoal.report() as report:
         Parallel(n_jobs=2)([])
     assert diagnosed(report.to_dict()["runs"], 2, True) == []
+
+
+def test_runs_with_the_same_fault_are_told_of_once() -> None:
+    for _ in range(ATTEMPTS):  # one run may have another fault too
+        with shoal.report() as report:
+            few_calls()
+            few_calls()
+        findings = [finding for finding in report.to_dict()["findings"] if finding["fault"] == "few_calls"]
+        if findings and "runs" in findings[0]["figures"]:
+            break
+    (finding,) = findings
+    assert finding["figures"]["runs"] == 2
+    assert finding["sentence"].endswith("The same holds for 1 other run of time.sleep.")

@@ -355,6 +355,8 @@ _FAULTS: dict[str, Callable[[Facts], Finding | None]] = {
 def diagnosed(runs: list[dict[str, Any]], cpus: int, gil: bool) -> list[dict[str, Any]]:
     """Return the list ``findings`` of a report, the most costly first.
 
+    If several runs of the same function have the same fault, the most costly stands for all of them.
+
     Parameters
     ----------
     runs
@@ -364,7 +366,7 @@ def diagnosed(runs: list[dict[str, Any]], cpus: int, gil: bool) -> list[dict[str
     gil
         Whether its interpreter has a global lock.
     """
-    findings = []
+    alike: dict[tuple[str, str], list[tuple[Finding, str]]] = {}
     for run in runs:
         facts = Facts(run, cpus, gil)
         for fault, look in _FAULTS.items():
@@ -372,15 +374,16 @@ def diagnosed(runs: list[dict[str, Any]], cpus: int, gil: bool) -> list[dict[str
                 continue
             found = look(facts)
             if found is not None:
-                sentence = f"{found.cause} {found.remedy}"
-                row = {
-                    "fault": fault,
-                    "run": run["id"],
-                    "sentence": sentence,
-                    "cost": found.cost,
-                    "figures": found.figures,
-                }
-                findings.append(row)
+                alike.setdefault((fault, run["function"]), []).append((found, run["id"]))
+    findings = []
+    for (fault, function), several in alike.items():
+        worst, run_id = max(several, key=lambda entry: entry[0].cost)
+        cost = sum(found.cost for found, _ in several)
+        sentence, figures = f"{worst.cause} {worst.remedy}", worst.figures
+        if len(several) > 1:
+            sentence += f" The same holds for {counted(len(several) - 1, 'other run')} of {function}."
+            figures = {**figures, "runs": len(several)}
+        findings.append({"fault": fault, "run": run_id, "sentence": sentence, "cost": cost, "figures": figures})
     return sorted(findings, key=lambda finding: -finding["cost"])
 
 
