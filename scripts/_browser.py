@@ -36,6 +36,7 @@ class View(NamedTuple):
     dark: bool = False
     height: int = 900
     scale: float = 1.0  # device pixels per CSS pixel
+    grey: bool = False  # as somebody sees it who sees no colours
 
 
 class Browser:
@@ -152,6 +153,7 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if view.dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.ask("Emulation.setEmulatedVisionDeficiency", type="achromatopsia" if view.grey else "none")
         self._wait()
 
     def _wait(self) -> None:

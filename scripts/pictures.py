@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tests" / "reports"))
 from _synthetic import extremes, sample  # noqa: E402
 from scripts._browser import Browser, View  # noqa: E402
 from scripts._terminal import Terminal, as_page  # noqa: E402
-from shoal.reports._page import html_page  # noqa: E402
+from shoal.reports._page import html_frame, html_page  # noqa: E402
 
 BUILD, DOCS = ROOT / "build" / "pictures", ROOT / "docs" / "pictures"
 WIDTHS = (400, 1400)
@@ -105,7 +105,7 @@ def reports() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, json.loads((BUILD / f"{name}.json").read_text(encoding="utf-8"))
     yield "sample", sample()
     others = extremes()
-    for name in ("a million calls", "512 workers", "500 runs", "nested", "hostile", "no runs", "no calls"):
+    for name in ("a million calls", "512 workers", "300 runs", "nested", "hostile", "no runs", "no calls"):
         yield f"made-up-{name.replace(' ', '-')}", others[name]
 
 
@@ -121,7 +121,14 @@ def picture_report(browser: Browser, name: str, report: dict[str, Any]) -> Itera
                 yield f"{name}: wider than {width} pixels"
     if report["runs"]:
         yield from used(browser, name)
+    browser.show(page, View(900, grey=True))
+    browser.picture(BUILD / f"{name}-grey.png")
     browser.printed(BUILD / f"{name}.pdf")
+    cell = "<!DOCTYPE html><meta charset='utf-8'><title>a notebook</title><p>In [1]: report{}<p>In [2]:"
+    page = BUILD / f"{name}-notebook.html"
+    page.write_text(cell.format(html_frame(report)), encoding="utf-8")
+    browser.show(page, View(900))
+    browser.picture(BUILD / f"{name}-notebook.png")
     yield from (f"{name}: {complaint}" for complaint in browser.complaints)
     browser.complaints.clear()
 

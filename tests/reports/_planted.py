@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from shoal import Parallel, delayed
 Calls = Iterator[Any]
 
 held: list[bytes] = []
+counter = itertools.count()
 
 
 def spin(seconds: float) -> int:
@@ -71,6 +73,10 @@ def clean() -> None:
 
 def clean_threads() -> None:
     Parallel(n_jobs=2, backend="threading")(delayed(time.sleep)(0.05) for _ in range(16))
+
+
+def clean_arrays_on_threads() -> None:
+    Parallel(n_jobs=2, backend="threading")(delayed(multiply)(400, 0.1) for _ in range(12))
 
 
 def clean_serial() -> None:
@@ -134,3 +140,8 @@ def imports(folder: Path) -> None:
     for number in range(2):
         (folder / f"{name}_{number}.py").write_text("import time; time.sleep(0.3)")
     Parallel(n_jobs=2)(delayed(import_it)(name, number) for number in range(2))
+
+
+def slow_start() -> None:
+    seconds = 0.8 + next(counter) * 1e-6  # another value, so that there are no warm workers for it
+    Parallel(n_jobs=2, initializer=time.sleep, initargs=(seconds,))(delayed(time.sleep)(0.05) for _ in range(4))

@@ -218,5 +218,5 @@ def extremes() -> dict[str, dict[str, Any]]:
         "wide": report_of(run_of(30, text=WIDE), name=WIDE, findings=[finding("straggler", "4321-1", WIDE)]),
         "a million calls": report_of(run_of(1_000_000, 8, mean=1e-4)),
         "512 workers": report_of(run_of(100_000, 512)),
-        "500 runs": report_of(*(run_of(20, number=number, start=number / 10) for number in range(500))),
+        "300 runs": report_of(*(run_of(6, number=number, start=number / 20) for number in range(300))),
     }

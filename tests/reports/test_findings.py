@@ -13,6 +13,7 @@ import pytest
 import shoal
 from _planted import (
     clean,
+    clean_arrays_on_threads,
     clean_serial,
     clean_threads,
     few_calls,
@@ -26,6 +27,7 @@ from _planted import (
     short_calls,
     slow_consumer,
     slow_input,
+    slow_start,
     straggler,
     worker_deaths,
 )
@@ -40,6 +42,7 @@ ATTEMPTS = 6
 PLANTED: dict[Callable[..., None], set[str]] = {
     clean: set(),
     clean_threads: set(),
+    clean_arrays_on_threads: set(),
     clean_serial: set(),
     short_calls: {"short_calls"},
     large_arguments: {"large_arguments"},
@@ -53,6 +56,7 @@ PLANTED: dict[Callable[..., None], set[str]] = {
     worker_deaths: {"worker_deaths"},
     memory: {"memory"},
     imports: {"imports"},
+    slow_start: {"slow_start"},
     oversubscription: {"oversubscription"},
 }
 
@@ -104,3 +108,16 @@ def test_findings_about_a_run_without_calls() -> None:
     with shoal.report() as report:
         Parallel(n_jobs=2)([])
     assert diagnosed(report.to_dict()["runs"], 2, True) == []
+
+
+def test_runs_with_the_same_fault_are_told_of_once() -> None:
+    for _ in range(ATTEMPTS):  # one run may have another fault too
+        with shoal.report() as report:
+            few_calls()
+            few_calls()
+        findings = [finding for finding in report.to_dict()["findings"] if finding["fault"] == "few_calls"]
+        if findings and "runs" in findings[0]["figures"]:
+            break
+    (finding,) = findings
+    assert finding["figures"]["runs"] == 2
+    assert finding["sentence"].endswith("The same holds for 1 other run of time.sleep.")

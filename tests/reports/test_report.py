@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import shoal
+from conftest import FreshPython
 from shoal import Memory, Parallel, delayed, executor, parallel_config, shutdown_workers
 from shoal.parallel._delayed import Call
 from shoal.reports._batch_meter import MOST_NESTED
@@ -370,8 +372,9 @@ def test_task_timeouts_are_counted() -> None:
         calls = [delayed(time.sleep)(30), *(delayed(time.sleep)(0.01) for _ in range(4))]
         Parallel(n_jobs=2, task_timeout=0.5, on_error="return", batch_size=1)(calls)
     (run,) = report.to_dict()["runs"]
-    assert run["counts"]["timeouts"] == 1
+    assert run["counts"]["timeouts"] == run["counts"]["failures"] == 1
     assert run["counts"]["deaths"] == 0
+    assert [(event["kind"], event["call"]) for event in run["events"]] == [("failure", 0), ("timeout", 0)]
 
 
 def test_workers_that_are_replaced() -> None:
@@ -412,6 +415,7 @@ def test_arguments_and_how_they_travel() -> None:
         "args[3]": "batch",
         "kwargs['key']": "batch",
     }
+    assert arguments["args[0]"]["bytes"] >= 8_000
     assert arguments["args[1]"]["bytes"] >= 4_000_000
     assert arguments["args[1]"]["repeated"]
     assert arguments["args[2]"]["bytes"] > 100_000
@@ -462,3 +466,48 @@ def test_without_a_report_nothing_is_measured() -> None:
     assert parallel._plan.meter(2, None) is None
     assert report.to_dict()["runs"] == []
     assert_follows_the_schema(report.to_dict())
+
+
+def test_a_run_without_a_report_loads_nothing_of_reports(fresh_python: FreshPython) -> None:
+    loaded = fresh_python(
+        """
+        import sys
+        from shoal import Parallel, delayed
+
+        for backend in ("loky", "threading", "sequential"):
+            Parallel(n_jobs=2, backend=backend)(delayed(abs)(number) for number in range(10))
+        print(sorted(name for name in sys.modules if name.startswith("shoal.reports")))
+        print(Parallel(n_jobs=2)([delayed(sorted)(sys.modules)])[0].count("shoal.reports._batch_meter"))
+        """
+    )
+    assert loaded.splitlines() == ["['shoal.reports', 'shoal.reports._active']", "0"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_runs_of_a_forked_child_are_not_in_the_report(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    with shoal.report() as report, parallel_config(report=path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork in a process with threads
+        Parallel(n_jobs=1)([delayed(abs)(1)])
+        child = os.fork()
+        if not child:
+            try:
+                Parallel(n_jobs=1)([delayed(abs)(number) for number in range(5)])
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+    assert [run["calls"]["done"] for run in json.loads(path.read_text(encoding="utf-8"))["runs"]] == [1]
+    assert len(report.to_dict()["runs"]) == 1
+
+
+def test_a_file_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    with pytest.warns(shoal.FallbackWarning, match="could not be written"):
+        assert Parallel(n_jobs=1, report=tmp_path / "none" / "run.html")([delayed(abs)(-1)]) == [1]
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "sequential"])
+def test_a_run_that_is_stopped(backend: str) -> None:
+    with shoal.report() as report:
+        parallel = Parallel(n_jobs=2, backend=backend, batch_size=1, progress=lambda done, _: parallel.stop())
+        parallel(delayed(time.sleep)(0.01) for _ in range(100))
+    assert report.to_dict()["runs"][0]["outcome"] == "stopped"

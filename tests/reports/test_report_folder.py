@@ -118,7 +118,8 @@ def test_scikit_learn_under_the_name_joblib(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (report,) = reports_in(tmp_path / "reports")
     outer = next(run for run in report["runs"] if run["parent"] is None)
-    assert outer["calls"]["done"] == 3
+    assert (outer["backend"], outer["calls"]["done"]) == ("loky", 3)
+    assert {row["name"]: row["origin"] for row in outer["settings"]}["n_jobs"] == "argument"
     assert [run["parent"] for run in report["runs"] if run is not outer] == [outer["id"]] * (len(report["runs"]) - 1)
     assert len(report["runs"]) > 3
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
+from shoal._forks import CALLERS, after_fork_in_child
+
 
 class Collector(Protocol):
     """Takes what runs have measured.
@@ -57,6 +59,7 @@ class Scope(NamedTuple):
 
 
 scope: ContextVar[Scope | None] = ContextVar("shoal reports", default=None)
+after_fork_in_child(lambda: scope.set(None), CALLERS)  # the reports belong to the parent
 
 
 _of_process: Collector | None = None

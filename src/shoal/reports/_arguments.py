@@ -117,13 +117,14 @@ class Arguments:
             if way is not None and way.name == "once" and sample.samples:
                 return
             began = time.perf_counter()
-            sizes["batch"] += self._pickled(value, sizes)
+            nbytes = self._pickled(value, sizes)
             sample.seconds += time.perf_counter() - began
         except Exception:  # what cannot be pickled fails with its call
             return
         sample.samples += 1
-        for name, nbytes in sizes.items():
-            sample.nbytes[name] += nbytes
+        sizes["batch"] += nbytes
+        for name, size in sizes.items():
+            sample.nbytes[name] += size
 
     def _pickled(self, value: Any, sizes: dict[str, int]) -> int:
         """Return the number of bytes of a pickle; add to `sizes` what would not be in it."""
@@ -132,7 +133,8 @@ class Arguments:
             way = self._way_of(obj)
             if way is None:
                 return NotImplemented
-            sizes[way.name] += self._pickled(way.value, sizes) if way.nbytes is None else way.nbytes
+            nbytes = self._pickled(way.value, sizes) if way.nbytes is None else way.nbytes
+            sizes[way.name] += nbytes
             return int, ()
 
         stream, buffers = dumps(value, reduce)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from shoal.errors import printable
 from shoal.reports._figures import counted, cut
 from shoal.reports._summary import outermost
 from shoal.reports._tables import Report, Run, histogram
@@ -131,7 +132,7 @@ def _title(run: Run, report: Report) -> str:
     if run["host"] != report["program"]["host"]:
         place += f" on {run['host']}"
     how = f"{run['backend']}, {counted(run['n_workers'], 'worker')}, {place}{within}"
-    return f"{cut(run['id'] + '  ' + run['function'], 80)}  ({how})"
+    return printable(f"{cut(run['id'] + '  ' + run['function'], 80)}  ({how})")
 
 
 def tracks_of(run: Run) -> dict[int, list[Slice]]:

@@ -187,9 +187,12 @@ def _gil(facts: Facts) -> Finding | None:
     cpu, waits = run["calls"]["cpu"], run["waits"]
     if not (run["in_process"] and facts.gil) or cpu is None or facts.busy < 1.5 * facts.elapsed:
         return None
-    # Threads that wait for the lock wake up every 5 ms. Threads that compute without it only run.
-    waiting = waits is None or waits > 20 * facts.elapsed
-    if not 0.25 * facts.elapsed < cpu < 1.25 * facts.elapsed or not waiting:
+    switches = max((worker["switches"] or 0 for worker in run["workers"]), default=0)
+    # Threads that wait for the lock wake up every 5 ms. Other threads, and the run's own, wait a few times per call.
+    wakes = waits is not None and waits > 4 * facts.done + 20 * facts.elapsed
+    # On a busy machine, threads lack a CPU for another reason.
+    enough = switches < 100 * cpu and cpu > 0.8 * facts.elapsed
+    if cpu > 1.25 * facts.elapsed or not (enough or (wakes and cpu > 0.25 * facts.elapsed)):
         return None
     cost = facts.busy - cpu
     return Finding(
@@ -202,15 +205,13 @@ def _gil(facts: Facts) -> Finding | None:
 
 
 def _oversubscription(facts: Facts) -> Finding | None:
-    run = facts.run
-    present = {worker["worker"]: worker["threads"] or 0 for worker in run["workers"]}
-    most = max(present.values(), default=0)
-    threads = most if run["in_process"] else sum(present.values())
-    if threads <= facts.cpus or most <= (facts.n if run["in_process"] else 1):
+    present = {worker["worker"]: worker["threads"] or 0 for worker in facts.run["workers"]}
+    most, threads = max(present.values(), default=0), sum(present.values())
+    if threads <= facts.cpus or most < 2:
         return None
     return Finding(
-        f"There are more threads than CPUs: {'the process' if run['in_process'] else 'a worker'} ran up to {most} "
-        f"threads at the same time, {threads} in all, on {counted(facts.cpus, 'CPU')}.",
+        f"There are more threads than CPUs: a worker ran up to {most} threads at the same time, and all workers "
+        f"{threads}, on {counted(facts.cpus, 'CPU')}.",
         "Limit the threads of BLAS and OpenMP: leave OMP_NUM_THREADS and the like to shoal, set "
         "inner_max_num_threads=1, or use fewer workers.",
         facts.busy * (1 - facts.cpus / threads),
@@ -317,6 +318,23 @@ def _imports(facts: Facts) -> Finding | None:
     )
 
 
+def _slow_start(facts: Facts) -> Finding | None:
+    starting = [worker["starting"] for worker in facts.run["workers"] if worker["starting"] is not None]
+    spent = sum(starting)
+    if not starting or spent < 0.4 * facts.total or spent < 0.5 * len(starting):
+        return None
+    if facts.run["counts"]["deaths"] or facts.run["counts"]["replaced"]:  # then that is the fault
+        return None
+    return Finding(
+        f"The workers start slowly: {counted(len(starting), 'worker')} took {seconds(spent / len(starting))} each "
+        f"until the first call, of {seconds(facts.elapsed)} in all.",
+        "Later runs of the program use the same workers. Import less in the modules of the calls, do less in an "
+        "initializer, or use fewer workers.",
+        spent,
+        {"workers": len(starting), "seconds": spent, "elapsed": facts.elapsed},
+    )
+
+
 _FAULTS: dict[str, Callable[[Facts], Finding | None]] = {
     "short_calls": _short_calls,
     "large_arguments": _large_arguments,
@@ -330,11 +348,14 @@ _FAULTS: dict[str, Callable[[Facts], Finding | None]] = {
     "worker_deaths": _worker_deaths,
     "memory": _memory,
     "imports": _imports,
+    "slow_start": _slow_start,
 }
 
 
 def diagnosed(runs: list[dict[str, Any]], cpus: int, gil: bool) -> list[dict[str, Any]]:
     """Return the list ``findings`` of a report, the most costly first.
+
+    If several runs of the same function have the same fault, the most costly stands for all of them.
 
     Parameters
     ----------
@@ -345,7 +366,7 @@ def diagnosed(runs: list[dict[str, Any]], cpus: int, gil: bool) -> list[dict[str
     gil
         Whether its interpreter has a global lock.
     """
-    findings = []
+    alike: dict[tuple[str, str], list[tuple[Finding, str]]] = {}
     for run in runs:
         facts = Facts(run, cpus, gil)
         for fault, look in _FAULTS.items():
@@ -353,15 +374,16 @@ def diagnosed(runs: list[dict[str, Any]], cpus: int, gil: bool) -> list[dict[str
                 continue
             found = look(facts)
             if found is not None:
-                sentence = f"{found.cause} {found.remedy}"
-                row = {
-                    "fault": fault,
-                    "run": run["id"],
-                    "sentence": sentence,
-                    "cost": found.cost,
-                    "figures": found.figures,
-                }
-                findings.append(row)
+                alike.setdefault((fault, run["function"]), []).append((found, run["id"]))
+    findings = []
+    for (fault, function), several in alike.items():
+        worst, run_id = max(several, key=lambda entry: entry[0].cost)
+        cost = sum(found.cost for found, _ in several)
+        sentence, figures = f"{worst.cause} {worst.remedy}", worst.figures
+        if len(several) > 1:
+            sentence += f" The same holds for {counted(len(several) - 1, 'other run')} of {function}."
+            figures = {**figures, "runs": len(several)}
+        findings.append({"fault": fault, "run": run_id, "sentence": sentence, "cost": cost, "figures": figures})
     return sorted(findings, key=lambda finding: -finding["cost"])
 
 

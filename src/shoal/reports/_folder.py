@@ -48,7 +48,6 @@ class ProcessReport(Report):
         super().__init__()
         self._file = os.path.abspath(path)  # the program may change its working folder
         self._folder = None if folder is None else os.path.abspath(folder)
-        self._pid = os.getpid()
         self._next_write = 0.0
         atexit.register(self.write)
 
@@ -65,10 +64,10 @@ class ProcessReport(Report):
         """Write the file, and the page of the folder. A failure is a warning, because the program goes on."""
         if os.getpid() != self._pid or not (self._runs or self._folder is None):
             return
+        if self._folder is None:
+            self._try_to_save(self._file)
+            return
         try:
-            if self._folder is None:
-                self.save(self._file)
-                return
             make_folder(self._folder)
             with _locked(self._folder):
                 self.save(self._file)

@@ -24,7 +24,7 @@ from shoal.reports._arguments import Arguments
 from shoal.reports._batch_meter import Measured
 from shoal.reports._calls import SLOWEST, SlowCall, name_of
 from shoal.reports._durations import Durations
-from shoal.reports._system import out_of_memory, swapped_in, threads_in_use, usage
+from shoal.reports._system import out_of_memory, swapped_in, usage
 from shoal.reports._tally import Tally
 from shoal.reports._workers import WorkerLine, Workers
 
@@ -90,10 +90,8 @@ class Meter:
         self._slowest: list[tuple[SlowCall, WorkerLine]] = []  # a heap
         self._arguments: Arguments | None = None
         self._pending: list[tuple[int | None, Measured, dict[str, float], int]] = []
-        self._process = (time.process_time(), usage().waits, swapped_in(), out_of_memory())
+        self._process = (time.process_time(), usage(), swapped_in(), out_of_memory())
         self._host = platform.node()
-        if about.in_process:
-            threads_in_use.begin()
 
     def begin(self) -> None:
         """Tell the collectors that the run begins."""
@@ -202,19 +200,21 @@ class Meter:
                 self._add_slow(slow, line)
 
     def lost(self, slot: int, kind: str, text: str, memory: bool = False) -> None:
-        """Take note that a worker process is gone: by ``"death"``, ``"timeout"``, or ``"replaced"`` at a limit.
+        """Take note that a worker process is gone.
 
         Parameters
         ----------
         slot, kind, text
-            The index of its slot; the kind and the text of the event.
+            The index of its slot; the kind of the event, ``"death"`` or ``"replaced"``; and its text. The kind is empty
+            if the event belongs to a call.
         memory
             Whether the limit was one of memory.
         """
         with self._lock:
             self._fold()
             self.tally.counts["memory"] += memory
-            self.tally.event(kind, None, self._workers.latest(slot), text)
+            if kind:
+                self.tally.event(kind, None, self._workers.latest(slot), text)
             self._workers.lose(slot, time.perf_counter())
 
     def full(self, full: bool) -> None:
@@ -233,11 +233,12 @@ class Meter:
             self._fold()
             tally = self.tally
             tally.finish(error, stopped)
-            cpu, waits, swapped, killed = self._process
+            cpu, before, swapped, killed = self._process
             if self.about.in_process:
                 tally.system["cpu"] = time.process_time() - cpu
-                tally.system["waits"] = _grown(waits, usage().waits)
-                tally.system["threads"] = threads_in_use.count()
+                used = usage()
+                tally.system["waits"] = _grown(before.waits, used.waits)
+                tally.system["switches"] = _grown(before.switches, used.switches)
             tally.system["swapped_in"] = _grown(swapped, swapped_in())
             tally.system["limit_events"] = _grown(killed, out_of_memory())
             if self._arguments is not None:
@@ -264,7 +265,7 @@ class Meter:
             calls = self._durations.summary()
             if about.in_process:
                 for worker in tables["workers"]:
-                    worker["threads"] = tally.system["threads"]
+                    worker["switches"] = tally.system["switches"]
             return {
                 "id": self.id,
                 "parent": about.parent,

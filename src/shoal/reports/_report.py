@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextvars import Token
 from typing import Any
 
 from shoal._cpus import cpu_budget
 from shoal._files import replacement
+from shoal._tracebacks import warn
+from shoal.errors import FallbackWarning
 from shoal.reports._active import Scope, scope
 from shoal.reports._findings import diagnosed
 from shoal.reports._meter import Meter, moved
@@ -86,17 +87,19 @@ class Report:
 
     Notes
     -----
-    Thread-safe. It may be read while runs are going on. To enter it again, leave it first.
+    Thread-safe. It may be read while runs are going on. To enter it again, leave it first. Runs of a forked child are
+    not in it.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self._path = None if path is None else os.fspath(path)
+        self._path = None if path is None else os.path.abspath(path)  # the program may change its working folder
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._runs: list[Meter | dict[str, Any]] = []
         self._omitted = 0
         self._started = time.time(), time.perf_counter()
-        self._outside: Token[Scope | None] | None = None
+        self._outside: list[Scope | None] = []  # the scope around the block that was entered, if any
 
     @property
     def rows(self) -> int:
@@ -104,20 +107,15 @@ class Report:
         return max(MOST_ROWS // (1 + len(self._runs)), 20)
 
     def __enter__(self) -> Report:
-        if self._outside is not None:
+        if self._outside:
             raise RuntimeError("this report has been entered already: leave its with block first, or make another one")
         here = scope.get()
-        if here is None:
-            inside = Scope((self,))
-        else:
-            inside = here._replace(collectors=(*here.collectors, self))
-        self._outside = scope.set(inside)
+        self._outside.append(here)
+        scope.set(Scope((self,)) if here is None else here._replace(collectors=(*here.collectors, self)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        outside, self._outside = self._outside, None
-        if outside is not None:
-            scope.reset(outside)
+        scope.set(self._outside.pop())
 
     def began(self, meter: Meter) -> None:
         """Add a run that has begun."""
@@ -129,13 +127,24 @@ class Report:
 
     def ended(self, meter: Meter) -> None:
         """Keep what is known of a run that has ended, and write the file."""
+        if os.getpid() != self._pid:
+            return
         found = meter.to_dict()
         with self._lock:
             self._runs = [found if run is meter else run for run in self._runs]
         if self._path is not None and meter.about.parent is None:
-            self.save(self._path)
+            self._try_to_save(self._path)
+
+    def _try_to_save(self, path: str) -> None:
+        """Write the report to a file. A failure is a warning, because the program and its results are not to blame."""
+        try:
+            self.save(path)
+        except OSError as error:
+            warn(f"the report {path!r} could not be written: {error}", FallbackWarning)
 
     def _append(self, runs: list[Any], omitted: int) -> None:
+        if os.getpid() != self._pid:  # a forked child; another thread of the parent may have held the lock
+            return
         with self._lock:
             room = max(MOST_RUNS - len(self._runs), 0)
             self._runs += runs[:room]

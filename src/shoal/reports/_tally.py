@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from shoal.errors import TaskTimeout
 from shoal.reports._shown import shown_error
 from shoal.reports._workers import WorkerLine
 
@@ -35,7 +36,7 @@ class Tally:
     nbytes
         The bytes that were ``sent`` and that ``returned``.
     system
-        The CPU time of the calls; for workers in this process, ``waits`` and ``threads``; ``swapped_in`` and
+        The CPU time of the calls; for workers in this process, ``waits`` and ``switches``; ``swapped_in`` and
         ``limit_events``.
 
     Notes
@@ -51,7 +52,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.seconds = dict.fromkeys(("input", "consumer", "sending", "results"), 0.0)
         self.nbytes = {"sent": 0, "returned": 0}
-        self.system: dict[str, Any] = dict.fromkeys(("cpu", "waits", "threads", "swapped_in", "limit_events"))
+        self.system: dict[str, Any] = dict.fromkeys(("cpu", "waits", "switches", "swapped_in", "limit_events"))
         self._outcome: tuple[str, str | None] = ("running", None)
         self._events: list[tuple[float, str, int | None, WorkerLine | None, str]] = []
         self._full_since: float | None = None
@@ -82,6 +83,8 @@ class Tally:
     def failed(self, index: int, error: BaseException, retried: bool) -> None:
         """Count a call that failed."""
         self.event("failure", index, None, shown_error(error))
+        if isinstance(error, TaskTimeout):
+            self.event("timeout", index, None, shown_error(error))
         if retried:
             self.event("retry", index, None, shown_error(error))
 

@@ -9,7 +9,7 @@ from shoal.reports._batch_meter import Measured
 from shoal.reports._timeline import BATCH_COLUMNS, SLICE_COLUMNS, Timeline
 
 #: The number of worker processes that have a row of their own, beside the first of each worker.
-MOST_ROWS = 1000
+MOST_ROWS = 200
 
 
 class WorkerLine:

@@ -279,7 +279,7 @@ class MeasuredBatchRun(BatchRun[R]):
     def _kill(self, index: int, culprit: int, error: Callable[[FailedCall], BaseException]) -> Ready:
         reason = getattr(error, "keywords", {}).get("reason")
         if reason is None:
-            self._meter.lost(index, "timeout", f"call {culprit} exceeded task_timeout")
+            self._meter.lost(index, "", "")  # its call has exceeded task_timeout
         else:
             self._meter.lost(index, "replaced", str(reason), memory=True)
         return super()._kill(index, culprit, error)

@@ -8,11 +8,24 @@
 
   // ---- texts and colours ----
 
-  function seconds(value) {
+  const unitOf = value => [["s", 1], ["ms", 1e-3], ["µs", 1e-6]].find(([, size]) => Math.abs(value) >= size) || ["µs", 1e-6];
+
+  function seconds(value, digits = 4) {
     if (value === 0) return "0 s";
-    for (const [unit, size] of [["s", 1], ["ms", 1e-3], ["µs", 1e-6]]) {
-      if (Math.abs(value) >= size || unit === "µs") return `${+(value / size).toPrecision(4)} ${unit}`;
+    const [unit, size] = unitOf(value);
+    return `${+(value / size).toPrecision(digits)} ${unit}`;
+  }
+
+  // The labels of an axis of time, whose marks are `step` seconds apart: 1:05 min, or with as many digits as differ.
+  function timeLabels(marks, step) {
+    const largest = Math.max(...marks.map(Math.abs));
+    const [unit, part] = largest >= 7200 ? ["h", 60] : largest >= 120 ? ["min", 1] : unitOf(largest);
+    if (part >= 1 && unit !== "s" && step >= part) {
+      const whole = mark => Math.floor(Math.abs(mark) / part / 60), rest = mark => Math.round(Math.abs(mark) / part) % 60;
+      return marks.map(mark => `${mark < 0 ? "-" : ""}${whole(mark)}:${String(rest(mark)).padStart(2, "0")} ${unit}`);
     }
+    const [name, size] = unitOf(largest), digits = Math.max(0, Math.ceil(-Math.log10(step / size) - 1e-6));
+    return marks.map(mark => `${(mark / size).toFixed(digits)} ${name}`);
   }
 
   const color = name => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
@@ -56,16 +69,23 @@
     };
   }
 
-  const timeAxis = () => axis({ values: (u, splits) => splits.map(seconds), space: 70, size: 32 });
+  // The steps between marks: 1, 2, 5, 10, ... up to 10 s, then those of clocks.
+  const STEPS = [-8, -7, -6, -5, -4, -3, -2, -1, 0].flatMap(power => [1, 2, 5].map(digit => +`${digit}e${power}`));
+  STEPS.push(10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 604800, 2592000);
+  const timeAxis = () => axis({
+    values: (u, splits, index, space, step) => timeLabels(splits, step),
+    incrs: STEPS,
+    space: 80,
+    size: 32,
+  });
 
   // Creates a chart in an element, as wide as the element.
   function chart(id, height, options, columns) {
     const place = document.getElementById(id);
     place.replaceChildren();
-    const u = new uPlot(
-      { width: place.clientWidth, height, legend: { show: false }, padding: [8, 12, 0, 0], ...options }, columns, place);
-    charts.push([u, place]);
-    return u;
+    const fixed = { width: place.clientWidth, height, legend: { show: false }, padding: [8, 20, 0, 0] };
+    charts.push(new uPlot({ ...fixed, ...options }, columns, place));
+    return charts[charts.length - 1];
   }
 
   // ---- the timeline ----
@@ -169,12 +189,12 @@
   // What is below the pointer, in words.
   function below(u, row, time) {
     const title = row.titles.find(([begin, until]) => begin <= time && time <= until);
-    if (!title) return [seconds(time), "no run"];
+    if (!title) return [seconds(time, 7), "no run"];
     if (!row.lane) return [title[2]];
-    const where = [seconds(time), `worker ${row.worker} of run ${title[2].split(" ", 1)[0]}`];
+    const where = [seconds(time, 7), `worker ${row.worker} of run ${title[2].split(" ", 1)[0]}`];
     const near = 6 * (u.scales.x.max - u.scales.x.min) / (u.bbox.width / uPlot.pxRatio);
     const event = row.events.find(([at]) => Math.abs(at - time) < near);
-    if (event) return [seconds(event[0]), where[1], event[1], ...(event[2] === null ? [] : [`call ${event[2]}`])];
+    if (event) return [seconds(event[0], 7), where[1], event[1], ...(event[2] === null ? [] : [`call ${event[2]}`])];
     const i = firstAfter(row, time);
     if (i >= row.end.length || row.start[i] > time) return [...where, "waits"];
     const number = row.calls[i], calls = [];
@@ -189,12 +209,10 @@
     document.getElementById("timeline-says").textContent = row ? below(u, row, u.posToVal(left, "x")).join(", ") : "";
   }
 
-  let zooming = false;
   function zoom(min, max) {
-    if (zooming) return;
-    zooming = true;
-    for (const u of [timeline, utilisation]) u.setScale("x", { min, max });
-    zooming = false;
+    for (const u of [timeline, utilisation]) {
+      if (u.scales.x.min !== min || u.scales.x.max !== max) u.setScale("x", { min, max });
+    }
   }
 
   // Both charts over time show the same stretch.
@@ -281,15 +299,15 @@
 
   let timeline, utilisation;
   function draw() {
-    for (const [u] of charts.splice(0)) u.destroy();
+    for (const u of charts.splice(0)) u.destroy();
     timeline = utilisation = undefined;
-    const made = [makeTimeline(), makeUtilisation()];
-    [timeline, utilisation] = made;
+    [timeline, utilisation] = [makeTimeline(), makeUtilisation()];
     if (data.histogram.calls.length) makeHistogram();
   }
 
   function stretch(factor, shift = 0) {
-    const { min, max } = timeline.scales.x, width = Math.min((max - min) * factor, data.span);
+    const { min, max } = timeline.scales.x;
+    const width = Math.max(Math.min((max - min) * factor, data.span), 10 * data.tick);
     const wanted = (min + max - width) / 2 + shift * width;
     const from = Math.max(data.start, Math.min(wanted, data.start + data.span - width));
     zoom(from, from + width);
