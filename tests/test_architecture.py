@@ -66,7 +66,7 @@ LATE = {
     ): "it is imported while new workers start",
     ("parallel.running._launch", "parallel.transport._engines"): "only runs on dask and ray need it",
     ("parallel.running._serial", "parallel.running._faults"): "a plain loop needs it only if a call fails",
-    ("parallel.running._serial", "observe._messages"): "only on_message= and listeners need it",
+    ("parallel.running._serial", "observe._receiving"): "only on_message= and listeners need it",
     ("parallel.running._serial", "parallel.running._resume"): "a plain loop needs it only with memory=",
     ("backends._worker_process", "backends._blas"): "a forked worker needs it only if the program has numpy",
     ("backends._worker_process", "errors"): "it imports loky, which only a program that uses loky's contexts needs",
