@@ -166,7 +166,10 @@ def _straggler(facts: Facts) -> Finding | None:
     run = facts.run
     slowest = run["slowest"][0] if run["slowest"] else None
     median = run["calls"]["median"]
-    if slowest is None or facts.done <= facts.n or facts.tail < LEAST * facts.total:
+    if slowest is None or facts.done <= facts.n:
+        return None
+    waiting = min(facts.tail, (facts.n - 1) * slowest["seconds"])  # the rest of the tail has another cause
+    if waiting < LEAST * facts.total:
         return None
     end = max(run["slices"]["end"], default=run["end"])
     last = slowest["start"] + slowest["seconds"]
@@ -175,10 +178,10 @@ def _straggler(facts: Facts) -> Finding | None:
     return Finding(
         f"At the end, workers wait for one call: call {slowest['call']}, {slowest['function']}"
         f"({slowest['arguments']}), takes {seconds(slowest['seconds'])}, while half of the calls take at most "
-        f"{seconds(median)}. The other workers wait for {seconds(facts.tail)} in all.",
+        f"{seconds(median)}. The other workers wait for {seconds(waiting)} in all.",
         "Put the longest calls first, or split this one into several.",
-        facts.tail,
-        {"call": slowest["call"], "seconds": slowest["seconds"], "median": median, "waiting": facts.tail},
+        waiting,
+        {"call": slowest["call"], "seconds": slowest["seconds"], "median": median, "waiting": waiting},
     )
 
 
