@@ -350,7 +350,8 @@ def test_py_spy_shows_the_program_and_native_frames(tmp_path: Path) -> None:
 
 def test_without_py_spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("shoal.cli._stack._py_spy", lambda: None)
-    monkeypatch.setattr("shoal.cli._stack._answered", lambda _pid: None)  # this process may have had workers
+    monkeypatch.setattr("shoal.cli._stack._answered", lambda _pid: None)  # this process may have had workers,
+    monkeypatch.setattr("shoal.cli._stack.workers_of", lambda _pid: [])  # and may keep them
     assert main(["stack", "--native", str(os.getpid())]) == 1
     assert "--native needs py-spy" in capsys.readouterr().err
     assert main(["stack", str(os.getpid())]) == 1

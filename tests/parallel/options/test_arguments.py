@@ -157,7 +157,11 @@ def test_a_timeout_may_be_as_long_as_one_likes(timeout: Any, return_as: str) -> 
         ({"initargs": 5}, TypeError, "initargs must be a tuple"),
         ({"idle_worker_timeout": "x"}, ValueError, "idle_worker_timeout must be a positive number of seconds"),
         ({"backend": "multiprocessing", "maxtasksperchild": "x"}, ValueError, "maxtasksperchild must be a positive"),
-        ({"backend": "multiprocessing", "context": "spawn"}, TypeError, "context must be a list of context variables"),
+        (
+            {"backend": "multiprocessing", "context": "spawn"},
+            TypeError,
+            "a context of multiprocessing, True or None, got",
+        ),
     ],
 )
 def test_options_of_backends_have_values_that_they_can_use(options: Any, kind: type[Exception], said: str) -> None:

@@ -301,9 +301,9 @@ def test_variables_of_the_main_module(tmp_path: Path) -> None:
     assert out.splitlines() == expected
 
 
-@pytest.mark.parametrize("value", ["REQUEST", 7, ["REQUEST"], [VARIABLE, 3], iter([VARIABLE])])
+@pytest.mark.parametrize("value", ["REQUEST", 7, 1, ["REQUEST"], [VARIABLE, 3], iter([VARIABLE])])
 def test_context_takes_variables(value: Any) -> None:
-    with pytest.raises(TypeError, match=r"context must be a list of context variables .*, got: "):
+    with pytest.raises(TypeError, match=r"context must be a list of context variables, .*, got: "):
         Parallel(n_jobs=2, context=value)
     with pytest.raises(TypeError, match="context must be a list of context variables"):
         parallel_config(context=value)

@@ -218,9 +218,9 @@ def _count(what: str) -> Callable[[str, Any], None]:
     return accepts
 
 
-def _initializer(_name: str, initializer: Any) -> None:
-    if not (initializer is None or callable(initializer)):
-        raise TypeError(f"initializer must be a callable, or None, got: {initializer!r:.80}")
+def _callable(name: str, function: Any) -> None:
+    if not (function is None or callable(function)):
+        raise TypeError(f"{name} must be a callable, or None, got: {function!r:.80}")
 
 
 def _initargs(_name: str, initargs: Any) -> None:
@@ -228,18 +228,13 @@ def _initargs(_name: str, initargs: Any) -> None:
         raise TypeError(f"initargs must be a tuple of the initializer's arguments, got: {initargs!r:.80}")
 
 
-def _on_message(_name: str, on_message: Any) -> None:
-    if not (on_message is None or callable(on_message)):
-        raise TypeError(f"on_message must be a callable that takes (index, message), or None, got: {on_message!r:.80}")
-
-
 def _context(_name: str, context: Any) -> None:
-    if context is None or isinstance(context, (bool, ContextVar)) or hasattr(context, "Process"):
-        return
-    if not (isinstance(context, (list, tuple, set, frozenset)) and all(type(each) is ContextVar for each in context)):
+    named = context if isinstance(context, (list, tuple, set, frozenset)) else (context,)
+    other = context is None or isinstance(context, bool) or hasattr(context, "Process")
+    if not (other or {*map(type, named)} <= {ContextVar}):
         raise TypeError(
-            "context must be a list of context variables (contextvars.ContextVar), True for all, or None; or for the "
-            f"backend 'multiprocessing' one of its contexts, got: {context!r:.80}"
+            "context must be a list of context variables, a context of multiprocessing, True or None, got: "
+            f"{context!r:.80}"
         )
 
 
@@ -260,7 +255,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "mmap_mode": _mmap_mode,
     "progress": _progress,
     "forward": _forward,
-    "on_message": _on_message,
+    "on_message": _callable,
     "batch_size": _batch_size,
     "timeout": _timeout,
     "total": _total,
@@ -273,7 +268,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "max_tasks_per_worker": _count("calls"),
     "max_worker_memory": _positive_size,
     "inner_max_num_threads": _count("threads"),
-    "initializer": _initializer,
+    "initializer": _callable,
     "initargs": _initargs,
     "idle_worker_timeout": _seconds,
     "maxtasksperchild": _count("calls"),

@@ -23,7 +23,7 @@ from shoal.backends import Slot, WorkerSpec
 from shoal.errors import FallbackWarning, RunEnded, TaskTimeout
 from shoal.observe._messages import Told, channel_set
 from shoal.parallel._batch import Batch
-from shoal.parallel._delayed import Placeholder, not_a_call, resolved, unpacked
+from shoal.parallel._delayed import Call, Placeholder, not_a_call, resolved, unpacked
 from shoal.parallel.running._faults import Faults, described
 from shoal.parallel.running._resume import store
 from shoal.parallel.running._run import Run
@@ -252,13 +252,17 @@ class PullRun(Run):
             self._roomy.set()
         return True
 
+    def _source(self) -> Callable[[], tuple[int, Call] | None]:
+        """Return the function from which threads take their calls."""
+        return self.schedule.queue.next_call
+
     def _work(self, thread: RunThread) -> None:
         """Take calls and run them until no more are there; runs in a thread of a slot."""
         done, thread.ident = thread.done, threading.get_native_id()
         at_once, put, memory = self._at_once, self.inbox.put, self._plan.memory
         lock, next_call, bounded = (
             self._lock,
-            self.schedule.queue.next_call,
+            self._source(),
             self.schedule.sizing.max_pending is not None,
         )
         messaging = self._messaging(thread)

@@ -30,7 +30,7 @@ from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
 from shoal.backends.base import in_main_thread
 from shoal.errors import WorkerStartError, attaching
-from shoal.observe._messages import receiver_of
+from shoal.observe._receiving import receiver_of
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import is_call, not_a_call, resolved
 from shoal.parallel.running._faults import Faults

@@ -100,7 +100,7 @@ def run_one_by_one(
 
     direct = None
     if plan.on_message is not None or listener is not None:
-        from shoal.observe._messages import direct_of
+        from shoal.observe._receiving import direct_of
 
         direct = direct_of(plan.on_message, listener)
     faults = Faults(plan.settings, listener)
