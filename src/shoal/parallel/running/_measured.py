@@ -155,9 +155,13 @@ class MeasuredTransport(Transport[R]):
         meter.sample(arguments)
 
     @property
-    def record(self) -> RunRecord | None:  # type: ignore[override]
+    def record(self) -> RunRecord | None:
         """As of the other transport."""
         return self._transport.record
+
+    @record.setter
+    def record(self, record: RunRecord | None) -> None:
+        self._transport.record = record
 
     @property
     def on_note(self) -> Callable[[Turn, bytes], object] | None:
