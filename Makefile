@@ -15,10 +15,10 @@ ENGINES := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream suite suite-optimized bench lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream suite suite-optimized bench pictures lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | bench | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | bench | pictures | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -67,6 +67,11 @@ lint: $(VENV)/.has-test
 bench: $(VENV)/.has-bench
 	@$(RUN) -m compileall -q src benchmarks
 	$(RUN) -m benchmarks $(ARGS)
+
+# The pages of reports in a headless Chromium, and commands in a terminal: pictures in build/pictures. Needs Debian's
+# packages chromium and tmux. ARGS=--docs writes those of docs/pictures too.
+pictures: $(VENV)/.has-test
+	$(RUN) -m scripts.pictures $(ARGS)
 
 # All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
 # then one under `python -O`.

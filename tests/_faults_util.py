@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _children import path_of_tests, with_assertions
+from _children import path_of_tests, runnable, with_assertions
 from shoal import Parallel, delayed
 
 #: How long a test waits for what should come at once, in seconds; only a failing one waits so long.
@@ -125,7 +125,7 @@ class Child:
         }
         self._before = set(glob.glob("/dev/shm/*"))  # a process of the same id may have been killed here
         self.process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-W", "error", *options, str(script), str(folder)],
+            [sys.executable, "-X", "faulthandler", "-W", "error", *options, str(runnable(script)), str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from _children import SPAWNED
 from _faults_util import Child
 
 ORDERS = {
@@ -60,7 +61,12 @@ print("ok", flush=True)
         assert child.leaves_nothing() == []
 
 
-@pytest.mark.parametrize("outer", ["shoal", "joblib"])
+#: The start method of a loky worker is "loky". multiprocessing sets it in the processes that the worker spawns, where
+#: loky is not imported yet.
+_in_joblib = pytest.mark.skipif(SPAWNED, reason="a worker of loky's cannot spawn processes by multiprocessing")
+
+
+@pytest.mark.parametrize("outer", ["shoal", pytest.param("joblib", marks=_in_joblib)])
 def test_one_inside_the_other(tmp_path: Path, outer: str) -> None:
     """Workers end by themselves, also those within which the other library's have been left idle."""
     inner = {"shoal": "joblib", "joblib": "shoal"}[outer]

@@ -15,6 +15,7 @@ import pytest
 
 import shoal
 import shoal.errors
+from _children import without_guard
 from _tracebacks_program import CASES
 
 PROGRAM = Path(__file__).with_name("_tracebacks_program.py")
@@ -170,6 +171,7 @@ def fail(number):
 """
 
 
+@without_guard
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_functions_that_no_import_finds_show_their_file_and_line(backend: str, tmp_path: Path) -> None:
     run = f"""

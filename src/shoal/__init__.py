@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from shoal.persistence._inspect import FileInfo, inspect
     from shoal.persistence._load import load
     from shoal.persistence.compression import CompressorWrapper, register_compressor
+    from shoal.reports._report import Report, report
 
 _HOMES = {
     "shoal._cpus": ("cpu_count",),
@@ -123,6 +124,7 @@ _HOMES = {
     "shoal.persistence._inspect": ("FileInfo", "inspect"),
     "shoal.persistence._load": ("load",),
     "shoal.persistence.compression": ("CompressorWrapper", "register_compressor"),
+    "shoal.reports._report": ("Report", "report"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -155,6 +157,7 @@ __all__ = [
     "NotMemorizedResult",
     "Parallel",
     "RemoteTraceback",
+    "Report",
     "ResultCache",
     "RunEnded",
     "RunTimeout",
@@ -183,6 +186,7 @@ __all__ = [
     "register_hasher",
     "register_parallel_backend",
     "register_store_backend",
+    "report",
     "send",
     "shared",
     "shutdown_workers",
@@ -202,6 +206,11 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
+
+if os.environ.get("SHOAL_REPORT"):
+    from shoal.reports._folder import report_into as _report_into
+
+    _report_into(os.environ["SHOAL_REPORT"])
 
 if os.environ.get("SHOAL_AS_JOBLIB") == "1":
     from shoal.compat import install_as_joblib as _install

@@ -33,6 +33,7 @@ from shoal import (
     UnusedResultsWarning,
     delayed,
     load,
+    report,
     send,
     shared,
 )
@@ -411,6 +412,33 @@ class BackendTests:
         for thread in threads:
             thread.join(PATIENCE)
         assert results == {number: [x**number for x in range(20)] for number in (1, 2)}
+
+    # Reports
+
+    def test_a_report(self, parallel: Callable[..., Parallel]) -> None:
+        with report() as found:
+            parallel(batch_size=2)(delayed(identity)(number) for number in range(10))
+            with pytest.raises(Refused):
+                parallel(batch_size=1)([delayed(refuse)(1, 1)])
+        one, failed = found.to_dict()["runs"]
+        assert (one["outcome"], one["calls"]["total"], one["calls"]["done"]) == ("done", 10, 10)
+        assert one["function"] == f"{__name__}.identity"
+        assert sum(worker["calls"] for worker in one["workers"]) == sum(one["slices"]["calls"]) == 10
+        assert sum(one["histogram"]["counts"]) == 10
+        assert sorted(one["slices"]["first"])[0] == 0
+        assert {call["call"] for call in one["slowest"]} <= set(range(10))
+        assert {call["arguments"] for call in one["slowest"]} <= set(map(str, range(10)))
+        assert one["start"] <= min(one["slices"]["start"]) <= max(one["slices"]["end"]) <= one["end"]
+        assert (failed["outcome"], failed["counts"]["failures"]) == ("failed", 1)
+        assert str(failed["error"]).startswith("Refused")
+
+    def test_a_report_of_nested_runs(self, parallel: Callable[..., Parallel]) -> None:
+        with report() as found:
+            parallel(batch_size=1)(delayed(nest)(1, number) for number in range(3))
+        outer, *inner = found.to_dict()["runs"]
+        assert outer["parent"] is None
+        assert [run["parent"] for run in inner] == [outer["id"]] * 3
+        assert [run["calls"]["done"] for run in inner] == [2, 2, 2]
 
     # Progress and verbosity
 

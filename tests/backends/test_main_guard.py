@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from _children import path_of_tests
+from _children import path_of_tests, without_guard
 from _python import needs_forks
 
 pytestmark = needs_forks
@@ -91,6 +91,7 @@ if __name__ == "__main__":
     assert run(tmp_path, source) == (0, "[0, 1, 4, 9]\n", "")
 
 
+@without_guard
 def test_another_child_process_that_imports_a_program_without_a_guard(tmp_path: Path) -> None:
     """The child is not a shoal worker, so it raises the error itself."""
     source = """

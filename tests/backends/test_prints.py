@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from _children import runnable
+
 PRELUDE = """
 import os, signal, sys
 from shoal import Parallel, delayed, executor
@@ -101,5 +103,7 @@ def run(folder: Path, source: str, backend: str) -> tuple[str, str]:
     program.write_text(source)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
-        subprocess.run([sys.executable, str(program), backend], stdout=out, stderr=err, env=environment, check=False)
+        subprocess.run(
+            [sys.executable, str(runnable(program)), backend], stdout=out, stderr=err, env=environment, check=False
+        )
     return (folder / "out").read_text(), (folder / "err").read_text()

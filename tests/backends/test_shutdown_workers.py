@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from _children import path_of_tests, with_assertions
+from _children import SPAWNED, path_of_tests, with_assertions
 from _faults_util import Child, alive, until, wait_for, worker_pids
 from shoal import Parallel, delayed, executor, shutdown_workers
 
@@ -229,6 +229,7 @@ def test_what_calls_leave_to_the_end_of_their_worker_is_done_then(
     assert until(lambda: all(path.exists() and path.read_text() == "x" for path in paths))
 
 
+@pytest.mark.skipif(SPAWNED, reason="multiprocessing ends its processes without their exit handlers")
 @pytest.mark.parametrize("start_method", [None, "loky"])
 def test_what_hooks_print_at_the_end_of_a_worker_is_seen(
     start_method: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

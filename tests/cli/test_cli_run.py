@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from _children import without_guard
 from _cli_util import PYTHON, SHOAL, run
 from _python import GIL
 
@@ -157,7 +158,7 @@ def main():
 """
 
 
-@pytest.mark.parametrize("guard", [True, False], ids=["guarded", "unguarded"])
+@pytest.mark.parametrize("guard", [True, pytest.param(False, marks=without_guard)], ids=["guarded", "unguarded"])
 @pytest.mark.parametrize("how", ["script", "module"])
 def test_functions_of_the_program_run_in_workers(tmp_path: Path, how: str, guard: bool) -> None:
     source = CALLS.format(backend="loky") + ("if __name__ == '__main__':\n    main()" if guard else "main()")
@@ -236,7 +237,8 @@ def test_options_do_not_reach_nested_runs(tmp_path: Path) -> None:
         from joblib import Parallel, delayed
         def inner():
             return Parallel().n_jobs
-        print(Parallel(n_jobs=2)(delayed(inner)() for _ in range(2)))
+        if __name__ == '__main__':
+            print(Parallel(n_jobs=2)(delayed(inner)() for _ in range(2)))
         """,
     )
     for backend in ("threading", "loky"):
@@ -252,10 +254,11 @@ def test_progress_is_shown_for_each_run(tmp_path: Path, library: str) -> None:
         from {library} import Parallel, delayed
         def work():
             print(Parallel(n_jobs=2)(delayed(abs)(-i) for i in range(4)))
-        work()
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
+        if __name__ == '__main__':
+            work()
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
         """,
     )
     code, stdout, stderr = run((*SHOAL, "run"), "--progress", name, cwd=tmp_path)

@@ -152,3 +152,4 @@ def test_the_wheel_contains_the_pth_file(tmp_path: Path) -> None:
         names = archive.namelist()
     assert "shoal-as-joblib.pth" in names
     assert "shoal/compat/joblib/parallel.py" in names
+    assert {f"shoal/reports/assets/{name}" for name in ("page.js", "uplot.js", "uplot.LICENSE")} <= {*names}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from _children import SPAWNED
 from _differences import (
     ENVIRONMENT,
     FAILURES,
@@ -56,6 +57,7 @@ RUNS = [
         {"LOKY_PICKLER": "pickle", "JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND": "multiprocessing"},
         PICKLER,
         id="environment with pickle",
+        marks=pytest.mark.skipif(SPAWNED, reason="spawned workers import the functions of the main module"),
     ),
 ]
 

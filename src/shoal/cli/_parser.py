@@ -58,7 +58,7 @@ def _split(arguments: Sequence[str]) -> tuple[Sequence[str], list[str]]:
         if item.startswith("-m") or not item.startswith("-"):
             end += 1
             break
-        end += 2 if item in ("--n-jobs", "--backend") else 1
+        end += 2 if item in ("--n-jobs", "--backend", "--report") else 1
     return arguments[:end], list(arguments[end:])
 
 
@@ -132,6 +132,9 @@ def _add_run(commands: Any) -> None:
         help="the number of workers where the program gives none; -1 for one per CPU",
     )
     run.add_argument("--backend", metavar="NAME", help="the backend where the program names none")
+    run.add_argument(
+        "--report", metavar="FILE", help="write a report that says why runs are slow: .html, .json or .trace.json"
+    )
     run.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
     run.add_argument("script", nargs="?", metavar="SCRIPT", help="the program: a file, or a folder with __main__.py")
     run.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="the arguments of the program")

@@ -62,6 +62,8 @@ def main(given: Namespace) -> int:
     }
     if options and not _set_defaults(options):
         return WRONG_USAGE
+    if given.report is not None and not _report_to(given.report):
+        return WRONG_USAGE
     install_as_joblib()
     try:
         program = _module(given.module) if given.module is not None else _script(given.script)
@@ -88,6 +90,18 @@ def _set_defaults(options: dict[str, Any]) -> bool:
         complain(str(error))
         return False
     set_defaults(settings)
+    return True
+
+
+def _report_to(path: str) -> bool:
+    """Have the runs of this process in a report; return False if it cannot be written to `path`."""
+    from shoal.reports._folder import report_to
+
+    try:
+        report_to(path)
+    except ValueError as error:
+        complain(str(error))
+        return False
     return True
 
 

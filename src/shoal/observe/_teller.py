@@ -33,6 +33,10 @@ class Teller:
         self._size = 1
         self._tell(started)
 
+    def add(self, listener: Listener) -> None:
+        """Add a listener. It has missed the first event."""
+        self._listeners = [*self._listeners, listener]
+
     def dispatched(self, size: int) -> None:
         """Send the event that a batch of `size` calls was sent to a worker."""
         self._tell(BatchDispatched(size))

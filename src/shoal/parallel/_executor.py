@@ -65,6 +65,7 @@ def executor(
     max_worker_memory: Any = DEFAULTS["max_worker_memory"],
     forward: Any = DEFAULTS["forward"],
     context: Any = DEFAULTS["context"],
+    report: Any = DEFAULTS["report"],
     **options: Any,
 ) -> Executor:
     """Return an executor of :mod:`concurrent.futures` that runs calls on the workers of :class:`~shoal.Parallel`.
@@ -90,6 +91,8 @@ def executor(
         As for Parallel, for each submitted call.
     max_tasks_per_worker, max_worker_memory, forward, context
         As for Parallel. The context variables have their values at the time when the executor is made.
+    report : str, os.PathLike or Report, optional
+        As for Parallel. The file is written when the executor is shut down.
     **options
         Options of the backend, such as `initializer` and `initargs`.
 
@@ -160,6 +163,7 @@ def executor(
         max_worker_memory=max_worker_memory,
         forward=forward,
         context=context,
+        report=report,
     )
     return Executor(plan._replace(return_as="generator_unordered", own_workers=True, resends=True))
 

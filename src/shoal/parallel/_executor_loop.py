@@ -27,6 +27,7 @@ from shoal.backends._turns import Turn
 from shoal.parallel.options._plan import Plan
 from shoal.parallel.running._faults import Faults
 from shoal.parallel.running._launch import make_run, size_policy
+from shoal.parallel.running._runner import measured
 from shoal.parallel.running._submitted import Submitted
 
 #: The seconds that a program waits for its executors when Ctrl-C ends it.
@@ -73,7 +74,9 @@ class Loop(threading.Thread):
                 for _ in range(slot.width):
                     slot.executor.submit(_nothing)
         close = plan.backend.close
-        self.owned_run = make_run(plan, self.submitted, slots, close, n_workers, None, None, None, _EachByItself)
+        meter = plan.meter(n_workers, None)
+        make = make_run if meter is None else measured(meter)
+        self.owned_run = make(plan, self.submitted, slots, close, n_workers, None, None, None, _EachByItself)
         self.submitted.queue.wake = partial(self.owned_run.inbox.put, None)
         try:
             _wait_at_exit(any(isinstance(slot.executor, Turn) for slot in slots))

@@ -122,6 +122,10 @@ class Parallel:
         when the run is made. They are sent once to each worker. True sends all that can be sent: workers must find the
         variable in a module, and its value must be picklable. On threads, and with one worker, calls see all variables
         anyway.
+    report : str, os.PathLike or Report, optional
+        Where a report of the runs goes, which says why they were slow: the path of a file that ends with ``.html``,
+        ``.json`` or ``.trace.json``, or what :func:`~shoal.report` returns. A file is written at the end of each run,
+        with all runs of this Parallel or of the context that sets it.
     seed : int, sequence of int or numpy.random.SeedSequence, optional
         Gives each call a :class:`numpy.random.Generator` of its own as the argument `rng`. Call i gets the generator of
         the i-th child that :meth:`numpy.random.SeedSequence.spawn` would make. So its numbers do not depend on the
@@ -230,6 +234,7 @@ class Parallel:
         max_worker_memory: Any = DEFAULTS["max_worker_memory"],
         forward: Any = DEFAULTS["forward"],
         context: Any = DEFAULTS["context"],
+        report: Any = DEFAULTS["report"],
         seed: Any = None,
         memory: ResultCache | None = None,
         total: int | None = None,
@@ -263,6 +268,7 @@ class Parallel:
             max_worker_memory=max_worker_memory,
             forward=forward,
             context=context,
+            report=report,
             seed=seed,
             memory=memory,
             total=total,

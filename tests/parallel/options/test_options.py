@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import shoal
 from shoal import Parallel, executor, parallel_config
 from shoal.parallel._executor import NOT_OF_EXECUTORS
 from shoal.parallel._parallel import ARGUMENTS
@@ -24,6 +25,7 @@ NO_ARGUMENTS = {
     "seeds": "is made from the argument seed",
     "own_workers": "is set for executors only",
     "resends": "is set for executors only",
+    "origins": "follows from where the other values come from",
 }
 #: Arguments without an entry in _CHECKS, and where they are checked instead.
 CHECKED_ELSEWHERE = {
@@ -32,6 +34,7 @@ CHECKED_ELSEWHERE = {
     "return_as": "Plan.checked, whose message lists the values as joblib's does",
     "pre_dispatch": "Plan.bound, since an expression needs the number of workers",
     "seed": "_seeds.Seeds, which numpy's types need; numpy is imported only with a seed",
+    "report": "_settings.with_report, by report_at",
     "memory": "_plan.plan_of: it must have the methods of a ResultCache",
 }
 #: Arguments that stand for a field of another name.
@@ -90,6 +93,7 @@ VALUES: dict[str, Any] = {
     "max_worker_memory": "1G",
     "forward": False,
     "context": True,
+    "report": shoal.report(),
 }
 
 

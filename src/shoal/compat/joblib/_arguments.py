@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from shoal.backends import Backend
 from shoal.parallel.options._checks import check
-from shoal.parallel.options._settings import Settings, current
+from shoal.parallel.options._settings import Settings, current, origins_of
 
 from ._config import _as_joblib_backend, _get_active_backend, _get_config_param, default_parallel_config, factory_of
 from ._parallel_backends import (
@@ -28,6 +28,7 @@ class Resolved(NamedTuple):
     backend: Any  # of joblib's contract
     settings: Settings
     backend_kwargs: dict[str, Any]  # for the backend's configure()
+    origins: dict[str, str]  # as those of a Plan
 
 
 def resolve(
@@ -74,7 +75,7 @@ def resolve(
         depth=backend.nesting_level or 0,
     )
     check(settings._asdict())
-    return Resolved(backend, settings, backend_kwargs)
+    return Resolved(backend, settings, backend_kwargs, origins_of(**arguments))
 
 
 def _choose_backend(backend: Any, active: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

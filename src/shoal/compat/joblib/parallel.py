@@ -203,9 +203,8 @@ class Parallel(Running, Logger):
             require=require,
         )
         self._backend_kwargs: dict[str, Any] = resolved.backend_kwargs
-        super().__init__(
-            Plan(resolved.backend, resolved.settings, {}, return_as, timeout, pre_dispatch, batch_size).checked()
-        )
+        plan = Plan(resolved.backend, resolved.settings, {}, return_as, timeout, pre_dispatch, batch_size)
+        super().__init__(plan._replace(origins=resolved.origins).checked())
         self.return_generator = return_as != "list"
         self.return_ordered = return_as != "generator_unordered"
         self._id = uuid4().hex

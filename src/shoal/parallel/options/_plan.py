@@ -27,13 +27,15 @@ from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.parallel._delayed import Call, check_input
 from shoal.parallel.options._checks import check, check_options, integer
 from shoal.parallel.options._expressions import evaluate
-from shoal.parallel.options._settings import DEFAULTS, Default, Settings, context_of_backend, resolve
+from shoal.parallel.options._settings import DEFAULTS, Default, Settings, context_of_backend, origins_of, resolve
+from shoal.reports._active import collectors_of
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel.running._policies import Pace
     from shoal.parallel.running._resume import ResultCache
     from shoal.parallel.running._seeds import Seeds
+    from shoal.reports._meter import Meter
 
 RETURNS = ("list", "generator", "generator_unordered")
 
@@ -64,6 +66,8 @@ class Plan(NamedTuple):
         for each other.
     resends
         Whether to send functions and arrays again with each batch, because they may have changed since the last one.
+    origins
+        Which values do not come from the defaults, for reports: ``"argument"`` or ``"context"``, by name.
     return_as, timeout, pre_dispatch, batch_size, memory, total, on_message
         As for :class:`~shoal.Parallel`.
     """
@@ -81,6 +85,7 @@ class Plan(NamedTuple):
     on_message: OnMessage | None = None
     own_workers: bool = False
     resends: bool = False
+    origins: Mapping[str, str] = {}
 
     @property
     def generates(self) -> bool:
@@ -169,6 +174,25 @@ class Plan(NamedTuple):
             iterable = with_known(iterable, self.memory)
         return iterable, number
 
+    def meter(self, n_workers: int, number: int | None) -> Meter | None:
+        """Return the meter of a run that begins now; None if the run is in no report.
+
+        Parameters
+        ----------
+        n_workers
+            The number of workers.
+        number
+            The number of calls; None if it is not known.
+        """
+        collectors = collectors_of(self.settings.report)
+        if not collectors:
+            return None
+        from shoal.parallel.options._origins import meter_of
+
+        values = {**self.settings._asdict(), **self._asdict()}
+        origins = {name: "argument" for name, value in self._field_defaults.items() if values[name] != value}
+        return meter_of(collectors, values, {**origins, **self.origins}, n_workers, number)
+
     def listener(self, label: str, n_workers: int, number: int | None) -> Teller | None:
         """Return the listener of a run, which was told that the run began; None if neither lines nor a bar are shown.
 
@@ -230,11 +254,12 @@ def plan_of(
     n_jobs = DEFAULTS["n_jobs"] if n_jobs is None or isinstance(n_jobs, Default) else integer(n_jobs)
     settings["context"], options = context_of_backend(settings["context"], options)
     chosen, resolved = resolve(backend, n_jobs=n_jobs, **settings)
+    origins = origins_of(n_jobs=n_jobs, backend=backend, **settings)
     chosen.check_placement(options)
     check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
     plan = Plan(chosen, resolved, options, return_as, timeout, pre_dispatch, batch_size, None, memory, total).checked()
     check({"total": total, "on_message": on_message})
-    plan = plan._replace(on_message=on_message)
+    plan = plan._replace(on_message=on_message, origins=origins)
     if seed is None:
         return plan
     from shoal.parallel.running._seeds import Seeds

@@ -44,8 +44,9 @@ class Settings(NamedTuple):
         How deep the current code is nested in runs: 0 outside of any, 1 in a worker.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress
         As for :class:`~shoal.Parallel`.
-    retries, retry_on, retry_wait, on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, \
-forward, context
+    retries, retry_on, retry_wait, on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory
+        As for :class:`~shoal.Parallel`.
+    forward, context, report
         As for :class:`~shoal.Parallel`.
     """
 
@@ -68,6 +69,7 @@ forward, context
     max_worker_memory: int | float | str | None = None
     forward: Any = True
     context: Any = None
+    report: Any = None
     depth: int = 0
 
 
@@ -75,7 +77,7 @@ forward, context
 DEFAULTS = {name: Default(value) for name, value in Settings._field_defaults.items() if name != "depth"}
 
 _current: ContextVar[Settings] = ContextVar("shoal settings")
-_of_process = Settings()
+_DEFAULT = _of_process = Settings()
 
 
 def current() -> Settings:
@@ -104,6 +106,34 @@ def given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if not isinstance(value, Default)}
 
 
+def origins_of(**arguments: Any) -> dict[str, str]:
+    """Return which arguments are given, ``"argument"``, and which ones the ``"context"`` sets, by their names."""
+    context = current()
+    origins = {}
+    if context != _DEFAULT:
+        changed = zip(context._fields, context, _DEFAULT, strict=True)
+        origins = {name: "context" for name, value, default in changed if value is not default}
+    for name, value in arguments.items():
+        if not isinstance(value, Default) and not (value is None and name in ("backend", "n_jobs")):
+            origins[name] = "argument"
+    return origins
+
+
+def with_report(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values of settings, in which the path of a report is replaced by a report that is written there.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If no report can be written there.
+    """
+    if values.get("report") is None:
+        return values
+    from shoal.reports._report import report_at
+
+    return {**values, "report": report_at(values["report"])}
+
+
 def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     """Return the backend and the settings of a run.
 
@@ -123,6 +153,7 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     values = given(**arguments)
     settings = context._replace(**values)
     check({**values, "prefer": settings.prefer, "require": settings.require})
+    settings = settings._replace(**with_report(values))
     if backend is None or isinstance(backend, Default):
         chosen = _choose(context.backend, settings)
     else:
@@ -174,7 +205,7 @@ class parallel_config:
     backend : str, Backend or multiprocessing context, optional
         The backend of all runs that name none.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress, retries, retry_on, retry_wait, \
-on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, forward, context
+on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, forward, context, report
         As for :class:`~shoal.Parallel`. An argument of ``Parallel`` takes precedence.
     inner_max_num_threads : int, optional
         The number of threads that BLAS and OpenMP may use in each worker process. It needs `backend`.
@@ -224,6 +255,7 @@ on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, fo
         max_worker_memory: Any = DEFAULTS["max_worker_memory"],
         forward: Any = DEFAULTS["forward"],
         context: Any = DEFAULTS["context"],
+        report: Any = DEFAULTS["report"],
         inner_max_num_threads: int | None = None,
         **backend_params: Any,
     ) -> None:
@@ -248,8 +280,10 @@ on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, fo
             max_worker_memory=max_worker_memory,
             forward=forward,
             context=context,
+            report=report,
         )
         check(values)
+        values = with_report(values)
         if values.get("n_jobs") is not None:
             values["n_jobs"] = integer(n_jobs)
         configured = _configured(type(self).__name__, backend, inner_max_num_threads, backend_params)

@@ -209,7 +209,7 @@ class BatchRun(Run, Generic[R]):
         """Decode a reply, complete its calls, and handle the failure that it holds, if any."""
         slot, batch, memory = self.slots[index], request.batch, self._plan.memory
         try:
-            values, error, elapsed, whole, said, retiring, told = self._transport.receive(request, reply)
+            values, error, elapsed, whole, said, retiring, told, _ = self._transport.receive(request, reply)
         finally:
             self._drop(index, request)
         if retiring and self._plan.backend.retire(slot, retiring):

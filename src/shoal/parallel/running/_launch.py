@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import errors
 from shoal._cpus import cpu_share
@@ -50,6 +50,16 @@ if TYPE_CHECKING:
     from shoal.parallel.options._plan import Plan
 
 
+class Kinds(NamedTuple):
+    """The classes of runs, or functions that make them."""
+
+    on_threads: Callable[..., Run]
+    of_batches: Callable[..., Run]
+
+
+KINDS = Kinds(PullRun, BatchRun)
+
+
 def size_policy(plan: Plan) -> int | Callable[[Pace], int]:
     """Return the `size` of a :class:`Schedule`. No batch has more calls than its worker serves."""
     batch_size, most = plan.batch_size, plan.settings.max_tasks_per_worker
@@ -73,6 +83,7 @@ def make_run(
     bound: int | None,
     listener: Teller | None,
     faults: type[Faults] = Faults,
+    kinds: Kinds = KINDS,
 ) -> Run:
     """Make a run. It closes its slots when it ends; if it cannot be made, they are closed at once.
 
@@ -90,6 +101,8 @@ def make_run(
         Receives the events of the run; None if nobody listens.
     faults
         The class of the policy for failed calls.
+    kinds
+        The classes of runs.
     """
     with ExitStack() as opened:
         opened.callback(close_slots, slots)
@@ -107,7 +120,9 @@ def make_run(
         if backend.in_process:
             threads = n_workers if bound is None else min(n_workers, bound)
             surroundings = partial(nested_settings, *nested)
-            return PullRun(plan, slots, schedule, listener, policy, opened.pop_all().close, threads, surroundings)
+            return kinds.on_threads(
+                plan, slots, schedule, listener, policy, opened.pop_all().close, threads, surroundings
+            )
         transport: Transport[Any]
         forwarded = conditions(kinds_of(settings.forward))
         variables = variables_for(settings.context)
@@ -128,9 +143,7 @@ def make_run(
             there = nested[0], settings.depth, None
             options = TaskOptions(there, seconds, settings.mmap_mode, forwarded, HOME, variables=variables)
             transport = ObjectTransport(options)
-        run: BatchRun[Any]
-        run = BatchRun(plan, slots, schedule, listener, policy, opened.pop_all().close, transport, limits)
-        return run
+        return kinds.of_batches(plan, slots, schedule, listener, policy, opened.pop_all().close, transport, limits)
 
 
 def _schedule(

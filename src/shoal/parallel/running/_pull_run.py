@@ -225,13 +225,17 @@ class PullRun(Run):
             self._roomy.set()
         return True
 
+    def _source(self) -> Callable[[], tuple[int, Call] | None]:
+        """Return the function from which threads take their calls."""
+        return self.schedule.queue.next_call
+
     def _work(self, thread: _Thread) -> None:
         """Take calls and run them until no more are there; runs in a thread of a slot."""
         done = thread.done
         at_once, put, memory = self._at_once, self.inbox.put, self._plan.memory
         lock, next_call, bounded = (
             self._lock,
-            self.schedule.queue.next_call,
+            self._source(),
             self.schedule.sizing.max_pending is not None,
         )
         messaging = self._messaging(thread)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal.backends import Backend, Slot
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # a run on one worker needs none of them
     from shoal.observe._teller import Teller
     from shoal.parallel.options._plan import Plan
     from shoal.parallel.running._run import Run
+    from shoal.reports._meter import Meter
 
 
 class Runner:
@@ -121,15 +123,18 @@ class Runner:
             from shoal._pickling import dumps
 
             dumps(None)  # imports cloudpickle
+        meter = plan.meter(n_workers, number)
         # Before all else, so that new worker processes start up while the rest is imported.
         slots = self._open(plan, n_workers)
         from shoal.parallel.running._launch import make_run
+
+        make = make_run if meter is None else measured(meter)
 
         def close(slots: list[Slot]) -> None:
             if slots is not self._slots:
                 plan.backend.close(slots)
 
-        run = self.run = make_run(plan, calls, slots, close, n_workers, number, bound, make_listener(n_workers, number))
+        run = self.run = make(plan, calls, slots, close, n_workers, number, bound, make_listener(n_workers, number))
         if began is not None:
             began(run)
         if self.stopped:
@@ -149,6 +154,13 @@ class Runner:
         if self._keeps and not self._slots:
             self._slots, self._backend, self._process = slots, plan.backend, os.getpid()
         return slots
+
+
+def measured(meter: Meter) -> Callable[..., Run]:
+    """Return the function that makes a run of which a report is made."""
+    from shoal.parallel.running._measured import make_measured_run
+
+    return partial(make_measured_run, meter)
 
 
 def streamed(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterator[Any]:
@@ -186,6 +198,11 @@ def in_caller(
     ended
         Called when a generator ends. For a list, the run has ended when this function returns.
     """
+    meter = plan.meter(1, None)
+    if meter is not None:
+        from shoal.parallel.running._measured import in_serial
+
+        calls, listener = in_serial(meter, runner, calls, listener)
     if not plan.generates:
         observed = listener is not None or plan.on_message is not None
         if not observed and plan.memory is None and not survives_failures(plan.settings):

@@ -54,7 +54,14 @@ class Request:
         Why the batch cannot be sent; None if it can be sent.
     nbytes, returned
         The number of bytes that are sent to the worker, and the number of bytes of the reply.
+    pickle_seconds, unpickle_seconds
+        How long it took to encode the batch and to decode the reply, if that is measured.
+    received
+        The outcome, without the results, if it is measured.
     """
+
+    pickle_seconds = unpickle_seconds = 0.0
+    received: Received | None = None
 
     def __init__(self, batch: Batch, refusal: Unsendable | None = None) -> None:
         self.batch, self.refusal = batch, refusal
@@ -86,6 +93,8 @@ class Received(NamedTuple):
         The id of the worker's process, if it has to be replaced.
     told
         Messages of the calls that were not sent before, for :func:`~shoal.observe._messages.decoded`.
+    measured
+        What was measured, for a report; None if nothing was.
     """
 
     values: list[Any]
@@ -95,6 +104,7 @@ class Received(NamedTuple):
     said: bytes | None = None
     retiring: int | None = None
     told: tuple[bytes, ...] = ()
+    measured: Any = None
 
 
 class Transport(ABC, Generic[R]):
@@ -109,6 +119,8 @@ class Transport(ABC, Generic[R]):
     record: RunRecord | None = None
     #: Takes what a worker sends during a batch, with the turn that sends it, in any thread; None if that is dropped.
     on_note: Callable[[Turn, bytes], object] | None = None
+    #: Batches are measured, and calls that take longer than so many seconds are described; None: nothing is measured.
+    slow_above: float | None = None
 
     def take_messages(self, messages: bool, steps: bool) -> None:
         """Let calls send messages, and steps, to the run. It is called before the first batch, or not at all."""

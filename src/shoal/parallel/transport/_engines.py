@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.backends import worker_index
 from shoal.backends._failure import Failure, failure_of
@@ -42,6 +42,9 @@ from shoal.parallel.transport._shared import Shared, resolve_value
 from shoal.parallel.transport._variables import variables_set
 from shoal.parallel.transport._workspace import is_array
 
+if TYPE_CHECKING:
+    from shoal.reports._batch_meter import BatchMeter, Measured
+
 #: Larger arrays are not copied for each batch that may write to them.
 PRIVATE_BYTES = 32 * 2**20
 
@@ -54,6 +57,7 @@ class Outcome(NamedTuple):
     error: BaseException | Failure | None
     said: bytes | None = None  # what the calls have said: a pickled list of Said
     told: tuple[bytes, ...] = ()  # messages of the calls, encoded
+    measured: Measured | None = None  # what was measured, for a report
 
 
 class TaskOptions(NamedTuple):
@@ -67,6 +71,7 @@ class TaskOptions(NamedTuple):
     start: int = 0  # the index of the first call
     messages: bool = False  # whether the run takes messages
     variables: Any = None  # the context variables of the calls: Variables, or Stored; None for none
+    slow_above: float | None = None  # as :attr:`Transport.slow_above`
 
 
 class Stored(NamedTuple):
@@ -104,7 +109,7 @@ class ObjectTransport(Transport[Request]):
     def send(self, request: Request, executor: Executor) -> Future[Outcome]:
         """Submit a batch, with references to its arguments in the engine's store."""
         references: list[Any] = []
-        options = self._options._replace(start=request.batch.start)
+        options = self._options._replace(start=request.batch.start, slow_above=self.slow_above)
         try:
             if isinstance(executor, StoringExecutor):
                 stored: dict[int, Stored] = {}
@@ -123,7 +128,7 @@ class ObjectTransport(Transport[Request]):
         values, error = reply.values, reply.error
         if isinstance(error, Failure):
             error = raised(error, request.batch, len(values))
-        return Received(values, error, reply.elapsed, said=reply.said, told=reply.told)
+        return Received(values, error, reply.elapsed, said=reply.said, told=reply.told, measured=reply.measured)
 
     def explain(self, batch: Batch, error: Exception) -> Unsendable:
         """Find the call because of which the executor has refused a batch."""
@@ -228,7 +233,19 @@ class Task:
 
     def __call__(self, *objects: Any) -> Outcome:
         """Run the calls. ``Stored(number)`` is replaced by the object of that number."""
-        options, calls = self.options, self.calls
+        options = self.options
+        if options.slow_above is None:
+            return self._run(objects, None)
+        from shoal.reports._batch_meter import BatchMeter
+
+        meter = BatchMeter(options.start, options.slow_above, False, False)
+        with meter:
+            outcome = self._run(objects, meter)
+        return outcome._replace(measured=meter.finish(outcome.elapsed))
+
+    def _run(self, objects: tuple[Any, ...], meter: BatchMeter | None) -> Outcome:
+        options = self.options
+        calls: Iterable[Call] = self.calls
         clock = time.perf_counter
         values: list[Any] = []
         recorder = None
@@ -247,6 +264,8 @@ class Task:
                     arguments = [_in_mode(obj, options.mode) for obj in objects]
                     calls = [_with_objects(call, arguments) for call in calls]
                 end = began + options.seconds
+                if meter is not None:
+                    calls = meter.marked(iter(calls))
                 with variables_set(variables):
                     for function, args, kwargs in calls:
                         if values and (clock() > end or self.given_up()):

@@ -37,7 +37,7 @@ from shoal.parallel.transport._contract import (
     span,
 )
 from shoal.parallel.transport._run_objects import RunObjects, live_runs, pickled_in
-from shoal.parallel.transport._scope import Scope, run_scoped_batch
+from shoal.parallel.transport._scope import Scope, run_measured_batch, run_scoped_batch
 from shoal.parallel.transport._segments import Segment, map_part
 from shoal.parallel.transport._status import StatusRow, WorkerStatus, status_page
 from shoal.parallel.transport._variables import Variables
@@ -229,12 +229,15 @@ class ProcessTransport(Transport[ProcessRequest]):
             self._conditions,
             bars_drawn(),
         )
+        scope = None if self._scope is None else tuple(self._scope)
         try:
             # As plain values: a class of tuples takes seven times as long to pickle.
-            if self._scope is None:
-                future = executor.submit(run_batch, *payload)
+            if self.slow_above is not None:
+                future = executor.submit(run_measured_batch, self.slow_above, scope, *payload)
+            elif scope is not None:
+                future = executor.submit(run_scoped_batch, scope, *payload)
             else:
-                future = executor.submit(run_scoped_batch, tuple(self._scope), *payload)
+                future = executor.submit(run_batch, *payload)
         except BaseException:
             request.close()
             raise
@@ -263,7 +266,7 @@ class ProcessTransport(Transport[ProcessRequest]):
             if values and reply.ranges:
                 used_per_call = len(reply.ranges) / len(values)
                 self._result_segments_per_call = max(self._result_segments_per_call, used_per_call)
-        return Received(values, error, reply.elapsed, unknown, reply.said, reply.retiring, reply.told)
+        return Received(values, error, reply.elapsed, unknown, reply.said, reply.retiring, reply.told, reply.measured)
 
     def explain(self, _batch: Batch, error: Exception) -> Unsendable:
         """Raise the error of a worker process: no call is to blame."""

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal._pickling import collecting_later, culprit, dumps, loads
 from shoal._tracebacks import in_a_line
@@ -38,6 +38,9 @@ from shoal.parallel.transport._segments import attach, layout, write
 from shoal.parallel.transport._status import StatusWriter
 from shoal.parallel.transport._worker_limits import CHECK_SECONDS, WorkerLimits, usage
 from shoal.parallel.transport._workspace import backing_memmap, is_array, is_segment, reduce_memmap
+
+if TYPE_CHECKING:
+    from shoal.reports._batch_meter import BatchMeter, Measured
 
 #: Buffers of results of at least so many bytes come back through shared memory, each in a segment of its own. Smaller
 #: ones come through the pipe: then, keeping one of them keeps no other memory.
@@ -107,6 +110,7 @@ class Reply(NamedTuple):
     call_unknown: bool = False  # whether the failure may belong to any call of the batch
     said: bytes | None = None  # what the calls have said: a pickled list of Said
     told: tuple[bytes, ...] = ()  # messages of the calls, if this worker could not send them at once
+    measured: Measured | None = None  # what was measured, for a report
 
 
 class Missing(Exception):
@@ -167,7 +171,7 @@ def rehearse() -> None:
         loads(dumps(run_batch(*loads(dumps(tuple(payload))[0])))[0])
 
 
-def run_batch(*fields: Any, channel: Channel | None = None) -> tuple[Any, ...]:
+def run_batch(*fields: Any, channel: Channel | None = None, meter: BatchMeter | None = None) -> tuple[Any, ...]:
     """Run a batch; return the fields of its :class:`Reply`, which asks for a new worker if a limit was reached.
 
     If this process has reached its limits before, it runs no call.
@@ -178,6 +182,8 @@ def run_batch(*fields: Any, channel: Channel | None = None) -> tuple[Any, ...]:
         Those of the :class:`Payload`.
     channel
         That of the calls; None if they have none.
+    meter
+        Measures the batch; None if nothing is measured.
 
     Raises
     ------
@@ -187,15 +193,15 @@ def run_batch(*fields: Any, channel: Channel | None = None) -> tuple[Any, ...]:
     payload = Payload(*fields)
     limits = payload.limits
     if limits is None:
-        return tuple(_run_calls(payload, channel))
+        return tuple(_run_calls(payload, channel, meter))
     if usage.reached(limits):
         return tuple(Reply(0.0, dumps([])[0], retiring=os.getpid()))
-    reply = _run_calls(payload, channel)
+    reply = _run_calls(payload, channel, meter)
     # The memory is measured only now, because the arguments and results of the batch have been freed.
     return tuple(reply._replace(retiring=os.getpid()) if usage.reached(limits) else reply)
 
 
-def _run_calls(payload: Payload, channel: Channel | None) -> Reply:
+def _run_calls(payload: Payload, channel: Channel | None, meter: BatchMeter | None) -> Reply:
     """Run the calls of a batch; if it has limits, as many as this process may still run.
 
     An exception of a call is returned as the failure of the reply.
@@ -226,6 +232,8 @@ def _run_calls(payload: Payload, channel: Channel | None) -> Reply:
     calls: Iterator[Any] = rows(functions, arguments, keywords)
     if limits is not None:
         calls = islice(calls, usage.calls_left(limits))
+    if meter is not None:
+        calls = meter.marked(calls)
     recorder = None
     if payload.run[0] != os.getpid():  # some workers are threads of the caller's process
         recorder = recorder_of_process(payload.conditions, _new_recorder)

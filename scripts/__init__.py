@@ -1,0 +1,1 @@
+"""Programs for the project's own chores that need more than Python."""

@@ -1,0 +1,386 @@
+"""Runs of which a report is made. A run without a report loads none of this.
+
+::
+
+    BatchRun ── MeasuredBatchRun ── MeasuredTransport ──┐
+    PullRun ─── MeasuredPullRun ────────────────────────┼──> Meter (reports/_meter.py)
+    a loop in the caller's thread ── SerialListener ────┘
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextvars import Token
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shoal._files import parse_size
+from shoal.backends import Slot
+from shoal.backends._turns import Turn
+from shoal.errors import FailedCall
+from shoal.observe._teller import RunStarted, Teller
+from shoal.observe.events import BatchCompleted, BatchDispatched, CallFailed, Event, InputExhausted, RunFinished
+from shoal.parallel._batch import Batch, CallQueue
+from shoal.parallel._delayed import Call
+from shoal.parallel.running._batch_run import BatchRun
+from shoal.parallel.running._faults import Faults
+from shoal.parallel.running._launch import Kinds, make_run
+from shoal.parallel.running._pull_run import PullRun
+from shoal.parallel.running._resume import Known
+from shoal.parallel.running._run import Run
+from shoal.parallel.running._schedule import Ready, Schedule
+from shoal.parallel.running._serial import Stoppable
+from shoal.parallel.transport._contract import R, Received, Transport, Unsendable
+from shoal.parallel.transport._published import RunRecord
+from shoal.parallel.transport._shared import Shared
+from shoal.parallel.transport._status import WorkerStatus
+from shoal.parallel.transport._worker_limits import WorkerLimits
+from shoal.parallel.transport._workspace import is_array
+from shoal.reports._active import Scope, scope
+from shoal.reports._arguments import Arguments, Way
+from shoal.reports._calls import SlowCall
+from shoal.reports._meter import Meter
+
+if TYPE_CHECKING:
+    from shoal.parallel.options._plan import Plan
+
+
+class RunListener:
+    """Tells a meter of the events of a run.
+
+    Parameters
+    ----------
+    meter
+        The meter.
+
+    Attributes
+    ----------
+    finished
+        Tells, at the end, whether all calls have run.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.finished: Callable[[], bool] = lambda: True
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case CallFailed(index=index, error=error, retry_in=retry_in):
+                self._meter.failed(index, error, retry_in is not None)
+            case InputExhausted(total=total):
+                self._meter.tally.total = total
+            case RunFinished(error=error):
+                self._meter.finish(error, not self.finished())
+
+    def heard(self, teller: Teller | None) -> Teller:
+        """Return a teller that tells this listener as well."""
+        if teller is None:
+            about = self._meter.about
+            return Teller([self], RunStarted(about.n_workers, about.backend, about.total))
+        teller.add(self)
+        return teller
+
+
+class SerialListener(RunListener):
+    """Tells a meter of the calls of a loop in the caller's thread."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__(meter)
+        self._call: Any = None
+        self._index = 0
+        self._began: tuple[float, float] | None = None
+        self._outside: Token[Scope | None] | None = None
+        self._inside = Scope(meter.collectors, meter.id, True)
+
+    def reading(self, calls: Iterable[Call]) -> Iterator[Call]:
+        """Yield the calls, and remember the latest."""
+        for call in self._meter.reading(calls):
+            self._call = call
+            yield call
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case BatchDispatched():
+                self._outside = scope.set(self._inside)
+                self._began = time.perf_counter(), time.thread_time()
+            case CallFailed(retry_in=float(wait)):
+                self._ended()
+                self._began = time.perf_counter() + wait, time.thread_time()
+            case BatchCompleted():
+                self._ended()
+                self._leave()
+            case RunFinished():
+                self._ended()
+                self._leave()
+                self._call = None
+        super().__call__(event)
+
+    def _ended(self) -> None:
+        if self._began is None:
+            return
+        (began, cpu), ended = self._began, time.perf_counter()
+        self._began = None
+        slow = None
+        seconds = max(ended - began, 0.0)
+        if seconds > self._meter.slow_above:
+            slow = SlowCall.of(self._call, self._index, began, seconds, time.thread_time() - cpu)
+        self._meter.named(self._call[0])
+        self._meter.ran(0, self._index, began, began + seconds, slow, type(self._call[0]) is Known)
+
+    def _leave(self) -> None:
+        """Leave the scope of a call."""
+        self._index += 1
+        if self._outside is not None:
+            scope.reset(self._outside)
+            self._outside = None
+
+
+class MeasuredTransport(Transport[R]):
+    """Measures what another transport does.
+
+    Parameters
+    ----------
+    transport
+        The transport.
+    meter
+        The meter of the run.
+    arguments
+        Samples the arguments of the calls.
+    """
+
+    def __init__(self, transport: Transport[R], meter: Meter, arguments: Arguments) -> None:
+        self._transport, self._meter = transport, meter
+        meter.sample(arguments)
+
+    @property
+    def record(self) -> RunRecord | None:  # type: ignore[override]
+        """As of the other transport."""
+        return self._transport.record
+
+    @property
+    def on_note(self) -> Callable[[Turn, bytes], object] | None:
+        """As of the other transport."""
+        return self._transport.on_note
+
+    @on_note.setter
+    def on_note(self, on_note: Callable[[Turn, bytes], object] | None) -> None:
+        self._transport.on_note = on_note
+
+    def take_messages(self, messages: bool, steps: bool) -> None:
+        """As the other transport."""
+        self._transport.take_messages(messages, steps)
+
+    def encode(self, batch: Batch) -> R:
+        """Encode a batch, and measure that."""
+        began = time.perf_counter()
+        request = self._transport.encode(batch)
+        request.pickle_seconds = time.perf_counter() - began
+        functions = batch.functions
+        self._meter.named(functions[0] if type(functions) is list else functions)
+        self._meter.encoded(batch.args, batch.kwargs, request.pickle_seconds)
+        return request
+
+    def send(self, request: R, executor: Executor) -> Future[Any]:
+        """Send a request, and have the worker measure the batch."""
+        self._transport.slow_above = self._meter.slow_above
+        return self._transport.send(request, executor)
+
+    def receive(self, request: R, reply: Any) -> Received:
+        """Decode a reply, and measure that."""
+        began = time.perf_counter()
+        received = self._transport.receive(request, reply)
+        request.unpickle_seconds = time.perf_counter() - began
+        request.received = received._replace(values=[])
+        return received
+
+    def explain(self, batch: Batch, error: Exception) -> Unsendable:
+        """As the other transport."""
+        return self._transport.explain(batch, error)
+
+    def close(self) -> None:
+        """As the other transport."""
+        self._transport.close()
+
+    def status(self, executor: Executor) -> WorkerStatus | None:
+        """As the other transport."""
+        return self._transport.status(executor)
+
+    def forget(self, executor: Executor) -> None:
+        """As the other transport."""
+        self._transport.forget(executor)
+
+    def replaced(self, executor: Executor) -> WorkerStatus | None:
+        """As the other transport."""
+        return self._transport.replaced(executor)
+
+
+class MeasuredBatchRun(BatchRun[R]):
+    """A run on slots that receive batches, and its meter; the other parameters are those of :class:`BatchRun`."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        plan: Plan,
+        slots: list[Slot],
+        schedule: Schedule,
+        listener: Teller | None,
+        faults: Faults,
+        release: Callable[[], None],
+        transport: Transport[R],
+        limits: WorkerLimits | None,
+    ) -> None:
+        transport = MeasuredTransport(transport, meter, Arguments(ways_of(plan)))
+        super().__init__(plan, slots, schedule, listener, faults, release, transport, limits)
+        self._meter = meter
+        self._lost_by: list[BaseException | None] = [None for _ in self.slots]
+
+    def _prepare(self, busy: bool = False) -> bool:
+        prepared = super()._prepare(busy)
+        self._see_room()
+        return prepared
+
+    def _use_idle_workers(self) -> None:
+        super()._use_idle_workers()
+        self._see_room()
+
+    def _see_room(self) -> None:
+        idle = not all(self._in_flight)
+        self._meter.full(self._full and idle and self._next is None and not self.schedule.queue.empty)
+
+    def _received(self, index: int, request: R, reply: Any) -> Ready:
+        batch, known = request.batch, 0
+        if self._plan.memory is not None:
+            functions = batch.functions if type(batch.functions) is list else [batch.functions] * len(batch)
+            known = sum(type(function) is Known for function in functions)
+        try:
+            return super()._received(index, request, reply)
+        finally:
+            received = request.received
+            if received is not None and received.measured is not None:
+                travel = {"sent": request.nbytes, "returned": request.returned, "pickle": request.pickle_seconds}
+                slot = index if self.slots[index].width == 1 else None
+                self._meter.received(slot, received.measured, {**travel, "unpickle": request.unpickle_seconds}, known)
+            if received is not None and received.retiring:
+                memory = self._plan.settings.max_tasks_per_worker is None
+                limit = "max_worker_memory" if memory else "max_tasks_per_worker"
+                self._meter.lost(
+                    index, "replaced", f"process {received.retiring} has reached its limit {limit}", memory
+                )
+
+    def _lost(self, index: int, request: R, running: WorkerStatus | None, lost: BaseException) -> Ready:
+        if isinstance(lost, BrokenExecutor) and self._lost_by[index] is not lost:
+            self._lost_by[index] = lost
+            code = getattr(lost, "exit_code", None)
+            self._meter.lost(index, "death", "a worker died" if code is None else f"a worker died: exit code {code}")
+        return super()._lost(index, request, running, lost)
+
+    def _kill(self, index: int, culprit: int, error: Callable[[FailedCall], BaseException]) -> Ready:
+        reason = getattr(error, "keywords", {}).get("reason")
+        if reason is None:
+            self._meter.lost(index, "", "")  # its call has exceeded task_timeout
+        else:
+            self._meter.lost(index, "replaced", str(reason), memory=True)
+        return super()._kill(index, culprit, error)
+
+
+class MeasuredPullRun(PullRun):
+    """A run on threads, and its meter; the other parameters are those of :class:`PullRun`."""
+
+    def __init__(self, meter: Meter, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._meter = meter
+        self._at_once = True
+        self._taken: dict[int, tuple[float, Call]] = {}  # the calls that run, and when they began
+        self._context.run(scope.set, Scope(meter.collectors, meter.id, True))
+
+    def _source(self) -> Callable[[], tuple[int, Call] | None]:
+        next_call = super()._source()
+
+        def take() -> tuple[int, Call] | None:
+            taken = next_call()
+            if taken is not None:
+                self._taken[taken[0]] = time.perf_counter(), taken[1]
+            return taken
+
+        return take
+
+    def _must_wait(self) -> bool:
+        wait = super()._must_wait()
+        self._meter.full(wait)
+        return wait
+
+    def _handle(self, message: Any) -> Ready:
+        thread, outcome, _ = message
+        if thread in self._threads and outcome is not None:
+            if isinstance(outcome, tuple):
+                done, seconds = outcome
+                for index, _ in done:
+                    self._ran(thread.index, index, seconds)
+            else:
+                self._ran(thread.index, outcome.call.start, None)
+        return super()._handle(message)
+
+    def _ran(self, worker: int, index: int, seconds: float | None) -> None:
+        began, call = self._taken.pop(index)
+        if seconds is None:  # it has failed
+            seconds = time.perf_counter() - began
+        self._meter.named(call[0])
+        slow = SlowCall.of(call, index, began, seconds, None) if seconds > self._meter.slow_above else None
+        self._meter.ran(worker, index, began, began + seconds, slow, type(call[0]) is Known)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the run, as :meth:`PullRun.end`."""
+        super().end(error)
+        self._taken.clear()
+
+
+def ways_of(plan: Plan) -> Callable[[Any], Way | None]:
+    """Return a function that tells how an object travels in the runs of a plan, as :class:`Arguments` takes it."""
+    settings = plan.settings
+    limit: float = float("inf")
+    if settings.max_nbytes is not None and settings.mmap_mode is not None and not plan.resends:
+        limit = parse_size(settings.max_nbytes)
+
+    def way_of(obj: Any) -> Way | None:
+        if type(obj) is Shared:
+            return Way("once", None, obj.value)
+        if is_array(obj):
+            return Way("mapped" if obj.nbytes > limit and not obj.dtype.hasobject else "batch", int(obj.nbytes))
+        return None
+
+    return way_of
+
+
+def make_measured_run(
+    meter: Meter,
+    plan: Plan,
+    calls: Iterable[Call] | CallQueue | Schedule,
+    slots: list[Slot],
+    close_slots: Callable[[list[Slot]], None],
+    n_workers: int,
+    number: int | None,
+    bound: int | None,
+    teller: Teller | None,
+    faults: type[Faults] = Faults,
+) -> Run:
+    """Make a run as :func:`make_run` does, which takes the same arguments, and have `meter` measure it."""
+    listener = RunListener(meter)
+    if not isinstance(calls, (CallQueue, Schedule)):
+        calls = meter.reading(calls)
+    kinds = Kinds(partial(MeasuredPullRun, meter), partial(MeasuredBatchRun, meter))
+    run = make_run(plan, calls, slots, close_slots, n_workers, number, bound, listener.heard(teller), faults, kinds)
+    listener.finished = lambda: run.schedule.finished
+    meter.begin()
+    return run
+
+
+def in_serial(
+    meter: Meter, runner: Stoppable, calls: Iterable[Call], teller: Teller | None
+) -> tuple[Iterable[Call], Teller]:
+    """Have `meter` measure a loop in the caller's thread; return the calls and the teller that it is to use."""
+    listener = SerialListener(meter)
+    listener.finished = lambda: not runner.stopped
+    meter.begin()
+    return listener.reading(calls), listener.heard(teller)

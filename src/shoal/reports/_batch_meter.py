@@ -1,0 +1,234 @@
+"""Measures one batch in a worker; what it has measured goes back with the results.
+
+::
+
+    BatchMeter ── entered ──> imports are timed; runs that calls make are gathered
+        marked(calls) ──> the loop of the worker: one clock reading per call
+        finish(...) ──> Measured ── in the reply ──> Meter, in the caller
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from shoal.reports._active import Scope, scope
+from shoal.reports._calls import CallClock, SlowCall
+from shoal.reports._system import threads_in_use, usage
+
+#: The number of runs that calls of one batch have made, beyond which they are only counted.
+MOST_NESTED = 20
+
+
+class Measured(NamedTuple):
+    """What was measured of a batch. Times are those of the worker's ``perf_counter``.
+
+    Attributes
+    ----------
+    start
+        The index of the first call.
+    pid, host, thread
+        Where it ran. The thread is None where the process runs nothing else.
+    clock
+        The difference between the time since 1970 and ``perf_counter``, by which other machines' times are compared.
+    fresh
+        Whether it was the first batch of its process.
+    received, began, called, ended
+        When the worker began to decode the batch, when its first call began, when its last call had ended, and when the
+        results were encoded.
+    durations
+        An array of floats: the seconds of each call.
+    cpu
+        The CPU time of the calls.
+    slow
+        The slowest calls, as far as they are slower than those that the caller knows.
+    memory, switches, threads
+        As in docs/report-schema.md.
+    modules, import_seconds
+        The number of modules that were imported, and how long that took.
+    nested, omitted
+        The runs that calls have made, and how many of them were left out.
+    """
+
+    start: int
+    pid: int
+    host: str
+    thread: int | None
+    clock: float
+    fresh: bool
+    received: float
+    began: float
+    called: float
+    ended: float
+    durations: bytes
+    cpu: float
+    slow: tuple[SlowCall, ...]
+    memory: int | None
+    switches: int | None
+    threads: int | None
+    modules: int
+    import_seconds: float
+    nested: tuple[dict[str, Any], ...]
+    omitted: int
+
+
+class Gathered:
+    """The runs that the calls of a batch have made."""
+
+    rows = 100
+
+    def __init__(self) -> None:
+        self.runs: list[dict[str, Any]] = []
+        self.omitted = 0
+
+    def began(self, meter: Any) -> None:
+        """Wait for the end: a run that a batch leaves behind is not reported."""
+
+    def ended(self, meter: Any) -> None:
+        """Add a run."""
+        self.add([meter.to_dict()], 0)
+
+    def add(self, runs: list[dict[str, Any]], omitted: int) -> None:
+        """Add runs, as far as there is room."""
+        room = max(MOST_NESTED - len(self.runs), 0)
+        self.runs += runs[:room]
+        self.omitted += omitted + len(runs[room:])
+
+
+class BatchMeter:
+    """Measures the batch of one worker.
+
+    Parameters
+    ----------
+    start
+        The index of the first call.
+    slow_above
+        Calls that took longer are described, in seconds.
+    alone
+        Whether this process runs nothing but the batch. Otherwise only the thread is measured.
+    fresh
+        Whether it is the first batch of its process.
+
+    Notes
+    -----
+    It belongs to the thread that runs the batch.
+    """
+
+    def __init__(self, start: int, slow_above: float, alone: bool, fresh: bool) -> None:
+        self._received = time.perf_counter()
+        self._start, self._alone, self._fresh = start, alone, fresh
+        self._calls = CallClock(start, slow_above, time.process_time if alone else time.thread_time)
+        self._gathered = Gathered()
+        self._imports = _Imports()
+        if fresh:
+            _latest.usage = usage()
+        if alone and (fresh or _latest.seconds > _LONG_ENOUGH):
+            threads_in_use.begin()
+            _latest.looked = True
+
+    def __enter__(self) -> None:
+        self._outside = scope.set(Scope((self._gathered,), None, True))
+        if self._alone:
+            self._imports.begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._imports.end()
+        scope.reset(self._outside)
+
+    def marked(self, calls: Iterator[Any]) -> Iterator[Any]:
+        """Return an iterator over the same calls, which takes the times between them."""
+        return self._calls.marked(calls)
+
+    def finish(self, elapsed: float) -> Measured:
+        """Return what was measured, after the results were encoded.
+
+        Parameters
+        ----------
+        elapsed
+            The seconds from the beginning of the first call to the end of the last one.
+        """
+        calls = self._calls
+        calls.close(elapsed)
+        used, before = usage(), _latest.usage
+        ended = time.perf_counter()
+        threads = threads_in_use.count() if self._alone and _latest.looked else None
+        _latest.seconds, _latest.looked, _latest.usage = ended - self._received, False, used
+        return Measured(
+            self._start,
+            os.getpid(),
+            platform.node(),
+            None if self._alone else threading.get_ident(),
+            time.time() - time.perf_counter(),
+            self._fresh,
+            self._received,
+            calls.began,
+            min(calls.began + elapsed, ended),
+            ended,
+            calls.durations.tobytes(),
+            calls.cpu,
+            tuple(calls.slow),
+            used.memory,
+            None if used.switches is None or before.switches is None else used.switches - before.switches,
+            threads,
+            self._imports.modules,
+            self._imports.seconds,
+            tuple(self._gathered.runs),
+            self._gathered.omitted,
+        )
+
+
+#: After a batch that took so long, the threads are looked at during the next one. In seconds.
+_LONG_ENOUGH = 0.02
+
+
+class _Latest:
+    """The latest batch of this process that was measured."""
+
+    seconds = 0.0
+    looked = False  # whether the threads were looked at when the present one began
+    usage = usage()
+
+
+_latest = _Latest()
+
+
+class _Imports:
+    """Measures the import statements of the thread that begins it, also those that unpickling runs."""
+
+    def __init__(self) -> None:
+        self.modules = 0
+        self.seconds = 0.0
+        self._thread = threading.get_ident()
+        self._usual = self._replaced = builtins.__import__
+        self._inside = False
+
+    def begin(self) -> None:
+        """Replace ``__import__``, which every import statement calls."""
+        self._usual = builtins.__import__
+        self._replaced = self._timed
+        builtins.__import__ = self._replaced
+
+    def end(self) -> None:
+        """Put ``__import__`` back, unless a call has replaced it too."""
+        if builtins.__import__ is self._replaced:
+            builtins.__import__ = self._usual
+
+    def _timed(self, *args: Any, **kwargs: Any) -> Any:
+        if self._inside or threading.get_ident() != self._thread:
+            return self._usual(*args, **kwargs)
+        self._inside = True
+        before, began = len(sys.modules), time.perf_counter()
+        try:
+            return self._usual(*args, **kwargs)
+        finally:
+            self._inside = False
+            grown = len(sys.modules) - before
+            if grown > 0:
+                self.modules += grown
+                self.seconds += time.perf_counter() - began

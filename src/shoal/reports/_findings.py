@@ -1,0 +1,391 @@
+"""Why runs were slow: pure functions over the runs of a report, as docs/report-schema.md describes them.
+
+::
+
+    a run ──> Facts ──> each function of _FAULTS ──> a Finding or None ──> the most costly first
+
+A run of one worker has no findings, but for memory: nothing could wait there. Each fault has a share of the workers'
+time from which on it is named, so that a report says nothing about a run that is as fast as it can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from shoal.reports._figures import counted, number, seconds, size
+
+#: Faults are looked for in runs of at least so many seconds.
+SHORTEST_RUN = 0.02
+#: The part of the workers' time that a fault must have cost.
+LEAST = 0.15
+#: Calls that take longer than this, in seconds, are not too short.
+SHORT_CALL = 2e-3
+#: Arguments and results of fewer bytes than this are not large.
+LARGE = 100_000
+#: An iterator that takes less than this for a call, in seconds, is not slow: then the calls are short.
+SLOW_ITEM = 5e-5
+
+
+class Finding(NamedTuple):
+    """A fault of a run.
+
+    Attributes
+    ----------
+    cause, remedy
+        Sentences.
+    cost
+        About how many seconds of workers it has cost.
+    figures
+        The figures of the sentences.
+    """
+
+    cause: str
+    remedy: str
+    cost: float
+    figures: dict[str, Any]
+
+
+class Facts:
+    """The figures of one run on which several faults depend.
+
+    Attributes
+    ----------
+    run
+        The run.
+    cpus, gil
+        The number of CPUs, and whether the interpreter of the caller has a global lock.
+    n, elapsed, busy, done
+        The number of workers, the seconds of the run and of its calls, and the number of calls that ran.
+    total
+        The seconds of all workers together.
+    tail
+        How long workers had nothing left to run at the end, together.
+    """
+
+    def __init__(self, run: dict[str, Any], cpus: int, gil: bool) -> None:
+        self.run, self.cpus, self.gil = run, cpus, gil
+        self.n: int = run["n_workers"]
+        self.elapsed: float = run["speedup"]["elapsed"]
+        self.busy: float = run["calls"]["seconds"]
+        self.done: int = run["calls"]["done"]
+        self.total = self.n * self.elapsed
+        ends: dict[int, float] = {}
+        for row, end in zip(run["slices"]["worker"], run["slices"]["end"], strict=True):
+            worker = run["workers"][row]["worker"]
+            ends[worker] = max(ends.get(worker, 0.0), end)
+        last = max(ends.values(), default=run["end"])
+        self.tail = sum(last - end for end in ends.values()) + (self.n - min(len(ends), self.n)) * self.elapsed
+
+    def sum_of(self, name: str) -> float:
+        """Return the sum of a field of the workers."""
+        return float(sum(worker[name] or 0.0 for worker in self.run["workers"]))
+
+    @property
+    def imports(self) -> float:
+        """How long workers imported modules."""
+        return float(sum(worker["imports"]["seconds"] for worker in self.run["workers"]))
+
+
+def _short_calls(facts: Facts) -> Finding | None:
+    run, done = facts.run, facts.done
+    mean = facts.busy / max(done, 1)
+    known = facts.imports + facts.sum_of("starting") + facts.n * run["consumer"]["seconds"]
+    way = max(facts.total - facts.busy - known, 0.0)
+    if done < 20 or mean > SHORT_CALL or way < facts.busy or way < LEAST * facts.total:
+        return None
+    if _per_call(run["sending"], done) > LARGE or _per_call(run["results"], done) > LARGE:
+        return None
+    if run["input"]["seconds"] > SLOW_ITEM * done:
+        return None
+    figures = {"calls": done, "call": mean, "way": way / done}
+    return Finding(
+        f"The calls are too short for their way: {number(done)} calls take {seconds(mean)} each, and to hand one to a "
+        f"worker and to take its result costs {seconds(way / done)} of the workers' time.",
+        "Do more work in each call, for example a slice of the input instead of one item; or run them with n_jobs=1.",
+        way,
+        figures,
+    )
+
+
+def _large_arguments(facts: Facts) -> Finding | None:
+    run = facts.run
+    moving = facts.sum_of("decoding") - min(facts.imports, facts.sum_of("decoding"))
+    cost = run["sending"]["seconds"] * facts.n + moving
+    largest = max(
+        (one for one in run["arguments"] if one["way"] == "batch" or (not one["repeated"] and one["way"] == "mapped")),
+        key=lambda one: one["bytes"],
+        default=None,
+    )
+    if largest is None or largest["bytes"] < LARGE or cost < LEAST * facts.total:
+        return None
+    nbytes = run["sending"]["bytes"]
+    batches = run["counts"]["batches"]
+    sent = f"{size(nbytes)} in {counted(batches, 'batch', 'batches')}, " if nbytes else ""
+    if largest["repeated"]:
+        remedy = f"Calls get the same object: pass shoal.shared(value) as {largest['name']}. A worker gets it once."
+        if "ndarray" in largest["type"]:
+            remedy += " Or set max_nbytes below its size, so that the workers map it."
+    else:
+        remedy = (
+            "Each call gets another object: pass a path, a range or a seed, and load or make the value in the call."
+        )
+    figures = {
+        "argument": largest["name"],
+        "type": largest["type"],
+        "bytes": largest["bytes"],
+        "seconds": cost / facts.n,
+    }
+    return Finding(
+        f"Argument {largest['name']} ({largest['type']}) is large, {size(largest['bytes'])}, and sent with each "
+        f"{'batch' if largest['repeated'] else 'call'}: {sent}{seconds(run['sending']['seconds'])} to pickle and "
+        f"{seconds(moving)} to rebuild.",
+        remedy,
+        cost,
+        {**figures, "sent": nbytes, "batches": batches},
+    )
+
+
+def _large_results(facts: Facts) -> Finding | None:
+    run, done = facts.run, facts.done
+    cost = run["results"]["seconds"] * facts.n + facts.sum_of("encoding")
+    each = _per_call(run["results"], done)
+    if each < LARGE or cost < LEAST * facts.total:
+        return None
+    return Finding(
+        f"The results are large: {size(each)} for each call, {size(run['results']['bytes'])} in all. To pickle them "
+        f"took {seconds(facts.sum_of('encoding'))}, and to rebuild them {seconds(run['results']['seconds'])}.",
+        "Return less, such as a sum, a path or a numpy array in place of Python objects; or write the result to a file "
+        "in the call.",
+        cost,
+        {"bytes": each, "returned": run["results"]["bytes"], "seconds": cost / facts.n},
+    )
+
+
+def _straggler(facts: Facts) -> Finding | None:
+    run = facts.run
+    slowest = run["slowest"][0] if run["slowest"] else None
+    median = run["calls"]["median"]
+    if slowest is None or facts.done <= facts.n or facts.tail < LEAST * facts.total:
+        return None
+    end = max(run["slices"]["end"], default=run["end"])
+    last = slowest["start"] + slowest["seconds"]
+    if slowest["seconds"] < 3 * median or last < end - 0.1 * facts.elapsed:
+        return None
+    return Finding(
+        f"At the end, workers wait for one call: call {slowest['call']}, {slowest['function']}"
+        f"({slowest['arguments']}), takes {seconds(slowest['seconds'])}, while half of the calls take at most "
+        f"{seconds(median)}. The other workers wait for {seconds(facts.tail)} in all.",
+        "Put the longest calls first, or split this one into several.",
+        facts.tail,
+        {"call": slowest["call"], "seconds": slowest["seconds"], "median": median, "waiting": facts.tail},
+    )
+
+
+def _gil(facts: Facts) -> Finding | None:
+    run = facts.run
+    cpu, waits = run["calls"]["cpu"], run["waits"]
+    if not (run["in_process"] and facts.gil) or cpu is None or facts.busy < 1.5 * facts.elapsed:
+        return None
+    switches = max((worker["switches"] or 0 for worker in run["workers"]), default=0)
+    # Threads that wait for the lock wake up every 5 ms. Other threads, and the run's own, wait a few times per call.
+    wakes = waits is not None and waits > 4 * facts.done + 20 * facts.elapsed
+    # On a busy machine, threads lack a CPU for another reason.
+    enough = switches < 100 * cpu and cpu > 0.8 * facts.elapsed
+    if cpu > 1.25 * facts.elapsed or not (enough or (wakes and cpu > 0.25 * facts.elapsed)):
+        return None
+    cost = facts.busy - cpu
+    return Finding(
+        f"The threads hold Python's global lock: {facts.n} threads ran calls for {seconds(facts.busy)} in all, but had "
+        f"a CPU for only {seconds(cpu)} in {seconds(facts.elapsed)}, as one thread would.",
+        'Use worker processes: backend="loky". Or use functions that release the lock, or a free-threaded Python.',
+        cost,
+        {"threads": facts.n, "busy": facts.busy, "cpu": cpu},
+    )
+
+
+def _oversubscription(facts: Facts) -> Finding | None:
+    present = {worker["worker"]: worker["threads"] or 0 for worker in facts.run["workers"]}
+    most, threads = max(present.values(), default=0), sum(present.values())
+    if threads <= facts.cpus or most < 2:
+        return None
+    return Finding(
+        f"There are more threads than CPUs: a worker ran up to {most} threads at the same time, and all workers "
+        f"{threads}, on {counted(facts.cpus, 'CPU')}.",
+        "Limit the threads of BLAS and OpenMP: leave OMP_NUM_THREADS and the like to shoal, set "
+        "inner_max_num_threads=1, or use fewer workers.",
+        facts.busy * (1 - facts.cpus / threads),
+        {"threads": threads, "of_one_worker": most, "cpus": facts.cpus, "workers": facts.n},
+    )
+
+
+def _slow_input(facts: Facts) -> Finding | None:
+    spent, done = facts.run["input"]["seconds"], facts.done
+    waiting = facts.sum_of("waiting")
+    if spent < 0.4 * facts.elapsed or spent < SLOW_ITEM * done or waiting < LEAST * facts.total:
+        return None
+    if facts.busy > 0.85 * facts.total:
+        return None
+    return Finding(
+        f"The workers wait for the input: the iterator of the calls took {seconds(spent)} of {seconds(facts.elapsed)}, "
+        f"{seconds(spent / max(done, 1))} for each call.",
+        "Do that work in the calls, so that workers share it; or make the calls faster, for example as a list before.",
+        min(spent * facts.n, waiting),
+        {"seconds": spent, "per_call": spent / max(done, 1), "waiting": waiting},
+    )
+
+
+def _few_calls(facts: Facts) -> Finding | None:
+    run, done = facts.run, facts.done
+    ceiling = run["speedup"]["ceilings"]["calls"]
+    if not done or ceiling is None or run["outcome"] != "done" or ceiling >= 0.8 * facts.n:
+        return None
+    longest, shortest = run["calls"]["longest"], run["calls"]["shortest"]
+    if done > facts.n and longest > 3 * shortest:  # then their lengths decide, not their number
+        return None
+    idle = facts.total - facts.busy
+    if idle < LEAST * facts.total or facts.busy < 0.3 * facts.elapsed:
+        return None
+    return Finding(
+        f"There are too few calls for the workers: {counted(done, 'call')} on {facts.n} workers can be at most "
+        f"{ceiling:.2g} times as fast as on one.",
+        f"Split the work into more calls, at least {4 * facts.n}; or use fewer workers.",
+        idle,
+        {"calls": done, "workers": facts.n, "ceiling": ceiling},
+    )
+
+
+def _slow_consumer(facts: Facts) -> Finding | None:
+    spent = facts.run["consumer"]["seconds"]
+    if spent < 0.2 * facts.elapsed:
+        return None
+    return Finding(
+        f"The workers wait for the consumer of the results: for {seconds(spent)} of {seconds(facts.elapsed)}, no call "
+        "could begin, because the generator's results had not been taken.",
+        "Do less between two results, do that work in the calls, or raise max_pending.",
+        spent * facts.n,
+        {"seconds": spent, "elapsed": facts.elapsed},
+    )
+
+
+def _worker_deaths(facts: Facts) -> Finding | None:
+    deaths = facts.run["counts"]["deaths"]
+    if not deaths:
+        return None
+    first = next((event for event in facts.run["events"] if event["kind"] == "death"), None)
+    text = "" if first is None else f" ({first['text']})"
+    return Finding(
+        f"{counted(deaths, 'worker')} died and had to be replaced{text}; the calls that they had were run again.",
+        "See docs/failures.md for what kills workers: native code that crashes, and too little memory are the usual "
+        "causes.",
+        facts.sum_of("starting"),
+        {"deaths": deaths},
+    )
+
+
+def _memory(facts: Facts) -> Finding | None:
+    memory = facts.run["memory"]
+    swapped, killed, replaced = memory["swapped_in"] or 0, memory["limit_events"] or 0, memory["replaced"]
+    causes = []
+    if replaced:
+        causes.append(f"{counted(replaced, 'worker')} exceeded max_worker_memory and had to be replaced")
+    if swapped >= 2**24:
+        causes.append(f"the system read {size(swapped)} back from swap")
+    if killed:
+        causes.append(f"the system killed {counted(killed, 'process', 'processes')} because memory had run out")
+    if not causes:
+        return None
+    peak = max((worker["peak_memory"] or 0 for worker in facts.run["workers"]), default=0)
+    return Finding(
+        f"Memory is short: {'; '.join(causes)}. The largest worker used {size(peak)}.",
+        "Use fewer workers, give each call less data, or raise the limit.",
+        facts.sum_of("starting") if replaced else facts.elapsed,
+        {"replaced": replaced, "swapped_in": swapped, "killed": killed, "peak_memory": peak},
+    )
+
+
+def _imports(facts: Facts) -> Finding | None:
+    spent = facts.imports
+    modules = sum(worker["imports"]["modules"] for worker in facts.run["workers"])
+    if spent < LEAST * facts.total or spent < 0.02:
+        return None
+    return Finding(
+        f"The workers spend their time on imports: {seconds(spent)} in all, for {counted(modules, 'module')}.",
+        "Import what the calls need at the top of their module; and keep the workers, as loky does between runs: only "
+        "the first run of a worker imports.",
+        spent,
+        {"seconds": spent, "modules": modules},
+    )
+
+
+def _slow_start(facts: Facts) -> Finding | None:
+    starting = [worker["starting"] for worker in facts.run["workers"] if worker["starting"] is not None]
+    spent = sum(starting)
+    if not starting or spent < 0.4 * facts.total or spent < 0.5 * len(starting):
+        return None
+    if facts.run["counts"]["deaths"] or facts.run["counts"]["replaced"]:  # then that is the fault
+        return None
+    return Finding(
+        f"The workers start slowly: {counted(len(starting), 'worker')} took {seconds(spent / len(starting))} each "
+        f"until the first call, of {seconds(facts.elapsed)} in all.",
+        "Later runs of the program use the same workers. Import less in the modules of the calls, do less in an "
+        "initializer, or use fewer workers.",
+        spent,
+        {"workers": len(starting), "seconds": spent, "elapsed": facts.elapsed},
+    )
+
+
+_FAULTS: dict[str, Callable[[Facts], Finding | None]] = {
+    "short_calls": _short_calls,
+    "large_arguments": _large_arguments,
+    "large_results": _large_results,
+    "straggler": _straggler,
+    "gil": _gil,
+    "oversubscription": _oversubscription,
+    "slow_input": _slow_input,
+    "few_calls": _few_calls,
+    "slow_consumer": _slow_consumer,
+    "worker_deaths": _worker_deaths,
+    "memory": _memory,
+    "imports": _imports,
+    "slow_start": _slow_start,
+}
+
+
+def diagnosed(runs: list[dict[str, Any]], cpus: int, gil: bool) -> list[dict[str, Any]]:
+    """Return the list ``findings`` of a report, the most costly first.
+
+    If several runs of the same function have the same fault, the most costly stands for all of them.
+
+    Parameters
+    ----------
+    runs
+        The runs of the report.
+    cpus
+        The number of CPUs that the program may use.
+    gil
+        Whether its interpreter has a global lock.
+    """
+    alike: dict[tuple[str, str], list[tuple[Finding, str]]] = {}
+    for run in runs:
+        facts = Facts(run, cpus, gil)
+        for fault, look in _FAULTS.items():
+            if fault != "memory" and (facts.n < 2 or facts.elapsed < SHORTEST_RUN):
+                continue
+            found = look(facts)
+            if found is not None:
+                alike.setdefault((fault, run["function"]), []).append((found, run["id"]))
+    findings = []
+    for (fault, function), several in alike.items():
+        worst, run_id = max(several, key=lambda entry: entry[0].cost)
+        cost = sum(found.cost for found, _ in several)
+        sentence, figures = f"{worst.cause} {worst.remedy}", worst.figures
+        if len(several) > 1:
+            sentence += f" The same holds for {counted(len(several) - 1, 'other run')} of {function}."
+            figures = {**figures, "runs": len(several)}
+        findings.append({"fault": fault, "run": run_id, "sentence": sentence, "cost": cost, "figures": figures})
+    return sorted(findings, key=lambda finding: -finding["cost"])
+
+
+def _per_call(column: dict[str, Any], done: int) -> float:
+    return (column["bytes"] or 0) / max(done, 1)

@@ -1,0 +1,327 @@
+"""Measures one run, in the process that made it.
+
+::
+
+    the thread of the run ── reading, encoded, received, lost, ... ──┐
+    its listener ── CallFailed, InputExhausted, RunFinished ─────────┼──> Meter ── to_dict ──> a run of the schema
+    threads that run calls ── ran ───────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import platform
+import threading
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from shoal.reports._active import Collector
+from shoal.reports._arguments import Arguments
+from shoal.reports._batch_meter import Measured
+from shoal.reports._calls import SLOWEST, SlowCall, name_of
+from shoal.reports._durations import Durations
+from shoal.reports._system import out_of_memory, swapped_in, usage
+from shoal.reports._tally import Tally
+from shoal.reports._workers import WorkerLine, Workers
+
+#: The number of batches that are received before they are added.
+_MOST_PENDING = 64
+
+_numbers = itertools.count(1)
+
+
+class About(NamedTuple):
+    """What is known of a run before it begins.
+
+    Attributes
+    ----------
+    backend, in_process, n_workers
+        As in docs/report-schema.md.
+    settings
+        The name, the value as text, and the origin of each argument.
+    parent
+        The run in whose call it is made; None if there is none, or if it is in another process.
+    total
+        The number of calls, if it is known.
+    """
+
+    backend: str
+    in_process: bool
+    n_workers: int
+    settings: list[tuple[str, str, str]]
+    parent: str | None
+    total: int | None
+
+
+class Meter:
+    """Measures one run.
+
+    Parameters
+    ----------
+    about
+        The run.
+    collectors
+        Those that receive what was measured.
+
+    Attributes
+    ----------
+    id
+        Identifies the run.
+    slow_above
+        The duration, in seconds, of the shortest of the slowest calls so far.
+
+    Notes
+    -----
+    Thread-safe.
+    """
+
+    def __init__(self, about: About, collectors: tuple[Collector, ...]) -> None:
+        self.about, self.collectors = about, collectors
+        self.id = f"{os.getpid()}-{next(_numbers)}"
+        self.slow_above = 0.0
+        self.tally = Tally(about.total)
+        self._lock = threading.Lock()
+        self._workers = Workers(about.n_workers, self.tally.start, max(collector.rows for collector in collectors))
+        self._durations = Durations()
+        self._slowest: list[tuple[SlowCall, WorkerLine]] = []  # a heap
+        self._arguments: Arguments | None = None
+        self._pending: list[tuple[int | None, Measured, dict[str, float], int]] = []
+        self._process = (time.process_time(), usage(), swapped_in(), out_of_memory())
+        self._host = platform.node()
+
+    def begin(self) -> None:
+        """Tell the collectors that the run begins."""
+        for collector in self.collectors:
+            collector.began(self)
+
+    def reading(self, calls: Iterable[Any]) -> Iterable[Any]:
+        """Return the caller's calls, and measure how long its iterator takes."""
+        return calls if isinstance(calls, (list, tuple)) else self._reading(calls)
+
+    def _reading(self, calls: Iterable[Any]) -> Iterator[Any]:
+        clock, seconds = time.perf_counter, self.tally.seconds
+        iterator = iter(calls)
+        while True:
+            began = clock()
+            try:
+                call = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                seconds["input"] += clock() - began
+            yield call
+
+    def named(self, function: Any) -> None:
+        """Take the name of the function of the first call."""
+        if self.tally.function is None:
+            self.tally.function = name_of(function)
+
+    def sample(self, arguments: Arguments) -> None:
+        """Have `arguments` sample the calls that travel."""
+        self._arguments = arguments
+
+    def encoded(self, args: list[tuple[Any, ...]], kwargs: list[dict[str, Any]] | None, seconds: float) -> None:
+        """Add the time for which a batch was pickled."""
+        with self._lock:
+            self.tally.seconds["sending"] += seconds
+            if self._arguments is not None and args:
+                self._arguments.see(args, kwargs)
+
+    def received(self, slot: int | None, found: Measured, travel: dict[str, float], known: int) -> None:
+        """Add a batch.
+
+        Parameters
+        ----------
+        slot
+            The index of its slot; None if the slot has several workers.
+        found
+            What the worker has measured.
+        travel
+            The columns ``sent``, ``returned``, ``pickle`` and ``unpickle`` of ``batches``.
+        known
+            The number of calls whose results ``memory=`` had.
+        """
+        with self._lock:
+            self._pending.append((slot, found, travel, known))
+            if found.slow or len(self._pending) >= _MOST_PENDING:
+                self._fold()
+        if found.nested or found.omitted:
+            shift = self._shift(found)
+            runs = [moved(run, shift) for run in found.nested]
+            for run in runs:
+                run["parent"] = run["parent"] or self.id
+            for collector in self.collectors:
+                collector.add(runs, found.omitted)
+
+    def _fold(self) -> None:
+        """Add the batches that were received. It costs less to do that for several at a time."""
+        pending, self._pending = self._pending, []
+        for slot, found, travel, known in pending:
+            shift, durations = self._shift(found), array("f", found.durations)
+            self.tally.batch(len(durations), found.cpu, travel)
+            self.tally.counts["cache_hits"] += known
+            line = self._workers.of_reply(slot, found, shift)
+            line.measured(found, shift, durations, travel)
+            self._durations.add(durations)
+            for call in found.slow:
+                self._add_slow(call._replace(start=call.start + shift), line)
+
+    def _shift(self, found: Measured) -> float:
+        """Return the seconds to add to the times of a worker: 0 on this machine, since they share a clock."""
+        return 0.0 if found.host == self._host else found.clock - (time.time() - time.perf_counter())
+
+    def ran(self, worker: int, index: int, began: float, ended: float, slow: SlowCall | None, known: bool) -> None:
+        """Add a call that ran in this process.
+
+        Parameters
+        ----------
+        worker, index
+            The indices of the worker and of the call.
+        began, ended
+            By ``perf_counter``.
+        slow
+            Its description, if it took longer than :attr:`slow_above`.
+        known
+            Whether ``memory=`` had its result.
+        """
+        with self._lock:
+            line = self._workers.of_thread(worker, os.getpid(), self._host)
+            line.ran(began, ended, index)
+            counts = self.tally.counts
+            counts["done"] += 1
+            if known:
+                counts["cache_hits"] += 1
+            self._durations.add_one(ended - began)
+            if slow is not None:
+                self._add_slow(slow, line)
+
+    def lost(self, slot: int, kind: str, text: str, memory: bool = False) -> None:
+        """Take note that a worker process is gone.
+
+        Parameters
+        ----------
+        slot, kind, text
+            The index of its slot; the kind of the event, ``"death"`` or ``"replaced"``; and its text. The kind is empty
+            if the event belongs to a call.
+        memory
+            Whether the limit was one of memory.
+        """
+        with self._lock:
+            self._fold()
+            self.tally.counts["memory"] += memory
+            if kind:
+                self.tally.event(kind, None, self._workers.latest(slot), text)
+            self._workers.lose(slot, time.perf_counter())
+
+    def full(self, full: bool) -> None:
+        """Take note whether workers wait until results are consumed."""
+        with self._lock:
+            self.tally.full(full)
+
+    def failed(self, index: int, error: BaseException, retried: bool) -> None:
+        """Take note of a call that failed."""
+        with self._lock:
+            self.tally.failed(index, error, retried)
+
+    def finish(self, error: BaseException | None, stopped: bool) -> None:
+        """End the run, and tell the collectors."""
+        with self._lock:
+            self._fold()
+            tally = self.tally
+            tally.finish(error, stopped)
+            cpu, before, swapped, killed = self._process
+            if self.about.in_process:
+                tally.system["cpu"] = time.process_time() - cpu
+                used = usage()
+                tally.system["waits"] = _grown(before.waits, used.waits)
+                tally.system["switches"] = _grown(before.switches, used.switches)
+            tally.system["swapped_in"] = _grown(swapped, swapped_in())
+            tally.system["limit_events"] = _grown(killed, out_of_memory())
+            if self._arguments is not None:
+                self._arguments.forget()
+        for collector in self.collectors:
+            collector.ended(self)
+
+    def _add_slow(self, call: SlowCall, line: WorkerLine) -> None:
+        entry = (call, line)
+        if len(self._slowest) < SLOWEST:
+            heapq.heappush(self._slowest, entry)
+        else:
+            heapq.heappushpop(self._slowest, entry)
+            self.slow_above = self._slowest[0][0].seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as docs/report-schema.md describes it, but for its times, which are by ``perf_counter``."""
+        with self._lock:
+            self._fold()
+            about, tally = self.about, self.tally
+            end = tally.end if tally.end is not None else time.perf_counter()
+            tables = self._workers.tables(end)
+            rows = self._workers.order()
+            calls = self._durations.summary()
+            if about.in_process:
+                for worker in tables["workers"]:
+                    worker["switches"] = tally.system["switches"]
+            return {
+                "id": self.id,
+                "parent": about.parent,
+                "pid": os.getpid(),
+                "host": self._host,
+                "function": tally.function or "?",
+                "backend": about.backend,
+                "in_process": about.in_process,
+                "n_workers": about.n_workers,
+                **tally.to_dict(end, rows),
+                "settings": [dict(zip(("name", "value", "origin"), row, strict=True)) for row in about.settings],
+                "calls": {
+                    "total": tally.total,
+                    "done": tally.counts["done"],
+                    "cpu": tally.system["cpu"],
+                    **calls,
+                },
+                "speedup": tally.speedup(about.n_workers, end, calls),
+                "histogram": self._durations.histogram(),
+                **tables,
+                "arguments": [] if self._arguments is None else self._arguments.to_list(),
+                "slowest": [
+                    {
+                        "call": call.call,
+                        "function": call.function,
+                        "arguments": call.arguments,
+                        "worker": rows[line],
+                        "start": call.start,
+                        "seconds": call.seconds,
+                        "cpu": call.cpu,
+                    }
+                    for call, line in sorted(self._slowest, key=lambda entry: -entry[0].seconds)
+                ],
+            }
+
+
+def moved(run: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Return a run whose times are later by `seconds`."""
+
+    def later(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+        return [{**row, name: row[name] + seconds} for row in rows]
+
+    def columns(table: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        times = {name: [time + seconds for time in table[name]] for name in ("start", "end")}
+        return {**table, **times}
+
+    return {
+        **run,
+        "start": run["start"] + seconds,
+        "end": run["end"] + seconds,
+        "batches": columns(run["batches"]),
+        "slices": columns(run["slices"]),
+        "slowest": later(run["slowest"], "start"),
+        "events": later(run["events"], "time"),
+    }
+
+
+def _grown(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(after - before, 0)

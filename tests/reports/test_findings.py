@@ -1,0 +1,123 @@
+"""Each planted fault is named, and nothing else; a run without faults has no findings."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shoal
+from _planted import (
+    clean,
+    clean_arrays_on_threads,
+    clean_serial,
+    clean_threads,
+    few_calls,
+    gil,
+    imports,
+    large_arguments,
+    large_arguments_of_each_call,
+    large_results,
+    memory,
+    oversubscription,
+    short_calls,
+    slow_consumer,
+    slow_input,
+    slow_start,
+    straggler,
+    worker_deaths,
+)
+from _python import GIL
+from shoal import Parallel, delayed, shutdown_workers
+from shoal.reports._findings import _FAULTS, diagnosed
+
+#: A busy machine delays calls, so that a run may have another fault than the planted one. Then the program runs again.
+ATTEMPTS = 6
+
+#: A program, and the faults that its report names.
+PLANTED: dict[Callable[..., None], set[str]] = {
+    clean: set(),
+    clean_threads: set(),
+    clean_arrays_on_threads: set(),
+    clean_serial: set(),
+    short_calls: {"short_calls"},
+    large_arguments: {"large_arguments"},
+    large_arguments_of_each_call: {"large_arguments"},
+    large_results: {"large_results"},
+    straggler: {"straggler"},
+    gil: {"gil"} if GIL else set(),
+    slow_input: {"slow_input"},
+    few_calls: {"few_calls"},
+    slow_consumer: {"slow_consumer"},
+    worker_deaths: {"worker_deaths"},
+    memory: {"memory"},
+    imports: {"imports"},
+    slow_start: {"slow_start"},
+    oversubscription: {"oversubscription"},
+}
+
+
+def test_every_fault_is_planted() -> None:
+    assert set().union(*PLANTED.values(), {"gil"}) == _FAULTS.keys()
+
+
+def reported(program: Callable[..., None], folder: Path) -> dict[str, Any]:
+    """Run a program on warm workers, and return its report."""
+    Parallel(n_jobs=2)(delayed(time.sleep)(0.01) for _ in range(4))
+    with shoal.report() as report:
+        program(folder) if program.__code__.co_argcount else program()
+    return report.to_dict()
+
+
+@pytest.mark.parametrize("program", PLANTED, ids=lambda program: program.__name__)
+def test_a_planted_fault_is_named_and_no_other(
+    program: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if program is oversubscription:
+        pytest.importorskip("numpy")
+        if sys.platform != "linux":
+            pytest.skip("only Linux tells how much its threads run")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found: list[Any] = []
+    for _ in range(ATTEMPTS):
+        report = reported(program, tmp_path)
+        found.append([(finding["fault"], finding["sentence"]) for finding in report["findings"]])
+        if {fault for fault, _ in found[-1]} == PLANTED[program]:
+            break
+    else:
+        pytest.fail(f"expected {PLANTED[program]}, found:\n" + "\n".join(map(str, found)))
+    assert all(len(sentence.split(". ")) > 1 and any(map(str.isdigit, sentence)) for _, sentence in found[-1])
+    if program is memory:
+        shutdown_workers()  # those that hold memory
+
+
+def test_a_large_argument_is_named_with_its_remedy() -> None:
+    report = reported(large_arguments, Path())
+    (finding,) = [finding for finding in report["findings"] if finding["fault"] == "large_arguments"]
+    assert "args[0]" in finding["sentence"]
+    assert "shoal.shared(" in finding["sentence"]
+    assert finding["figures"]["argument"] == "args[0]"
+    assert finding["figures"]["bytes"] > 1_000_000
+
+
+def test_findings_about_a_run_without_calls() -> None:
+    with shoal.report() as report:
+        Parallel(n_jobs=2)([])
+    assert diagnosed(report.to_dict()["runs"], 2, True) == []
+
+
+def test_runs_with_the_same_fault_are_told_of_once() -> None:
+    for _ in range(ATTEMPTS):  # one run may have another fault too
+        with shoal.report() as report:
+            few_calls()
+            few_calls()
+        findings = [finding for finding in report.to_dict()["findings"] if finding["fault"] == "few_calls"]
+        if findings and "runs" in findings[0]["figures"]:
+            break
+    (finding,) = findings
+    assert finding["figures"]["runs"] == 2
+    assert finding["sentence"].endswith("The same holds for 1 other run of time.sleep.")
