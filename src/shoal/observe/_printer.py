@@ -54,6 +54,8 @@ class Printer:
         ``sys.stdout``. If that is None, as under ``pythonw``, or closed, nothing is printed.
     """
 
+    takes_steps = False
+
     def __init__(
         self,
         verbose: int,

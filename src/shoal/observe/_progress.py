@@ -79,6 +79,8 @@ def _plausible_total(done: int, total: int | None) -> int | None:
 class _Call:
     """Calls the user's function."""
 
+    takes_steps = False
+
     def __init__(self, progress: Callable[[int, int | None], object]) -> None:
         self._progress = progress
         self._done = 0
@@ -104,6 +106,8 @@ class _Call:
 
 class _Lines:
     """Prints a line on standard error now and then."""
+
+    takes_steps = False
 
     def __init__(self, label: str, clock: Callable[[], float]) -> None:
         self._label = label
