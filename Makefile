@@ -10,7 +10,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Extras that have no wheels for some Pythons (free-threaded 3.13), which no marker can tell.
-ENGINES := dask ray
+EXTRAS := dask ray test-notebook
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
@@ -111,9 +111,9 @@ $(VENV)/.has-%: pyproject.toml $(VENV)/.made
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[$*]'
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[deflate]' 2>/dev/null || \
 	    echo "no wheels of isal and zlib-ng for $(PYTHON): zlib will do its work"
-	@[ $* != test ] || for engine in $(ENGINES); do \
-	    $(RUN) -m pip install --quiet --only-binary=:all: --editable ".[$$engine]" 2>/dev/null || \
-	        echo "no wheels of $$engine for $(PYTHON): the tests of that backend are skipped"; \
+	@[ $* != test ] || for extra in $(EXTRAS); do \
+	    $(RUN) -m pip install --quiet --only-binary=:all: --editable ".[$$extra]" 2>/dev/null || \
+	        echo "no wheels for the extra $$extra on $(PYTHON): its tests are skipped"; \
 	done
 	@touch $@
 

@@ -44,6 +44,7 @@ settings.load_profile("shoal")
 #: Test files that `make test-fast` leaves out, by reason and without "test_". A single slow test has the marker itself.
 SLOW = {
     "starts a cluster": "dask ray",
+    "starts a kernel": "notebook",
     "kills processes, or looks for what they leave": """
         broken_world channel ends faults fork_server forks leaks leases message_faults replacement shutdown_workers
         signals survival threads
@@ -53,8 +54,8 @@ SLOW = {
         beside_joblib differential hashing_joblib install joblib_downstream joblib_memory memory_joblib without_joblib
     """,
     "starts many programs": """
-        budget cli_run cli_top findings main_guard persistence_memory report_folder stale_sources terminal tracebacks
-        trust_hashes worker_probe
+        budget cli_run cli_top cli_top_threads findings main_guard persistence_memory report_folder stale_sources
+        terminal tracebacks trust_hashes worker_probe
     """,
     "has hundreds of cases": """
         arrays async async_input back_pressure backends cache_folder compression deflate executor persistence

@@ -30,7 +30,7 @@ FLOORS = (
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}
 
-COSTLY = {"asyncio", "cloudpickle", "dask", "joblib", "loky", "multiprocessing", "numpy", "ray", "tqdm"}
+COSTLY = {"asyncio", "cloudpickle", "dask", "joblib", "loky", "multiprocessing", "numpy", "ray", "rich", "tqdm"}
 
 
 #: Imports of shoal's modules inside functions, as (importing module, imported module) without "shoal.".
@@ -42,10 +42,10 @@ LATE = {
     ("memory.storage._filestore", "memory.storage._index"): "it imports sqlite3, which only caches with limits need",
     ("memory._memory", "memory._async"): "it imports asyncio, which only cached coroutine functions need",
     (
-        "parallel.options._checks",
+        "parallel.options._names",
         "backends._multiprocessing",
     ): "it imports multiprocessing; only checks of some options need it",
-    ("parallel.options._checks", "backends._processes"): "only the checks of some options need it",
+    ("parallel.options._names", "backends._processes"): "only the checks of some options need it",
     ("parallel._parallel", "parallel._async"): "it imports asyncio, which only acall() needs",
     ("parallel.options._plan", "observe._teller"): "a run without listeners needs no events",
     ("parallel.options._plan", "parallel.running._resume"): "only memory= needs it",

@@ -32,6 +32,7 @@ from shoal import (
     worker_index,
 )
 from shoal.backends import create
+from shoal.cli._programs import programs
 from shoal.testing import PATIENCE, BackendTests, wait_for
 
 # After its import, exceptions are pickled with their tracebacks. That must not affect the tests in other files.
@@ -480,3 +481,17 @@ def test_no_client_and_no_dask(fresh_python: Callable[..., str]) -> None:
     missing, absent = printed.splitlines()
     assert missing == "the backend 'dask' needs distributed, which is not installed. Run: pip install 'shoal[dask]'"
     assert "first create a dask client" in absent
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs memfds")
+def test_shoal_top_shows_how_far_a_run_is() -> None:
+    seen: list[tuple[str, int | None, int]] = []
+
+    def look(_done: int, _total: int | None) -> None:
+        (program,) = programs(os.getpid())
+        seen.extend((run.backend, run.total, run.done) for run in program.runs)
+
+    Parallel(backend="dask", batch_size=1, progress=look)([delayed(abs)(number) for number in range(4)])
+    assert {(backend, total) for backend, total, _ in seen} == {("dask", 4)}
+    assert max(done for _, _, done in seen) >= 3
+    assert programs(os.getpid()) == []

@@ -23,6 +23,7 @@ from _children import path_of_tests
 from _ray_util import ray_cluster
 from shoal import CallPicklingError, CallUnpicklingError, Parallel, WorkerDied, delayed, parallel_config, shared
 from shoal.backends import create
+from shoal.cli._programs import programs
 from shoal.testing import PATIENCE, BackendTests
 
 ray = pytest.importorskip("ray", reason="ray is not installed; for free-threaded Pythons there are no wheels of it")
@@ -286,3 +287,17 @@ def test_options_of_the_context() -> None:
         assert Parallel()(delayed(os.getenv)("SHOAL_TEST_OF_RAY") for _ in range(3)) == ["yes"] * 3
     with pytest.raises(TypeError, match="ray_remote_arg"):
         Parallel(n_jobs=2, backend="ray", ray_remote_arg={})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs memfds")
+def test_shoal_top_shows_how_far_a_run_is() -> None:
+    seen: list[tuple[str, int | None, int]] = []
+
+    def look(_done: int, _total: int | None) -> None:
+        (program,) = programs(os.getpid())
+        seen.extend((run.backend, run.total, run.done) for run in program.runs)
+
+    Parallel(backend="ray", batch_size=1, progress=look)([delayed(abs)(number) for number in range(4)])
+    assert {(backend, total) for backend, total, _ in seen} == {("ray", 4)}
+    assert max(done for _, _, done in seen) >= 3
+    assert programs(os.getpid()) == []

@@ -235,7 +235,7 @@ def test_on_other_systems(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_a_process_without_runs(capsys: pytest.CaptureFixture[str]) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         assert main(["top", str(process.pid), "--once"]) == 0
-        assert capsys.readouterr().out == f"process {process.pid} has no run on worker processes\n"
+        assert capsys.readouterr().out == f"process {process.pid} has no run on several workers\n"
         process.kill()
 
 
@@ -350,7 +350,8 @@ def test_py_spy_shows_the_program_and_native_frames(tmp_path: Path) -> None:
 
 def test_without_py_spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("shoal.cli._stack._py_spy", lambda: None)
-    monkeypatch.setattr("shoal.cli._stack._answered", lambda _pid: None)  # this process may have had workers
+    monkeypatch.setattr("shoal.cli._stack._answered", lambda _pid: None)  # this process may have had workers,
+    monkeypatch.setattr("shoal.cli._stack.workers_of", lambda _pid: [])  # and may keep them
     assert main(["stack", "--native", str(os.getpid())]) == 1
     assert "--native needs py-spy" in capsys.readouterr().err
     assert main(["stack", str(os.getpid())]) == 1
@@ -375,7 +376,13 @@ class Odd:
 def record(number: int = 1, place: int = 0) -> tuple[bytearray, RunRecord]:
     page = bytearray(PAGE_BYTES)
     write_header(page, 7, 3)
-    return page, RunRecord(memoryview(page), place, number, "loky", 2, None)
+    return page, begun(page, number, place)
+
+
+def begun(page: bytearray, number: int, place: int = 0, threads: bool = False) -> RunRecord:
+    made = RunRecord(memoryview(page), place)
+    made.begin(number, "loky", 2, None, 1.0, threads)
+    return made
 
 
 def begin_call(page: bytearray, row: int, index: int, pid: int = 5) -> None:
@@ -443,11 +450,11 @@ def test_runs_that_have_ended_are_not_shown_and_their_rows_serve_others() -> Non
     assert [(run.done, run.total) for run in read_runs(page)] == [(3, None)]
     first.end()
     assert read_runs(page) == []
-    second = RunRecord(memoryview(page), 0, 2, "loky", 4, None)
+    second = begun(page, 2, threads=True)
     second.sent(0, 0, 1, function)
     begin_call(page, 0, 0)
     (run,) = read_runs(page)
-    assert (run.number, run.n_workers, run.total, len(run.workers)) == (2, 4, None, 1)
+    assert (run.number, run.n_workers, run.total, run.threads, len(run.workers)) == (2, 2, None, True, 1)
     assert run.workers[0].function == f"{HERE}.function"
 
 

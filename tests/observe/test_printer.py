@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
 
 import pytest
 
+from shoal import Parallel, delayed, parallel_config
 from shoal.observe import events
 from shoal.observe._printer import Printer
 from shoal.observe.events import (
@@ -188,3 +190,33 @@ def test_nothing_is_printed_if_the_standard_stream_is_none(
     monkeypatch.setattr(sys, name, None)
     feed(Printer(verbose, "P", 4), RunStarted(2, "X", 1), BatchCompleted(1, 0.0), RunFinished(None))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_a_logger_gets_the_lines(
+    backend: str, n_jobs: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = [delayed(abs)(number) for number in range(3)]
+    caplog.set_level(logging.INFO)
+    Parallel(n_jobs, backend, verbose=logging.getLogger("progress"))(calls)
+    with parallel_config(verbose=logging.LoggerAdapter(logging.getLogger("progress"), {})):
+        Parallel(n_jobs, backend)(calls)
+    records = [record for record in caplog.records if record.name == "progress"]
+    lines = [record.getMessage() for record in records]
+    assert {record.levelname for record in records} == {"INFO"}
+    ends = [line.partition(" | ")[0].split() for line in lines if line.endswith("finished")]
+    assert ends == [f"[Parallel(n_jobs={n_jobs})]: Done 3 out of 3".split()] * 2
+    assert len([line for line in lines if "concurrent workers" in line]) == 2 * (n_jobs - 1)
+    assert not any("\n" in line for line in lines)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_in_a_worker_logs_in_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    Parallel(2, "loky")([delayed(logs_inside)()])
+    assert [record.name for record in caplog.records if record.getMessage().endswith("finished")] == ["inside"]
+
+
+def logs_inside() -> None:
+    Parallel(2, "threading", verbose=logging.getLogger("inside"))([delayed(abs)(1)])

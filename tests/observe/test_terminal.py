@@ -18,7 +18,7 @@ from shoal.observe._terminal import _AboveBars
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
 
 COLUMNS, ROWS = 90, 12
-_SEQUENCE = re.compile(r"\x1b\[(\d*)([A-Za-z])|(.)", re.DOTALL)
+_SEQUENCE = re.compile(r"\x1b\[\??(\d*)([A-Za-z])|(.)", re.DOTALL)
 
 
 class Screen:
@@ -39,6 +39,8 @@ class Screen:
                     del self.rows[ROWS:]
             elif command == "K":
                 self.rows[self._row] = self.rows[self._row][: self._column].ljust(COLUMNS)
+            elif command in ("h", "l"):  # shows or hides the cursor
+                pass
             elif command != "m" and char == "\r":
                 self._column = 0
             elif command != "m" and char == "\n":
@@ -75,6 +77,7 @@ def run_on_terminal(program: str, tmp_path: Path, unbuffered: str = "") -> Scree
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     streams: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": unbuffered}
+    environment["NO_COLOR"] = "1"
     child = subprocess.Popen([sys.executable, str(script)], env=environment, **streams)
     os.close(theirs)
     said = b""
@@ -136,6 +139,31 @@ def test_lines_of_workers_go_above_the_bar(backend: str, whose: str, tmp_path: P
     *printed, bar, last = lines
     assert sorted(printed) == sorted(expected)
     assert "8/8" in bar
+    assert last == "the end"
+
+
+NESTED = """
+from shoal import Parallel, delayed
+
+def inner(i):
+    print("inner", i)
+
+def outer(i):
+    print("outer", i)
+    Parallel(n_jobs=2, backend="threading", progress="rich")(delayed(inner)(i) for i in range(8))
+
+if __name__ == "__main__":
+    Parallel(n_jobs=2, backend={backend!r}, batch_size=1, progress="rich")(delayed(outer)(i) for i in range(6))
+    print("the end")
+"""
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading", "sequential"])
+def test_lines_of_calls_go_above_the_bars_of_rich(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    *printed, bar, last = run_on_terminal(NESTED.format(backend=backend), tmp_path).lines
+    assert sorted(printed) == sorted([f"outer {i}" for i in range(6)] + [f"inner {i}" for i in range(8)] * 6)
+    assert re.fullmatch(r"Parallel\(n_jobs=[12]\) +━+ +6/6 .*", bar)
     assert last == "the end"
 
 

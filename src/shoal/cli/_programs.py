@@ -1,10 +1,11 @@
-"""The programs of this user that have runs, and their worker processes. All of it is read from /proc.
+"""The programs of this user that have runs, and their workers. All of it is read from /proc.
 
 ::
 
     /proc/*/fd ──> "memfd:status-of-shoal": the page of a program ──> its runs
                ──> "memfd:stack-of-shoal-N": a worker that writes its stacks on request
     /proc/*/stat, statm, status, task/*/children ──> CPU, memory, ids, children
+    /proc/*/task/*/stat, status ──> CPU and ids of threads
 """
 
 from __future__ import annotations
@@ -54,12 +55,15 @@ class Program(NamedTuple):
         Its runs.
     pids
         The process ids of its descendants, by the ids that they have in their own namespace.
+    threads
+        The ids of its threads, by the same; none if no run is on threads.
     """
 
     pid: int
     argv: list[str]
     runs: list[PublishedRun]
     pids: dict[int, int]
+    threads: dict[int, int]
 
 
 def reason_against(pid: int | None) -> str:
@@ -88,7 +92,8 @@ def programs(pid: int | None = None) -> list[Program]:
             runs = _runs_of(each)
             if runs:
                 pids = {_inner_pid(below): below for below in descendants_of(each)}
-                found.append(Program(each, argv_of(each), runs, pids))
+                threads = _threads_of(each) if any(run.threads for run in runs) else {}
+                found.append(Program(each, argv_of(each), runs, pids, threads))
     return found
 
 
@@ -116,12 +121,19 @@ def usage_of(pid: int) -> Usage | None:
     """Return what a process uses; None if it has ended."""
     try:
         _, resident, shared, *_ = map(int, _read(pid, "statm").split())
-        fields = _read(pid, "stat").rpartition(b")")[2].split()
+        cpu = _cpu(_read(pid, "stat"))
     except (OSError, ValueError):
         return None
     page = os.sysconf("SC_PAGE_SIZE")
-    cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return Usage(resident * page, (resident - shared) * page, cpu)
+
+
+def cpu_of_thread(pid: int, thread: int) -> float | None:
+    """Return the CPU time that a thread of a process has used, in seconds; None if it has ended."""
+    try:
+        return _cpu(_read(pid, f"task/{thread}/stat"))
+    except (OSError, ValueError):
+        return None
 
 
 def argv_of(pid: int) -> list[str]:
@@ -129,9 +141,10 @@ def argv_of(pid: int) -> list[str]:
     return _read(pid, "cmdline").decode(errors="backslashreplace").rstrip("\0").split("\0")
 
 
-def status_of(pid: int, field: str) -> str:
-    """Return a field of /proc/PID/status; "" if there is none."""
-    for line in _read(pid, "status").decode(errors="replace").splitlines():
+def status_of(pid: int, field: str, thread: int | None = None) -> str:
+    """Return a field of /proc/PID/status, or of a thread's; "" if there is none."""
+    name = "status" if thread is None else f"task/{thread}/status"
+    for line in _read(pid, name).decode(errors="replace").splitlines():
         name, _, value = line.partition(":")
         if name == field:
             return value.strip()
@@ -187,9 +200,24 @@ def _memories(pid: int) -> Iterator[tuple[str, str]]:
                 yield path, target[len("/memfd:") :].removesuffix(" (deleted)")
 
 
-def _inner_pid(pid: int) -> int:
-    """Return the id that a process has in its own namespace: that of a container, if it runs in one."""
-    return int((status_of(pid, "NSpid") or str(pid)).split()[-1])
+def _inner_pid(pid: int, thread: int | None = None) -> int:
+    """Return the id that a process, or its thread, has in its own namespace: that of a container, if it is in one."""
+    return int((status_of(pid, "NSpid", thread) or str(thread or pid)).split()[-1])
+
+
+def _threads_of(pid: int) -> dict[int, int]:
+    """Return the ids of the threads of a process, by those in its own namespace."""
+    threads = {}
+    for name in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError, ValueError):  # it has ended meanwhile
+            threads[_inner_pid(pid, int(name))] = int(name)
+    return threads
+
+
+def _cpu(stat: bytes) -> float:
+    """Return the CPU time in the text of a file "stat", in seconds."""
+    fields = stat.rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _is_server(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""``shoal top``: the runs of this user's programs, and what each worker process does.
+"""``shoal top``: the runs of this user's programs, and what each worker does.
 
 ::
 
@@ -16,7 +16,7 @@ from argparse import Namespace
 from typing import Any
 
 from shoal._files import format_size
-from shoal.cli._programs import Program, Usage, programs, reason_against, usage_of
+from shoal.cli._programs import Program, Usage, cpu_of_thread, programs, reason_against, usage_of
 from shoal.cli._text import DONE, FAILED, complain, count, duration, say, say_json, table_lines
 from shoal.errors import printable
 from shoal.parallel.transport._published import PublishedRun, PublishedWorker
@@ -26,7 +26,7 @@ _SAMPLE_SECONDS = 0.1
 #: Clears a terminal.
 _CLEAR = "\x1b[H\x1b[2J"
 
-#: The CPU time of each worker, and when it was read.
+#: The CPU time of each worker, and when it was read, by the id of its process or thread.
 Samples = dict[int, tuple[float, float]]
 
 
@@ -54,10 +54,30 @@ def main(given: Namespace) -> int:
 
 
 def _samples(found: list[Program]) -> Samples:
-    now = time.perf_counter()
-    pids = [program.pids.get(worker.pid) for program in found for run in program.runs for worker in run.workers]
-    usages = [(pid, usage_of(pid)) for pid in pids if pid is not None]
-    return {pid: (usage.cpu, now) for pid, usage in usages if usage is not None}
+    samples: Samples = {}
+    for program in found:
+        for run in program.runs:
+            for worker in run.workers:
+                number, cpu = _number(program, run, worker), _cpu(program, run, worker)
+                if number is not None and cpu is not None:
+                    samples[number] = cpu, time.perf_counter()
+    return samples
+
+
+def _number(program: Program, run: PublishedRun, worker: PublishedWorker) -> int | None:
+    """Return the id of a worker's process or thread; None if it is not there. No process has the id of a thread."""
+    return (program.threads if run.threads else program.pids).get(worker.pid)
+
+
+def _cpu(program: Program, run: PublishedRun, worker: PublishedWorker) -> float | None:
+    """Return the CPU time of a worker, in seconds; None if it is not there."""
+    number = _number(program, run, worker)
+    if number is None:
+        return None
+    if run.threads:
+        return cpu_of_thread(program.pid, number)
+    usage = usage_of(number)
+    return None if usage is None else usage.cpu
 
 
 def _runs(pid: int | None, samples: Samples) -> list[dict[str, Any]]:
@@ -75,9 +95,11 @@ def _run(program: Program, run: PublishedRun, now: float, samples: Samples) -> d
     seconds = max(now - run.began, 1e-9)
     rate = run.done / seconds
     left = None if run.total is None else max(run.total - run.done, 0)
+    usage = usage_of(program.pid)
     return {
         "pid": program.pid,
         "argv": program.argv,
+        "rss_bytes": None if usage is None else usage.rss,
         "backend": run.backend,
         "n_workers": run.n_workers,
         "done": run.done,
@@ -87,19 +109,23 @@ def _run(program: Program, run: PublishedRun, now: float, samples: Samples) -> d
         "seconds_left": left / rate if left is not None and rate else None,
         "seconds": seconds,
         "began": time.time() - seconds,
-        "workers": [_worker(program, worker, now, samples) for worker in run.workers],
+        "threads": run.threads,
+        "workers": [_worker(program, run, worker, now, samples) for worker in run.workers],
     }
 
 
-def _worker(program: Program, worker: PublishedWorker, now: float, samples: Samples) -> dict[str, Any]:
-    pid = program.pids.get(worker.pid)
-    usage: Usage | None = None if pid is None else usage_of(pid)
-    before = None if pid is None else samples.get(pid)
-    cpu = None
-    if usage is not None and before is not None:
-        cpu = max(usage.cpu - before[0], 0.0) / max(time.perf_counter() - before[1], 1e-9)
+def _worker(
+    program: Program, run: PublishedRun, worker: PublishedWorker, now: float, samples: Samples
+) -> dict[str, Any]:
+    number = _number(program, run, worker)
+    usage: Usage | None = None if run.threads or number is None else usage_of(number)
+    cpu = None if number is None else _cpu(program, run, worker)
+    before = None if number is None else samples.get(number)
+    if cpu is not None:
+        cpu = None if before is None else max(cpu - before[0], 0.0) / max(time.perf_counter() - before[1], 1e-9)
     return {
-        "pid": pid,
+        "pid": program.pid if run.threads else number,
+        "thread": number if run.threads else None,
         "call": worker.call,
         "batch": worker.batch,
         "function": worker.function,
@@ -127,7 +153,7 @@ def named(worker: dict[str, Any]) -> str:
 
 def _lines(runs: list[dict[str, Any]], pid: int | None) -> list[str]:
     if not runs:
-        return [f"process {pid} has no run on worker processes" if pid is not None else "no runs on worker processes"]
+        return [f"process {pid} has no run on several workers" if pid is not None else "no runs on several workers"]
     lines: list[str] = []
     program = None
     for run in runs:
@@ -136,10 +162,18 @@ def _lines(runs: list[dict[str, Any]], pid: int | None) -> list[str]:
             lines += [""] if lines else []
             lines.append(printable(f"{program}  {' '.join(run['argv'])}"))
         lines.append(f"  {_summary(run)}")
-        rows = [_row(worker) for worker in sorted(run["workers"], key=lambda worker: worker["pid"] or 0)]
-        header = ("PID", "DOES", "FUNCTION", "FOR", "RSS", "PRIVATE", "CPU")
-        lines += [f"    {line}" for line in table_lines(header, rows, numbers=(0, 3, 4, 5, 6))]
+        if run["workers"]:
+            lines += [f"    {line}" for line in _table(run)]
     return lines
+
+
+def _table(run: dict[str, Any]) -> list[str]:
+    kind = "thread" if run["threads"] else "pid"
+    rows = [_row(worker, kind) for worker in sorted(run["workers"], key=lambda worker: worker[kind] or 0)]
+    if run["threads"]:  # their memory is that of the program
+        rows = [(*row[:4], row[6]) for row in rows]
+        return table_lines(("THREAD", "DOES", "FUNCTION", "FOR", "CPU"), rows, numbers=(0, 3, 4))
+    return table_lines(("PID", "DOES", "FUNCTION", "FOR", "RSS", "PRIVATE", "CPU"), rows, numbers=(0, 3, 4, 5, 6))
 
 
 def _summary(run: dict[str, Any]) -> str:
@@ -152,13 +186,15 @@ def _summary(run: dict[str, Any]) -> str:
     ]
     if run["seconds_left"] is not None:
         parts.append(f"{duration(run['seconds_left'])} left")
+    if run["threads"] and run["rss_bytes"] is not None:
+        parts.append(f"{format_size(run['rss_bytes'])} resident")
     return ", ".join(parts)
 
 
-def _row(worker: dict[str, Any]) -> tuple[str, ...]:
+def _row(worker: dict[str, Any], kind: str) -> tuple[str, ...]:
     sizes = ["" if worker[name] is None else format_size(worker[name]) for name in ("rss_bytes", "private_bytes")]
     return (
-        "" if worker["pid"] is None else str(worker["pid"]),
+        "" if worker[kind] is None else str(worker[kind]),
         doing(worker),
         named(worker),
         "" if worker["seconds"] is None else duration(worker["seconds"]),
@@ -168,5 +204,6 @@ def _row(worker: dict[str, Any]) -> tuple[str, ...]:
 
 
 def workers_by_pid(pid: int) -> dict[int, dict[str, Any]]:
-    """Return what the workers of a program do, by their process ids."""
-    return {worker["pid"]: worker for run in _runs(pid, {}) for worker in run["workers"] if worker["pid"] is not None}
+    """Return what the worker processes of a program do, by their process ids."""
+    workers = [worker for run in _runs(pid, {}) for worker in run["workers"] if worker["thread"] is None]
+    return {worker["pid"]: worker for worker in workers if worker["pid"] is not None}

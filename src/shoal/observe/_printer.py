@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from shoal.observe._terminal import above_bars, bars_drawn
 from shoal.observe.events import (
@@ -18,6 +18,9 @@ from shoal.observe.events import (
     RunFinished,
     RunStarted,
 )
+
+#: The verbosity of lines that go to a logger: the number of workers, about nine lines of progress, and the end.
+LOGGED = 9
 
 
 class Printer:
@@ -43,8 +46,9 @@ class Printer:
 
     Parameters
     ----------
-    verbose : int
-        The verbosity. Nothing is printed if it is 0 or less.
+    verbose : int or logger
+        The verbosity. Nothing is printed if it is 0 or less. An object with the method `info`, such as a
+        :class:`logging.Logger`, gets the lines of verbosity 9, without newlines.
     label : str
         The text at the beginning of each line, without its brackets: ``"Parallel(n_jobs=2)"``.
     pre_dispatch : int
@@ -58,18 +62,19 @@ class Printer:
 
     def __init__(
         self,
-        verbose: int,
+        verbose: Any,
         label: str,
         pre_dispatch: int,
         *,
         clock: Callable[[], float] = time.monotonic,
         write: Callable[[str], object] | None = None,
     ) -> None:
-        self._verbose = verbose
+        log = getattr(verbose, "info", None)
+        self._verbose: int = verbose if log is None else LOGGED
         self._label = label
         self._pre_dispatch = pre_dispatch
         self._clock = clock
-        self._write = write
+        self._write = write if log is None else lambda line: log(line[:-1])
         self._start_time = 0.0
         self._total: int | None = None
         self._exhausted = False

@@ -1,4 +1,4 @@
-"""The listeners of ``progress=``: one draws a bar, one prints lines, one calls a function of the user."""
+"""The listeners of ``progress=``: two draw bars, one prints lines, one calls a function of the user."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.observe._printer import write_line
+from shoal.observe._rich_listener import rich_listener
+from shoal.observe._terminal import on_terminal
 from shoal.observe.events import (
     BatchCompleted,
     CallStepped,
@@ -19,11 +21,12 @@ from shoal.observe.events import (
     RunStarted,
 )
 
-SECONDS_BETWEEN_LINES = 5.0
+#: The fewest and the most seconds between two lines, and before the first.
+FEWEST_SECONDS, MOST_SECONDS = 10.0, 60.0
 
 
 def progress_listener(
-    progress: bool | Callable[[int, int | None], object],
+    progress: bool | str | Callable[[int, int | None], object],
     label: str,
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -32,9 +35,13 @@ def progress_listener(
 
     Parameters
     ----------
-    progress : bool or callable
-        True: a tqdm bar, on a terminal or in a notebook that has ipywidgets. Elsewhere, one line on standard
-        error at most every five seconds, and one at the end.
+    progress : bool, "rich" or callable
+        True: a tqdm bar, on a terminal or in a notebook that has ipywidgets. Elsewhere, lines on standard error: the
+        first after ten seconds, further ones after each tenth of the calls or a minute, but not within ten seconds,
+        and one at the end.
+
+        "rich": on a terminal, a bar of rich, and below it one for each run inside the calls that asks for it too.
+        Elsewhere as True.
 
         A callable: it is called as ``progress(done, total)`` after each batch that completes. `done` is the
         number of calls that have returned. `total` is the number of calls in the run; it is None while that
@@ -56,17 +63,22 @@ def progress_listener(
     Raises
     ------
     TypeError
-        If `progress` is neither a bool nor callable.
+        If `progress` is none of these.
     """
     if progress is False:
         return None
+    if isinstance(progress, str) and progress == "rich":
+        listener = rich_listener(label, clock)
+        if listener is not None:
+            return listener
+        progress = True
     if progress is True:
         bar_class = _bar_class()
         return _Lines(label, clock) if bar_class is None else _Bar(label, bar_class)
     if callable(progress):
         return _Call(progress)
     raise TypeError(
-        f"progress must be True, False or a callable that takes (done, total), not {progress!r} "
+        f"progress must be True, False, 'rich' or a callable that takes (done, total), not {progress!r} "
         f"of type {type(progress).__name__}"
     )
 
@@ -107,41 +119,69 @@ class _Call:
 class _Lines:
     """Prints a line on standard error now and then."""
 
-    takes_steps = False
-
     def __init__(self, label: str, clock: Callable[[], float]) -> None:
         self._label = label
         self._clock = clock
         self._start_time = 0.0
-        self._next_line = 0.0
         self._done = 0
         self._total: int | None = None
+        self._printed_at = 0.0
+        self._last = 0.0, 0  # the time of the last line before which calls had ended, and how many
+        self._seconds_per_call: float | None = None  # until then, those of earlier lines counting less and less
 
     def __call__(self, event: Event) -> None:
         match event:
             case BatchCompleted(size=size):
                 self._done += size
-                now = self._clock()
-                if now >= self._next_line:
-                    self._print(now)
+                self._print_if_due()
+            case CallStepped(index=index, done=done, total=total):
+                self._print_if_due(f"; call {index}: {_step(done, total)}")
             case RunStarted(total=total):
                 self._total = total
-                self._start_time = self._clock()
-                self._next_line = self._start_time + SECONDS_BETWEEN_LINES
+                self._start_time = self._printed_at = self._clock()
+                self._last = self._start_time, 0
             case InputExhausted(total=total):
                 self._total = total
             case RunFinished():
-                self._print(self._clock(), ended=True)
+                self._print(self._clock())
 
-    def _print(self, now: float, ended: bool = False) -> None:
-        self._next_line = now + SECONDS_BETWEEN_LINES
+    def _print_if_due(self, more: str = "") -> None:
+        now = self._clock()
+        seconds, calls = now - self._printed_at, self._done - self._last[1]
+        if seconds < FEWEST_SECONDS:
+            return
+        first = self._seconds_per_call is None and not more
+        if first or seconds >= MOST_SECONDS or (self._total is not None and calls * 10 >= self._total):
+            if calls:
+                pace, before = (now - self._last[0]) / calls, self._seconds_per_call
+                # Results that were stored come at once, and calls of one run may grow: recent calls count more.
+                self._seconds_per_call = pace if before is None else (pace + before) / 2
+                self._last = now, self._done
+            self._print(now, self._left() + more)
+
+    def _left(self) -> str:
+        total = _plausible_total(self._done, self._total)
+        if total is None or self._seconds_per_call is None:
+            return ""
+        return f", {_span(self._seconds_per_call * (total - self._done))} left"
+
+    def _print(self, now: float, more: str = "") -> None:
+        self._printed_at = now
         total = _plausible_total(self._done, self._total)
         calls = f"{self._done} calls" if total is None else f"{self._done}/{total} calls"
-        elapsed = now - self._start_time
-        left = ""
-        if total and self._done and not ended:
-            left = f", {elapsed / self._done * (total - self._done):.0f} s left"
-        write_line(sys.stderr, f"{self._label}: {calls}, {elapsed:.0f} s{left}\n")
+        write_line(sys.stderr, f"{self._label}: {calls}, {_span(now - self._start_time)}{more}\n")
+
+
+def _step(done: float, total: float | None) -> str:
+    """Return how far a call is, as a text: ``"40/100"``."""
+    return f"{done:g}" if total is None else f"{done:g}/{total:g}"
+
+
+def _span(seconds: float) -> str:
+    """Return a number of seconds as a text: ``"90 s"``, ``"15 min"``, ``"3.5 h"``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class _Bar:
@@ -162,8 +202,7 @@ class _Bar:
                 self._bar.update(size)
             case CallStepped(index=index, done=done, total=total):
                 self._stepped = True
-                progress = f"{done:g}" if total is None else f"{done:g}/{total:g}"
-                self._bar.set_postfix_str(f"call {index}: {progress}")
+                self._bar.set_postfix_str(f"call {index}: {_step(done, total)}")
             case RunStarted(total=total):
                 # miniters is fixed, because with an adaptive miniters the bar stops moving when calls become
                 # slower. tqdm's monitor thread would correct that, but it is switched off below.
@@ -185,25 +224,31 @@ class _Bar:
         bar.refresh()
 
 
+def _widgets() -> Any:
+    """Return tqdm's class of bars for notebooks; None without ipywidgets, or outside of notebooks."""
+    if "ipykernel.zmqshell" not in sys.modules:
+        return None
+    with warnings.catch_warnings():
+        # tqdm warns that its choice is experimental and that ipywidgets is missing; the caller handles that.
+        warnings.simplefilter("ignore")
+        from tqdm.autonotebook import tqdm
+    return tqdm if tqdm.__module__ == "tqdm.notebook" else None
+
+
 def _bar_class() -> Any:
     """Return a class of tqdm bars that fits the place where the program runs; None if no bar can be drawn there."""
-    on_terminal = not getattr(sys.stderr, "closed", sys.stderr is None) and sys.stderr.isatty()
-    if "ipykernel.zmqshell" in sys.modules:
-        with warnings.catch_warnings():
-            # tqdm warns that its choice is experimental and that ipywidgets is missing; the code below handles that.
-            warnings.simplefilter("ignore")
-            from tqdm.autonotebook import tqdm
-        if not (on_terminal or tqdm.__module__ == "tqdm.notebook"):
+    shown = _widgets()
+    if shown is None:
+        if not on_terminal(sys.stderr):
             return None
-    elif on_terminal:
         from tqdm.std import tqdm
-    else:
-        return None
+
+        shown = tqdm
 
     from tqdm.std import TqdmDefaultWriteLock
 
     # The bar has no monitor thread. tqdm's default lock is a lock for threads and a semaphore for processes. Only the
     # former is used, because the semaphore starts a resource tracker if the start method is not fork.
-    bar_class: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
+    bar_class: Any = type("Bar", (shown,), {"monitor_interval": 0})
     bar_class.set_lock(TqdmDefaultWriteLock.th_lock)
     return bar_class

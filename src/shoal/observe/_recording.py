@@ -140,6 +140,10 @@ class Recorder:
                 return
             self._add(Said("output", call, (stream, [text])))
 
+    def tell(self, kind: str, what: Any) -> None:
+        """Add something else that the call tells the caller."""
+        self._add(Said(kind, self.call(), what))
+
     def end(self) -> bytes | None:
         """Return what was said and not sent, pickled, or None if that is nothing; after the context has ended."""
         if not self._said and _flusher.thread is None:
@@ -211,7 +215,8 @@ _of_process: Recorder | None = None
 _of_thread = threading.local()
 
 
-def _recorder() -> Recorder | None:
+def present_recorder() -> Recorder | None:
+    """Return what records the call in which this is called; None if nothing does."""
     recorder: Recorder | None = getattr(_of_thread, "recorder", None) or _of_process
     return recorder if recorder is not None and recorder.entered else None
 
@@ -224,7 +229,7 @@ class _Unhandled(logging.Handler):
         self._usual = usual
 
     def handle(self, record: logging.LogRecord) -> bool:
-        recorder = _recorder()
+        recorder = present_recorder()
         if recorder is not None and recorder.conditions.levels is not None:
             try:
                 recorder.log(record)
@@ -241,7 +246,7 @@ _usual_show = warnings.showwarning
 def _show(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
-    recorder = _recorder()
+    recorder = present_recorder()
     if recorder is None or recorder.conditions.filters is None or file is not None:
         _usual_show(message, category, filename, lineno, file, line)
     else:
@@ -259,7 +264,7 @@ class _Raw(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         text = bytes(data).decode("utf-8", "backslashreplace")
-        recorder = _recorder()
+        recorder = present_recorder()
         if recorder is not None:
             recorder.write(self._name, text)
         elif self._usual is not None:

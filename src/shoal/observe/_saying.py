@@ -19,6 +19,7 @@ import warnings
 from typing import Any, NamedTuple
 
 from shoal._pickling import dumps, loads
+from shoal.observe._rich_bars import Bar, display
 
 #: What can be forwarded to the caller.
 KINDS = ("logging", "warnings", "output")
@@ -59,12 +60,13 @@ class Said(NamedTuple):
     Attributes
     ----------
     kind
-        One of :data:`KINDS`.
+        One of :data:`KINDS`, or "progress": that of a run inside the call.
     call
         The index of the call.
     what
         For "logging", the attributes of the record. For "warnings", the message, category, file, line and module. For
-        "output", the name of the stream and the pieces of text. Objects are a :class:`Blob` each.
+        "output", the name of the stream and the pieces of text. Objects are a :class:`Blob` each. For "progress", a
+        :class:`Bar` as a tuple.
     """
 
     kind: str
@@ -187,7 +189,7 @@ def deliver(pickled: bytes) -> None:
         A warning that a filter turns into an exception, or an exception of a stream.
     """
     said: list[Said] = pickle.loads(pickled)
-    for kind, _, what in said:
+    for kind, call, what in said:
         if kind == "logging":
             record = logging.makeLogRecord({name: _opened(value) for name, value in what.items()})
             logger = logging.getLogger(record.name)
@@ -198,6 +200,8 @@ def deliver(pickled: bytes) -> None:
             known = vars(sys.modules[module]) if module in sys.modules else _registries.setdefault(filename, {})
             registry = known.setdefault("__warningregistry__", {})
             warnings.warn_explicit(*_warning(message, category), filename, line, module, registry)
+        elif kind == "progress":
+            display.show_of_worker(Bar(*what), call)
         else:
             name, pieces = what
             stream = getattr(sys, name)

@@ -79,11 +79,11 @@ class Teller:
             listener(event)
 
 
-def make_teller(verbose: int, progress: Any, label: str, ahead: int, started: RunStarted) -> Teller | None:
+def make_teller(verbose: Any, progress: Any, label: str, ahead: int, started: RunStarted) -> Teller | None:
     """Return a Teller with the listeners for ``verbose=`` and ``progress=``; None if there are none.
 
     `label` is the text at the beginning of each line, such as ``"Parallel(n_jobs=2)"``. `ahead` is the number of
-    batches that may be in flight; 0 means no limit. Raise TypeError if `progress` is neither a bool nor callable.
+    batches that may be in flight; 0 means no limit. Raise TypeError if `progress` is nothing that it may be.
     """
     listeners: list[Listener] = []
     if verbose:

@@ -32,7 +32,7 @@ def bars_drawn() -> int:
     bars = [
         bar for bar in list(tqdm._instances) if not getattr(bar, "disable", True) and not getattr(bar, "gui", False)
     ]
-    return sum(1 for bar in bars if _on_terminal(bar.fp))
+    return sum(1 for bar in bars if on_terminal(bar.fp))
 
 
 def print_above(bars: int) -> None:
@@ -53,7 +53,7 @@ def print_above(bars: int) -> None:
 
 def above_bars(stream: Any, bars: int) -> Any:
     """Return a stream that writes lines above `bars` bars; `stream` itself if there can be no bars on it."""
-    has_bars = bars and os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb" and _on_terminal(stream)
+    has_bars = bars and os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb" and on_terminal(stream)
     return _AboveBars(stream, bars) if has_bars else stream
 
 
@@ -64,7 +64,8 @@ def finish_lines() -> None:
             stream.finish()
 
 
-def _on_terminal(stream: Any) -> bool:
+def on_terminal(stream: Any) -> bool:
+    """Tell whether a stream is a terminal. None and closed streams are none."""
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError, OSError):  # there is no stream, or it is closed

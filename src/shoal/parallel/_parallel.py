@@ -47,9 +47,10 @@ class Parallel:
         "list" returns a list of the results in the order of the calls. "generator" returns a generator of them in that
         order, "generator_unordered" one of them as they come. The calls begin at once in each case. Dropping or closing
         the generator cancels the calls that have not ended.
-    verbose : int
+    verbose : int or logger
         How much is printed about the progress: nothing with 0, more lines the higher it is. The lines go to stderr,
-        from 50 on to stdout.
+        from 50 on to stdout. A logger, of :mod:`logging` or another object with its method `info`, gets as many lines
+        as 9 prints, at level INFO.
     timeout : float, optional
         The seconds that the next result may take while the program waits for it; then the run raises
         :class:`~shoal.errors.RunTimeout`. It has no effect with one worker.
@@ -74,8 +75,10 @@ class Parallel:
         The kind of backend to take if none is named.
     require : {"sharedmem"}, optional
         Take a backend whose calls share their arguments with the caller.
-    progress : bool or callable
-        True shows a progress bar. A callable is called as ``progress(done, total)``, with None for an unknown total.
+    progress : bool, "rich" or callable
+        True shows a progress bar on a terminal and in a notebook; elsewhere it prints a line now and then. "rich" shows
+        on a terminal also the bars of runs inside the calls that ask for "rich" themselves; it needs the extra `rich`.
+        A callable is called as ``progress(done, total)``, with None for an unknown total.
     retries : int or callable
         How often a failed call is retried. A callable receives the number of attempts so far and returns whether to
         stop, as tenacity's ``stop_after_delay(60)`` does.

@@ -166,7 +166,10 @@ def _straggler(facts: Facts) -> Finding | None:
     run = facts.run
     slowest = run["slowest"][0] if run["slowest"] else None
     median = run["calls"]["median"]
-    if slowest is None or facts.done <= facts.n or facts.tail < LEAST * facts.total:
+    if slowest is None or facts.done <= facts.n:
+        return None
+    waiting = min(facts.tail, (facts.n - 1) * slowest["seconds"])  # the rest of the tail has another cause
+    if waiting < LEAST * facts.total:
         return None
     end = max(run["slices"]["end"], default=run["end"])
     last = slowest["start"] + slowest["seconds"]
@@ -175,24 +178,21 @@ def _straggler(facts: Facts) -> Finding | None:
     return Finding(
         f"At the end, workers wait for one call: call {slowest['call']}, {slowest['function']}"
         f"({slowest['arguments']}), takes {seconds(slowest['seconds'])}, while half of the calls take at most "
-        f"{seconds(median)}. The other workers wait for {seconds(facts.tail)} in all.",
+        f"{seconds(median)}. The other workers wait for {seconds(waiting)} in all.",
         "Put the longest calls first, or split this one into several.",
-        facts.tail,
-        {"call": slowest["call"], "seconds": slowest["seconds"], "median": median, "waiting": facts.tail},
+        waiting,
+        {"call": slowest["call"], "seconds": slowest["seconds"], "median": median, "waiting": waiting},
     )
 
 
 def _gil(facts: Facts) -> Finding | None:
     run = facts.run
-    cpu, waits = run["calls"]["cpu"], run["waits"]
+    cpu = run["calls"]["cpu"]
     if not (run["in_process"] and facts.gil) or cpu is None or facts.busy < 1.5 * facts.elapsed:
         return None
-    switches = max((worker["switches"] or 0 for worker in run["workers"]), default=0)
-    # Threads that wait for the lock wake up every 5 ms. Other threads, and the run's own, wait a few times per call.
-    wakes = waits is not None and waits > 4 * facts.done + 20 * facts.elapsed
-    # On a busy machine, threads lack a CPU for another reason.
-    enough = switches < 100 * cpu and cpu > 0.8 * facts.elapsed
-    if cpu > 1.25 * facts.elapsed or not (enough or (wakes and cpu > 0.25 * facts.elapsed)):
+    if cpu > 1.25 * facts.elapsed or not (
+        _waits_for_lock(facts) if _knows_queues(facts) else cpu > 0.8 * facts.elapsed
+    ):
         return None
     cost = facts.busy - cpu
     return Finding(
@@ -202,6 +202,22 @@ def _gil(facts: Facts) -> Finding | None:
         cost,
         {"threads": facts.n, "busy": facts.busy, "cpu": cpu},
     )
+
+
+def _knows_queues(facts: Facts) -> bool:
+    return all(worker["queued"] is not None for worker in facts.run["workers"])
+
+
+def _waits_for_lock(facts: Facts) -> bool:
+    """Tell whether threads wait for the lock, and not for CPUs of a busy machine, for files or for other machines.
+
+    One thread at a time has the lock, and runs or waits for a CPU. The others wait, and wake up every 5 ms.
+    """
+    holding = facts.sum_of("cpu") + facts.sum_of("queued")
+    blocked = facts.busy - holding
+    wakes = facts.sum_of("waits")
+    least = 0.3 * (facts.n - 1) / facts.n * facts.busy
+    return holding > 0.7 * facts.elapsed and blocked > least and wakes > 20 * blocked
 
 
 def _oversubscription(facts: Facts) -> Finding | None:

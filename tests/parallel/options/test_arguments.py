@@ -92,7 +92,7 @@ def test_less_than_no_seconds_to_wait_means_at_once(n_jobs: int) -> None:
         ("mmap_mode", "w", ValueError, "mmap_mode must be one of"),
         ("prefer", [], ValueError, r"prefer=\[\] is not a valid"),
         ("require", "speed", ValueError, "require='speed' is not a valid"),
-        ("progress", "x", TypeError, "progress must be True, False or a callable"),
+        ("progress", "x", TypeError, "progress must be True, False, 'rich' or a callable"),
         ("retries", 1.5, ValueError, "retries must be a number of attempts"),
         ("retry_on", "x", TypeError, "retry_on must name types"),
         ("retry_wait", "x", ValueError, "retry_wait must be seconds"),

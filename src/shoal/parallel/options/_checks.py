@@ -1,7 +1,7 @@
 """Checks the values of arguments: those of ``Parallel``, of contexts and of executors, and the options of backends.
 
 Each argument has one check, whichever function receives it. The check runs where the user wrote the value. Its error
-names the argument and the value, and says which values are right.
+names the argument and the value, and says which values are right. ``_names.py`` checks the names of options.
 """
 
 from __future__ import annotations
@@ -11,33 +11,16 @@ import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any
 
-from shoal._cpus import is_serial
 from shoal._files import parse_size
-from shoal.backends import Backend
+from shoal.errors import MissingExtra
 
 #: The arguments of ``Parallel`` that no context can set.
 OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total", "on_message")
 
 _MMAP_MODES = (None, "r", "r+", "w+", "c")
-
-#: Names of the arguments in other libraries, if they are too different for a guess by their spelling.
-_ELSEWHERE = {
-    "max_workers": "n_jobs",
-    "n_workers": "n_jobs",
-    "num_workers": "n_jobs",
-    "workers": "n_jobs",
-    "processes": "n_jobs",
-    "max_tasks_per_child": "max_tasks_per_worker",
-    "maxtasksperchild": "max_tasks_per_worker",
-    "chunksize": "batch_size",
-    "chunk_size": "batch_size",
-    "env": "environment",
-    "context": "backend=multiprocessing.get_context(...)",
-    "mp_context": "backend=multiprocessing.get_context(...)",
-    "inner_max_num_threads": "parallel_config(backend=..., inner_max_num_threads=...)",
-}
 
 
 def as_number(value: Any) -> float | None:
@@ -45,7 +28,7 @@ def as_number(value: Any) -> float | None:
     kind = type(value)
     if kind.__name__ in ("bool", "bool_") or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
         return None
-    # float() of numpy's would drop the imaginary part.
+    # float() of numpy's complex numbers would drop the imaginary part.
     if isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):
         return None
     try:
@@ -104,8 +87,7 @@ def check(values: Mapping[str, Any]) -> None:
         If a value cannot be used.
     """
     for name, value in values.items():
-        accepts = _CHECKS.get(name)
-        if accepts is not None:
+        if (accepts := _CHECKS.get(name)) is not None:
             accepts(name, value)
     if values.get("prefer") == "processes" and values.get("require") == "sharedmem":
         raise ValueError(
@@ -124,8 +106,8 @@ def _constraint(_name: str, require: Any) -> None:
 
 
 def _verbose(_name: str, verbose: Any) -> None:
-    if not (verbose is None or isinstance(verbose, bool) or as_number(verbose) is not None):
-        raise TypeError(f"verbose must be a number, the higher the more is printed, or a bool, got: {verbose!r:.80}")
+    if not (verbose is None or isinstance(verbose, bool) or as_number(verbose) is not None or hasattr(verbose, "info")):
+        raise TypeError(f"verbose must be a number, the higher the more is printed, or a logger, got: {verbose!r:.80}")
 
 
 def _folder(_name: str, folder: Any) -> None:
@@ -157,9 +139,12 @@ def _mmap_mode(_name: str, mode: Any) -> None:
 
 
 def _progress(_name: str, progress: Any) -> None:
-    if not (isinstance(progress, bool) or callable(progress)):
+    if isinstance(progress, str) and progress == "rich":
+        if find_spec("rich") is None:
+            raise MissingExtra("progress='rich'", "rich", "rich")
+    elif not (isinstance(progress, bool) or callable(progress)):
         raise TypeError(
-            f"progress must be True, False or a callable that takes (done, total), not {progress!r:.80} "
+            f"progress must be True, False, 'rich' or a callable that takes (done, total), not {progress!r:.80} "
             f"of type {type(progress).__name__}"
         )
 
@@ -289,112 +274,3 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "maxtasksperchild": _count("calls"),
     "context": _context,
 }
-
-
-def check_options(
-    caller: str, known: Iterable[str], backend: Backend, options: Mapping[str, Any], depth: int = 0
-) -> None:
-    """Check that a backend takes the options that a function received, and can use their values.
-
-    Parameters
-    ----------
-    caller
-        The name of the function: ``"Parallel"``.
-    known
-        The names of the function's own arguments.
-    backend, options
-        The backend of the runs, and the options.
-    depth
-        How deep the runs are nested in others. If this is more than 0, or ``JOBLIB_MULTIPROCESSING=0`` forbids
-        processes, the user has not chosen the backend. Then options that only another backend takes are ignored.
-
-    Raises
-    ------
-    TypeError
-        If the backend does not take an option.
-    TypeError, ValueError
-        If the value of an option cannot be used.
-    """
-    if not options or backend.options is None:
-        return
-    made_with = {name for name in backend.constructor_options if name in backend.given_options}
-    options = {
-        name: value
-        for name, value in options.items()
-        if not (name in made_with and value is backend.given_options[name])
-    }
-    instead = depth > 0 or is_serial()
-    for name in options:
-        if name not in backend.options and not (instead and _takers(name)):
-            raise unexpected(caller, name, known, backend)
-    check({name: options[name] for name in options if name in backend.options})
-
-
-def unexpected(caller: str, name: str, known: Iterable[str], backend: Backend | None = None) -> TypeError:
-    """Return the error for a keyword that neither `caller` nor the backend takes. It suggests the nearest name."""
-    import difflib
-
-    if name in OF_ONE_PARALLEL and name not in known:
-        return TypeError(
-            f"{caller}() got an unexpected keyword argument {name!r}: it is no setting of a context, but belongs to "
-            f"one Parallel. Give it there: Parallel({name}=...)"
-        )
-    takers = _takers(name)
-    message = f"{caller}() got an unexpected keyword argument {name!r}"
-    if backend is not None:
-        message += f": neither it nor the backend {backend.name!r} takes it"
-    meant = _ELSEWHERE.get(name)
-    if meant is None and not takers:
-        options = _options_here() if backend is None else backend.options or ()
-        meant = next(iter(difflib.get_close_matches(name, [*known, *options], 1)), None)
-    if meant is not None:
-        message += f"; did you mean {repr(meant) if meant.isidentifier() else meant}?"
-    if takers:
-        stop = "." if meant is None else ""
-        subject = "The backend {!r} takes" if len(takers) == 1 else "The backends {!r} and {!r} take"
-        message += f"{stop} {subject.format(*takers)} it."
-    return TypeError(message)
-
-
-def _options_here() -> dict[str, list[str]]:
-    """Return the options of the backends that start processes on this machine, each with the backends that take it."""
-    from shoal.backends._multiprocessing import MultiprocessingBackend
-    from shoal.backends._processes import LokyBackend
-
-    takers: dict[str, list[str]] = {}
-    for kind in (LokyBackend, MultiprocessingBackend):
-        for name in kind.options or ():
-            takers.setdefault(name, []).append(kind.name)
-    return takers
-
-
-def _takers(name: str) -> list[str]:
-    """Return the names of the backends that start processes on this machine and take an option."""
-    return _options_here().get(name, [])
-
-
-def check_unowned(caller: str, known: Iterable[str], options: Mapping[str, Any]) -> None:
-    """Raise the error for keywords that a context does not know, if the context names no backend that may take them.
-
-    Parameters
-    ----------
-    caller, known
-        As for :func:`check_options`.
-    options
-        The keywords.
-
-    Raises
-    ------
-    TypeError
-        If a keyword belongs to one ``Parallel``, or is unknown.
-    ValueError
-        If a keyword is an option of backends.
-    """
-    for name in options:
-        takers = ["loky"] if name == "inner_max_num_threads" else _takers(name)
-        if not takers:
-            raise unexpected(caller, name, [*known, "inner_max_num_threads"])
-        raise ValueError(
-            f"{name} and other constructor parameters backend_params are only supported when backend is not None. "
-            f"Name one: {caller}(backend={takers[0]!r}, {name}=...)"
-        )

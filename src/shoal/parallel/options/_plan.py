@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shoal._cpus import thread_limits
 from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.parallel._delayed import Call, check_input
-from shoal.parallel.options._checks import check, check_options, integer
+from shoal.parallel.options._checks import check, integer
 from shoal.parallel.options._expressions import evaluate
+from shoal.parallel.options._names import check_options
 from shoal.parallel.options._settings import DEFAULTS, Default, Settings, context_of_backend, origins_of, resolve
 from shoal.reports._active import collectors_of
 

@@ -20,7 +20,8 @@ from shoal._cpus import budget_of_call
 from shoal.backends import Backend
 from shoal.backends._blas import cap_this_thread
 from shoal.backends.base import index_of_call
-from shoal.parallel.options._checks import check, check_options, check_unowned, integer, refuse_calls
+from shoal.parallel.options._checks import as_number, check, integer, refuse_calls
+from shoal.parallel.options._names import check_options, check_unowned
 
 
 class Default:
@@ -52,7 +53,7 @@ class Settings(NamedTuple):
 
     backend: Backend | str | None = None
     n_jobs: int | None = None
-    verbose: int = 0
+    verbose: Any = 0
     temp_folder: str | None = None
     max_nbytes: int | float | str | None = "1M"
     mmap_mode: str | None = "c"
@@ -177,7 +178,7 @@ def _choose(active: Backend | str | None, settings: Settings) -> Backend:
         active is None and settings.prefer == "threads" and not backend.in_process
     )
     if threads:
-        if active is not None and (settings.verbose or 0) >= 10:
+        if active is not None and (as_number(settings.verbose) or 0) >= 10:
             print(  # noqa: T201 as joblib does
                 f"Using ThreadingBackend as shoal backend instead of {type(backend).__name__} as the latter does not "
                 "provide shared memory semantics."

@@ -34,7 +34,7 @@ from shoal.parallel.running._resume import store
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Ready, Schedule
 from shoal.parallel.transport._contract import R, Transport, Unsendable, span
-from shoal.parallel.transport._status import WorkerStatus
+from shoal.parallel.transport._status import WorkerStatus, status_page
 from shoal.parallel.transport._worker import Missing
 from shoal.parallel.transport._worker_limits import KILL_FACTOR, SAMPLE_SECONDS, WorkerLimits, private_memory
 
@@ -95,6 +95,7 @@ class BatchRun(Run, Generic[R]):
 
     def start(self) -> None:
         """Send a first batch to each slot."""
+        self._transport.record = status_page.begin_run(*self.published)
         for _ in range(max(slot.width for slot in self.slots)):
             for index in range(len(self.slots)):
                 self._feed(index, one=True)
@@ -186,9 +187,7 @@ class BatchRun(Run, Generic[R]):
         self._feed(index)
         self._use_idle_workers()
         if self._transport.record is not None:
-            queue = self.schedule.queue
-            total = queue.read if queue.exhausted else queue.total
-            self._transport.record.publish(self.schedule.results.completed, total)
+            self._transport.record.publish(self.schedule.results.completed, self.total)
         return ready
 
     def _noted(self, turn: Turn, note: bytes) -> Ready:
@@ -344,6 +343,9 @@ class BatchRun(Run, Generic[R]):
             for request in requests:
                 request.close()
         self._transport.close()
+        if self._transport.record is not None:
+            status_page.end_run(self._transport.record)
+            self._transport.record = None
 
 
 def _described(call: Batch) -> FailedCall:

@@ -132,9 +132,8 @@ def make_run(
             temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else MOST_IDLE)
             by_value = 0 if plan.resends else MOST_BY_VALUE
-            published = str(getattr(backend, "name", type(backend).__name__)), n_workers, number
             transport = ProcessTransport(
-                workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value, published, variables
+                workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value, variables
             )
         else:
             from shoal.parallel.transport._engines import ObjectTransport, TaskOptions

@@ -28,6 +28,7 @@ from shoal.parallel.running._faults import Faults, described
 from shoal.parallel.running._resume import store
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Ready, Schedule
+from shoal.parallel.running._watch import FIRST_SECONDS, RunThread, Watch
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -69,13 +70,16 @@ class PullRun(Run):
         # Whether a thread reports each result at once, or all its results when no calls are left.
         timed = plan.timeout is not None or plan.settings.task_timeout is not None
         self._at_once = plan.generates or timed or listener is not None or faults.lenient
-        self._threads: set[_Thread] = set()
+        self._threads: set[RunThread] = set()
         self._free = list(range(n_threads))  # a heap of the indices that no thread has
         self._load = [0] * len(self.slots)  # how many threads of each slot run calls, or are stuck in one
         self._lock = threading.Lock()  # over the schedule's input
         self._stopped = False
         self._roomy = threading.Event()  # set when results were consumed, or nothing is left to wait for
         self._warned = False
+        self._began = time.perf_counter()
+        self._look_at = self._began + FIRST_SECONDS
+        self._watch: Watch | None = None  # a short run is not published
         self._credit = None if self._receiver is None else _Credit()
 
     def start(self) -> None:
@@ -91,7 +95,7 @@ class PullRun(Run):
             self.slots += self._plan.backend.open(WorkerSpec(1))
             self._load.append(0)
         self._load[index] += 1
-        thread = _Thread(index, heapq.heappop(self._free))
+        thread = RunThread(index, heapq.heappop(self._free))
         self._threads.add(thread)
         # Each thread has a copy, because only one thread at a time may run in a context.
         self.slots[index].executor.submit(self._context.copy().run, self._work, thread)
@@ -105,6 +109,29 @@ class PullRun(Run):
         """Count results that the consumer has taken; wake the threads that wait for that."""
         self.schedule.results.consumed += number
         self._roomy.set()
+
+    def _seconds_to_wait(self, deadline: float | None) -> float | None:
+        wait = super()._seconds_to_wait(deadline)
+        if not self._threads:  # of an executor that waits for calls
+            if self._watch is not None:
+                self._look()
+            return wait
+        left = self._look_at - time.perf_counter()
+        if left <= 0:
+            left = self._look()
+        return left if wait is None or left < wait else wait
+
+    def _look(self) -> float:
+        """Publish what the threads do; return the seconds until the next time."""
+        if self._watch is None:
+            self._watch = Watch(self._began)
+        seconds = self._watch.look(self.published, self.schedule.results.completed, self._threads)
+        self._look_at = time.perf_counter() + seconds
+        return seconds
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
 
     def _halt(self) -> None:
         """Keep all threads from taking another call."""
@@ -121,7 +148,7 @@ class PullRun(Run):
     def _busy(self) -> list[int]:
         return [index for index, load in enumerate(self._load) if load]
 
-    def _handle(self, message: tuple[_Thread, Any, bool]) -> Ready:
+    def _handle(self, message: tuple[RunThread, Any, bool]) -> Ready:
         thread, outcome, over = message
         if thread not in self._threads:  # its call has timed out
             if self._credit is not None:
@@ -178,7 +205,7 @@ class PullRun(Run):
             for _ in range(min(self.schedule.available(), free)):
                 self._begin()
 
-    def _retire(self, thread: _Thread) -> None:
+    def _retire(self, thread: RunThread) -> None:
         """Remove a thread that takes no more calls, so that another thread may have its index."""
         self._threads.discard(thread)
         heapq.heappush(self._free, thread.index)
@@ -229,9 +256,9 @@ class PullRun(Run):
         """Return the function from which threads take their calls."""
         return self.schedule.queue.next_call
 
-    def _work(self, thread: _Thread) -> None:
+    def _work(self, thread: RunThread) -> None:
         """Take calls and run them until no more are there; runs in a thread of a slot."""
-        done = thread.done
+        done, thread.ident = thread.done, threading.get_native_id()
         at_once, put, memory = self._at_once, self.inbox.put, self._plan.memory
         lock, next_call, bounded = (
             self._lock,
@@ -254,7 +281,7 @@ class PullRun(Run):
                         continue
                     if taken is None:
                         break
-                    index, call = taken
+                    index, call = thread.taken = taken
                     del taken
                     try:
                         function, args, kwargs = resolved(unpacked(call, index)) if Placeholder.in_use else call
@@ -269,7 +296,7 @@ class PullRun(Run):
                         began = time.perf_counter() if at_once else 0.0
                         value = function(*args, **kwargs)
                     except BaseException as error:
-                        thread.running = None
+                        thread.taken = thread.running = None
                         if error.__traceback__ is not None:
                             error.__traceback__ = error.__traceback__.tb_next
                         if not careful:
@@ -277,6 +304,7 @@ class PullRun(Run):
                         put((thread, Failed(Batch.of(index, call), error), False))
                         del error, call
                         continue
+                    thread.taken = None
                     if careful:
                         thread.running = None
                     if memory is not None and not thread.timed_out:
@@ -292,7 +320,7 @@ class PullRun(Run):
             self._halt()
             put(error)
 
-    def _messaging(self, thread: _Thread) -> AbstractContextManager[None]:
+    def _messaging(self, thread: RunThread) -> AbstractContextManager[None]:
         """Return the block in which a thread's calls may send messages."""
         if self._receiver is None:
             return nullcontext()
@@ -300,7 +328,7 @@ class PullRun(Run):
         channel.index = thread.index_of_call
         return channel_set(channel)
 
-    def _put(self, thread: _Thread, told: Told) -> None:
+    def _put(self, thread: RunThread, told: Told) -> None:
         """Put what a call has sent into the inbox, once there is room; runs in a thread of a call.
 
         Raises
@@ -339,37 +367,6 @@ class _Credit:
         """Let all threads that wait raise RunEnded."""
         self._ended = True
         self._left.release()
-
-
-class _Thread:
-    """The state of one thread of a run.
-
-    Attributes
-    ----------
-    slot
-        The index of its slot.
-    index
-        The thread's index among those of the run, which its calls see as that of their worker.
-    done
-        The results that were not reported yet, with the indices of their calls.
-    running
-        The call that runs now: its index, the call, and when it began; None if no call runs, or nobody asks.
-    timed_out
-        Whether its call ran for too long, so that the thread takes no more calls.
-    """
-
-    def __init__(self, slot: int, index: int) -> None:
-        self.slot = slot
-        self.index = index
-        self.done: list[tuple[int, Any]] = []
-        self.running: tuple[int, Call, float] | None = None
-        self.timed_out = False
-
-    def index_of_call(self) -> int:
-        """Return the index of the call that runs; raise RunEnded if none does."""
-        if self.running is None:
-            raise RunEnded
-        return self.running[0]
 
 
 class Failed:

@@ -120,6 +120,21 @@ class Run(ABC):
         """Whether no call is left to run, and all results were delivered."""
         return self.schedule.finished
 
+    @property
+    def published(self) -> tuple[str, int, int | None]:
+        """The name of the backend, and the numbers of workers and of calls, as ``shoal top`` shows them."""
+        backend = self._plan.backend
+        name = str(getattr(backend, "name", type(backend).__name__))
+        return name, sum(slot.width for slot in self.slots), self.total
+
+    @property
+    def total(self) -> int | None:
+        """The number of calls; None while it is unknown. Until the input has ended, it may be that of the user."""
+        queue = self.schedule.queue
+        if queue.exhausted:
+            return queue.read
+        return self._plan.total if queue.total is None else queue.total
+
     def collect(self) -> list[Any]:
         """Run the loop; return a list of the results. An exception that ends the run gets those that are there.
 

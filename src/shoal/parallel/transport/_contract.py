@@ -115,7 +115,7 @@ class Transport(ABC, Generic[R]):
     Not thread-safe: it belongs to the thread that owns the run. Only :meth:`replaced` may be called by any thread.
     """
 
-    #: Where the run publishes how far it is, for ``shoal top``; None if it does not.
+    #: Where the run publishes, for ``shoal top``, how far it is; None if it does not. A :class:`BatchRun` sets it.
     record: RunRecord | None = None
     #: Takes what a worker sends during a batch, with the turn that sends it, in any thread; None if that is dropped.
     on_note: Callable[[Turn, bytes], object] | None = None

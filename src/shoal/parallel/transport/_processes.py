@@ -128,8 +128,6 @@ class ProcessTransport(Transport[ProcessRequest]):
         When a worker asks to be replaced; None for no limits.
     most_by_value
         The number of functions and classes by value that are sent once per worker; others go with each batch.
-    published
-        The name of the backend, and the numbers of workers and calls, as ``shoal top`` shows them.
     variables
         The context variables of the calls; None for none.
 
@@ -148,7 +146,6 @@ class ProcessTransport(Transport[ProcessRequest]):
         writes_status: bool,
         limits: WorkerLimits | None,
         most_by_value: int = MOST_BY_VALUE,
-        published: tuple[str, int, int | None] = ("", 0, None),
         variables: Variables | None = None,
     ) -> None:
         self._workspace = workspace
@@ -159,7 +156,6 @@ class ProcessTransport(Transport[ProcessRequest]):
         self._limits = limits
         self._writes_status = writes_status
         self._status_rows: dict[Executor, StatusRow | None] = {}
-        self._published = published
         self._scope: Scope | None = None
         self._scope_needs: frozenset[int] = frozenset()
         if variables is not None:
@@ -206,12 +202,9 @@ class ProcessTransport(Transport[ProcessRequest]):
             if isinstance(executor, Turn):
                 executor.listen(self.on_note)
         row = self._status_rows[executor]
-        if row is not None:
-            if self.record is None:
-                self.record = status_page.begin_run(*self._published)
-            if self.record is not None:
-                batch = request.batch
-                self.record.sent(row.address[1], batch.start, len(batch), batch.functions)
+        if row is not None and self.record is not None:
+            batch = request.batch
+            self.record.sent(row.address[1], batch.start, len(batch), batch.functions)
         sent = self._objects.sent_to(executor)
         objects = self._objects.pickled(request.needed - sent)
         payload = Payload(
@@ -296,9 +289,6 @@ class ProcessTransport(Transport[ProcessRequest]):
     def close(self) -> None:
         """End the run: workers drop its objects, and its arrays are freed."""
         self._objects.close()
-        if self.record is not None:
-            status_page.end_run(self.record)
-            self.record = None
         for row in self._status_rows.values():
             if row is not None:
                 status_page.free(row)

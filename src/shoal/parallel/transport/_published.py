@@ -10,6 +10,8 @@
 
     caller   RunRecord.publish, sent ──> the page ──> read_runs   ``shoal top``, through /proc/PID/fd
 
+The rows of threads are written by the caller, now and then (running/_watch.py). Workers of engines have no rows.
+
 The page is a memfd: it is in no folder, only its owner can open it, and it ends with the process, however the process
 ends. A write takes less than a microsecond. Nothing is locked: a reader may see a run between two writes.
 """
@@ -17,7 +19,6 @@ ends. A write takes less than a microsecond. Nothing is locked: a reader may see
 from __future__ import annotations
 
 import struct
-import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -30,13 +31,14 @@ PAGE_NAME = "status-of-shoal"
 ROWS, DOUBLES = 4096, 3
 _ROW = struct.Struct(f"<{DOUBLES}d")
 
-_MARK = b"shoal 1\0"
+_MARK = b"shoal 2\0"
 _HEADER = struct.Struct("<8sqq")
 _HEADER_AT = ROWS * _ROW.size
 
 #: The most runs at a time that are published. Further runs run as well, but `shoal top` does not see them.
 MOST_RUNS = 256
-_RUN = struct.Struct("<qqqqd64s")  # number (0: the place is free), workers, done, total (-1: unknown), start, backend
+# Number (0: the place is free), workers, done, total (-1: unknown), start, whether the workers are threads, backend.
+_RUN = struct.Struct("<qqqqdq64s")
 _PROGRESS = struct.Struct("<qq")
 _PROGRESS_AT = 16  # in a run
 _RUN_BYTES = 128
@@ -54,12 +56,12 @@ PAGE_BYTES = _BATCHES_AT + ROWS * _BATCHES_BYTES
 
 
 class PublishedWorker(NamedTuple):
-    """A worker process, as its run's caller and itself describe it.
+    """A worker, as its run's caller and itself describe it.
 
     Attributes
     ----------
     pid
-        The process id, as the worker sees it; 0 if it has received no batch yet.
+        The process id, as the worker sees it; 0 if it has received no batch yet. Of a thread, the system's id.
     call
         The index of the call that runs; None if no call runs.
     batch
@@ -82,7 +84,7 @@ class PublishedWorker(NamedTuple):
 
 
 class PublishedRun(NamedTuple):
-    """A run on worker processes, as its caller describes it.
+    """A run, as its caller describes it.
 
     Attributes
     ----------
@@ -95,9 +97,11 @@ class PublishedRun(NamedTuple):
     done, total
         The number of calls that have a result, and of all calls; None if that is not known yet.
     began
-        When it sent its first batch, in seconds of ``time.perf_counter()``.
+        When it began, in seconds of ``time.perf_counter()``.
+    threads
+        Whether its workers are threads of the program.
     workers
-        Its workers.
+        Its workers. Those of an engine are not known.
     """
 
     number: int
@@ -106,6 +110,7 @@ class PublishedRun(NamedTuple):
     done: int
     total: int | None
     began: float
+    threads: bool
     workers: tuple[PublishedWorker, ...]
 
 
@@ -125,30 +130,33 @@ _named: tuple[Callable[[], Any], bytes] = _nothing, b""
 
 
 class RunRecord:
-    """What the caller writes about one run.
+    """What the caller writes about one run at a time.
 
     Parameters
     ----------
     memory
         The page.
     place
-        The index of the run's place in the page.
-    number, backend, n_workers, total
-        As in :class:`PublishedRun`.
+        The index of its place in the page.
 
     Notes
     -----
     It belongs to the thread that owns the run.
     """
 
-    def __init__(self, memory: Any, place: int, number: int, backend: str, n_workers: int, total: int | None) -> None:
-        self.place = place
+    def __init__(self, memory: Any, place: int) -> None:
         self._memory = memory
         self._at = _RUNS_AT + place * _RUN_BYTES
-        self._number = number
+        self._number = 0
         self._second: dict[int, bool] = {}  # by row: whether the next batch is noted in the second place
+
+    def begin(
+        self, number: int, backend: str, n_workers: int, total: int | None, began: float, threads: bool = False
+    ) -> None:
+        """Write that a run has begun. The parameters are those of :class:`PublishedRun`."""
+        self._number = number
         known = -1 if total is None else total
-        _RUN.pack_into(memory, self._at, number, n_workers, 0, known, time.perf_counter(), backend.encode()[:64])
+        _RUN.pack_into(self._memory, self._at, number, n_workers, 0, known, began, threads, backend.encode()[:64])
 
     def publish(self, done: int, total: int | None) -> None:
         """Write how many calls have a result, and how many calls there are."""
@@ -206,8 +214,10 @@ def read_runs(page: bytes) -> list[PublishedRun]:
         for number in {batch[0] for batch in batches} & workers.keys():
             workers[number].append(_worker(page, row, [batch[1:] for batch in batches if batch[0] == number]))
     return [
-        PublishedRun(number, _text(backend), n, done, total if total >= 0 else None, began, tuple(workers[number]))
-        for number, n, done, total, began, backend in sorted(runs)
+        PublishedRun(
+            number, _text(backend), n, done, total if total >= 0 else None, began, bool(threads), tuple(workers[number])
+        )
+        for number, n, done, total, began, threads, backend in sorted(runs)
         if number
     ]
 

@@ -84,6 +84,13 @@ class StatusRow:
         self._doubles[self._first] = math.nan
         self._doubles[self._first + 2] = 0.0
 
+    def write(self, activity: float, since: float, worker: int | None = None) -> None:
+        """Write what a worker does that is a thread of this process; and the system's id of the thread, if given."""
+        if worker is not None:
+            self._doubles[self._first + 2] = worker
+        self._doubles[self._first + 1] = since
+        self._doubles[self._first] = activity
+
     def read(self) -> WorkerStatus:
         """Return what the worker does. If it has died, return what it did then."""
         first = self._first
@@ -110,45 +117,74 @@ class StatusPage:
         self._doubles: Any = None
         self._folder: Folder | None = None
         self._free: deque[int] = deque()
-        self._free_runs: deque[int] = deque(range(MOST_RUNS))
+        self._records: list[RunRecord] = []  # those of no run
+        self._n_records = 0
+        self._pipe: int | None = None  # the descriptor in the header
         self._run_numbers = itertools.count(1)
 
     def allocate(self) -> StatusRow | None:
         """Return a free row; None if no row is free, or if there is no memory for the page."""
         with self._lock:
-            if self._doubles is None:
-                try:
-                    if not HAS_MEMFD:
-                        self._folder = Folder(None)
-                        atexit.register(self.close)
-                    self._segment = Segment(self._folder, PAGE_NAME)
-                    os.ftruncate(self._segment.fd, PAGE_BYTES)
-                    self._memory = memoryview(mmap.mmap(self._segment.fd, PAGE_BYTES))
-                    self._doubles = self._memory.cast("d")
-                    self._free.extend(range(ROWS))
-                except OSError:
-                    return None
-            return StatusRow(self._segment.path, self._free.popleft(), self._doubles) if self._free else None
+            if not self._opened() or not self._free:
+                return None
+            return StatusRow(self._segment.path, self._free.popleft(), self._doubles)
+
+    def _opened(self) -> bool:
+        """Make the page if there is none; return whether there is one."""
+        if self._doubles is None:
+            try:
+                if not HAS_MEMFD:
+                    self._folder = Folder(None)
+                    atexit.register(self.close)
+                self._segment = Segment(self._folder, PAGE_NAME)
+                os.ftruncate(self._segment.fd, PAGE_BYTES)
+                self._memory = memoryview(mmap.mmap(self._segment.fd, PAGE_BYTES))
+                self._doubles = self._memory.cast("d")
+                self._free.extend(range(ROWS))
+            except OSError:
+                return False
+        return True
 
     def free(self, row: StatusRow) -> None:
         """Make a row free. It is allocated again after all others, since a dying worker may still write to it."""
         with self._lock:
             self._free.append(row.address[1])
 
-    def begin_run(self, backend: str, n_workers: int, total: int | None) -> RunRecord | None:
-        """Publish a run that has a row; return its record, or None if too many runs are published."""
+    def begin_run(
+        self, backend: str, n_workers: int, total: int | None, began: float | None = None, threads: bool = False
+    ) -> RunRecord | None:
+        """Publish a run.
+
+        Parameters
+        ----------
+        backend, n_workers, total, began, threads
+            As in :class:`PublishedRun`. None for `began` means now.
+
+        Returns
+        -------
+        The record of the run; None if no other program could read it, or too many runs are published.
+        """
+        if not HAS_MEMFD:
+            return None
         with self._lock:
-            if not self._free_runs:
+            if self._records:
+                record = self._records.pop()
+            elif self._n_records < MOST_RUNS and self._opened():
+                record = RunRecord(self._memory, self._n_records)
+                self._n_records += 1
+            else:
                 return None
-            write_header(self._memory, os.getpid(), Requests.fd)  # each time, as the pool's thread may start later
+            if self._pipe != Requests.fd:  # the pool's thread may have started since
+                self._pipe = Requests.fd
+                write_header(self._memory, os.getpid(), self._pipe)
             number = next(self._run_numbers)
-            return RunRecord(self._memory, self._free_runs.popleft(), number, backend, n_workers, total)
+        record.begin(number, backend, n_workers, total, time.perf_counter() if began is None else began, threads)
+        return record
 
     def end_run(self, record: RunRecord) -> None:
         """Publish that a run has ended."""
         record.end()
-        with self._lock:
-            self._free_runs.append(record.place)
+        self._records.append(record)
 
     def close(self) -> None:
         """Remove the folder of the page, if it has one."""
