@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from _faults_util import PATIENCE, until, wait_for
-from shoal import CallPicklingError, CallUnpicklingError, Parallel, delayed, executor, send, step
+from shoal import CallPicklingError, CallUnpicklingError, Parallel, delayed, executor, report, send, step
 from shoal.observe import _messages
 from shoal.observe._messages import Channel, Told
 from shoal.observe._progress import progress_listener
@@ -165,6 +165,16 @@ def test_each_call_in_a_process_of_its_own() -> None:
     pids = Parallel(n_jobs=2, max_tasks_per_worker=1, on_message=received)(delayed(send_pid)(i) for i in range(6))
     assert len(set(pids)) == 6
     assert sorted(received.all) == [(number, number) for number in range(6)]
+
+
+@EVERYWHERE
+def test_messages_in_a_run_of_which_a_report_is_made(backend: str, n_jobs: int) -> None:
+    received = Received()
+    parallel = Parallel(n_jobs=n_jobs, backend=backend, on_message=received)
+    with report() as made:
+        assert parallel(delayed(send_all)([number]) for number in range(20)) == [[True]] * 20
+    assert sorted(received.all) == [(number, number) for number in range(20)]
+    assert len(made.to_dict()["runs"]) == 1
 
 
 # Nested runs
@@ -386,6 +396,20 @@ def test_steps_are_events(backend: str, n_jobs: int, monkeypatch: pytest.MonkeyP
     steps = [event for event in events if isinstance(event, CallStepped)]
     assert steps
     assert all(event == CallStepped(event.index, event.index, 10) for event in steps)
+
+
+def steps_are_taken() -> bool:
+    channel = _messages.channel_here()
+    return channel is not None and channel.steps
+
+
+@EVERYWHERE
+def test_only_a_bar_takes_steps(backend: str, n_jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [delayed(steps_are_taken)()] * 2
+    for arguments in ({}, {"progress": lambda *_: None}, {"on_message": print}):
+        assert Parallel(n_jobs=n_jobs, backend=backend, **arguments)(calls) == [False] * 2  # type: ignore[arg-type]
+    monkeypatch.setattr("shoal.observe._progress._bar_class", lambda: Bar)
+    assert Parallel(n_jobs=n_jobs, backend=backend, progress=True)(calls) == [True] * 2
 
 
 class Bar:

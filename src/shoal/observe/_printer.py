@@ -58,6 +58,8 @@ class Printer:
         ``sys.stdout``. If that is None, as under ``pythonw``, or closed, nothing is printed.
     """
 
+    takes_steps = False
+
     def __init__(
         self,
         verbose: Any,

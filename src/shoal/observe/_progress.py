@@ -91,6 +91,8 @@ def _plausible_total(done: int, total: int | None) -> int | None:
 class _Call:
     """Calls the user's function."""
 
+    takes_steps = False
+
     def __init__(self, progress: Callable[[int, int | None], object]) -> None:
         self._progress = progress
         self._done = 0

@@ -31,7 +31,7 @@ class Receiver:
     on_message
         Called with the index of the call and the message; None if the run has no such function.
     listener
-        Receives the steps; None if the run has no listeners.
+        Receives the steps; None if the run has no listener that takes them.
     outer
         The channel of the call in which the run was made. It gets what the run does not take; None if there is none.
 
@@ -76,6 +76,8 @@ def receiver_of(on_message: OnMessage | None, listener: Teller | None, in_proces
         which the run is made by themselves.
     """
     outer = channel_here()
+    if listener is not None and not listener.takes_steps:
+        listener = None
     if on_message is None and listener is None and (in_process or outer is None):
         return None
     return Receiver(on_message, listener, outer)
@@ -129,6 +131,7 @@ class Direct:
                 raise
 
 
-def direct_of(on_message: OnMessage | None, listener: Teller | None) -> Direct:
-    """Return what runs the calls of a loop in this thread; the arguments are those of :class:`Receiver`."""
-    return Direct(Receiver(on_message, listener, channel_here()))
+def direct_of(on_message: OnMessage | None, listener: Teller | None) -> Direct | None:
+    """Return what runs the calls of a loop in this thread; None if nothing takes what they send."""
+    receiver = receiver_of(on_message, listener, in_process=True)
+    return None if receiver is None else Direct(receiver)

@@ -33,6 +33,11 @@ class Teller:
         self._size = 1
         self._tell(started)
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether a listener takes the steps of calls."""
+        return any(getattr(listener, "takes_steps", True) for listener in self._listeners)
+
     def add(self, listener: Listener) -> None:
         """Add a listener. It has missed the first event."""
         self._listeners = [*self._listeners, listener]

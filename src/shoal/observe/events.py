@@ -7,6 +7,8 @@
 A run always sends `RunStarted` first and `RunFinished` last. Events arrive one at a time, in the order in which
 things happened, but not always from the same thread. One listener serves one run, so it can keep counts in plain
 attributes without a lock. An exception that a listener raises ends the run.
+
+A listener may have the attribute `takes_steps`. If it is False for all listeners, calls do not send `CallStepped`.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ class Tracker:
     in flight; 0 means no bound. shoal's threads take calls one by one; here ``batch_size`` calls count as a batch.
     """
 
+    takes_steps = False
+
     def __init__(self, parallel: Any, serial: bool, bound: int) -> None:
         self._parallel = parallel
         size = parallel.batch_size

@@ -28,7 +28,7 @@ from shoal.parallel._delayed import Call
 from shoal.parallel.running._batch_run import BatchRun
 from shoal.parallel.running._faults import Faults
 from shoal.parallel.running._launch import Kinds, make_run
-from shoal.parallel.running._pull_run import PullRun
+from shoal.parallel.running._pull_run import Failed, PullRun
 from shoal.parallel.running._resume import Known
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Ready, Schedule
@@ -62,6 +62,8 @@ class RunListener:
     finished
         Tells, at the end, whether all calls have run.
     """
+
+    takes_steps = False
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -331,11 +333,11 @@ class MeasuredPullRun(PullRun):
     def _handle(self, message: Any) -> Ready:
         thread, outcome, _ = message
         if thread in self._threads and outcome is not None:
-            if isinstance(outcome, tuple):
+            if type(outcome) is tuple:
                 done, seconds = outcome
                 for index, _ in done:
                     self._ran(thread.index, index, seconds)
-            else:
+            elif isinstance(outcome, Failed):  # else it is a message
                 self._ran(thread.index, outcome.call.start, None)
         return super()._handle(message)
 

@@ -156,7 +156,7 @@ class PullRun(Run):
             return []
         ready: Ready = []
         if type(outcome) is not tuple:
-            if isinstance(outcome, _Failed):
+            if isinstance(outcome, Failed):
                 ready = self._failed(outcome.call, outcome.error)
             elif outcome is not None and self._receiver is not None and self._credit is not None:
                 self._receiver(outcome)
@@ -301,7 +301,7 @@ class PullRun(Run):
                             error.__traceback__ = error.__traceback__.tb_next
                         if not careful:
                             self._halt()
-                        put((thread, _Failed(Batch.of(index, call), error), False))
+                        put((thread, Failed(Batch.of(index, call), error), False))
                         del error, call
                         continue
                     thread.taken = None
@@ -369,7 +369,7 @@ class _Credit:
         self._left.release()
 
 
-class _Failed:
+class Failed:
     """A call that has raised an exception in a thread."""
 
     def __init__(self, call: Batch, error: BaseException) -> None:
