@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from shoal.reports._active import Scope, scope
 from shoal.reports._calls import CallClock, SlowCall
-from shoal.reports._system import threads_in_use, usage
+from shoal.reports._system import LONG, threads_in_use, usage
 
 #: The number of runs that calls of one batch have made, beyond which they are only counted.
 MOST_NESTED = 20
@@ -128,7 +128,7 @@ class BatchMeter:
         self._imports = _Imports()
         if fresh:
             _latest.usage = usage()
-        if alone and (fresh or _latest.seconds > _LONG_ENOUGH):
+        if alone and (fresh or _latest.seconds > LONG):
             threads_in_use.begin()
             _latest.looked = True
 
@@ -181,10 +181,6 @@ class BatchMeter:
             tuple(self._gathered.runs),
             self._gathered.omitted,
         )
-
-
-#: After a batch that took so long, the threads are looked at during the next one. In seconds.
-_LONG_ENOUGH = 0.02
 
 
 class _Latest:
