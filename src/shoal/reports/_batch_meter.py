@@ -128,9 +128,9 @@ class BatchMeter:
         self._imports = _Imports()
         if fresh:
             _latest.usage = usage()
-        if alone and (fresh or _latest.seconds > LONG):
+        if alone and (fresh or _latest.seconds > LONG) and self._received > _latest.next_look:
             threads_in_use.begin()
-            _latest.looked = True
+            _latest.looked, _latest.next_look = True, self._received + _LOOK_EVERY
 
     def __enter__(self) -> None:
         self._outside = scope.set(Scope((self._gathered,), None, True))
@@ -183,12 +183,17 @@ class BatchMeter:
         )
 
 
+#: The seconds between two looks at the threads of a worker.
+_LOOK_EVERY = 10 * LONG
+
+
 class _Latest:
     """The latest batch of this process that was measured."""
 
     seconds = 0.0
     looked = False  # whether the threads were looked at when the present one began
     usage = usage()
+    next_look = 0.0  # by perf_counter
 
 
 _latest = _Latest()
