@@ -523,3 +523,14 @@ def test_a_report_changes_no_results() -> None:
         assert Parallel(n_jobs=2, seed=3)(delayed(draw)() for _ in range(20)) == without
         assert Parallel(n_jobs=2, seed=3, backend="threading")(delayed(draw)() for _ in range(20)) == without
         assert Parallel(n_jobs=1, seed=3)(delayed(draw)() for _ in range(20)) == without
+
+
+def import_nothing() -> None:
+    import json.no_such_module  # noqa: F401
+
+
+def test_tracebacks_of_imports_have_no_frames_of_shoal() -> None:
+    with shoal.report(), pytest.raises(ModuleNotFoundError) as caught:
+        Parallel(n_jobs=2)([delayed(import_nothing)()])
+    assert "import json.no_such_module" in str(caught.value.__cause__)
+    assert "reports" not in str(caught.value.__cause__).replace(__file__, "")

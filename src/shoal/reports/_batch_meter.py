@@ -145,6 +145,15 @@ class BatchMeter:
         """Return an iterator over the same calls, which takes the times between them."""
         return self._calls.marked(calls)
 
+    def leave_no_frames(self, error: BaseException) -> None:
+        """Remove the frames that measure imports from the traceback of an exception."""
+        trace = error.__traceback__
+        while trace is not None:
+            following = trace.tb_next
+            while following is not None and following.tb_frame.f_code is _Imports.timed.__code__:
+                following = trace.tb_next = following.tb_next
+            trace = following
+
     def finish(self, elapsed: float) -> Measured:
         """Return what was measured, after the results were encoded.
 
@@ -212,7 +221,7 @@ class _Imports:
     def begin(self) -> None:
         """Replace ``__import__``, which every import statement calls."""
         self._usual = builtins.__import__
-        self._replaced = self._timed
+        self._replaced = self.timed
         builtins.__import__ = self._replaced
 
     def end(self) -> None:
@@ -220,7 +229,8 @@ class _Imports:
         if builtins.__import__ is self._replaced:
             builtins.__import__ = self._usual
 
-    def _timed(self, *args: Any, **kwargs: Any) -> Any:
+    def timed(self, *args: Any, **kwargs: Any) -> Any:
+        """Do as ``__import__``."""
         if self._inside or threading.get_ident() != self._thread:
             return self._usual(*args, **kwargs)
         self._inside = True

@@ -263,6 +263,8 @@ def run_batch(payload: Payload, meter: BatchMeter | None = None) -> Reply:
                         break
                     until = min(end, now + CHECK_SECONDS)
         except BaseException as error:
+            if meter is not None:
+                meter.leave_no_frames(error)
             failure = failure_of(error, error)
     elapsed = clock() - began
     status.write_between_calls(payload.start)
