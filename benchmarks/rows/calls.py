@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Callable
@@ -95,3 +96,18 @@ def mixed_400(contender: str) -> Measured:
         run(workloads.busy, [0.001] * 20)
         elapsed = timed(lambda: run(workloads.busy, seconds), 2, warm_up=False)
     return elapsed * WORKERS / sum(seconds)
+
+
+REPORTED = Target("shoal", "plain", maximum=1.02)
+
+
+@row("2,000 calls of 1 ms, with a report", ("shoal",), REPORTED, floors=("plain",), rounds=7)
+def reported_1ms(contender: str) -> Measured:
+    """Time calls with a report, and without one."""
+    shoal = import_module("shoal")
+
+    def run() -> None:
+        with shoal.report() if contender == "shoal" else contextlib.nullcontext():
+            shoal.Parallel(n_jobs=WORKERS)(shoal.delayed(workloads.busy)(0.001) for _ in range(2_000))
+
+    return timed(run, 3)

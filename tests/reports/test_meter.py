@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import itertools
 import math
+import multiprocessing
 import os
 import sys
 import threading
@@ -211,6 +212,17 @@ def test_arguments_that_cannot_be_pickled_are_left_out() -> None:
     arguments = Arguments(lambda obj: None)
     arguments.see([(threading.Lock(), 1)], None)
     assert [row["name"] for row in arguments.to_list()] == ["args[1]"]
+
+
+def test_objects_that_stand_for_descriptors_are_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = multiprocessing.Pipe()
+    pickled: list[Any] = []
+    monkeypatch.setattr(type(here), "__reduce_ex__", lambda self, protocol: pickled.append(self) or (int, ()))
+    arguments = Arguments(lambda obj: None)
+    arguments.see([(here, [there])], None)
+    assert pickled == []
+    here.close()
+    there.close()
 
 
 # ---- The measuring of a batch.

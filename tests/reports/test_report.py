@@ -511,3 +511,26 @@ def test_a_run_that_is_stopped(backend: str) -> None:
         parallel = Parallel(n_jobs=2, backend=backend, batch_size=1, progress=lambda done, _: parallel.stop())
         parallel(delayed(time.sleep)(0.01) for _ in range(100))
     assert report.to_dict()["runs"][0]["outcome"] == "stopped"
+
+
+def draw(rng: Any) -> float:
+    return float(rng.random())
+
+
+def test_a_report_changes_no_results() -> None:
+    without = Parallel(n_jobs=2, seed=3)(delayed(draw)() for _ in range(20))
+    with shoal.report():
+        assert Parallel(n_jobs=2, seed=3)(delayed(draw)() for _ in range(20)) == without
+        assert Parallel(n_jobs=2, seed=3, backend="threading")(delayed(draw)() for _ in range(20)) == without
+        assert Parallel(n_jobs=1, seed=3)(delayed(draw)() for _ in range(20)) == without
+
+
+def import_nothing() -> None:
+    import json.no_such_module  # noqa: F401
+
+
+def test_tracebacks_of_imports_have_no_frames_of_shoal() -> None:
+    with shoal.report(), pytest.raises(ModuleNotFoundError) as caught:
+        Parallel(n_jobs=2)([delayed(import_nothing)()])
+    assert "import json.no_such_module" in str(caught.value.__cause__)
+    assert "reports" not in str(caught.value.__cause__).replace(__file__, "")

@@ -11,6 +11,8 @@ from shoal._pickling import dumps
 
 #: The number of positions and keywords that are measured.
 MOST = 32
+#: Objects of these packages stand for descriptors. To pickle one duplicates a descriptor, which nobody would close.
+_DUPLICATED = ("multiprocessing", "_multiprocessing", "socket")
 
 
 class Way(NamedTuple):
@@ -70,7 +72,7 @@ class Arguments:
 
     Notes
     -----
-    It belongs to the thread that owns the run.
+    It belongs to the thread that owns the run. Only :meth:`to_list` may be called by any thread.
     """
 
     def __init__(self, way_of: WayOf) -> None:
@@ -132,7 +134,7 @@ class Arguments:
         def reduce(obj: Any) -> Any:
             way = self._way_of(obj)
             if way is None:
-                return NotImplemented
+                return (int, ()) if type(obj).__module__.partition(".")[0] in _DUPLICATED else NotImplemented
             nbytes = self._pickled(way.value, sizes) if way.nbytes is None else way.nbytes
             sizes[way.name] += nbytes
             return int, ()

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from shoal.reports._active import Scope, scope
 from shoal.reports._calls import CallClock, SlowCall
-from shoal.reports._system import threads_in_use, usage
+from shoal.reports._system import LONG, threads_in_use, usage
 
 #: The number of runs that calls of one batch have made, beyond which they are only counted.
 MOST_NESTED = 20
@@ -128,9 +128,9 @@ class BatchMeter:
         self._imports = _Imports()
         if fresh:
             _latest.usage = usage()
-        if alone and (fresh or _latest.seconds > _LONG_ENOUGH):
+        if alone and (fresh or _latest.seconds > LONG) and self._received > _latest.next_look:
             threads_in_use.begin()
-            _latest.looked = True
+            _latest.looked, _latest.next_look = True, self._received + _LOOK_EVERY
 
     def __enter__(self) -> None:
         self._outside = scope.set(Scope((self._gathered,), None, True))
@@ -144,6 +144,15 @@ class BatchMeter:
     def marked(self, calls: Iterator[Any]) -> Iterator[Any]:
         """Return an iterator over the same calls, which takes the times between them."""
         return self._calls.marked(calls)
+
+    def leave_no_frames(self, error: BaseException) -> None:
+        """Remove the frames that measure imports from the traceback of an exception."""
+        trace = error.__traceback__
+        while trace is not None:
+            following = trace.tb_next
+            while following is not None and following.tb_frame.f_code is _Imports.timed.__code__:
+                following = trace.tb_next = following.tb_next
+            trace = following
 
     def finish(self, elapsed: float) -> Measured:
         """Return what was measured, after the results were encoded.
@@ -183,8 +192,8 @@ class BatchMeter:
         )
 
 
-#: After a batch that took so long, the threads are looked at during the next one. In seconds.
-_LONG_ENOUGH = 0.02
+#: The seconds between two looks at the threads of a worker.
+_LOOK_EVERY = 10 * LONG
 
 
 class _Latest:
@@ -193,6 +202,7 @@ class _Latest:
     seconds = 0.0
     looked = False  # whether the threads were looked at when the present one began
     usage = usage()
+    next_look = 0.0  # by perf_counter
 
 
 _latest = _Latest()
@@ -211,7 +221,7 @@ class _Imports:
     def begin(self) -> None:
         """Replace ``__import__``, which every import statement calls."""
         self._usual = builtins.__import__
-        self._replaced = self._timed
+        self._replaced = self.timed
         builtins.__import__ = self._replaced
 
     def end(self) -> None:
@@ -219,7 +229,8 @@ class _Imports:
         if builtins.__import__ is self._replaced:
             builtins.__import__ = self._usual
 
-    def _timed(self, *args: Any, **kwargs: Any) -> Any:
+    def timed(self, *args: Any, **kwargs: Any) -> Any:
+        """Do as ``__import__``."""
         if self._inside or threading.get_ident() != self._thread:
             return self._usual(*args, **kwargs)
         self._inside = True

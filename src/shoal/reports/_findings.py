@@ -211,13 +211,12 @@ def _knows_queues(facts: Facts) -> bool:
 def _waits_for_lock(facts: Facts) -> bool:
     """Tell whether threads wait for the lock, and not for CPUs of a busy machine, for files or for other machines.
 
-    One thread at a time has the lock, and runs or waits for a CPU. The others wait, and wake up every 5 ms.
+    A thread that waits for the lock wakes up every 5 ms, so it waits 200 times a second and more. Threads that compute
+    without the lock hardly ever wait. Threads that sleep, or wait for others, need little CPU time for many waits.
     """
-    holding = facts.sum_of("cpu") + facts.sum_of("queued")
-    blocked = facts.busy - holding
-    wakes = facts.sum_of("waits")
-    least = 0.3 * (facts.n - 1) / facts.n * facts.busy
-    return holding > 0.7 * facts.elapsed and blocked > least and wakes > 20 * blocked
+    cpu, waits = facts.sum_of("cpu"), facts.sum_of("waits")
+    blocked = facts.busy - cpu - facts.sum_of("queued")
+    return blocked > 0.05 * facts.busy and waits > 100 * blocked and 100 * cpu < waits < 1250 * facts.n * cpu
 
 
 def _oversubscription(facts: Facts) -> Finding | None:

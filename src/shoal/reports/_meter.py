@@ -125,11 +125,10 @@ class Meter:
         self._arguments = arguments
 
     def encoded(self, args: list[tuple[Any, ...]], kwargs: list[dict[str, Any]] | None, seconds: float) -> None:
-        """Add the time for which a batch was pickled."""
-        with self._lock:
-            self.tally.seconds["sending"] += seconds
-            if self._arguments is not None and args:
-                self._arguments.see(args, kwargs)
+        """Add the time for which a batch was pickled; in the thread of the run."""
+        self.tally.seconds["sending"] += seconds
+        if self._arguments is not None and args:
+            self._arguments.see(args, kwargs)
 
     def received(self, slot: int | None, found: Measured, travel: dict[str, float], known: int) -> None:
         """Add a batch.

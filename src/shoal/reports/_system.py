@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from shoal._cpus import cgroup_folders
 from shoal._forks import CALLERS, after_fork_in_child
 
-#: Threads are looked at only around work that takes so long, because that takes some 20 us per thread. In seconds.
+#: Threads are looked at only around batches that take so long, because that takes some 20 us per thread: during a batch
+#: that follows such a batch. In seconds.
 LONG = 0.02
 #: A thread that has run, or waited for a CPU, for less than this part of the time is not counted.
 _ACTIVE = 0.15

@@ -40,7 +40,8 @@ class Tally:
 
     Notes
     -----
-    Not thread-safe: the meter holds its lock. Only the seconds of the input belong to the thread that reads it.
+    Not thread-safe: the meter holds its lock. Only the seconds of the input and of sending belong to the threads that
+    read the input and that own the run.
     """
 
     def __init__(self, total: int | None) -> None:

@@ -258,6 +258,8 @@ def _run_calls(payload: Payload, channel: Channel | None, meter: BatchMeter | No
                         break
                     until = min(end, now + CHECK_SECONDS)
         except BaseException as error:
+            if meter is not None:
+                meter.leave_no_frames(error)
             failure = failure_of(error, error)
     elapsed = clock() - began
     status.write_between_calls(payload.start)
