@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -254,6 +255,34 @@ def function_cannot_be_pickled() -> None:
 @case("CallPicklingError", on=PROCESSES, by=("list", "generator"))
 def result_cannot_be_pickled() -> None:
     run(delayed(a_lock)(number) for number in range(2))
+
+
+def send_lock() -> None:
+    shoal.send({"lock": threading.Lock()})
+
+
+@case("CallPicklingError", on=PROCESSES)
+def message_cannot_be_pickled() -> None:
+    run((delayed(send_lock)() for _ in range(1)), on_message=print)
+
+
+VARIABLE: ContextVar[Any] = ContextVar("VARIABLE")
+
+
+@case("CallPicklingError", on=PROCESSES, by=("list", "generator", "executor"))
+def context_variable_cannot_be_pickled() -> None:
+    VARIABLE.set(threading.Lock())
+    run((delayed(identity)(number) for number in range(1)), context=[VARIABLE])
+
+
+def send_too_late() -> None:
+    (context,) = Parallel(n_jobs=1, on_message=print)([delayed(copy_context)()])
+    context.run(shoal.send, "too late")
+
+
+@case("RunEnded")
+def message_to_nobody() -> None:
+    run(delayed(send_too_late)() for _ in range(1))
 
 
 @case("OwnError", by=ALL_WAYS)

@@ -32,9 +32,9 @@ def home_of(variable: ContextVar[Any]) -> tuple[str, str] | None:
     for name, module in list(sys.modules.items()):
         for attribute, value in list(getattr(module, "__dict__", {}).items()):
             if value is variable:
-                found = name, attribute
+                found = "__main__" if name == "__mp_main__" else name, attribute
                 break
-        if found is not None and found[0] not in ("__main__", "__mp_main__"):
+        if found is not None and found[0] != "__main__":
             break
     if found is not None:
         _homes[variable] = found
@@ -63,7 +63,7 @@ def variable_at(module: str, name: str, *default: Any) -> ContextVar[Any]:
     ImportError, AttributeError
         If there is no such module, or it has no such variable.
     """
-    if module not in ("__main__", "__mp_main__"):
+    if module != "__main__":
         found = getattr(importlib.import_module(module), name)
         if type(found) is not ContextVar:
             raise AttributeError(f"{module}.{name} is no context variable here, but {found!r:.80}")
@@ -92,7 +92,7 @@ def reduce_variable(variable: ContextVar[Any]) -> tuple[Any, tuple[Any, ...]]:
             "assign it to a name at the top of a module"
         )
     default: tuple[Any, ...] = ()
-    if home[0] in ("__main__", "__mp_main__"):
+    if home[0] == "__main__":
         with contextlib.suppress(LookupError):  # it has no default
             default = (Context().run(variable.get),)
     return variable_at, (*home, *default)

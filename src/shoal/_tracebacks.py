@@ -23,7 +23,7 @@ from shoal import errors
 _NOT_THE_USERS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, contextlib.__file__)
 #: Modules that carry calls and exceptions between the user's code in this process and the user's code in a worker.
 _MACHINERY = re.compile(
-    r"(shoal\.(parallel|backends|_pickling|_tracebacks)|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
+    r"(shoal\.(parallel|backends|observe\._(messages|receiving)|_pickling|_tracebacks|_context)|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
 )
 _FRAME = re.compile(r'(?P<indent>[ |]*)File "(?P<file>.+)", line (?P<line>\d+), in ')
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -68,6 +68,12 @@ def shorten(error: BaseException) -> None:
         error.with_traceback(trace)
     if isinstance(error, errors.WorkerStartError):  # its message contains that of its cause
         error.__context__, error.__cause__ = error.__cause__ or error.__context__, None
+
+
+def cause_of(error: Exception) -> Exception | None:
+    """Return `error`, to be shown as the cause of another, if the user's code has raised it; else None."""
+    trace = from_user(error.__traceback__)
+    return None if trace is None else error.with_traceback(trace)
 
 
 def _is_library(file: str) -> bool:

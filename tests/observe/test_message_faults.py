@@ -302,6 +302,7 @@ def test_an_interrupt_of_the_worker_alone(count: Count, tmp_path: Path) -> None:
     assert MOST_WEIGHT // 1024 <= len(received) < 10 * MANY
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # from Python 3.12 on
 def test_on_message_forks(count: Count) -> None:
     pids: list[int] = []
 

@@ -22,7 +22,7 @@ from shoal.reports._batch_meter import BatchMeter
 from shoal.reports._calls import SLOWEST, name_of
 from shoal.reports._durations import EDGES, MOST_EXACT, Durations
 from shoal.reports._shown import MOST, MOST_OF_ONE, shown, shown_arguments, shown_error
-from shoal.reports._system import LONG, ThreadsInUse, _field, out_of_memory, swapped_in, usage
+from shoal.reports._system import LONG, ThreadsInUse, _field, out_of_memory, swapped_in, thread_use, usage
 from shoal.reports._timeline import BATCH_COLUMNS, Timeline
 
 # ---- Durations.
@@ -295,13 +295,28 @@ def test_imports_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_usage_of_this_process() -> None:
     if sys.platform == "win32":
-        assert usage() == (None, None, None)
+        assert usage() == (None, None)
         return
-    memory, switches, waits = usage()
+    memory, switches = usage()
     assert memory is not None
     assert memory > 1_000_000
     assert switches is not None
-    assert waits is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+def test_the_use_of_a_thread() -> None:
+    before = thread_use()
+    for _ in range(5):
+        time.sleep(0.001)
+    while time.thread_time() < 0.01:
+        pass
+    after = thread_use()
+    assert before is not None
+    assert after is not None
+    used = after.since(before)
+    assert used.waits >= 5
+    assert used.cpu > 0
+    assert used.queued >= 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")

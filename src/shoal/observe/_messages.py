@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from shoal._forks import CALLERS, after_fork_in_child
 from shoal._pickling import culprit, dumps, loads
-from shoal._tracebacks import in_a_line
+from shoal._tracebacks import cause_of, in_a_line
 from shoal.errors import CallPicklingError, CallUnpicklingError
 
 #: The time between two steps that a worker sends, in seconds.
@@ -243,7 +243,7 @@ def encoded(told: Told) -> bytes:
         return _MESSAGE + dumps(tuple(told), out_of_band=2**63)[0]
     except Exception as error:
         path, reason = culprit(told.content, "message")
-        raise CallPicklingError(f"a message of call {told.call}", path, reason) from error
+        raise CallPicklingError(f"a message of call {told.call}", path, reason) from cause_of(error)
 
 
 def decoded(note: bytes) -> Told | None:
@@ -262,4 +262,5 @@ def decoded(note: bytes) -> Told | None:
     try:
         return Message(*loads(memoryview(note)[1:]))
     except Exception as error:
-        raise CallUnpicklingError("a message of a call", "the calling process", in_a_line(error)) from error
+        what = "a message of a call"
+        raise CallUnpicklingError(what, "the calling process", in_a_line(error)) from cause_of(error)

@@ -187,15 +187,12 @@ def _straggler(facts: Facts) -> Finding | None:
 
 def _gil(facts: Facts) -> Finding | None:
     run = facts.run
-    cpu, waits = run["calls"]["cpu"], run["waits"]
+    cpu = run["calls"]["cpu"]
     if not (run["in_process"] and facts.gil) or cpu is None or facts.busy < 1.5 * facts.elapsed:
         return None
-    switches = max((worker["switches"] or 0 for worker in run["workers"]), default=0)
-    # Threads that wait for the lock wake up every 5 ms. Other threads, and the run's own, wait a few times per call.
-    wakes = waits is not None and waits > 4 * facts.done + 20 * facts.elapsed
-    # On a busy machine, threads lack a CPU for another reason.
-    enough = switches < 100 * cpu and cpu > 0.8 * facts.elapsed
-    if cpu > 1.25 * facts.elapsed or not (enough or (wakes and cpu > 0.25 * facts.elapsed)):
+    if cpu > 1.25 * facts.elapsed or not (
+        _waits_for_lock(facts) if _knows_queues(facts) else cpu > 0.8 * facts.elapsed
+    ):
         return None
     cost = facts.busy - cpu
     return Finding(
@@ -205,6 +202,22 @@ def _gil(facts: Facts) -> Finding | None:
         cost,
         {"threads": facts.n, "busy": facts.busy, "cpu": cpu},
     )
+
+
+def _knows_queues(facts: Facts) -> bool:
+    return all(worker["queued"] is not None for worker in facts.run["workers"])
+
+
+def _waits_for_lock(facts: Facts) -> bool:
+    """Tell whether threads wait for the lock, and not for CPUs of a busy machine, for files or for other machines.
+
+    One thread at a time has the lock, and runs or waits for a CPU. The others wait, and wake up every 5 ms.
+    """
+    holding = facts.sum_of("cpu") + facts.sum_of("queued")
+    blocked = facts.busy - holding
+    wakes = facts.sum_of("waits")
+    least = 0.3 * (facts.n - 1) / facts.n * facts.busy
+    return holding > 0.7 * facts.elapsed and blocked > least and wakes > 20 * blocked
 
 
 def _oversubscription(facts: Facts) -> Finding | None:

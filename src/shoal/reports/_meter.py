@@ -24,7 +24,7 @@ from shoal.reports._arguments import Arguments
 from shoal.reports._batch_meter import Measured
 from shoal.reports._calls import SLOWEST, SlowCall, name_of
 from shoal.reports._durations import Durations
-from shoal.reports._system import out_of_memory, swapped_in, usage
+from shoal.reports._system import ThreadUse, out_of_memory, swapped_in
 from shoal.reports._tally import Tally
 from shoal.reports._workers import WorkerLine, Workers
 
@@ -90,7 +90,7 @@ class Meter:
         self._slowest: list[tuple[SlowCall, WorkerLine]] = []  # a heap
         self._arguments: Arguments | None = None
         self._pending: list[tuple[int | None, Measured, dict[str, float], int]] = []
-        self._process = (time.process_time(), usage(), swapped_in(), out_of_memory())
+        self._process = (time.process_time(), swapped_in(), out_of_memory())
         self._host = platform.node()
 
     def begin(self) -> None:
@@ -199,6 +199,13 @@ class Meter:
             if slow is not None:
                 self._add_slow(slow, line)
 
+    def thread_ended(self, worker: int, used: ThreadUse) -> None:
+        """Add the resources that a thread has used, which ran calls; in any thread."""
+        with self._lock:
+            line = self._workers.of_thread(worker, os.getpid(), self._host)
+            line.add_up({"cpu": used.cpu, "queued": used.queued, "switches": used.switches, "waits": used.waits})
+            self.tally.system["cpu"] = (self.tally.system["cpu"] or 0.0) + used.cpu
+
     def lost(self, slot: int, kind: str, text: str, memory: bool = False) -> None:
         """Take note that a worker process is gone.
 
@@ -233,12 +240,9 @@ class Meter:
             self._fold()
             tally = self.tally
             tally.finish(error, stopped)
-            cpu, before, swapped, killed = self._process
-            if self.about.in_process:
+            cpu, swapped, killed = self._process
+            if self.about.in_process and tally.system["cpu"] is None:
                 tally.system["cpu"] = time.process_time() - cpu
-                used = usage()
-                tally.system["waits"] = _grown(before.waits, used.waits)
-                tally.system["switches"] = _grown(before.switches, used.switches)
             tally.system["swapped_in"] = _grown(swapped, swapped_in())
             tally.system["limit_events"] = _grown(killed, out_of_memory())
             if self._arguments is not None:
@@ -263,9 +267,6 @@ class Meter:
             tables = self._workers.tables(end)
             rows = self._workers.order()
             calls = self._durations.summary()
-            if about.in_process:
-                for worker in tables["workers"]:
-                    worker["switches"] = tally.system["switches"]
             return {
                 "id": self.id,
                 "parent": about.parent,

@@ -25,13 +25,31 @@ class Usage(NamedTuple):
         The largest resident memory, in bytes.
     switches
         The number of involuntary context switches: the system gave the CPU to another thread.
-    waits
-        The number of voluntary ones: a thread waited for something.
     """
 
     memory: int | None
     switches: int | None
-    waits: int | None
+
+
+class ThreadUse(NamedTuple):
+    """The resources that a thread has used.
+
+    Attributes
+    ----------
+    cpu, queued
+        How long it had a CPU, and how long it waited for one, in seconds.
+    switches, waits
+        How often the system gave its CPU to another thread, and how often it waited for something by itself.
+    """
+
+    cpu: float
+    queued: float
+    switches: int
+    waits: int
+
+    def since(self, before: ThreadUse) -> ThreadUse:
+        """Return what was used since then."""
+        return ThreadUse(*(after - earlier for after, earlier in zip(self, before, strict=True)))  # type: ignore[arg-type]
 
 
 try:
@@ -40,14 +58,24 @@ except ImportError:  # Windows
 
     def usage() -> Usage:
         """Return the resources that this process has used."""
-        return Usage(None, None, None)
+        return Usage(None, None)
 
 else:
 
     def usage() -> Usage:
         """Return the resources that this process has used."""
         used = resource.getrusage(resource.RUSAGE_SELF)
-        return Usage(used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), used.ru_nivcsw, used.ru_nvcsw)
+        return Usage(used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), used.ru_nivcsw)
+
+
+def thread_use() -> ThreadUse | None:
+    """Return the resources that this thread has used; None on systems other than Linux."""
+    data = _read("/proc/thread-self/schedstat") if sys.platform == "linux" else None
+    if not data:
+        return None
+    cpu, queued = map(int, data.split()[:2])
+    used = resource.getrusage(resource.RUSAGE_THREAD)
+    return ThreadUse(cpu / 1e9, queued / 1e9, used.ru_nivcsw, used.ru_nvcsw)
 
 
 class ThreadsInUse:

@@ -36,8 +36,7 @@ class Tally:
     nbytes
         The bytes that were ``sent`` and that ``returned``.
     system
-        The CPU time of the calls; for workers in this process, ``waits`` and ``switches``; ``swapped_in`` and
-        ``limit_events``.
+        ``cpu``, the CPU time of the calls; ``swapped_in`` and ``limit_events``.
 
     Notes
     -----
@@ -52,7 +51,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.seconds = dict.fromkeys(("input", "consumer", "sending", "results"), 0.0)
         self.nbytes = {"sent": 0, "returned": 0}
-        self.system: dict[str, Any] = dict.fromkeys(("cpu", "waits", "switches", "swapped_in", "limit_events"))
+        self.system: dict[str, Any] = dict.fromkeys(("cpu", "swapped_in", "limit_events"))
         self._outcome: tuple[str, str | None] = ("running", None)
         self._events: list[tuple[float, str, int | None, WorkerLine | None, str]] = []
         self._full_since: float | None = None
@@ -140,7 +139,6 @@ class Tally:
                 {"time": time, "kind": kind, "call": call, "worker": None if line is None else rows[line], "text": text}
                 for time, kind, call, line, text in self._events
             ],
-            "waits": self.system["waits"],
             "memory": {
                 "replaced": self.counts["memory"],
                 **{name: self.system[name] for name in ("swapped_in", "limit_events")},

@@ -44,11 +44,19 @@ class WorkerLine:
             "running": 0.0,
             "encoding": 0.0,
             "cpu": None,
+            "queued": None,
             "peak_memory": None,
             "switches": None,
+            "waits": None,
             "threads": None,
             "imports": {"modules": 0, "seconds": 0.0},
         }
+
+    def add_up(self, sums: dict[str, float | None]) -> None:
+        """Add to fields; None is no value."""
+        for name, value in sums.items():
+            if value is not None:
+                self.values[name] = (self.values[name] or 0) + value
 
     def ran(self, began: float, ended: float, index: int) -> None:
         """Add a call that did not travel."""
@@ -74,9 +82,7 @@ class WorkerLine:
         called = min(max(found.called + shift, began), ended)
         values, decode, run, encode = self.values, began - received, called - began, ended - called
         sums = {"calls": len(durations), "batches": 1, "decoding": decode, "running": run, "encoding": encode}
-        for name, value in {**sums, "cpu": found.cpu, "switches": found.switches}.items():
-            if value is not None:
-                values[name] = (values[name] or 0) + value
+        self.add_up({**sums, "cpu": found.cpu, "switches": found.switches})
         for name, most in (("peak_memory", found.memory), ("threads", found.threads)):
             if most is not None:
                 values[name] = max(values[name] or 0, most)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager
 from contextvars import Token
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ from shoal.reports._active import Scope, scope
 from shoal.reports._arguments import Arguments, Way
 from shoal.reports._calls import SlowCall
 from shoal.reports._meter import Meter
+from shoal.reports._system import thread_use
 
 if TYPE_CHECKING:
     from shoal.parallel.options._plan import Plan
@@ -296,8 +298,19 @@ class MeasuredPullRun(PullRun):
         super().__init__(*arguments)
         self._meter = meter
         self._at_once = True
+        self._inside, self._surroundings = self._surroundings, self._watched
         self._taken: dict[int, tuple[float, Call]] = {}  # the calls that run, and when they began
         self._context.run(scope.set, Scope(meter.collectors, meter.id, True))
+
+    @contextmanager
+    def _watched(self, index: int) -> Iterator[None]:
+        """The surroundings of a thread's calls; measure what the thread uses in it."""
+        before = thread_use()
+        with self._inside(index):
+            yield
+        after = thread_use()
+        if before is not None and after is not None:
+            self._meter.thread_ended(index, after.since(before))
 
     def _source(self) -> Callable[[], tuple[int, Call] | None]:
         next_call = super()._source()

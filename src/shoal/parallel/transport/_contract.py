@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from shoal._pickling import Reduce, as_usual, culprit, dumps
-from shoal._tracebacks import from_user
+from shoal._tracebacks import cause_of
 from shoal.backends._failure import Failure, rebuilt
 from shoal.backends._turns import Turn
 from shoal.errors import CallPicklingError, CallUnpicklingError
@@ -223,12 +223,6 @@ def find_unsendable(
             except Exception:
                 path, reason = culprit(part, name, reduce)
                 refusal = CallPicklingError(f"call {batch.start + position}, {describe(function)}(...),", path, reason)
-                refusal.__cause__ = cause(error)
+                refusal.__cause__ = cause_of(error)
                 return Unsendable(position, refusal)
     return Unsendable(None, error)
-
-
-def cause(error: Exception) -> Exception | None:
-    """Return `error`, to be shown as the cause of another, if the user's code has raised it; else None."""
-    trace = from_user(error.__traceback__)
-    return None if trace is None else error.with_traceback(trace)

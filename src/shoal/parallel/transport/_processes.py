@@ -19,7 +19,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from shoal._pickling import loads
-from shoal._tracebacks import in_a_line
+from shoal._tracebacks import cause_of, in_a_line
 from shoal.backends._turns import Turn
 from shoal.errors import CallUnpicklingError
 from shoal.observe._terminal import bars_drawn
@@ -30,7 +30,6 @@ from shoal.parallel.transport._contract import (
     Request,
     Transport,
     Unsendable,
-    cause,
     failed_future,
     find_unsendable,
     raised,
@@ -252,7 +251,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         except Exception as failure:
             unknown = True
             error = CallUnpicklingError(f"the result of {span(batch)}", "the calling process", in_a_line(failure))
-            error.__cause__ = cause(failure)
+            error.__cause__ = cause_of(failure)
         else:
             if reply.failure is not None:
                 error = raised(reply.failure, batch, None if unknown else len(values))

@@ -15,7 +15,7 @@ from typing import Any
 
 from shoal._context import home_of
 from shoal._pickling import culprit, dumps, loads
-from shoal._tracebacks import in_a_line
+from shoal._tracebacks import cause_of, in_a_line
 from shoal.errors import CallPicklingError, CallUnpicklingError
 
 _LOGGER = logging.getLogger("shoal.context")
@@ -55,7 +55,8 @@ class Variables:
                 try:
                     decoded.append(loads(stream))
                 except Exception as error:
-                    raise CallUnpicklingError(f"the context variable {name}", "a worker", in_a_line(error)) from error
+                    what = f"the context variable {name}"
+                    raise CallUnpicklingError(what, "a worker", in_a_line(error)) from cause_of(error)
             self._decoded = decoded
         return self._decoded
 
@@ -107,7 +108,10 @@ def variables_for(context: Any) -> Variables | None:
     else:
         named = (context,) if isinstance(context, ContextVar) else context
         present = contextvars.copy_context()
-        entries = [_entry(each, present[each], home_of(each)) for each in named if each in present]
+        try:
+            entries = [_entry(each, present[each], home_of(each)) for each in named if each in present]
+        except CallPicklingError as error:
+            raise error.with_traceback(None) from error.__cause__
     return Variables(tuple(entries)) if entries else None
 
 
@@ -138,4 +142,4 @@ def _entry(variable: ContextVar[Any], value: Any, home: tuple[str, str] | None) 
         return name, dumps((variable, value), out_of_band=2**63)[0]
     except Exception as error:
         path, reason = culprit(value, "its value")
-        raise CallPicklingError(f"the context variable {name}", path, reason) from error
+        raise CallPicklingError(f"the context variable {name}", path, reason) from cause_of(error)
