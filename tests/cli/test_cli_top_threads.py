@@ -135,6 +135,15 @@ def test_a_short_run_on_threads_is_not_published(monkeypatch: pytest.MonkeyPatch
     assert next(status_page._run_numbers) == numbers + 1
 
 
+@pytest.mark.parametrize(("given", "total"), [(9, 9), (None, None)])
+def test_the_number_of_calls_may_be_that_of_the_user(given: int | None, total: int | None) -> None:
+    seen: list[PublishedRun] = []
+    parallel = Parallel(2, "loky", batch_size=1, progress=lambda _done, _total: seen.extend(runs_of(os.getpid())))
+    parallel((delayed(abs)(number) for number in range(9)), total=given)
+    assert seen[0].total == total  # before the input has ended
+    assert seen[-1].total == 9
+
+
 def test_an_executor_that_waits_for_calls_runs_none(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with executor(2, backend="threading") as pool:
