@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from shoal.parallel._delayed import delayed
     from shoal.parallel._executor import executor
     from shoal.parallel._parallel import Parallel
-    from shoal.parallel.options._settings import effective_n_jobs, parallel_backend, parallel_config
+    from shoal.parallel.options._contexts import parallel_backend, parallel_config
+    from shoal.parallel.options._settings import effective_n_jobs
     from shoal.parallel.running._resume import ResultCache
     from shoal.parallel.transport._shared import shared
     from shoal.persistence._dump import dump
@@ -118,7 +119,8 @@ _HOMES = {
     "shoal.parallel._executor": ("executor",),
     "shoal.parallel._parallel": ("Parallel",),
     "shoal.parallel.running._resume": ("ResultCache",),
-    "shoal.parallel.options._settings": ("effective_n_jobs", "parallel_backend", "parallel_config"),
+    "shoal.parallel.options._contexts": ("parallel_backend", "parallel_config"),
+    "shoal.parallel.options._settings": ("effective_n_jobs",),
     "shoal.parallel.transport._shared": ("shared",),
     "shoal.persistence._dump": ("dump",),
     "shoal.persistence._inspect": ("FileInfo", "inspect"),

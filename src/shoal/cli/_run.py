@@ -81,7 +81,8 @@ def main(given: Namespace) -> int:
 
 def _set_defaults(options: dict[str, Any]) -> bool:
     """Make options the defaults of ``Parallel`` in all threads of this process; return False if they are wrong."""
-    from shoal.parallel.options._settings import parallel_config, set_defaults
+    from shoal.parallel.options._contexts import parallel_config
+    from shoal.parallel.options._settings import set_defaults
 
     try:
         # In a copy of the context, because this thread too is to have no context of its own.

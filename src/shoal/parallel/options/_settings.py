@@ -4,7 +4,7 @@
 
     set_defaults(...) ──> the process's Settings, for threads without a context of their own
                                   │
-    parallel_config(...) ──> the context's Settings ──┐
+    parallel_config(...) ──> the context's Settings ──┐        (_contexts.py)
     Parallel(...), executor(...) ── arguments ────────┼──resolve──> a Backend, and Settings without defaults
     a call in a worker ── nested_settings ────────────┘
 """
@@ -21,7 +21,6 @@ from shoal.backends import Backend
 from shoal.backends._blas import cap_this_thread
 from shoal.backends.base import index_of_call
 from shoal.parallel.options._checks import as_number, check, integer, refuse_calls
-from shoal.parallel.options._names import check_options, check_unowned
 
 
 class Default:
@@ -95,6 +94,11 @@ def set_defaults(settings: Settings) -> None:
     _of_process = settings
 
 
+def use(settings: Settings) -> None:
+    """Set the settings of the current context."""
+    _current.set(settings)
+
+
 def context_of_backend(context: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the setting `context`, and the options of the backend: a context of multiprocessing is one of these."""
     if hasattr(context, "Process"):
@@ -158,7 +162,7 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     if backend is None or isinstance(backend, Default):
         chosen = _choose(context.backend, settings)
     else:
-        chosen = _named(backend)
+        chosen = named(backend)
     if settings.n_jobs is None:
         settings = settings._replace(n_jobs=chosen.default_n_jobs)
     if arguments.get("require") == "sharedmem" and not chosen.in_process:
@@ -173,7 +177,7 @@ def survives_failures(settings: Settings) -> bool:
 
 def _choose(active: Backend | str | None, settings: Settings) -> Backend:
     """Return the backend of the context, unless `prefer` or `require` ask for another one."""
-    backend = _named(active if active is not None else backends.default_name())
+    backend = named(active if active is not None else backends.default_name())
     threads = (settings.require == "sharedmem" and not backend.in_process) or (
         active is None and settings.prefer == "threads" and not backend.in_process
     )
@@ -189,160 +193,14 @@ def _choose(active: Backend | str | None, settings: Settings) -> Backend:
     return backend
 
 
-def _named(backend: Any) -> Backend:
+def named(backend: Any) -> Backend:
+    """Return the backend that an argument names: a backend, a context of multiprocessing, or a name."""
     if isinstance(backend, Backend):
         return backend
     refuse_calls("backend", backend)
     if hasattr(backend, "Pool") and hasattr(backend, "Lock"):
         return backends.create("multiprocessing", context=backend)
     return backends.create(backend)
-
-
-class parallel_config:
-    """Set defaults of the arguments of ``Parallel``: within a ``with`` block, or from now on.
-
-    Parameters
-    ----------
-    backend : str, Backend or multiprocessing context, optional
-        The backend of all runs that name none.
-    n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress, retries, retry_on, retry_wait, \
-on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, forward, context, report
-        As for :class:`~shoal.Parallel`. An argument of ``Parallel`` takes precedence.
-    inner_max_num_threads : int, optional
-        The number of threads that BLAS and OpenMP may use in each worker process. It needs `backend`.
-    **backend_params
-        Options of the backend. They need `backend`, as a name.
-
-    Raises
-    ------
-    ValueError
-        If there is no such backend, a value cannot be used, or `backend_params` are given without the name of one.
-    TypeError
-        If an argument has the wrong type, or neither shoal nor the backend takes it.
-
-    Notes
-    -----
-    The settings belong to the current context (:mod:`contextvars`), which is that of one thread or one asyncio task.
-    Blocks may be nested: an inner block changes the arguments that it names, and keeps the others. Without ``with``,
-    ``unregister()`` restores the earlier settings.
-
-    Examples
-    --------
-    >>> from shoal import Parallel, delayed, parallel_config
-    >>> with parallel_config(backend="threading", n_jobs=2):
-    ...     Parallel()(delayed(abs)(x) for x in [-1, 2])
-    [1, 2]
-    """
-
-    def __init__(
-        self,
-        backend: Any = DEFAULTS["backend"],
-        *,
-        n_jobs: Any = DEFAULTS["n_jobs"],
-        verbose: Any = DEFAULTS["verbose"],
-        temp_folder: Any = DEFAULTS["temp_folder"],
-        max_nbytes: Any = DEFAULTS["max_nbytes"],
-        mmap_mode: Any = DEFAULTS["mmap_mode"],
-        prefer: Any = DEFAULTS["prefer"],
-        require: Any = DEFAULTS["require"],
-        progress: Any = DEFAULTS["progress"],
-        retries: Any = DEFAULTS["retries"],
-        retry_on: Any = DEFAULTS["retry_on"],
-        retry_wait: Any = DEFAULTS["retry_wait"],
-        on_error: Any = DEFAULTS["on_error"],
-        task_timeout: Any = DEFAULTS["task_timeout"],
-        max_pending: Any = DEFAULTS["max_pending"],
-        max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
-        max_worker_memory: Any = DEFAULTS["max_worker_memory"],
-        forward: Any = DEFAULTS["forward"],
-        context: Any = DEFAULTS["context"],
-        report: Any = DEFAULTS["report"],
-        inner_max_num_threads: int | None = None,
-        **backend_params: Any,
-    ) -> None:
-        self._before = current()
-        context, backend_params = context_of_backend(context, backend_params)
-        values = given(
-            n_jobs=n_jobs,
-            verbose=verbose,
-            temp_folder=temp_folder,
-            max_nbytes=max_nbytes,
-            mmap_mode=mmap_mode,
-            prefer=prefer,
-            require=require,
-            progress=progress,
-            retries=retries,
-            retry_on=retry_on,
-            retry_wait=retry_wait,
-            on_error=on_error,
-            task_timeout=task_timeout,
-            max_pending=max_pending,
-            max_tasks_per_worker=max_tasks_per_worker,
-            max_worker_memory=max_worker_memory,
-            forward=forward,
-            context=context,
-            report=report,
-        )
-        check(values)
-        values = with_report(values)
-        if values.get("n_jobs") is not None:
-            values["n_jobs"] = integer(n_jobs)
-        configured = _configured(type(self).__name__, backend, inner_max_num_threads, backend_params)
-        self.settings: Settings = self._before._replace(**values, **given(backend=configured))
-        _current.set(self.settings)
-
-    def __enter__(self) -> Any:
-        return self.settings
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.unregister()
-
-    def unregister(self) -> None:
-        """Restore the settings that were in effect before."""
-        _current.set(self._before)
-
-
-class parallel_backend(parallel_config):
-    """Set the default backend and number of workers: the older form of :class:`parallel_config`.
-
-    Parameters
-    ----------
-    backend : str, Backend or multiprocessing context
-        The backend of all runs that name none.
-    n_jobs : int
-        The number of workers. The default is -1, one per CPU.
-    inner_max_num_threads, **backend_params
-        As for :class:`parallel_config`.
-    """
-
-    def __init__(
-        self, backend: Any, n_jobs: int = -1, inner_max_num_threads: int | None = None, **backend_params: Any
-    ) -> None:
-        super().__init__(backend, n_jobs=n_jobs, inner_max_num_threads=inner_max_num_threads, **backend_params)
-
-    def __enter__(self) -> tuple[Backend | str | None, int | None]:
-        return self.settings.backend, self.settings.n_jobs
-
-
-def _configured(caller: str, backend: Any, inner_max_num_threads: int | None, backend_params: dict[str, Any]) -> Any:
-    """Return the backend that a context names, made with its options."""
-    check({"inner_max_num_threads": inner_max_num_threads})
-    inner = {} if inner_max_num_threads is None else {"inner_max_num_threads": inner_max_num_threads}
-    if isinstance(backend, Default) or backend is None:
-        check_unowned(caller, DEFAULTS, {**backend_params, **inner})
-        return backend
-    if isinstance(backend, str):
-        created = backends.create(backend, **backend_params, **inner)
-        check_options(caller, [*DEFAULTS, "inner_max_num_threads"], created, created.given_options)
-        return created
-    if backend_params:
-        raise ValueError("Constructor parameters backend_params are only supported when backend is a string.")
-    backend = _named(backend)
-    if inner_max_num_threads is not None:
-        if not backend.supports_inner_max_num_threads:
-            raise AssertionError(f"{type(backend).__name__} does not accept setting inner_max_num_threads.")
-        backend.inner_max_num_threads = inner_max_num_threads
-    return backend
 
 
 #: For runs inside a call: the name of their backend, their depth, and the number of CPUs that they share; None for all.
