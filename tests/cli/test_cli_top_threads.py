@@ -128,10 +128,20 @@ def test_a_signal_prints_the_stacks_where_the_program_has_registered_it(tmp_path
         until(lambda: (tmp_path / "stacks").read_text().count("in wait\n") == 2)
 
 
-def test_a_short_run_on_threads_is_not_published() -> None:
+def test_a_short_run_on_threads_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.parallel.running._pull_run.FIRST_SECONDS", 1e6)  # on a busy machine, no run is short
     numbers = next(status_page._run_numbers)
     assert Parallel(2, "threading")(delayed(abs)(number) for number in range(3)) == [0, 1, 2]
     assert next(status_page._run_numbers) == numbers + 1
+
+
+@pytest.mark.parametrize(("given", "total"), [(9, 9), (None, None)])
+def test_the_number_of_calls_may_be_that_of_the_user(given: int | None, total: int | None) -> None:
+    seen: list[PublishedRun] = []
+    parallel = Parallel(2, "loky", batch_size=1, progress=lambda _done, _total: seen.extend(runs_of(os.getpid())))
+    parallel((delayed(abs)(number) for number in range(9)), total=given)
+    assert seen[0].total == total  # before the input has ended
+    assert seen[-1].total == 9
 
 
 def test_an_executor_that_waits_for_calls_runs_none(tmp_path: Path) -> None:

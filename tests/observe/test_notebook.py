@@ -265,7 +265,8 @@ def test_what_a_cell_defines_again_is_the_new_one_in_the_workers(notebook: Noteb
 def test_an_edited_module_is_the_new_one_in_the_workers(
     notebook: Notebook, tmp_path: Path, way: str, backend: str
 ) -> None:
-    main, helper = (f"edited_{name}_{way}_{backend}" for name in ("main", "helper"))
+    unique = re.sub(r"\W", "_", tmp_path.name)  # the kernel has the modules of earlier tests
+    main, helper = f"edited_main_{unique}", f"edited_helper_{unique}"
 
     def write(version: str) -> None:
         (tmp_path / f"{helper}.py").write_text(f"def word():\n    return {version!r}\n")
