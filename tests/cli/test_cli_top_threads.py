@@ -129,7 +129,7 @@ def test_a_signal_prints_the_stacks_where_the_program_has_registered_it(tmp_path
 
 
 def test_a_short_run_on_threads_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.parallel.running._pull_run.FIRST_SECONDS", 1e6)  # on a busy machine, no run is short
+    monkeypatch.setattr("shoal.parallel.running._watch.FIRST_SECONDS", 1e6)  # on a busy machine, no run is short
     numbers = next(status_page._run_numbers)
     assert Parallel(2, "threading")(delayed(abs)(number) for number in range(3)) == [0, 1, 2]
     assert next(status_page._run_numbers) == numbers + 1
@@ -168,16 +168,20 @@ def watched(index: int, taken: int | None, *done: int) -> RunThread:
 
 
 def looked(watch: Watch, *threads: RunThread, completed: int = 0) -> PublishedRun:
-    assert watch.look(("threading", 3, 9), completed, threads) == 1.0
+    now = time.perf_counter()
+    watch.look(("threading", 3, 9), completed, threads)
+    assert now + 1 <= watch.due <= time.perf_counter() + 1
     (found,) = (found for found in runs_of(os.getpid()) if found.threads)
     return found
 
 
 def test_a_look_sees_calls_that_run_and_threads_between_calls() -> None:
-    watch = Watch(5.0)
+    now = time.perf_counter()
+    watch = Watch()
     try:
         found = looked(watch, watched(0, 5, 0, 1), watched(1, 4, 2, 4), watched(2, None), completed=1)
-        assert (found.done, found.total, found.n_workers, found.began) == (5, 9, 3, 5.0)
+        assert (found.done, found.total, found.n_workers) == (5, 9, 3)
+        assert now <= found.began <= time.perf_counter()
         assert [(worker.pid, worker.call, worker.function) for worker in found.workers] == [(1000, 5, "abs")]
         since = found.workers[0].since
         found = looked(watch, watched(0, 5, 0, 1), watched(1, 6, 2, 4))
@@ -193,7 +197,7 @@ def test_a_look_sees_calls_that_run_and_threads_between_calls() -> None:
 
 
 def test_an_item_that_is_no_call_has_no_name() -> None:
-    watch = Watch(5.0)
+    watch = Watch()
     thread = watched(0, 0)
     thread.taken = 0, "no call"  # type: ignore[assignment]
     try:
@@ -204,6 +208,7 @@ def test_an_item_that_is_no_call_has_no_name() -> None:
 
 def test_without_a_page_nothing_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(status_page), "begin_run", lambda *_args, **_options: None)
-    watch = Watch(5.0)
-    assert watch.look(("threading", 2, None), 0, [watched(0, 1)]) > 1e6
+    watch = Watch()
+    watch.look(("threading", 2, None), 0, [watched(0, 1)])
+    assert watch.due > time.perf_counter() + 1e6
     watch.close()

@@ -11,8 +11,9 @@ time from which on it is named, so that a report says nothing about a run that i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from shoal.reports._facts import Facts, Finding
 from shoal.reports._figures import counted, number, seconds, size
 
 #: Faults are looked for in runs of at least so many seconds.
@@ -25,66 +26,6 @@ SHORT_CALL = 2e-3
 LARGE = 100_000
 #: An iterator that takes less than this for a call, in seconds, is not slow: then the calls are short.
 SLOW_ITEM = 5e-5
-
-
-class Finding(NamedTuple):
-    """A fault of a run.
-
-    Attributes
-    ----------
-    cause, remedy
-        Sentences.
-    cost
-        About how many seconds of workers it has cost.
-    figures
-        The figures of the sentences.
-    """
-
-    cause: str
-    remedy: str
-    cost: float
-    figures: dict[str, Any]
-
-
-class Facts:
-    """The figures of one run on which several faults depend.
-
-    Attributes
-    ----------
-    run
-        The run.
-    cpus, gil
-        The number of CPUs, and whether the interpreter of the caller has a global lock.
-    n, elapsed, busy, done
-        The number of workers, the seconds of the run and of its calls, and the number of calls that ran.
-    total
-        The seconds of all workers together.
-    tail
-        How long workers had nothing left to run at the end, together.
-    """
-
-    def __init__(self, run: dict[str, Any], cpus: int, gil: bool) -> None:
-        self.run, self.cpus, self.gil = run, cpus, gil
-        self.n: int = run["n_workers"]
-        self.elapsed: float = run["speedup"]["elapsed"]
-        self.busy: float = run["calls"]["seconds"]
-        self.done: int = run["calls"]["done"]
-        self.total = self.n * self.elapsed
-        ends: dict[int, float] = {}
-        for row, end in zip(run["slices"]["worker"], run["slices"]["end"], strict=True):
-            worker = run["workers"][row]["worker"]
-            ends[worker] = max(ends.get(worker, 0.0), end)
-        last = max(ends.values(), default=run["end"])
-        self.tail = sum(last - end for end in ends.values()) + (self.n - min(len(ends), self.n)) * self.elapsed
-
-    def sum_of(self, name: str) -> float:
-        """Return the sum of a field of the workers."""
-        return float(sum(worker[name] or 0.0 for worker in self.run["workers"]))
-
-    @property
-    def imports(self) -> float:
-        """How long workers imported modules."""
-        return float(sum(worker["imports"]["seconds"] for worker in self.run["workers"]))
 
 
 def _short_calls(facts: Facts) -> Finding | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from contextvars import Token
 from functools import partial
@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._files import parse_size
 from shoal.backends import Slot
-from shoal.backends._turns import Turn
 from shoal.errors import FailedCall
 from shoal.observe._teller import RunStarted, Teller
 from shoal.observe.events import BatchCompleted, BatchDispatched, CallFailed, Event, InputExhausted, RunFinished
-from shoal.parallel._batch import Batch, CallQueue
+from shoal.parallel._batch import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel.running._batch_run import BatchRun
 from shoal.parallel.running._faults import Faults
@@ -33,8 +32,8 @@ from shoal.parallel.running._resume import Known
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Ready, Schedule
 from shoal.parallel.running._serial import Stoppable
-from shoal.parallel.transport._contract import R, Received, Transport, Unsendable
-from shoal.parallel.transport._published import RunRecord
+from shoal.parallel.transport._contract import R, Transport
+from shoal.parallel.transport._measured import MeasuredTransport
 from shoal.parallel.transport._shared import Shared
 from shoal.parallel.transport._status import WorkerStatus
 from shoal.parallel.transport._worker_limits import WorkerLimits
@@ -139,89 +138,6 @@ class SerialListener(RunListener):
         if self._outside is not None:
             scope.reset(self._outside)
             self._outside = None
-
-
-class MeasuredTransport(Transport[R]):
-    """Measures what another transport does.
-
-    Parameters
-    ----------
-    transport
-        The transport.
-    meter
-        The meter of the run.
-    arguments
-        Samples the arguments of the calls.
-    """
-
-    def __init__(self, transport: Transport[R], meter: Meter, arguments: Arguments) -> None:
-        self._transport, self._meter = transport, meter
-        meter.sample(arguments)
-
-    @property
-    def record(self) -> RunRecord | None:
-        """As of the other transport."""
-        return self._transport.record
-
-    @record.setter
-    def record(self, record: RunRecord | None) -> None:
-        self._transport.record = record
-
-    @property
-    def on_note(self) -> Callable[[Turn, bytes], object] | None:
-        """As of the other transport."""
-        return self._transport.on_note
-
-    @on_note.setter
-    def on_note(self, on_note: Callable[[Turn, bytes], object] | None) -> None:
-        self._transport.on_note = on_note
-
-    def take_messages(self, messages: bool, steps: bool) -> None:
-        """As the other transport."""
-        self._transport.take_messages(messages, steps)
-
-    def encode(self, batch: Batch) -> R:
-        """Encode a batch, and measure that."""
-        began = time.perf_counter()
-        request = self._transport.encode(batch)
-        request.pickle_seconds = time.perf_counter() - began
-        functions = batch.functions
-        self._meter.named(functions[0] if type(functions) is list else functions)
-        self._meter.encoded(batch.args, batch.kwargs, request.pickle_seconds)
-        return request
-
-    def send(self, request: R, executor: Executor) -> Future[Any]:
-        """Send a request, and have the worker measure the batch."""
-        self._transport.slow_above = self._meter.slow_above
-        return self._transport.send(request, executor)
-
-    def receive(self, request: R, reply: Any) -> Received:
-        """Decode a reply, and measure that."""
-        began = time.perf_counter()
-        received = self._transport.receive(request, reply)
-        request.unpickle_seconds = time.perf_counter() - began
-        request.received = received._replace(values=[])
-        return received
-
-    def explain(self, batch: Batch, error: Exception) -> Unsendable:
-        """As the other transport."""
-        return self._transport.explain(batch, error)
-
-    def close(self) -> None:
-        """As the other transport."""
-        self._transport.close()
-
-    def status(self, executor: Executor) -> WorkerStatus | None:
-        """As the other transport."""
-        return self._transport.status(executor)
-
-    def forget(self, executor: Executor) -> None:
-        """As the other transport."""
-        self._transport.forget(executor)
-
-    def replaced(self, executor: Executor) -> WorkerStatus | None:
-        """As the other transport."""
-        return self._transport.replaced(executor)
 
 
 class MeasuredBatchRun(BatchRun[R]):

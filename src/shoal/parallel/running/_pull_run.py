@@ -28,7 +28,7 @@ from shoal.parallel.running._faults import Faults, described
 from shoal.parallel.running._resume import store
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Ready, Schedule
-from shoal.parallel.running._watch import FIRST_SECONDS, RunThread, Watch
+from shoal.parallel.running._watch import RunThread, Watch
 
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
@@ -64,7 +64,6 @@ class PullRun(Run):
         surroundings: Callable[..., AbstractContextManager[None]],
     ) -> None:
         super().__init__(plan, slots, schedule, listener, faults, release)
-        self._n_threads = n_threads
         self._surroundings = surroundings
         self._context = contextvars.copy_context()  # calls see the variables of the thread that makes the run
         # Whether a thread reports each result at once, or all its results when no calls are left.
@@ -77,14 +76,12 @@ class PullRun(Run):
         self._stopped = False
         self._roomy = threading.Event()  # set when results were consumed, or nothing is left to wait for
         self._warned = False
-        self._began = time.perf_counter()
-        self._look_at = self._began + FIRST_SECONDS
-        self._watch: Watch | None = None  # a short run is not published
+        self._watch = Watch()
         self._credit = None if self._receiver is None else _Credit()
 
     def start(self) -> None:
         """Start the threads."""
-        for _ in range(min(sum(slot.width for slot in self.slots), self._n_threads)):
+        for _ in range(min(sum(slot.width for slot in self.slots), len(self._free))):
             self._begin()
 
     def _begin(self) -> None:
@@ -113,25 +110,20 @@ class PullRun(Run):
     def _seconds_to_wait(self, deadline: float | None) -> float | None:
         wait = super()._seconds_to_wait(deadline)
         if not self._threads:  # of an executor that waits for calls
-            if self._watch is not None:
+            if self._watch.shown:
                 self._look()
             return wait
-        left = self._look_at - time.perf_counter()
-        if left <= 0:
-            left = self._look()
+        if self._watch.due <= time.perf_counter():
+            self._look()
+        left = self._watch.due - time.perf_counter()
         return left if wait is None or left < wait else wait
 
-    def _look(self) -> float:
-        """Publish what the threads do; return the seconds until the next time."""
-        if self._watch is None:
-            self._watch = Watch(self._began)
-        seconds = self._watch.look(self.published, self.schedule.results.completed, self._threads)
-        self._look_at = time.perf_counter() + seconds
-        return seconds
+    def _look(self) -> None:
+        """Publish what the threads do."""
+        self._watch.look(self.published, self.schedule.results.completed, self._threads)
 
     def _close(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
+        self._watch.close()
 
     def _halt(self) -> None:
         """Keep all threads from taking another call."""
@@ -200,7 +192,7 @@ class PullRun(Run):
         # The threads that are left take requeued calls too, if any threads are left.
         if self.schedule.queue.requeued:
             self._roomy.set()
-        free = self._n_threads - len(self._threads)
+        free = len(self._free)
         if free > 0 and not self._stopped:
             for _ in range(min(self.schedule.available(), free)):
                 self._begin()

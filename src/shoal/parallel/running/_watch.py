@@ -11,7 +11,6 @@ published, and the time at which a call has begun is that of the first look that
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +22,8 @@ from shoal.parallel.transport._status import StatusRow, status_page
 
 #: The seconds before the first look, and between two.
 FIRST_SECONDS, SECONDS = 0.1, 1.0
+#: A time after which no run looks again, which every system can wait. In seconds.
+FOREVER = 1e7
 
 
 class RunThread:
@@ -65,24 +66,30 @@ class RunThread:
 class Watch:
     """Looks at the threads of one run.
 
-    Parameters
+    Attributes
     ----------
-    began
-        When the run began, in seconds of ``time.perf_counter()``.
+    due
+        When to look the next time, in seconds of ``time.perf_counter()``.
 
     Notes
     -----
     It belongs to the thread that owns the run.
     """
 
-    def __init__(self, began: float) -> None:
-        self._began = began
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.due = self._began + FIRST_SECONDS
         self._record: RunRecord | None = None
         self._rows: dict[int, StatusRow] = {}  # by the index of the thread
         self._noted: dict[int, float] = {}  # the activity in each row
 
-    def look(self, published: tuple[str, int, int | None], completed: int, threads: Iterable[RunThread]) -> float:
-        """Publish what the threads do; return the seconds until the next look.
+    @property
+    def shown(self) -> bool:
+        """Whether the run is published."""
+        return self._record is not None
+
+    def look(self, published: tuple[str, int, int | None], completed: int, threads: Iterable[RunThread]) -> None:
+        """Publish what the threads do.
 
         Parameters
         ----------
@@ -94,10 +101,12 @@ class Watch:
             The threads that take calls.
         """
         now = time.perf_counter()
+        self.due = now + SECONDS
         if self._record is None:
             self._record = status_page.begin_run(*published, self._began, threads=True)
             if self._record is None:  # no program could see it
-                return threading.TIMEOUT_MAX
+                self.due = now + FOREVER
+                return
         idle = set(self._rows)
         for thread in threads:
             completed += len(thread.done)
@@ -111,7 +120,6 @@ class Watch:
                 self._noted[index] = -1 - last
                 self._rows[index].write(-1 - last, now)
         self._record.publish(completed, published[2])
-        return SECONDS
 
     def close(self) -> None:
         """Publish that the run has ended."""
