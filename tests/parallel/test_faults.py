@@ -324,7 +324,7 @@ def begin(folder: Path) -> None:
     wait_for(folder / "gate")
 
 
-@pytest.mark.parametrize("where", [(ProcessTransport, "send"), (Process, "send"), (Process, "_write")])
+@pytest.mark.parametrize("where", [(ProcessTransport, "send"), (Process, "send")])
 def test_interrupt_while_a_batch_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     """It comes when the call runs already, and before that was noted: its worker must not stay busy."""
     worker_pids(2)

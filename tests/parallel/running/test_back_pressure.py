@@ -146,6 +146,8 @@ def test_a_run_is_stopped_while_calls_wait(tmp_path: Path, begun: Callable[[], i
     run = Parallel(n_jobs=2, backend=backend, return_as="generator_unordered", max_pending=4)
     results = run(delayed(mark)(tmp_path, i) for i in range(60))
     assert settled(begun) == 4
+    loop = run._runner.run
+    assert loop is not None and until(lambda: loop.schedule.results.completed == 4)  # else their results may be missing
     run.stop()
     assert sorted(results) == [0, 1, 2, 3]
 
