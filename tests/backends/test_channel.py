@@ -20,7 +20,7 @@ import pytest
 from _faults_util import PATIENCE, alive, until, wait_for
 from shoal import Parallel, backends, delayed
 from shoal.backends import Slot, _process
-from shoal.backends._turns import Turn
+from shoal.backends._workers import Turn
 from shoal.backends.base import WorkerSpec
 from shoal.errors import WorkerDied
 

@@ -15,7 +15,7 @@ import pytest
 
 from _faults_util import Child, alive, until
 from shoal import Parallel, RunTimeout, TaskTimeout, UnusedResultsWarning, WorkerDied, delayed, send
-from shoal.backends._turns import MOST_WEIGHT
+from shoal.backends._notes import MOST_WEIGHT
 
 BESIDE_THE_CALLER = pytest.mark.parametrize("backend", ["loky", "threading"])
 #: More messages than can wait anywhere.

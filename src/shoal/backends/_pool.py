@@ -20,8 +20,7 @@ from shoal.backends._guard import refuse_while_main_is_imported
 from shoal.backends._loop import Loop
 from shoal.backends._process import Process
 from shoal.backends._surroundings import current
-from shoal.backends._turns import Turn
-from shoal.backends._workers import AT_EXIT, Maker, Worker
+from shoal.backends._workers import AT_EXIT, Maker, Turn, Worker
 from shoal.backends.base import Slot
 
 #: If somebody waits for the end of a worker, it is killed after this time, in seconds. A call may have left a process

@@ -20,11 +20,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import TYPE_CHECKING, Any, Protocol
 
+from shoal.backends._notes import Notes
 from shoal.backends._process import Child, Item, Process, fill_standard_streams
-from shoal.backends._surroundings import changes, follow
+from shoal.backends._surroundings import Surroundings, changes, follow
 from shoal.backends.base import is_shortage
 from shoal.errors import cannot_start
 
@@ -163,8 +164,8 @@ class Worker:
             self.waiting.popleft()
             self._served += 1
 
-    def abort(self, turn: Any) -> None:
-        """Cancel the items of `turn` (a Turn), and kill the process if it runs one of them."""
+    def abort(self, turn: Turn) -> None:
+        """Cancel the items of `turn`, and kill the process if it runs one of them."""
         with self.lock:
             for item in [item for item in self.waiting if item.turn is turn]:
                 self.waiting.remove(item)
@@ -241,7 +242,7 @@ class Worker:
         with self.lock:
             turn = process.items[0].turn if process.items else None
         if turn is not None:
-            turn.noted(process, note)
+            turn.notes.noted(process, note)
 
     def ended(self, process: Process, error: BaseException) -> None:
         """Fail the items of a process that has ended; called in the loop's thread."""
@@ -308,7 +309,7 @@ class Worker:
             if _begun(item.future):
                 item.future.set_exception(error)
 
-    def _follow(self, process: Process, turn: Any) -> bool:
+    def _follow(self, process: Process, turn: Turn) -> bool:
         """Let a process follow the surroundings of a turn; return whether it can.
 
         It cannot if a module that it may have imported has changed.
@@ -350,12 +351,49 @@ class Worker:
 
 
 def _begun(future: Future[Any]) -> bool:
-    """Mark a future as running, unless it is already: an item of a dead worker is sent again.
+    """Mark a future as running; return False if it was cancelled or has a result.
 
-    Returns
-    -------
-    False if the future was cancelled or has a result.
+    It may be running already: an item of a dead worker is sent again.
     """
     if future.done() and not future.cancelled():  # an interrupt came between sending the item and removing it
         return False
     return future.running() or future.set_running_or_notify_cancel()
+
+
+class Turn(Executor):
+    """The executor through which one run uses a worker, which it may share with other runs."""
+
+    def __init__(self, worker: Worker, surroundings: Surroundings | None = None) -> None:
+        self.worker = worker
+        self.surroundings = surroundings  # that the calls are to have; None for those of the start of the process
+        self.notes = Notes()
+        self._closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Submit a call to the worker. It runs after the items before it, when it is this run's turn."""
+        if self._closed:
+            raise RuntimeError("cannot submit to a slot that was closed")
+        if kwargs:
+            raise TypeError("a slot of processes takes positional arguments only")
+        future: Future[Any] = Future()
+        try:
+            message = pickle.dumps((fn, args), pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            future.set_exception(error)
+            return future
+        worker = self.worker
+        with worker.lock:
+            worker.waiting.append(Item(self, future, message))
+            worker.send_next()
+        return future
+
+    def close(self) -> None:
+        """Accept no more calls."""
+        self._closed = True
+        self.notes.listen(None)
+
+    def abort(self) -> None:
+        """Accept no more calls, and cancel or kill those that have not ended."""
+        self._closed = True
+        self.worker.abort(self)
+        self.notes.listen(None)

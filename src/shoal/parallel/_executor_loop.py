@@ -23,7 +23,7 @@ from shoal import backends
 from shoal._forks import CALLERS, after_fork_in_child
 from shoal.backends._pool import pool
 from shoal.backends._threads import DaemonThreads
-from shoal.backends._turns import Turn
+from shoal.backends._workers import Turn
 from shoal.parallel.options._plan import Plan
 from shoal.parallel.running._faults import Faults
 from shoal.parallel.running._launch import make_run, size_policy

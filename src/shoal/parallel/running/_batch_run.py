@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from shoal import errors
 from shoal._files import format_size
 from shoal.backends import Slot
-from shoal.backends._turns import Turn
+from shoal.backends._notes import Notes
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.observe._messages import decoded
 from shoal.observe._saying import deliver
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 class _Note(NamedTuple):
     """A message to the loop: a call that still runs has said or sent something."""
 
-    turn: Turn  # is told when the note was handled
+    notes: Notes  # is told when the note was handled
     note: bytes
 
 
@@ -76,7 +76,7 @@ class BatchRun(Run, Generic[R]):
     ) -> None:
         super().__init__(plan, slots, schedule, listener, faults, release)
         self._transport = transport
-        transport.on_note = lambda turn, note: self.inbox.put(_Note(turn, note))
+        transport.on_note = lambda notes, note: self.inbox.put(_Note(notes, note))
         if self._receiver is not None:
             transport.take_messages(self._receiver.messages, self._receiver.steps)
         self._limits = limits or WorkerLimits(None, None)
@@ -190,7 +190,7 @@ class BatchRun(Run, Generic[R]):
             self._transport.record.publish(self.schedule.results.completed, self.total)
         return ready
 
-    def _noted(self, turn: Turn, note: bytes) -> Ready:
+    def _noted(self, notes: Notes, note: bytes) -> Ready:
         """Handle what a call has said or sent that still runs; then its worker may send more."""
         told = decoded(note)
         if told is None:
@@ -201,7 +201,7 @@ class BatchRun(Run, Generic[R]):
                 self._receiver(told)
             finally:
                 handles_message.reset(token)
-        turn.handled(note)
+        notes.handled(note)
         return self._meanwhile()
 
     def _received(self, index: int, request: R, reply: Any) -> Ready:

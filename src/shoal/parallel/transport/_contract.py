@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from shoal._pickling import Reduce, as_usual, culprit, dumps
 from shoal._tracebacks import cause_of
 from shoal.backends._failure import Failure, rebuilt
-from shoal.backends._turns import Turn
+from shoal.backends._notes import Notes
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import describe
@@ -117,8 +117,8 @@ class Transport(ABC, Generic[R]):
 
     #: Where the run publishes, for ``shoal top``, how far it is; None if it does not. A :class:`BatchRun` sets it.
     record: RunRecord | None = None
-    #: Takes what a worker sends during a batch, with the turn that sends it, in any thread; None if that is dropped.
-    on_note: Callable[[Turn, bytes], object] | None = None
+    #: Takes what a worker sends during a batch, with the worker's notes, in any thread; None if that is dropped.
+    on_note: Callable[[Notes, bytes], object] | None = None
     #: Batches are measured, and calls that take longer than so many seconds are described; None: nothing is measured.
     slow_above: float | None = None
 

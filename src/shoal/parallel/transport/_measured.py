@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from shoal.backends._turns import Turn
+from shoal.backends._notes import Notes
 from shoal.parallel._batch import Batch
 from shoal.parallel.transport._contract import R, Received, Transport, Unsendable
 from shoal.parallel.transport._published import RunRecord
@@ -43,12 +43,12 @@ class MeasuredTransport(Transport[R]):
         self._transport.record = record
 
     @property
-    def on_note(self) -> Callable[[Turn, bytes], object] | None:
+    def on_note(self) -> Callable[[Notes, bytes], object] | None:
         """As of the other transport."""
         return self._transport.on_note
 
     @on_note.setter
-    def on_note(self, on_note: Callable[[Turn, bytes], object] | None) -> None:
+    def on_note(self, on_note: Callable[[Notes, bytes], object] | None) -> None:
         self._transport.on_note = on_note
 
     def take_messages(self, messages: bool, steps: bool) -> None:

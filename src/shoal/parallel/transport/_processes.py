@@ -20,7 +20,7 @@ from typing import Any
 
 from shoal._pickling import loads
 from shoal._tracebacks import cause_of, in_a_line
-from shoal.backends._turns import Turn
+from shoal.backends._workers import Turn
 from shoal.errors import CallUnpicklingError
 from shoal.observe._terminal import bars_drawn
 from shoal.parallel._batch import Batch, folded
@@ -200,7 +200,7 @@ class ProcessTransport(Transport[ProcessRequest]):
         if executor not in self._status_rows:
             self._status_rows[executor] = status_page.allocate() if self._writes_status else None
             if isinstance(executor, Turn):
-                executor.listen(self.on_note)
+                executor.notes.listen(self.on_note)
         row = self._status_rows[executor]
         if row is not None and self.record is not None:
             batch = request.batch
