@@ -145,7 +145,7 @@ def test_a_generator_is_dropped_while_calls_wait(
 def test_a_run_is_stopped_while_calls_wait(tmp_path: Path, begun: Callable[[], int], backend: str) -> None:
     run = Parallel(n_jobs=2, backend=backend, return_as="generator_unordered", max_pending=4)
     results = run(delayed(mark)(tmp_path, i) for i in range(60))
-    assert settled(begun) == 4
+    assert until(lambda: begun() == 4)
     loop = run._runner.run
     assert loop is not None
     assert until(lambda: loop.schedule.results.completed == 4)  # calls that have begun may have no results yet
