@@ -52,15 +52,14 @@ class _Picklers:
     @staticmethod
     def _make(base: type[pickle.Pickler]) -> type[pickle.Pickler]:
         inherited: Any = getattr(base, "reducer_override", lambda _pickler, _obj: NotImplemented)
-        table: Any = getattr(base, "dispatch_table", None)
-        if not isinstance(table, Mapping):  # that of pickle.Pickler is the descriptor of an attribute
-            table = copyreg.dispatch_table
+        table: Any = getattr(base, "dispatch_table", None)  # of pickle.Pickler, it is the descriptor of an attribute
+        tables: list[Any] = table.maps if isinstance(table, ChainMap) else [copyreg.dispatch_table]
 
         class Pickler(base):  # type: ignore[misc, valid-type]
             reduce: Reduce
             by_value: Reduce
             # Functions by value may use context variables, which neither pickle nor cloudpickle can pickle.
-            dispatch_table: ClassVar[Any] = ChainMap({ContextVar: reduce_variable}, table)
+            dispatch_table: ClassVar[Any] = ChainMap({ContextVar: reduce_variable}, *tables)
 
             def reducer_override(self, obj: Any) -> Any:
                 reduced = self.reduce(obj)
