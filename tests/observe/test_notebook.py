@@ -51,6 +51,13 @@ class Cell:
         return next((out.data["text/plain"] for out in self._cell.outputs if out.output_type == "execute_result"), None)
 
     @property
+    def page(self) -> str:
+        """The value of the last expression, as a notebook shows it."""
+        return "".join(
+            out.data.get("text/html", "") for out in self._cell.outputs if out.output_type == "execute_result"
+        )
+
+    @property
     def error(self) -> str | None:
         return next((out.ename for out in self._cell.outputs if out.output_type == "error"), None)
 
@@ -312,3 +319,16 @@ def test_tracebacks_show_the_lines_of_the_worker(notebook: Notebook, backend: st
 def test_the_exception_can_be_looked_at_in_the_next_cell(notebook: Notebook) -> None:
     notebook.run("Parallel(2, 'loky')([delayed(abs)(1), delayed(divmod)(1, 0)])")
     assert notebook.run("sys.last_value.call.index, type(sys.last_value).__name__").result == "(1, 'ZeroDivisionError')"
+
+
+# ---- Reports.
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_a_report_is_shown_as_its_page(notebook: Notebook, backend: str) -> None:
+    cell = notebook.run(
+        f"with shoal.report() as report:\n    Parallel(2, {backend!r})(delayed(pow)(i, 2) for i in range(5))\nreport"
+    )
+    assert cell.result == "<shoal.Report of 1 run>"
+    assert cell.page.startswith("<iframe")
+    assert "pow" in cell.page

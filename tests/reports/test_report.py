@@ -304,7 +304,7 @@ def test_a_report_shows_itself() -> None:
         Parallel(n_jobs=2, backend="threading")(delayed(square)(number) for number in range(4))
     assert "square" in str(report)
     assert "&lt;html" in report._repr_html_()
-    assert repr(report) == "<shoal.Report of 1 runs>"
+    assert repr(report) == "<shoal.Report of 1 run>"
 
 
 def test_an_unknown_end_is_refused(tmp_path: Path) -> None:

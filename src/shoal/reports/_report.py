@@ -208,7 +208,8 @@ class Report:
         return text_page(self.to_dict())
 
     def __repr__(self) -> str:
-        return f"<shoal.Report of {len(self._runs)} runs>"
+        count = len(self._runs)
+        return f"<shoal.Report of {count} run{'s' if count != 1 else ''}>"
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from shoal.reports._rich import rich_page
