@@ -204,6 +204,24 @@ def test_an_aborted_run_ends_its_calls(tmp_path: Path) -> None:
     assert all_have_ended(tmp_path)
 
 
+def test_tasks_are_cancelled_by_the_thread_that_handles_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread, in the moment of a reply, a cancellation makes ray end this process."""
+    by: list[int] = []
+    of_replies: list[int] = []
+    cancel = ray.cancel
+
+    def noted(*args: Any, **options: Any) -> None:
+        by.append(threading.get_ident())
+        cancel(*args, **options)
+
+    monkeypatch.setattr(ray, "cancel", noted)
+    ray.put(None).future().add_done_callback(lambda _: of_replies.append(threading.get_ident()))
+    with pytest.raises(TimeoutError):
+        Parallel(n_jobs=2, backend="ray", batch_size=1, timeout=0.1)(delayed(time.sleep)(1000) for _ in range(2))
+    assert eventually(lambda: len(by) == 2)
+    assert set(by) == set(of_replies) != {threading.get_ident()}
+
+
 def test_a_timeout_ends_the_calls(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         Parallel(n_jobs=2, backend="ray", timeout=1)(delayed(sleep_in)(tmp_path) for _ in range(3))

@@ -115,10 +115,14 @@ class RayExecutor(StoringExecutor):
         return StoredObject(ray.put(pack(obj)), None if self.stores(obj) else next(self._keys))
 
     def cancel(self) -> None:
-        """Cancel all tasks by force. Without force, ray waits for compiled code to return to the interpreter."""
-        for reference in list(self._running.values()):
-            with contextlib.suppress(ray_errors.RaySystemError):  # the cluster has ended, with its tasks
-                ray.cancel(reference, force=True, recursive=True)
+        """Cancel all tasks by force, soon. Without force, ray waits for compiled code to return to the interpreter.
+
+        The thread in which ray handles replies does it. A cancellation by any other thread, while the reply of the same
+        task is handled, makes ray end this process without a word (https://github.com/ray-project/ray/pull/54527
+        describes the race). That thread also calls the callbacks of futures.
+        """
+        with contextlib.suppress(ray_errors.RaySystemError):  # the cluster has ended, with its tasks
+            ray.put(None).future().add_done_callback(partial(_cancel_all, list(self._running.values())))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Do nothing: the cluster and its tasks continue."""
@@ -140,6 +144,12 @@ class RayExecutor(StoringExecutor):
             future.set_result(task.result())
         else:
             future.set_exception(_translated(error))
+
+
+def _cancel_all(references: list[Any], _ready: Future[Any]) -> None:
+    for reference in references:
+        with contextlib.suppress(ray_errors.RaySystemError):
+            ray.cancel(reference, force=True, recursive=True)
 
 
 def _is_plain_array(obj: Any) -> bool:
