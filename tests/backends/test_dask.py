@@ -486,12 +486,15 @@ def test_no_client_and_no_dask(fresh_python: Callable[..., str]) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs memfds")
 def test_shoal_top_shows_how_far_a_run_is() -> None:
     seen: list[tuple[str, int | None, int]] = []
+    tasks: list[tuple[int | None, str | None]] = []
 
     def look(_done: int, _total: int | None) -> None:
         (program,) = programs(os.getpid())
         seen.extend((run.backend, run.total, run.done) for run in program.runs)
+        tasks.extend((task.call, task.function) for run in program.runs for task in run.workers)
 
     Parallel(backend="dask", batch_size=1, progress=look)([delayed(abs)(number) for number in range(4)])
     assert {(backend, total) for backend, total, _ in seen} == {("dask", 4)}
     assert max(done for _, _, done in seen) >= 3
+    assert set(tasks) >= {(3, "abs")}
     assert programs(os.getpid()) == []

@@ -379,9 +379,9 @@ def record(number: int = 1, place: int = 0) -> tuple[bytearray, RunRecord]:
     return page, begun(page, number, place)
 
 
-def begun(page: bytearray, number: int, place: int = 0, threads: bool = False) -> RunRecord:
+def begun(page: bytearray, number: int, place: int = 0, kind: str = "processes") -> RunRecord:
     made = RunRecord(memoryview(page), place)
-    made.begin(number, "loky", 2, None, 1.0, threads)
+    made.begin(number, "loky", 2, None, 1.0, kind)
     return made
 
 
@@ -450,11 +450,11 @@ def test_runs_that_have_ended_are_not_shown_and_their_rows_serve_others() -> Non
     assert [(run.done, run.total) for run in read_runs(page)] == [(3, None)]
     first.end()
     assert read_runs(page) == []
-    second = begun(page, 2, threads=True)
+    second = begun(page, 2, kind="threads")
     second.sent(0, 0, 1, function)
     begin_call(page, 0, 0)
     (run,) = read_runs(page)
-    assert (run.number, run.n_workers, run.total, run.threads, len(run.workers)) == (2, 2, None, True, 1)
+    assert (run.number, run.n_workers, run.total, run.kind, len(run.workers)) == (2, 2, None, "threads", 1)
     assert run.workers[0].function == f"{HERE}.function"
 
 

@@ -64,7 +64,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def calls_of(pid: int) -> set[int | None]:
-    return {worker.call for found in runs_of(pid) if found.threads for worker in found.workers}
+    return {worker.call for found in runs_of(pid) if found.kind == "threads" for worker in found.workers}
 
 
 def runs_of(pid: int) -> list[PublishedRun]:
@@ -81,11 +81,11 @@ def test_top_shows_the_calls_that_threads_run(tmp_path: Path, arguments: str) ->
         code, told, _ = run(SHOAL, "top", str(process.pid), "--json")
         assert code == 0
         (found,) = json.loads(told)
-        assert (found["pid"], found["backend"], found["n_workers"], found["threads"]) == (
+        assert (found["pid"], found["backend"], found["n_workers"], found["kind"]) == (
             process.pid,
             "threading",
             2,
-            True,
+            "threads",
         )
         assert (found["done"], found["total"], found["left"]) == (2, 6, 4)
         assert found["rss_bytes"] > 0
@@ -152,8 +152,8 @@ def test_an_executor_that_waits_for_calls_runs_none(tmp_path: Path) -> None:
         gate.touch()
         assert future.result(60) == "opened"
         until(lambda: calls_of(os.getpid()) == {None})
-        assert [found.done for found in runs_of(os.getpid()) if found.threads] == [1]
-    assert not any(found.threads for found in runs_of(os.getpid()))
+        assert [found.done for found in runs_of(os.getpid()) if found.kind == "threads"] == [1]
+    assert not any(found.kind == "threads" for found in runs_of(os.getpid()))
 
 
 # ---- What a look sees.
@@ -171,7 +171,7 @@ def looked(watch: Watch, *threads: RunThread, completed: int = 0) -> PublishedRu
     now = time.perf_counter()
     watch.look(("threading", 3, 9), completed, threads)
     assert now + 1 <= watch.due <= time.perf_counter() + 1
-    (found,) = (found for found in runs_of(os.getpid()) if found.threads)
+    (found,) = (found for found in runs_of(os.getpid()) if found.kind == "threads")
     return found
 
 
@@ -193,7 +193,7 @@ def test_a_look_sees_calls_that_run_and_threads_between_calls() -> None:
         assert [worker.call for worker in found.workers] == [7, 6]
     finally:
         watch.close()
-    assert not any(found.threads for found in runs_of(os.getpid()))
+    assert not any(found.kind == "threads" for found in runs_of(os.getpid()))
 
 
 def test_an_item_that_is_no_call_has_no_name() -> None:

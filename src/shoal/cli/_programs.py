@@ -92,7 +92,7 @@ def programs(pid: int | None = None) -> list[Program]:
             runs = _runs_of(each)
             if runs:
                 pids = {_inner_pid(below): below for below in descendants_of(each)}
-                threads = _threads_of(each) if any(run.threads for run in runs) else {}
+                threads = _threads_of(each) if any(run.kind == "threads" for run in runs) else {}
                 found.append(Program(each, argv_of(each), runs, pids, threads))
     return found
 

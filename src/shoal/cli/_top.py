@@ -66,7 +66,7 @@ def _samples(found: list[Program]) -> Samples:
 
 def _number(program: Program, run: PublishedRun, worker: PublishedWorker) -> int | None:
     """Return the id of a worker's process or thread; None if it is not there. No process has the id of a thread."""
-    return (program.threads if run.threads else program.pids).get(worker.pid)
+    return (program.threads if run.kind == "threads" else program.pids).get(worker.pid)
 
 
 def _cpu(program: Program, run: PublishedRun, worker: PublishedWorker) -> float | None:
@@ -74,7 +74,7 @@ def _cpu(program: Program, run: PublishedRun, worker: PublishedWorker) -> float 
     number = _number(program, run, worker)
     if number is None:
         return None
-    if run.threads:
+    if run.kind == "threads":
         return cpu_of_thread(program.pid, number)
     usage = usage_of(number)
     return None if usage is None else usage.cpu
@@ -109,7 +109,7 @@ def _run(program: Program, run: PublishedRun, now: float, samples: Samples) -> d
         "seconds_left": left / rate if left is not None and rate else None,
         "seconds": seconds,
         "began": time.time() - seconds,
-        "threads": run.threads,
+        "kind": run.kind,
         "workers": [_worker(program, run, worker, now, samples) for worker in run.workers],
     }
 
@@ -118,16 +118,17 @@ def _worker(
     program: Program, run: PublishedRun, worker: PublishedWorker, now: float, samples: Samples
 ) -> dict[str, Any]:
     number = _number(program, run, worker)
-    usage: Usage | None = None if run.threads or number is None else usage_of(number)
+    usage: Usage | None = None if run.kind == "threads" or number is None else usage_of(number)
     cpu = None if number is None else _cpu(program, run, worker)
     before = None if number is None else samples.get(number)
     if cpu is not None:
         cpu = None if before is None else max(cpu - before[0], 0.0) / max(time.perf_counter() - before[1], 1e-9)
     return {
-        "pid": program.pid if run.threads else number,
-        "thread": number if run.threads else None,
+        "pid": program.pid if run.kind == "threads" else number,
+        "thread": number if run.kind == "threads" else None,
         "call": worker.call,
         "batch": worker.batch,
+        "n_calls": worker.n_calls,
         "function": worker.function,
         "several_functions": worker.several,
         "seconds": None if worker.call is worker.batch is None else max(now - worker.since, 0.0),
@@ -135,6 +136,13 @@ def _worker(
         "private_bytes": None if usage is None else usage.private,
         "cpu": cpu,
     }
+
+
+def _calls(task: dict[str, Any]) -> str:
+    """Return the words for the calls of a task."""
+    if task["call"] is not None:
+        return f"call {task['call']}"
+    return f"calls {task['batch']} to {task['batch'] + task['n_calls'] - 1}"
 
 
 def doing(worker: dict[str, Any]) -> str:
@@ -168,9 +176,13 @@ def _lines(runs: list[dict[str, Any]], pid: int | None) -> list[str]:
 
 
 def _table(run: dict[str, Any]) -> list[str]:
-    kind = "thread" if run["threads"] else "pid"
+    if run["kind"] == "tasks":
+        tasks = sorted(run["workers"], key=lambda task: -task["seconds"])
+        shown = [(_calls(task), named(task), duration(task["seconds"])) for task in tasks]
+        return table_lines(("TASK", "FUNCTION", "FOR"), shown, numbers=(2,))
+    kind = "thread" if run["kind"] == "threads" else "pid"
     rows = [_row(worker, kind) for worker in sorted(run["workers"], key=lambda worker: worker[kind] or 0)]
-    if run["threads"]:  # their memory is that of the program
+    if kind == "thread":  # their memory is that of the program
         rows = [(*row[:4], row[6]) for row in rows]
         return table_lines(("THREAD", "DOES", "FUNCTION", "FOR", "CPU"), rows, numbers=(0, 3, 4))
     return table_lines(("PID", "DOES", "FUNCTION", "FOR", "RSS", "PRIVATE", "CPU"), rows, numbers=(0, 3, 4, 5, 6))
@@ -186,7 +198,7 @@ def _summary(run: dict[str, Any]) -> str:
     ]
     if run["seconds_left"] is not None:
         parts.append(f"{duration(run['seconds_left'])} left")
-    if run["threads"] and run["rss_bytes"] is not None:
+    if run["kind"] == "threads" and run["rss_bytes"] is not None:
         parts.append(f"{format_size(run['rss_bytes'])} resident")
     return ", ".join(parts)
 

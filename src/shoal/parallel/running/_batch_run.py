@@ -95,7 +95,7 @@ class BatchRun(Run, Generic[R]):
 
     def start(self) -> None:
         """Send a first batch to each slot."""
-        self._transport.record = status_page.begin_run(*self.published)
+        self._transport.record = status_page.begin_run(*self.published, kind=self._transport.row_kind)
         for _ in range(max(slot.width for slot in self.slots)):
             for index in range(len(self.slots)):
                 self._feed(index, one=True)

@@ -103,7 +103,7 @@ class Watch:
         now = time.perf_counter()
         self.due = now + SECONDS
         if self._record is None:
-            self._record = status_page.begin_run(*published, self._began, threads=True)
+            self._record = status_page.begin_run(*published, self._began, "threads")
             if self._record is None:  # no program could see it
                 self.due = now + FOREVER
                 return

@@ -117,6 +117,8 @@ class Transport(ABC, Generic[R]):
 
     #: Where the run publishes, for ``shoal top``, how far it is; None if it does not. A :class:`BatchRun` sets it.
     record: RunRecord | None = None
+    #: What the rows are that it writes there, one of :data:`ROW_KINDS`.
+    row_kind = "processes"
     #: Takes what a worker sends during a batch, with the worker's notes, in any thread; None if that is dropped.
     on_note: Callable[[Notes, bytes], object] | None = None
     #: Batches are measured, and calls that take longer than so many seconds are described; None: nothing is measured.

@@ -38,7 +38,9 @@ from shoal.parallel.transport._contract import (
     find_unsendable,
     raised,
 )
+from shoal.parallel.transport._published import RunRecord
 from shoal.parallel.transport._shared import Shared, resolve_value
+from shoal.parallel.transport._status import StatusRow, status_page
 from shoal.parallel.transport._variables import variables_set
 from shoal.parallel.transport._workspace import is_array
 
@@ -80,7 +82,39 @@ class Stored(NamedTuple):
     number: int  # among the references that are sent with the task
 
 
-class ObjectTransport(Transport[Request]):
+class SubmittedRequest(Request):
+    """A batch that an engine has. Until it is closed, ``shoal top`` shows it.
+
+    Parameters
+    ----------
+    batch
+        The calls.
+    rows
+        The rows of the status page that show no batch, of those that the run has.
+    """
+
+    def __init__(self, batch: Batch, rows: list[StatusRow]) -> None:
+        super().__init__(batch)
+        self._rows = rows
+        self._row: StatusRow | None = None
+
+    def show(self, record: RunRecord) -> None:
+        """Show that the batch was submitted, if there is a row for it."""
+        row = self._row = self._rows.pop() if self._rows else status_page.allocate()
+        if row is not None:
+            start, n_calls = self.batch.start, len(self.batch)
+            record.sent(row.address[1], start, n_calls, self.batch.functions)
+            row.write(start if n_calls == 1 else -1 - start, time.perf_counter())
+
+    def close(self) -> None:
+        """Show the batch no longer."""
+        if self._row is not None:
+            self._row.clear()
+            self._rows.append(self._row)
+            self._row = None
+
+
+class ObjectTransport(Transport[SubmittedRequest]):
     """Gives batches to executors as objects. Large and shared arguments go to the engine's store once per run.
 
     Parameters
@@ -93,8 +127,11 @@ class ObjectTransport(Transport[Request]):
     Not thread-safe: it belongs to the thread that owns the run.
     """
 
+    row_kind = "tasks"
+
     def __init__(self, options: TaskOptions) -> None:
         self._options = options
+        self._rows: list[StatusRow] = []  # that show no batch
         # By id of the object: a function that returns the object as long as it exists, and its reference in the store.
         self._references: dict[int, tuple[Callable[[], Any], Any]] = {}
 
@@ -102,11 +139,11 @@ class ObjectTransport(Transport[Request]):
         """Let calls send messages to the run. They travel with the results, for which steps would be too late."""
         self._options = self._options._replace(messages=messages)
 
-    def encode(self, batch: Batch) -> Request:
+    def encode(self, batch: Batch) -> SubmittedRequest:
         """Return a request with the batch as it is, since the engine encodes it."""
-        return Request(batch)
+        return SubmittedRequest(batch, self._rows)
 
-    def send(self, request: Request, executor: Executor) -> Future[Outcome]:
+    def send(self, request: SubmittedRequest, executor: Executor) -> Future[Outcome]:
         """Submit a batch, with references to its arguments in the engine's store."""
         references: list[Any] = []
         options = self._options._replace(start=request.batch.start, slow_above=self.slow_above)
@@ -119,11 +156,13 @@ class ObjectTransport(Transport[Request]):
                 calls = [self._with_references(call, executor, stored, references) for call in request.batch]
             else:
                 calls = [resolved(call) for call in request.batch]
+            if self.record is not None:
+                request.show(self.record)
             return executor.submit(Task(options, calls), *references)
         except Exception as error:
             return failed_future(error)
 
-    def receive(self, request: Request, reply: Outcome) -> Received:
+    def receive(self, request: SubmittedRequest, reply: Outcome) -> Received:
         """Return the results. If the exception is a :class:`Failure`, rebuild it."""
         values, error = reply.values, reply.error
         if isinstance(error, Failure):
@@ -141,6 +180,8 @@ class ObjectTransport(Transport[Request]):
     def close(self) -> None:
         """End the run: the engine may drop the objects that were stored for it."""
         self._references.clear()
+        while self._rows:
+            status_page.free(self._rows.pop())
 
     def _with_references(
         self, call: Call, executor: StoringExecutor, stored: dict[int, Stored], references: list[Any]

@@ -31,6 +31,7 @@ class MeasuredTransport(Transport[R]):
 
     def __init__(self, transport: Transport[R], meter: Meter, arguments: Arguments) -> None:
         self._transport, self._meter = transport, meter
+        self.row_kind = transport.row_kind
         meter.sample(arguments)
 
     @property

@@ -10,7 +10,8 @@
 
     caller   RunRecord.publish, sent ──> the page ──> read_runs   ``shoal top``, through /proc/PID/fd
 
-The rows of threads are written by the caller, now and then (running/_watch.py). Workers of engines have no rows.
+The rows of threads are written by the caller, now and then (running/_watch.py). The workers of an engine have no rows:
+its tasks have, from when they were submitted until their reply has come (_engines.py).
 
 The page is a memfd: it is in no folder, only its owner can open it, and it ends with the process, however the process
 ends. A write takes less than a microsecond. Nothing is locked: a reader may see a run between two writes.
@@ -35,9 +36,12 @@ _MARK = b"shoal 2\0"
 _HEADER = struct.Struct("<8sqq")
 _HEADER_AT = ROWS * _ROW.size
 
+#: Of what the rows of a run tell: of worker processes, of threads of the program, or of the tasks of an engine.
+ROW_KINDS = "processes", "threads", "tasks"
+
 #: The most runs at a time that are published. Further runs run as well, but `shoal top` does not see them.
 MOST_RUNS = 256
-# Number (0: the place is free), workers, done, total (-1: unknown), start, whether the workers are threads, backend.
+# Number (0: the place is free), workers, done, total (-1: unknown), start, the index in ROW_KINDS, backend.
 _RUN = struct.Struct("<qqqqdq64s")
 _PROGRESS = struct.Struct("<qq")
 _PROGRESS_AT = 16  # in a run
@@ -56,28 +60,32 @@ PAGE_BYTES = _BATCHES_AT + ROWS * _BATCHES_BYTES
 
 
 class PublishedWorker(NamedTuple):
-    """A worker, as its run's caller and itself describe it.
+    """A worker, as its run's caller and itself describe it; or a task of an engine, which any worker may run.
 
     Attributes
     ----------
     pid
-        The process id, as the worker sees it; 0 if it has received no batch yet. Of a thread, the system's id.
+        The process id, as the worker sees it; 0 if it has received no batch yet. Of a thread, the system's id. Of a
+        task, 0.
     call
         The index of the call that runs; None if no call runs.
     batch
         If no call runs: the start of the batch whose arguments the worker rebuilds, or whose results it has encoded;
-        None if it has received no batch yet.
+        None if it has received no batch yet. Of a task of several calls, the first of them.
+    n_calls
+        The number of calls in the batch; 0 if it is unknown.
     function
         The name of the function of the call, or of the batch; None if it is unknown.
     several
         Whether the batch has several functions, of which `function` is the first.
     since
-        When this began, in seconds of ``time.perf_counter()``.
+        When this began, in seconds of ``time.perf_counter()``. Of a task, when it was submitted.
     """
 
     pid: int
     call: int | None
     batch: int | None
+    n_calls: int
     function: str | None
     several: bool
     since: float
@@ -98,10 +106,10 @@ class PublishedRun(NamedTuple):
         The number of calls that have a result, and of all calls; None if that is not known yet.
     began
         When it began, in seconds of ``time.perf_counter()``.
-    threads
-        Whether its workers are threads of the program.
+    kind
+        What `workers` are, one of :data:`ROW_KINDS`.
     workers
-        Its workers. Those of an engine are not known.
+        Its workers. Those of an engine are not known: they are the tasks that were submitted and have no reply yet.
     """
 
     number: int
@@ -110,7 +118,7 @@ class PublishedRun(NamedTuple):
     done: int
     total: int | None
     began: float
-    threads: bool
+    kind: str
     workers: tuple[PublishedWorker, ...]
 
 
@@ -151,12 +159,13 @@ class RunRecord:
         self._second: dict[int, bool] = {}  # by row: whether the next batch is noted in the second place
 
     def begin(
-        self, number: int, backend: str, n_workers: int, total: int | None, began: float, threads: bool = False
+        self, number: int, backend: str, n_workers: int, total: int | None, began: float, kind: str = "processes"
     ) -> None:
         """Write that a run has begun. The parameters are those of :class:`PublishedRun`."""
         self._number = number
         known = -1 if total is None else total
-        _RUN.pack_into(self._memory, self._at, number, n_workers, 0, known, began, threads, backend.encode()[:64])
+        name = backend.encode()[:64]
+        _RUN.pack_into(self._memory, self._at, number, n_workers, 0, known, began, ROW_KINDS.index(kind), name)
 
     def publish(self, done: int, total: int | None) -> None:
         """Write how many calls have a result, and how many calls there are."""
@@ -207,17 +216,20 @@ def owner_of(page: bytes) -> tuple[int, int] | None:
 def read_runs(page: bytes) -> list[PublishedRun]:
     """Return the runs in a copy of a page that :func:`owner_of` accepts."""
     runs = [_RUN.unpack_from(page, _RUNS_AT + place * _RUN_BYTES) for place in range(MOST_RUNS)]
-    workers: dict[int, list[PublishedWorker]] = {number: [] for number, *_ in runs if number}
+    kinds = {number: ROW_KINDS[kind] for number, *_, kind, _ in runs if number}
+    workers: dict[int, list[PublishedWorker]] = {number: [] for number in kinds}
     for row in range(ROWS):
         at = _BATCHES_AT + row * _BATCHES_BYTES
         batches = [_BATCH.unpack_from(page, at), _BATCH.unpack_from(page, at + _BATCH.size)]
         for number in {batch[0] for batch in batches} & workers.keys():
-            workers[number].append(_worker(page, row, [batch[1:] for batch in batches if batch[0] == number]))
+            worker = _worker(page, row, [batch[1:] for batch in batches if batch[0] == number])
+            if kinds[number] != "tasks" or worker.n_calls:  # else the row is that of no task
+                workers[number].append(worker)
     return [
         PublishedRun(
-            number, _text(backend), n, done, total if total >= 0 else None, began, bool(threads), tuple(workers[number])
+            number, _text(backend), n, done, total if total >= 0 else None, began, kinds[number], tuple(workers[number])
         )
-        for number, n, done, total, began, threads, backend in sorted(runs)
+        for number, n, done, total, began, _, backend in sorted(runs)
         if number
     ]
 
@@ -225,15 +237,15 @@ def read_runs(page: bytes) -> list[PublishedRun]:
 def _worker(page: bytes, row: int, batches: list[Any]) -> PublishedWorker:
     activity, since, pid = _ROW.unpack_from(page, row * _ROW.size)
     if not abs(activity) < 2**53:  # NaN: it has done nothing yet
-        return PublishedWorker(int(pid), None, None, None, False, since)
+        return PublishedWorker(int(pid), None, None, 0, None, False, since)
     call = int(activity) if activity >= 0 else None
     batch = -1 - int(activity) if call is None else None
     index = batch if call is None else call
     assert index is not None
     for start, number, several, name in batches:
         if start <= index < start + number:
-            return PublishedWorker(int(pid), call, batch, _text(name), bool(several), since)
-    return PublishedWorker(int(pid), call, batch, None, False, since)
+            return PublishedWorker(int(pid), call, batch, number, _text(name), bool(several), since)
+    return PublishedWorker(int(pid), call, batch, 0, None, False, since)
 
 
 def _text(name: bytes) -> str:

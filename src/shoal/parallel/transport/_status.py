@@ -85,7 +85,7 @@ class StatusRow:
         self._doubles[self._first + 2] = 0.0
 
     def write(self, activity: float, since: float, worker: int | None = None) -> None:
-        """Write what a worker does that is a thread of this process; and the system's id of the thread, if given."""
+        """Write what a thread of this process does, or which task was submitted; and the id of the thread, if given."""
         if worker is not None:
             self._doubles[self._first + 2] = worker
         self._doubles[self._first + 1] = since
@@ -151,13 +151,13 @@ class StatusPage:
             self._free.append(row.address[1])
 
     def begin_run(
-        self, backend: str, n_workers: int, total: int | None, began: float | None = None, threads: bool = False
+        self, backend: str, n_workers: int, total: int | None, began: float | None = None, kind: str = "processes"
     ) -> RunRecord | None:
         """Publish a run.
 
         Parameters
         ----------
-        backend, n_workers, total, began, threads
+        backend, n_workers, total, began, kind
             As in :class:`PublishedRun`. None for `began` means now.
 
         Returns
@@ -178,7 +178,7 @@ class StatusPage:
                 self._pipe = Requests.fd
                 write_header(self._memory, os.getpid(), self._pipe)
             number = next(self._run_numbers)
-        record.begin(number, backend, n_workers, total, time.perf_counter() if began is None else began, threads)
+        record.begin(number, backend, n_workers, total, time.perf_counter() if began is None else began, kind)
         return record
 
     def end_run(self, record: RunRecord) -> None:
