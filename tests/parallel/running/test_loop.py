@@ -130,7 +130,7 @@ class World:
     """The workers, the clock, the consumer: also the transport and the inbox of the run."""
 
     def __init__(self, data: st.DataObject, n_workers: int, pre_dispatch: int, limit: float | None) -> None:
-        self.record = None  # the run publishes nothing
+        self.record, self.row_kind = None, "processes"  # the run publishes nothing
         self.draw = data.draw
         self.now = 100.0
         self.pre_dispatch, self.limit = pre_dispatch, limit
