@@ -31,6 +31,9 @@ def evaluate(expression: str, n_jobs: int) -> int:
         If the expression contains anything else, is longer than 30 characters (with the value of ``n_jobs`` in its
         place), or a value in it is undefined or larger than a million.
     """
+    if expression == "2 * n_jobs":  # the default, for which nothing is imported
+        return 2 * n_jobs
+
     import ast
 
     try:
