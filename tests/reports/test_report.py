@@ -23,6 +23,7 @@ from conftest import FreshPython
 from shoal import Memory, Parallel, delayed, executor, parallel_config, shutdown_workers
 from shoal.parallel._delayed import Call
 from shoal.reports._batch_meter import MOST_NESTED
+from shoal.reports._calls import SHORT
 from shoal.reports._findings import _FAULTS
 from shoal.reports._report import MOST_RUNS
 
@@ -195,7 +196,8 @@ def test_a_report_of_many_calls_is_bounded_and_exact() -> None:
     assert sum(second["batches"]["batches"]) == 3_000
     assert len(first["slices"]["start"]) <= 2_000
     assert len(second["batches"]["start"]) <= 2_000
-    assert len(first["slowest"]) == 10
+    assert len(first["slowest"]) <= 10
+    assert all(call["seconds"] > SHORT for call in first["slowest"])  # of these, few calls may be as long as that
     assert len(json.dumps(found)) < 1_000_000
 
 
