@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from _capabilities import needs_affinity, needs_proc
 from shoal import _cpus
 from shoal._cpus import cpu_count, thread_limits
 
 NO_LIMIT = sys.maxsize
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="about /proc and affinity masks")
 
 
 @pytest.fixture(autouse=True)
@@ -305,7 +305,8 @@ def run_program(library: str, one_cpu: bool, environment: dict[str, str]) -> Any
     return json.loads(told.stdout)
 
 
-@LINUX
+@needs_proc
+@needs_affinity
 @pytest.mark.parametrize("one_cpu", [False, True])
 @pytest.mark.parametrize(
     "environment",
