@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import needs_links, needs_root
+from _capabilities import needs_fork, needs_links, needs_root
 from shoal import CacheWarning, MemorizedResult, Memory
 from shoal.memory.storage._paths import is_key, quoted
 from shoal.memory.store import Key, create
@@ -225,6 +225,7 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@needs_fork
 @needs_root
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o2775), (0o022, 0o2775), (0o002, 0o775), (0o022, 0o777)], ids=oct)
 @pytest.mark.parametrize(("kind", "place"), [("Path", "."), ("str", "joblib"), ("Path", "by/name")])
