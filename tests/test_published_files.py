@@ -18,6 +18,7 @@ from _capabilities import KILL, NAMELESS, needs_fifo, needs_links, needs_modes, 
 from _faults_util import Child
 from shoal import _files
 from shoal._files import replacement
+from shoal._platform.files import opener
 
 _MARK = ".shoal-part"
 
@@ -321,7 +322,8 @@ def test_many_at_once(tmp_path: Path, way: str, same: bool) -> None:
             for count in range(30):
                 path = tmp_path / ("x" if same else f"x{index}")
                 write(path, b"%d " % index * 10_000)
-                data = path.read_bytes()
+                with open(path, "rb", opener=opener) as file:
+                    data = file.read()
                 assert len(set(data.split())) == 1
                 assert len(data) == 20_000, count
         except BaseException as error:

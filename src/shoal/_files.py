@@ -4,23 +4,35 @@
 
     with replacement(path) as file:      the block writes a file without a name, or one with a temporary name
         file.write(...)                  if the block succeeds, that file replaces `path` in one step; else `path` stays
+
+What systems do differently is in :mod:`shoal._platform.files`.
 """
 
 from __future__ import annotations
 
 import binascii
 import contextlib
+import errno
 import math
 import os
 import stat
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
+
+from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, remove, replace, sync, sync_folder
+from shoal._platform.locks import lock_file
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {unit + end: 1024**n for n, unit in enumerate("KMGT", 1) for end in ("", "B", "IB")}
 
 #: The buffer of a file that is written, in bytes.
 _BUFFER = 2**17
+
+#: On Windows, a file is neither open nor locked while it is renamed. So there, a file without a lock is taken for that
+#: of a killed writer only if it was last written to this many seconds ago.
+_UNLOCKED = 60.0
 
 
 def format_size(nbytes: int) -> str:
@@ -82,7 +94,7 @@ def delete(path: str) -> None:
 
             shutil.rmtree(path, ignore_errors=True)
         else:
-            os.unlink(path)
+            remove(path)
     except OSError:
         pass
 
@@ -121,7 +133,7 @@ def replacement(path: str, durable: bool = False) -> Iterator[Any]:
     temporary = None
     if before is None or stat.S_ISREG(before.st_mode):
         if before is not None:
-            os.close(os.open(path, os.O_WRONLY))  # raises if the old file must not be written to
+            os.close(open_shared(path, os.O_WRONLY))  # raises if the old file must not be written to
         try:
             temporary = _TemporaryFile(os.path.dirname(path))
         except PermissionError:
@@ -159,7 +171,7 @@ class _TemporaryFile:
         if not hasattr(os, "O_TMPFILE"):
             return None
         try:
-            fd = os.open(self._folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+            fd = os.open(self._folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
         except PermissionError:
             raise
         except OSError:  # this file system has no files without a name
@@ -174,7 +186,7 @@ class _TemporaryFile:
         while True:
             name = self._random_name()
             fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
-            if _lock(fd) and os.path.exists(name):  # else another writer removed it before it was locked
+            if lock_file(fd) and os.path.exists(name):  # else another writer removed it before it was locked
                 self._name = name
                 return fd
             os.close(fd)
@@ -184,22 +196,32 @@ class _TemporaryFile:
 
     def _remove_abandoned(self) -> None:
         """Remove the files of writers that have been killed."""
-        for entry in os.scandir(self._folder):
+        try:
+            entries = os.scandir(self._folder)
+        except NotADirectoryError:
+            if os.name != "nt":
+                raise
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._folder) from None  # as open() does
+        for entry in entries:
             if entry.name.endswith(self._SUFFIX):
                 _remove_if_abandoned(entry.path)
 
     def copy_permissions(self, before: os.stat_result) -> None:
         """Copy owner, group and mode of the file that is to be replaced, as far as the system allows."""
-        if hasattr(os, "fchmod"):
+        if sys.platform != "win32":
             if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
                 with contextlib.suppress(PermissionError):
                     os.fchown(self.fd, before.st_uid, before.st_gid)
             os.fchmod(self.fd, stat.S_IMODE(before.st_mode))
 
     def publish(self, path: str, durable: bool) -> None:
-        """Give the file its path, in one step; a file that is there is replaced."""
+        """Give the file its path, in one step; a file that is there is replaced.
+
+        Windows refuses this while the old file is open. After a while the contents are then copied to the old file,
+        as if it had been opened for writing.
+        """
         if durable:
-            os.fsync(self.fd)
+            sync(self.fd)
         if self._name is None:
             source = f"/proc/self/fd/{self.fd}"
             try:
@@ -208,23 +230,27 @@ class _TemporaryFile:
             except FileExistsError:
                 self._name = self._link_temporary_name(source, path)
         if self._name is not None:
-            if os.name == "nt":
+            if OPEN_FILES_STAY:
                 self._close_fd()
-            os.replace(self._name, path)
+            self._rename(self._name, path, durable)
+        if durable:
+            sync_folder(self._folder)
+
+    def _rename(self, name: str, path: str, durable: bool) -> None:
+        try:
+            replace(name, path)
             self._name = None
-        if durable and os.name != "nt":
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        except OSError as error:
+            if not is_in_use(error):
+                raise
+            _overwrite(path, name, durable)  # close() removes the temporary file
 
     def _link_temporary_name(self, source: str, path: str) -> str:
         """Give the file a temporary name, because the system cannot replace a path by a file without a name.
 
         If the writer is killed before it renames the file, the name is left. The next writer of this path removes it.
         """
-        _lock(self.fd)
+        lock_file(self.fd)
         name = os.path.join(self._folder, f".{binascii.crc32(os.fsencode(path)):08x}{self._SUFFIX}")
         while True:
             try:
@@ -239,7 +265,7 @@ class _TemporaryFile:
         self._close_fd()
         if self._name is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self._name)
+                remove(self._name)
 
     def _close_fd(self) -> None:
         if self.fd >= 0:
@@ -256,9 +282,12 @@ def _remove_if_abandoned(path: str) -> bool:
     try:
         # No other process removes the file while it is locked. Before that, one may have removed it, and a writer may
         # have created a new file of the same name.
-        if not (_lock(fd) and os.path.samestat(os.fstat(fd), os.stat(path))):
+        status = os.fstat(fd)
+        if not (lock_file(fd) and os.path.samestat(status, os.stat(path))):
             return False
-        if os.name == "nt":  # Windows does not remove an open file
+        if OPEN_FILES_STAY and time.time() - status.st_mtime < _UNLOCKED:
+            return False
+        if OPEN_FILES_STAY:
             os.close(fd)
             fd = -1
         os.unlink(path)
@@ -270,19 +299,28 @@ def _remove_if_abandoned(path: str) -> bool:
     return True
 
 
-def _lock(fd: int) -> bool:
-    """Lock a file that is being written, without waiting; return False if another process has locked it.
+def _overwrite(path: str, source: str, durable: bool) -> None:
+    """Copy the contents of a file to another one that is open elsewhere, so that Windows does not let it be replaced.
 
-    Return True if the system, or the file system, has no such locks.
+    Raises
+    ------
+    PermissionError
+        If the other file is mapped, or must not be written to.
     """
+    import shutil  # it imports the libraries of three compressors
+
     try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # this file system has no locks
-        return True
-    return True
+        with open(source, "rb") as contents, open(path, "r+b", buffering=0) as file:
+            file.truncate(0)  # Windows does not change the size of a mapped file
+            shutil.copyfileobj(contents, file, _BUFFER)
+            if durable:
+                sync(file.fileno())
+    except OSError as error:
+        if not (is_in_use(error) or error.errno == errno.EINVAL):
+            raise
+        raise PermissionError(
+            errno.EACCES,
+            f"the file cannot be replaced, because a program has it open or mapped ({error.strerror}). Close it, "
+            "delete the arrays that were loaded from it with mmap_mode=, or choose another path",
+            path,
+        ) from error

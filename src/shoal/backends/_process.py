@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, NamedTuple, Protocol
 
+from shoal._platform.processes import socket_pair
 from shoal.backends._bootstrap import NOTE
 from shoal.backends._failure import rebuilt
 from shoal.backends._guard import UNGUARDED, missing_main_guard
@@ -124,9 +125,8 @@ class Process:
         self.began = False
         self.paused = False
         self._over = False
-        self._connection, self.theirs = socket.socketpair()
+        self._connection, self.theirs = socket_pair(BUFFER_BYTES)
         self._connection.setblocking(False)
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._reader = Reader(self._connection)
 
     def start(self, start: Callable[[Process], Child]) -> None:

@@ -28,15 +28,18 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import partial
 from multiprocessing import util
 from typing import Any
 
+from shoal._platform.processes import Group, for_child, when_ended
 from shoal.backends._bootstrap import set_variables
 from shoal.backends._guard import MARK
 from shoal.backends._loop import Loop
 from shoal.backends._placement import Placement
 from shoal.backends._process import Process, kill_tree
 from shoal.backends._workers import Worker
+from shoal.backends.base import start_thread
 from shoal.errors import import_loky
 
 
@@ -55,6 +58,17 @@ class StartedChild:
         # The sentinel is a pipe that closes with the worker. But children that the worker has forked keep it open, and
         # hide the worker's death. Linux 5.3 and later have process descriptors, which do not have this problem.
         self._sentinel = started.sentinel
+        self._group: Group | None = None
+        if sys.platform == "win32":  # a selector takes no handles of processes
+            with contextlib.suppress(OSError):  # then the process alone is killed
+                self._group = Group(self._sentinel)
+            try:
+                wait = when_ended(self._sentinel, partial(loop.ask, self._ended))
+                start_thread("shoal-worker-end", wait, make_room=False)
+            except BaseException:
+                self._started.kill()
+                raise
+            return
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 self._sentinel = os.pidfd_open(started.pid)
@@ -66,6 +80,10 @@ class StartedChild:
         if sys.platform == "linux":
             if self._started.exitcode is None:
                 kill_tree(self._started.pid)
+        elif self._group is not None:
+            self._group.kill()
+        elif sys.platform == "win32":
+            self._started.kill()
         else:
             import_loky()
             from loky.backend.utils import kill_process_tree
@@ -73,7 +91,8 @@ class StartedChild:
             kill_process_tree(self._started)
 
     def _ended(self) -> None:
-        self._loop.unwatch(self._sentinel)
+        if sys.platform != "win32":
+            self._loop.unwatch(self._sentinel)
         self._tries += 1
         code = self._started.exitcode
         if code is None and self._tries < 1000:  # the exit code may be available a moment later
@@ -81,6 +100,8 @@ class StartedChild:
             return
         if code is not None:
             self._started.join()  # removes it from multiprocessing's list of children
+        if self._group is not None:
+            self._group.release()
         process, self._process = self._process, None
         if process is not None:
             process.exited(code)
@@ -112,7 +133,7 @@ class ContextMaker:
         assignment = self._placement.of(worker.index)
         process.own = assignment.variables
         beginning = assignment, self._placement.initializer, self._placement.initargs
-        started = self._context.Process(target=self._serve, args=(os.getpid(), process.theirs, *beginning))
+        started = self._context.Process(target=self._serve, args=(os.getpid(), for_child(process.theirs), *beginning))
         method = started._start_method
         if method in ("spawn", "forkserver"):
             started.name = started.name.replace("Process", MARK)
