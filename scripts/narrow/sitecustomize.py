@@ -37,7 +37,8 @@ _SOCKET_BYTES = 2048  # Linux doubles it
 
 
 def _take_away() -> None:
-    for name in ("fork", "forkpty", "memfd_create", "pidfd_open", "sched_getaffinity", "sched_setaffinity", "O_TMPFILE"):
+    processes = ["fork", "forkpty", "pidfd_open", "sched_getaffinity", "sched_setaffinity"]
+    for name in [*processes, "memfd_create", "O_TMPFILE"]:
         vars(os).pop(name, None)
     vars(select).pop("epoll", None)
     if "tempfile" in sys.modules:  # a .pth file has imported it
