@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import socket
 import sys
@@ -22,6 +23,9 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+#: Whether a process can fork workers from a server: the system has fork, and /proc tells which state they inherit.
+HAS_FORK_SERVER = sys.platform == "linux" and hasattr(os, "fork") and os.path.isdir("/proc/self/task")
 
 #: The longest wait for a lock or a queue, in seconds. On Windows, Ctrl-C does not interrupt such a wait: its handler
 #: runs between two of them.
