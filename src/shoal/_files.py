@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, remove, replace, sync, sync_folder
+from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, real_path, remove, replace, sync, sync_folder
 from shoal._platform.locks import lock_file
 from shoal.errors import FileInUse
 
@@ -128,7 +128,7 @@ def replacement(path: str, durable: bool = False) -> Iterator[Any]:
     """
     if not os.path.basename(path):  # realpath() would drop the slash at the end, so let open() raise the error
         open(path, "wb").close()
-    path = os.path.realpath(path)
+    path = real_path(path)
     try:
         before = os.stat(path)
     except FileNotFoundError:

@@ -65,6 +65,15 @@ def test_results_that_are_mapped_are_removed_and_replaced(tmp_path: Path, store:
     assert aside(store) == []
 
 
+def test_results_that_were_mapped_do_not_keep_the_folder(store: FileStore) -> None:
+    fill(store)
+    mapped = store.load(key(0), "r")
+    store.clear()
+    assert len(aside(store)) == 1
+    del mapped
+    shutil.rmtree(store.location)
+
+
 def opened_by_others(store: FileStore, number: int) -> Any:
     """Open the file of a value as a program does that does not share it."""
     return Path(store.folder(key(number)), "output.pkl").open("rb")

@@ -29,6 +29,7 @@ import xxhash
 
 from shoal._forks import CALLERS, after_fork_in_child
 from shoal._output import write_new
+from shoal._platform.files import real_path
 from shoal.memory.storage._locks import LockFile
 from shoal.memory.storage._paths import OWN, make_own_folder
 from shoal.memory.store import Key
@@ -277,11 +278,8 @@ _registry = threading.Lock()
 def leases_in(folder: str) -> Leases:
     """Return the leases of a folder. All stores of this process share them, because the process owns the locks."""
     above, name = os.path.split(folder)
-    try:
-        # If ".shoal" is a link, it is not followed here. make_own_folder will refuse it.
-        path = os.path.join(os.path.realpath(above), name) if name == OWN else os.path.realpath(folder)
-    except OSError:  # Windows cannot look into a device, such as "nul"; saving will report it
-        path = folder
+    # If ".shoal" is a link, it is not followed here. make_own_folder will refuse it.
+    path = os.path.join(real_path(above), name) if name == OWN else real_path(folder)
     with _registry:
         leases = _by_folder.get(path)
         if leases is None:

@@ -18,6 +18,7 @@ import errno
 import os
 import re
 import stat
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -144,7 +145,7 @@ def share(path: str) -> None:
 
     A folder such as /tmp is left out. It has the sticky bit, so that users cannot replace the files of others.
     """
-    if os.name != "posix":
+    if sys.platform == "win32":
         return
     try:
         around, status = os.stat(os.path.dirname(path)), os.lstat(path)

@@ -125,7 +125,7 @@ class Staging:
         delete(staged)
         if OPEN_FILES_STAY:
             if os.path.lexists(staged):
-                self._later.append(staged)
+                self._later.append(str(staged))  # without the lock of this process: another one may delete it too
             for _ in range(min(2, len(self._later))):
                 try:
                     staged = self._later.popleft()
