@@ -23,6 +23,9 @@ from typing import Any
 #: Whether the system has memfds, and a path by which other processes open them.
 HAS_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
+#: Whether the system has memory with names that are no files: :func:`new_section`.
+HAS_SECTIONS = sys.platform == "win32"
+
 #: Files and folders that could not be removed, because a process has them open or mapped. Appending and popping are
 #: atomic.
 _left: deque[str] = deque()
