@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import signal
 from typing import Any
 
 posix: Any = os
 posix_mmap: Any = mmap
+posix_select: Any = select
 posix_signal: Any = signal
