@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import queue
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,9 +216,46 @@ def answer(end: socket.socket) -> None:
 
 # The end of the program
 
+
+class Kqueues:
+    """Reports the end of a process as the kqueues of macOS do."""
+
+    KQ_FILTER_PROC, KQ_EV_ADD, KQ_EV_ONESHOT, KQ_NOTE_EXIT = -5, 1, 16, 2**31
+
+    def __init__(self, gone: bool) -> None:
+        self.gone, self.ended = gone, threading.Event()
+
+    def kqueue(self) -> Kqueues:
+        return self
+
+    def kevent(self, ident: int, filter: int, flags: int, fflags: int) -> tuple[int, int, int, int]:
+        return ident, filter, flags, fflags
+
+    def control(self, changes: list[tuple[int, int, int, int]], most: int) -> None:
+        assert (changes, most) == ([(1234, -5, 17, 2**31)], 1)
+        if self.gone:
+            raise ProcessLookupError
+        self.ended.wait()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_kqueue_reports_the_end_of_the_parent(monkeypatch: pytest.MonkeyPatch, gone: bool) -> None:
+    system: Any = Kqueues(gone)
+    exits: queue.SimpleQueue[int] = queue.SimpleQueue()
+    monkeypatch.setattr(processes, "posix_select", system)
+    monkeypatch.setattr(os, "_exit", exits.put)
+    assert processes.has_kqueue()
+    processes.end_with(1234)
+    if not gone:
+        assert exits.empty()
+        system.ended.set()
+    assert exits.get(timeout=60) == 1
+
+
 ENDLESS = """
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from shoal import Parallel, delayed
 
 def work(folder):

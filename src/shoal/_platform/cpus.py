@@ -1,8 +1,31 @@
-"""What Windows says of its CPUs. It splits more than 64 CPUs into groups, and a mask names those of one group."""
+"""Which CPUs a process may use, and what Windows says of its CPUs.
+
+Windows splits more than 64 CPUs into groups, and a mask names those of one group.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Any
+
+_os: Any = os  # macOS and Windows lack the functions that are used here
+
+
+def can_bind() -> bool:
+    """Return whether a process can be bound to some CPUs."""
+    return hasattr(os, "sched_setaffinity")
+
+
+def usable_cpus() -> set[int]:
+    """Return the CPUs that this process may use, where :func:`can_bind` is true."""
+    cpus: set[int] = _os.sched_getaffinity(0)
+    return cpus
+
+
+def bind(cpus: Iterable[int]) -> None:
+    """Bind this process to some CPUs, where :func:`can_bind` is true."""
+    _os.sched_setaffinity(0, cpus)
 
 
 def physical_cores() -> int:

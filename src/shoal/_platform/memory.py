@@ -15,6 +15,7 @@ import contextlib
 import mmap
 import os
 import shutil
+import sys
 import time
 from collections import deque
 from typing import Any
@@ -23,6 +24,9 @@ from shoal._platform.files import OPEN_FILES_STAY
 
 #: Whether the system has memfds, and a path by which other processes open them.
 HAS_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+
+#: Whether the system has memory with names that are no files: :func:`new_section`.
+HAS_SECTIONS = sys.platform == "win32"
 
 #: Files and folders that could not be removed, because a process has them open or mapped. Appending and popping are
 #: atomic.

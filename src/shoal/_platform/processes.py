@@ -6,7 +6,7 @@
     socket_pair       a pair of Unix sockets              two TCP sockets of this machine
     for_child         inherited                           duplicated for the process, which is already started
     when_ended        a descriptor, in the pool's loop    a thread that waits for the handle
-    Group             (a process group is not used)       a job, which the system ends together with this process
+    Group, end_with   a signal (Linux) or a kqueue        a job, which the system ends together with this process
     wait_for, take    one wait, which Ctrl-C interrupts   short waits, since Ctrl-C interrupts none
 
 ``_winapi`` is private, but ``multiprocessing`` cannot start a process without it.
@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import queue
@@ -23,6 +24,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from shoal._platform.posix import posix_select
 
 #: Whether a process can fork workers from a server: the system has fork, and /proc tells which state they inherit.
 HAS_FORK_SERVER = sys.platform == "linux" and hasattr(os, "fork") and os.path.isdir("/proc/self/task")
@@ -128,6 +131,32 @@ def when_ended(handle: int, then: Callable[[], object]) -> Callable[[], None]:
         then()
 
     return wait
+
+
+def has_kqueue() -> bool:
+    """Return whether the system reports the ends of processes by a kqueue: macOS and the BSDs."""
+    return hasattr(posix_select, "kqueue")
+
+
+def end_with(process: int) -> None:
+    """End this process when another one ends, where :func:`has_kqueue` is true. A thread waits for it.
+
+    It cannot end this process while compiled code holds the interpreter's lock.
+    """
+    events = posix_select.kqueue()
+    exit_of_process = posix_select.kevent(
+        process,
+        filter=posix_select.KQ_FILTER_PROC,
+        flags=posix_select.KQ_EV_ADD | posix_select.KQ_EV_ONESHOT,
+        fflags=posix_select.KQ_NOTE_EXIT,
+    )
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            events.control([exit_of_process], 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="shoal-parent-end", daemon=True).start()
 
 
 class Group:

@@ -23,7 +23,6 @@ import contextlib
 import io
 import multiprocessing.process
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -32,6 +31,7 @@ from functools import partial
 from multiprocessing import util
 from typing import Any
 
+from shoal._platform.posix import posix, posix_signal
 from shoal._platform.processes import Group, for_child, when_ended
 from shoal.backends._bootstrap import set_variables
 from shoal.backends._guard import MARK
@@ -68,12 +68,12 @@ class StartedChild:
             except BaseException:
                 self._started.kill()
                 raise
-            return
-        if hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):
-                self._sentinel = os.pidfd_open(started.pid)
-                util.Finalize(self, os.close, (self._sentinel,))
-        loop.watch(self._sentinel, self._ended)
+        else:
+            if hasattr(os, "pidfd_open"):
+                with contextlib.suppress(OSError):
+                    self._sentinel = os.pidfd_open(started.pid)
+                    util.Finalize(self, os.close, (self._sentinel,))
+            loop.watch(self._sentinel, self._ended)
 
     def kill(self) -> None:
         """Kill the worker and its descendants."""
@@ -213,14 +213,14 @@ class Executed:
         """The exit code, negative for a signal; None while the process runs, or if other code has waited for it."""
         if self._code is None:
             with contextlib.suppress(ChildProcessError):
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                pid, status = os.waitpid(self.pid, posix.WNOHANG)
                 if pid:
                     self._code = os.waitstatus_to_exitcode(status)
         return self._code
 
     def kill(self) -> None:
         """Kill the process only; loky calls this if it cannot kill the descendants."""
-        os.kill(self.pid, signal.SIGKILL)
+        os.kill(self.pid, posix_signal.SIGKILL)
 
     def join(self) -> None:
         """Do nothing."""
@@ -237,7 +237,8 @@ def dumps_for_child(obj: Any) -> tuple[bytes, list[int]]:
     import_loky()
     from loky.backend import reduction  # pickles everything that cloudpickle and multiprocessing can pickle
 
-    popen: Any = object.__new__(popen_spawn_posix.Popen)
+    spawning: Any = popen_spawn_posix
+    popen: Any = object.__new__(spawning.Popen)
     popen._fds = []
     stream = io.BytesIO()
     set_spawning_popen(popen)

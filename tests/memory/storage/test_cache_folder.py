@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import needs_fork, needs_links, needs_modes, needs_root
+from _capabilities import needs_angles, needs_fork, needs_links, needs_modes, needs_root
 from shoal import CacheWarning, MemorizedResult, Memory
 from shoal.memory.storage._paths import is_key, quoted
 from shoal.memory.store import Key, create
@@ -192,6 +192,7 @@ def test_names_that_would_lead_elsewhere_are_quoted(tmp_path: Path, names: dict[
     assert list(memory.entries()) == []
 
 
+@needs_angles
 def test_ordinary_names_are_not_quoted() -> None:
     for part in ("module", "f", "<lambda>", "<locals>", "__main__--home-user-x", "ä", "a b", "a%2Fb", "a.b"):
         assert quoted(part) == part

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import needs_fork
+from _capabilities import needs_fcntl, needs_fork, needs_signals
 from _store_util import KEY, PATIENCE, Start, heard, make_start, make_store, meta, tell
 from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Key, Limits
@@ -181,6 +181,7 @@ def test_a_circle_of_threads_in_two_processes_is_no_deadlock(start: Start) -> No
     assert "True" in said[0] + said[1]
 
 
+@needs_signals
 def test_a_waiting_process_can_be_interrupted(start: Start) -> None:
     holder = start("with store.lease(key(0)) as mine: say(mine); input()")
     assert heard(holder) == "True"
@@ -213,6 +214,7 @@ def test_a_forked_child_has_no_leases(store: FileStore) -> None:
         assert mine
 
 
+@needs_fcntl
 def test_without_locks_every_process_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Start) -> None:
     holder = start("with store.lease(key(0)) as mine: say(mine); input()")
     assert heard(holder) == "True"

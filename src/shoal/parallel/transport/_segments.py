@@ -26,6 +26,7 @@ from typing import Any
 
 from shoal._forks import CALLERS, after_fork_in_child
 from shoal._platform.memory import HAS_MEMFD, discard, forget_discarded
+from shoal._platform.posix import posix, posix_mmap
 from shoal.errors import NoSpaceError, import_loky
 
 ALIGNMENT = mmap.ALLOCATIONGRANULARITY
@@ -127,14 +128,14 @@ def _above_standard_streams(fd: int) -> int:
     Otherwise, libraries that write to stderr would write into the segment, and a worker that starts now would have no
     such stream.
     """
-    if fd > 2 or sys.platform == "win32":
-        return fd
-    import fcntl
+    if sys.platform != "win32" and fd <= 2:
+        import fcntl
 
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(fd)
+        try:
+            return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        finally:
+            os.close(fd)
+    return fd
 
 
 class Segment:
@@ -160,7 +161,7 @@ class Segment:
     def __init__(self, folder: Folder | None, name: str = "shoal") -> None:
         self._file: str | None = None
         if folder is None:
-            self.fd = _above_standard_streams(os.memfd_create(name, os.MFD_CLOEXEC))
+            self.fd = _above_standard_streams(posix.memfd_create(name, posix.MFD_CLOEXEC))
             self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         else:
             self.path = self._file = f"{folder.path()}/segment-{next(_numbers)}"
@@ -346,7 +347,9 @@ class _Mapping:
 
     def __init__(self, fd: int, offset: int, nbytes: int) -> None:
         libc = _Mapping._libc or _Mapping._load()
-        address = libc.mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, fd, offset)
+        address = libc.mmap(
+            None, nbytes, posix_mmap.PROT_READ | posix_mmap.PROT_WRITE, posix_mmap.MAP_PRIVATE, fd, offset
+        )
         if address is None or address == 2**64 - 1:
             raise OSError(errno.ENOMEM, "mmap failed")
         self._address, self._nbytes = address, nbytes

@@ -22,14 +22,13 @@ import itertools
 import math
 import mmap
 import os
-import sys
 import threading
 import time
 from collections import deque
 from typing import Any, NamedTuple
 
 from shoal._forks import CALLERS, after_fork_in_child
-from shoal._platform.memory import HAS_MEMFD, new_section, open_section
+from shoal._platform.memory import HAS_MEMFD, HAS_SECTIONS, new_section, open_section
 from shoal.backends._stacks import Requests
 from shoal.parallel.transport._published import (
     DOUBLES,
@@ -235,7 +234,7 @@ def _new_page() -> tuple[str, mmap.mmap]:
     OSError
         If there is no room for it.
     """
-    if sys.platform == "win32":
+    if HAS_SECTIONS:
         return new_section(PAGE_BYTES)
     segment = Segment(None if HAS_MEMFD else temporary, PAGE_NAME)  # it stays open: `shoal top` finds its descriptor
     os.ftruncate(segment.fd, PAGE_BYTES)
@@ -248,12 +247,13 @@ _pages: dict[str, Any] = {}
 def _mapped_page(path: str) -> Any:
     if path not in _pages:
         _pages.clear()  # a worker has one parent, and so it needs one page
-        if sys.platform == "win32":
-            _pages[path] = memoryview(open_section(path, PAGE_BYTES)).cast("d")
-            return _pages[path]
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-        try:
-            _pages[path] = memoryview(mmap.mmap(fd, 0)).cast("d")
-        finally:
-            os.close(fd)
+        _pages[path] = memoryview(open_section(path, PAGE_BYTES) if HAS_SECTIONS else _mapped(path)).cast("d")
     return _pages[path]
+
+
+def _mapped(path: str) -> mmap.mmap:
+    fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return mmap.mmap(fd, 0)
+    finally:
+        os.close(fd)
