@@ -81,4 +81,4 @@ needs_links = needs(LINKS, "makes symbolic links, which need a privilege on some
 needs_modes = needs(hasattr(os, "getuid"), "sets permissions as POSIX has them")
 needs_root = needs(ROOT, "needs root")
 needs_affinity = needs(hasattr(os, "sched_setaffinity"), "ties processes to CPUs (sched_setaffinity)")
-needs_replacing = needs(REPLACES_OPEN_FILES, "replaces files that are open")
+needs_replacing = needs(REPLACES_OPEN_FILES, "removes or replaces files that are open")

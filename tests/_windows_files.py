@@ -9,12 +9,12 @@ import contextlib
 import errno
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from shoal import _files
 from shoal._platform import files
 
 _MAPPED = re.compile(rb"^\S+ \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+)", re.M)
@@ -67,7 +67,8 @@ def as_on_windows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def wrapped(operation: Callable[..., None], renames: bool) -> Callable[..., None]:
         def call(path: Any, target: Any = None, **options: Any) -> None:
             if not renames:
-                check(path, 32, in_use())
+                folder = options.get("dir_fd")
+                check(path if folder is None else f"/proc/self/fd/{folder}/{path}", 32, in_use())
                 return operation(path, **options)
             # A file that was opened to be shared can be renamed, but not the folder that it is in.
             check(path, 32, in_use() if os.path.isdir(path) else in_use() - shared)
@@ -88,6 +89,7 @@ def as_on_windows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name, renames in (("replace", True), ("rename", True), ("unlink", False), ("remove", False)):
         monkeypatch.setattr(os, name, wrapped(getattr(os, name), renames))
     monkeypatch.setattr(files, "opener", open_to_share)
-    for module in (files, _files):
-        monkeypatch.setattr(module, "OPEN_FILES_STAY", True)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("shoal") and hasattr(module, "OPEN_FILES_STAY"):
+            monkeypatch.setattr(module, "OPEN_FILES_STAY", True)
     return refused

@@ -84,7 +84,7 @@ def test_dump_refuses_a_file_that_is_mapped(tmp_path: Path, refused: list[str], 
             return open(name, mode, *rest, **options)
 
         monkeypatch.setattr(_files, "open", open_nothing, raising=False)
-    with pytest.raises(PermissionError, match=r"delete the arrays that were loaded from it with mmap_mode=.*x\.pkl"):
+    with pytest.raises(shoal.errors.FileInUse, match=r"x\.pkl cannot be replaced or removed.*mapped"):
         shoal.dump("new", path)
     assert mapped.sum() == 499500
     assert os.listdir(tmp_path) == ["x.pkl"]

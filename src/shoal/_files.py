@@ -21,8 +21,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, remove, replace, sync, sync_folder
+from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, real_path, remove, replace, sync, sync_folder
 from shoal._platform.locks import lock_file
+from shoal.errors import FileInUse
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {unit + end: 1024**n for n, unit in enumerate("KMGT", 1) for end in ("", "B", "IB")}
@@ -120,12 +121,14 @@ def replacement(path: str, durable: bool = False) -> Iterator[Any]:
 
     Raises
     ------
+    FileInUse
+        If Windows does not let the file be replaced or changed, because it is mapped.
     OSError
         If ``open(path, "wb")`` would raise it, or if the file cannot be written or put in place.
     """
     if not os.path.basename(path):  # realpath() would drop the slash at the end, so let open() raise the error
         open(path, "wb").close()
-    path = os.path.realpath(path)
+    path = real_path(path)
     try:
         before = os.stat(path)
     except FileNotFoundError:
@@ -232,18 +235,12 @@ class _TemporaryFile:
         if self._name is not None:
             if OPEN_FILES_STAY:
                 self._close_fd()
-            self._rename(self._name, path, durable)
+            refusal = _put(self._name, path, durable)
+            if refusal is not None:
+                raise FileInUse(path, refusal)
+            self._name = None
         if durable:
             sync_folder(self._folder)
-
-    def _rename(self, name: str, path: str, durable: bool) -> None:
-        try:
-            replace(name, path)
-            self._name = None
-        except OSError as error:
-            if not is_in_use(error):
-                raise
-            _overwrite(path, name, durable)  # close() removes the temporary file
 
     def _link_temporary_name(self, source: str, path: str) -> str:
         """Give the file a temporary name, because the system cannot replace a path by a file without a name.
@@ -299,28 +296,29 @@ def _remove_if_abandoned(path: str) -> bool:
     return True
 
 
-def _overwrite(path: str, source: str, durable: bool) -> None:
-    """Copy the contents of a file to another one that is open elsewhere, so that Windows does not let it be replaced.
+def _put(source: str, target: str, durable: bool) -> str | None:
+    """Let a file replace another one. If Windows refuses, because that is open, copy the contents to it.
 
-    Raises
-    ------
-    PermissionError
-        If the other file is mapped, or must not be written to.
+    Return the reason of the system if Windows refuses that too, because the file is mapped; otherwise None.
     """
+    try:
+        replace(source, target)
+        return None
+    except OSError as error:
+        if not is_in_use(error):
+            raise
     import shutil  # it imports the libraries of three compressors
 
     try:
-        with open(source, "rb") as contents, open(path, "r+b", buffering=0) as file:
+        with open(source, "rb") as contents, open(target, "r+b", buffering=0) as file:
             file.truncate(0)  # Windows does not change the size of a mapped file
             shutil.copyfileobj(contents, file, _BUFFER)
             if durable:
                 sync(file.fileno())
     except OSError as error:
-        if not (is_in_use(error) or error.errno == errno.EINVAL):
-            raise
-        raise PermissionError(
-            errno.EACCES,
-            f"the file cannot be replaced, because a program has it open or mapped ({error.strerror}). Close it, "
-            "delete the arrays that were loaded from it with mmap_mode=, or choose another path",
-            path,
-        ) from error
+        if is_in_use(error) or error.errno == errno.EINVAL:
+            return str(error.strerror)
+        raise
+    with contextlib.suppress(OSError):  # the next writer in the folder removes it
+        remove(source)
+    return None

@@ -91,6 +91,17 @@ def _patiently(operation: Callable[..., T], patience: float, *arguments: Any) ->
         pause = min(2 * pause, 0.05)
 
 
+def real_path(path: str) -> str:
+    """Return a path without links, like :func:`os.path.realpath`; the absolute path if the system cannot tell.
+
+    Windows cannot look into a device, such as "nul".
+    """
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return os.path.abspath(path)
+
+
 def sync(fd: int) -> None:
     """Wait until what was written to a file is on the disk.
 

@@ -29,6 +29,9 @@ from typing import Any
 
 from shoal._platform.posix import posix_select
 
+#: Whether a process can fork workers from a server: the system has fork, and /proc tells which state they inherit.
+HAS_FORK_SERVER = sys.platform == "linux" and hasattr(os, "fork") and os.path.isdir("/proc/self/task")
+
 #: The longest wait for a lock or a queue, in seconds. On Windows, Ctrl-C does not interrupt such a wait: its handler
 #: runs between two of them.
 LONGEST_WAIT = 0.1 if sys.platform == "win32" else math.inf

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import needs_fork, needs_links, needs_root
+from _capabilities import needs_fork, needs_links, needs_modes, needs_root
 from shoal import CacheWarning, MemorizedResult, Memory
 from shoal.memory.storage._paths import is_key, quoted
 from shoal.memory.store import Key, create
@@ -273,6 +273,7 @@ def test_users_share_a_cache_with_a_limit(
         assert status.st_mode & 0o060 == 0o060
 
 
+@needs_modes
 def test_a_cache_in_a_folder_such_as_tmp_is_not_shared(tmp_path: Path) -> None:
     """Everybody may write there, but nobody may replace the files of others."""
     os.chmod(tmp_path, 0o1777)
@@ -280,6 +281,7 @@ def test_a_cache_in_a_folder_such_as_tmp_is_not_shared(tmp_path: Path) -> None:
     assert all(path.lstat().st_mode & 0o022 == 0 for path in tmp_path.rglob("*"))
 
 
+@needs_modes
 def test_a_cache_in_a_private_folder_is_not_shared(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o755)

@@ -42,7 +42,7 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, data: bytes) -> None:
     store = FileStore(tmp_path / "cache", limits=Limits(items=5))
     for number in range(5):
         store.save(Key("f", f"{number:032x}"), number, meta())
-    del store
+    store.close()
     for end in ("-wal", "-shm"):
         Path(tmp_path, "cache", ".shoal", "index.sqlite" + end).unlink(missing_ok=True)
     path = tmp_path / "cache" / ".shoal" / "index.sqlite"
@@ -75,10 +75,12 @@ def test_a_forked_child_keeps_the_limit(tmp_path: Path) -> None:
 
 def test_a_store_that_was_removed_is_not_made_again_at_exit(start: Start, tmp_path: Path) -> None:
     process = start("""
-        import shutil
+        import os, shutil
         store = FileStore(store.location, limits=Limits(items=5))
         store.save(key(0), 0, Meta(0., 0., {}))
         store.load(key(0))
+        if os.name == "nt":
+            store.close()
         shutil.rmtree(store.location)
     """)
     process.communicate(timeout=PATIENCE)

@@ -54,6 +54,7 @@ def test_another_process_takes_over_from_a_killed_one(start: Start) -> None:
     assert sorted(said) == [["42"]] * 2 + [["computes", "42"]]
 
 
+@needs_fork
 def test_a_child_of_a_killed_process_does_not_keep_its_lease(start: Start) -> None:
     """Background processes of a killed computation do not keep its lease."""
     first = start("""

@@ -17,6 +17,7 @@ import functools
 import marshal
 import os
 import struct
+import sys
 import time
 import tokenize
 import types
@@ -38,6 +39,8 @@ def _start_of_process() -> float:
 
     The start of a forked process counts as unknown, because its code was loaded earlier, by its parent.
     """
+    if sys.platform != "linux":
+        return 0.0
     try:
         with open("/proc/self/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

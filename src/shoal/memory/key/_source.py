@@ -100,6 +100,11 @@ def path_of(function: Any) -> str:
     return "/".join(map(quoted, [part for part in parts if part] + [name]))
 
 
+def shown(path: str) -> str:
+    """Return the path of a function as joblib shows it: with the separator of the system."""
+    return path.replace("/", os.sep)
+
+
 def _file_in_name(function: Any) -> str:
     try:
         file = inspect.getsourcefile(function)
