@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 TESTS = Path(__file__).parent
@@ -24,6 +28,23 @@ def path_of_tests() -> str:
 def with_assertions(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which a program checks its own assertions, also if the tests run under `python -O`."""
     return {name: value for name, value in environment.items() if name != "PYTHONOPTIMIZE"}
+
+
+def run_program(command: Sequence[str], timeout: float, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program with pipes; like ``subprocess.run``, but with `timeout`, in seconds, for its children too.
+
+    They may hold the pipes open after the program has been killed.
+    """
+    pipes = dict.fromkeys(["stdout", "stderr"], subprocess.PIPE)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True, **pipes, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with contextlib.suppress(psutil.Error, OSError):
+                    one.kill()
+            raise AssertionError("it does not end:\n" + "\n".join(process.communicate())) from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def runnable(program: Path) -> Path:

@@ -60,10 +60,11 @@ class LokyMaker:
         assignment = self._placement.of(worker.index)
         process.own = assignment.variables
         initial, inherited = self._initial()
-        from shoal.backends._forkserver import servers
         from shoal.backends._inheritance import beginning, changed_environment, modules_named
 
-        if self._forks and inherited is None:
+        if sys.platform == "linux" and self._forks and inherited is None:
+            from shoal.backends._forkserver import servers
+
             server = servers.of(self._placement.variables, loop)
             # An import may read environment variables, so the server imports only if all workers have the same ones.
             modules = () if self._placement.variables is None else modules_named(worker.messages)
@@ -99,11 +100,12 @@ class LokyMaker:
         return False
 
     def _begin(self, loop: Loop) -> None:
-        from shoal.backends._forkserver import servers
+        if sys.platform == "linux":
+            from shoal.backends._forkserver import servers
 
-        with contextlib.suppress(OSError):  # the start of a worker will raise the error again
-            servers.check_state()
-            servers.of(self._placement.variables, loop)
+            with contextlib.suppress(OSError):  # the start of a worker will raise the error again
+                servers.check_state()
+                servers.of(self._placement.variables, loop)
 
 
 def _refuse_descriptors(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from _capabilities import ROOT, needs, needs_modes
 from _store_util import KEY, Start, heard, make_start, make_store, meta
 from shoal import CacheWarning
 from shoal.memory.storage._filestore import FileStore
@@ -96,7 +97,8 @@ def test_compressed_arrays_are_not_mapped(tmp_path: Path) -> None:
 # Folders that cannot be written
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@needs_modes
+@needs(not ROOT, "root may write everywhere")
 def test_saving_in_a_write_protected_folder_raises(store: FileStore, tmp_path: Path) -> None:
     store.save(KEY, 1, meta())
     for path in [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]:

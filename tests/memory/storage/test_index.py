@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_fork
 from _store_util import KEY, PATIENCE, Start, make_start, make_store, meta
 from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Key, Limits
@@ -53,7 +54,7 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, data: bytes) -> None:
     assert {int(entry.key.call, 16) for entry in store.entries()} == set(range(5, 10))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@needs_fork
 def test_a_forked_child_keeps_the_limit(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "cache", limits=Limits(items=5))
     store.save(KEY, 1, meta())

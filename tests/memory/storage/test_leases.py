@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_fork
 from _store_util import KEY, PATIENCE, Start, heard, make_start, make_store, meta, tell
 from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Key, Limits
@@ -179,7 +180,6 @@ def test_a_circle_of_threads_in_two_processes_is_no_deadlock(start: Start) -> No
     assert "True" in said[0] + said[1]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_waiting_process_can_be_interrupted(start: Start) -> None:
     holder = start("with store.lease(key(0)) as mine: say(mine); input()")
     assert heard(holder) == "True"
@@ -198,7 +198,7 @@ def test_a_waiting_process_can_be_interrupted(start: Start) -> None:
     assert heard(waiter) == "True"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@needs_fork
 def test_a_forked_child_has_no_leases(store: FileStore) -> None:
     with store.lease(KEY) as mine:
         assert mine

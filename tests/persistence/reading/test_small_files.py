@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from _capabilities import needs_fifo
 from shoal import CorruptFile, VersionWarning, dump, load
 from shoal.persistence.reading import _small
 from shoal.persistence.reading._small import OTHER, SMALL, rebuilt
@@ -87,7 +88,7 @@ def test_no_file(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@needs_fifo
 def test_a_named_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     thread = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(dumped([1, 2]),), daemon=True)
