@@ -273,6 +273,8 @@ class _TemporaryFile:
 def _remove_if_abandoned(path: str) -> bool:
     """Remove a file if its writer has ended; return whether there is no such file now."""
     try:
+        if OPEN_FILES_STAY and _is_recent(os.stat(path)):
+            return False
         fd = os.open(path, os.O_WRONLY)
     except OSError as error:
         return isinstance(error, FileNotFoundError)
@@ -282,7 +284,7 @@ def _remove_if_abandoned(path: str) -> bool:
         status = os.fstat(fd)
         if not (lock_file(fd) and os.path.samestat(status, os.stat(path))):
             return False
-        if OPEN_FILES_STAY and time.time() - status.st_mtime < _UNLOCKED:
+        if OPEN_FILES_STAY and _is_recent(status):
             return False
         if OPEN_FILES_STAY:
             os.close(fd)
@@ -294,6 +296,10 @@ def _remove_if_abandoned(path: str) -> bool:
         if fd >= 0:
             os.close(fd)
     return True
+
+
+def _is_recent(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime < _UNLOCKED
 
 
 def _put(source: str, target: str, durable: bool) -> str | None:

@@ -88,7 +88,7 @@ def _patiently(operation: Callable[..., T], patience: float, *arguments: Any) ->
         except OSError as error:
             if not is_in_use(error) or time.monotonic() >= deadline:
                 raise
-        pause = min(2 * pause, 0.05)
+        pause = min(2 * pause, 0.01)
 
 
 def real_path(path: str) -> str:

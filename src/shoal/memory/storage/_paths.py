@@ -145,22 +145,21 @@ def share(path: str) -> None:
 
     A folder such as /tmp is left out. It has the sticky bit, so that users cannot replace the files of others.
     """
-    if sys.platform == "win32":
-        return
-    try:
-        around, status = os.stat(os.path.dirname(path)), os.lstat(path)
-        if around.st_mode & stat.S_ISVTX:
-            return
-        mode = stat.S_IMODE(status.st_mode)
-        access = 0o7 if stat.S_ISDIR(status.st_mode) else 0o6
-        if around.st_mode & stat.S_IWGRP:
-            if status.st_gid != around.st_gid:
-                os.chown(path, -1, around.st_gid, follow_symlinks=False)
-            # S_ISGID on a folder gives the folder's group to everything that is made in it.
-            mode |= access << 3 | (stat.S_ISGID if access == 0o7 else 0)
-        if around.st_mode & stat.S_IWOTH:
-            mode |= access
-        if mode != stat.S_IMODE(status.st_mode):
-            os.chmod(path, mode)
-    except OSError:  # this user is not a member of the group, so the group cannot be given access
-        pass
+    if sys.platform != "win32":
+        try:
+            around, status = os.stat(os.path.dirname(path)), os.lstat(path)
+            if around.st_mode & stat.S_ISVTX:
+                return
+            mode = stat.S_IMODE(status.st_mode)
+            access = 0o7 if stat.S_ISDIR(status.st_mode) else 0o6
+            if around.st_mode & stat.S_IWGRP:
+                if status.st_gid != around.st_gid:
+                    os.chown(path, -1, around.st_gid, follow_symlinks=False)
+                # S_ISGID on a folder gives the folder's group to everything that is made in it.
+                mode |= access << 3 | (stat.S_ISGID if access == 0o7 else 0)
+            if around.st_mode & stat.S_IWOTH:
+                mode |= access
+            if mode != stat.S_IMODE(status.st_mode):
+                os.chmod(path, mode)
+        except OSError:  # this user is not a member of the group, so the group cannot be given access
+            pass
