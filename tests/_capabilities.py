@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import Callable
 
@@ -30,6 +31,11 @@ def _link(path: str) -> None:
     os.symlink(path, path + ".link")
     if not os.path.islink(path + ".link"):
         raise OSError("links are not told from files")
+
+
+def _describe_socket(_: str) -> None:
+    with socket.socket() as one:
+        os.fstat(one.fileno())
 
 
 def _replace_open(path: str) -> None:
@@ -57,6 +63,7 @@ NAMELESS: bool = PROC and hasattr(os, "O_TMPFILE")
 ROOT: bool = hasattr(os, "geteuid") and os.geteuid() == 0
 SIGNALS: bool = hasattr(signal, "SIGKILL")
 LINKS: bool = _succeeds(_link)
+SOCKET_DESCRIPTORS: bool = _succeeds(_describe_socket)
 #: Whether a file may be called "<lambda>".
 ANGLES: bool = _succeeds(lambda path: open(f"{path}-<lambda>", "wb").close())
 REPLACES_OPEN_FILES: bool = _succeeds(_replace_open)
@@ -86,6 +93,7 @@ needs_signals = needs(SIGNALS, "sends signals that a process can handle")
 needs_terminal = needs(_has("termios"), "opens pseudo-terminals")
 needs_fifo = needs(hasattr(os, "mkfifo"), "makes named pipes in a folder")
 needs_links = needs(LINKS, "makes symbolic links, which need a privilege on some systems")
+needs_socket_descriptors = needs(SOCKET_DESCRIPTORS, "closes sockets by their descriptors")
 needs_angles = needs(ANGLES, "needs names of files such as <lambda>")
 needs_fcntl = needs(_has("fcntl"), "locks parts of files by fcntl")
 needs_modes = needs(hasattr(os, "getuid"), "sets permissions as POSIX has them")

@@ -74,8 +74,11 @@ def _is_narrow(pid: str) -> bool:
     return _narrow[pid]
 
 
-def _is_open(status: os.stat_result) -> bool:
-    """Tell whether any process of the tests has opened or mapped the file."""
+def _is_open(status: os.stat_result, or_mapped: bool) -> bool:
+    """Tell whether any process of the tests has opened the file, or mapped it.
+
+    Results that this process has mapped for itself do not count: where files in use stay, they are copied.
+    """
     mapped = f" {os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x} {status.st_ino} "
     for pid in filter(str.isdigit, os.listdir(_SEEN)):
         try:
@@ -83,21 +86,23 @@ def _is_open(status: os.stat_result) -> bool:
                 continue
             if _holds(pid, status):
                 return True
-            with open(f"{_SEEN}/{pid}/maps") as file:
-                if mapped in file.read():
+            if or_mapped:
+                with open(f"{_SEEN}/{pid}/maps") as file:
+                    found = [line for line in file if mapped in line]
+                if any(int(pid) != os.getpid() or line.split()[1].endswith("s") for line in found):
                     return True
         except OSError:
             continue
     return False
 
 
-def _refuse_open(path: Any, dir_fd: int | None = None) -> None:
-    """Raise PermissionError, as Windows does, if `path` is a file that is open."""
+def _refuse_open(path: Any, dir_fd: int | None = None, or_mapped: bool = True) -> None:
+    """Raise PermissionError, as Windows does, if `path` is a file that is open. One that is mapped can be renamed."""
     try:
         status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
     except (OSError, ValueError):
         return
-    if os.path.stat.S_ISREG(status.st_mode) and _is_open(status):  # type: ignore[attr-defined]
+    if os.path.stat.S_ISREG(status.st_mode) and _is_open(status, or_mapped):  # type: ignore[attr-defined]
         error = PermissionError(errno.EACCES, "the file is open, as far as Windows goes", os.fspath(path))
         error.winerror = 32  # type: ignore[attr-defined]
         raise error
@@ -118,7 +123,7 @@ def _limit_files() -> None:
 
     def moves(move: Any) -> Any:
         def moved(src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
-            _refuse_open(src, src_dir_fd)
+            _refuse_open(src, src_dir_fd, or_mapped=False)
             _refuse_open(dst, dst_dir_fd)
             move(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import KILL, KILLED, WORDS_OF_KILLED, needs_fork
+from _capabilities import KILL, KILLED, WORDS_OF_KILLED, needs_fork, needs_socket_descriptors
 from _faults_util import PATIENCE, alive, until, wait_for
 from shoal import Parallel, backends, delayed
 from shoal.backends import Slot, _process
@@ -168,6 +168,7 @@ def close_everything() -> None:
     os.closerange(3, 4096)
 
 
+@needs_socket_descriptors
 def test_a_worker_that_closes_its_descriptors_is_replaced(slot: Slot) -> None:
     pid = pid_of(slot)
     assert isinstance(slot.executor.submit(close_everything).exception(PATIENCE), (BrokenExecutor, OSError))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import shoal
-from _capabilities import needs_fcntl
+from _capabilities import needs_fcntl, needs_replacing
 from shoal import Memory
 from shoal.memory.store import Store
 
@@ -82,6 +82,7 @@ def test_a_hit_runs_through_the_functions_of_the_documentation(cached: Any) -> N
 
 
 @needs_fcntl
+@needs_replacing
 def test_a_miss_runs_through_the_functions_of_the_documentation(cached: Any) -> None:
     way, inside = way_of(lambda: cached(1))
     assert (way, inside) == (MISS, STORE)
@@ -89,6 +90,7 @@ def test_a_miss_runs_through_the_functions_of_the_documentation(cached: Any) -> 
 
 
 @needs_fcntl
+@needs_replacing
 def test_a_miss_is_no_longer_where_an_earlier_process_has_stored_the_source(tmp_path: Path) -> None:
     Memory(tmp_path, verbose=0).cache(double)(0)
     later = Memory(tmp_path, verbose=0).cache(double)
