@@ -26,6 +26,12 @@ def _succeeds(action: Callable[[str], object]) -> bool:
         return True
 
 
+def _link(path: str) -> None:
+    os.symlink(path, path + ".link")
+    if not os.path.islink(path + ".link"):
+        raise OSError("links are not told from files")
+
+
 def _replace_open(path: str) -> None:
     open(path + ".new", "wb").close()
     with open(path, "rb"):
@@ -50,7 +56,9 @@ FORK_SERVER: bool = PROC and FORKS and "SHOAL_START_METHOD" not in os.environ
 NAMELESS: bool = PROC and hasattr(os, "O_TMPFILE")
 ROOT: bool = hasattr(os, "geteuid") and os.geteuid() == 0
 SIGNALS: bool = hasattr(signal, "SIGKILL")
-LINKS: bool = _succeeds(lambda path: os.symlink(path, path + ".link"))
+LINKS: bool = _succeeds(_link)
+#: Whether a file may be called "<lambda>".
+ANGLES: bool = _succeeds(lambda path: open(f"{path}-<lambda>", "wb").close())
 REPLACES_OPEN_FILES: bool = _succeeds(_replace_open)
 
 #: Ends a process at once. Windows ends it by any number, which becomes the exit code.
@@ -78,7 +86,9 @@ needs_signals = needs(SIGNALS, "sends signals that a process can handle")
 needs_terminal = needs(_has("termios"), "opens pseudo-terminals")
 needs_fifo = needs(hasattr(os, "mkfifo"), "makes named pipes in a folder")
 needs_links = needs(LINKS, "makes symbolic links, which need a privilege on some systems")
+needs_angles = needs(ANGLES, "needs names of files such as <lambda>")
+needs_fcntl = needs(_has("fcntl"), "locks parts of files by fcntl")
 needs_modes = needs(hasattr(os, "getuid"), "sets permissions as POSIX has them")
 needs_root = needs(ROOT, "needs root")
 needs_affinity = needs(hasattr(os, "sched_setaffinity"), "ties processes to CPUs (sched_setaffinity)")
-needs_replacing = needs(REPLACES_OPEN_FILES, "replaces files that are open")
+needs_replacing = needs(REPLACES_OPEN_FILES, "removes or replaces files that are open")

@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
+from _capabilities import FORKS
+
 TESTS = Path(__file__).parent
 
 SPAWNED = os.environ.get("SHOAL_START_METHOD") == "spawn"
@@ -50,10 +52,10 @@ def run_program(command: Sequence[str], timeout: float, **options: Any) -> subpr
 def runnable(program: Path) -> Path:
     """Return the file to start for a program without a main guard.
 
-    With ``SHOAL_START_METHOD=spawn``, workers import the main module, so that another file runs the program under a
-    guard. Else it is the program itself.
+    Spawned workers import the main module, so that another file runs the program under a guard. Workers are spawned
+    with ``SHOAL_START_METHOD=spawn``, and for the backend "multiprocessing" where a system cannot fork.
     """
-    if not SPAWNED:
+    if FORKS and not SPAWNED:
         return program
     text = f"exec(compile({program.read_text()!r}, {str(program)!r}, 'exec'))"
     starter = program.with_name(f"start-{program.name}")

@@ -1,7 +1,8 @@
 """Makes Linux as narrow as macOS and Windows are, in each process that finds this file: `make test-narrow`.
 
-It takes functions away, and gives some others the limits that they have elsewhere. ``sys.platform`` stays "linux":
-shoal has to ask what a system can do. `__main__` hides /proc, and names the folder that still shows it to this file
+It takes functions away, and gives some others the limits that they have elsewhere. ``sys.platform`` stays "linux", so
+that shoal has to ask what a system can do. One constant is set, because files are what shoal does not ask about:
+``shoal._platform.files.OPEN_FILES_STAY``. `__main__` hides /proc, and names the folder that still shows it to this file
 and to the tests (TESTS_PROC).
 
 ==================================  ==============================================  ==================
@@ -36,7 +37,8 @@ _SOCKET_BYTES = 2048  # Linux doubles it
 
 
 def _take_away() -> None:
-    for name in ("fork", "forkpty", "memfd_create", "pidfd_open", "sched_getaffinity", "sched_setaffinity", "O_TMPFILE"):
+    processes = ["fork", "forkpty", "pidfd_open", "sched_getaffinity", "sched_setaffinity"]
+    for name in [*processes, "memfd_create", "O_TMPFILE"]:
         vars(os).pop(name, None)
     vars(select).pop("epoll", None)
     if "tempfile" in sys.modules:  # a .pth file has imported it
@@ -46,17 +48,19 @@ def _take_away() -> None:
 # What is refused
 
 
-def _files_of(pid: str) -> set[tuple[int, int]]:
-    """Return device and inode of the files that a process has opened."""
-    found = set()
-    folder = f"{_SEEN}/{pid}/fd"
-    for fd in os.listdir(folder):
+def _holds(pid: str, file: os.stat_result) -> bool:
+    """Tell whether a process has opened a file, and not as `_open_shared` does."""
+    folder = f"{_SEEN}/{pid}"
+    for fd in os.listdir(f"{folder}/fd"):
         try:
-            status = os.stat(f"{folder}/{fd}")
+            if os.path.samestat(os.stat(f"{folder}/fd/{fd}"), file):
+                with open(f"{folder}/fdinfo/{fd}") as information:
+                    flags = next(line for line in information if line.startswith("flags:"))
+                if not int(flags.split()[1], 8) & os.O_NOATIME:
+                    return True
         except OSError:
             continue
-        found.add((status.st_dev, status.st_ino))
-    return found
+    return False
 
 
 _narrow: dict[str, bool] = {}
@@ -77,7 +81,7 @@ def _is_open(status: os.stat_result) -> bool:
         try:
             if not _is_narrow(pid):
                 continue
-            if (status.st_dev, status.st_ino) in _files_of(pid):
+            if _holds(pid, status):
                 return True
             with open(f"{_SEEN}/{pid}/maps") as file:
                 if mapped in file.read():
@@ -94,7 +98,9 @@ def _refuse_open(path: Any, dir_fd: int | None = None) -> None:
     except (OSError, ValueError):
         return
     if os.path.stat.S_ISREG(status.st_mode) and _is_open(status):  # type: ignore[attr-defined]
-        raise PermissionError(errno.EACCES, "the file is open, as far as Windows goes", os.fspath(path))
+        error = PermissionError(errno.EACCES, "the file is open, as far as Windows goes", os.fspath(path))
+        error.winerror = 32  # type: ignore[attr-defined]
+        raise error
 
 
 def _by_temporary_file() -> bool:
@@ -178,7 +184,24 @@ def _look_elsewhere(module: Any) -> None:
         del module.Process.cpu_affinity
 
 
-_CHANGES = {"multiprocessing.context": _without_forks, "psutil": _look_elsewhere}
+def _open_shared(path: str, flags: int) -> int:
+    """Open a file so that it can be renamed and removed meanwhile. The flag shows that in /proc."""
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # of another user's file
+        return os.open(path, flags)
+
+
+def _keep_open_files(module: Any) -> None:
+    module.OPEN_FILES_STAY = True
+    module.open_shared = module.opener = _open_shared
+
+
+_CHANGES = {
+    "multiprocessing.context": _without_forks,
+    "psutil": _look_elsewhere,
+    "shoal._platform.files": _keep_open_files,
+}
 
 _take_away()
 _limit_files()

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import KILL, KILLED, WORDS_OF_KILLED
+from _capabilities import KILL, KILLED, WORDS_OF_KILLED, needs_fork
 from _faults_util import PATIENCE, alive, until, wait_for
 from shoal import Parallel, backends, delayed
 from shoal.backends import Slot, _process
@@ -96,6 +96,7 @@ def have_a_child(gate: Path) -> int:
     return pid
 
 
+@needs_fork
 def test_a_child_of_the_worker_does_not_keep_its_connection(slot: Slot, tmp_path: Path) -> None:
     """It has the worker's end of the connection, which is open as long as it lives."""
     gate = tmp_path / "gate"

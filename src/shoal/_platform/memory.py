@@ -20,6 +20,8 @@ import time
 from collections import deque
 from typing import Any
 
+from shoal._platform.files import OPEN_FILES_STAY
+
 #: Whether the system has memfds, and a path by which other processes open them.
 HAS_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
@@ -80,7 +82,7 @@ def _removed(path: str) -> bool:
     else:
         with contextlib.suppress(OSError):
             os.unlink(path)
-    return not os.path.lexists(path) or sys.platform != "win32"  # other systems refuse for reasons that last
+    return not os.path.lexists(path) or not OPEN_FILES_STAY  # other systems refuse for reasons that last
 
 
 @atexit.register

@@ -15,6 +15,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import math
 import os
 import queue
@@ -27,12 +29,36 @@ from typing import Any
 
 from shoal._platform.posix import posix_select
 
+#: Whether a process can fork workers from a server: the system has fork, and /proc tells which state they inherit.
+HAS_FORK_SERVER = sys.platform == "linux" and hasattr(os, "fork") and os.path.isdir("/proc/self/task")
+
 #: The longest wait for a lock or a queue, in seconds. On Windows, Ctrl-C does not interrupt such a wait: its handler
 #: runs between two of them.
 LONGEST_WAIT = 0.1 if sys.platform == "win32" else math.inf
 
+#: The systems of WebAssembly.
+_WEB = ("emscripten", "wasi")
+
 #: The exit code of a process that was killed on Windows. ``multiprocessing`` uses the same, and reports it as SIGTERM.
 KILLED = 0x10000
+
+
+@functools.cache
+def has_processes() -> bool:
+    """Return whether programs can start worker processes here. Pyodide lacks them, and all that they share locks by."""
+    return sys.platform not in _WEB and importlib.util.find_spec("_multiprocessing") is not None
+
+
+@functools.cache
+def has_threads() -> bool:
+    """Return whether programs can start threads here. Pyodide has them only if it was built for them."""
+    if sys.platform not in _WEB:
+        return True  # if the system refuses one, it may have too many, and not always
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def wait_for(event: threading.Event) -> None:

@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any, ClassVar
 
 from shoal._pickling import KeepingFile, dumps
+from shoal._platform.processes import HAS_FORK_SERVER
 from shoal._tracebacks import warn
 from shoal.backends._bootstrap import Assignment, serve, set_up_signals
 from shoal.backends._loop import Loop
@@ -93,7 +94,7 @@ class LokyMaker:
     @property
     def _forks(self) -> bool:
         """Whether a fork server starts the processes."""
-        if self._method is None and sys.platform == "linux" and sys.executable:
+        if sys.platform == "linux" and HAS_FORK_SERVER and self._method is None and sys.executable:
             from shoal.backends._forkserver import servers
 
             return servers.usable

@@ -53,18 +53,20 @@ class ThreadUse(NamedTuple):
         return ThreadUse(*(after - earlier for after, earlier in zip(self, before, strict=True)))  # type: ignore[arg-type]
 
 
-if sys.platform == "win32":
+try:
+    import resource
+except ImportError:  # Windows, Pyodide
 
     def usage() -> Usage:
         """Return the resources that this process has used."""
         return Usage(None, None)
 
 else:
-    import resource
+    _resource: Any = resource
 
     def usage() -> Usage:
         """Return the resources that this process has used."""
-        used = resource.getrusage(resource.RUSAGE_SELF)
+        used = _resource.getrusage(_resource.RUSAGE_SELF)
         return Usage(used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), used.ru_nivcsw)
 
 

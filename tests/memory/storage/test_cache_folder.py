@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import needs_fork, needs_links, needs_root
+from _capabilities import needs_angles, needs_fork, needs_links, needs_modes, needs_root
 from shoal import CacheWarning, MemorizedResult, Memory
 from shoal.memory.storage._paths import is_key, quoted
 from shoal.memory.store import Key, create
@@ -192,6 +192,7 @@ def test_names_that_would_lead_elsewhere_are_quoted(tmp_path: Path, names: dict[
     assert list(memory.entries()) == []
 
 
+@needs_angles
 def test_ordinary_names_are_not_quoted() -> None:
     for part in ("module", "f", "<lambda>", "<locals>", "__main__--home-user-x", "ä", "a b", "a%2Fb", "a.b"):
         assert quoted(part) == part
@@ -273,6 +274,7 @@ def test_users_share_a_cache_with_a_limit(
         assert status.st_mode & 0o060 == 0o060
 
 
+@needs_modes
 def test_a_cache_in_a_folder_such_as_tmp_is_not_shared(tmp_path: Path) -> None:
     """Everybody may write there, but nobody may replace the files of others."""
     os.chmod(tmp_path, 0o1777)
@@ -280,6 +282,7 @@ def test_a_cache_in_a_folder_such_as_tmp_is_not_shared(tmp_path: Path) -> None:
     assert all(path.lstat().st_mode & 0o022 == 0 for path in tmp_path.rglob("*"))
 
 
+@needs_modes
 def test_a_cache_in_a_private_folder_is_not_shared(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o755)
