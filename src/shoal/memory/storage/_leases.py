@@ -30,6 +30,7 @@ import xxhash
 from shoal._forks import CALLERS, after_fork_in_child
 from shoal._output import write_new
 from shoal._platform.files import real_path
+from shoal._platform.processes import wait_for
 from shoal.memory.storage._locks import LockFile
 from shoal.memory.storage._paths import OWN, make_own_folder
 from shoal.memory.store import Key
@@ -112,7 +113,7 @@ class Leases:
             if not safe:
                 return True
             assert other.released is not None
-            other.released.wait()
+            wait_for(other.released)
         return other.failed
 
     def _wait_for_process(self, number: int, mine: _Owner) -> bool:
