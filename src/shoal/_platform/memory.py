@@ -15,6 +15,7 @@ import contextlib
 import mmap
 import os
 import shutil
+import sys
 import time
 from collections import deque
 from typing import Any
