@@ -32,7 +32,7 @@ class Windows:
 def windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Windows]:
     system = Windows()
     monkeypatch.setattr(os, "unlink", system.refusing)
-    monkeypatch.setattr(memory.sys, "platform", "win32")
+    monkeypatch.setattr(memory, "OPEN_FILES_STAY", True)
     memory._left.clear()
     yield system
     memory._left.clear()
