@@ -94,7 +94,7 @@ class LokyMaker:
     @property
     def _forks(self) -> bool:
         """Whether a fork server starts the processes."""
-        if sys.platform == "linux" and HAS_FORK_SERVER and self._method is None and sys.executable:
+        if sys.platform == "linux" and self._method is None and HAS_FORK_SERVER and sys.executable:
             from shoal.backends._forkserver import servers
 
             return servers.usable
