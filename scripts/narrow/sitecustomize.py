@@ -147,8 +147,8 @@ def _limit_pipes() -> None:
 
     def small_pair(*args: Any, **options: Any) -> tuple[socket.socket, socket.socket]:
         ends = pair(*args, **options)
-        for end in ends:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+        # Of workers' sockets, shoal changes the first end only on Linux.
+        ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         return ends
 
     os.writev = limited_writev
