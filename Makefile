@@ -15,10 +15,10 @@ EXTRAS := dask ray test-notebook
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream suite suite-optimized bench pictures lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows suite suite-optimized bench pictures lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | bench | pictures | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | bench | pictures | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -60,9 +60,20 @@ $(DOWNSTREAM)/.made: tests/compat/real_packages.txt $(VENV)/.made
 	@$(RUN) -m pip --python $(DOWNSTREAM)/bin/python install --quiet -r $< --editable .
 	@touch $@
 
+# On a Linux that lacks what macOS and Windows lack: scripts/narrow says what. ARGS=tests/memory chooses tests.
+test-narrow: $(VENV)/.has-test
+	$(RUN) -m scripts.narrow $(ARGS)
+
+# On a Windows Python under Wine, which scripts/windows.sh makes once under ~/.cache. ARGS=tests/memory chooses tests.
+test-windows:
+	scripts/windows.sh $(ARGS)
+
+# For each system: mypy leaves out what stands under the sys.platform of another one.
 lint: $(VENV)/.has-test
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+	$(RUN) -m mypy --platform win32
+	$(RUN) -m mypy --platform darwin
 
 bench: $(VENV)/.has-bench
 	@$(RUN) -m compileall -q src benchmarks

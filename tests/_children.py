@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+
+from _capabilities import FORKS
 
 TESTS = Path(__file__).parent
 
@@ -26,13 +32,30 @@ def with_assertions(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name != "PYTHONOPTIMIZE"}
 
 
+def run_program(command: Sequence[str], timeout: float, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program with pipes; like ``subprocess.run``, but with `timeout`, in seconds, for its children too.
+
+    They may hold the pipes open after the program has been killed.
+    """
+    pipes = dict.fromkeys(["stdout", "stderr"], subprocess.PIPE)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True, **pipes, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with contextlib.suppress(psutil.Error, OSError):
+                    one.kill()
+            raise AssertionError("it does not end:\n" + "\n".join(process.communicate())) from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 def runnable(program: Path) -> Path:
     """Return the file to start for a program without a main guard.
 
-    With ``SHOAL_START_METHOD=spawn``, workers import the main module, so that another file runs the program under a
-    guard. Else it is the program itself.
+    Spawned workers import the main module, so that another file runs the program under a guard. Workers are spawned
+    with ``SHOAL_START_METHOD=spawn``, and for the backend "multiprocessing" where a system cannot fork.
     """
-    if not SPAWNED:
+    if FORKS and not SPAWNED:
         return program
     text = f"exec(compile({program.read_text()!r}, {str(program)!r}, 'exec'))"
     starter = program.with_name(f"start-{program.name}")

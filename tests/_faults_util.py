@@ -16,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from _capabilities import KILL, PROC_FOLDER, SIGNALS
 from _children import path_of_tests, runnable, with_assertions
 from shoal import Parallel, delayed
 
@@ -51,8 +54,10 @@ def works(n: int = 2, **options: Any) -> bool:
 
 def alive(pid: int) -> bool:
     """Tell whether a process is there and not only waits to be reaped."""
+    if PROC_FOLDER is None:
+        return psutil.pid_exists(pid)
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with open(f"{PROC_FOLDER}/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False
@@ -61,19 +66,19 @@ def alive(pid: int) -> bool:
 def census() -> dict[str, int]:
     """Count what this process has: descriptors, shared memory, threads, children, mappings, handlers for its exit."""
     gc.collect()
-    with open("/proc/self/maps") as file:
+    with open(f"{PROC_FOLDER}/self/maps") as file:
         maps = sum("memfd:shoal" in line for line in file)
     children: set[str] = set()
-    for task in os.listdir("/proc/self/task"):
+    for task in os.listdir(f"{PROC_FOLDER}/self/task"):
         try:
-            with open(f"/proc/self/task/{task}/children") as file:
+            with open(f"{PROC_FOLDER}/self/task/{task}/children") as file:
                 children.update(file.read().split())
         except OSError:  # a thread that has just ended
             continue
     open_files = []
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in os.listdir(f"{PROC_FOLDER}/self/fd"):
         try:
-            open_files.append(os.readlink(f"/proc/self/fd/{fd}"))
+            open_files.append(os.readlink(f"{PROC_FOLDER}/self/fd/{fd}"))
         except OSError:  # that of the listing itself
             continue
     segments = sum("memfd:shoal" in name for name in open_files)
@@ -98,6 +103,13 @@ def grown(before: dict[str, int]) -> dict[str, tuple[int, int]]:
     return more()
 
 
+def _variable(process: psutil.Process, name: str) -> str | None:
+    try:
+        return process.environ().get(name)
+    except (psutil.Error, OSError):
+        return None
+
+
 class Child:
     """A Python program in a session of its own, where warnings are errors; what it leaves behind can be told.
 
@@ -120,7 +132,7 @@ class Child:
         environment = {
             **with_assertions(os.environ),
             _MARK: self._mark,
-            "TMPDIR": str(self.temp),
+            **dict.fromkeys(["TMPDIR", "TEMP", "TMP"], str(self.temp)),
             "PYTHONPATH": os.pathsep.join(paths),
         }
         self._before = set(glob.glob("/dev/shm/*"))  # a process of the same id may have been killed here
@@ -145,7 +157,7 @@ class Child:
     def _kill(self) -> None:
         for pid in {self.pid, *self.family()}:
             try:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, KILL)
             except OSError:
                 continue
 
@@ -154,19 +166,22 @@ class Child:
         try:
             out, err = self.process.communicate(timeout=40)
         except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)
-            time.sleep(0.5)
+            if SIGNALS:
+                self.process.send_signal(signal.SIGABRT)
+                time.sleep(0.5)
             self._kill()
             raise AssertionError("it does not end:\n" + "\n".join(self.process.communicate())) from None
         return self.process.returncode, out, err
 
     def family(self) -> list[int]:
         """Return the processes that live, it and all that descend from it."""
+        if PROC_FOLDER is None:
+            return [process.pid for process in psutil.process_iter() if _variable(process, _MARK) == self._mark]
         mark, found = f"{_MARK}={self._mark}".encode(), []
-        for entry in os.listdir("/proc"):
+        for entry in os.listdir(PROC_FOLDER):
             if entry.isdigit():
                 try:
-                    with open(f"/proc/{entry}/environ", "rb") as file:
+                    with open(f"{PROC_FOLDER}/{entry}/environ", "rb") as file:
                         if mark in file.read().split(b"\0") and alive(int(entry)):
                             found.append(int(entry))
                 except OSError:
@@ -178,9 +193,12 @@ class Child:
         left = []
         for pid in self.family():
             try:
-                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if PROC_FOLDER is None:
+                    left.append(f"process {pid}: {psutil.Process(pid).cmdline()}")
+                    continue
+                with open(f"{PROC_FOLDER}/{pid}/cmdline", "rb") as file:
                     left.append(f"process {pid}: {file.read()!r}")
-            except OSError:
+            except (OSError, psutil.Error):
                 continue
         shared = [name for name in glob.glob(f"/dev/shm/*-{self.pid}-*") if name not in self._before]
         return left + shared + [str(path) for path in self.temp.rglob("*")]

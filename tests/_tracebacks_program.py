@@ -4,6 +4,7 @@ Run as a script: ``python _tracebacks_program.py FOLDER BACKEND``. Before each e
 """
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -15,11 +16,12 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy
 
 import shoal
-from shoal import Memory, Parallel, delayed, dump, executor, load
+from shoal import Memory, Parallel, _files, delayed, dump, executor, load
 from shoal.backends._guard import UNGUARDED
 
 FOLDER, BACKEND = (Path(sys.argv[1]), sys.argv[2]) if len(sys.argv) == 3 else (Path(), "")
@@ -82,6 +84,22 @@ def divide(number: float) -> float:
 
 def dump_a_lock(path: Path) -> None:
     dump({"lock": threading.Lock()}, path)
+
+
+def dump_over_a_mapped_file(name: str) -> None:
+    """Dump over a file that Windows neither replaces nor opens for writing."""
+
+    def refuse(*_: Any) -> None:
+        error = PermissionError(errno.EACCES, "Access is denied")
+        error.winerror = 5  # type: ignore[attr-defined,unused-ignore]
+        raise error
+
+    def open_new(path: Any, mode: str, *rest: Any, **options: Any) -> Any:
+        return open(path, mode, *rest, **options) if mode == "wb" else refuse()
+
+    path = write(name, dumped(1))
+    with patch.object(_files, "replace", refuse), patch.object(_files, "open", open_new, create=True):
+        dump("new", path)
 
 
 def stop(number: int) -> None:
@@ -444,6 +462,11 @@ def file_would_take_too_much() -> None:
 @case("DumpPicklingError")
 def value_cannot_be_dumped() -> None:
     run(delayed(dump_a_lock)(FOLDER / f"never-{number}") for number in (1, 2))
+
+
+@case("FileInUse")
+def file_is_mapped() -> None:
+    run(delayed(dump_over_a_mapped_file)("mapped.joblib") for _ in range(1))
 
 
 @case("MissingExtra")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
-from _children import with_assertions
+from _children import run_program, with_assertions
 from _python import GIL
 
 # Helpers assert too. What pytest rewrites says what differs, and is checked under `python -O` as well.
@@ -32,8 +31,9 @@ if not GIL:
 
 # A shell starts what it runs in the background with interrupts ignored, nohup ignores hang-ups, and the programs that
 # tests start inherit that.
-for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
-    if signal.getsignal(_number) is signal.SIG_IGN:
+for _name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM"):
+    _number = getattr(signal, _name, None)
+    if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 # Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
@@ -90,15 +90,7 @@ def fresh_python() -> FreshPython:
 
     def run(source: str, *options: str) -> str:
         command = [sys.executable, "-W", "error", *options, "-c", textwrap.dedent(source)]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-            env=with_assertions(os.environ),
-        )
+        done = run_program(command, 100, env=with_assertions(os.environ))
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from _capabilities import ROOT, needs, needs_limits, needs_proc
 from _children import SPAWNED
 from _faults_util import Child
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits, mounts and /proc of Linux")
+pytestmark = [needs_proc, needs_limits]
 
-as_root = pytest.mark.skipif(sys.platform == "linux" and os.geteuid() != 0, reason="needs root")
+as_root = needs(ROOT, "needs root")
 
 #: `attempts` are made while the world is broken; `mended` afterwards, when nothing may be missing and nothing left.
 PRELUDE = """

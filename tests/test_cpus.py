@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from _capabilities import needs_affinity, needs_proc
 from shoal import _cpus
 from shoal._cpus import cpu_count, thread_limits
 
 NO_LIMIT = sys.maxsize
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="about /proc and affinity masks")
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_cpu_count_is_at_most_61_on_windows(monkeypatch: pytest.MonkeyPatch, fak
     fake_machine(128)
     assert cpu_count() == 128
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(_cpus, "_cores_from_command", lambda: 96)
+    monkeypatch.setattr(_cpus.windows, "physical_cores", lambda: 96)
     assert cpu_count() == cpu_count(only_physical_cores=True) == 61
 
 
@@ -99,6 +99,7 @@ def test_the_affinity_comes_from_psutil_if_os_has_none(monkeypatch: pytest.Monke
             return [0, 1, 2]
 
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(sys, "platform", "freebsd14")
     for process, mask in ((Process(), [0, 1, 2]), (object(), None), (None, None)):
         monkeypatch.setattr(_cpus, "_psutil_process", lambda process=process: process)
         assert _cpus._affinity() == mask
@@ -186,7 +187,6 @@ def test_unknown_cores_are_an_empty_dict(
     [
         ("darwin", "sysctl", "8\n", 8),
         ("freebsd14", "sysctl", "4\n", 4),
-        ("win32", "powershell.exe", "16\r\n16\r\n", 32),
         ("darwin", "sysctl", "", 0),
         ("darwin", "sysctl", "unknown oid", 0),
         ("sunos5", "sysctl", "8\n", 0),
@@ -305,7 +305,8 @@ def run_program(library: str, one_cpu: bool, environment: dict[str, str]) -> Any
     return json.loads(told.stdout)
 
 
-@LINUX
+@needs_proc
+@needs_affinity
 @pytest.mark.parametrize("one_cpu", [False, True])
 @pytest.mark.parametrize(
     "environment",

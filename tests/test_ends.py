@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_proc
 from _faults_util import Child, until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = needs_proc
 
 PRELUDE = """
 import ctypes, multiprocessing, os, re, resource, signal, sys, threading, time
@@ -40,10 +40,10 @@ def calls():
 
 #: How the program ends, and the exit code. It is in the middle of a run, in another thread or by a generator.
 ENDS = {
-    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
-    "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP),
-    "SIGQUIT": ("os.kill(os.getpid(), signal.SIGQUIT)", -signal.SIGQUIT),
-    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    "SIGTERM": ("os.kill(os.getpid(), 15)", -15),
+    "SIGHUP": ("os.kill(os.getpid(), 1)", -1),
+    "SIGQUIT": ("os.kill(os.getpid(), 3)", -3),
+    "SIGKILL": ("os.kill(os.getpid(), 9)", -9),
     "os._exit": ("os._exit(3)", 3),
     "sys.exit": ("sys.exit(3)", 3),
     "the last line": ("pass", 0),

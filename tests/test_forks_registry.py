@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from _capabilities import needs_fork
 
-import pytest
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+pytestmark = needs_fork
 
 
 def test_functions_run_by_their_order_and_then_as_registered(fresh_python) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_proc
 from _faults_util import Child, alive, until, works
 from shoal import Parallel, delayed
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = needs_proc
 
 PRELUDE = """
 import gc, os, resource, signal, sys, threading, time, warnings

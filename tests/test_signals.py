@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_signals
 from _faults_util import PATIENCE, Child, until, worker_pids
 from shoal import Parallel, delayed
+
+pytestmark = needs_signals
 
 #: What the calls of the programs do while the signal comes; each call tells first that it has begun.
 PRELUDE = """

@@ -15,13 +15,14 @@ import pytest
 
 import shoal
 import shoal.errors
+from _capabilities import needs_limits, needs_signals
 from _children import without_guard
 from _tracebacks_program import CASES
 
 PROGRAM = Path(__file__).with_name("_tracebacks_program.py")
 BACKENDS = ("loky", "multiprocessing", "threading", "sequential")
 NAMES = [name for name in shoal.errors.__all__ if name != "FailedCall"]
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and signals of Linux")
+pytestmark = [needs_limits, needs_signals]
 
 #: What the message of a case says; those that are not here name their class only.
 SAYS = {

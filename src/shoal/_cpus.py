@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from shoal._platform import cpus as windows
 from shoal._tracebacks import warn
 
 # WaitForMultipleObjects waits for at most 64 handles, and an executor needs some of them: python/cpython#71090.
@@ -35,10 +36,6 @@ budget_of_call: ContextVar[int | None] = ContextVar("shoal CPU budget", default=
 _CORE_COMMANDS = {
     "darwin": ("sysctl", "-n", "hw.physicalcpu"),
     "freebsd": ("sysctl", "-n", "kern.smp.cores"),
-    "win32": (
-        *("powershell.exe", "-NoProfile", "-NonInteractive", "-Command"),
-        "(Get-CimInstance -ClassName Win32_Processor).NumberOfCores",
-    ),
 }
 
 #: Environment variables that limit the threads of a BLAS, of OpenMP, or of libraries that use them.
@@ -153,6 +150,8 @@ def _affinity() -> Collection[int] | None:
     mask: Collection[int] | None = None
     if hasattr(os, "sched_getaffinity"):
         mask = os.sched_getaffinity(0)
+    elif sys.platform == "win32":
+        mask = windows.affinity()
     elif hasattr(process := _psutil_process(), "cpu_affinity"):
         mask = process.cpu_affinity()
     return mask
@@ -241,6 +240,8 @@ def _physical_cores(usable: Collection[int] | None) -> int:
     if sys.platform == "linux":
         cores = _linux_cores()
         count = len({cores[cpu] for cpu in cores if usable is None or cpu in usable})
+    elif sys.platform == "win32":
+        count = windows.physical_cores()
     else:
         count = _cores_from_command()
     return count
@@ -272,9 +273,8 @@ def _cores_from_command() -> int:
 
     try:
         command = next(c for platform, c in _CORE_COMMANDS.items() if sys.platform.startswith(platform))
-        no_window = getattr(subprocess, "CREATE_NO_WINDOW", 0)
-        output = subprocess.run(command, capture_output=True, text=True, check=True, creationflags=no_window)
-        return sum(map(int, output.stdout.split()))  # Windows prints one line for each socket
+        output = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(output.stdout)
     except (StopIteration, OSError, subprocess.SubprocessError, ValueError):
         return 0
 

@@ -4,23 +4,36 @@
 
     with replacement(path) as file:      the block writes a file without a name, or one with a temporary name
         file.write(...)                  if the block succeeds, that file replaces `path` in one step; else `path` stays
+
+What systems do differently is in :mod:`shoal._platform.files`.
 """
 
 from __future__ import annotations
 
 import binascii
 import contextlib
+import errno
 import math
 import os
 import stat
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
+
+from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, real_path, remove, replace, sync, sync_folder
+from shoal._platform.locks import lock_file
+from shoal.errors import FileInUse
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {unit + end: 1024**n for n, unit in enumerate("KMGT", 1) for end in ("", "B", "IB")}
 
 #: The buffer of a file that is written, in bytes.
 _BUFFER = 2**17
+
+#: On Windows, a file is neither open nor locked while it is renamed. So there, a file without a lock is taken for that
+#: of a killed writer only if it was last written to this many seconds ago.
+_UNLOCKED = 60.0
 
 
 def format_size(nbytes: int) -> str:
@@ -82,7 +95,7 @@ def delete(path: str) -> None:
 
             shutil.rmtree(path, ignore_errors=True)
         else:
-            os.unlink(path)
+            remove(path)
     except OSError:
         pass
 
@@ -108,12 +121,14 @@ def replacement(path: str, durable: bool = False) -> Iterator[Any]:
 
     Raises
     ------
+    FileInUse
+        If Windows does not let the file be replaced or changed, because it is mapped.
     OSError
         If ``open(path, "wb")`` would raise it, or if the file cannot be written or put in place.
     """
     if not os.path.basename(path):  # realpath() would drop the slash at the end, so let open() raise the error
         open(path, "wb").close()
-    path = os.path.realpath(path)
+    path = real_path(path)
     try:
         before = os.stat(path)
     except FileNotFoundError:
@@ -121,7 +136,7 @@ def replacement(path: str, durable: bool = False) -> Iterator[Any]:
     temporary = None
     if before is None or stat.S_ISREG(before.st_mode):
         if before is not None:
-            os.close(os.open(path, os.O_WRONLY))  # raises if the old file must not be written to
+            os.close(open_shared(path, os.O_WRONLY))  # raises if the old file must not be written to
         try:
             temporary = _TemporaryFile(os.path.dirname(path))
         except PermissionError:
@@ -159,7 +174,7 @@ class _TemporaryFile:
         if not hasattr(os, "O_TMPFILE"):
             return None
         try:
-            fd = os.open(self._folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+            fd = os.open(self._folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
         except PermissionError:
             raise
         except OSError:  # this file system has no files without a name
@@ -174,7 +189,7 @@ class _TemporaryFile:
         while True:
             name = self._random_name()
             fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
-            if _lock(fd) and os.path.exists(name):  # else another writer removed it before it was locked
+            if lock_file(fd) and os.path.exists(name):  # else another writer removed it before it was locked
                 self._name = name
                 return fd
             os.close(fd)
@@ -184,22 +199,32 @@ class _TemporaryFile:
 
     def _remove_abandoned(self) -> None:
         """Remove the files of writers that have been killed."""
-        for entry in os.scandir(self._folder):
+        try:
+            entries = os.scandir(self._folder)
+        except NotADirectoryError:
+            if os.name != "nt":
+                raise
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._folder) from None  # as open() does
+        for entry in entries:
             if entry.name.endswith(self._SUFFIX):
                 _remove_if_abandoned(entry.path)
 
     def copy_permissions(self, before: os.stat_result) -> None:
         """Copy owner, group and mode of the file that is to be replaced, as far as the system allows."""
-        if hasattr(os, "fchmod"):
+        if sys.platform != "win32":
             if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
                 with contextlib.suppress(PermissionError):
                     os.fchown(self.fd, before.st_uid, before.st_gid)
             os.fchmod(self.fd, stat.S_IMODE(before.st_mode))
 
     def publish(self, path: str, durable: bool) -> None:
-        """Give the file its path, in one step; a file that is there is replaced."""
+        """Give the file its path, in one step; a file that is there is replaced.
+
+        Windows refuses this while the old file is open. After a while the contents are then copied to the old file,
+        as if it had been opened for writing.
+        """
         if durable:
-            os.fsync(self.fd)
+            sync(self.fd)
         if self._name is None:
             source = f"/proc/self/fd/{self.fd}"
             try:
@@ -208,23 +233,21 @@ class _TemporaryFile:
             except FileExistsError:
                 self._name = self._link_temporary_name(source, path)
         if self._name is not None:
-            if os.name == "nt":
+            if OPEN_FILES_STAY:
                 self._close_fd()
-            os.replace(self._name, path)
+            refusal = _put(self._name, path, durable)
+            if refusal is not None:
+                raise FileInUse(path, refusal)
             self._name = None
-        if durable and os.name != "nt":
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        if durable:
+            sync_folder(self._folder)
 
     def _link_temporary_name(self, source: str, path: str) -> str:
         """Give the file a temporary name, because the system cannot replace a path by a file without a name.
 
         If the writer is killed before it renames the file, the name is left. The next writer of this path removes it.
         """
-        _lock(self.fd)
+        lock_file(self.fd)
         name = os.path.join(self._folder, f".{binascii.crc32(os.fsencode(path)):08x}{self._SUFFIX}")
         while True:
             try:
@@ -239,7 +262,7 @@ class _TemporaryFile:
         self._close_fd()
         if self._name is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self._name)
+                remove(self._name)
 
     def _close_fd(self) -> None:
         if self.fd >= 0:
@@ -250,15 +273,20 @@ class _TemporaryFile:
 def _remove_if_abandoned(path: str) -> bool:
     """Remove a file if its writer has ended; return whether there is no such file now."""
     try:
+        if OPEN_FILES_STAY and _is_recent(os.stat(path)):
+            return False
         fd = os.open(path, os.O_WRONLY)
     except OSError as error:
         return isinstance(error, FileNotFoundError)
     try:
         # No other process removes the file while it is locked. Before that, one may have removed it, and a writer may
         # have created a new file of the same name.
-        if not (_lock(fd) and os.path.samestat(os.fstat(fd), os.stat(path))):
+        status = os.fstat(fd)
+        if not (lock_file(fd) and os.path.samestat(status, os.stat(path))):
             return False
-        if os.name == "nt":  # Windows does not remove an open file
+        if OPEN_FILES_STAY and _is_recent(status):
+            return False
+        if OPEN_FILES_STAY:
             os.close(fd)
             fd = -1
         os.unlink(path)
@@ -270,19 +298,33 @@ def _remove_if_abandoned(path: str) -> bool:
     return True
 
 
-def _lock(fd: int) -> bool:
-    """Lock a file that is being written, without waiting; return False if another process has locked it.
+def _is_recent(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime < _UNLOCKED
 
-    Return True if the system, or the file system, has no such locks.
+
+def _put(source: str, target: str, durable: bool) -> str | None:
+    """Let a file replace another one. If Windows refuses, because that is open, copy the contents to it.
+
+    Return the reason of the system if Windows refuses that too, because the file is mapped; otherwise None.
     """
     try:
-        import fcntl
-    except ImportError:
-        return True
+        replace(source, target)
+        return None
+    except OSError as error:
+        if not is_in_use(error):
+            raise
+    import shutil  # it imports the libraries of three compressors
+
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # this file system has no locks
-        return True
-    return True
+        with open(source, "rb") as contents, open(target, "r+b", buffering=0) as file:
+            file.truncate(0)  # Windows does not change the size of a mapped file
+            shutil.copyfileobj(contents, file, _BUFFER)
+            if durable:
+                sync(file.fileno())
+    except OSError as error:
+        if is_in_use(error) or error.errno == errno.EINVAL:
+            return str(error.strerror)
+        raise
+    with contextlib.suppress(OSError):  # the next writer in the folder removes it
+        remove(source)
+    return None

@@ -3,6 +3,7 @@
 ::
 
     write(data) ──> gathered, up to 256 KiB or 512 parts ──> one writev() for all of them
+                                                             without writev: short parts are joined, long ones are not
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 _MOST_BYTES, _MOST_PARTS = 2**18, 512
 #: Mutable buffers that are smaller than this are copied; larger ones are written at once. In bytes.
 _COPIED = 2**16
+#: More bytes are written part by part. macOS refuses a writev() of 2 GiB, and Linux writes only a part of it.
+_MOST_AT_ONCE = 2**30
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
@@ -69,7 +72,7 @@ class Output:
         """Write the gathered data to the file."""
         parts, left = self._parts, self._gathered
         self._parts, self._gathered = [], 0
-        written = _written(self._fd, parts) if parts else 0
+        written = _written(self._fd, parts) if parts and left <= _MOST_AT_ONCE else 0
         if written == left:
             return
         for part in parts:
@@ -90,11 +93,23 @@ class Output:
                 os.close(self._fd)
 
 
-def _joined(fd: int, parts: list[Any]) -> int:
-    return os.write(fd, b"".join(parts))
+def _one_by_one(fd: int, parts: list[Any]) -> int:
+    """Write all parts where there is no writev(); return their bytes. Short parts are joined, long ones not copied."""
+    written, short = 0, bytearray()
+    for part in parts:
+        data = memoryview(part).cast("B")
+        written += len(data)
+        if len(data) < _COPIED:
+            short += data
+            continue
+        _write(fd, short)
+        _write(fd, data)
+        short = bytearray()
+    _write(fd, short)
+    return written
 
 
-def _write(fd: int, data: bytes | memoryview) -> None:
+def _write(fd: int, data: bytes | bytearray | memoryview) -> None:
     while data:
         data = memoryview(data)[os.write(fd, data) :]
 
@@ -109,7 +124,7 @@ def write_new(path: str, data: bytes) -> int:
     return len(data)
 
 
-_written: Callable[[int, list[Any]], int] = getattr(os, "writev", _joined)
+_written: Callable[[int, list[Any]], int] = getattr(os, "writev", _one_by_one)
 
 
 def writes_all(file: Any) -> bool:

@@ -13,6 +13,7 @@
       └─ UnpicklingError ────── ForeignFile           ... it was not written by shoal or joblib
     OSError ─────────────────── NoSpaceError          neither shared memory nor the temporary folder has room
         └────────────────────── WorkerStartError      the system refuses to start a worker process or a thread
+    PermissionError ─────────── FileInUse             Windows replaces or removes no file that is open or mapped
     RuntimeError ────────────── MissingMainGuard      a worker would start workers while it imports the program
     Exception ───────────────── RemoteTraceback       the cause of a call's exception: its traceback in the worker
     RuntimeError ────────────── CallStopped           a call raised StopIteration, which a generator cannot raise
@@ -61,6 +62,7 @@ __all__ = [
     "EmptyFile",
     "FailedCall",
     "FallbackWarning",
+    "FileInUse",
     "FileLimitError",
     "ForeignFile",
     "HashingError",
@@ -411,6 +413,28 @@ class NoSpaceError(OSError):
         return (
             f"there is no room for {self.nbytes} bytes that workers share, neither in {' nor in '.join(self.places)} "
             f"({self.reason}). Free some space, or set temp_folder= or JOBLIB_TEMP_FOLDER to a folder with room."
+        )
+
+
+class FileInUse(PermissionError):
+    """A file cannot be replaced or removed, because a program has it open or mapped. Only Windows refuses that.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    reason : str
+        The error of the system.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.errno, self.strerror, self.filename = errno.EACCES, reason, path  # OSError would set them from `args`
+
+    def __str__(self) -> str:
+        return (
+            f"{self.filename} cannot be replaced or removed, because a program has it open or mapped "
+            f"({self.strerror}). Close the file, and delete the arrays that were loaded from it with mmap_mode=."
         )
 
 

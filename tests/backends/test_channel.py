@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import KILL, KILLED, WORDS_OF_KILLED, needs_fork, needs_socket_descriptors
 from _faults_util import PATIENCE, alive, until, wait_for
 from shoal import Parallel, backends, delayed
 from shoal.backends import Slot, _process
@@ -66,11 +67,11 @@ def test_nobody_waits_for_a_worker_that_does_not_read(slot: Slot, stopped: int, 
 @pytest.mark.parametrize("size", [1, 1_000_000])
 def test_a_death_is_told_to_all_that_wait(slot: Slot, stopped: int, size: int) -> None:
     futures = [slot.executor.submit(len, bytes(size)) for _ in range(4)]
-    os.kill(stopped, signal.SIGKILL)
+    os.kill(stopped, KILL)
     errors = {id(future.exception(PATIENCE)): future.exception() for future in futures}
     (error,) = errors.values()
     assert isinstance(error, BrokenExecutor)
-    assert error.exit_code == -signal.SIGKILL  # type: ignore[attr-defined]
+    assert error.exit_code == KILLED  # type: ignore[attr-defined]
     assert pid_of(slot) != stopped
 
 
@@ -95,6 +96,7 @@ def have_a_child(gate: Path) -> int:
     return pid
 
 
+@needs_fork
 def test_a_child_of_the_worker_does_not_keep_its_connection(slot: Slot, tmp_path: Path) -> None:
     """It has the worker's end of the connection, which is open as long as it lives."""
     gate = tmp_path / "gate"
@@ -117,7 +119,7 @@ def die_with_a_child(gate: Path, told: Path) -> None:
     pid = have_a_child(gate)
     told.with_suffix(".new").write_text(str(pid))
     told.with_suffix(".new").rename(told)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), KILL)
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no descriptors of processes")
@@ -129,7 +131,7 @@ def test_a_death_is_told_though_a_child_of_the_worker_lives(tmp_path: Path, name
     gate, told = tmp_path / "gate", tmp_path / "child"
     options = {} if method is None else {"context": multiprocessing.get_context(method)}
     try:
-        with pytest.raises(WorkerDied, match="SIGKILL"):
+        with pytest.raises(WorkerDied, match=WORDS_OF_KILLED):
             Parallel(n_jobs=2, backend=name, **options)([delayed(die_with_a_child)(gate, told)])
         child = int(told.read_text())
         assert alive(child)
@@ -166,6 +168,7 @@ def close_everything() -> None:
     os.closerange(3, 4096)
 
 
+@needs_socket_descriptors
 def test_a_worker_that_closes_its_descriptors_is_replaced(slot: Slot) -> None:
     pid = pid_of(slot)
     assert isinstance(slot.executor.submit(close_everything).exception(PATIENCE), (BrokenExecutor, OSError))

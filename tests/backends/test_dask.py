@@ -19,6 +19,7 @@ from uuid import uuid4
 import numpy
 import pytest
 
+from _capabilities import KILL, needs_memfd
 from shoal import (
     CallPicklingError,
     FallbackWarning,
@@ -143,12 +144,12 @@ def die_once(folder: Path, number: int, *_: Any) -> int:
     path = folder / str(number)
     if not path.exists():
         path.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return number
 
 
 def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), KILL)
 
 
 def pids_below(levels: int) -> set[int]:
@@ -483,7 +484,7 @@ def test_no_client_and_no_dask(fresh_python: Callable[..., str]) -> None:
     assert "first create a dask client" in absent
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs memfds")
+@needs_memfd
 def test_shoal_top_shows_how_far_a_run_is() -> None:
     seen: list[tuple[str, int | None, int]] = []
     tasks: list[tuple[int | None, str | None]] = []

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from _capabilities import FORK_SERVER, needs
 from _faults_util import Child
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or "SHOAL_START_METHOD" in os.environ, reason="there is no fork server"
-)
+pytestmark = needs(FORK_SERVER, "there is no fork server")
 
 PRELUDE = """
 import importlib, logging, os, signal, sys, threading, time

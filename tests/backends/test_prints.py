@@ -29,7 +29,7 @@ def say(index, end="\\n", fail=False):
 def leave():
     # At once and for good: nothing is written by any exit.
     os.write(1, b"end")
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), 9)
 
 
 """

@@ -19,6 +19,7 @@ import numpy
 import psutil
 import pytest
 
+from _capabilities import KILL, needs_memfd, needs_signals
 from _children import path_of_tests
 from _ray_util import ray_cluster
 from shoal import CallPicklingError, CallUnpicklingError, Parallel, WorkerDied, delayed, parallel_config, shared
@@ -74,13 +75,13 @@ def die_once(marker: Path, number: int) -> int:
     """End the worker if this is the first attempt; return the negative."""
     if number == 7 and not marker.exists():
         marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return -number
 
 
 def die_at(number: int, last: int) -> int:
     if number == last:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return -number
 
 
@@ -228,7 +229,7 @@ def test_a_timeout_ends_the_calls(tmp_path: Path) -> None:
     assert all_have_ended(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send to another process on Windows")
+@needs_signals
 def test_an_interrupt_ends_the_calls(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
@@ -307,7 +308,7 @@ def test_options_of_the_context() -> None:
         Parallel(n_jobs=2, backend="ray", ray_remote_arg={})
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs memfds")
+@needs_memfd
 def test_shoal_top_shows_how_far_a_run_is() -> None:
     seen: list[tuple[str, int | None, int]] = []
     tasks: list[tuple[int | None, str | None]] = []

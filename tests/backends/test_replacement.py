@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import warnings
@@ -16,6 +15,7 @@ from typing import Any
 import numpy
 import pytest
 
+from _capabilities import needs_proc
 from _faults_util import PATIENCE, Child, alive, until, wait_for, worker_pids, works
 from _python import GIL
 from shoal import Parallel, delayed, parallel_config, shared
@@ -27,8 +27,6 @@ from shoal.parallel.transport._worker_limits import _private_memory_by_psutil, p
 
 PROCESSES = ["loky", "multiprocessing"]
 MB = 2**20
-
-needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
 def note(folder: Path, index: int) -> int:

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_proc
 from _children import SPAWNED, path_of_tests, with_assertions
 from _faults_util import Child, alive, until, wait_for, worker_pids
 from shoal import Parallel, delayed, executor, shutdown_workers
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = needs_proc
 
 
 def pid_after(gate: str | None = None, started: str | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from _capabilities import KILL, needs_affinity
 from _faults_util import alive, until, wait_for
 from shoal import FallbackWarning, Parallel, delayed, executor, parallel_config, worker_index
 from shoal.backends._placement import _shares
 
 PROCESSES = ["loky", "multiprocessing"]
 BACKENDS = [*PROCESSES, "threading"]
-PINS = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not tied to CPUs here")
 
 
 def together(folder: Path, n: int, function: Callable[..., Any], *args: Any) -> Any:
@@ -117,13 +116,12 @@ def die_first(folder: Path, victim: int) -> tuple[int | None, int]:
         (marks / f"{index}").touch()
         until(lambda: len(os.listdir(marks)) >= 3, 60)
         (folder / "dead").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     (marks / f"{index}").touch()
     wait_for(folder / "dead")
     return together(folder / "second", 3, index_and_pid)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize("victim", [0, 1, 2])
 @pytest.mark.parametrize("backend", PROCESSES)
 def test_the_worker_after_a_killed_one_has_its_index(tmp_path: Path, backend: str, victim: int) -> None:
@@ -139,7 +137,7 @@ def test_the_worker_after_a_killed_one_has_its_index(tmp_path: Path, backend: st
 
 def test_a_worker_that_died_while_idle(tmp_path: Path) -> None:
     before = dict(in_each_worker(tmp_path / "before", 3, index_and_pid))
-    os.kill(before[1], signal.SIGKILL)
+    os.kill(before[1], KILL)
     assert until(lambda: not alive(before[1]))
     after = dict(in_each_worker(tmp_path / "after", 3, index_and_pid))
     assert sorted(after) == [0, 1, 2]
@@ -268,7 +266,7 @@ def affinity() -> tuple[int | None, set[int]]:
     return worker_index(), os.sched_getaffinity(0)
 
 
-@PINS
+@needs_affinity
 @pytest.mark.parametrize("backend", PROCESSES)
 def test_cpus_are_divided_among_workers(tmp_path: Path, backend: str) -> None:
     usable = sorted(os.sched_getaffinity(0))
@@ -278,7 +276,7 @@ def test_cpus_are_divided_among_workers(tmp_path: Path, backend: str) -> None:
     assert os.sched_getaffinity(0) == set(usable)
 
 
-@PINS
+@needs_affinity
 def test_a_worker_has_as_many_cpus_as_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 5, 7, 11})
     assert _shares(2) == [(2, 3), (5, 7)]
@@ -286,7 +284,7 @@ def test_a_worker_has_as_many_cpus_as_its_share(monkeypatch: pytest.MonkeyPatch)
     assert _shares(5) == _shares(8) == [(2, 3, 5, 7, 11)]
 
 
-@PINS
+@needs_affinity
 @pytest.mark.parametrize("form", [lambda last: [last], lambda last: [{last}], lambda last: lambda _: (last,)])
 def test_cpus_by_number(tmp_path: Path, form: Callable[[int], Any]) -> None:
     last = max(os.sched_getaffinity(0))
@@ -317,14 +315,14 @@ def test_a_system_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"environment": lambda index: None}, TypeError, "got: None"),
         ({"environment": lambda index: {"GPU": index}}, TypeError, "'GPU': "),
         ({"environment": lambda index: {"GPU": [][index]}}, IndexError, "out of range"),
-        pytest.param({"affinity": "01"}, TypeError, "'01'", marks=PINS),
-        pytest.param({"affinity": {0}}, TypeError, "a sequence", marks=PINS),
-        pytest.param({"affinity": []}, TypeError, r"\[\]", marks=PINS),
-        pytest.param({"affinity": [[]]}, ValueError, r"\[\]", marks=PINS),
-        pytest.param({"affinity": [0.5]}, TypeError, "0.5", marks=PINS),
-        pytest.param({"affinity": [{100_000}]}, ValueError, "100000", marks=PINS),
-        pytest.param({"affinity": lambda index: None}, TypeError, "None", marks=PINS),
-        pytest.param({"affinity": lambda index: [-1]}, ValueError, "-1", marks=PINS),
+        pytest.param({"affinity": "01"}, TypeError, "'01'", marks=needs_affinity),
+        pytest.param({"affinity": {0}}, TypeError, "a sequence", marks=needs_affinity),
+        pytest.param({"affinity": []}, TypeError, r"\[\]", marks=needs_affinity),
+        pytest.param({"affinity": [[]]}, ValueError, r"\[\]", marks=needs_affinity),
+        pytest.param({"affinity": [0.5]}, TypeError, "0.5", marks=needs_affinity),
+        pytest.param({"affinity": [{100_000}]}, ValueError, "100000", marks=needs_affinity),
+        pytest.param({"affinity": lambda index: None}, TypeError, "None", marks=needs_affinity),
+        pytest.param({"affinity": lambda index: [-1]}, ValueError, "-1", marks=needs_affinity),
     ],
 )
 def test_invalid_values_are_refused(backend: str, options: Any, error: type[Exception], message: str) -> None:

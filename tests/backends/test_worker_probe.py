@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no fork server")
+from _capabilities import FORK_SERVER, needs
+
+pytestmark = needs(FORK_SERVER, "there is no fork server")
 
 PROBE = Path(__file__).with_name("_worker_probe.py")
 

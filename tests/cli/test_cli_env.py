@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import shoal
+from _capabilities import needs_limits
 from _cli_util import SHOAL, run
 from shoal import _cpus
 from shoal.cli import _env, main
@@ -85,7 +86,7 @@ def test_no_package_is_imported(fresh_python) -> None:
     assert printed.endswith("set()\n")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="for ulimit")
+@needs_limits
 def test_ulimits() -> None:
     import resource
 

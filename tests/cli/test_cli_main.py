@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import shoal
+from _capabilities import needs_fifo, needs_signals
 from _cli_util import SHOAL, run
 from shoal.cli import main
 
@@ -99,7 +100,7 @@ def test_names_that_the_output_cannot_encode(tmp_path: Path) -> None:
 # ---- Signals and pipes.
 
 
-@pytest.mark.skipif(os.name != "posix", reason="for FIFOs and signals as POSIX has them")
+@needs_fifo
 def test_an_interrupt_shows_no_traceback(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -111,7 +112,7 @@ def test_an_interrupt_shows_no_traceback(tmp_path: Path) -> None:
     assert child.returncode == 130
 
 
-@pytest.mark.skipif(os.name != "posix", reason="for pipes as POSIX has them")
+@needs_signals
 @pytest.mark.parametrize("arguments", [["env"], ["--help"], ["env", "--json"]], ids=" ".join)
 def test_a_closed_pipe_shows_no_traceback(arguments: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_signals
 from _children import without_guard
 from _cli_util import PYTHON, SHOAL, run
 from _python import GIL
@@ -106,7 +107,7 @@ def test_a_package_that_contains_the_module_may_end_the_program(tmp_path: Path) 
     assert run((*SHOAL, "run"), "-m", "package.inner", cwd=tmp_path) == (1, "", "early\n")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="for signals as POSIX has them")
+@needs_signals
 def test_an_interrupt_ends_the_program_by_its_signal(tmp_path: Path) -> None:
     name = script(tmp_path, "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(50)")
     code, _, stderr = run((*SHOAL, "run"), name, cwd=tmp_path)

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -18,13 +17,14 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_memfd, needs_proc
 from _cli_util import SHOAL, run
 from shoal.backends._process import children_of
 from shoal.cli import _programs, main
 from shoal.parallel.transport import _published
 from shoal.parallel.transport._published import PAGE_BYTES, RunRecord, owner_of, read_runs, write_header
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and memfds")
+pytestmark = [needs_proc, needs_memfd]
 
 #: Its calls wait for a file. Calls 0 and 1 do not: they are done when the others wait.
 PROGRAM = """
@@ -170,6 +170,8 @@ def test_the_table(tmp_path: Path) -> None:
 
 
 def test_on_a_terminal_the_table_is_drawn_again_until_the_program_ends(tmp_path: Path) -> None:
+    import pty
+
     with running(tmp_path) as program:
         ours, theirs = pty.openpty()
         command = [*SHOAL, "top", "--interval", "0.05", str(program.pid)]

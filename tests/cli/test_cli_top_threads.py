@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_memfd, needs_proc
 from _cli_util import SHOAL, run
 from shoal import Parallel, delayed, executor
 from shoal.cli import _programs
@@ -23,7 +24,7 @@ from shoal.parallel.transport._published import PublishedRun
 from shoal.parallel.transport._status import status_page
 from shoal.testing import wait_for
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and memfds")
+pytestmark = [needs_proc, needs_memfd]
 
 #: Calls 0 and 1 end at once; the others wait for a file.
 PROGRAM = """

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_links
 from shoal.compat.joblib import _store_backends, memory
 from shoal.compat.joblib._store_backends import CacheItemInfo, FileSystemStoreBackend, StoreBackendBase
 
@@ -236,7 +237,7 @@ def twice(x: int) -> int:
     return 2 * x
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
+@needs_links
 @pytest.mark.filterwarnings("ignore::shoal.CacheWarning")
 @pytest.mark.parametrize("backend", ["local", "own"])
 @pytest.mark.parametrize("name", ["test_joblib_memory", "test_joblib_memory/twice", ".shoal", "../.shoal"])

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_links
+
 ROOT = Path(__file__).resolve().parents[2]
 USES = ROOT / "examples" / "sklearn_uses.py"
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="the environment is made of symbolic links")
+pytestmark = needs_links
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import enum
 import fractions
 import functools
 import operator
-import os.path
 import pathlib
+import posixpath
 import re
 import types
 import uuid
@@ -202,7 +202,7 @@ def objects() -> dict[str, Any]:
         "append": [1].append,
         "upper": str.upper,
         "bound upper": "x".upper,
-        "join": os.path.join,
+        "join": posixpath.join,
         "partial": part,
         "getter": operator.itemgetter(1),
         "slots": Slots(),

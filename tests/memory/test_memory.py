@@ -224,7 +224,7 @@ def test_limits_remove_the_least_recently_used_results(tmp_path: Path) -> None:
 # In other processes
 
 
-module_memory = Memory(Path(os.devnull), verbose=0)
+module_memory = Memory(Path(__file__), verbose=0)  # where nothing can be stored
 
 
 @module_memory.cache(version=3)

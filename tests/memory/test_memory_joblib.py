@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 import shoal
 from shoal.memory.key._identity import Identity
-from shoal.memory.key._source import names_of, path_of, source_of
+from shoal.memory.key._source import names_of, path_of, shown, source_of
 
 
 def plain(a: Any, b: Any = 2) -> Any:
@@ -94,7 +94,7 @@ FUNCTIONS: dict[str, Any] = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_paths_of_functions_are_joblibs(name: str) -> None:
     function = FUNCTIONS[name]
-    assert path_of(function) == joblib.memory._build_func_identifier(function)
+    assert shown(path_of(function)) == joblib.memory._build_func_identifier(function)
     assert (*names_of(function),) == joblib.func_inspect.get_func_name(function)
 
 

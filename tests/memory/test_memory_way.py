@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import shoal
+from _capabilities import needs_fcntl, needs_replacing
 from shoal import Memory
 from shoal.memory.store import Store
 
@@ -80,12 +81,16 @@ def test_a_hit_runs_through_the_functions_of_the_documentation(cached: Any) -> N
     assert way_of(lambda: cached(0)) == (HIT, [])
 
 
+@needs_fcntl
+@needs_replacing
 def test_a_miss_runs_through_the_functions_of_the_documentation(cached: Any) -> None:
     way, inside = way_of(lambda: cached(1))
     assert (way, inside) == (MISS, STORE)
     assert len([name for name in way if name != USERS]) <= 15
 
 
+@needs_fcntl
+@needs_replacing
 def test_a_miss_is_no_longer_where_an_earlier_process_has_stored_the_source(tmp_path: Path) -> None:
     Memory(tmp_path, verbose=0).cache(double)(0)
     later = Memory(tmp_path, verbose=0).cache(double)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import KILL, needs_fork, needs_signals
 from _faults_util import Child, alive, until
 from shoal import Parallel, RunTimeout, TaskTimeout, UnusedResultsWarning, WorkerDied, delayed, send
 from shoal.backends._notes import MOST_WEIGHT
@@ -106,7 +107,7 @@ def test_a_flood_waits_for_a_slow_handler_and_loses_nothing(backend: str, text: 
 
 
 def test_a_worker_that_waits_is_killed(count: Count) -> None:
-    slow = Slow(count, lambda pid: os.kill(pid, signal.SIGKILL))
+    slow = Slow(count, lambda pid: os.kill(pid, KILL))
     with pytest.raises(WorkerDied):
         Parallel(n_jobs=2, on_message=slow)([delayed(flood)(count, MANY)])
     assert slow.received == list(range(len(slow.received)))
@@ -115,7 +116,7 @@ def test_a_worker_that_waits_is_killed(count: Count) -> None:
 
 
 def test_messages_of_a_worker_that_died_are_received_before_its_calls_run_again(count: Count) -> None:
-    slow = Slow(count, lambda pid: os.kill(pid, signal.SIGKILL))
+    slow = Slow(count, lambda pid: os.kill(pid, KILL))
     assert Parallel(n_jobs=2, on_message=slow, retries=1)([delayed(flood)(count, MANY)]) == [MANY]
     first = slow.received.index(0, 1)
     assert slow.received == [*range(first), *range(MANY)]
@@ -287,6 +288,7 @@ def flood_and_interrupt(count: Count, path: Path) -> str:
     return "not interrupted"
 
 
+@needs_signals
 def test_an_interrupt_of_the_worker_alone(count: Count, tmp_path: Path) -> None:
     path = tmp_path / "interrupted"
     received: list[int] = []
@@ -302,6 +304,7 @@ def test_an_interrupt_of_the_worker_alone(count: Count, tmp_path: Path) -> None:
     assert MOST_WEIGHT // 1024 <= len(received) < 10 * MANY
 
 
+@needs_fork
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # from Python 3.12 on
 def test_on_message_forks(count: Count) -> None:
     pids: list[int] = []
@@ -343,7 +346,7 @@ def program(tmp_path: Path) -> Iterator[Child]:
         yield child
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [KILL, pytest.param(signal.SIGINT, marks=needs_signals), signal.SIGTERM])
 def test_workers_that_wait_end_with_their_caller(program: Child, number: signal.Signals, tmp_path: Path) -> None:
     worker = int((tmp_path / "pid").read_text())
     assert alive(worker)

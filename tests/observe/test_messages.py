@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_fork
 from _faults_util import PATIENCE, until, wait_for
 from shoal import CallPicklingError, CallUnpicklingError, Parallel, delayed, executor, report, send, step
 from shoal.observe import _messages
@@ -273,7 +274,7 @@ def send_in_a_fork() -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@needs_fork
 def test_a_fork_of_a_call_sends_to_nobody() -> None:
     received = Received()
     assert Parallel(n_jobs=2, on_message=received)([delayed(send_in_a_fork)()] * 2) == [40, 40]

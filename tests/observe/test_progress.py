@@ -424,7 +424,7 @@ def rich_terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 _CONTROL = re.compile(r"\x1b\[[?\d;]*[A-Za-z]|\r")
-_BAR = re.compile(r"[━╸╺]+")
+_BAR = re.compile(r"[━╸╺]+|-[- ]{3,}")  # a terminal of Windows has the second
 
 
 def rows(terminal: io.StringIO) -> list[str]:

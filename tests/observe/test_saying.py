@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_fork
 from _faults_util import PATIENCE, wait_for
 from shoal import Parallel, delayed, executor, parallel_config
 
@@ -252,7 +253,7 @@ def fork_after_speaking() -> list[str]:
     return [thread.name for thread in threading.enumerate()]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@needs_fork
 def test_a_call_that_speaks_can_fork() -> None:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):

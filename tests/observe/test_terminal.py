@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_terminal
 from shoal.observe._terminal import _AboveBars
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+pytestmark = needs_terminal
 
 COLUMNS, ROWS = 90, 12
 _SEQUENCE = re.compile(r"\x1b\[\??(\d*)([A-Za-z])|(.)", re.DOTALL)

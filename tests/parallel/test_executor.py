@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import gc
 import os
-import signal
 import threading
 import time
 import warnings
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import KILL, KILLED
 from _faults_util import Child, alive, until, wait_for, works
 from _python import GIL
 from shoal import CallPicklingError, RemoteTraceback, WorkerDied, cpu_count, executor, parallel_config, shared
@@ -484,7 +484,7 @@ def flaky(folder: Path, index: int, failures: int, how: str = "raise") -> int:
     if ran(folder / str(index)) < failures:
         mark(folder / str(index))
         if how == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
         if how == "stick":
             time.sleep(1000)
         raise LookupError(index)
@@ -514,7 +514,7 @@ def test_a_death_costs_the_call_that_ran(backend: str, tmp_path: Path, retries: 
                 died = future.exception(30)
                 assert isinstance(died, WorkerDied)
                 assert isinstance(died, BrokenProcessPool)
-                assert died.exit_code == -signal.SIGKILL
+                assert died.exit_code == KILLED
             else:
                 assert future.result(30) == index
         assert list(workers.map(square, range(9))) == [x * x for x in range(9)]

@@ -7,7 +7,6 @@ import gc
 import os
 import pickle
 import re
-import resource
 import signal
 import struct
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 from loky.process_executor import TerminatedWorkerError
 
+from _capabilities import KILL, KILLED, WORDS_OF_KILLED, needs_signals
 from _faults_util import Child, alive, until, wait_for, worker_pids, works
 from conftest import FreshPython
 from shoal import Parallel, delayed
@@ -40,12 +40,20 @@ def run(calls: Any, return_as: str = "list", **options: Any) -> list[Any]:
 # ---- workers that die
 
 
+def crash() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
 def die(how: str, gate: Path | None = None) -> None:
     if gate is not None:
         wait_for(gate)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if how.startswith("SIG"):
-        os.kill(os.getpid(), signal.Signals[how])
+    if how == "SIGKILL":
+        os.kill(os.getpid(), KILL)
+    if how == "SIGSEGV":
+        crash()
     os._exit(int(how))
 
 
@@ -53,8 +61,8 @@ def die(how: str, gate: Path | None = None) -> None:
 @pytest.mark.parametrize(
     ("how", "code", "words"),
     [
-        ("SIGKILL", -9, "was killed by SIGKILL"),
-        ("SIGSEGV", -11, "was killed by SIGSEGV"),
+        ("SIGKILL", KILLED, WORDS_OF_KILLED),
+        pytest.param("SIGSEGV", -11, "was killed by SIGSEGV", marks=needs_signals),
         ("7", 7, "exited with code 7"),
         ("0", 0, "exited with code 0"),
     ],
@@ -87,7 +95,7 @@ def test_other_workers_outlive_a_dead_one(tmp_path: Path, return_as: str) -> Non
 
 def test_death_of_an_idle_worker_goes_unseen() -> None:
     first, second = worker_pids(2)
-    os.kill(second, signal.SIGKILL)
+    os.kill(second, KILL)
     assert until(lambda: not alive(second))
     after = worker_pids(2)
     assert after[0] == first
@@ -114,14 +122,14 @@ def die_while_writing() -> None:
 
     def send(end: Any, message: bytes) -> None:
         end._connection.send(struct.pack("<Q", len(message)) + bytes(message[:20]))
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
 
     _messages.Blocking.send = send  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_death_in_the_middle_of_a_result(backend: str) -> None:
-    with pytest.raises(WorkerDied, match="SIGKILL"):
+    with pytest.raises(WorkerDied, match=WORDS_OF_KILLED):
         run([delayed(die_while_writing)()], backend=backend)
     assert works(backend=backend)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_fork
 from _faults_util import PATIENCE, Child, wait_for, worker_pids, works
 from _python import needs_forks
 from shoal import Parallel, delayed, parallel_config
@@ -165,7 +166,7 @@ def test_nested_runs_in_threads() -> None:
     ) == [[i * i for i in range(j)] for j in range(6)]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("how", ["os", "multiprocessing"])
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import joblib
 import numpy as np
 import pytest
 
+from _capabilities import needs, needs_fork, needs_limits
 from _faults_util import Child
 from _persistence_zoo import COMPRESSORS, JOBLIBS, filled, portrait
 from shoal import CorruptFile, TruncatedFile, dump, load
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="for limits and signals as Linux has them")
 WRITTEN = [0, *COMPRESSORS]
 
 #: Small, with something of every kind: arrays within the stream and beside it, of both byte orders, twice, of objects.
@@ -35,7 +34,7 @@ TINY = {
 # Writers that are stopped
 
 
-@linux
+@needs_fork
 @pytest.mark.parametrize("compress", WRITTEN)
 def test_killed_at_any_moment(tmp_path: Path, compress: Any) -> None:
     source = f"""
@@ -101,7 +100,8 @@ def test_a_dump_that_fails_leaves_the_old_file(tmp_path: Path, compress: Any, er
         assert path.read_bytes() == before
 
 
-@linux
+@needs_limits
+@needs(os.path.exists("/dev/full"), "needs /dev/full")
 @pytest.mark.parametrize("compress", WRITTEN)
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, compress: Any) -> None:
     """A limit of the size of files stands for a disk that is full."""

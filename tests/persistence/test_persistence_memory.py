@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_proc
 from _faults_util import Child
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak")
+pytestmark = needs_proc
 
 _PROGRAM = """
     import os, sys

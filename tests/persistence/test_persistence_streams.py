@@ -302,7 +302,10 @@ def test_compressed_dumps_within_files(tmp_path: Path, compress: str) -> None:
 def test_pipes_that_are_full() -> None:
     """A raw file that does not wait takes less than it is given, or nothing: that must not go unseen."""
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)
+    try:
+        os.set_blocking(writing, False)
+    except OSError as error:
+        pytest.skip(f"pipes that do not wait: {error}")
     with open(reading, "rb"), open(writing, "wb", 0) as file, pytest.raises(BlockingIOError):
         dump(LARGE, file)
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies
 
+from _capabilities import needs_proc
 from shoal.reports._arguments import Arguments, Way
 from shoal.reports._batch_meter import BatchMeter
 from shoal.reports._calls import SLOWEST, name_of
@@ -315,7 +316,7 @@ def test_usage_of_this_process() -> None:
     assert switches is not None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+@needs_proc
 def test_the_use_of_a_thread() -> None:
     before = thread_use()
     for _ in range(5):
@@ -331,7 +332,7 @@ def test_the_use_of_a_thread() -> None:
     assert used.queued >= 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+@needs_proc
 def test_threads_that_run_are_counted() -> None:
     threads = ThreadsInUse()
     assert threads.count() is None

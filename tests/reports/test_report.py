@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import shoal
+from _capabilities import needs_fork
 from conftest import FreshPython
 from shoal import Memory, Parallel, delayed, executor, parallel_config, shutdown_workers
 from shoal.parallel._delayed import Call
@@ -485,7 +486,7 @@ def test_a_run_without_a_report_loads_nothing_of_reports(fresh_python: FreshPyth
     assert loaded.splitlines() == ["['shoal.reports', 'shoal.reports._active']", "0"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 def test_runs_of_a_forked_child_are_not_in_the_report(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     with shoal.report() as report, parallel_config(report=path), warnings.catch_warnings():

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_fork
 from shoal.reports._folder import joined, write_index
 
 PROGRAM = """
@@ -103,7 +104,7 @@ def test_runs_of_all_threads_are_in_the_folder(tmp_path: Path) -> None:
     assert [run["calls"]["done"] for run in report["runs"]] == [10, 10, 10]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 def test_forked_children_write_files_of_their_own(tmp_path: Path) -> None:
     done = run(tmp_path, CHILDREN, "-W", "ignore", "program.py", variables={"SHOAL_REPORT": "reports"})
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import sys
 from typing import Any, NamedTuple
 
 from shoal._cpus import is_serial
+from shoal._platform import processes
 from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Factory, Slot, WorkerSpec, worker_index
 from shoal.errors import FallbackWarning, MissingExtra
@@ -46,7 +47,7 @@ _registered_default: str | None = None
 
 def has_processes() -> bool:
     """Return whether worker processes can be used here. ``JOBLIB_MULTIPROCESSING=0`` forbids them."""
-    return not is_serial() and sys.platform not in ("emscripten", "wasi")
+    return not is_serial() and processes.has_processes()
 
 
 def default_name() -> str:
@@ -78,10 +79,11 @@ def create(name: str, **options: Any) -> Backend:
         If a package that the backend needs is not installed.
     """
     if name in _NEED_PROCESSES and not has_processes():
-        warn(
-            f"the backend {name!r} needs worker processes, which are not available here; threads are used instead",
-            FallbackWarning,
-        )
+        if processes.has_threads():  # else the backend of threads says what is used instead
+            warn(
+                f"the backend {name!r} needs worker processes, which are not available here; threads are used instead",
+                FallbackWarning,
+            )
         name, options = "threading", {}
     try:
         factory = _factories[name]

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shoal._forks import BACKENDS, after_fork_in_child
+from shoal._platform.cpus import bind
+from shoal._platform.processes import end_with, has_kqueue
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends._messages import Blocking
 from shoal.backends.base import be_worker, in_main_thread
@@ -54,7 +56,7 @@ class Assignment:
         """Apply the index and the CPUs to this process. The variables are set already."""
         be_worker(self.index, self.depth)
         if self.cpus is not None:
-            os.sched_setaffinity(0, self.cpus)
+            bind(self.cpus)
 
 
 def _assigned(*given: Any) -> Assignment:
@@ -199,13 +201,16 @@ def _end_executors() -> None:
 def die_with(parent: int) -> None:
     """Let the kernel kill this process when its parent ends, however that happens.
 
-    The kernel sends the signal when the *thread* that started this process ends. The pool's thread starts all workers,
-    and it lasts as long as the parent.
+    On Windows, the parent has put this process into a job, which does the same. On Linux, the kernel sends the signal
+    when the *thread* ends that started this process. The pool's thread starts all workers, and it lasts as long as the
+    parent. On macOS, a thread of this process does what it can.
     """
     if sys.platform == "linux":
         libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent and not _die_with_pipe(parent):  # it ended before the call
             os._exit(1)
+    elif has_kqueue():
+        end_with(parent)
 
 
 @functools.cache
@@ -225,16 +230,18 @@ def _die_with_pipe(parent: int) -> bool:
     -------
     Whether the program still runs.
     """
-    import fcntl
     from multiprocessing import parent_process
 
     program = parent_process()
     fd: int | None = getattr(program, "sentinel", None)  # children of loky have none
     if program is None or fd is None or program.pid != parent:
         return False
-    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
     return program.is_alive()
 
 

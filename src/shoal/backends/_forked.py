@@ -37,6 +37,8 @@ from shoal.backends._stacks import answer_requests
 from shoal.backends._surroundings import follow, working_folder
 from shoal.backends._worker_process import Beginning, Common, run, set_parent, started_process
 
+assert sys.platform == "linux"
+
 mp: Any = multiprocessing  # this module uses private names of it
 
 

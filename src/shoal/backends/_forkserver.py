@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from shoal.backends._loop import Loop
     from shoal.backends._workers import Worker
 
+assert sys.platform == "linux"
+
 logger = logging.getLogger("shoal.workers")
 
 #: The timeout for the start of a server.

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from shoal._platform.posix import posix
 from shoal.backends._surroundings import installed, working_folder
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def _common(variables: dict[str, str | None]) -> bytes:
     parent = None if process is None else process.current_process()
     name, authkey = ("MainProcess", b"") if parent is None else (parent.name, bytes(parent.authkey))
     log_level = util.get_logger().getEffectiveLevel() if util is not None and util._log_to_stderr else None
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits: Any = resource  # Windows has no such module
+    files = limits.getrlimit(limits.RLIMIT_NOFILE)
     return pickle.dumps(
         (os.getpid(), name, authkey, log_level, search_path(), sys.argv, working_folder(), files, variables)
     )
@@ -80,10 +82,10 @@ def inherited_state(environment: Mapping[str, str]) -> tuple[Hashable, ...]:
         tuple(lines),
         limits,
         tuple(streams),
-        os.getpriority(os.PRIO_PROCESS, os.getpid()),
-        tuple(os.sched_getaffinity(os.getpid())),
-        os.getpgrp(),
-        os.getsid(0),
+        posix.getpriority(posix.PRIO_PROCESS, os.getpid()),
+        tuple(posix.sched_getaffinity(os.getpid())),
+        posix.getpgrp(),
+        posix.getsid(0),
     )
 
 

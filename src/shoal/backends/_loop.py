@@ -26,6 +26,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
+from shoal._platform.processes import wait_for
 from shoal.backends._stacks import Requests, write_stacks
 from shoal.backends.base import start_thread
 from shoal.errors import cannot_start
@@ -100,7 +101,7 @@ class Loop:
         if not self.current:
             done = threading.Event()
             self.ask(done.set)
-            done.wait()
+            wait_for(done)
 
     def watch(self, fd: int, ready: Request, readable: bool = True, writable: bool = False) -> None:
         """Call `ready` whenever a descriptor is readable or writable; one of the two at least."""

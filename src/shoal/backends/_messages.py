@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import sys
 import threading
 
 _LENGTH = struct.Struct("<Q")
@@ -119,7 +120,7 @@ class Blocking:
 
     def wait_for_room(self) -> None:
         """Wait until the other end has taken so much that a short message can be sent without waiting."""
-        if hasattr(select, "poll"):
+        if sys.platform != "win32":
             poller = select.poll()
             poller.register(self._connection, select.POLLOUT)
             poller.poll()

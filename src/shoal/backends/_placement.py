@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from shoal._cpus import cpu_share
+from shoal._platform.cpus import can_bind, usable_cpus
 from shoal._tracebacks import warn
 from shoal.backends._bootstrap import Assignment
 from shoal.backends.base import WorkerSpec, process_depth
@@ -75,7 +75,7 @@ def _affinity(affinity: Any, n_workers: int) -> Any:
     """Return the option as a callable, as a tuple with the CPUs of each worker, or as None for all CPUs."""
     if affinity is None or affinity is False:
         return None
-    if not hasattr(os, "sched_setaffinity"):
+    if not can_bind():
         warn("affinity is ignored: this system cannot bind processes to CPUs", FallbackWarning)
         return None
     if affinity is True:
@@ -110,7 +110,7 @@ def _cpus(cpus: Any) -> tuple[int, ...]:
         chosen = tuple(sorted(cpu.__index__() for cpu in numbers))
     except (TypeError, AttributeError):
         raise TypeError(f"affinity must contain numbers of CPUs, got: {cpus!r}") from None
-    usable = os.sched_getaffinity(0)
+    usable = usable_cpus()
     if not chosen or not usable.issuperset(chosen):
         raise ValueError(f"affinity must contain CPUs that this process may use, {sorted(usable)}, got: {cpus!r}")
     return chosen
@@ -118,7 +118,7 @@ def _cpus(cpus: Any) -> tuple[int, ...]:
 
 def _shares(share: int) -> list[tuple[int, ...]]:
     """Return the usable CPUs in groups of `share`."""
-    usable = sorted(os.sched_getaffinity(0))
+    usable = sorted(usable_cpus())
     return [tuple(usable[start : start + share]) for start in range(0, max(len(usable) - share, 0) + 1, share)]
 
 

@@ -16,6 +16,7 @@ from operator import attrgetter
 from typing import Any
 
 from shoal._forks import BACKENDS, after_fork_in_child
+from shoal._platform.processes import wait_for
 from shoal.backends._guard import refuse_while_main_is_imported
 from shoal.backends._loop import Loop
 from shoal.backends._process import Process
@@ -125,7 +126,7 @@ class Pool:
             gone = threading.Event()
             self.loop.ask(lambda: self._end_all_once_idle(gone.set))
             if wait:
-                gone.wait()
+                wait_for(gone)
 
     def make_room(self) -> bool:
         """End the idle workers, because the system is short of descriptors or memory. Not for the loop's thread.
@@ -191,7 +192,7 @@ class Pool:
         self._closed = True
         if self.loop.started:
             self.loop.ask(self._end_all)
-            self._gone.wait()
+            wait_for(self._gone)
             self.loop.catch_up()  # wait for what their ends have caused
 
     def abandon(self) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, NamedTuple, Protocol
 
+from shoal._platform.processes import socket_pair
 from shoal.backends._bootstrap import NOTE
 from shoal.backends._failure import rebuilt
 from shoal.backends._guard import UNGUARDED, missing_main_guard
@@ -34,6 +35,8 @@ BUFFER_BYTES = 256 * 1024
 #: After a process has closed its socket, its exit should be reported within this many seconds. If it is not, the
 #: process is killed, and after the same time again it counts as dead.
 DEAF_SECONDS = 1.0
+#: Windows has one way of ending a process, and calls it so.
+_SIGKILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 def fill_standard_streams() -> None:
@@ -124,9 +127,8 @@ class Process:
         self.began = False
         self.paused = False
         self._over = False
-        self._connection, self.theirs = socket.socketpair()
+        self._connection, self.theirs = socket_pair(BUFFER_BYTES)
         self._connection.setblocking(False)
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._reader = Reader(self._connection)
 
     def start(self, start: Callable[[Process], Child]) -> None:
@@ -232,7 +234,7 @@ class Process:
 
     def die(self) -> None:
         """Handle the end of a process that was killed and whose end nobody will report."""
-        self._loop.later(0.02, lambda: self.exited(-signal.SIGKILL))
+        self._loop.later(0.02, lambda: self.exited(-_SIGKILL))
 
     def close(self, error: BaseException) -> None:
         """Close the socket, and tell the owner why no more answers will come."""
@@ -320,7 +322,7 @@ def kill_tree(pid: int) -> None:
     """Kill a process and all its descendants, as far as the system lists them."""
     for each in [pid, *descendants_of(pid)]:
         try:
-            os.kill(each, signal.SIGKILL)
+            os.kill(each, _SIGKILL)
         except OSError:
             continue
 

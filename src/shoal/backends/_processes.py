@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any, ClassVar
 
 from shoal._pickling import KeepingFile, dumps
+from shoal._platform.processes import HAS_FORK_SERVER
 from shoal._tracebacks import warn
 from shoal.backends._bootstrap import Assignment, serve, set_up_signals
 from shoal.backends._loop import Loop
@@ -60,10 +61,11 @@ class LokyMaker:
         assignment = self._placement.of(worker.index)
         process.own = assignment.variables
         initial, inherited = self._initial()
-        from shoal.backends._forkserver import servers
         from shoal.backends._inheritance import beginning, changed_environment, modules_named
 
-        if self._forks and inherited is None:
+        if sys.platform == "linux" and self._forks and inherited is None:
+            from shoal.backends._forkserver import servers
+
             server = servers.of(self._placement.variables, loop)
             # An import may read environment variables, so the server imports only if all workers have the same ones.
             modules = () if self._placement.variables is None else modules_named(worker.messages)
@@ -92,18 +94,19 @@ class LokyMaker:
     @property
     def _forks(self) -> bool:
         """Whether a fork server starts the processes."""
-        if self._method is None and sys.platform == "linux" and sys.executable:
+        if sys.platform == "linux" and self._method is None and HAS_FORK_SERVER and sys.executable:
             from shoal.backends._forkserver import servers
 
             return servers.usable
         return False
 
     def _begin(self, loop: Loop) -> None:
-        from shoal.backends._forkserver import servers
+        if sys.platform == "linux":
+            from shoal.backends._forkserver import servers
 
-        with contextlib.suppress(OSError):  # the start of a worker will raise the error again
-            servers.check_state()
-            servers.of(self._placement.variables, loop)
+            with contextlib.suppress(OSError):  # the start of a worker will raise the error again
+                servers.check_state()
+                servers.of(self._placement.variables, loop)
 
 
 def _refuse_descriptors(value: Any) -> Any:

@@ -26,6 +26,8 @@ import signal
 import sys
 import threading
 
+from shoal._platform.posix import posix
+
 #: The signal. Linux has it since 2.2, and so have both C libraries; their own signals are lower.
 STACK_SIGNAL = 45
 #: The start of the name that the system shows for the memfd; the number of the signal follows.
@@ -39,23 +41,24 @@ _fd = -1
 def answer_requests() -> None:
     """Write the stacks of this process to a memfd whenever the signal comes, unless the program handles that signal."""
     global _fd
-    before = _fd  # of the parent, if this process was forked from a worker
-    with contextlib.suppress(AttributeError, ImportError, OSError, RuntimeError, ValueError):  # not on this system
+    if sys.platform == "linux":
         import fcntl
 
-        if signal.getsignal(STACK_SIGNAL) is not signal.SIG_DFL:
-            return
-        fd = os.memfd_create(f"{STACK_NAME}{STACK_SIGNAL}", os.MFD_CLOEXEC)
-        if fd <= 2:  # a closed standard stream, to which libraries write
-            os.close(fd)
-            return
-        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
-        # Without a global lock, other threads change their stacks while faulthandler reads them.
-        gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-        faulthandler.register(STACK_SIGNAL, file=fd, all_threads=gil, chain=False)
-        _fd = fd
-        if before >= 0:
-            os.close(before)
+        before = _fd  # of the parent, if this process was forked from a worker
+        with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):
+            if signal.getsignal(STACK_SIGNAL) is not signal.SIG_DFL:
+                return
+            fd = os.memfd_create(f"{STACK_NAME}{STACK_SIGNAL}", os.MFD_CLOEXEC)
+            if fd <= 2:  # a closed standard stream, to which libraries write
+                os.close(fd)
+                return
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+            # Without a global lock, other threads change their stacks while faulthandler reads them.
+            gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+            faulthandler.register(STACK_SIGNAL, file=fd, all_threads=gil, chain=False)
+            _fd = fd
+            if before >= 0:
+                os.close(before)
 
 
 class Requests:
@@ -74,13 +77,14 @@ class Requests:
         """Open the pipe, where the system has ``/proc``; return whether it was opened now."""
         if cls.fd >= 0:
             return False
-        with contextlib.suppress(AttributeError, OSError):
-            ends = os.pipe2(os.O_CLOEXEC)
-            try:
-                cls.fd = os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            finally:
-                for end in ends:
-                    os.close(end)
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                ends = os.pipe2(os.O_CLOEXEC)
+                try:
+                    cls.fd = os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                finally:
+                    for end in ends:
+                        os.close(end)
         return cls.fd >= 0
 
     @classmethod
@@ -98,7 +102,7 @@ def write_stacks() -> None:
         requests = os.read(Requests.fd, 4096)
     for path in re.findall(rb"/proc/\d+/fd/\d+", requests):
         with contextlib.suppress(OSError):  # the process that asked has ended
-            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(path, os.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
             try:
                 # Another process may have got its id, with a file of the user under that descriptor.
                 if os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{ANSWER_NAME}"):

@@ -23,20 +23,23 @@ import contextlib
 import io
 import multiprocessing.process
 import os
-import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import partial
 from multiprocessing import util
 from typing import Any
 
+from shoal._platform.posix import posix, posix_signal
+from shoal._platform.processes import Group, for_child, when_ended
 from shoal.backends._bootstrap import set_variables
 from shoal.backends._guard import MARK
 from shoal.backends._loop import Loop
 from shoal.backends._placement import Placement
 from shoal.backends._process import Process, kill_tree
 from shoal.backends._workers import Worker
+from shoal.backends.base import start_thread
 from shoal.errors import import_loky
 
 
@@ -55,17 +58,32 @@ class StartedChild:
         # The sentinel is a pipe that closes with the worker. But children that the worker has forked keep it open, and
         # hide the worker's death. Linux 5.3 and later have process descriptors, which do not have this problem.
         self._sentinel = started.sentinel
-        if hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):
-                self._sentinel = os.pidfd_open(started.pid)
-                util.Finalize(self, os.close, (self._sentinel,))
-        loop.watch(self._sentinel, self._ended)
+        self._group: Group | None = None
+        if sys.platform == "win32":  # a selector takes no handles of processes
+            with contextlib.suppress(OSError):  # then the process alone is killed
+                self._group = Group(self._sentinel)
+            try:
+                wait = when_ended(self._sentinel, partial(loop.ask, self._ended))
+                start_thread("shoal-worker-end", wait, make_room=False)
+            except BaseException:
+                self._started.kill()
+                raise
+        else:
+            if hasattr(os, "pidfd_open"):
+                with contextlib.suppress(OSError):
+                    self._sentinel = os.pidfd_open(started.pid)
+                    util.Finalize(self, os.close, (self._sentinel,))
+            loop.watch(self._sentinel, self._ended)
 
     def kill(self) -> None:
         """Kill the worker and its descendants."""
         if sys.platform == "linux":
             if self._started.exitcode is None:
                 kill_tree(self._started.pid)
+        elif self._group is not None:
+            self._group.kill()
+        elif sys.platform == "win32":
+            self._started.kill()
         else:
             import_loky()
             from loky.backend.utils import kill_process_tree
@@ -73,7 +91,8 @@ class StartedChild:
             kill_process_tree(self._started)
 
     def _ended(self) -> None:
-        self._loop.unwatch(self._sentinel)
+        if sys.platform != "win32":
+            self._loop.unwatch(self._sentinel)
         self._tries += 1
         code = self._started.exitcode
         if code is None and self._tries < 1000:  # the exit code may be available a moment later
@@ -81,6 +100,8 @@ class StartedChild:
             return
         if code is not None:
             self._started.join()  # removes it from multiprocessing's list of children
+        if self._group is not None:
+            self._group.release()
         process, self._process = self._process, None
         if process is not None:
             process.exited(code)
@@ -112,7 +133,7 @@ class ContextMaker:
         assignment = self._placement.of(worker.index)
         process.own = assignment.variables
         beginning = assignment, self._placement.initializer, self._placement.initargs
-        started = self._context.Process(target=self._serve, args=(os.getpid(), process.theirs, *beginning))
+        started = self._context.Process(target=self._serve, args=(os.getpid(), for_child(process.theirs), *beginning))
         method = started._start_method
         if method in ("spawn", "forkserver"):
             started.name = started.name.replace("Process", MARK)
@@ -192,14 +213,14 @@ class Executed:
         """The exit code, negative for a signal; None while the process runs, or if other code has waited for it."""
         if self._code is None:
             with contextlib.suppress(ChildProcessError):
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                pid, status = os.waitpid(self.pid, posix.WNOHANG)
                 if pid:
                     self._code = os.waitstatus_to_exitcode(status)
         return self._code
 
     def kill(self) -> None:
         """Kill the process only; loky calls this if it cannot kill the descendants."""
-        os.kill(self.pid, signal.SIGKILL)
+        os.kill(self.pid, posix_signal.SIGKILL)
 
     def join(self) -> None:
         """Do nothing."""
@@ -216,7 +237,8 @@ def dumps_for_child(obj: Any) -> tuple[bytes, list[int]]:
     import_loky()
     from loky.backend import reduction  # pickles everything that cloudpickle and multiprocessing can pickle
 
-    popen: Any = object.__new__(popen_spawn_posix.Popen)
+    spawning: Any = popen_spawn_posix
+    popen: Any = object.__new__(spawning.Popen)
     popen._fds = []
     stream = io.BytesIO()
     set_spawning_popen(popen)

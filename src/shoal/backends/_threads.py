@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
+from shoal._platform.processes import has_threads
+from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Slot, WorkerSpec, start_thread
+from shoal.errors import FallbackWarning
 
 T = TypeVar("T")
 _Item = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -84,6 +88,14 @@ class ThreadingBackend(Backend):
     in_process = True
     ships_bytes = False
 
+    def workers(self, n_jobs: int | None, depth: int = 0) -> int:
+        """Return the number of threads for `n_jobs`; 1, with one warning for all runs, if there are no threads."""
+        n_workers = super().workers(n_jobs, depth)
+        if n_workers == 1 or has_threads():
+            return n_workers
+        _warn_of_no_threads()
+        return 1
+
     def open(self, spec: WorkerSpec) -> list[Slot]:
         """Return one slot with a thread for each worker. Threads start when they are needed."""
         return [Slot(DaemonThreads(spec.n_workers), spec.n_workers)]
@@ -97,6 +109,11 @@ class ThreadingBackend(Backend):
         """Return a slot with new threads. The old ones cannot be stopped: they end after their current calls."""
         slot.executor.shutdown(wait=False, cancel_futures=True)
         return Slot(DaemonThreads(slot.width), slot.width)
+
+
+@functools.cache
+def _warn_of_no_threads() -> None:
+    warn("this system starts neither processes nor threads, so calls run one after the other", FallbackWarning)
 
 
 class InlineExecutor(Executor):

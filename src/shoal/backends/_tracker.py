@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from shoal._platform.posix import posix
 from shoal.backends._loop import Loop
 
 #: The capacity of a pipe.
@@ -27,7 +28,7 @@ class TrackerRelay:
 
     def __init__(self, loop: Loop) -> None:
         self._reader, self.writer = os.pipe()
-        os.set_blocking(self._reader, False)
+        posix.set_blocking(self._reader, False)
         self._part = b""  # of a line
         loop.watch(self._reader, self._ready)
 

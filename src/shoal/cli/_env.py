@@ -17,6 +17,7 @@ import shoal
 from shoal import backends
 from shoal._cpus import THREAD_VARIABLES, cgroup_folders, cpu_count, cpu_limits
 from shoal._files import format_size
+from shoal._platform.posix import posix
 from shoal.cli._text import DONE, FAILED, complain, say, say_json
 from shoal.errors import printable
 
@@ -117,13 +118,13 @@ def _cpus() -> dict[str, Any]:
 def _memory() -> dict[str, Any]:
     values: dict[str, Any] = {"machine bytes": None, "cgroup limit bytes": _cgroup_memory()}
     try:
-        values["machine bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        values["machine bytes"] = posix.sysconf("SC_PHYS_PAGES") * posix.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # this system does not tell
         pass
     values["memfd"] = hasattr(os, "memfd_create")
     for name, folder in (("/dev/shm", "/dev/shm"), ("temporary folder", tempfile.gettempdir())):
         try:
-            status = os.statvfs(folder)
+            status = posix.statvfs(folder)
         except (AttributeError, OSError):
             continue
         values[f"{name} bytes"] = status.f_frsize * status.f_blocks
@@ -149,12 +150,13 @@ def _limits() -> dict[str, Any]:
         import resource
     except ImportError:  # Windows
         return {}
+    limits: Any = resource
     values = {}
     for option, name in (("-n", "RLIMIT_NOFILE"), ("-u", "RLIMIT_NPROC"), ("-v", "RLIMIT_AS")):
-        if hasattr(resource, name):
+        if hasattr(limits, name):
             soft, hard = (
-                "unlimited" if limit == resource.RLIM_INFINITY else str(limit)
-                for limit in resource.getrlimit(getattr(resource, name))
+                "unlimited" if limit == limits.RLIM_INFINITY else str(limit)
+                for limit in limits.getrlimit(getattr(limits, name))
             )
             values[f"ulimit {option}"] = soft if soft == hard else f"{soft} (up to {hard})"
     return values

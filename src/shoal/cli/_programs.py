@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from shoal._platform.memory import HAS_MEMFD
+from shoal._platform.posix import posix
 from shoal.backends._process import children_of, descendants_of
 from shoal.backends._stacks import STACK_NAME
 from shoal.parallel.transport._published import PAGE_BYTES, PAGE_NAME, PublishedRun, owner_of, read_runs
@@ -68,13 +69,13 @@ class Program(NamedTuple):
 
 def reason_against(pid: int | None) -> str:
     """Return why a process cannot be looked at, or "". None stands for all processes of this user."""
-    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
+    if not HAS_MEMFD:
         return "this command needs Linux: it reads the memory of other programs through /proc"
     if pid is None:
         return ""
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
-        if owner != os.geteuid():
+        if owner != posix.geteuid():
             return f"process {pid} belongs to another user"
         os.listdir(f"/proc/{pid}/fd")
     except FileNotFoundError:
@@ -124,7 +125,7 @@ def usage_of(pid: int) -> Usage | None:
         cpu = _cpu(_read(pid, "stat"))
     except (OSError, ValueError):
         return None
-    page = os.sysconf("SC_PAGE_SIZE")
+    page = posix.sysconf("SC_PAGE_SIZE")
     return Usage(resident * page, (resident - shared) * page, cpu)
 
 
@@ -152,7 +153,7 @@ def status_of(pid: int, field: str, thread: int | None = None) -> str:
 
 
 def _own_processes() -> Iterator[int]:
-    user = os.geteuid()
+    user = posix.geteuid()
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError):
             if name.isdecimal() and os.stat(f"/proc/{name}").st_uid == user:
@@ -179,9 +180,9 @@ def _page_of(pid: int) -> tuple[bytes, tuple[int, int]]:
     for path, name in _memories(pid):
         if name != PAGE_NAME:
             continue
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | posix.O_CLOEXEC)
         try:
-            page = os.pread(fd, PAGE_BYTES, 0)  # to map it would give memory to all of it
+            page = posix.pread(fd, PAGE_BYTES, 0)  # to map it would give memory to all of it
         finally:
             os.close(fd)
         header = owner_of(page)
@@ -217,7 +218,7 @@ def _threads_of(pid: int) -> dict[int, int]:
 def _cpu(stat: bytes) -> float:
     """Return the CPU time in the text of a file "stat", in seconds."""
     fields = stat.rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / int(posix.sysconf("SC_CLK_TCK"))
 
 
 def _is_server(pid: int) -> bool:

@@ -14,12 +14,13 @@ import contextlib
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from typing import Any
 
+from shoal._platform.posix import posix, posix_signal
 from shoal.backends._stacks import ANSWER_NAME
 from shoal.cli._programs import argv_of, reason_against, request_path, stack_memory, status_of, workers_of
 from shoal.cli._text import DONE, FAILED, complain, duration, say
@@ -89,9 +90,9 @@ def _answered(pid: int) -> str | None:
     path = request_path(pid)
     if path is None:
         return None
-    memory = os.memfd_create(ANSWER_NAME, os.MFD_CLOEXEC)
+    memory = posix.memfd_create(ANSWER_NAME, posix.MFD_CLOEXEC)
     try:
-        pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        pipe = os.open(path, os.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
         try:
             os.write(pipe, f"/proc/{os.getpid()}/fd/{memory}\n".encode())
         finally:
@@ -99,7 +100,7 @@ def _answered(pid: int) -> str | None:
         deadline = time.monotonic() + _ANSWER_SECONDS
         while time.monotonic() < deadline:
             time.sleep(_QUIET_SECONDS / 5)
-            text = os.pread(memory, os.fstat(memory).st_size, 0)
+            text = posix.pread(memory, os.fstat(memory).st_size, 0)
             if text.endswith(b"\0"):
                 return _printable(text[:-1].decode(errors="replace").splitlines())
     except OSError:  # it has ended, or has not read earlier requests
@@ -120,7 +121,7 @@ def _words(worker: dict[str, object]) -> str:
 def _asked(pid: int) -> str:
     """Return the stacks that a worker writes when it gets the signal."""
     try:
-        process = os.pidfd_open(pid)
+        process = posix.pidfd_open(pid)
     except OSError as error:
         raise _NoAnswer("it has ended") from error
     try:
@@ -129,10 +130,11 @@ def _asked(pid: int) -> str:
             raise _NoAnswer("it has ended")
         path, number = found
         _check(pid, number)
+        locks: Any = fcntl
         with open(path, "r+b", buffering=0) as memory:
-            fcntl.flock(memory, fcntl.LOCK_EX)  # the workers share it, and this command may run twice at a time
+            locks.flock(memory, locks.LOCK_EX)  # the workers share it, and this command may run twice at a time
             memory.truncate(0)
-            signal.pidfd_send_signal(process, number)
+            posix_signal.pidfd_send_signal(process, number)
             text = _answer(memory.fileno())
     except OSError as error:
         raise _NoAnswer(f"it cannot be asked: {error.strerror}") from error
@@ -157,7 +159,7 @@ def _answer(memory: int) -> bytes:
         time.sleep(_QUIET_SECONDS)
         before, size = size, os.fstat(memory).st_size
         if size and size == before:
-            return os.pread(memory, size, 0)
+            return bytes(posix.pread(memory, size, 0))
     raise _NoAnswer(f"it has not answered within {_ANSWER_SECONDS:g} s: the system does not let it run now")
 
 

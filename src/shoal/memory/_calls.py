@@ -26,7 +26,7 @@ from shoal.memory import _texts
 from shoal.memory._changes import Sources
 from shoal.memory._results import Counts, MemorizedResult, NotMemorizedResult, metadata_of
 from shoal.memory.key._identity import Identity, Uncacheable
-from shoal.memory.key._source import names_of
+from shoal.memory.key._source import names_of, shown
 from shoal.memory.store import Key, Meta, Store, location_of
 from shoal.observe._logger import Logger
 
@@ -88,7 +88,7 @@ class CachedCalls(Logger):
         super().__init__()
         self._identity = identity
         self.func: Callable[..., Any] = identity.func
-        self.func_id, self.ignore = identity.path, identity.ignore
+        self.func_id, self.ignore = shown(identity.path), identity.ignore
         self.store_backend = store
         self.mmap_mode, self._verbose = mmap_mode, verbose
         self.timestamp: float | None = timestamp
@@ -108,7 +108,7 @@ class CachedCalls(Logger):
         """
         if self._verbose > 0 and warn:
             self.warn(f"Clearing function cache identified by {self.func_id}")
-        self.store_backend.clear(self.func_id)
+        self.store_backend.clear(self._identity.path)
         self._sources.save(self._identity)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:

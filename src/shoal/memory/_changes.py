@@ -17,7 +17,7 @@ from typing import ClassVar
 from shoal._tracebacks import warn
 from shoal.errors import CacheWarning, CollisionWarning
 from shoal.memory.key._identity import Identity
-from shoal.memory.key._source import is_elsewhere, names_of, parse_stored
+from shoal.memory.key._source import is_elsewhere, name_of, parse_stored
 from shoal.memory.store import Store
 
 
@@ -108,7 +108,7 @@ class Sources:
 
     def _must_remove(self, identity: Identity, stored: str) -> bool:
         source, line = identity.source, parse_stored(stored)[1]
-        name = names_of(identity.function)[1]
+        name = name_of(identity.function)
         unknown = name == "<lambda>" or -1 == line == source.line
         if identity.hash_name != "md5":
             if unknown or -1 in (line, source.line) or is_elsewhere(stored, source):

@@ -13,12 +13,11 @@ import collections
 import datetime
 import functools
 import inspect
-import numbers
 import os
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
@@ -26,10 +25,13 @@ from shoal.hashing import register_hasher
 from shoal.memory._cached import AsyncNotMemorizedFunc, BoundMemorizedFunc, MemorizedFunc, NotMemorizedFunc
 from shoal.memory._calls import ABSENT, Call, RunCalls
 from shoal.memory._changes import Sources
+from shoal.memory._checks import checked_mmap_mode, checked_options, checked_verbose
 from shoal.memory._results import Counts, MemorizedResult, MemoryInfo
 from shoal.memory.key._identity import HASH_NAMES, checked_depends
 from shoal.memory.store import Limits, Store, create, location_of
 from shoal.observe._logger import Logger
+
+M = TypeVar("M", bound="Memory")
 
 #: How many functions a run keeps while it reads its calls; they may hold large arguments.
 _MOST_FUNCTIONS = 16
@@ -87,6 +89,9 @@ class Memory(Logger):
     -----
     Safe to use from several threads. A pickled Memory opens the same location where it is unpickled.
 
+    A Memory with limits keeps a file open, and Windows does not remove its folder meanwhile. ``with Memory(...)``
+    closes the file at the end of the block, like :meth:`close`.
+
     Examples
     --------
     >>> import tempfile
@@ -122,10 +127,10 @@ class Memory(Logger):
             raise ValueError(f"hash_name={hash_name!r} is not an algorithm of keys: use {' or '.join(HASH_NAMES)}")
         if compress and mmap_mode is not None:
             warn("Compressed results cannot be memmapped", UserWarning)
-        self._verbose, self.compress = _checked_verbose(verbose), compress
+        self._verbose, self.compress = checked_verbose(verbose), compress
         self.mmap_mode = self._checked_mmap_mode(mmap_mode)
         self.timestamp: float | None = time.time()
-        self.location, self.backend, self.backend_options = location, backend, _checked_options(backend_options)
+        self.location, self.backend, self.backend_options = location, backend, checked_options(backend_options)
         self.hash_name, self.compute_once, self.keep_arguments = hash_name, compute_once, keep_arguments
         self.limits = Limits.checked(bytes_limit, items_limit, age_limit)
         self._open()
@@ -135,11 +140,7 @@ class Memory(Logger):
         self._counts: dict[str, Counts] = {}
         self._run_calls = RunCalls()
 
-    @staticmethod
-    def _checked_mmap_mode(mmap_mode: Any) -> str | None:
-        if mmap_mode is None or (isinstance(mmap_mode, str) and mmap_mode in ("r", "r+", "w+", "c")):
-            return mmap_mode
-        raise ValueError(f"mmap_mode={mmap_mode!r} is not a mode for mapped arrays: use one of r, r+, w+, c, or None")
+    _checked_mmap_mode = staticmethod(checked_mmap_mode)
 
     def _make_store(self) -> Store | None:
         location = os.path.join(self.location, "joblib") if isinstance(self.location, str) else self.location
@@ -212,7 +213,7 @@ class Memory(Logger):
             raise ValueError(f"cache_validation_callback needs to be callable. Got {cache_validation_callback}.")
         options: dict[str, Any] = {
             "ignore": ignore,
-            "verbose": None if verbose is None else _checked_verbose(verbose),
+            "verbose": None if verbose is None else checked_verbose(verbose),
             "mmap_mode": mmap_mode if mmap_mode is False else self._checked_mmap_mode(mmap_mode),
             "cache_validation_callback": cache_validation_callback,
             "version": version,
@@ -289,6 +290,20 @@ class Memory(Logger):
         limits = Limits.checked(bytes_limit, items_limit, age_limit)
         if self.store_backend is not None and limits != Limits():
             self.store_backend.reduce(limits)
+
+    def close(self) -> None:
+        """Close the files that are open between calls, so that Windows lets the folder be removed.
+
+        This Memory and its functions can be used again: they open the files when they need them.
+        """
+        if self.store_backend is not None:
+            self.store_backend.close()
+
+    def __enter__(self: M) -> M:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def entries(self) -> Iterator[MemorizedResult]:
         """Yield a reference to each result, in any order.
@@ -373,20 +388,6 @@ class Memory(Logger):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
-
-
-def _checked_verbose(verbose: Any) -> Any:
-    if isinstance(verbose, numbers.Real):
-        return verbose
-    raise TypeError(f"verbose={verbose!r} ({type(verbose).__name__}) is not a number: 0 prints nothing, 1 each call")
-
-
-def _checked_options(options: Any) -> dict[str, Any]:
-    if options is None:
-        return {}
-    if isinstance(options, Mapping) and all(isinstance(name, str) for name in options):
-        return dict(options)
-    raise TypeError(f"backend_options={options!r:.80} is not a dictionary of options by name")
 
 
 def _hashed_as(memory: Memory) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from threading import get_ident
 from typing import Any
 
 from shoal.memory import _texts
+from shoal.memory.key._source import shown
 from shoal.memory.store import Entry, Key, Meta, Store, create, location_of
 from shoal.observe._logger import Logger, pformat
 
@@ -119,10 +121,11 @@ class MemorizedResult(Logger):
             if func is None or args_id is None:
                 raise TypeError("give call_id, or func and args_id: without them the result is not known")
             call_id = func, args_id
+        function, call = call_id
         store = create(backend, location)
         if store is None:
             raise TypeError(f"there is no store at {location!r}: pass a path or a store as the location")
-        self._call_id = Key(*call_id)
+        self._call_id = Key(function.replace(os.sep, "/"), call)
         self.store_backend: Store = store
         self.mmap_mode, self.verbose, self.timestamp = mmap_mode, verbose, timestamp
         self.metadata = metadata if metadata is not None else self._metadata()
@@ -138,12 +141,12 @@ class MemorizedResult(Logger):
     @property
     def func_id(self) -> str:
         """The path of the function."""
-        return self._call_id.function
+        return shown(self._call_id.function)
 
     @property
     def func(self) -> str:
         """The path of the function."""
-        return self._call_id.function
+        return shown(self._call_id.function)
 
     @property
     def args_id(self) -> str:
@@ -188,12 +191,16 @@ class MemorizedResult(Logger):
 
     def __repr__(self) -> str:
         return (
-            f'{type(self).__name__}(location="{location_of(self.store_backend)}", '
-            f'func="{self.func_id}", args_id="{self.args_id}")'
+            f'{type(self).__name__}(location="{_escaped(location_of(self.store_backend))}", '
+            f'func="{_escaped(self.func_id)}", args_id="{self.args_id}")'
         )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "timestamp": None}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\")
 
 
 class NotMemorizedResult:
@@ -308,7 +315,7 @@ class MemoryInfo(FunctionInfo):
         """Add up entries, and the counts of functions by their paths."""
         info = cls()
         for entry in entries:
-            function = info.functions.setdefault(entry.key.function, FunctionInfo())
+            function = info.functions.setdefault(shown(entry.key.function), FunctionInfo())
             for each in (info, function):
                 each.entries += 1
                 each.nbytes += entry.nbytes

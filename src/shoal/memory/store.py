@@ -289,6 +289,9 @@ class Store(ABC):
     def reduce(self, limits: Limits) -> None:
         """Remove entries until the rest is within limits, least recently used first."""
 
+    def close(self) -> None:  # noqa: B027
+        """Close the files and connections that are open between calls. They are opened again when they are needed."""
+
 
 def _make_builtin(module: str, name: str, location: Any, **options: Any) -> Store:
     """Return a store of shoal. Its module is imported here, because it imports this one."""

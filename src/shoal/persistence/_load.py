@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from shoal._platform import files
 from shoal.errors import CorruptFile, EmptyFile, ForeignFile, UntrustedFile, add_to_message
 from shoal.persistence._format import differing_at_all
 from shoal.persistence.compression import detect
@@ -135,7 +136,8 @@ def load(
         if value is not OTHER:
             return value
         return load_from(io.BytesIO(small), options, trust)
-    with _open_to_share(path) if mmap_mode in ("r+", "w+") else open(path, "rb", buffering=0) as file:
+    shared = mmap_mode in ("r+", "w+")
+    with _open_to_share(path) if shared else open(path, "rb", 0, opener=files.opener) as file:
         return load_from(file, options, trust)
 
 
@@ -206,9 +208,9 @@ def path_of(filename: Any) -> str:
 def _open_to_share(path: str) -> Any:
     """Open a file for reading and writing, because arrays that are mapped share it; only for reading if need be."""
     try:
-        return open(path, "r+b", buffering=0)
+        return open(path, "r+b", 0, opener=files.opener)
     except PermissionError:
-        return open(path, "rb", buffering=0)
+        return open(path, "rb", 0, opener=files.opener)
 
 
 def _explain(error: Exception, start: Start, name: str) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from shoal._files import make_folder, replacement
 from shoal._forks import CALLERS, after_fork_in_child
+from shoal._platform.posix import posix
 from shoal._tracebacks import warn
 from shoal.errors import FallbackWarning
 from shoal.reports._active import collect_in_process
@@ -151,9 +152,10 @@ def _locked(folder: str) -> Iterator[None]:
     except ImportError:  # Windows: the last process to end writes the page with all reports that it finds
         yield
         return
-    fd = os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    locks: Any = fcntl
+    fd = os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT | posix.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        locks.flock(fd, locks.LOCK_EX)
         yield
     finally:
         os.close(fd)

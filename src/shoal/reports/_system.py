@@ -55,28 +55,28 @@ class ThreadUse(NamedTuple):
 
 try:
     import resource
-except ImportError:  # Windows
+except ImportError:  # Windows, Pyodide
 
     def usage() -> Usage:
         """Return the resources that this process has used."""
         return Usage(None, None)
 
 else:
+    _resource: Any = resource
 
     def usage() -> Usage:
         """Return the resources that this process has used."""
-        used = resource.getrusage(resource.RUSAGE_SELF)
+        used = _resource.getrusage(_resource.RUSAGE_SELF)
         return Usage(used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), used.ru_nivcsw)
 
 
 def thread_use() -> ThreadUse | None:
     """Return the resources that this thread has used; None on systems other than Linux."""
-    data = _read("/proc/thread-self/schedstat") if sys.platform == "linux" else None
-    if not data:
-        return None
-    cpu, queued = map(int, data.split()[:2])
-    used = resource.getrusage(resource.RUSAGE_THREAD)
-    return ThreadUse(cpu / 1e9, queued / 1e9, used.ru_nivcsw, used.ru_nvcsw)
+    if sys.platform == "linux" and (data := _read("/proc/thread-self/schedstat")):
+        cpu, queued = map(int, data.split()[:2])
+        used = resource.getrusage(resource.RUSAGE_THREAD)
+        return ThreadUse(cpu / 1e9, queued / 1e9, used.ru_nivcsw, used.ru_nvcsw)
+    return None
 
 
 class ThreadsInUse:
@@ -133,16 +133,14 @@ def _demand_of_threads() -> dict[str, int]:
 
 def swapped_in() -> int | None:
     """Return the bytes that the system has read back from swap since it was booted."""
-    data = _read("/proc/vmstat") if sys.platform == "linux" else None
-    pages = _field(data, "pswpin")
-    return None if pages is None else pages * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform == "linux" and (pages := _field(_read("/proc/vmstat"), "pswpin")) is not None:
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def out_of_memory() -> int | None:
     """Return how often the system has killed a process of this control group because it was out of memory."""
-    if sys.platform != "linux":
-        return None
-    first, second = cgroup_folders("memory")
+    first, second = cgroup_folders("memory") if sys.platform == "linux" else ([], [])
     files = [f"{folder}/memory.events" for folder in first] + [f"{folder}/memory.oom_control" for folder in second]
     for file in files:
         number = _field(_read(file), "oom_kill")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_fork, needs_proc
 from shoal.memory.key import _freshness
 
 OLD = """
@@ -103,7 +104,7 @@ def test_an_edit_of_a_module_that_a_function_depends_on(tmp_path: Path, what: st
     assert run(tmp_path, call, END) == "2"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@needs_fork
 def test_a_forked_child_has_the_code_of_its_parent(tmp_path: Path) -> None:
     old_file(tmp_path)
     in_child = f"""
@@ -148,7 +149,7 @@ def test_a_worker_that_imports_the_edited_file(tmp_path: Path) -> None:
     assert run(tmp_path, "0", "import edited as m\nprint(m.f.check_call_in_cache(0), m.f(0))") == "True 2"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no such file system")
+@needs_proc
 def test_the_start_of_the_process_that_has_loaded_the_code() -> None:
     source = "import time\nbegin = time.time()\nfrom shoal.memory.key._freshness import code_started\n"
     before = time.time()

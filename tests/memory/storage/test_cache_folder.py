@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_angles, needs_fork, needs_links, needs_modes, needs_root
 from shoal import CacheWarning, MemorizedResult, Memory
 from shoal.memory.storage._paths import is_key, quoted
 from shoal.memory.store import Key, create
-
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
 
 
 def double(x: int) -> int:
@@ -62,6 +61,7 @@ def use(location: Path, **options: Any) -> Any:
 OPTIONS: list[dict[str, Any]] = [{}, {"items_limit": 1}, {"hash_name": "md5"}]
 
 
+@needs_links
 @pytest.mark.filterwarnings("ignore::shoal.CacheWarning")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(
@@ -83,6 +83,7 @@ def test_links_inside_the_cache_are_not_followed(tmp_path: Path, elsewhere: Path
     assert seen(elsewhere) == before
 
 
+@needs_links
 def test_a_warning_names_the_link(tmp_path: Path, elsewhere: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "test_cache_folder").symlink_to(elsewhere)
@@ -93,6 +94,7 @@ def test_a_warning_names_the_link(tmp_path: Path, elsewhere: Path) -> None:
         assert Memory(tmp_path / "cache", verbose=0).cache(double)(1) == 2
 
 
+@needs_links
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_location_may_be_a_link(tmp_path: Path, options: Any) -> None:
     (tmp_path / "disk" / "real").mkdir(parents=True)
@@ -190,6 +192,7 @@ def test_names_that_would_lead_elsewhere_are_quoted(tmp_path: Path, names: dict[
     assert list(memory.entries()) == []
 
 
+@needs_angles
 def test_ordinary_names_are_not_quoted() -> None:
     for part in ("module", "f", "<lambda>", "<locals>", "__main__--home-user-x", "ä", "a b", "a%2Fb", "a.b"):
         assert quoted(part) == part
@@ -197,6 +200,7 @@ def test_ordinary_names_are_not_quoted() -> None:
     assert not any(is_key(Key("f", "0" * length)) for length in (0, 31, 33))
 
 
+@needs_links
 def test_an_fsspec_store_follows_no_links(tmp_path: Path, elsewhere: Path) -> None:
     pytest.importorskip("fsspec")
     store = create("fsspec", str(tmp_path / "cache"))
@@ -222,7 +226,8 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be several users")
+@needs_fork
+@needs_root
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o2775), (0o022, 0o2775), (0o002, 0o775), (0o022, 0o777)], ids=oct)
 @pytest.mark.parametrize(("kind", "place"), [("Path", "."), ("str", "joblib"), ("Path", "by/name")])
 def test_users_share_a_cache_with_a_limit(
@@ -269,6 +274,7 @@ def test_users_share_a_cache_with_a_limit(
         assert status.st_mode & 0o060 == 0o060
 
 
+@needs_modes
 def test_a_cache_in_a_folder_such_as_tmp_is_not_shared(tmp_path: Path) -> None:
     """Everybody may write there, but nobody may replace the files of others."""
     os.chmod(tmp_path, 0o1777)
@@ -276,6 +282,7 @@ def test_a_cache_in_a_folder_such_as_tmp_is_not_shared(tmp_path: Path) -> None:
     assert all(path.lstat().st_mode & 0o022 == 0 for path in tmp_path.rglob("*"))
 
 
+@needs_modes
 def test_a_cache_in_a_private_folder_is_not_shared(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o755)

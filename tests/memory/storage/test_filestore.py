@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from _capabilities import ROOT, needs, needs_modes, needs_replacing
 from _store_util import KEY, Start, heard, make_start, make_store, meta
 from shoal import CacheWarning
 from shoal.memory.storage._filestore import FileStore
@@ -22,7 +23,7 @@ store, start = pytest.fixture(make_store), pytest.fixture(make_start)
 
 def files(store: FileStore) -> set[str]:
     root = Path(store.location)
-    found = {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
+    found = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
     return found - {".shoal/locks", ".shoal/index.sqlite", ".shoal/index.sqlite-wal", ".shoal/index.sqlite-shm"}
 
 
@@ -96,7 +97,8 @@ def test_compressed_arrays_are_not_mapped(tmp_path: Path) -> None:
 # Folders that cannot be written
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@needs_modes
+@needs(not ROOT, "root may write everywhere")
 def test_saving_in_a_write_protected_folder_raises(store: FileStore, tmp_path: Path) -> None:
     store.save(KEY, 1, meta())
     for path in [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]:
@@ -143,6 +145,7 @@ def test_a_full_disk_leaves_no_entry(store: FileStore, monkeypatch: pytest.Monke
     assert os.listdir(Path(store.location, ".shoal", "aside")) == []
 
 
+@needs_replacing
 @pytest.mark.parametrize("limits", [None, Limits(items=10)])
 def test_saving_makes_a_removed_folder_again(tmp_path: Path, limits: Limits | None) -> None:
     import shutil

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_fork
 from _store_util import KEY, PATIENCE, Start, make_start, make_store, meta
 from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Key, Limits
@@ -41,7 +42,7 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, data: bytes) -> None:
     store = FileStore(tmp_path / "cache", limits=Limits(items=5))
     for number in range(5):
         store.save(Key("f", f"{number:032x}"), number, meta())
-    del store
+    store.close()
     for end in ("-wal", "-shm"):
         Path(tmp_path, "cache", ".shoal", "index.sqlite" + end).unlink(missing_ok=True)
     path = tmp_path / "cache" / ".shoal" / "index.sqlite"
@@ -53,7 +54,7 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, data: bytes) -> None:
     assert {int(entry.key.call, 16) for entry in store.entries()} == set(range(5, 10))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@needs_fork
 def test_a_forked_child_keeps_the_limit(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "cache", limits=Limits(items=5))
     store.save(KEY, 1, meta())
@@ -74,10 +75,13 @@ def test_a_forked_child_keeps_the_limit(tmp_path: Path) -> None:
 
 def test_a_store_that_was_removed_is_not_made_again_at_exit(start: Start, tmp_path: Path) -> None:
     process = start("""
-        import shutil
+        import os, shutil
         store = FileStore(store.location, limits=Limits(items=5))
         store.save(key(0), 0, Meta(0., 0., {}))
         store.load(key(0))
+        from shoal._platform.files import OPEN_FILES_STAY
+        if OPEN_FILES_STAY:
+            store.close()
         shutil.rmtree(store.location)
     """)
     process.communicate(timeout=PATIENCE)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import needs_fcntl, needs_fork, needs_signals
 from _store_util import KEY, PATIENCE, Start, heard, make_start, make_store, meta, tell
 from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Key, Limits
@@ -53,6 +54,7 @@ def test_another_process_takes_over_from_a_killed_one(start: Start) -> None:
     assert sorted(said) == [["42"]] * 2 + [["computes", "42"]]
 
 
+@needs_fork
 def test_a_child_of_a_killed_process_does_not_keep_its_lease(start: Start) -> None:
     """Background processes of a killed computation do not keep its lease."""
     first = start("""
@@ -179,7 +181,7 @@ def test_a_circle_of_threads_in_two_processes_is_no_deadlock(start: Start) -> No
     assert "True" in said[0] + said[1]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
+@needs_signals
 def test_a_waiting_process_can_be_interrupted(start: Start) -> None:
     holder = start("with store.lease(key(0)) as mine: say(mine); input()")
     assert heard(holder) == "True"
@@ -198,7 +200,7 @@ def test_a_waiting_process_can_be_interrupted(start: Start) -> None:
     assert heard(waiter) == "True"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@needs_fork
 def test_a_forked_child_has_no_leases(store: FileStore) -> None:
     with store.lease(KEY) as mine:
         assert mine
@@ -212,6 +214,7 @@ def test_a_forked_child_has_no_leases(store: FileStore) -> None:
         assert mine
 
 
+@needs_fcntl
 def test_without_locks_every_process_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Start) -> None:
     holder = start("with store.lease(key(0)) as mine: say(mine); input()")
     assert heard(holder) == "True"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from _capabilities import needs_fork
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@needs_fork
 def test_a_store_survives_killed_processes(tmp_path: Path) -> None:
     script = Path(__file__).with_name("_store_stress.py")
     command = [sys.executable, "-W", "error", str(script), str(tmp_path / "cache"), "6", "0"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 import threading
 from contextvars import Context, ContextVar, copy_context
@@ -15,6 +14,7 @@ from typing import Any
 import numpy
 import pytest
 
+from _capabilities import KILL
 from _faults_util import PATIENCE, Child
 from shoal import CallPicklingError, CallUnpicklingError, Parallel, delayed, executor, parallel_config, shared
 from shoal._context import home_of, reduce_variable, variable_at
@@ -177,7 +177,7 @@ def test_values_are_sent_once_to_each_worker() -> None:
 def kill_itself(path: Path) -> str:
     if not path.exists():
         path.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return VARIABLE.get()
 
 

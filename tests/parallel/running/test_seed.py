@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy
 import pytest
 from numpy.random import SeedSequence, default_rng
 
+from _capabilities import KILL
 from shoal import Parallel, delayed, parallel_config, shared
 
 N = 30
@@ -58,7 +58,7 @@ def test_an_attempt_after_another_sees_the_same_numbers(tmp_path: Path, n_jobs: 
         if x % 10 == 3 and not mark.exists():
             mark.touch()
             if how == "die":
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), KILL)
             raise LookupError(x)
         return x, drawn
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import threading
 import time
 import warnings
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import tenacity
 
+from _capabilities import KILL, KILLED
 from _faults_util import wait_for, works
 from shoal import Parallel, delayed, parallel_config
 from shoal.errors import CallPicklingError, FallbackWarning, NoSpaceError, TaskTimeout, WorkerDied
@@ -58,7 +58,7 @@ def fail(folder: Path, index: int, failing: dict[int, int], how: str = "raise") 
         if how == "raise":
             raise LookupError(index)
         if how == "SIGKILL":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
         if how == "exit":
             os._exit(3)
         time.sleep(1000)
@@ -125,7 +125,7 @@ def test_a_call_that_kills_its_worker_each_time_harms_no_other(tmp_path: Path, b
     results = run(calls(tmp_path, 40, {17: 99}, "SIGKILL"))
     died = results.pop(17)
     assert isinstance(died, WorkerDied)
-    assert (died.call.index, died.exit_code) == (17, -9)
+    assert (died.call.index, died.exit_code) == (17, KILLED)
     assert results == [index * index for index in range(40) if index != 17]
     assert began(tmp_path, 40)[17] == 3
     assert works(backend=backend)

@@ -6,13 +6,13 @@ import dataclasses
 import errno
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from _capabilities import PROC, needs_limits, needs_memfd
 from _faults_util import Child
 from shoal import Parallel, delayed, parallel_config
 from shoal.errors import NoSpaceError
@@ -527,7 +527,7 @@ def no_memory(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(os, "memfd_create", refuse)
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is a folder in any case")
+@needs_memfd
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENOSYS, errno.EPERM])
 def test_a_folder_serves_where_there_is_no_shared_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -561,7 +561,7 @@ def full_after(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
 def test_no_room_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]) -> None:
     if options:
         options = {"temp_folder": str(tmp_path)}
-    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    before = len(os.listdir("/proc/self/fd")) if PROC else 0
     with monkeypatch.context() as patch:
         full_after(patch, 1000)
         with pytest.raises(NoSpaceError, match=rf"no room for {BIG * 8} bytes.*temp_folder= or JOBLIB_TEMP_FOLDER"):
@@ -602,7 +602,7 @@ def make_full() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@needs_limits
 def test_results_come_back_where_the_worker_finds_no_room() -> None:
     results = run([delayed(fill)(float(i), 5 * BIG) for i in range(6)], initializer=make_full)
     assert [float(result[-1]) for result in results] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]

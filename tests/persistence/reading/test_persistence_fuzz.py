@@ -19,13 +19,14 @@ import joblib
 import numpy as np
 import pytest
 
+from _capabilities import needs_limits, needs_proc
 from _faults_util import Child
 from _persistence_zoo import COMPRESSORS
 from shoal import dump, load
 from shoal.persistence._format import Footer, StoredArray, plain, wrapper
 from shoal.persistence.compression import COMPRESSORS as RECORDS
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="for limits and signals as Linux has them")
+pytestmark = [needs_limits, needs_proc]
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "2.5"))
 

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shoal
+from _capabilities import needs_limits
 from _trust_opcodes import PROTO4, dtype, framed, named, refused, text
 from shoal.errors import CorruptFile, DamagedFile, FileLimitError, UntrustedFile
 from shoal.persistence._format import MAGIC, TAIL
@@ -546,7 +547,7 @@ def _limited(program: str, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no limits of memory")
+@needs_limits
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_small_files_take_little(hostile: str, tmp_path: Path) -> None:
     opcodes, errors = HOSTILE[hostile]

@@ -363,7 +363,7 @@ class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
     def clear_path(self, call_id: Sequence[str]) -> None:
         """Remove everything that is stored for a function."""
         if type(self) is FileSystemStoreBackend:
-            self._store().clear(os.path.join(*call_id))
+            self._store().clear(os.path.join(*call_id).replace(os.sep, "/"))
         else:
             super().clear_path(call_id)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-import time
 from typing import Any
 
-__all__ = ["LooseVersion", "Version", "concurrency_safe_rename", "make_memmap"]
+from shoal._platform.files import replace
 
-_ACCESS_DENIED = (5, 13)
+__all__ = ["LooseVersion", "Version", "concurrency_safe_rename", "make_memmap"]
 
 
 @functools.total_ordering
@@ -84,13 +82,4 @@ def make_memmap(
 
 def concurrency_safe_rename(src: Any, dst: Any) -> None:
     """Rename a file over another. On Windows, try again for a second while another process has it open."""
-    pause, until = 0.001, time.monotonic() + 1
-    while True:
-        try:
-            os.replace(src, dst)
-            return
-        except OSError as error:
-            if getattr(error, "winerror", None) not in _ACCESS_DENIED or time.monotonic() > until:
-                raise
-        time.sleep(pause)
-        pause *= 2
+    replace(src, dst)

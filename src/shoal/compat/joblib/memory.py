@@ -15,7 +15,8 @@ from shoal.memory import _async, _cached, _memory, _results
 from shoal.memory._cached import AsyncNotMemorizedFunc, NotMemorizedFunc
 from shoal.memory._changes import Sources
 from shoal.memory._results import NotMemorizedResult, expires_after
-from shoal.memory.key._source import parse_stored, path_of
+from shoal.memory.key._source import parse_stored, path_of, shown
+from shoal.memory.store import location_of
 
 from ._store_backends import CacheWarning, FileSystemStoreBackend, StoreBackendBase
 from .func_inspect import filter_args, format_call, format_signature, get_func_code, get_func_name
@@ -104,7 +105,7 @@ def extract_first_line(func_code: str) -> tuple[str, int]:
 
 def _build_func_identifier(func: Any) -> str:
     """Return the path of the results of a function, in a store."""
-    return path_of(func)
+    return shown(path_of(func))
 
 
 class _FunctionHashes(weakref.WeakKeyDictionary[Any, Any]):
@@ -137,6 +138,10 @@ class MemorizedResult(_results.MemorizedResult):
         store = _store_backend_factory(backend, location, verbose, {"mmap_mode": mmap_mode})
         super().__init__(store, call_id, backend, mmap_mode, verbose, timestamp, metadata, **further)
         self._name = "joblib"
+
+    def __repr__(self) -> str:
+        where = location_of(self.store_backend)
+        return f'{type(self).__name__}(location="{where}", func="{self.func_id}", args_id="{self.args_id}")'
 
     def get(self) -> Any:
         """Load the result.

@@ -17,6 +17,7 @@ import functools
 import marshal
 import os
 import struct
+import sys
 import time
 import tokenize
 import types
@@ -38,16 +39,18 @@ def _start_of_process() -> float:
 
     The start of a forked process counts as unknown, because its code was loaded earlier, by its parent.
     """
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        flags, ticks = int(fields[6]), int(fields[19])
-        if flags & _FORKED_WITHOUT_EXEC:
-            return 0.0
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-        return time.time() - max(age, 0.0)
-    except (OSError, ValueError, IndexError, AttributeError):
-        return 0.0
+    if sys.platform == "linux":
+        try:
+            with open("/proc/self/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            flags, ticks = int(fields[6]), int(fields[19])
+            if flags & _FORKED_WITHOUT_EXEC:
+                return 0.0
+            age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+            return time.time() - max(age, 0.0)
+        except (OSError, ValueError, IndexError, AttributeError):
+            pass
+    return 0.0
 
 
 _started = _start_of_process()  # a forked child inherits it together with the code

@@ -74,6 +74,11 @@ def subject_of(func: Callable[..., Any]) -> Subject:
     return Subject(func, opaque=True, state=() if known else (func,))
 
 
+def name_of(function: Any) -> str:
+    """Return the name of a function as it is, also on Windows, where that of a folder must not contain ``<``."""
+    return str(getattr(function, "__name__", "unknown"))
+
+
 def names_of(function: Any) -> tuple[list[str], str]:
     """Return the parts of a function's path, and its name, as joblib does.
 
@@ -85,7 +90,7 @@ def names_of(function: Any) -> tuple[list[str], str]:
     if module == "__main__":
         module += _file_in_name(function)
     parts = module.split(".")
-    name = getattr(function, "__name__", "unknown")
+    name = name_of(function)
     qualified = getattr(function, "__qualname__", name)
     if qualified != name:
         parts += qualified.split(".")[:-1]
@@ -98,6 +103,11 @@ def path_of(function: Any) -> str:
     """Return the path of a function's entries in a store."""
     parts, name = names_of(function)
     return "/".join(map(quoted, [part for part in parts if part] + [name]))
+
+
+def shown(path: str) -> str:
+    """Return the path of a function as joblib shows it: with the separator of the system."""
+    return path.replace("/", os.sep)
 
 
 def _file_in_name(function: Any) -> str:

@@ -30,13 +30,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from shoal._files import delete
 from shoal._output import Output, write_new
+from shoal._platform.files import rename, replace
 from shoal._tracebacks import warn
+from shoal.errors import FileInUse
 from shoal.memory.storage._leases import leases_in
 from shoal.memory.storage._paths import METADATA as _METADATA
 from shoal.memory.storage._paths import OUTPUT as _OUTPUT
 from shoal.memory.storage._paths import OWN as _OWN
 from shoal.memory.storage._paths import SOURCE as _SOURCE
-from shoal.memory.storage._paths import is_key, make_folder_below, make_ignored_location, refuse_links
+from shoal.memory.storage._paths import is_key, make_folder_below, make_ignored_location, open_unnoticed, refuse_links
 from shoal.memory.storage._staging import Staging, put_back, replace_entry
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
 from shoal.persistence._dump import compression_of, write
@@ -160,7 +162,7 @@ class FileStore(Store):
                     raise KeyError(key) from None
                 if put_back(staged, folder):
                     return self._load_again(key, mmap_mode)
-                delete(staged)
+                self._staging.delete(staged)
                 if self._index is not None:
                     self._index.delete_row_if_missing(key)
         return self._report_unreadable(key, error)
@@ -213,7 +215,7 @@ class FileStore(Store):
         folder = self.folder(key)
         for _ in range(_ATTEMPTS):
             try:
-                os.rename(staged, folder)
+                rename(staged, folder)
                 break
             except FileNotFoundError:
                 make_folder_below(self.location, key.function)
@@ -221,6 +223,7 @@ class FileStore(Store):
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 if replace_entry(folder, staged):
+                    self._staging.delete(staged)
                     break
         else:
             raise FileNotFoundError(errno.ENOENT, "the folder is removed again and again", folder)
@@ -239,7 +242,7 @@ class FileStore(Store):
 
     def open_value(self, key: Key) -> BinaryIO:
         try:
-            return open(f"{self.folder(key)}/{_OUTPUT}", "rb", 0, opener=_open_unnoticed)
+            return open(f"{self.folder(key)}/{_OUTPUT}", "rb", 0, opener=open_unnoticed)
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
 
@@ -265,12 +268,16 @@ class FileStore(Store):
 
     def clear(self, function: str | None = None) -> None:
         staged: list[str | None] = []
+        refused: list[FileInUse] = []
         if function is not None:
             refuse_links(self.location, function.rpartition("/")[0])  # if the last part is a link, the link is removed
 
         def move() -> None:
-            paths = self._folders() if function is None else [self._prefix + function]
-            staged.extend(self._staging.move_in(path) for path in paths)
+            for path in self._folders() if function is None else [self._prefix + function]:
+                try:
+                    staged.append(self._staging.move_in(path))
+                except FileInUse as error:
+                    refused.append(error)
 
         if self._index is not None:
             self._index.clear(function, move)
@@ -278,8 +285,10 @@ class FileStore(Store):
             move()
         for path in staged:
             if path is not None:
-                delete(path)
+                self._staging.delete(path)
         self._sweep()
+        if refused:
+            raise refused[0]
 
     def _folders(self) -> list[str]:
         try:
@@ -293,7 +302,8 @@ class FileStore(Store):
             self._index.reduce(limits)
         else:
             for entry in excess_of(self._walk(), limits):
-                self._remove(entry.key)
+                with suppress(FileInUse):
+                    self._remove(entry.key)
         self._sweep()
 
     def _sweep(self) -> None:
@@ -355,7 +365,7 @@ class FileStore(Store):
             staged = self._staging.make_file(source.encode())
             try:
                 make_folder_below(self.location, function)
-                os.replace(staged, path)
+                replace(staged, path)
                 return
             except FileNotFoundError:  # another process has removed a folder meanwhile
                 delete(staged)
@@ -371,20 +381,16 @@ class FileStore(Store):
         except OSError:
             return False
 
+    def close(self) -> None:
+        if self._index is not None:
+            self._index.close()
+
     def lease(self, key: Key) -> AbstractContextManager[bool]:
         return self._leases.lease(key)
 
 
 def _restored(location: Any, compress: Any, limits: Limits | None, own: str | None) -> FileStore:
     return FileStore(location, compress=compress, limits=limits, own=own)
-
-
-def _open_unnoticed(path: str, flags: int) -> int:
-    """Open a file so that its time of reading stays, because that decides which entries are removed first."""
-    try:
-        return os.open(path, flags | getattr(os, "O_NOATIME", 0))
-    except PermissionError:  # only the owner of a file may do so
-        return os.open(path, flags)
 
 
 def _entry(key: Key, items: list[os.DirEntry[str]]) -> Entry:

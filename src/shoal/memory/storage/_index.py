@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from shoal._forks import CALLERS, after_fork_in_child
+from shoal.errors import FileInUse
 from shoal.memory.storage._locks import QUEUE, LockFile
 from shoal.memory.storage._paths import create_own_file, make_own_folder, refuse_links
 from shoal.memory.store import Entry, Key, Limits, excess
@@ -135,12 +136,12 @@ class Index:
         if limits.exclude(entry.nbytes):
             return False
         self._walk_if_due(again=False)
-        more = True
+        more, in_use = True, set[Key]()
         while more:
             with self._transaction() as rows:
                 self._write_uses(rows)
                 rows.execute(_ADD, (*entry.key, entry.nbytes, entry.used))
-                more = self._shrink(rows, limits)
+                more = self._shrink(rows, limits, in_use)
         return True
 
     def confirm(self, key: Key) -> None:
@@ -153,11 +154,11 @@ class Index:
     def reduce(self, limits: Limits) -> None:
         """Remove entries until the rest is within limits."""
         self._walk_if_due(again=True)
-        more = True
+        more, in_use = True, set[Key]()
         while more:
             with self._transaction() as rows:
                 self._write_uses(rows)
-                more = self._shrink(rows, limits)
+                more = self._shrink(rows, limits, in_use)
 
     def discard(self, key: Key) -> None:
         """Remove an entry and its row."""
@@ -192,16 +193,25 @@ class Index:
             found = rows.execute("SELECT function, call, used FROM entries").fetchall()
         return {Key(function, call): used for function, call, used in found}
 
-    def _shrink(self, rows: sqlite3.Connection, limits: Limits) -> bool:
-        """Remove up to ``_STEP`` entries that exceed the limits; return whether there may be more."""
+    def _shrink(self, rows: sqlite3.Connection, limits: Limits, in_use: set[Key]) -> bool:
+        """Remove up to ``_STEP`` entries that exceed the limits; return whether there may be more.
+
+        Those that Windows does not remove, because they are in use, are added to `in_use`. Others have to go instead.
+        """
         nbytes, items = rows.execute("SELECT nbytes, items FROM totals").fetchone()
         found = rows.execute(_OLDEST, (_STEP,)).fetchall()
-        oldest = (Entry(Key(function, call), size, used) for function, call, size, used in found)
-        gone = list(excess(oldest, nbytes, items, limits, time.time()))
+        entries = (Entry(Key(function, call), size, used) for function, call, size, used in found)
+        oldest = (entry for entry in entries if entry.key not in in_use)
+        now, before = time.time(), len(in_use)
+        gone = list(excess(oldest, nbytes, items, limits, now))
         for entry in gone:
-            self._remove(entry.key)
-            rows.execute(_DELETE, entry.key)
-        return len(gone) == _STEP
+            try:
+                self._remove(entry.key)
+                rows.execute(_DELETE, entry.key)
+            except FileInUse:
+                rows.execute("UPDATE entries SET used = ? WHERE function = ? AND call = ?", (now, *entry.key))
+                in_use.add(entry.key)
+        return len(gone) == _STEP or len(in_use) > before
 
     def _write_uses(self, rows: sqlite3.Connection) -> None:
         uses, self._uses = self._uses, {}

@@ -28,6 +28,9 @@ from typing import Any
 import xxhash
 
 from shoal._forks import CALLERS, after_fork_in_child
+from shoal._output import write_new
+from shoal._platform.files import real_path
+from shoal._platform.processes import wait_for
 from shoal.memory.storage._locks import LockFile
 from shoal.memory.storage._paths import OWN, make_own_folder
 from shoal.memory.store import Key
@@ -55,7 +58,7 @@ class Leases:
 
     def __init__(self, folder: str | None) -> None:
         self.locks = None if folder is None else LockFile(os.path.join(folder, "locks"))
-        self._edges: MutableMapping[int, int] = {} if folder is None else _Links(os.path.join(folder, "waiting"))
+        self._edges: MutableMapping[int, int] = {} if folder is None else _Edges(os.path.join(folder, "waiting"))
         self._reset()
         _all.add(self)
 
@@ -110,7 +113,7 @@ class Leases:
             if not safe:
                 return True
             assert other.released is not None
-            other.released.wait()
+            wait_for(other.released)
         return other.failed
 
     def _wait_for_process(self, number: int, mine: _Owner) -> bool:
@@ -215,50 +218,59 @@ class Lease:
             self._leases.release(self._acquired, kind is not None)
 
 
-class _Links(MutableMapping[int, int]):
-    """A mapping of numbers in a folder: symbolic links, whose names are the keys and whose targets are the values.
+class _Edges(MutableMapping[int, int]):
+    """A mapping of numbers in a folder: empty files, whose names are "key-value".
 
-    A link is written and read in one step, so other processes never see half of one.
+    A name appears and disappears in one step, so other processes never see half of one. Symbolic links would do as
+    well, but few users of Windows may make them.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
-    def _path(self, number: int) -> str:
-        return os.path.join(self._folder, f"{number:x}")
+    def _path(self, number: int, value: int) -> str:
+        return os.path.join(self._folder, f"{number:x}-{value:x}")
 
-    def __getitem__(self, number: int) -> int:
-        try:
-            return int(os.readlink(self._path(number)), 16)
-        except (OSError, ValueError):
-            raise KeyError(number) from None
-
-    def __setitem__(self, number: int, value: int) -> None:
-        make_own_folder(self._folder)
-        self.pop(number, None)  # a killed process may have left it
-        os.symlink(f"{value:x}", self._path(number))
-
-    def __delitem__(self, number: int) -> None:
-        try:
-            os.readlink(self._path(number))  # fails if it is not a link: then it is not ours
-            os.unlink(self._path(number))
-        except OSError:
-            raise KeyError(number) from None
-
-    def __iter__(self) -> Iterator[int]:
+    def _all(self) -> Iterator[tuple[int, int]]:
         try:
             names = [] if os.path.islink(self._folder) else os.listdir(self._folder)
         except OSError:
             return
         for name in names:
-            if _is_number(name):
-                yield int(name, 16)
+            if _is_edge(name):
+                number, _, value = name.partition("-")
+                yield int(number, 16), int(value, 16)
+
+    def __getitem__(self, number: int) -> int:
+        for key, value in self._all():
+            if key == number:
+                return value
+        raise KeyError(number)
+
+    def __setitem__(self, number: int, value: int) -> None:
+        make_own_folder(self._folder)
+        self.pop(number, None)  # a killed process may have left it
+        write_new(self._path(number, value), b"")
+
+    def __delitem__(self, number: int) -> None:
+        found = [edge for edge in self._all() if edge[0] == number]
+        try:
+            for edge in found:
+                os.unlink(self._path(*edge))
+        except OSError:
+            found = []
+        if not found:
+            raise KeyError(number)
+
+    def __iter__(self) -> Iterator[int]:
+        for number, _ in self._all():
+            yield number
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return sum(1 for _ in self._all())
 
 
-_is_number = re.compile("[0-9a-f]{1,16}").fullmatch
+_is_edge = re.compile("[0-9a-f]{1,16}-[0-9a-f]{1,16}").fullmatch
 _all: weakref.WeakSet[Leases] = weakref.WeakSet()
 _by_folder: weakref.WeakValueDictionary[str, Leases] = weakref.WeakValueDictionary()
 _registry = threading.Lock()
@@ -268,7 +280,7 @@ def leases_in(folder: str) -> Leases:
     """Return the leases of a folder. All stores of this process share them, because the process owns the locks."""
     above, name = os.path.split(folder)
     # If ".shoal" is a link, it is not followed here. make_own_folder will refuse it.
-    path = os.path.join(os.path.realpath(above), name) if name == OWN else os.path.realpath(folder)
+    path = os.path.join(real_path(above), name) if name == OWN else real_path(folder)
     with _registry:
         leases = _by_folder.get(path)
         if leases is None:

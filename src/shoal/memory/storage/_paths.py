@@ -18,10 +18,12 @@ import errno
 import os
 import re
 import stat
+import sys
 from typing import Any
 from urllib.parse import quote
 
 from shoal._files import make_folder
+from shoal._platform.files import open_shared
 from shoal.memory.store import Key
 
 #: The files of an entry, the file with the source of a function, and the folder of shoal's own files.
@@ -29,18 +31,30 @@ OUTPUT, METADATA, SOURCE = "output.pkl", "metadata.json", "func_code.py"
 OWN = ".shoal"
 
 #: Characters that a folder's name cannot contain, or that would end it: separators, NUL, halves of surrogate pairs.
-_UNSAFE = re.compile(r"[/\\\0\ud800-\udfff]" if os.sep == "\\" else r"[/\0\ud800-\udfff]")
+_UNSAFE = re.compile(r"[/\0\ud800-\udfff]")
+_UNSAFE_ON_WINDOWS = re.compile(r'[\\<>:"|?*\x00-\x1f]|[. ]\Z')
+#: Windows takes these for devices, whatever follows behind a dot.
+_DEVICES = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])(?: *\.|\Z)", re.IGNORECASE)
 _is_call = re.compile(r"[0-9a-f]{32}x?").fullmatch
 
 
 def quoted(part: str) -> str:
     """Return a part of a function's name as the name of a folder that lies below its parent."""
     part = _UNSAFE.sub(lambda found: quote(found[0].encode("utf-8", "surrogatepass"), safe=""), part)
+    if os.name == "nt":
+        part = quoted_for_windows(part)
     if not part:
         return "%"
     if part.startswith(".") or part in (OUTPUT, METADATA, SOURCE):
         return part.replace(".", "%2E")
     return part
+
+
+def quoted_for_windows(part: str) -> str:
+    """Return the name of a folder, without what Windows does not allow in names. joblib cannot store such functions."""
+    if _DEVICES.match(part):
+        part = f"%{ord(part[0]):02X}{part[1:]}"
+    return _UNSAFE_ON_WINDOWS.sub(lambda found: f"%{ord(found[0]):02X}", part)
 
 
 def is_key(key: Key) -> bool:
@@ -111,11 +125,19 @@ def is_shared(folder: str) -> bool:
 def create_own_file(path: str) -> int | None:
     """Create a file in ".shoal"; return its descriptor, or None if it exists already."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except FileExistsError:
         return None
     share(path)
     return fd
+
+
+def open_unnoticed(path: str, flags: int) -> int:
+    """Open a file so that its time of reading stays, because that decides which entries are removed first."""
+    try:
+        return open_shared(path, flags | getattr(os, "O_NOATIME", 0))
+    except PermissionError:  # only the owner of a file may do so
+        return open_shared(path, flags)
 
 
 def share(path: str) -> None:
@@ -123,22 +145,21 @@ def share(path: str) -> None:
 
     A folder such as /tmp is left out. It has the sticky bit, so that users cannot replace the files of others.
     """
-    if os.name != "posix":
-        return
-    try:
-        around, status = os.stat(os.path.dirname(path)), os.lstat(path)
-        if around.st_mode & stat.S_ISVTX:
-            return
-        mode = stat.S_IMODE(status.st_mode)
-        access = 0o7 if stat.S_ISDIR(status.st_mode) else 0o6
-        if around.st_mode & stat.S_IWGRP:
-            if status.st_gid != around.st_gid:
-                os.chown(path, -1, around.st_gid, follow_symlinks=False)
-            # S_ISGID on a folder gives the folder's group to everything that is made in it.
-            mode |= access << 3 | (stat.S_ISGID if access == 0o7 else 0)
-        if around.st_mode & stat.S_IWOTH:
-            mode |= access
-        if mode != stat.S_IMODE(status.st_mode):
-            os.chmod(path, mode)
-    except OSError:  # this user is not a member of the group, so the group cannot be given access
-        pass
+    if sys.platform != "win32":
+        try:
+            around, status = os.stat(os.path.dirname(path)), os.lstat(path)
+            if around.st_mode & stat.S_ISVTX:
+                return
+            mode = stat.S_IMODE(status.st_mode)
+            access = 0o7 if stat.S_ISDIR(status.st_mode) else 0o6
+            if around.st_mode & stat.S_IWGRP:
+                if status.st_gid != around.st_gid:
+                    os.chown(path, -1, around.st_gid, follow_symlinks=False)
+                # S_ISGID on a folder gives the folder's group to everything that is made in it.
+                mode |= access << 3 | (stat.S_ISGID if access == 0o7 else 0)
+            if around.st_mode & stat.S_IWOTH:
+                mode |= access
+            if mode != stat.S_IMODE(status.st_mode):
+                os.chmod(path, mode)
+        except OSError:  # this user is not a member of the group, so the group cannot be given access
+            pass

@@ -25,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
+from shoal._platform.processes import LONGEST_WAIT
 from shoal._tracebacks import shorten
 from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
@@ -209,13 +210,18 @@ class Run(ABC):
         errors.attach(error, "results", errors.PartialResults(results))
 
     def _seconds_to_wait(self, deadline: float | None) -> float | None:
-        """Return the seconds until the next retry, check of running calls, or deadline; None if there is none."""
+        """Return the seconds until the next retry, check of running calls, or deadline; None if there is none.
+
+        They are fewer where Ctrl-C would not interrupt such a wait.
+        """
         then = math.inf if deadline is None else deadline
         if self._retries:
             then = min(then, self._retries[0][0])
         if self._check_at < then and self._busy():
             then = self._check_at
-        return None if then == math.inf else min(max(then - time.monotonic(), 0), threading.TIMEOUT_MAX)
+        if then == math.inf:
+            return None if math.inf == LONGEST_WAIT else LONGEST_WAIT
+        return min(max(then - time.monotonic(), 0), LONGEST_WAIT, threading.TIMEOUT_MAX)
 
     def _on_time(self) -> Ready:
         """Requeue calls whose retry delay has elapsed, and time out calls that ran too long.

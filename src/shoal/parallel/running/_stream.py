@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from shoal._platform.processes import take
 from shoal._tracebacks import warn
 from shoal.backends.base import start_thread
 from shoal.errors import UnusedResultsWarning
@@ -69,7 +70,7 @@ def stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterat
                     "these results belong to a run of this process's parent. Take them there, or call Parallel here"
                 )
             try:
-                values = outbox.get(timeout=timeout)
+                values = take(outbox, timeout)
             except queue.Empty:
                 assert timeout is not None
                 raise run.timed_out(timeout) from None

@@ -89,12 +89,9 @@ class ProcessRequest(Request):
         self._workspace, self._arrays, self._segment = workspace, list(arrays), segment
 
     def release_result_segments(self, used: set[int]) -> None:
-        """Close the result segments with these numbers, into which the worker has written; recycle the others."""
+        """Give back the result segments. The worker has written into those with these numbers."""
         for number, segment in enumerate(self.result_segments):
-            if number in used:
-                segment.close()
-            else:
-                self._workspace.recycle(segment)
+            self._workspace.recycle(segment, number in used)
         self.result_segments = []
 
     def close(self) -> None:

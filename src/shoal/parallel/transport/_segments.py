@@ -13,16 +13,20 @@ The parent makes and closes every segment, so that a worker may die at any time.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import itertools
 import mmap
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from shoal._forks import CALLERS, after_fork_in_child
+from shoal._platform.memory import HAS_MEMFD, discard, forget_discarded
+from shoal._platform.posix import posix, posix_mmap
 from shoal.errors import NoSpaceError, import_loky
 
 ALIGNMENT = mmap.ALLOCATIONGRANULARITY
@@ -49,6 +53,9 @@ _SMALL = 64 * 2**20
 #: The most bytes for one call of ``os.write``: no system writes 2 GB or more at once.
 _WRITE_BYTES = 2**30
 
+#: Whether results are mapped, by the C library; otherwise they are copied.
+MAPS_PARTS = sys.platform == "linux"
+
 _numbers = itertools.count()
 
 
@@ -64,18 +71,26 @@ class Folder:
     ----------
     parent
         The path of that folder, or a name for it, as messages show it.
+
+    Notes
+    -----
+    Thread-safe, except :meth:`remove`.
     """
 
     def __init__(self, parent: str | None) -> None:
         self.parent = "the system's temporary folder" if parent is None else os.path.abspath(os.path.expanduser(parent))
         self._parent = parent
         self._path: str | None = None
+        self._making = threading.Lock()
 
     def path(self) -> str:
         """Return the path of the folder. loky's resource tracker removes the folder if this process is killed."""
         if self._path is None:
-            self._path = self._make()
-            _tracker().register(self._path, "folder")
+            with self._making:
+                if self._path is None:
+                    made = self._make()
+                    _tracker().register(made, "folder")
+                    self._path = made
         return self._path
 
     def _make(self) -> str:
@@ -90,11 +105,14 @@ class Folder:
     def remove(self) -> None:
         """Remove the folder and its files. A process that has mapped a file keeps the file's memory."""
         if self._path is not None:
-            import shutil
-
-            shutil.rmtree(self._path, ignore_errors=True)
+            discard(self._path)
             _tracker().unregister(self._path, "folder")
             self._path = None
+
+    def forget(self) -> None:
+        """Leave the folder to the parent of this process; called in a forked child."""
+        self._path = None
+        self._making = threading.Lock()
 
 
 def _tracker() -> Any:
@@ -110,14 +128,14 @@ def _above_standard_streams(fd: int) -> int:
     Otherwise, libraries that write to stderr would write into the segment, and a worker that starts now would have no
     such stream.
     """
-    if fd > 2 or sys.platform == "win32":
-        return fd
-    import fcntl
+    if sys.platform != "win32" and fd <= 2:
+        import fcntl
 
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(fd)
+        try:
+            return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        finally:
+            os.close(fd)
+    return fd
 
 
 class Segment:
@@ -143,7 +161,7 @@ class Segment:
     def __init__(self, folder: Folder | None, name: str = "shoal") -> None:
         self._file: str | None = None
         if folder is None:
-            self.fd = _above_standard_streams(os.memfd_create(name, os.MFD_CLOEXEC))
+            self.fd = _above_standard_streams(posix.memfd_create(name, posix.MFD_CLOEXEC))
             self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         else:
             self.path = self._file = f"{folder.path()}/segment-{next(_numbers)}"
@@ -156,14 +174,11 @@ class Segment:
             os.close(self.fd)
             self.fd = -1
             if self._file is not None:
-                # Windows refuses to remove a file that is mapped. It is removed later, with its folder.
-                with contextlib.suppress(OSError):
-                    os.unlink(self._file)
+                discard(self._file)
 
 
-#: Whether the system has memfds, and a path by which other processes open them.
-HAS_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
-
+#: The folder of this process in the system's temporary folder, for systems without memfds. It is removed at exit.
+temporary = Folder(None)
 #: Empty segments that any run may use, and their number at most. Appending and popping are atomic.
 _spare: list[Segment] = []
 SPARE = 8
@@ -172,10 +187,19 @@ SPARE = 8
 def _after_fork() -> None:
     while _spare:  # these belong to the parent, and both processes would write to the same memory
         with contextlib.suppress(OSError):  # the code that forks may already have closed descriptors
-            _spare.pop().close()
+            os.close(_spare.pop().fd)  # without removing its file
+    temporary.forget()
+    forget_discarded()
+
+
+def _at_exit() -> None:
+    while _spare:
+        _spare.pop().close()
+    temporary.remove()
 
 
 after_fork_in_child(_after_fork, CALLERS)
+atexit.register(_at_exit)  # before the function of _platform.memory, which was registered earlier
 
 
 class SegmentAllocator:
@@ -189,32 +213,35 @@ class SegmentAllocator:
     """
 
     def __init__(self, temp_folder: str | Folder | None) -> None:
-        memory: list[Folder | None] = [None] if HAS_MEMFD else []
-        own = [Folder(None)]
-        first = memory
+        first: list[Folder | None] = [None] if HAS_MEMFD else []
+        self._own = [Folder(None)] if HAS_MEMFD else []
         if isinstance(temp_folder, Folder):
             first = [temp_folder]
         elif temp_folder is not None:
-            own = [Folder(temp_folder), *own]
+            self._own = [Folder(temp_folder), *self._own]
             first = []
-        self._own = own
-        self._folders: list[Folder | None] = [*first, *own]  # in the order in which they are tried; None: memory
+        last = [] if HAS_MEMFD else [temporary]
+        self._folders = [*first, *self._own, *last]  # in the order in which they are tried; None: memory
+        self._reuses = HAS_MEMFD or self._folders == last  # whether empty segments are those of all runs
 
     def empty(self) -> Segment:
         """Return an empty segment. It is in memory, whatever `temp_folder` is, because it is read at once."""
-        if not HAS_MEMFD:
+        if not self._reuses:
             return Segment(self._folders[0])
         try:
             return _spare.pop()
         except IndexError:
-            return Segment(None)
+            return Segment(None if HAS_MEMFD else temporary)
 
-    def recycle(self, segment: Segment) -> None:
-        """Keep an empty segment for another batch, since making one costs more than a small batch does."""
-        if HAS_MEMFD and len(_spare) < SPARE:
-            _spare.append(segment)
-        else:
+    def recycle(self, segment: Segment, written: bool = False) -> None:
+        """Keep a segment of :meth:`empty` for another batch, since making one costs more than a small batch does.
+
+        With `written`, its results were read. If this process has mapped them, they must stay, and it is closed.
+        """
+        if not self._reuses or len(_spare) >= SPARE or (written and (MAPS_PARTS or not _emptied(segment))):
             segment.close()
+        else:
+            _spare.append(segment)
 
     def store(self, views: Sequence[memoryview]) -> tuple[Segment, list[int]]:
         """Write flat views of bytes into one new segment; return the segment and the offset of each view.
@@ -248,6 +275,15 @@ class SegmentAllocator:
         """Remove the folders that belong to the run."""
         for folder in self._own:
             folder.remove()
+
+
+def _emptied(segment: Segment) -> bool:
+    """Remove the contents of a segment; return whether that was possible."""
+    try:
+        os.ftruncate(segment.fd, 0)
+    except OSError:
+        return False
+    return True
 
 
 def layout(views: Sequence[memoryview], start: int = 0) -> tuple[list[int], int]:
@@ -286,7 +322,7 @@ def map_part(fd: int, offset: int, nbytes: int) -> memoryview:
     ``mmap.mmap`` does not do, since before Python 3.13 it keeps a duplicate of the descriptor: a thousand results would
     use up all descriptors that a process may have. If the system allows no more mappings, the part is copied.
     """
-    if sys.platform == "linux":
+    if MAPS_PARTS:
         try:
             return _Mapping(fd, offset, nbytes).view()
         except OSError:
@@ -311,7 +347,9 @@ class _Mapping:
 
     def __init__(self, fd: int, offset: int, nbytes: int) -> None:
         libc = _Mapping._libc or _Mapping._load()
-        address = libc.mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, fd, offset)
+        address = libc.mmap(
+            None, nbytes, posix_mmap.PROT_READ | posix_mmap.PROT_WRITE, posix_mmap.MAP_PRIVATE, fd, offset
+        )
         if address is None or address == 2**64 - 1:
             raise OSError(errno.ENOMEM, "mmap failed")
         self._address, self._nbytes = address, nbytes

@@ -18,7 +18,6 @@ Each slot of a run has a row until the run ends. The slot's worker writes to it 
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import math
 import mmap
@@ -29,6 +28,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from shoal._forks import CALLERS, after_fork_in_child
+from shoal._platform.memory import HAS_MEMFD, HAS_SECTIONS, new_section, open_section
 from shoal.backends._stacks import Requests
 from shoal.parallel.transport._published import (
     DOUBLES,
@@ -39,7 +39,7 @@ from shoal.parallel.transport._published import (
     RunRecord,
     write_header,
 )
-from shoal.parallel.transport._segments import HAS_MEMFD, Folder, Segment
+from shoal.parallel.transport._segments import Segment, temporary
 
 
 class WorkerStatus(NamedTuple):
@@ -115,7 +115,6 @@ class StatusPage:
         """Forget the page. A forked child must not use that of its parent."""
         self._lock = threading.Lock()
         self._doubles: Any = None
-        self._folder: Folder | None = None
         self._free: deque[int] = deque()
         self._records: list[RunRecord] = []  # those of no run
         self._n_records = 0
@@ -127,18 +126,14 @@ class StatusPage:
         with self._lock:
             if not self._opened() or not self._free:
                 return None
-            return StatusRow(self._segment.path, self._free.popleft(), self._doubles)
+            return StatusRow(self._path, self._free.popleft(), self._doubles)
 
     def _opened(self) -> bool:
         """Make the page if there is none; return whether there is one."""
         if self._doubles is None:
             try:
-                if not HAS_MEMFD:
-                    self._folder = Folder(None)
-                    atexit.register(self.close)
-                self._segment = Segment(self._folder, PAGE_NAME)
-                os.ftruncate(self._segment.fd, PAGE_BYTES)
-                self._memory = memoryview(mmap.mmap(self._segment.fd, PAGE_BYTES))
+                self._path, mapped = _new_page()
+                self._memory = memoryview(mapped)
                 self._doubles = self._memory.cast("d")
                 self._free.extend(range(ROWS))
             except OSError:
@@ -186,11 +181,6 @@ class StatusPage:
         record.end()
         self._records.append(record)
 
-    def close(self) -> None:
-        """Remove the folder of the page, if it has one."""
-        if self._folder is not None:
-            self._folder.remove()
-
 
 status_page = StatusPage()
 after_fork_in_child(status_page.reset, CALLERS)
@@ -236,15 +226,34 @@ class StatusWriter:
         self.doubles[self.first] = -1 - start
 
 
+def _new_page() -> tuple[str, mmap.mmap]:
+    """Make a page; return the path or name by which workers map it, and its memory.
+
+    Raises
+    ------
+    OSError
+        If there is no room for it.
+    """
+    if HAS_SECTIONS:
+        return new_section(PAGE_BYTES)
+    segment = Segment(None if HAS_MEMFD else temporary, PAGE_NAME)  # it stays open: `shoal top` finds its descriptor
+    os.ftruncate(segment.fd, PAGE_BYTES)
+    return segment.path, mmap.mmap(segment.fd, PAGE_BYTES)
+
+
 _pages: dict[str, Any] = {}
 
 
 def _mapped_page(path: str) -> Any:
     if path not in _pages:
         _pages.clear()  # a worker has one parent, and so it needs one page
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-        try:
-            _pages[path] = memoryview(mmap.mmap(fd, 0)).cast("d")
-        finally:
-            os.close(fd)
+        _pages[path] = memoryview(open_section(path, PAGE_BYTES) if HAS_SECTIONS else _mapped(path)).cast("d")
     return _pages[path]
+
+
+def _mapped(path: str) -> mmap.mmap:
+    fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return mmap.mmap(fd, 0)
+    finally:
+        os.close(fd)

@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 from shoal._forks import CALLERS, after_fork_in_child
+from shoal._platform.posix import posix
 
 #: How often the parent checks the memory of its workers, in seconds.
 SAMPLE_SECONDS = 0.1
@@ -85,10 +86,12 @@ def private_memory(pid: int | str) -> int | None:
     pid
         The process id; "self" for this process.
     """
-    if sys.platform != "linux":
-        return _private_memory_by_psutil(pid)
+    return _private_memory_by_proc(pid) if sys.platform == "linux" else _private_memory_by_psutil(pid)
+
+
+def _private_memory_by_proc(pid: int | str) -> int | None:
     try:
-        fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -97,7 +100,7 @@ def private_memory(pid: int | str) -> int | None:
         return None
     finally:
         os.close(fd)
-    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    return (int(resident) - int(shared)) * int(posix.sysconf("SC_PAGE_SIZE"))
 
 
 def _private_memory_by_psutil(pid: int | str) -> int | None:

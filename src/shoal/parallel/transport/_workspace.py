@@ -180,9 +180,9 @@ class Workspace:
         """Return an empty segment, into which a worker may write results."""
         return self._segments.empty()
 
-    def recycle(self, segment: Segment) -> None:
-        """Keep an empty segment for another batch."""
-        self._segments.recycle(segment)
+    def recycle(self, segment: Segment, written: bool = False) -> None:
+        """Keep an empty segment for another batch. With `written`, it holds results, which were read."""
+        self._segments.recycle(segment, written)
 
     def acquire(self) -> list[_SharedArray]:
         """Return the shared arrays that were reduced since the last call. They are kept until they are released."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import xxhash
 
+from shoal._platform.files import open_shared
 from shoal.persistence._format import HEAD, MAGIC, POP, PROTO, STOP, TAIL, TAIL_BYTES, VERSION, are_versions, differing
 
 #: A file of fewer bytes is small.
@@ -21,7 +22,6 @@ OTHER: Any = object()
 _BEGINNING = PROTO + b"\x05" + HEAD
 _END = MAGIC + POP + STOP
 _ARRAYS = b',"arrays":[],"versions":'
-_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 #: Ends of footers whose versions were compared, and are those that are loaded here.
 _agreed: set[bytes] = set()
@@ -35,7 +35,7 @@ def read_small(path: str) -> bytes:
     OSError
         If the file cannot be read.
     """
-    fd = os.open(path, _OPEN)
+    fd = open_shared(path, os.O_RDONLY)
     try:
         return os.read(fd, SMALL)
     finally:

@@ -178,8 +178,11 @@ def mapping_of(file: Any, path: str, mode: str) -> Callable[[ArraySpec, int], An
 
     def mapped(spec: ArraySpec, position: int) -> Any:
         if not memory:
-            # By its descriptor, because another file may be at the path by now.
-            memory.append(mmap.mmap(file.fileno(), 0, access=access))
+            # By its descriptor, because another file may be at the path by now. On Windows, mmap goes to the beginning.
+            fd = file.fileno()
+            here = os.lseek(fd, 0, os.SEEK_CUR)
+            memory.append(mmap.mmap(fd, 0, access=access))
+            os.lseek(fd, here, os.SEEK_SET)
         array = spec.over(memory[0], position, np.memmap)
         array._mmap, array.offset, array.mode, array.filename = memory[0], position, mode, os.path.abspath(path)
         if position % spec.dtype.alignment:

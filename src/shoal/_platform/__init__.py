@@ -1,0 +1,12 @@
+"""What systems do differently: each module has one way for each system, under one name.
+
+::
+
+    files.py      replacing, renaming, removing and syncing files; opening files that others may remove meanwhile
+    locks.py      locks between processes: a byte of a file, or a file that is being written
+    processes.py  sockets for workers; how the end of a process is noticed, and how one is killed; waits for events
+    memory.py     memory that processes share, and the end of its files
+    cpus.py       what Windows says of its CPUs
+
+Open :mod:`~shoal._platform.files` first. The rest of shoal asks for what it needs, and not which system it runs on.
+"""

@@ -1,0 +1,102 @@
+"""What this system can do, found by trying and not by its name, and the marks of tests that need more.
+
+A mark skips its test, and gives the reason. Tests kill processes by `KILL`, which every system has.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Callable
+
+import pytest
+
+
+def _succeeds(action: Callable[[str], object]) -> bool:
+    """Tell whether `action` succeeds with the path of an empty file."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = os.path.join(folder, "file")
+        open(path, "wb").close()
+        try:
+            action(path)
+        except (OSError, AttributeError, NotImplementedError):
+            return False
+        return True
+
+
+def _link(path: str) -> None:
+    os.symlink(path, path + ".link")
+    if not os.path.islink(path + ".link"):
+        raise OSError("links are not told from files")
+
+
+def _describe_socket(_: str) -> None:
+    with socket.socket() as one:
+        os.fstat(one.fileno())
+
+
+def _replace_open(path: str) -> None:
+    open(path + ".new", "wb").close()
+    with open(path, "rb"):
+        os.replace(path + ".new", path)
+
+
+def _is_proc(folder: str) -> bool:
+    """Tell whether `folder` shows this process: under Wine, /proc shows the system around Windows."""
+    try:
+        with open(f"{folder}/self/stat") as file:
+            return int(file.read().split()[0]) == os.getpid()
+    except OSError:
+        return False
+
+
+#: Whether shoal finds /proc. The tests look at processes in `PROC_FOLDER`, which `make test-narrow` leaves them.
+PROC: bool = _is_proc("/proc")
+PROC_FOLDER: str | None = next(filter(_is_proc, [os.environ.get("TESTS_PROC", "/proc"), "/proc"]), None)
+FORKS: bool = hasattr(os, "fork")
+FORK_SERVER: bool = PROC and FORKS and "SHOAL_START_METHOD" not in os.environ
+#: Files without a name get one by their path in /proc.
+NAMELESS: bool = PROC and hasattr(os, "O_TMPFILE")
+ROOT: bool = hasattr(os, "geteuid") and os.geteuid() == 0
+SIGNALS: bool = hasattr(signal, "SIGKILL")
+LINKS: bool = _succeeds(_link)
+SOCKET_DESCRIPTORS: bool = _succeeds(_describe_socket)
+#: Whether a file may be called "<lambda>".
+ANGLES: bool = _succeeds(lambda path: open(f"{path}-<lambda>", "wb").close())
+REPLACES_OPEN_FILES: bool = _succeeds(_replace_open)
+
+#: Ends a process at once. Windows ends it by any number, which becomes the exit code.
+KILL: int = getattr(signal, "SIGKILL", 9)
+#: The exit code of a process that `KILL` has ended, and how messages describe that.
+KILLED: int = -9 if SIGNALS else 9
+WORDS_OF_KILLED: str = "was killed by SIGKILL" if SIGNALS else "exited with code 9"
+
+
+def needs(capability: object, reason: str) -> pytest.MarkDecorator:
+    """Return a mark that skips a test for `reason` where `capability` is false."""
+    return pytest.mark.skipif(not capability, reason=reason)
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+needs_proc = needs(PROC, "looks into /proc")
+needs_fork = needs(FORKS, "forks")
+needs_memfd = needs(hasattr(os, "memfd_create"), "needs memory files without a name (memfd_create)")
+needs_nameless_files = needs(NAMELESS, "needs files without a name (O_TMPFILE)")
+needs_limits = needs(_has("resource"), "sets limits of a process (setrlimit)")
+needs_signals = needs(SIGNALS, "sends signals that a process can handle")
+needs_terminal = needs(_has("termios"), "opens pseudo-terminals")
+needs_fifo = needs(hasattr(os, "mkfifo"), "makes named pipes in a folder")
+needs_links = needs(LINKS, "makes symbolic links, which need a privilege on some systems")
+needs_socket_descriptors = needs(SOCKET_DESCRIPTORS, "closes sockets by their descriptors")
+needs_angles = needs(ANGLES, "needs names of files such as <lambda>")
+needs_fcntl = needs(_has("fcntl"), "locks parts of files by fcntl")
+needs_modes = needs(hasattr(os, "getuid"), "sets permissions as POSIX has them")
+needs_root = needs(ROOT, "needs root")
+needs_affinity = needs(hasattr(os, "sched_setaffinity"), "ties processes to CPUs (sched_setaffinity)")
+needs_replacing = needs(REPLACES_OPEN_FILES, "removes or replaces files that are open")
