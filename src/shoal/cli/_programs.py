@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -69,7 +70,8 @@ class Program(NamedTuple):
 
 def reason_against(pid: int | None) -> str:
     """Return why a process cannot be looked at, or "". None stands for all processes of this user."""
-    if not HAS_MEMFD:
+    system: str = sys.platform
+    if system != "linux" or not HAS_MEMFD:
         return "this command needs Linux: it reads the memory of other programs through /proc"
     if pid is None:
         return ""
