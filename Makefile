@@ -15,7 +15,7 @@ EXTRAS := dask ray test-notebook
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows suite suite-optimized bench pictures lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows suite suite-optimized bench pictures check lint clean
 
 help:
 	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | bench | pictures | lint | clean"
@@ -24,7 +24,7 @@ demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
 	$(RUN) examples/digits.py
 
-test: lint suite
+test: check suite
 
 suite: $(VENV)/.has-test
 	$(RUN) -m pytest -n 2 $(ARGS)
@@ -68,10 +68,12 @@ test-narrow: $(VENV)/.has-test
 test-windows:
 	scripts/windows.sh $(ARGS)
 
-# For each system: mypy leaves out what stands under the sys.platform of another one.
-lint: $(VENV)/.has-test
+check: $(VENV)/.has-test
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+# For the other systems too: mypy leaves out what stands under the sys.platform of another one.
+lint: check
 	$(RUN) -m mypy --platform win32
 	$(RUN) -m mypy --platform darwin
 

@@ -14,7 +14,6 @@ import atexit
 import contextlib
 import mmap
 import os
-import shutil
 import sys
 import time
 from collections import deque
@@ -78,6 +77,8 @@ def forget_discarded() -> None:
 def _removed(path: str) -> bool:
     """Remove a file or folder, as far as the system does; return whether it is gone."""
     if os.path.isdir(path):
+        import shutil  # it imports the libraries of three compressors
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

@@ -366,9 +366,7 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
     name: Any = backend
     if not isinstance(name, str) or name not in _stores:
         raise TypeError(f"Unknown location {path} or backend {backend}: the known backends are {sorted(_stores)}")
-    given = {name: value for name, value in options.items() if value is not None}
-    if not given.get("compress", True):
-        del given["compress"]
+    given = {name: value for name, value in options.items() if value is not None and (value or name != "compress")}
     try:
         return _stores[backend](path, **given)
     except TypeError as error:

@@ -33,12 +33,8 @@ from shoal._output import Output, write_new
 from shoal._platform.files import rename, replace
 from shoal._tracebacks import warn
 from shoal.errors import FileInUse
+from shoal.memory.storage import _paths
 from shoal.memory.storage._leases import leases_in
-from shoal.memory.storage._paths import METADATA as _METADATA
-from shoal.memory.storage._paths import OUTPUT as _OUTPUT
-from shoal.memory.storage._paths import OWN as _OWN
-from shoal.memory.storage._paths import SOURCE as _SOURCE
-from shoal.memory.storage._paths import is_key, make_folder_below, make_ignored_location, open_unnoticed, refuse_links
 from shoal.memory.storage._staging import Staging, put_back, replace_entry
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
 from shoal.persistence._dump import compression_of, write
@@ -105,7 +101,7 @@ class FileStore(Store):
         if self._compression is not None and mmap_mode is not None:
             warn("Compressed items cannot be memmapped in a filesystem store. Option will be ignored.", UserWarning)
         self._limits = Limits() if limits is None else limits
-        own = os.path.join(self.location, _OWN) if own is None else own
+        own = os.path.join(self.location, _paths.OWN) if own is None else own
         self._leases = leases_in(own)
         assert self._leases.locks is not None
         self._staging = Staging(os.path.join(own, "aside"), self._leases.locks)
@@ -117,7 +113,7 @@ class FileStore(Store):
             self._index = Index(index, self._leases.locks, self._walk, self._measure, self._remove)
         if make_location:
             with suppress(OSError):  # saving will report the error
-                make_ignored_location(self.location)
+                _paths.make_ignored_location(self.location)
 
     def __reduce__(self) -> Any:
         return _restored, self._arguments
@@ -173,12 +169,12 @@ class FileStore(Store):
 
     def _load_again(self, key: Key, mmap_mode: str | None) -> Any:
         try:
-            return load(f"{self.folder(key)}/{_OUTPUT}", mmap_mode)
+            return load(f"{self.folder(key)}/{_paths.OUTPUT}", mmap_mode)
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
 
     def save(self, key: Key, value: Any, meta: Meta) -> None:
-        refuse_links(self.location, key.function)
+        _paths.refuse_links(self.location, key.function)
         for attempt in range(_ATTEMPTS):
             staged = self._staging.make_folder()
             try:
@@ -199,7 +195,7 @@ class FileStore(Store):
 
     def _write(self, staged: str, value: Any, meta: Meta) -> int:
         """Write the files of an entry; return their size in bytes."""
-        path = f"{staged}/{_OUTPUT}"
+        path = f"{staged}/{_paths.OUTPUT}"
         if self._compression is None:
             with Output.new(path) as output:
                 write(value, output, None)
@@ -208,7 +204,7 @@ class FileStore(Store):
             with open(path, "xb") as file:
                 write(value, file, self._compression)
             nbytes = os.path.getsize(path)
-        return nbytes + write_new(f"{staged}/{_METADATA}", meta.as_json())
+        return nbytes + write_new(f"{staged}/{_paths.METADATA}", meta.as_json())
 
     def _publish(self, staged: str, key: Key) -> None:
         """Rename a staged entry to its final path, or replace the files of the entry that is there."""
@@ -218,7 +214,7 @@ class FileStore(Store):
                 rename(staged, folder)
                 break
             except FileNotFoundError:
-                make_folder_below(self.location, key.function)
+                _paths.make_folder_below(self.location, key.function)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
@@ -231,18 +227,20 @@ class FileStore(Store):
             self._index.confirm(key)
 
     def contains(self, key: Key) -> bool:
-        return os.access(f"{self.folder(key)}/{_OUTPUT}", os.F_OK)  # faster than exists(), which handles exceptions
+        return os.access(
+            f"{self.folder(key)}/{_paths.OUTPUT}", os.F_OK
+        )  # faster than exists(), which handles exceptions
 
     def meta(self, key: Key) -> Meta:
         try:
-            with open(f"{self.folder(key)}/{_METADATA}", "rb", 0) as file:
+            with open(f"{self.folder(key)}/{_paths.METADATA}", "rb", 0) as file:
                 return Meta.from_json(file.read())
         except (OSError, ValueError, TypeError, KeyError):
             raise KeyError(key) from None
 
     def open_value(self, key: Key) -> BinaryIO:
         try:
-            return open(f"{self.folder(key)}/{_OUTPUT}", "rb", 0, opener=open_unnoticed)
+            return open(f"{self.folder(key)}/{_paths.OUTPUT}", "rb", 0, opener=_paths.open_unnoticed)
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
 
@@ -259,8 +257,8 @@ class FileStore(Store):
     def _is_ours(self, key: Key) -> bool:
         """Return whether a key leads to an entry of this store and not elsewhere: a damaged index can hold any key."""
         try:
-            if is_key(key):
-                refuse_links(self.location, key.function)
+            if _paths.is_key(key):
+                _paths.refuse_links(self.location, key.function)
                 return True
         except OSError:
             pass
@@ -270,7 +268,9 @@ class FileStore(Store):
         staged: list[str | None] = []
         refused: list[FileInUse] = []
         if function is not None:
-            refuse_links(self.location, function.rpartition("/")[0])  # if the last part is a link, the link is removed
+            _paths.refuse_links(
+                self.location, function.rpartition("/")[0]
+            )  # if the last part is a link, the link is removed
 
         def move() -> None:
             for path in self._folders() if function is None else [self._prefix + function]:
@@ -283,9 +283,8 @@ class FileStore(Store):
             self._index.clear(function, move)
         else:
             move()
-        for path in staged:
-            if path is not None:
-                self._staging.delete(path)
+        for path in filter(None, staged):
+            self._staging.delete(path)
         self._sweep()
         if refused:
             raise refused[0]
@@ -329,16 +328,16 @@ class FileStore(Store):
             try:
                 with os.scandir(path) as found:
                     items = list(found)
-                if name and any(item.name == _OUTPUT for item in items):
+                if name and any(item.name == _paths.OUTPUT for item in items):
                     key = Key(*name.rpartition("/")[::2])
-                    if is_key(key):
+                    if _paths.is_key(key):
                         yield _entry(key, items)
                     continue
                 inside = [item for item in items if item.is_dir(follow_symlinks=False)]
             except OSError:  # removed in the meantime
                 continue
             folders += [
-                (item.path, f"{name}/{item.name}" if name else item.name) for item in inside if item.name != _OWN
+                (item.path, f"{name}/{item.name}" if name else item.name) for item in inside if item.name != _paths.OWN
             ]
 
     def _measure(self, key: Key) -> Entry | None:
@@ -353,18 +352,18 @@ class FileStore(Store):
 
     def source(self, function: str) -> str | None:
         try:
-            with open(f"{self._prefix}{function}/{_SOURCE}", encoding="utf-8", newline="") as file:
+            with open(f"{self._prefix}{function}/{_paths.SOURCE}", encoding="utf-8", newline="") as file:
                 return file.read()
         except (OSError, UnicodeDecodeError):
             return None
 
     def keep_source(self, function: str, source: str) -> None:
-        path = f"{self._prefix}{function}/{_SOURCE}"
-        refuse_links(self.location, function)
+        path = f"{self._prefix}{function}/{_paths.SOURCE}"
+        _paths.refuse_links(self.location, function)
         for attempt in range(_ATTEMPTS):
             staged = self._staging.make_file(source.encode())
             try:
-                make_folder_below(self.location, function)
+                _paths.make_folder_below(self.location, function)
                 replace(staged, path)
                 return
             except FileNotFoundError:  # another process has removed a folder meanwhile
@@ -394,11 +393,8 @@ def _restored(location: Any, compress: Any, limits: Limits | None, own: str | No
 
 
 def _entry(key: Key, items: list[os.DirEntry[str]]) -> Entry:
-    nbytes, used = 0, 0.0
-    for item in items:
-        status = item.stat(follow_symlinks=False)
-        nbytes += status.st_size
-        if item.name == _OUTPUT:
-            # Where the file system does not record reads, the time of writing is the later one.
-            used = max(status.st_atime, status.st_mtime)
-    return Entry(key, nbytes, used)
+    statuses = {item.name: item.stat(follow_symlinks=False) for item in items}
+    output = statuses.get(_paths.OUTPUT)
+    # Where the file system does not record reads, the time of writing is the later one.
+    used = 0.0 if output is None else max(output.st_atime, output.st_mtime)
+    return Entry(key, sum(status.st_size for status in statuses.values()), used)
