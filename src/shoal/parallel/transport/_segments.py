@@ -89,7 +89,11 @@ class Folder:
             with self._making:
                 if self._path is None:
                     made = self._make()
-                    _tracker().register(made, "folder")
+                    try:
+                        _tracker().register(made, "folder")
+                    except BaseException:  # it was not there yet, and cannot be started, for example
+                        os.rmdir(made)
+                        raise
                     self._path = made
         return self._path
 
