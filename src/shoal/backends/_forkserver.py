@@ -224,6 +224,8 @@ class ForkServer:
         if self._importing is not None:
             self._tainted(self._importing, "it takes too long")
             self._importing = None
+        else:
+            logger.debug("the fork server %d has not answered for %g s: another takes its place", self.pid, STUCK_SECONDS)
         self.fit = False
         self._restart_pending()
 
