@@ -225,7 +225,9 @@ class ForkServer:
             self._tainted(self._importing, "it takes too long")
             self._importing = None
         else:
-            logger.debug("the fork server %d has not answered for %g s: another takes its place", self.pid, STUCK_SECONDS)
+            logger.debug(
+                "the fork server %d has not answered for %g s: another takes its place", self.pid, STUCK_SECONDS
+            )
         self.fit = False
         self._restart_pending()
 
