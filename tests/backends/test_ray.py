@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 from typing import Any
 
@@ -216,11 +216,43 @@ def test_tasks_are_cancelled_by_the_thread_that_handles_replies(monkeypatch: pyt
         cancel(*args, **options)
 
     monkeypatch.setattr(ray, "cancel", noted)
-    ray.put(None).future().add_done_callback(lambda _: of_replies.append(threading.get_ident()))
+    reply = ray.remote(lambda: time.sleep(0.2)).remote().future()  # later than the next line
+    reply.add_done_callback(lambda _: of_replies.append(threading.get_ident()))
+    reply.result(PATIENCE)
     with pytest.raises(TimeoutError):
         Parallel(n_jobs=2, backend="ray", batch_size=1, timeout=0.1)(delayed(time.sleep)(1000) for _ in range(2))
     assert eventually(lambda: len(by) == 2)
     assert set(by) == set(of_replies) != {threading.get_ident()}
+
+
+def test_an_object_that_is_ready_at_once_does_not_make_the_caller_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    by: list[int] = []
+    made: list[Any] = []
+    put = ray.put
+
+    class Ready:
+        """An object whose future has its result when it is returned, the first two times."""
+
+        def __init__(self, value: Any) -> None:
+            self.reference = put(value)
+
+        def future(self) -> Any:
+            future = self.reference.future()
+            made.append(future)
+            if len(made) <= 2:
+                future.result(PATIENCE)
+            return future
+
+    monkeypatch.setattr(ray, "cancel", lambda *_, **__: by.append(threading.get_ident()))
+    monkeypatch.setattr(ray, "put", Ready)
+    from shoal.backends._ray import RayExecutor  # it needs ray
+
+    executor = RayExecutor({})
+    executor._running[Future()] = None
+    executor.cancel()
+    assert eventually(lambda: len(by) == 1)
+    assert len(made) >= 3
+    assert by != [threading.get_ident()]
 
 
 def test_a_timeout_ends_the_calls(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ class RayExecutor(StoringExecutor):
         describes the race). That thread also calls the callbacks of futures.
         """
         with contextlib.suppress(ray_errors.RaySystemError):  # the cluster has ended, with its tasks
-            ray.put(None).future().add_done_callback(partial(_cancel_all, list(self._running.values())))
+            _cancel_later(list(self._running.values()))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Do nothing: the cluster and its tasks continue."""
@@ -146,7 +146,15 @@ class RayExecutor(StoringExecutor):
             future.set_exception(_translated(error))
 
 
-def _cancel_all(references: list[Any], _ready: Future[Any]) -> None:
+def _cancel_later(references: list[Any]) -> None:
+    """Have ray's thread cancel tasks. The caller must be another thread."""
+    ray.put(None).future().add_done_callback(partial(_cancel, references, threading.get_ident()))
+
+
+def _cancel(references: list[Any], asker: int, _ready: Future[Any]) -> None:
+    if threading.get_ident() == asker:  # the object was ready before the future had this callback
+        _cancel_later(references)
+        return
     for reference in references:
         with contextlib.suppress(ray_errors.RaySystemError):
             ray.cancel(reference, force=True, recursive=True)
