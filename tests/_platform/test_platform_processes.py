@@ -19,7 +19,6 @@ import pytest
 from shoal import Parallel, delayed
 from shoal._platform import processes
 from shoal._platform.processes import Group, for_child, socket_pair, take, wait_for, when_ended
-from shoal.parallel.running import _run
 
 WINDOWS = pytest.mark.skipif(not hasattr(socket, "fromshare"), reason="needs handles of processes")
 
@@ -28,7 +27,6 @@ WINDOWS = pytest.mark.skipif(not hasattr(socket, "fromshare"), reason="needs han
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let locks and queues be waited for as on Windows."""
     monkeypatch.setattr(processes, "LONGEST_WAIT", 0.02)
-    monkeypatch.setattr(_run, "LONGEST_WAIT", 0.02)
 
 
 # A lock is not interrupted by interrupt_main(), on no system: so it is what Ctrl-C is on Windows.

@@ -63,7 +63,7 @@ def has_threads() -> bool:
 
 def wait_for(event: threading.Event) -> None:
     """Wait until an event is set. On every system, Ctrl-C interrupts the main thread in it."""
-    while not event.wait(_at_most(math.inf)):
+    while not event.wait(longest_wait(math.inf)):
         pass
 
 
@@ -79,13 +79,14 @@ def take(messages: queue.SimpleQueue[Any], timeout: float | None) -> Any:
     while True:
         left = max(deadline - time.monotonic(), 0)
         try:
-            return messages.get(timeout=_at_most(left))
+            return messages.get(timeout=longest_wait(left))
         except queue.Empty:
             if time.monotonic() >= deadline:
                 raise
 
 
-def _at_most(seconds: float) -> float | None:
+def longest_wait(seconds: float) -> float | None:
+    """Return how long to wait at once if `seconds` are left, which may be infinite; None means without a limit."""
     seconds = min(seconds, LONGEST_WAIT)
     return None if seconds == math.inf else min(seconds, threading.TIMEOUT_MAX)
 

@@ -117,15 +117,15 @@ def _run(program: Program, run: PublishedRun, now: float, samples: Samples) -> d
 def _worker(
     program: Program, run: PublishedRun, worker: PublishedWorker, now: float, samples: Samples
 ) -> dict[str, Any]:
-    number = _number(program, run, worker)
-    usage: Usage | None = None if run.kind == "threads" or number is None else usage_of(number)
+    number, threads = _number(program, run, worker), run.kind == "threads"
+    usage: Usage | None = None if threads or number is None else usage_of(number)
     cpu = None if number is None else _cpu(program, run, worker)
     before = None if number is None else samples.get(number)
     if cpu is not None:
         cpu = None if before is None else max(cpu - before[0], 0.0) / max(time.perf_counter() - before[1], 1e-9)
     return {
-        "pid": program.pid if run.kind == "threads" else number,
-        "thread": number if run.kind == "threads" else None,
+        "pid": program.pid if threads else number,
+        "thread": number if threads else None,
         "call": worker.call,
         "batch": worker.batch,
         "n_calls": worker.n_calls,
@@ -141,7 +141,7 @@ def _worker(
 def _calls(task: dict[str, Any]) -> str:
     """Return the words for the calls of a task."""
     if task["call"] is not None:
-        return f"call {task['call']}"
+        return doing(task)
     return f"calls {task['batch']} to {task['batch'] + task['n_calls'] - 1}"
 
 

@@ -16,6 +16,7 @@ from shoal._files import replacement
 from shoal._tracebacks import warn
 from shoal.errors import FallbackWarning
 from shoal.reports._active import Scope, scope
+from shoal.reports._figures import counted
 from shoal.reports._findings import diagnosed
 from shoal.reports._meter import Meter, moved
 from shoal.reports._system import uses_gil
@@ -208,8 +209,7 @@ class Report:
         return text_page(self.to_dict())
 
     def __repr__(self) -> str:
-        count = len(self._runs)
-        return f"<shoal.Report of {count} run{'s' if count != 1 else ''}>"
+        return f"<shoal.Report of {counted(len(self._runs), 'run')}>"
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from shoal.reports._rich import rich_page

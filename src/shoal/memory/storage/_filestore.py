@@ -227,9 +227,8 @@ class FileStore(Store):
             self._index.confirm(key)
 
     def contains(self, key: Key) -> bool:
-        return os.access(
-            f"{self.folder(key)}/{_paths.OUTPUT}", os.F_OK
-        )  # faster than exists(), which handles exceptions
+        # Faster than exists(), which handles exceptions.
+        return os.access(f"{self.folder(key)}/{_paths.OUTPUT}", os.F_OK)
 
     def meta(self, key: Key) -> Meta:
         try:
@@ -267,10 +266,8 @@ class FileStore(Store):
     def clear(self, function: str | None = None) -> None:
         staged: list[str | None] = []
         refused: list[FileInUse] = []
-        if function is not None:
-            _paths.refuse_links(
-                self.location, function.rpartition("/")[0]
-            )  # if the last part is a link, the link is removed
+        if function is not None:  # if the last part is a link, the link is removed
+            _paths.refuse_links(self.location, function.rpartition("/")[0])
 
         def move() -> None:
             for path in self._folders() if function is None else [self._prefix + function]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import heapq
 import math
 import queue
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import errors
-from shoal._platform.processes import LONGEST_WAIT
+from shoal._platform.processes import longest_wait
 from shoal._tracebacks import shorten
 from shoal.backends import Slot
 from shoal.backends._threads import DaemonThreads
@@ -219,9 +218,7 @@ class Run(ABC):
             then = min(then, self._retries[0][0])
         if self._check_at < then and self._busy():
             then = self._check_at
-        if then == math.inf:
-            return None if math.inf == LONGEST_WAIT else LONGEST_WAIT
-        return min(max(then - time.monotonic(), 0), LONGEST_WAIT, threading.TIMEOUT_MAX)
+        return longest_wait(max(then - time.monotonic(), 0))
 
     def _on_time(self) -> Ready:
         """Requeue calls whose retry delay has elapsed, and time out calls that ran too long.
