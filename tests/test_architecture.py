@@ -61,6 +61,7 @@ LATE = {
     ("reports._report", "reports._text"): "only a report that is shown needs it",
     ("reports._report", "reports._trace"): "only a report that is shown needs it",
     ("parallel.running._runner", "_pickling"): "runs in this process pickle nothing",
+    ("parallel.running._runner", "observe._saying"): "it imports the pickler, which runs in this process do not need",
     (
         "parallel.running._runner",
         "parallel.running._launch",

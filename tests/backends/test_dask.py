@@ -20,6 +20,7 @@ import numpy
 import pytest
 
 from _capabilities import KILL, needs_memfd
+from _live_util import LiveTests
 from shoal import (
     CallPicklingError,
     FallbackWarning,
@@ -102,6 +103,10 @@ def tasks(client: Any) -> list[str]:
 
 
 class TestDask(BackendTests):
+    backend = "dask"
+
+
+class TestWhileCallsRun(LiveTests):
     backend = "dask"
 
 

@@ -21,6 +21,7 @@ import pytest
 
 from _capabilities import KILL, needs_memfd, needs_signals
 from _children import path_of_tests
+from _live_util import LiveTests
 from _ray_util import ray_cluster
 from shoal import CallPicklingError, CallUnpicklingError, Parallel, WorkerDied, delayed, parallel_config, shared
 from shoal.backends import create
@@ -101,6 +102,10 @@ def nested_on_ray(n_calls: int) -> list[int]:
 
 
 class TestContract(BackendTests):
+    backend = "ray"
+
+
+class TestWhileCallsRun(LiveTests):
     backend = "ray"
 
 

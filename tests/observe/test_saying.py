@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from _capabilities import needs_fork
-from _faults_util import PATIENCE, wait_for
+from _faults_util import PATIENCE
+from _live_util import LiveTests
 from shoal import Parallel, delayed, executor, parallel_config
 
 LOGGER = logging.getLogger("shoal.tests.saying")
@@ -219,29 +220,12 @@ def test_the_output_of_a_call_is_a_block() -> None:
     assert sorted(err.getvalue().splitlines()) == [f"err {number}" for number in range(9)]
 
 
-class Gate(io.StringIO):
-    """Opens a gate when text arrives."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-    def write(self, text: str) -> int:
-        self.path.touch()
-        return super().write(text)
+class TestLoky(LiveTests):
+    backend = "loky"
 
 
-def speak_and_wait(path: Path) -> str:
-    print("on the way")
-    return wait_for(path)
-
-
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_the_output_of_a_long_call_arrives_while_it_runs(backend: str, tmp_path: Path) -> None:
-    out = Gate(tmp_path / "gate")
-    with contextlib.redirect_stdout(out):
-        Parallel(n_jobs=2, backend=backend, timeout=PATIENCE)([delayed(speak_and_wait)(out.path), delayed(abs)(-1)])
-    assert out.getvalue() == "on the way\n"
+class TestMultiprocessing(LiveTests):
+    backend = "multiprocessing"
 
 
 def fork_after_speaking() -> list[str]:

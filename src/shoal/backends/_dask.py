@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
+from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -26,7 +27,7 @@ from distributed.threadpoolexecutor import thread_state
 
 from shoal._pickling import dumps, loads
 from shoal.backends.base import Slot, WorkerSpec
-from shoal.backends.storing import StoringBackend, StoringExecutor
+from shoal.backends.storing import Postbox, StoringBackend, StoringExecutor
 
 T = TypeVar("T")
 
@@ -51,6 +52,42 @@ def _run(stream: Any, *stored: Any) -> Any:
     return function(*args, *stored, **kwargs)
 
 
+class _Postbox:
+    """Posts by events of dask, which travel from the worker to the client as the news that a task has ended do.
+
+    The scheduler keeps the last ones of each topic: 1,000 by default (``distributed.admin.low-level-log-length``).
+    """
+
+    def __init__(self, topic: str, run: str) -> None:
+        self._worker, self._topic, self._run = distributed.get_worker(), topic, run
+
+    def post(self, content: bytes) -> bool:
+        self._worker.log_event(self._topic, (self._run, content))
+        return True
+
+    def withdraw(self) -> None:
+        """Do nothing: what was posted arrives."""
+
+
+class _Events:
+    """The events that arrive at a client, for its runs.
+
+    There is one topic for each client, because neither the scheduler nor the client forgets a topic.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.topic = f"shoal-{client.id}"
+        self.receivers: dict[str, Callable[[bytes], object]] = {}  # by run
+
+    def received(self, event: tuple[float, tuple[str, bytes]]) -> None:
+        run, content = event[1]
+        if run in self.receivers:
+            self.receivers[run](content)
+
+
+_events: weakref.WeakKeyDictionary[Any, _Events] = weakref.WeakKeyDictionary()
+
+
 class Cancelled(CancelledError):
     """A task was cancelled. A subclass, because asyncio replaces a plain CancelledError by its own."""
 
@@ -69,6 +106,16 @@ class DaskExecutor(StoringExecutor):
         self._cancelled = 0
         self._seen: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._seceded: threading.Thread | None = None
+        self._run = uuid4().hex
+
+    def open_postboxes(self, receive: Callable[[bytes], object]) -> Callable[[], Postbox]:
+        """Open a way for what running batches post."""
+        events = _events.get(self._client)
+        if events is None:
+            events = _events[self._client] = _Events(self._client)
+        self._client.subscribe_topic(events.topic, events.received)  # each time: the scheduler may be another one
+        events.receivers[self._run] = receive
+        return partial(_Postbox, events.topic, self._run)
 
     def stores(self, obj: Any) -> bool:
         """Return whether an argument is very large, or large and seen before, or in the cluster already."""
@@ -137,7 +184,9 @@ class DaskExecutor(StoringExecutor):
             self._seceded = threading.current_thread()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Undo :meth:`secede`, if the same thread calls this."""
+        """Undo :meth:`secede`, if the same thread calls this; receive nothing more that batches post."""
+        if self._client in _events:
+            _events[self._client].receivers.pop(self._run, None)
         if cancel_futures:
             self.cancel()
         if self._seceded is threading.current_thread():

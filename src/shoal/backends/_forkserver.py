@@ -225,9 +225,8 @@ class ForkServer:
             self._tainted(self._importing, "it takes too long")
             self._importing = None
         else:
-            logger.debug(
-                "the fork server %d has not answered for %g s: another takes its place", self.pid, STUCK_SECONDS
-            )
+            message = "the fork server %d has not answered for %g s, in state %s: another takes its place"
+            logger.debug(message, self.pid, STUCK_SECONDS, _state_of(self.pid))
         self.fit = False
         self._restart_pending()
 
@@ -362,6 +361,13 @@ class Servers:
 
 servers = Servers()
 after_fork_in_child(servers.abandon, BACKENDS)
+
+
+def _state_of(pid: int) -> str:
+    """Return what the system says of a process: its state, and the kernel's function in which it waits."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as status, open(f"/proc/{pid}/wchan") as call:
+        return f"{status.read().rpartition(')')[2].split()[0]}, in {call.read()}"
+    return "unknown"
 
 
 def _spawn(control: int, tracker: int, environment: Mapping[str, str]) -> int:

@@ -27,9 +27,10 @@ import ray
 from ray import exceptions as ray_errors
 
 from shoal._cpus import is_serial
+from shoal.backends._ray_notes import Collector
 from shoal.backends._ray_task import StoredObject, kept_object, pack, run_task, unpack
 from shoal.backends.base import Slot, WorkerSpec
-from shoal.backends.storing import StoringBackend, StoringExecutor
+from shoal.backends.storing import Postbox, StoringBackend, StoringExecutor
 
 T = TypeVar("T")
 
@@ -85,6 +86,12 @@ class RayExecutor(StoringExecutor):
         self._keys = count()
         self._functions: dict[int, tuple[Any, StoredObject]] = {}  # by id: the function itself, and its reference
         self._running: dict[Future[Any], Any] = {}
+        self._collector: Collector | None = None
+
+    def open_postboxes(self, receive: Callable[[bytes], object]) -> Callable[[], Postbox]:
+        """Open a way for what running tasks post."""
+        self._collector = Collector(receive)
+        return self._collector.open_postbox
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Submit a task. Positional arguments at the end may be of type :class:`StoredObject`."""
@@ -125,7 +132,9 @@ class RayExecutor(StoringExecutor):
             _cancel_later(list(self._running.values()))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Do nothing: the cluster and its tasks continue."""
+        """Receive nothing more that tasks post. The cluster and its tasks continue."""
+        if self._collector is not None:
+            self._collector.close()
 
     def _store_function(self, needed: list[StoredObject], function: Any) -> Any:
         """Store a function that is pickled by value, for workers to keep decoded; return its reduction."""
@@ -139,6 +148,9 @@ class RayExecutor(StoringExecutor):
 
     def _complete(self, future: Future[Any], task: Future[Any]) -> None:
         self._running.pop(future, None)
+        if self._collector is not None:
+            with self._collector.receiving:
+                pass
         error = task.exception()
         if error is None:
             future.set_result(task.result())

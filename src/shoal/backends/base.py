@@ -14,7 +14,8 @@ import errno
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -26,8 +27,25 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 
-#: The index of the worker that runs the current call, in threads and in the caller.
-index_of_call: ContextVar[int | None] = ContextVar("shoal worker index")
+class CallHere(NamedTuple):
+    """The call that runs in this context, in the caller's process: on a thread, or with one worker.
+
+    Attributes
+    ----------
+    worker
+        The index of the worker.
+    present
+        Returns the index of the call; None between calls.
+    around
+        The call around the run; None if the run was made outside of calls.
+    """
+
+    worker: int | None
+    present: Callable[[], int | None]
+    around: CallHere | None
+
+
+call_here: ContextVar[CallHere] = ContextVar("shoal call")
 _index_of_process: int | None = None
 _depth_of_process = 0
 
@@ -56,7 +74,18 @@ def worker_index() -> int | None:
     >>> set(indices) <= {0, 1}
     True
     """
-    return index_of_call.get(_index_of_process)
+    here = call_here.get(None)
+    return _index_of_process if here is None else here.worker
+
+
+@contextmanager
+def call_set(present: Callable[[], int | None]) -> Iterator[None]:
+    """Run a block whose calls find :data:`call_here`, in a worker of an executor that is in the caller's process."""
+    outside = call_here.set(CallHere(worker_index(), present, None))
+    try:
+        yield
+    finally:
+        call_here.reset(outside)
 
 
 def be_worker(index: int, depth: int) -> None:

@@ -6,12 +6,33 @@ This is a module of its own so that importing shoal does not import ``concurrent
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from shoal.backends.base import Backend, Slot
 
-__all__ = ["StoringBackend", "StoringExecutor"]
+__all__ = ["Postbox", "StoringBackend", "StoringExecutor"]
+
+
+class Postbox(Protocol):
+    """The end, in a worker, of a way by which a running batch sends bytes to the program."""
+
+    def post(self, content: bytes) -> bool:
+        """Send bytes. What is posted arrives in its order, and before the results of the batch.
+
+        Returns
+        -------
+        Whether the bytes were taken. If not, the program has not received the ones before yet.
+        """
+
+    def withdraw(self) -> bytes | None:
+        """End the sending, before the batch ends.
+
+        Returns
+        -------
+        What was posted last, if the program has not received it and now will not; otherwise None.
+        """
 
 
 class StoringExecutor(Executor, ABC):
@@ -41,6 +62,21 @@ class StoringExecutor(Executor, ABC):
         submitted function gets the object. The engine may drop the object when no reference is left and no submitted
         batch needs it.
         """
+
+    def open_postboxes(self, receive: Callable[[bytes], object]) -> Callable[[], Postbox] | None:
+        """Open a way by which running batches send bytes to this process, until the executor is shut down.
+
+        Parameters
+        ----------
+        receive
+            Called with the bytes that a batch has posted, in any thread.
+
+        Returns
+        -------
+        A function that can be pickled. A submitted function calls it, in the worker. None if the engine has no such
+        way: then what calls say and send arrives with their results.
+        """
+        return None
 
     def cancel(self) -> None:
         """Cancel all submitted batches as far as the engine can, without waiting. Later batches run.

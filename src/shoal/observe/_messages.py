@@ -6,7 +6,7 @@
        │  in a call
     Channel ──put──> its run   in this process   as objects, by the run's inbox or at once
        │                       worker process    encoded, in notes
-       │                       cluster           encoded, with the results of the batch
+       │                       cluster           encoded, several times a second, or with the results of the batch
        └─ in a context variable; in worker processes in a variable of the process, for threads that calls start
 
 _receiving.py says what the run does with them.

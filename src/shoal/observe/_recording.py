@@ -20,6 +20,7 @@ import pickle
 import queue
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -189,15 +190,20 @@ class _Flusher:
         self._watched.put(recorder)
 
     def _run(self) -> None:
-        recorder = self._watched.get()
-        while recorder is not None:
-            watched = recorder
+        due: dict[Recorder, float] = {}
+        while True:
+            wait = max(min(due.values()) - time.monotonic(), 0) if due else None
             try:
-                recorder = self._watched.get(timeout=FLUSH_SECONDS)  # the calls of the one before have ended
+                recorder = self._watched.get(timeout=wait)
             except queue.Empty:
+                recorder = min(due, key=lambda watched: due[watched])
+                del due[recorder]
                 with contextlib.suppress(OSError):  # the caller has ended
-                    watched.flush()
-                recorder = self._watched.get()
+                    recorder.flush()
+            else:
+                if recorder is None:
+                    return
+                due[recorder] = time.monotonic() + FLUSH_SECONDS  # what it was watched for before has been sent
 
     def stop(self) -> None:
         """End the thread."""

@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 from shoal._pickling import dumps, loads
 from shoal.observe._rich_bars import Bar, display
 
-#: What can be forwarded to the caller.
-KINDS = ("logging", "warnings", "output")
 #: A name of this process that no other process has, on any machine. A forked child has its parent's.
 HOME = os.urandom(16).hex()
 
@@ -60,7 +58,7 @@ class Said(NamedTuple):
     Attributes
     ----------
     kind
-        One of :data:`KINDS`, or "progress": that of a run inside the call.
+        "logging", "warnings", "output"; or "progress": that of a run inside the call.
     call
         The index of the call.
     what
@@ -72,13 +70,6 @@ class Said(NamedTuple):
     kind: str
     call: int
     what: Any
-
-
-def kinds_of(forward: Any) -> tuple[str, ...]:
-    """Return what the argument `forward` of ``Parallel`` names: all of :data:`KINDS` for True, none for False."""
-    if isinstance(forward, bool):
-        return KINDS if forward else ()
-    return (forward,) if isinstance(forward, str) else tuple(forward)
 
 
 #: What :func:`conditions` has found last, and the pickled conditions for it.
@@ -94,7 +85,7 @@ def conditions(kinds: tuple[str, ...]) -> bytes | None:
     Parameters
     ----------
     kinds
-        What the run forwards, of :data:`KINDS`. Without any, the result is None.
+        What the run forwards: some of "logging", "warnings" and "output". Without any, the result is None.
     """
     global _found, _pickled, of_process
     if not kinds:
@@ -191,7 +182,9 @@ def deliver(pickled: bytes) -> None:
     said: list[Said] = pickle.loads(pickled)
     for kind, call, what in said:
         if kind == "logging":
-            record = logging.makeLogRecord({name: _opened(value) for name, value in what.items()})
+            record = logging.makeLogRecord({})
+            marks = vars(record).keys() & {"shoal_call", "shoal_worker"}  # those of a call around the run, which count
+            vars(record).update({name: _opened(value) for name, value in what.items() if name not in marks})
             logger = logging.getLogger(record.name)
             if logger.isEnabledFor(record.levelno):
                 logger.handle(record)

@@ -118,8 +118,9 @@ class Parallel:
         no handler of the worker has handled go to the loggers of their names here, with the attributes ``shoal_call``
         and ``shoal_worker``. Warnings go through the filters here. Printed text goes to ``sys.stdout`` and
         ``sys.stderr`` where the program has replaced them, as notebooks, pytest and ``redirect_stdout`` do. The levels,
-        filters and streams are those at the beginning of the run, and what is said arrives with the results of its
-        batch. On threads everything is in this process anyway.
+        filters and streams are those at the beginning of the run. What is said arrives with the results of its batch,
+        and after a second if the call still runs. On threads, and with one worker, everything is in this process
+        anyway, and log records get the same attributes.
     context : list of ContextVar, or bool, optional
         The context variables (:mod:`contextvars`) that calls in other processes find set as this thread has set them
         when the run is made. They are sent once to each worker. True sends all that can be sent: workers must find the
@@ -144,7 +145,7 @@ class Parallel:
         :func:`~shoal.send`, while the call runs, and in the order in which the call sends them. The thread that runs
         the loop calls it: for a list that of the caller, for generators on several workers one of shoal's. Calls wait
         while too many of their messages are not handled. An exception that it raises ends the run. It may call
-        :meth:`stop`, and make runs of its own. On dask and ray, messages arrive with the results of their batch.
+        :meth:`stop`, and make runs of its own.
     memory : ResultCache, optional
         A store of results, with the methods ``get(call, default)`` and ``put(call, value)``. Calls whose results it has
         do not run; the stored results are returned in their order. See :class:`~shoal.ResultCache`.

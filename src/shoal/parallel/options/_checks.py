@@ -195,11 +195,15 @@ def _retry_on(_name: str, retry_on: Any) -> None:
         )
 
 
+#: What can be forwarded from a call to the caller.
+FORWARDED = ("logging", "warnings", "output")
+
+
 def _forward(_name: str, forward: Any) -> None:
     if isinstance(forward, bool):
         return
     names = (forward,) if isinstance(forward, str) else forward
-    if not (isinstance(names, Iterable) and all(name in ("logging", "warnings", "output") for name in names)):
+    if not (isinstance(names, Iterable) and all(name in FORWARDED for name in names)):
         raise ValueError(
             f"forward must be True, False, or name some of 'logging', 'warnings' and 'output', got: {forward!r:.80}"
         )

@@ -19,8 +19,8 @@ from shoal import backends
 from shoal._cpus import budget_of_call
 from shoal.backends import Backend
 from shoal.backends._blas import cap_this_thread
-from shoal.backends.base import index_of_call
-from shoal.parallel.options._checks import as_number, check, integer, refuse_calls
+from shoal.backends.base import CallHere, call_here
+from shoal.parallel.options._checks import FORWARDED, as_number, check, integer, refuse_calls
 
 
 class Default:
@@ -71,6 +71,14 @@ class Settings(NamedTuple):
     context: Any = None
     report: Any = None
     depth: int = 0
+
+    @property
+    def forwarded(self) -> tuple[str, ...]:
+        """What `forward` names, of :data:`FORWARDED`: all for True, nothing for False."""
+        forward = self.forward
+        if isinstance(forward, bool):
+            return FORWARDED if forward else ()
+        return (forward,) if isinstance(forward, str) else tuple(forward)
 
 
 #: The default of each argument that a context can set.
@@ -214,25 +222,25 @@ class nested_settings:
     ----------
     backend, depth, cpus
         As for :data:`Nested`.
-    index
-        The index of the worker, if this thread is one. Then its BLAS threads are limited too, also after the block.
+    here
+        The calls of this thread, if it is a worker. Then its BLAS threads are limited too, also after the block.
     """
 
-    __slots__ = ("_cpus", "_index", "_settings", "_tokens")
+    __slots__ = ("_cpus", "_here", "_settings", "_tokens")
 
-    def __init__(self, backend: str, depth: int, cpus: int | None, index: int | None = None) -> None:
-        self._settings, self._cpus, self._index = _nested(backend, depth), cpus, index
+    def __init__(self, backend: str, depth: int, cpus: int | None, here: CallHere | None = None) -> None:
+        self._settings, self._cpus, self._here = _nested(backend, depth), cpus, here
 
     def __enter__(self) -> None:
-        index = None if self._index is None else index_of_call.set(self._index)
-        if self._index is not None and self._cpus is not None:
+        here = None if self._here is None else call_here.set(self._here)
+        if self._here is not None and self._cpus is not None:
             cap_this_thread(self._cpus)
-        self._tokens = _current.set(self._settings), budget_of_call.set(self._cpus), index
+        self._tokens = _current.set(self._settings), budget_of_call.set(self._cpus), here
 
     def __exit__(self, *_: object) -> None:
-        settings, budget, index = self._tokens
-        if index is not None:
-            index_of_call.reset(index)
+        settings, budget, here = self._tokens
+        if here is not None:
+            call_here.reset(here)
         budget_of_call.reset(budget)
         _current.reset(settings)
 

@@ -192,17 +192,21 @@ class BatchRun(Run, Generic[R]):
 
     def _noted(self, notes: Notes, note: bytes) -> Ready:
         """Handle what a call has said or sent that still runs; then its worker may send more."""
+        token = handles_message.set(True)
+        try:
+            self._take(note)
+        finally:
+            handles_message.reset(token)
+        notes.handled(note)
+        return self._meanwhile()
+
+    def _take(self, note: bytes) -> None:
+        """Handle what a call has said or sent."""
         told = decoded(note)
         if told is None:
             deliver(note)
         elif self._receiver is not None:
-            token = handles_message.set(True)
-            try:
-                self._receiver(told)
-            finally:
-                handles_message.reset(token)
-        notes.handled(note)
-        return self._meanwhile()
+            self._receiver(told)
 
     def _received(self, index: int, request: R, reply: Any) -> Ready:
         """Decode a reply, complete its calls, and handle the failure that it holds, if any."""
@@ -213,12 +217,10 @@ class BatchRun(Run, Generic[R]):
             self._drop(index, request)
         if retiring and self._plan.backend.retire(slot, retiring):
             self._transport.replaced(slot.executor)
+        for note in told:
+            self._take(note)
         if said is not None:
             deliver(said)
-        if told and self._receiver is not None:
-            for message in map(decoded, told):
-                if message is not None:
-                    self._receiver(message)
         done = batch if error is None else batch.split(len(values))
         if memory is not None:
             for call, value in zip(done, values, strict=False):  # a batch that was cut short has fewer values

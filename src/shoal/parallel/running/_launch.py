@@ -21,12 +21,13 @@ from shoal._files import parse_size
 from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
-from shoal.observe._saying import HOME, conditions, kinds_of
+from shoal.observe._saying import HOME, conditions
 from shoal.parallel._batch import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel.options._settings import Settings, nested_settings
 from shoal.parallel.running._batch_run import BatchRun
 from shoal.parallel.running._faults import Faults
+from shoal.parallel.running._log_attributes import mark_records
 from shoal.parallel.running._policies import (
     CUT_SECONDS,
     MOST_CALLS,
@@ -117,6 +118,8 @@ def make_run(
         nested = backend.nested(settings.depth), settings.depth + 1, share
         policy = faults(settings, listener)
         limits = _limits(backend, settings)
+        if "logging" in settings.forwarded:
+            mark_records()
         if backend.in_process:
             threads = n_workers if bound is None else min(n_workers, bound)
             surroundings = partial(nested_settings, *nested)
@@ -124,7 +127,7 @@ def make_run(
                 plan, slots, schedule, listener, policy, opened.pop_all().close, threads, surroundings
             )
         transport: Transport[Any]
-        forwarded = conditions(kinds_of(settings.forward))
+        forwarded = conditions(settings.forwarded)
         variables = variables_for(settings.context)
         seconds = CUT_SECONDS * backend.distance if plan.batch_size == "auto" else math.inf
         if backend.ships_bytes:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._files import parse_size
 from shoal.backends import Slot
+from shoal.backends.base import CallHere
 from shoal.errors import FailedCall
 from shoal.observe._teller import RunStarted, Teller
 from shoal.observe.events import BatchCompleted, BatchDispatched, CallFailed, Event, InputExhausted, RunFinished
@@ -221,14 +222,14 @@ class MeasuredPullRun(PullRun):
         self._context.run(scope.set, Scope(meter.collectors, meter.id, True))
 
     @contextmanager
-    def _watched(self, index: int) -> Iterator[None]:
+    def _watched(self, here: CallHere) -> Iterator[None]:
         """The surroundings of a thread's calls; measure what the thread uses in it."""
         before = thread_use()
-        with self._inside(index):
+        with self._inside(here):
             yield
         after = thread_use()
         if before is not None and after is not None:
-            self._meter.thread_ended(index, after.since(before))
+            self._meter.thread_ended(here.worker or 0, after.since(before))
 
     def _source(self) -> Callable[[], tuple[int, Call] | None]:
         next_call = super()._source()

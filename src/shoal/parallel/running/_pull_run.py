@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._tracebacks import warn
 from shoal.backends import Slot, WorkerSpec
+from shoal.backends.base import CallHere, call_here
 from shoal.errors import FallbackWarning, RunEnded, TaskTimeout
 from shoal.observe._messages import Told, channel_set
 from shoal.parallel._batch import Batch
@@ -49,7 +50,7 @@ class PullRun(Run):
     n_threads
         The number of threads.
     surroundings
-        Takes a thread's index, and returns the context manager under which that thread runs calls.
+        Takes the :class:`CallHere` of a thread, and returns the context manager under which that thread runs calls.
     """
 
     def __init__(
@@ -61,11 +62,12 @@ class PullRun(Run):
         faults: Faults,
         release: Callable[[], None],
         n_threads: int,
-        surroundings: Callable[..., AbstractContextManager[None]],
+        surroundings: Callable[[CallHere], AbstractContextManager[None]],
     ) -> None:
         super().__init__(plan, slots, schedule, listener, faults, release)
         self._surroundings = surroundings
         self._context = contextvars.copy_context()  # calls see the variables of the thread that makes the run
+        self._around = call_here.get(None)
         # Whether a thread reports each result at once, or all its results when no calls are left.
         timed = plan.timeout is not None or plan.settings.task_timeout is not None
         self._at_once = plan.generates or timed or listener is not None or faults.lenient
@@ -261,7 +263,7 @@ class PullRun(Run):
         careful = self._faults.lenient or self._plan.settings.task_timeout is not None or self._credit is not None
         simple = not (at_once or careful or bounded or memory is not None)
         try:
-            with self._surroundings(thread.index), messaging:
+            with self._surroundings(CallHere(thread.index, thread.present_index, self._around)), messaging:
                 while True:
                     with lock:  # also while the caller's iterator runs, since two threads must not run it at a time
                         if self._stopped or thread.timed_out:

@@ -19,6 +19,7 @@ from shoal.errors import attach, attaching
 from shoal.parallel._delayed import Call, forget_latest
 from shoal.parallel.options._plan import handles_message
 from shoal.parallel.options._settings import survives_failures
+from shoal.parallel.running._log_attributes import mark_records
 from shoal.parallel.running._serial import run_one_by_one, run_plainly
 
 if TYPE_CHECKING:  # a run on one worker needs none of them
@@ -121,8 +122,10 @@ class Runner:
         if plan.backend.forks:  # import, before the fork, what the children would import each
             import shoal.parallel.running._launch  # noqa: F401
             from shoal._pickling import dumps
+            from shoal.observe._saying import conditions
 
             dumps(None)  # imports cloudpickle
+            conditions(plan.settings.forwarded)  # notes the log handlers, which are not for the children
         meter = plan.meter(n_workers, number)
         # Before all else, so that new worker processes start up while the rest is imported.
         slots = self._open(plan, n_workers)
@@ -198,6 +201,8 @@ def in_caller(
     ended
         Called when a generator ends. For a list, the run has ended when this function returns.
     """
+    if "logging" in plan.settings.forwarded:
+        mark_records()
     meter = plan.meter(1, None)
     if meter is not None:
         from shoal.parallel.running._measured import in_serial

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal._tracebacks import warn
-from shoal.backends.base import index_of_call, placement_options, worker_index
+from shoal.backends.base import CallHere, call_here, placement_options, worker_index
 from shoal.errors import FallbackWarning, attach
 from shoal.parallel._delayed import Call, Placeholder, is_call, not_a_call, resolved, unpacked
 
@@ -51,7 +51,7 @@ def run_plainly(calls: Iterable[Call], runner: Stoppable) -> list[Any]:
         Tells whether the run was stopped; it is asked before each call.
     """
     results: list[Any] = []
-    outside = index_of_call.set(worker_index() or 0)
+    outside = call_here.set(CallHere(worker_index() or 0, results.__len__, call_here.get(None)))
     try:
         for call in calls:
             try:
@@ -73,7 +73,7 @@ def run_plainly(calls: Iterable[Call], runner: Stoppable) -> list[Any]:
         attach(error, "results", dict(enumerate(results)))
         raise
     finally:
-        index_of_call.reset(outside)
+        call_here.reset(outside)
     return results
 
 
@@ -105,8 +105,9 @@ def run_one_by_one(
         direct = direct_of(plan.on_message, listener)
     faults = Faults(plan.settings, listener)
     error: BaseException | None = None
-    inside = worker_index() or 0  # a loop inside a call belongs to the worker that runs that call
     done = 0
+    # A loop inside a call belongs to the worker that runs that call.
+    inside = CallHere(worker_index() or 0, lambda: done, call_here.get(None))
     try:
         yield None
         for call in calls:
@@ -117,7 +118,7 @@ def run_one_by_one(
             call = unpacked(call, done)
             while True:
                 function, args, kwargs = resolved(call)  # anew for each attempt
-                outside = index_of_call.set(inside)  # only for this call, since the consumer's code runs between calls
+                outside = call_here.set(inside)  # only for this call, since the consumer's code runs between calls
                 try:
                     value = function(*args, **kwargs) if direct is None else direct.call(done, function, args, kwargs)
                 except BaseException as raised:
@@ -132,7 +133,7 @@ def run_one_by_one(
                     store(plan.memory, call, value)
                     break
                 finally:
-                    index_of_call.reset(outside)
+                    call_here.reset(outside)
             done += 1
             if listener is not None:
                 listener.completed(1, 0.0, 1)

@@ -56,6 +56,17 @@ class RunThread:
         self.running: tuple[int, Call, float] | None = None
         self.timed_out = False
 
+    @property
+    def present(self) -> tuple[int, Call] | None:
+        """The index of the call that runs, and the call; None if none does."""
+        taken = self.taken
+        return None if taken is None or (self.done and self.done[-1][0] == taken[0]) else taken
+
+    def present_index(self) -> int | None:
+        """Return the index of the call that runs; None if none does."""
+        present = self.present
+        return None if present is None else present[0]
+
     def index_of_call(self) -> int:
         """Return the index of the call that runs; raise RunEnded if none does."""
         if self.running is None:
@@ -110,9 +121,9 @@ class Watch:
         idle = set(self._rows)
         for thread in threads:
             completed += len(thread.done)
-            taken = thread.taken
-            if taken is not None and not (thread.done and thread.done[-1][0] == taken[0]):
-                self._note(self._record, thread, *taken, now)
+            present = thread.present
+            if present is not None:
+                self._note(self._record, thread, *present, now)
                 idle.discard(thread.index)
         for index in idle:
             last = self._noted[index]

@@ -92,7 +92,8 @@ class Received(NamedTuple):
     retiring
         The id of the worker's process, if it has to be replaced.
     told
-        Messages of the calls that were not sent before, for :func:`~shoal.observe._messages.decoded`.
+        Notes of the calls that were not sent before: messages, for :func:`~shoal.observe._messages.decoded`, and what
+        calls have said, as `said`.
     measured
         What was measured, for a report; None if nothing was.
     """

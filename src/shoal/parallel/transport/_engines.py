@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.backends import worker_index
 from shoal.backends._failure import Failure, failure_of
-from shoal.backends.storing import StoringExecutor
+from shoal.backends._notes import Notes
+from shoal.backends.base import call_set
+from shoal.backends.storing import Postbox, StoringExecutor
 from shoal.observe._messages import Channel, channel_set, encoded
 from shoal.observe._recording import NOT_RECORDING, Recorder, adopt
 from shoal.observe._saying import HOME
@@ -38,6 +40,7 @@ from shoal.parallel.transport._contract import (
     find_unsendable,
     raised,
 )
+from shoal.parallel.transport._live import LiveNotes, notes_in
 from shoal.parallel.transport._published import RunRecord
 from shoal.parallel.transport._shared import Shared, resolve_value
 from shoal.parallel.transport._status import StatusRow, status_page
@@ -58,7 +61,7 @@ class Outcome(NamedTuple):
     values: list[Any]
     error: BaseException | Failure | None
     said: bytes | None = None  # what the calls have said: a pickled list of Said
-    told: tuple[bytes, ...] = ()  # messages of the calls, encoded
+    told: tuple[bytes, ...] = ()  # notes of the calls that were not sent before
     measured: Measured | None = None  # what was measured, for a report
 
 
@@ -72,8 +75,10 @@ class TaskOptions(NamedTuple):
     home: str = ""  # the caller's process, in which some engines have workers: there is nothing to forward
     start: int = 0  # the index of the first call
     messages: bool = False  # whether the run takes messages
+    steps: bool = False  # whether it takes steps
     variables: Any = None  # the context variables of the calls: Variables, or Stored; None for none
     slow_above: float | None = None  # as :attr:`Transport.slow_above`
+    open_postbox: Callable[[], Postbox] | None = None  # see :meth:`StoringExecutor.open_postboxes`
 
 
 class Stored(NamedTuple):
@@ -132,12 +137,13 @@ class ObjectTransport(Transport[SubmittedRequest]):
     def __init__(self, options: TaskOptions) -> None:
         self._options = options
         self._rows: list[StatusRow] = []  # that show no batch
+        self._listens_to: Executor | None = None
         # By id of the object: a function that returns the object as long as it exists, and its reference in the store.
         self._references: dict[int, tuple[Callable[[], Any], Any]] = {}
 
     def take_messages(self, messages: bool, steps: bool) -> None:
-        """Let calls send messages to the run. They travel with the results, for which steps would be too late."""
-        self._options = self._options._replace(messages=messages)
+        """Let calls send messages, and steps, to the run."""
+        self._options = self._options._replace(messages=messages, steps=steps)
 
     def encode(self, batch: Batch) -> SubmittedRequest:
         """Return a request with the batch as it is, since the engine encodes it."""
@@ -146,6 +152,8 @@ class ObjectTransport(Transport[SubmittedRequest]):
     def send(self, request: SubmittedRequest, executor: Executor) -> Future[Outcome]:
         """Submit a batch, with references to its arguments in the engine's store."""
         references: list[Any] = []
+        if executor is not self._listens_to:
+            self._listen(executor)
         options = self._options._replace(start=request.batch.start, slow_above=self.slow_above)
         try:
             if isinstance(executor, StoringExecutor):
@@ -161,6 +169,19 @@ class ObjectTransport(Transport[SubmittedRequest]):
             return executor.submit(Task(options, calls), *references)
         except Exception as error:
             return failed_future(error)
+
+    def _listen(self, executor: Executor) -> None:
+        """Let running batches of an executor send what they say."""
+        self._listens_to, open_postbox = executor, None
+        if isinstance(executor, StoringExecutor) and (self._options.messages or self._options.conditions is not None):
+            open_postbox = executor.open_postboxes(self._posted)
+        self._options = self._options._replace(open_postbox=open_postbox)
+
+    def _posted(self, content: bytes) -> None:
+        """Pass on what a running batch has posted; called in any thread."""
+        if self.on_note is not None:
+            for note in notes_in(content):
+                self.on_note(_UNCOUNTED, note)
 
     def receive(self, request: SubmittedRequest, reply: Outcome) -> Received:
         """Return the results. If the exception is a :class:`Failure`, rebuild it."""
@@ -238,6 +259,10 @@ class ObjectTransport(Transport[SubmittedRequest]):
         return reference
 
 
+#: The engine limits by itself how far a worker runs ahead with its notes.
+_UNCOUNTED = Notes()
+
+
 def _itself(obj: Any) -> Any:
     return obj
 
@@ -289,15 +314,21 @@ class Task:
         calls: Iterable[Call] = self.calls
         clock = time.perf_counter
         values: list[Any] = []
+
+        def present() -> int:
+            """Return the index of the call that runs."""
+            return options.start + len(values)
+
+        notes = LiveNotes(options.open_postbox)
         recorder = None
         if options.home != HOME and (conditions := adopt(options.conditions)) is not None:
-            recorder = Recorder(conditions, worker_index(), in_thread=True)
-            recorder.call = lambda: options.start + len(values)
-        told: list[bytes] = []
-        channel = Channel(lambda message: told.append(encoded(message)), options.messages, False)
-        channel.index = lambda: options.start + len(values)
+            recorder = Recorder(conditions, worker_index(), notes.add if notes.live else None, in_thread=True)
+            recorder.call = present
+        noted = call_set(present) if options.home == HOME else recorder or NOT_RECORDING
+        channel = Channel(lambda told: notes.add(encoded(told)), options.messages, options.steps and notes.live)
+        channel.index = present
         variables = objects[0] if type(options.variables) is Stored else options.variables
-        with recorder or NOT_RECORDING, nested_settings(*options.nested), closing(channel), channel_set(channel):
+        with noted, nested_settings(*options.nested), closing(channel), channel_set(channel):
             began = clock()
             failure: Failure | None = None
             try:
@@ -315,7 +346,7 @@ class Task:
             except BaseException as error:
                 failure = failure_of(error, error)
             elapsed = clock() - began
-        return Outcome(elapsed, values, failure, None if recorder is None else recorder.end(), tuple(told))
+        return Outcome(elapsed, values, failure, None if recorder is None else recorder.end(), notes.end())
 
 
 def task_name(calls: list[Call]) -> str:

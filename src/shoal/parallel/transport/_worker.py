@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ from shoal._tracebacks import in_a_line
 from shoal.backends import worker_index
 from shoal.backends._bootstrap import can_tell, interruptible, tell
 from shoal.backends._failure import Failure, failure_of
+from shoal.backends.base import call_set
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.observe._messages import Channel
 from shoal.observe._recording import NOT_RECORDING, Recorder, recorder_of_process
@@ -235,13 +237,15 @@ def _run_calls(payload: Payload, channel: Channel | None, meter: BatchMeter | No
     if meter is not None:
         calls = meter.marked(calls)
     recorder = None
-    if payload.run[0] != os.getpid():  # some workers are threads of the caller's process
-        recorder = recorder_of_process(payload.conditions, _new_recorder)
-    if recorder is not None:
+    noted: AbstractContextManager[object] = NOT_RECORDING
+    if payload.run[0] == os.getpid():  # some workers are threads of the caller's process
+        noted = call_set(status.call)
+    elif (recorder := recorder_of_process(payload.conditions, _new_recorder)) is not None:
         recorder.call = lambda: int(doubles[activity])
+        noted = recorder
     if channel is not None:
         channel.index = status.call
-    with recorder or NOT_RECORDING, nested_settings(*payload.nested), interruptible():
+    with noted, nested_settings(*payload.nested), interruptible():
         try:
             now = began = clock()
             until = end = began + payload.seconds
