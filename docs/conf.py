@@ -34,6 +34,7 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_templates"]
 templates_path = ["_templates"]
@@ -48,6 +49,16 @@ autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",  # run all of them
+    "within_subsection_order": "ExampleTitleSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "min_reported_time": 10**6,
+}
 
 html_title = "shoal"
 html_theme = "pydata_sphinx_theme"
@@ -74,11 +85,12 @@ OUTSIDE = {
     "contributing": "CONTRIBUTING.md",
     "tests": "tests/README.md",
 }
-_PAGES = {ROOT / path: HERE / f"{name}.md" for name, path in OUTSIDE.items()} | {ROOT / "README.md": HERE / "index.md"}
+_PAGES = {ROOT / path: HERE / f"{name}.md" for name, path in OUTSIDE.items()}
+_PAGES |= {ROOT / "README.md": HERE / "index.md", ROOT / "examples" / "gallery": HERE / "gallery" / "index.rst"}
 
 
 def _read(app: Any, name: str, source: list[str]) -> None:
-    """Take the text of a page from outside of docs/, if it is there, and translate the links of any page."""
+    """Take the text of a page from outside of docs/, if it is there; translate links, and leave out comments."""
     page = HERE / f"{name}.md"
     if not page.exists():  # a page that sphinx-gallery or autosummary has made
         return
@@ -87,7 +99,8 @@ def _read(app: Any, name: str, source: list[str]) -> None:
         origin = ROOT / OUTSIDE[name]
         app.env.note_dependency(str(origin))
         source[0] = origin.read_text(encoding="utf-8")
-    source[0] = _links(source[0], origin.parent, page.parent)
+    without_comments = re.sub(r"^<!-- .*?-->\n", "", source[0], flags=re.DOTALL | re.MULTILINE)
+    source[0] = _links(without_comments, origin.parent, page.parent)
 
 
 def _links(text: str, written_in: Path, shown_in: Path) -> str:
