@@ -16,10 +16,10 @@ EXTRAS_OF_docs := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows suite suite-optimized bench pictures docs check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows suite suite-optimized bench pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | bench | pictures | docs | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | bench | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -89,11 +89,15 @@ pictures: $(VENV)/.has-test
 
 # The documentation, in build/docs/html. Its pages need no network, and neither does building them.
 docs: $(VENV)/.has-docs
-	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -d build/docs/doctrees docs build/docs/html $(ARGS)
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -d build/docs/doctrees docs build/docs/html
 	@echo "the site is in build/docs/html/index.html"
 
+# The files of the site, and its pages in a headless Chromium: links, headings, texts of pictures, contrast, console.
+docs-check: docs
+	$(RUN) -m scripts.docs_check $(ARGS)
+
 # All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
-# then one under `python -O`.
+# then one under `python -O`; then the documentation.
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
 test-all: lint
 	@passed=; failed=; missing=; \
@@ -117,6 +121,8 @@ test-all: lint
 	done; \
 	echo "== python -O: $(PYTHON)"; \
 	if $(MAKE) --no-print-directory suite-optimized; then passed="$$passed -O"; else failed="$$failed -O"; fi; \
+	echo "== the documentation: $(PYTHON)"; \
+	if $(MAKE) --no-print-directory docs; then passed="$$passed docs"; else failed="$$failed docs"; fi; \
 	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
 	[ -z "$$failed" ] && [ -n "$$passed" ]
 

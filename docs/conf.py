@@ -57,6 +57,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "ExampleTitleSortKey",
     "download_all_examples": False,
     "show_signature": False,
+    "write_computation_times": False,
     "min_reported_time": 10**6,
 }
 
@@ -66,6 +67,7 @@ html_static_path = ["_static"]
 html_css_files = ["shoal.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}  # light or dark, as the system says
 html_theme_options: dict[str, Any] = {
     "logo": {"text": "shoal"},
     "navbar_align": "left",

@@ -61,8 +61,9 @@ right.set(title="12 stations on two workers", xlabel="seconds", xlim=(0, 1.2 * r
 plt.show()
 
 # %%
-# What is stored, and how often it was found in this process:
+# What is stored:
 
-print(memory.info())
+info = memory.info()
+print(f"{info.entries} results, {info.nbytes / 1000:.0f} kB")
 memory.close()
 folder.cleanup()
