@@ -28,7 +28,7 @@ from shoal import Parallel, delayed
 
 models = {f"logistic, C={c:g}": make_pipeline(StandardScaler(), LogisticRegression(C=c)) for c in (0.01, 0.1)}
 models |= {f"SVC, C={c:g}": make_pipeline(StandardScaler(), SVC(C=c)) for c in (0.1, 1, 10)}
-models |= {f"{k} neighbours": KNeighborsClassifier(k) for k in (1, 5)}
+models |= {f"neighbours, k={k}": KNeighborsClassifier(k) for k in (1, 5)}
 models |= {f"trees, depth {depth}": RandomForestClassifier(50, max_depth=depth, random_state=0) for depth in (4, 8, 16)}
 
 digits = load_digits()
