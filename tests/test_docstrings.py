@@ -19,13 +19,13 @@ PUBLIC: dict[str, Any] = {"shoal": shoal, **{name: getattr(shoal, name) for name
 def examples() -> list[doctest.DocTest]:
     """Return the docstrings with examples: of public names, and of the methods of public classes."""
     finder = doctest.DocTestFinder(exclude_empty=True, recurse=False)
-    found: dict[str, doctest.DocTest] = {}
+    found: list[doctest.DocTest] = []
     for name, value in PUBLIC.items():
         members = {f"{name}.{key}": member for key, member in vars(value).items()} if inspect.isclass(value) else {}
         for one, member in {name: value, **members}.items():
             if callable(member) or inspect.ismodule(member):
-                found.update({one: test for test in finder.find(member, one, globs={}) if test.examples})
-    return list(found.values())
+                found += [test for test in finder.find(member, one, globs={}) if test.examples]
+    return found
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
