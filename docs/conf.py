@@ -88,7 +88,10 @@ OUTSIDE = {
     "tests": "tests/README.md",
 }
 _PAGES = {ROOT / path: HERE / f"{name}.md" for name, path in OUTSIDE.items()}
-_PAGES |= {ROOT / "README.md": HERE / "index.md", ROOT / "examples" / "gallery": HERE / "gallery" / "index.rst"}
+_PAGES[ROOT / "README.md"] = HERE / "index.md"
+_GALLERY = ROOT / "examples" / "gallery"
+_PAGES |= {path: HERE / "gallery" / f"{path.stem}.rst" for path in _GALLERY.glob("*.py")}
+_PAGES[_GALLERY] = HERE / "gallery" / "index.rst"
 
 
 def _read(app: Any, name: str, source: list[str]) -> None:

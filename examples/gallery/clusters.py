@@ -1,6 +1,6 @@
 """
-dask and ray on this machine
-============================
+Clusters of dask and ray
+========================
 
 The same calls on workers of shoal, of a dask cluster and of a ray cluster. Both clusters run on this machine here;
 elsewhere, only the address differs.
