@@ -69,7 +69,8 @@ _LOOK = """
     if (seen(element) && !element.innerText?.trim() && !element.ariaLabel && !element.title && !element.placeholder
         && !element.labels?.length && !element.querySelector('img[alt]:not([alt=""]), [aria-label]'))
       found.add(`no name: ${element.outerHTML.slice(0, 120)}`);
-  if (document.documentElement.scrollWidth > innerWidth) found.add('wider than the window');
+  for (const box of [document.documentElement, ...document.querySelectorAll('.bd-article-container')])
+    if (box.scrollWidth > box.clientWidth) found.add(`${box.scrollWidth} pixels wide, in ${box.clientWidth}`);
   return [...found];
 })()
 """
