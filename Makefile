@@ -10,15 +10,16 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Extras that have no wheels for some Pythons (free-threaded 3.13), which no marker can tell.
-EXTRAS := dask ray test-notebook
+EXTRAS_OF_test := dask ray test-notebook
+EXTRAS_OF_docs := dask ray
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows suite suite-optimized bench pictures check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows suite suite-optimized bench pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | bench | pictures | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | bench | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -86,8 +87,17 @@ bench: $(VENV)/.has-bench
 pictures: $(VENV)/.has-test
 	$(RUN) -m scripts.pictures $(ARGS)
 
+# The documentation, in build/docs/html. Its pages need no network, and neither does building them.
+docs: $(VENV)/.has-docs
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -d build/docs/doctrees docs build/docs/html
+	@echo "the site is in build/docs/html/index.html"
+
+# The files of the site, and its pages in a headless Chromium: links, headings, texts of pictures, contrast, console.
+docs-check: docs
+	$(RUN) -m scripts.docs_check $(ARGS)
+
 # All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
-# then one under `python -O`.
+# then one under `python -O`; then the documentation.
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
 test-all: lint
 	@passed=; failed=; missing=; \
@@ -111,11 +121,13 @@ test-all: lint
 	done; \
 	echo "== python -O: $(PYTHON)"; \
 	if $(MAKE) --no-print-directory suite-optimized; then passed="$$passed -O"; else failed="$$failed -O"; fi; \
+	echo "== the documentation: $(PYTHON)"; \
+	if $(MAKE) --no-print-directory docs; then passed="$$passed docs"; else failed="$$failed docs"; fi; \
 	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
 	[ -z "$$failed" ] && [ -n "$$passed" ]
 
 clean:
-	rm -rf examples/digits.cache .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf examples/digits.cache docs/gallery docs/reference/generated .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Wheels of an older release before the sources of a newer one: some projects have left Python 3.10 or 3.13t behind.
@@ -124,7 +136,7 @@ $(VENV)/.has-%: pyproject.toml $(VENV)/.made
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[$*]'
 	@$(RUN) -m pip install --quiet --only-binary=:all: --editable '.[deflate]' 2>/dev/null || \
 	    echo "no wheels of isal and zlib-ng for $(PYTHON): zlib will do its work"
-	@[ $* != test ] || for extra in $(EXTRAS); do \
+	@for extra in $(EXTRAS_OF_$*); do \
 	    $(RUN) -m pip install --quiet --only-binary=:all: --editable ".[$$extra]" 2>/dev/null || \
 	        echo "no wheels for the extra $$extra on $(PYTHON): its tests are skipped"; \
 	done

@@ -54,8 +54,8 @@ SLOW = {
         beside_joblib differential hashing_joblib install joblib_downstream joblib_memory memory_joblib without_joblib
     """,
     "starts many programs": """
-        budget cli_run cli_top cli_top_tasks cli_top_threads findings main_guard persistence_memory report_folder
-        stale_sources terminal tracebacks trust_hashes worker_probe
+        budget cli_run cli_top cli_top_tasks cli_top_threads docs_code findings main_guard persistence_memory
+        report_folder stale_sources terminal tracebacks trust_hashes worker_probe
     """,
     "has hundreds of cases": """
         arrays async async_input back_pressure backends cache_folder compression deflate executor persistence

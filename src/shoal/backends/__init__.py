@@ -112,7 +112,7 @@ def register_parallel_backend(name: str, factory: Factory, make_default: bool = 
     name
         The name for ``Parallel(backend=...)`` and ``parallel_config``.
     factory
-        A subclass of :class:`~shoal.backends.Backend`, or a function that returns an instance. It is called with the
+        A subclass of :class:`~shoal.Backend`, or a function that returns an instance. It is called with the
         keywords given to ``parallel_config``, each time the backend is chosen by its name.
     make_default
         Whether the backend becomes the default.

@@ -1,0 +1,23 @@
+"""The programs on the pages of the documentation run, without a warning."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from _children import run_program, runnable, with_assertions
+from _docs import PAGES, name_of, program_of
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if program_of(page)], ids=name_of)
+def test_the_program_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(program_of(page), encoding="utf-8")
+    # On free-threaded Pythons, modules that are not made for them switch the lock on, with a warning.
+    filters = ["-W", "error", "-W", "ignore:The global interpreter lock:RuntimeWarning"]
+    environment = with_assertions({**os.environ, "PYTHONIOENCODING": "utf-8"})
+    ran = run_program([sys.executable, *filters, runnable(program)], 100, cwd=tmp_path, env=environment)
+    assert ran.returncode == 0, ran.stderr
