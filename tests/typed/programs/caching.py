@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from shoal import Memory, MemorizedFunc, MemorizedResult, NotMemorizedResult, Parallel, delayed, expires_after
+from shoal import MemorizedFunc, MemorizedResult, Memory, NotMemorizedResult, Parallel, delayed, expires_after
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
