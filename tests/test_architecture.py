@@ -25,7 +25,7 @@ FLOORS = (
     "_pickling",
     "_arrays _files _output _cpus _context",
     "_tracebacks",
-    "errors _forks _platform _typevars",
+    "errors _forks _hints _platform _typevars",
 )
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from shoal._hints import hint
 from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
 from shoal.hashing import register_hasher
@@ -122,7 +123,8 @@ class Memory(Caches):
     ) -> None:
         super().__init__()
         if hash_name not in HASH_NAMES:
-            raise ValueError(f"hash_name={hash_name!r} is not an algorithm of keys: use {' or '.join(HASH_NAMES)}")
+            known = f"use {' or '.join(HASH_NAMES)}{hint(hash_name, HASH_NAMES)}"
+            raise ValueError(f"hash_name={hash_name!r} is not an algorithm of keys: {known}")
         if compress and mmap_mode is not None:
             warn("Compressed results cannot be memmapped", UserWarning)
         self._verbose: int = checked_verbose(verbose)

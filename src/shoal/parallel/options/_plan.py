@@ -23,6 +23,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 from shoal._cpus import thread_limits
+from shoal._hints import hint
 from shoal._typevars import R
 from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.parallel._delayed import Call, check_input
@@ -114,7 +115,9 @@ class Plan(NamedTuple):
         """
         return_as, batch_size, timeout = self.return_as, self.batch_size, self.timeout
         if return_as not in RETURNS:
-            raise ValueError(f"Expected `return_as` parameter to be one of {RETURNS}, but got {return_as!r} instead.")
+            near = hint(return_as, RETURNS) or "."
+            message = f"Expected `return_as` parameter to be one of {RETURNS}, but got {return_as!r} instead{near}"
+            raise ValueError(message)
         check({"batch_size": batch_size, "timeout": timeout})
         if self.generates and not self.backend.supports_return_generator:
             message = f"Backend {self.backend} does not support return_as={return_as!r}; use loky or threading"
