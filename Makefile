@@ -16,10 +16,10 @@ EXTRAS_OF_docs := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows suite suite-optimized bench pictures docs docs-check check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows types suite suite-optimized bench pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | bench | pictures | docs | docs-check | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | types | bench | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -78,6 +78,12 @@ lint: check
 	$(RUN) -m mypy --platform win32
 	$(RUN) -m mypy --platform darwin
 
+# What users' programs in tests/typed get for types, as mypy and pyright see it; and that no public name lacks a type.
+types: $(VENV)/.has-types
+	$(RUN) -m mypy --strict --config-file= tests/typed/programs
+	$(RUN) -m pyright --pythonpath $(RUN) --project tests/typed
+	PYTHONPATH=src $(RUN) -m pyright --pythonpath $(RUN) --verifytypes shoal --ignoreexternal
+
 bench: $(VENV)/.has-bench
 	@$(RUN) -m compileall -q src benchmarks
 	$(RUN) -m benchmarks $(ARGS)
@@ -99,7 +105,7 @@ docs-check: docs
 # All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
 # then one under `python -O`; then the documentation.
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
-test-all: lint
+test-all: lint types
 	@passed=; failed=; missing=; \
 	for version in 3.10 3.11 3.12 3.13 3.13t; do \
 	    case $$version in *t) named=$(PYTHON_FT);; *) named=;; esac; \

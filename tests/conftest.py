@@ -55,7 +55,7 @@ SLOW = {
     """,
     "starts many programs": """
         budget cli_run cli_top cli_top_tasks cli_top_threads docs_code findings main_guard persistence_memory
-        report_folder stale_sources terminal tracebacks trust_hashes worker_probe
+        report_folder stale_sources terminal tracebacks trust_hashes typed_programs worker_probe
     """,
     "has hundreds of cases": """
         arrays async async_input back_pressure backends cache_folder compression deflate executor persistence

@@ -25,7 +25,7 @@ FLOORS = (
     "_pickling",
     "_arrays _files _output _cpus _context",
     "_tracebacks",
-    "errors _forks _platform",
+    "errors _forks _hints _platform _typevars",
 )
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}
@@ -41,13 +41,13 @@ LATE = {
     ("cli._run", "reports._folder"): "only --report needs it",
     ("hashing", "hashing._joblib"): "few programs ask for md5 or sha1",
     ("memory.storage._filestore", "memory.storage._index"): "it imports sqlite3, which only caches with limits need",
-    ("memory._memory", "memory._async"): "it imports asyncio, which only cached coroutine functions need",
+    ("memory._caching", "memory._async"): "it imports asyncio, which only cached coroutine functions need",
     (
         "parallel.options._names",
         "backends._multiprocessing",
     ): "it imports multiprocessing; only checks of some options need it",
     ("parallel.options._names", "backends._processes"): "only the checks of some options need it",
-    ("parallel._parallel", "parallel._async"): "it imports asyncio, which only acall() needs",
+    ("parallel._runs", "parallel._async"): "it imports asyncio, which only acall() needs",
     ("parallel.options._plan", "observe._teller"): "a run without listeners needs no events",
     ("parallel.options._plan", "parallel.running._resume"): "only memory= needs it",
     ("parallel.options._plan", "parallel.running._seeds"): "only seed= needs it; it imports numpy",

@@ -193,7 +193,10 @@ class CorruptFile(ValueError):
 
     def __init__(self, name: str, offset: int, expected: str, found: str) -> None:
         super().__init__(name, offset, expected, found)
-        self.name, self.offset, self.expected, self.found = name, offset, expected, found
+        self.name: str = name
+        self.offset: int = offset
+        self.expected: str = expected
+        self.found: str = found
 
     def __str__(self) -> str:
         return printable(
@@ -225,7 +228,8 @@ class EmptyFile(TruncatedFile):
 
     def __init__(self, name: str, position: int) -> None:
         super().__init__(name, 0, "an object", "0 bytes")
-        self.args, self.position = (name, position), position
+        self.args: tuple[Any, ...] = (name, position)
+        self.position: int = position
 
     def __str__(self) -> str:
         name = self.name or "the stream"
@@ -251,7 +255,8 @@ class ForeignFile(CorruptFile, pickle.UnpicklingError):
 
     def __init__(self, name: str, kind: str) -> None:
         super().__init__(name, 0, "a file written by shoal.dump or joblib", kind)
-        self.args, self.kind = (name, kind), kind
+        self.args: tuple[Any, ...] = (name, kind)
+        self.kind: str = kind
 
     def __str__(self) -> str:
         return f"{self.name or 'the stream'} was not written by shoal.dump or joblib: it looks like {self.kind}"
@@ -272,7 +277,9 @@ class UntrustedFile(pickle.UnpicklingError):
 
     def __init__(self, name: str, imports: tuple[str, ...], misuses: tuple[str, ...] = ()) -> None:
         super().__init__(name, imports, misuses)
-        self.name, self.imports, self.misuses = name, imports, misuses
+        self.name: str = name
+        self.imports: tuple[str, ...] = imports
+        self.misuses: tuple[str, ...] = misuses
 
     def __str__(self) -> str:
         name, names = self.name or "the stream", ", ".join(map(ascii, self.imports))
@@ -303,7 +310,8 @@ class FileLimitError(MemoryError):
 
     def __init__(self, name: str, limit: int) -> None:
         super().__init__(name, limit)
-        self.name, self.limit = name, limit
+        self.name: str = name
+        self.limit: int = limit
 
     def __str__(self) -> str:
         return (
@@ -360,7 +368,9 @@ class ArgumentError(TypeError, ValueError):
 
     def __init__(self, reason: str, function: str, attempted: str) -> None:
         super().__init__(reason, function, attempted)
-        self.reason, self.function, self.attempted = reason, function, attempted
+        self.reason: str = reason
+        self.function: str = function
+        self.attempted: str = attempted
 
     def __str__(self) -> str:
         return f"{self.reason} for {self.function}:\n    {self.attempted} was called."
@@ -381,7 +391,9 @@ class MissingExtra(ImportError):
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(what, package, extra)
-        self.what, self.package, self.extra = what, package, extra
+        self.what: str = what
+        self.package: str = package
+        self.extra: str = extra
 
     def __str__(self) -> str:
         return f"{self.what} needs {self.package}, which is not installed. Run: pip install 'shoal[{self.extra}]'"
@@ -406,8 +418,13 @@ class NoSpaceError(OSError):
 
     def __init__(self, nbytes: int, places: tuple[str, ...], reason: str) -> None:
         super().__init__(nbytes, places, reason)
-        self.nbytes, self.places, self.reason = nbytes, places, reason
-        self.errno, self.strerror, self.filename = errno.ENOSPC, reason, None  # OSError would set them from `args`
+        self.nbytes: int = nbytes
+        self.places: tuple[str, ...] = places
+        self.reason: str = reason
+        # OSError would set them from `args`.
+        self.errno: int | None = errno.ENOSPC
+        self.strerror: str | None = reason
+        self.filename: Any = None
 
     def __str__(self) -> str:
         return (
@@ -429,7 +446,10 @@ class FileInUse(PermissionError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
-        self.errno, self.strerror, self.filename = errno.EACCES, reason, path  # OSError would set them from `args`
+        # OSError would set them from `args`.
+        self.errno: int | None = errno.EACCES
+        self.strerror: str | None = reason
+        self.filename: Any = path
 
     def __str__(self) -> str:
         return (
@@ -456,8 +476,11 @@ class WorkerStartError(OSError):
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(reason, advice)
-        self.reason, self.advice = reason, advice
-        self.errno, self.strerror = None, reason  # OSError would set them from `args`
+        self.reason: str = reason
+        self.advice: str = advice
+        # OSError would set them from `args`.
+        self.errno: int | None = None
+        self.strerror: str | None = reason
 
     def __str__(self) -> str:
         return f"no worker can be started ({self.reason}). {self.advice}"
@@ -582,7 +605,9 @@ class CallStopped(RuntimeError):
 
     def __init__(self, call: FailedCall, error: BaseException) -> None:
         super().__init__(call, error)
-        self.call, self.error, self.__cause__ = call, error, error
+        self.call: FailedCall = call
+        self.error: BaseException = error
+        self.__cause__: BaseException | None = error
 
     def __str__(self) -> str:
         return (

@@ -74,7 +74,7 @@ class BackendTests:
         return create(self.backend)
 
     @pytest.fixture
-    def parallel(self) -> Callable[..., Parallel]:
+    def parallel(self) -> Callable[..., Parallel[Any, Any]]:
         """Give a function that returns a Parallel with two workers on a new backend; it accepts the other arguments."""
 
         def make(**arguments: Any) -> Parallel:
@@ -159,7 +159,7 @@ class BackendTests:
 
     @pytest.mark.parametrize("n_calls", [0, 1, 2, 500])
     @pytest.mark.parametrize("batch_size", ["auto", 1, 7])
-    def test_a_list_in_order(self, parallel: Callable[..., Parallel], n_calls: int, batch_size: Any) -> None:
+    def test_a_list_in_order(self, parallel: Callable[..., Parallel[Any, Any]], n_calls: int, batch_size: Any) -> None:
         if n_calls > 2:  # fewer calls if each batch has a long way to its worker
             n_calls = int(n_calls / self.make_backend().distance)
         run = parallel(batch_size=batch_size)
@@ -168,12 +168,12 @@ class BackendTests:
         assert run([delayed(pow)(number, 2) for number in range(n_calls)]) == expected
 
     @pytest.mark.parametrize("pre_dispatch", ["all", 1, "3 * n_jobs"])
-    def test_pre_dispatch(self, parallel: Callable[..., Parallel], pre_dispatch: Any) -> None:
+    def test_pre_dispatch(self, parallel: Callable[..., Parallel[Any, Any]], pre_dispatch: Any) -> None:
         results = parallel(pre_dispatch=pre_dispatch)(delayed(abs)(-number) for number in range(50))
         assert results == list(range(50))
 
     @pytest.mark.parametrize("return_as", ["generator", "generator_unordered"])
-    def test_generators(self, parallel: Callable[..., Parallel], return_as: str) -> None:
+    def test_generators(self, parallel: Callable[..., Parallel[Any, Any]], return_as: str) -> None:
         if not self.make_backend().supports_return_generator:
             with pytest.raises(ValueError, match="return_as"):
                 parallel(return_as=return_as)
@@ -184,36 +184,38 @@ class BackendTests:
             assert (results if return_as == "generator" else sorted(results)) == list(range(n_calls))
 
     @pytest.mark.parametrize("return_as", ["generator", "generator_unordered"])
-    def test_a_dropped_generator(self, parallel: Callable[..., Parallel], return_as: str) -> None:
+    def test_a_dropped_generator(self, parallel: Callable[..., Parallel[Any, Any]], return_as: str) -> None:
         if not self.make_backend().supports_return_generator:
             return
         run = parallel(return_as=return_as)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnusedResultsWarning)
-            results = run(delayed(abs)(-number) for number in itertools.count())
+            results: Any = run(delayed(abs)(-number) for number in itertools.count())
             first = [next(results) for _ in range(5)]
             results.close()
         assert len(set(first)) == 5
         assert return_as == "generator_unordered" or first == list(range(5))
         assert sorted(run(delayed(abs)(number) for number in range(10))) == list(range(10))
 
-    def test_unordered_results_do_not_wait_for_a_slow_call(self, parallel: Callable[..., Parallel], gate: Path) -> None:
+    def test_unordered_results_do_not_wait_for_a_slow_call(
+        self, parallel: Callable[..., Parallel[Any, Any]], gate: Path
+    ) -> None:
         backend = self.make_backend()
         if not backend.supports_return_generator or backend.workers(2) == 1:
             return
         calls = [delayed(wait_for)(gate), *(delayed(abs)(-number) for number in range(1, 5))]
-        results = parallel(return_as="generator_unordered", batch_size=1)(calls)
+        results: Any = parallel(return_as="generator_unordered", batch_size=1)(calls)
         assert sorted(next(results) for _ in range(4)) == [1, 2, 3, 4]
         gate.touch()
         assert list(results) == ["opened"]
 
     # Functions and arguments
 
-    def test_keywords(self, parallel: Callable[..., Parallel]) -> None:
+    def test_keywords(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         calls = [delayed(sorted)([3, 1, 2], reverse=True), delayed(sorted)([3, 1, 2]), delayed(int)("11", base=2)]
         assert parallel()(calls) == [[3, 2, 1], [1, 2, 3], 3]
 
-    def test_lambdas_and_closures(self, parallel: Callable[..., Parallel]) -> None:
+    def test_lambdas_and_closures(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         factor = 3
 
         def scaled(number: int) -> int:
@@ -225,7 +227,7 @@ class BackendTests:
         assert parallel()(calls) == [value for n in range(20) for value in (3 * n, 100 + n)]
 
     @pytest.mark.parametrize("n_items", [1000, 400_000])
-    def test_arrays(self, parallel: Callable[..., Parallel], n_items: int) -> None:
+    def test_arrays(self, parallel: Callable[..., Parallel[Any, Any]], n_items: int) -> None:
         array = numpy.arange(n_items, dtype=numpy.float64)
         nested = {"arrays": [array, array[::2]]}
         first, sums, back = parallel()([delayed(identity)(array), delayed(sums_of)(nested), delayed(identity)(nested)])
@@ -241,7 +243,7 @@ class BackendTests:
 
     @pytest.mark.parametrize("n_items", [1000, 400_000])
     def test_writing_to_an_argument_does_not_change_the_array_of_the_caller(
-        self, parallel: Callable[..., Parallel], n_items: int
+        self, parallel: Callable[..., Parallel[Any, Any]], n_items: int
     ) -> None:
         if self.make_backend().in_process:
             return
@@ -249,8 +251,8 @@ class BackendTests:
         assert parallel()([delayed(overwrite)(array)]) == [n_items]
         assert (array == 1).all()
 
-    def test_shared(self, parallel: Callable[..., Parallel]) -> None:
-        table = {number: str(number) for number in range(1000)}
+    def test_shared(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
+        table: dict[int, str | None] = {number: str(number) for number in range(1000)}
         common = shared(table)
         run = parallel()
         assert run(delayed(dict.get)(common, number) for number in range(100)) == [str(n) for n in range(100)]
@@ -261,7 +263,7 @@ class BackendTests:
     # Errors
 
     @pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
-    def test_an_exception(self, parallel: Callable[..., Parallel], return_as: str) -> None:
+    def test_an_exception(self, parallel: Callable[..., Parallel[Any, Any]], return_as: str) -> None:
         backend = self.make_backend()
         if return_as != "list" and not backend.supports_return_generator:
             return
@@ -277,7 +279,7 @@ class BackendTests:
             assert "call 7, " in str(caught.value.__cause__)
         assert sorted(run(delayed(refuse)(number, -1) for number in range(20))) == list(range(20))
 
-    def test_an_exception_of_the_input(self, parallel: Callable[..., Parallel]) -> None:
+    def test_an_exception_of_the_input(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         def calls() -> Iterator[Call]:
             for number in range(5):
                 yield delayed(abs)(number)
@@ -288,7 +290,7 @@ class BackendTests:
             run(calls())
         assert run([delayed(abs)(-1)]) == [1]
 
-    def test_timeout(self, parallel: Callable[..., Parallel], gate: Path) -> None:
+    def test_timeout(self, parallel: Callable[..., Parallel[Any, Any]], gate: Path) -> None:
         backend = self.make_backend()
         run = parallel(timeout=0.1)
         if backend.supports_timeout and backend.workers(2) > 1:
@@ -304,7 +306,7 @@ class BackendTests:
 
     # What calls say
 
-    def test_log_records(self, parallel: Callable[..., Parallel], caplog: pytest.LogCaptureFixture) -> None:
+    def test_log_records(self, parallel: Callable[..., Parallel[Any, Any]], caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "shoal.testing.calls")
         parallel(batch_size=2)(delayed(say)(number) for number in range(6))
         records = [record for record in caplog.records if record.name == "shoal.testing.calls"]
@@ -312,7 +314,7 @@ class BackendTests:
         assert {record.funcName for record in records} == {"say"}
         assert sorted(record.shoal_call for record in records) == list(range(6))  # type: ignore[attr-defined]
 
-    def test_warnings(self, parallel: Callable[..., Parallel]) -> None:
+    def test_warnings(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         with warnings.catch_warnings(record=True) as issued:
             warnings.simplefilter("always")
             parallel(batch_size=2)(delayed(warn_of)(number) for number in range(6))
@@ -320,13 +322,13 @@ class BackendTests:
         assert messages == [f"call {number}" for number in range(6)]
         assert {each.filename for each in issued if each.category is ImportWarning} == {__file__}
 
-    def test_warnings_that_are_errors(self, parallel: Callable[..., Parallel]) -> None:
+    def test_warnings_that_are_errors(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ImportWarning)
             with pytest.raises(ImportWarning, match="call 3"):
                 parallel()([delayed(warn_of)(3)])
 
-    def test_output(self, parallel: Callable[..., Parallel]) -> None:
+    def test_output(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             parallel(batch_size=2)(delayed(say)(number) for number in range(6))
@@ -336,7 +338,7 @@ class BackendTests:
 
     # What calls send, and the context variables that they see
 
-    def test_messages(self, parallel: Callable[..., Parallel]) -> None:
+    def test_messages(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         received: list[tuple[int, Any]] = []
         run = parallel(on_message=lambda index, message: received.append((index, message)))
         assert run(delayed(send_each)(number, 5) for number in range(6)) == [[True] * 5] * 6
@@ -344,22 +346,22 @@ class BackendTests:
             assert [message for index, message in received if index == number] == [(number, i) for i in range(5)]
         assert len(received) == 30
 
-    def test_messages_that_nobody_takes(self, parallel: Callable[..., Parallel]) -> None:
+    def test_messages_that_nobody_takes(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         assert parallel()(delayed(send_each)(number, 2) for number in range(4)) == [[False, False]] * 4
 
-    def test_more_messages_than_may_wait(self, parallel: Callable[..., Parallel]) -> None:
+    def test_more_messages_than_may_wait(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         received: list[Any] = []
         run = parallel(on_message=lambda index, message: received.append((index, len(message[1]))))
         run(delayed(send_each)(number, 300, "x" * 2000) for number in range(2))
         assert sorted(received) == [(number, 2000) for number in range(2) for _ in range(300)]
 
-    def test_messages_of_each_attempt(self, parallel: Callable[..., Parallel], tmp_path: Path) -> None:
+    def test_messages_of_each_attempt(self, parallel: Callable[..., Parallel[Any, Any]], tmp_path: Path) -> None:
         received: list[Any] = []
         run = parallel(on_message=lambda *it: received.append(it), retries=1, retry_wait=0)
         assert run([delayed(send_and_fail_once)(tmp_path / "first"), delayed(abs)(-1)]) == [None, 1]
         assert received == [(0, "attempt"), (0, "attempt")]
 
-    def test_an_exception_of_on_message_ends_the_run(self, parallel: Callable[..., Parallel]) -> None:
+    def test_an_exception_of_on_message_ends_the_run(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         def on_message(index: int, message: Any) -> None:
             raise Refused(index, "on_message")
 
@@ -367,14 +369,14 @@ class BackendTests:
             parallel(on_message=on_message, on_error="return", retries=2)([delayed(send_each)(0, 3), delayed(abs)(-1)])
         assert parallel()([delayed(abs)(-1), delayed(abs)(-2)]) == [1, 2]
 
-    def test_messages_of_nested_calls_reach_the_outer_run(self, parallel: Callable[..., Parallel]) -> None:
+    def test_messages_of_nested_calls_reach_the_outer_run(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         received: list[Any] = []
         run = parallel(on_message=lambda *it: received.append(it))
         run(delayed(send_from_nested)(number) for number in range(2))
         assert sorted(received) == [(number, (inner, 0)) for number in range(2) for inner in range(2)]
 
     @pytest.mark.parametrize("every", [False, True])
-    def test_context_variables(self, parallel: Callable[..., Parallel], every: bool) -> None:
+    def test_context_variables(self, parallel: Callable[..., Parallel[Any, Any]], every: bool) -> None:
         token = VARIABLE.set({"request": 7})
         try:
             run = parallel(context=True if every else [VARIABLE])
@@ -385,7 +387,7 @@ class BackendTests:
 
     # Several runs: one after the other, nested, and at the same time
 
-    def test_several_runs_in_a_with_block(self, parallel: Callable[..., Parallel]) -> None:
+    def test_several_runs_in_a_with_block(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         with parallel() as run:
             assert run(delayed(abs)(-number) for number in range(10)) == list(range(10))
             with pytest.raises(Refused):
@@ -394,7 +396,7 @@ class BackendTests:
                 assert run(delayed(abs)(-number) for number in range(10)) == list(range(10))
         assert run([delayed(abs)(-1)]) == [1]
 
-    def test_nested_runs(self, parallel: Callable[..., Parallel]) -> None:
+    def test_nested_runs(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         assert parallel()(delayed(nest)(2, number) for number in range(3)) == [[[n, -n], [n, -n]] for n in range(3)]
 
     def test_runs_in_several_threads(self) -> None:
@@ -414,7 +416,7 @@ class BackendTests:
 
     # Reports
 
-    def test_a_report(self, parallel: Callable[..., Parallel]) -> None:
+    def test_a_report(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         with report() as found:
             parallel(batch_size=2)(delayed(identity)(number) for number in range(10))
             with pytest.raises(Refused):
@@ -431,7 +433,7 @@ class BackendTests:
         assert (failed["outcome"], failed["counts"]["failures"]) == ("failed", 1)
         assert str(failed["error"]).startswith("Refused")
 
-    def test_a_report_of_nested_runs(self, parallel: Callable[..., Parallel]) -> None:
+    def test_a_report_of_nested_runs(self, parallel: Callable[..., Parallel[Any, Any]]) -> None:
         with report() as found:
             parallel(batch_size=1)(delayed(nest)(1, number) for number in range(3))
         outer, *inner = found.to_dict()["runs"]
@@ -442,14 +444,14 @@ class BackendTests:
     # Progress and verbosity
 
     @pytest.mark.parametrize("n_calls", [1, 50])
-    def test_progress(self, parallel: Callable[..., Parallel], n_calls: int) -> None:
+    def test_progress(self, parallel: Callable[..., Parallel[Any, Any]], n_calls: int) -> None:
         reports: list[tuple[int, int | None]] = []
         parallel(progress=lambda done, total: reports.append((done, total)))(delayed(abs)(n) for n in range(n_calls))
         done = [count for count, _ in reports]
         assert done == sorted(done)
         assert reports[-1] == (n_calls, n_calls)
 
-    def test_verbose(self, parallel: Callable[..., Parallel], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_verbose(self, parallel: Callable[..., Parallel[Any, Any]], capsys: pytest.CaptureFixture[str]) -> None:
         parallel(verbose=50, batch_size=1)([delayed(abs)(number) for number in range(5)])
         printed = capsys.readouterr().out
         assert re.search(r"Done +5 out of +5 .* finished\n$", printed)

@@ -8,6 +8,7 @@ import sys
 from typing import Any, NamedTuple
 
 from shoal._cpus import is_serial
+from shoal._hints import hint
 from shoal._platform import processes
 from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Factory, Slot, WorkerSpec, worker_index
@@ -88,11 +89,7 @@ def create(name: str, **options: Any) -> Backend:
     try:
         factory = _factories[name]
     except (KeyError, TypeError):
-        import difflib
-
-        near = difflib.get_close_matches(str(name).lower(), names(), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Invalid backend: {name}, expected one of {names()}{hint}") from None
+        raise ValueError(f"Invalid backend: {name}, expected one of {names()}{hint(name, names())}") from None
     if isinstance(factory, _BuiltIn):
         try:
             module = importlib.import_module(factory.module)

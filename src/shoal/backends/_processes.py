@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from types import FunctionType
 from typing import Any, ClassVar
 
+from shoal._hints import hint
 from shoal._pickling import KeepingFile, dumps
 from shoal._platform.processes import HAS_FORK_SERVER
 from shoal._tracebacks import warn
@@ -230,5 +231,6 @@ def _start_method(given: Any) -> str | None:
     if given is None:
         name, value = "SHOAL_START_METHOD", os.environ.get("SHOAL_START_METHOD")
     if value not in (None, "", *_METHODS):
-        raise ValueError(f"{name} must be one of {_METHODS}, or None for the fastest method, got: {value!r}")
+        near = hint(value, _METHODS)
+        raise ValueError(f"{name} must be one of {_METHODS}, or None for the fastest method, got: {value!r}{near}")
     return value or None

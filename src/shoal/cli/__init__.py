@@ -3,7 +3,7 @@
 ::
 
     main ──> _parser: what the arguments mean
-      └────> _run, _inspect, _cache, _top, _stack or _env, imported when it is needed ──> the exit code
+      └────> _run, _inspect, _cache, _top, _stack, _env or _demo, imported when it is needed ──> the exit code
                  └──> _text: lines, tables, JSON
 
 Tests: tests/cli/.

@@ -83,6 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_top(commands)
     _add_stack(commands)
     _add_env(commands)
+    _add_demo(commands)
     return parser
 
 
@@ -262,6 +263,26 @@ def _add_env(commands: Any) -> None:
     )
     env.add_argument("--blas", action="store_true", help="import numpy, and show the thread pools of BLAS and OpenMP")
     _add_json(env)
+
+
+def _add_demo(commands: Any) -> None:
+    demo = _command(
+        commands,
+        "demo",
+        "run the same calls with one worker and with several, and show what a report says of it",
+        "shoal demo\nshoal demo --n-jobs 4 --report demo.html",
+        "the report cannot be written, or the results differ",
+    )
+    demo.add_argument(
+        "--n-jobs", type=_n_jobs, metavar="N", help="the number of workers; by default one per CPU, up to 8"
+    )
+    demo.add_argument("--report", type=_report, metavar="FILE", help="write the report: .html, .json or .trace.json")
+
+
+def _report(path: str) -> str:
+    if not path.endswith((".html", ".json")):
+        raise argparse.ArgumentTypeError(f"{path!r} is no name of a report: it ends with .html, .json or .trace.json")
+    return path
 
 
 def _n_jobs(text: str) -> int:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal._hints import hint
+
 from ._walk import TooManyCycles, Walk
 from ._writers import register_hasher, writer_of
 
@@ -82,7 +84,8 @@ def hash(obj: Any, hash_name: str = "xxh3_128", coerce_mmap: bool = False) -> st
         except TooManyCycles:
             return Walk(writer_of, coerce_mmap, numbered=True).hexdigest(obj)
     if hash_name not in HASH_NAMES:
-        raise ValueError(f"Valid options for 'hash_name' are {HASH_NAMES}. Got hash_name={hash_name!r} instead.")
+        near = hint(hash_name, HASH_NAMES) or "."
+        raise ValueError(f"Valid options for 'hash_name' are {HASH_NAMES}. Got hash_name={hash_name!r} instead{near}")
     from ._joblib import joblib_digest  # loads pickle's Python implementation, which most programs do not need
 
     return joblib_digest(obj, hash_name, coerce_mmap)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import Any
 
+from shoal._typevars import P, R
 from shoal.memory import _texts
 from shoal.memory._cached import MemorizedFunc
 from shoal.memory._calls import ABSENT, Computed
@@ -17,21 +19,23 @@ from shoal.memory._results import NotMemorizedResult, metadata_of
 from shoal.memory.store import Key
 
 
-class AsyncMemorizedFunc(MemorizedFunc):
+class AsyncMemorizedFunc(MemorizedFunc[P, Coroutine[Any, Any, R]]):
     """A cached coroutine function. Await its calls, and those of its methods that call the function."""
 
-    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the result of a call, loaded from the store or computed and saved."""
         key = self._key(args, kwargs)
         if key is None:
             return await self.func(*args, **kwargs)
-        found = self._load(key, args, kwargs)
+        found: R = self._load(key, args, kwargs)
         if found is ABSENT:
             computed = await self._compute_or_await(key, args, kwargs)
-            return computed.value if self.mmap_mode is None else self._mapped(key, computed)
+            found = computed.value if self.mmap_mode is None else self._mapped(key, computed)
         return found
 
-    async def call_and_shelve(self, /, *args: Any, **kwargs: Any) -> Any:
+    async def call_and_shelve(  # type: ignore[override]
+        self, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Any:
         """Return a reference to the result of a call, which is computed and saved if it is not in the store."""
         key = self._key(args, kwargs)
         if key is None:
@@ -39,7 +43,9 @@ class AsyncMemorizedFunc(MemorizedFunc):
         found = self._refer(key, args, kwargs)
         return self._reference(key, await self._compute_or_await(key, args, kwargs)) if found is ABSENT else found
 
-    async def call(self, /, *args: Any, **kwargs: Any) -> Any:
+    async def call(  # type: ignore[override]
+        self, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Any:
         """Compute the result of a call, even if it is in the store already, and save it; return it and its metadata."""
         key = self._key(args, kwargs)
         if key is None:

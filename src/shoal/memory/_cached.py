@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, overload
 
+from shoal._typevars import P, Q, R_co, S, T
 from shoal.hashing import register_hasher
 from shoal.memory import _texts
 from shoal.memory._calls import ABSENT, CachedCalls
 from shoal.memory._changes import Sources
-from shoal.memory._results import Counts, NotMemorizedResult, metadata_of
+from shoal.memory._results import Counts, MemorizedResult, NotMemorizedResult, metadata_of
 from shoal.memory.key._identity import Identity
 from shoal.memory.key._source import Source
 from shoal.memory.store import create, location_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    Reference = MemorizedResult[R_co] | NotMemorizedResult[R_co]
 
 
 class _Docstring:
@@ -35,7 +41,7 @@ class _Docstring:
         return self.text if cached is None else _texts.docstring(cached.__dict__.get("func"))
 
 
-class MemorizedFunc(CachedCalls):
+class MemorizedFunc(CachedCalls[P, R_co]):
     """A cached function. :meth:`Memory.cache` makes it.
 
     Parameters
@@ -92,7 +98,7 @@ class MemorizedFunc(CachedCalls):
 
     def __init__(
         self,
-        func: Callable[..., Any],
+        func: Callable[P, R_co],
         location: Any,
         backend: str = "local",
         ignore: list[str] | None = None,
@@ -127,8 +133,9 @@ class MemorizedFunc(CachedCalls):
             keep_arguments,
             counts or Counts(),
         )
-        self.__wrapped__ = plain
-        self.compress, self.backend = compress, backend
+        self.__wrapped__: Callable[P, R_co] = plain
+        self.compress: Any = compress
+        self.backend: str = backend
 
     def _look_like(self, function: Any) -> None:
         """Copy the name, the docstring and the attributes of the function."""
@@ -147,18 +154,24 @@ class MemorizedFunc(CachedCalls):
         super().__init_subclass__(**further)
         cls.__doc__ = _Docstring(cls.__doc__)  # type: ignore[assignment]
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Return the result of a call, loaded from the store or computed and saved."""
         key = self._key(args, kwargs)
         if key is None:
             return self.func(*args, **kwargs)
-        found = self._load(key, args, kwargs)
+        found: R_co = self._load(key, args, kwargs)
         if found is ABSENT:
             found, computed = self._compute_or_wait(key, args, kwargs, self._load)
             if computed is not None:
-                return computed.value if self.mmap_mode is None else self._mapped(key, computed)
+                found = computed.value if self.mmap_mode is None else self._mapped(key, computed)
         return found
 
+    @overload
+    def call_and_shelve(  # type: ignore[overload-overlap]
+        self: MemorizedFunc[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Reference[T]]: ...
+    @overload
+    def call_and_shelve(self, /, *args: P.args, **kwargs: P.kwargs) -> Reference[R_co]: ...
     def call_and_shelve(self, /, *args: Any, **kwargs: Any) -> Any:
         """Return a reference to the result of a call, which is computed and saved if it is not in the store.
 
@@ -178,11 +191,17 @@ class MemorizedFunc(CachedCalls):
                 return self._reference(key, computed)
         return found
 
-    def check_call_in_cache(self, /, *args: Any, **kwargs: Any) -> bool:
+    def check_call_in_cache(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Return whether there is a valid result of a call. Nothing is computed, and no result is read."""
         key = self._key(args, kwargs)
         return key is not None and self._find(key, args, kwargs) is not None
 
+    @overload
+    def call(  # type: ignore[overload-overlap]
+        self: MemorizedFunc[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, tuple[T, dict[str, Any]]]: ...
+    @overload
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> tuple[R_co, dict[str, Any]]: ...
     def call(self, /, *args: Any, **kwargs: Any) -> Any:
         """Compute the result of a call, even if it is in the store already, and save it.
 
@@ -203,6 +222,17 @@ class MemorizedFunc(CachedCalls):
         """The source of the function, its file and the number of its first line."""
         return self._identity.source
 
+    # A function whose first argument is a class is a class method.
+    @overload
+    def __get__(  # type: ignore[misc]
+        self: Callable[Concatenate[type[T], Q], S], instance: None, owner: type[T]
+    ) -> BoundMemorizedFunc[Q, S]: ...
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(
+        self: MemorizedFunc[Concatenate[Any, Q], R_co], instance: object, owner: type | None = None
+    ) -> BoundMemorizedFunc[Q, R_co]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None or not self._binds else BoundMemorizedFunc(self, instance)
 
@@ -217,14 +247,15 @@ class MemorizedFunc(CachedCalls):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.__wrapped__ = self.func = self._identity.func
+        self.func: Callable[P, R_co] = self._identity.func
+        self.__wrapped__ = self.func
         self._counts, self._sources = Counts(), Sources.of(self.store_backend)
 
 
 MemorizedFunc.__doc__ = _Docstring(MemorizedFunc.__doc__)  # type: ignore[assignment]
 
 
-class BoundMemorizedFunc:
+class BoundMemorizedFunc(Generic[P, R_co]):
     # A cached function that is a method. It passes the instance as the first argument.
 
     __slots__ = ("__func__", "__self__")
@@ -233,21 +264,34 @@ class BoundMemorizedFunc:
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.__func__.__doc__
 
-    def __init__(self, function: MemorizedFunc, instance: Any) -> None:
-        self.__func__, self.__self__ = function, instance
+    def __init__(self, function: MemorizedFunc[..., R_co], instance: Any) -> None:
+        self.__func__: MemorizedFunc[..., R_co] = function
+        self.__self__: Any = instance
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the function: :meth:`MemorizedFunc.__call__`."""
         return self.__func__(self.__self__, *args, **kwargs)
 
+    @overload
+    def call_and_shelve(  # type: ignore[overload-overlap]
+        self: BoundMemorizedFunc[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Reference[T]]: ...
+    @overload
+    def call_and_shelve(self, /, *args: P.args, **kwargs: P.kwargs) -> Reference[R_co]: ...
     def call_and_shelve(self, /, *args: Any, **kwargs: Any) -> Any:
         """Return a reference to the result of a call: :meth:`MemorizedFunc.call_and_shelve`."""
         return self.__func__.call_and_shelve(self.__self__, *args, **kwargs)
 
-    def check_call_in_cache(self, /, *args: Any, **kwargs: Any) -> bool:
+    def check_call_in_cache(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Return whether there is a valid result of a call: :meth:`MemorizedFunc.check_call_in_cache`."""
         return self.__func__.check_call_in_cache(self.__self__, *args, **kwargs)
 
+    @overload
+    def call(  # type: ignore[overload-overlap]
+        self: BoundMemorizedFunc[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, tuple[T, dict[str, Any]]]: ...
+    @overload
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> tuple[R_co, dict[str, Any]]: ...
     def call(self, /, *args: Any, **kwargs: Any) -> Any:
         """Compute the result of a call and save it: :meth:`MemorizedFunc.call`."""
         return self.__func__.call(self.__self__, *args, **kwargs)
@@ -274,7 +318,7 @@ class BoundMemorizedFunc:
         return BoundMemorizedFunc, (self.__func__, self.__self__)
 
 
-class NotMemorizedFunc:
+class NotMemorizedFunc(Generic[P, R_co]):
     """A function without a cache, with the methods of a :class:`MemorizedFunc`. ``Memory(None).cache`` makes it.
 
     Parameters
@@ -283,22 +327,22 @@ class NotMemorizedFunc:
         The function.
     """
 
-    def __init__(self, func: Callable[..., Any]) -> None:
-        self.func = func
+    def __init__(self, func: Callable[P, R_co]) -> None:
+        self.func: Callable[P, R_co] = func
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the function."""
         return self.func(*args, **kwargs)
 
-    def call_and_shelve(self, /, *args: Any, **kwargs: Any) -> Any:
+    def call_and_shelve(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the function; return its result in a :class:`NotMemorizedResult`."""
         return NotMemorizedResult(self.func(*args, **kwargs))
 
-    def call(self, /, *args: Any, **kwargs: Any) -> Any:
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the function; return its result, and an empty dictionary in place of metadata."""
         return self.func(*args, **kwargs), {}
 
-    def check_call_in_cache(self, /, *args: Any, **kwargs: Any) -> bool:
+    def check_call_in_cache(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Return False: no result is saved."""
         return False
 

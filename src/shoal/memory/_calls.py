@@ -17,10 +17,11 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple
 
 from shoal._pickling import culprit
 from shoal._tracebacks import warn
+from shoal._typevars import P, R_co
 from shoal.errors import CacheWarning
 from shoal.memory import _texts
 from shoal.memory._changes import Sources
@@ -55,7 +56,7 @@ class _Unsaved(Exception):
     """
 
 
-class CachedCalls(Logger):
+class CachedCalls(Logger, Generic[P, R_co]):
     """Finds, computes and saves the results of one function. Thread-safe.
 
     Parameters
@@ -87,12 +88,14 @@ class CachedCalls(Logger):
     ) -> None:
         super().__init__()
         self._identity = identity
-        self.func: Callable[..., Any] = identity.func
-        self.func_id, self.ignore = shown(identity.path), identity.ignore
-        self.store_backend = store
-        self.mmap_mode, self._verbose = mmap_mode, verbose
+        self.func: Callable[P, R_co] = identity.func
+        self.func_id: str = shown(identity.path)
+        self.ignore: list[str] = identity.ignore
+        self.store_backend: Store = store
+        self.mmap_mode: str | None = mmap_mode
+        self._verbose = verbose
         self.timestamp: float | None = timestamp
-        self.cache_validation_callback = cache_validation_callback
+        self.cache_validation_callback: Callable[[dict[str, Any]], Any] | None = cache_validation_callback
         self._compute_once, self._keep_arguments = compute_once, keep_arguments
         self._counts, self._sources = counts, Sources.of(store)
         #: Whether a lookup prints lines or calls the callback.

@@ -11,33 +11,32 @@ from __future__ import annotations
 
 import collections
 import datetime
-import functools
-import inspect
 import os
 import time
-import types
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
+from shoal._hints import hint
 from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
 from shoal.hashing import register_hasher
-from shoal.memory._cached import AsyncNotMemorizedFunc, BoundMemorizedFunc, MemorizedFunc, NotMemorizedFunc
+from shoal.memory._cached import BoundMemorizedFunc, MemorizedFunc, NotMemorizedFunc
+from shoal.memory._caching import Caches
 from shoal.memory._calls import ABSENT, Call, RunCalls
 from shoal.memory._changes import Sources
-from shoal.memory._checks import checked_mmap_mode, checked_options, checked_verbose
+from shoal.memory._checks import checked_options, checked_verbose
 from shoal.memory._results import Counts, MemorizedResult, MemoryInfo
-from shoal.memory.key._identity import HASH_NAMES, checked_depends
+from shoal.memory.key._identity import HASH_NAMES
 from shoal.memory.store import Limits, Store, create, location_of
-from shoal.observe._logger import Logger
 
-M = TypeVar("M", bound="Memory")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: How many functions a run keeps while it reads its calls; they may hold large arguments.
 _MOST_FUNCTIONS = 16
 
 
-class Memory(Logger):
+class Memory(Caches):
     """Saves the results of functions on disk, so that no call is computed twice.
 
     Parameters
@@ -124,23 +123,27 @@ class Memory(Logger):
     ) -> None:
         super().__init__()
         if hash_name not in HASH_NAMES:
-            raise ValueError(f"hash_name={hash_name!r} is not an algorithm of keys: use {' or '.join(HASH_NAMES)}")
+            known = f"use {' or '.join(HASH_NAMES)}{hint(hash_name, HASH_NAMES)}"
+            raise ValueError(f"hash_name={hash_name!r} is not an algorithm of keys: {known}")
         if compress and mmap_mode is not None:
             warn("Compressed results cannot be memmapped", UserWarning)
-        self._verbose, self.compress = checked_verbose(verbose), compress
-        self.mmap_mode = self._checked_mmap_mode(mmap_mode)
+        self._verbose: int = checked_verbose(verbose)
+        self.compress: Any = compress
+        self.mmap_mode: str | None = self._checked_mmap_mode(mmap_mode)
         self.timestamp: float | None = time.time()
-        self.location, self.backend, self.backend_options = location, backend, checked_options(backend_options)
-        self.hash_name, self.compute_once, self.keep_arguments = hash_name, compute_once, keep_arguments
-        self.limits = Limits.checked(bytes_limit, items_limit, age_limit)
+        self.location: Any = location
+        self.backend: str = backend
+        self.backend_options: dict[str, Any] = checked_options(backend_options)
+        self.hash_name: str = hash_name
+        self.compute_once: bool = compute_once
+        self.keep_arguments: bool = keep_arguments
+        self.limits: Limits = Limits.checked(bytes_limit, items_limit, age_limit)
         self._open()
 
     def _open(self) -> None:
-        self.store_backend = self._make_store()
+        self.store_backend: Store | None = self._make_store()
         self._counts: dict[str, Counts] = {}
         self._run_calls = RunCalls()
-
-    _checked_mmap_mode = staticmethod(checked_mmap_mode)
 
     def _make_store(self) -> Store | None:
         location = os.path.join(self.location, "joblib") if isinstance(self.location, str) else self.location
@@ -153,103 +156,6 @@ class Memory(Logger):
             limits=None if self.limits == Limits() else self.limits,
             **self.backend_options,
         )
-
-    @staticmethod
-    def _kind(is_async: bool) -> type[MemorizedFunc]:
-        """Return the class of cached functions."""
-        if is_async:
-            from shoal.memory._async import AsyncMemorizedFunc  # imports asyncio, which most programs do not need
-
-            return AsyncMemorizedFunc
-        return MemorizedFunc
-
-    def cache(
-        self,
-        func: Any = None,
-        ignore: list[str] | None = None,
-        verbose: int | None = None,
-        mmap_mode: Any = False,
-        cache_validation_callback: Callable[[dict[str, Any]], Any] | None = None,
-        *,
-        version: Any = None,
-        depends: Iterable[Any] = (),
-    ) -> Any:
-        """Return a function that saves its results.
-
-        Parameters
-        ----------
-        func : callable, optional
-            The function. Without it, a decorator is returned. Methods in a class body, ``staticmethod``,
-            ``classmethod``, ``functools.partial``, compiled functions and objects with ``__call__`` are allowed.
-        ignore : list of str, optional
-            The names of parameters that do not count; "*" and "**" for further positional and keyword arguments.
-        verbose : int, optional
-            Replaces the value of this Memory.
-        mmap_mode : {None, "r+", "r", "w+", "c"}, optional
-            Replaces the value of this Memory.
-        cache_validation_callback : callable, optional
-            A function of a result's metadata (a dict of "duration", "input_args", "time"). If it returns a false value,
-            the result is computed again. See :func:`expires_after`.
-        version : object, optional
-            Replaces the source of the function: edits do not count, and the results of other versions are kept.
-        depends : iterable
-            Functions, classes and modules. When the source of one changes, results are computed again. If one is a
-            cached function, its own dependencies count too.
-
-        Returns
-        -------
-        MemorizedFunc
-            Or a :class:`NotMemorizedFunc` if there is no location. For coroutine functions, their async variants.
-
-        Raises
-        ------
-        TypeError
-            If `func` is not callable, or another argument has a wrong type.
-        ValueError
-            If `ignore` contains a name that is not a parameter, if `mmap_mode` is unknown, or if the callback is not
-            callable.
-        """
-        if cache_validation_callback is not None and not callable(cache_validation_callback):
-            raise ValueError(f"cache_validation_callback needs to be callable. Got {cache_validation_callback}.")
-        options: dict[str, Any] = {
-            "ignore": ignore,
-            "verbose": None if verbose is None else checked_verbose(verbose),
-            "mmap_mode": mmap_mode if mmap_mode is False else self._checked_mmap_mode(mmap_mode),
-            "cache_validation_callback": cache_validation_callback,
-            "version": version,
-            "depends": checked_depends(depends),
-        }
-        if func is None:
-            return functools.partial(self.cache, **options)
-        if isinstance(func, classmethod):
-            return classmethod(self.cache(func.__func__, **options))
-        if isinstance(func, BoundMemorizedFunc):
-            func = types.MethodType(func.__func__.func, func.__self__)
-        elif isinstance(func, (MemorizedFunc, NotMemorizedFunc)):
-            func = func.func
-        plain = func.__func__ if isinstance(func, staticmethod) else func
-        is_async = inspect.iscoroutinefunction(plain)
-        if self.store_backend is None:
-            return (AsyncNotMemorizedFunc if is_async else NotMemorizedFunc)(plain)
-        options["verbose"] = self._verbose if verbose is None else verbose
-        options["mmap_mode"] = self.mmap_mode if mmap_mode is False else mmap_mode
-        memorized = self._kind(is_async)(
-            func,
-            self.store_backend,
-            backend=self.backend,
-            compress=self.compress,
-            timestamp=self.timestamp,
-            hash_name=self.hash_name,
-            compute_once=self.compute_once,
-            keep_arguments=self.keep_arguments,
-            **options,
-        )
-        memorized._counts = self._counts.setdefault(memorized.func_id, memorized._counts)
-        return memorized
-
-    def eval(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Return ``func(*args, **kwargs)``, loaded from the store or computed and saved."""
-        return func(*args, **kwargs) if self.store_backend is None else self.cache(func)(*args, **kwargs)
 
     def clear(self, warn: bool = True) -> None:
         """Remove all results.
@@ -299,7 +205,7 @@ class Memory(Logger):
         if self.store_backend is not None:
             self.store_backend.close()
 
-    def __enter__(self: M) -> M:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import get_ident
-from typing import Any
+from typing import Any, Generic
 
+from shoal._typevars import R_co
 from shoal.memory import _texts
 from shoal.memory.key._source import shown
 from shoal.memory.store import Entry, Key, Meta, Store, create, location_of
@@ -57,7 +58,7 @@ def expires_after(
     return is_valid
 
 
-class MemorizedResult(Logger):
+class MemorizedResult(Logger, Generic[R_co]):
     """A reference to a result on disk. It is small and can be pickled; :meth:`get` reads the result.
 
     Parameters
@@ -127,10 +128,13 @@ class MemorizedResult(Logger):
             raise TypeError(f"there is no store at {location!r}: pass a path or a store as the location")
         self._call_id = Key(function.replace(os.sep, "/"), call)
         self.store_backend: Store = store
-        self.mmap_mode, self.verbose, self.timestamp = mmap_mode, verbose, timestamp
-        self.metadata = metadata if metadata is not None else self._metadata()
-        self.duration = self.metadata.get("duration")
-        self.nbytes, self.used = nbytes, used
+        self.mmap_mode: str | None = mmap_mode
+        self.verbose: int = verbose
+        self.timestamp: float | None = timestamp
+        self.metadata: dict[str, Any] = metadata if metadata is not None else self._metadata()
+        self.duration: float | None = self.metadata.get("duration")
+        self.nbytes: int | None = nbytes
+        self.used: float | None = used
 
     def _metadata(self) -> dict[str, Any]:
         try:
@@ -165,7 +169,7 @@ class MemorizedResult(Logger):
         created = self.metadata.get("time")
         return None if created is None else time.time() - created
 
-    def get(self) -> Any:
+    def get(self) -> R_co:
         """Read the result.
 
         Raises
@@ -178,7 +182,7 @@ class MemorizedResult(Logger):
             arguments = self.metadata.get("input_args")
             print(_texts.loading(self.func_id, where, self.timestamp, arguments, self.verbose))  # noqa: T201
         try:
-            return self.store_backend.load(self._call_id, self.mmap_mode)
+            return self.store_backend.load(self._call_id, self.mmap_mode)  # type: ignore[no-any-return]
         except KeyError:
             raise KeyError(
                 f"Non-existing item (may have been cleared).\nThere is no result {self.args_id} of {self.func_id} "
@@ -203,7 +207,7 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\")
 
 
-class NotMemorizedResult:
+class NotMemorizedResult(Generic[R_co]):
     """A result that is in no store, with the methods of a :class:`MemorizedResult`.
 
     Parameters
@@ -221,10 +225,13 @@ class NotMemorizedResult:
 
     __slots__ = ("valid", "value")
 
-    def __init__(self, value: Any) -> None:
+    valid: bool
+    value: R_co | None
+
+    def __init__(self, value: R_co) -> None:
         self.value, self.valid = value, True
 
-    def get(self) -> Any:
+    def get(self) -> R_co:
         """Return the result.
 
         Raises
@@ -234,7 +241,7 @@ class NotMemorizedResult:
         """
         if not self.valid:
             raise KeyError("No value stored.")
-        return self.value
+        return self.value  # type: ignore[return-value]
 
     def clear(self) -> None:
         """Forget the result."""

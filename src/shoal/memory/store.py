@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from shoal._files import parse_size
+from shoal._hints import hint
 from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
 
@@ -363,9 +364,9 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
         )
         return None
     path = os.path.expanduser(os.fspath(location))
-    name: Any = backend
-    if not isinstance(name, str) or name not in _stores:
-        raise TypeError(f"Unknown location {path} or backend {backend}: the known backends are {sorted(_stores)}")
+    if str(backend) not in _stores:
+        known = f"the known backends are {sorted(_stores)}{hint(backend, _stores)}"
+        raise TypeError(f"Unknown location {path} or backend {backend}: {known}")
     given = {name: value for name, value in options.items() if value is not None and (value or name != "compress")}
     try:
         return _stores[backend](path, **given)
@@ -373,9 +374,8 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
         unknown = [option for option in given if f"unexpected keyword argument {option!r}" in str(error)]
         if not unknown:
             raise
-        raise TypeError(
-            f"the store {backend!r} does not accept the option {unknown[0]!r}: remove it from backend_options"
-        ) from None
+        message = f"the store {backend!r} does not accept the option {unknown[0]!r}: remove it from backend_options"
+        raise TypeError(message) from None
 
 
 def location_of(store: Store) -> str:

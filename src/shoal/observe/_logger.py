@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Protocol
+
+
+class LogsInfo(Protocol):
+    """A logger, of :mod:`logging` or another one."""
+
+    def info(self, msg: Any, /, *args: Any) -> object:
+        """Log a message."""
 
 
 class Logger:

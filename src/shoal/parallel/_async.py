@@ -23,13 +23,11 @@ from typing import Any
 
 from shoal import backends
 from shoal.errors import CallStopped
-from shoal.parallel._delayed import Call
+from shoal.parallel._delayed import Calls
 from shoal.parallel.options._plan import Plan
 from shoal.parallel.running._arrivals import ArrivalQueue, Arrivals
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._runner import Runner
-
-Calls = Iterable[Call] | AsyncIterable[Call]
 
 
 async def collect(runner: Runner, plan: Plan, calls: Calls, label: str) -> list[Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+from shoal._typevars import P, R
+
+#: A call, and the type of its result.
+Call = tuple[Callable[..., R], tuple[Any, ...], dict[str, Any]]
+#: The input of ``acall``.
+Calls = Iterable[Call[R]] | AsyncIterable[Call[R]]
 
 
 class _Delayed:
@@ -32,7 +37,7 @@ class _Delayed:
         return delayed, (self.__wrapped__,)
 
 
-def delayed(function: Callable[..., Any]) -> Callable[..., Call]:
+def delayed(function: Callable[P, R]) -> Callable[P, Call[R]]:
     """Capture the arguments of a call of `function`, without calling it.
 
     Parameters

@@ -18,17 +18,33 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from shoal._typevars import P, R
 from shoal.errors import CallStopped
 from shoal.parallel._executor_loop import Loop
 from shoal.parallel._parallel import ARGUMENTS
 from shoal.parallel.options._checks import integer
 from shoal.parallel.options._plan import Plan, plan_of
-from shoal.parallel.options._settings import DEFAULTS, Default, current
+from shoal.parallel.options._settings import DEFAULTS, current
 
-P = ParamSpec("P")
-T = TypeVar("T")
+if TYPE_CHECKING:
+    import os
+
+    from shoal.backends import Backend
+    from shoal.parallel.options._settings import (
+        BackendContext,
+        Context,
+        Forward,
+        MmapMode,
+        Prefer,
+        Require,
+        Retries,
+        RetryOn,
+        RetryWait,
+        Size,
+    )
+    from shoal.reports._report import Report
 
 #: The arguments of ``Parallel`` that an executor does not have, because they are about a whole run.
 NOT_OF_EXECUTORS = (
@@ -47,25 +63,25 @@ NOT_OF_EXECUTORS = (
 
 
 def executor(
-    n_jobs: Any = DEFAULTS["n_jobs"],
-    backend: Any = DEFAULTS["backend"],
+    n_jobs: int | None = DEFAULTS["n_jobs"],
+    backend: str | Backend | BackendContext | None = DEFAULTS["backend"],
     *,
     max_workers: int | None = None,
     batch_size: int | str = "auto",
-    temp_folder: Any = DEFAULTS["temp_folder"],
-    max_nbytes: Any = DEFAULTS["max_nbytes"],
-    mmap_mode: Any = DEFAULTS["mmap_mode"],
-    prefer: Any = DEFAULTS["prefer"],
-    require: Any = DEFAULTS["require"],
-    retries: Any = DEFAULTS["retries"],
-    retry_on: Any = DEFAULTS["retry_on"],
-    retry_wait: Any = DEFAULTS["retry_wait"],
-    task_timeout: Any = DEFAULTS["task_timeout"],
-    max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
-    max_worker_memory: Any = DEFAULTS["max_worker_memory"],
-    forward: Any = DEFAULTS["forward"],
-    context: Any = DEFAULTS["context"],
-    report: Any = DEFAULTS["report"],
+    temp_folder: str | os.PathLike[str] | None = DEFAULTS["temp_folder"],
+    max_nbytes: Size | None = DEFAULTS["max_nbytes"],
+    mmap_mode: MmapMode | None = DEFAULTS["mmap_mode"],
+    prefer: Prefer | None = DEFAULTS["prefer"],
+    require: Require | None = DEFAULTS["require"],
+    retries: Retries = DEFAULTS["retries"],
+    retry_on: RetryOn = DEFAULTS["retry_on"],
+    retry_wait: RetryWait = DEFAULTS["retry_wait"],
+    task_timeout: float | None = DEFAULTS["task_timeout"],
+    max_tasks_per_worker: int | None = DEFAULTS["max_tasks_per_worker"],
+    max_worker_memory: Size | None = DEFAULTS["max_worker_memory"],
+    forward: Forward = DEFAULTS["forward"],
+    context: Context | None = DEFAULTS["context"],
+    report: str | os.PathLike[str] | Report | None = DEFAULTS["report"],
     **options: Any,
 ) -> Executor:
     """Return an executor of :mod:`concurrent.futures` that runs calls on the workers of :class:`~shoal.Parallel`.
@@ -134,7 +150,7 @@ def executor(
     for name in NOT_OF_EXECUTORS:
         if name in options:
             raise TypeError(f"executor() takes no {name!r}, which belongs to a whole run of Parallel")
-    if isinstance(n_jobs, Default):
+    if n_jobs is DEFAULTS["n_jobs"]:
         n_jobs = None
     if max_workers is not None:
         if n_jobs is not None:
@@ -179,7 +195,7 @@ class Executor(concurrent.futures.Executor):
     def __repr__(self) -> str:
         return f"<shoal.executor on {self._loop.workers}>"
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Have a worker call ``fn(*args, **kwargs)``; return the future of the result.
 
         Parameters
@@ -199,24 +215,37 @@ class Executor(concurrent.futures.Executor):
         BrokenExecutor
             If the executor has ended, because of a failure that no call has caused.
         """
-        future: Future[T] = _Future(self._loop)
+        future: Future[R] = _Future(self._loop)
         self._loop.submitted.queue.add(future, (fn, args, kwargs))
         return future
 
-    def map(self, fn: Callable[..., T], *iterables: Iterable[Any], **options: Any) -> Iterator[T]:
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **options: Any,
+    ) -> Iterator[R]:
         """Submit a call for each tuple of arguments; return an iterator of the results, in the order of the calls.
 
         Parameters
         ----------
-        fn, *iterables, **options
-            As for ``concurrent.futures.Executor.map``. `timeout` is in seconds; `chunksize` has no effect.
+        fn, *iterables
+            The function, and its arguments.
+        timeout : float, optional
+            The seconds from now until each result must be there; then the iterator raises TimeoutError.
+        chunksize : int
+            It has no effect.
+        **options
+            Further arguments of ``concurrent.futures.Executor.map``, in Pythons that have them.
 
         Raises
         ------
         CallStopped
             The iterator raises it if a call has raised StopIteration, which would look like the iterator's end.
         """
-        return _named_stop(super().map(fn, *iterables, **options))
+        return _named_stop(super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, **options))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls, and release the workers when all submitted calls have ended.
@@ -250,7 +279,7 @@ class Executor(concurrent.futures.Executor):
         self._loop.join_all()
 
 
-def _named_stop(results: Iterator[T]) -> Iterator[T]:
+def _named_stop(results: Iterator[R]) -> Iterator[R]:
     """Yield results. Raise an error that names the call where the generator `results` met a StopIteration."""
     try:
         yield from results
@@ -272,7 +301,7 @@ class _Condition(threading.Condition):
     __exit__: Any = property(lambda self: self._lock.__exit__)
 
 
-class _Future(Future[T]):
+class _Future(Future[R]):
     """A future whose callbacks do not block the executor's thread."""
 
     def __init__(self, loop: Loop) -> None:
@@ -280,7 +309,7 @@ class _Future(Future[T]):
         self._condition = _Condition()
         self._loop = loop
 
-    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+    def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
         """Call ``fn(future)`` when the future is done; at once if it is done already."""
         self._loop.expect_callbacks()
         super().add_done_callback(partial(self._loop.call_back, fn))

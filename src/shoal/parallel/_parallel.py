@@ -1,9 +1,8 @@
-"""``Parallel``: its arguments, and the ways to run calls, stop them and wait for them.
+"""``Parallel``: its arguments. The ways to run calls, stop them and wait for them are in ``_runs``.
 
 ::
 
-    Parallel(...) ──> Plan (_plan)       __call__ ──> Runner (_runner) ──> a list, or a generator of the results
-                                         acall    ──> _async           ──> the same for an event loop
+    Parallel(...) ──> Plan (_plan) ──> Runs (_runs) ──> a list, or a generator of the results
 
 Modules that only a run needs are imported by the first run, so that importing ``Parallel`` takes little more time than
 starting Python.
@@ -11,26 +10,49 @@ starting Python.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shoal.parallel._delayed import Call
-from shoal.parallel.options._checks import OF_ONE_PARALLEL, check
+from shoal._typevars import AsGenerator, AsList, Failed, Form, Raises
+from shoal.parallel._runs import Runs
+from shoal.parallel.options._checks import OF_ONE_PARALLEL
 from shoal.parallel.options._plan import Planned, plan_of
 from shoal.parallel.options._settings import DEFAULTS
-from shoal.parallel.running._runner import Runner, in_caller, streamed
-from shoal.parallel.running._serial import warn_of_ignored
+from shoal.parallel.running._runner import Runner
 
 if TYPE_CHECKING:
+    import os
+
+    from numpy.random import SeedSequence
+
+    from shoal.backends import Backend
+    from shoal.observe._logger import LogsInfo
+    from shoal.parallel.options._settings import (
+        BackendContext,
+        Context,
+        Forward,
+        MmapMode,
+        Prefer,
+        Progress,
+        Require,
+        Retries,
+        RetryOn,
+        RetryWait,
+        Size,
+    )
     from shoal.parallel.running._policies import Pace
     from shoal.parallel.running._resume import ResultCache
+    from shoal.reports._report import Report
 
 #: The names of the arguments of ``Parallel`` itself; all others are options of the backend.
 ARGUMENTS = (*DEFAULTS, *OF_ONE_PARALLEL)
 
+# Type checkers read from their types what a Parallel without these arguments returns.
+_AS_LIST: AsList = "list"
+_RAISES: Raises = DEFAULTS["on_error"]
 
-class Parallel:
+
+class Parallel(Runs[Form, Failed]):
     """Run function calls in parallel and return their results.
 
     Parameters
@@ -208,38 +230,44 @@ class Parallel:
     [0, 1, 4, 9, 16]
     """
 
-    n_jobs, verbose, timeout, pre_dispatch = Planned(), Planned(), Planned(), Planned()
-    batch_size, return_as, memory, total = Planned(), Planned(), Planned(), Planned()
-    _backend = Planned("backend")  # as in joblib, where people look for it
+    n_jobs: Planned[int] = Planned()
+    verbose: Planned[int | LogsInfo] = Planned()
+    timeout: Planned[float | None] = Planned()
+    pre_dispatch: Planned[int | str] = Planned()
+    batch_size: Planned[int | str | Callable[[Pace], int]] = Planned()
+    return_as: Planned[AsList | AsGenerator] = Planned()
+    memory: Planned[ResultCache | None] = Planned()
+    total: Planned[int | None] = Planned()
+    _backend: Planned[Backend] = Planned("backend")  # as in joblib, where people look for it
 
     def __init__(
         self,
-        n_jobs: Any = DEFAULTS["n_jobs"],
-        backend: Any = DEFAULTS["backend"],
-        return_as: str = "list",
-        verbose: Any = DEFAULTS["verbose"],
+        n_jobs: int | None = DEFAULTS["n_jobs"],
+        backend: str | Backend | BackendContext | None = DEFAULTS["backend"],
+        return_as: Form = _AS_LIST,  # type: ignore[assignment]
+        verbose: int | LogsInfo = DEFAULTS["verbose"],
         timeout: float | None = None,
         pre_dispatch: int | str = "2 * n_jobs",
         batch_size: int | str | Callable[[Pace], int] = "auto",
-        temp_folder: Any = DEFAULTS["temp_folder"],
-        max_nbytes: Any = DEFAULTS["max_nbytes"],
-        mmap_mode: Any = DEFAULTS["mmap_mode"],
-        prefer: Any = DEFAULTS["prefer"],
-        require: Any = DEFAULTS["require"],
+        temp_folder: str | os.PathLike[str] | None = DEFAULTS["temp_folder"],
+        max_nbytes: Size | None = DEFAULTS["max_nbytes"],
+        mmap_mode: MmapMode | None = DEFAULTS["mmap_mode"],
+        prefer: Prefer | None = DEFAULTS["prefer"],
+        require: Require | None = DEFAULTS["require"],
         *,
-        progress: Any = DEFAULTS["progress"],
-        retries: Any = DEFAULTS["retries"],
-        retry_on: Any = DEFAULTS["retry_on"],
-        retry_wait: Any = DEFAULTS["retry_wait"],
-        on_error: Any = DEFAULTS["on_error"],
-        task_timeout: Any = DEFAULTS["task_timeout"],
-        max_pending: Any = DEFAULTS["max_pending"],
-        max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
-        max_worker_memory: Any = DEFAULTS["max_worker_memory"],
-        forward: Any = DEFAULTS["forward"],
-        context: Any = DEFAULTS["context"],
-        report: Any = DEFAULTS["report"],
-        seed: Any = None,
+        progress: Progress = DEFAULTS["progress"],
+        retries: Retries = DEFAULTS["retries"],
+        retry_on: RetryOn = DEFAULTS["retry_on"],
+        retry_wait: RetryWait = DEFAULTS["retry_wait"],
+        on_error: Failed = _RAISES,  # type: ignore[assignment]
+        task_timeout: float | None = DEFAULTS["task_timeout"],
+        max_pending: int | None = DEFAULTS["max_pending"],
+        max_tasks_per_worker: int | None = DEFAULTS["max_tasks_per_worker"],
+        max_worker_memory: Size | None = DEFAULTS["max_worker_memory"],
+        forward: Forward = DEFAULTS["forward"],
+        context: Context | None = DEFAULTS["context"],
+        report: str | os.PathLike[str] | Report | None = DEFAULTS["report"],
+        seed: int | Sequence[int] | SeedSequence | None = None,
         memory: ResultCache | None = None,
         total: int | None = None,
         on_message: Callable[[int, Any], object] | None = None,
@@ -282,118 +310,3 @@ class Parallel:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n_jobs={self.n_jobs})"
-
-    def __enter__(self) -> Parallel:
-        self._runner.keep_workers()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._runner.release_workers()
-
-    async def __aenter__(self) -> Parallel:
-        return self.__enter__()
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        from asyncio import to_thread
-
-        await to_thread(self.__exit__, *exc_info)  # workers may take a while to end
-
-    def __call__(self, iterable: Iterable[Call], *, total: int | None = None) -> Any:
-        """Run the calls and return their results.
-
-        Parameters
-        ----------
-        iterable : iterable
-            The calls, made by :func:`~shoal.delayed`.
-        total : int, optional
-            The number of calls, for `progress` and `verbose`. It takes precedence over the `total` of this Parallel.
-
-        Returns
-        -------
-        list or generator
-            The results, as `return_as` says.
-
-        Raises
-        ------
-        Exception
-            Whatever a call or the iterable raises. For a call in a worker process, ``__cause__`` shows the traceback
-            there.
-        RunTimeout
-            If a result does not come within `timeout` seconds.
-        RuntimeError
-            If a run of this Parallel has not ended yet.
-        """
-        if total is not None:
-            check({"total": total})
-        plan, runner = self._plan if total is None else self._plan._replace(total=total), self._runner
-        runner.claim()
-        generates = plan.generates
-        try:
-            n_workers = plan.workers()
-            calls, number = plan.input(iterable)
-            make_listener = partial(plan.listener, repr(self))
-            if n_workers > 1:
-                run = runner.start(plan, calls, n_workers, number, make_listener)
-                return streamed(run, plan.timeout, runner.release) if generates else run.collect()
-            warn_of_ignored(plan)
-            return in_caller(runner, plan, calls, make_listener(n_workers, number), runner.release)
-        except BaseException:
-            generates = False  # no generator exists that would end the run
-            raise
-        finally:
-            if not generates:
-                runner.release()
-
-    def acall(self, iterable: Iterable[Call] | AsyncIterable[Call], *, total: int | None = None) -> Any:
-        """Run the calls without blocking the event loop of :mod:`asyncio`.
-
-        Parameters
-        ----------
-        iterable : iterable or asynchronous iterable
-            The calls, made by :func:`~shoal.delayed`. Another thread iterates over an iterable. The event loop iterates
-            over an asynchronous iterable, only as far ahead as `pre_dispatch` and `max_pending` allow, and closes it
-            when the run ends. Results are delivered while its next call is still missing.
-        total : int, optional
-            The number of calls, as for ``parallel(calls, total=...)``.
-
-        Returns
-        -------
-        coroutine or asynchronous generator
-            A coroutine for a list: ``results = await parallel.acall(calls)``. Otherwise an asynchronous generator:
-            ``async for result in parallel.acall(calls)``. The calls begin when it is awaited for the first time.
-            Cancelling the task that awaits it ends the run, as does leaving or closing the generator; the workers are
-            free again when that returns. With one worker, the calls run in a thread.
-
-        Raises
-        ------
-        Exception
-            When it is awaited, whatever ``parallel(calls)`` raises.
-        RuntimeError
-            When it is awaited, if a run of this Parallel has not ended yet.
-
-        Examples
-        --------
-        >>> import asyncio
-        >>> from shoal import Parallel, delayed
-        >>> async def main():
-        ...     return await Parallel(n_jobs=2, backend="threading").acall(delayed(pow)(x, 2) for x in range(5))
-        >>> asyncio.run(main())
-        [0, 1, 4, 9, 16]
-        """
-        from shoal.parallel._async import collect, each
-
-        check({"total": total})
-        plan = self._plan if total is None else self._plan._replace(total=total)
-        return (each if plan.generates else collect)(self._runner, plan, iterable, repr(self))
-
-    def stop(self) -> None:
-        """End the current run, if there is one, with the results that are there.
-
-        Calls that have not begun never begin, and calls that run are aborted. A list then has the results that are
-        there, in the order of their calls; a generator ends after them.
-
-        Notes
-        -----
-        Thread-safe. A callable for `progress` may call it too, when there are enough results.
-        """
-        self._runner.stop()

@@ -8,6 +8,7 @@ import pickle
 from typing import Any
 
 from shoal._files import replacement
+from shoal._hints import hint
 from shoal._output import Output, putter, writes_all
 from shoal._pickling import culprit
 from shoal.errors import DumpPicklingError
@@ -205,7 +206,8 @@ def compression_of(compress: Any, filename: str) -> Compression | None:
     if level is not None and level is not False and level not in range(10):
         raise ValueError(f'Non valid compress level given: "{level}". Possible values are {list(range(10))}.')
     if name not in COMPRESSORS:
-        raise ValueError(f'Non valid compression method given: "{name}". Possible values are {list(COMPRESSORS)}.')
+        known = f"Possible values are {list(COMPRESSORS)}{hint(name, COMPRESSORS) or '.'}"
+        raise ValueError(f'Non valid compression method given: "{name}". {known}')
     if not isinstance(compress, (tuple, str)):
         by_extension = [known for known, record in COMPRESSORS.items() if _ends(filename, record.extension)]
         if by_extension:

@@ -80,10 +80,11 @@ class Meter:
     """
 
     def __init__(self, about: About, collectors: tuple[Collector, ...]) -> None:
-        self.about, self.collectors = about, collectors
-        self.id = f"{os.getpid()}-{next(_numbers)}"
-        self.slow_above = 0.0
-        self.tally = Tally(about.total)
+        self.about: About = about
+        self.collectors: tuple[Collector, ...] = collectors
+        self.id: str = f"{os.getpid()}-{next(_numbers)}"
+        self.slow_above: float = 0.0
+        self.tally: Tally = Tally(about.total)
         self._lock = threading.Lock()
         self._workers = Workers(about.n_workers, self.tally.start, max(collector.rows for collector in collectors))
         self._durations = Durations()

@@ -46,12 +46,12 @@ class Tally:
 
     def __init__(self, total: int | None) -> None:
         self.total = total
-        self.start = time.perf_counter()
+        self.start: float = time.perf_counter()
         self.end: float | None = None
         self.function: str | None = None
         self.counts: Counter[str] = Counter()
-        self.seconds = dict.fromkeys(("input", "consumer", "sending", "results"), 0.0)
-        self.nbytes = {"sent": 0, "returned": 0}
+        self.seconds: dict[str, float] = dict.fromkeys(("input", "consumer", "sending", "results"), 0.0)
+        self.nbytes: dict[str, int] = {"sent": 0, "returned": 0}
         self.system: dict[str, Any] = dict.fromkeys(("cpu", "swapped_in", "limit_events"))
         self._outcome: tuple[str, str | None] = ("running", None)
         self._events: list[tuple[float, str, int | None, WorkerLine | None, str]] = []

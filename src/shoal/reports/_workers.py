@@ -29,8 +29,9 @@ class WorkerLine:
 
     def __init__(self, worker: int, pid: int, host: str, since: float, rows: int) -> None:
         self.worker = worker
-        self.line = Timeline(rows)
-        self.since = self.until = since
+        self.line: Timeline = Timeline(rows)
+        self.since: float = since
+        self.until: float = since
         self.gone = False
         self.values: dict[str, Any] = {
             "worker": worker,

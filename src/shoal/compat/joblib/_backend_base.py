@@ -57,7 +57,7 @@ class ParallelBackendBase(Backend):
 
     name: ClassVar[str] = "joblib"
     ships_bytes = False
-    options = None
+    options: ClassVar[frozenset[str] | None] = None
     default_n_jobs = 1
     supports_inner_max_num_threads = False
     supports_retrieve_callback = False

@@ -39,7 +39,7 @@ class BatchedCalls:
         reducer_callback: Any = None,
         pickle_cache: Any = None,
     ) -> None:
-        self.items = list(iterator_slice)
+        self.items: list[Any] = list(iterator_slice)
         self._size = len(self.items)
         self._reducer_callback = reducer_callback
         self._backend, self._n_jobs = (

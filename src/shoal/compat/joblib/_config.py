@@ -250,7 +250,7 @@ class parallel_config:
         **backend_params: Any,
     ) -> None:
         self._before = current()
-        self.old_parallel_config = _active_config()
+        self.old_parallel_config: dict[str, Any] = _active_config()
         backend = self._check_backend(backend, inner_max_num_threads, **backend_params)
         new = {
             "backend": backend,
@@ -262,7 +262,7 @@ class parallel_config:
             "prefer": prefer,
             "require": require,
         }
-        self.parallel_config = {
+        self.parallel_config: dict[str, Any] = {
             **self.old_parallel_config,
             **{name: value for name, value in new.items() if not isinstance(value, _Sentinel)},
         }
@@ -322,8 +322,8 @@ class parallel_backend(parallel_config):
     ) -> None:
         super().__init__(backend=backend, n_jobs=n_jobs, inner_max_num_threads=inner_max_num_threads, **backend_params)
         old, new = self.old_parallel_config, self.parallel_config
-        self.old_backend_and_jobs = old["backend"], old["n_jobs"]
-        self.new_backend_and_jobs = new["backend"], new["n_jobs"]
+        self.old_backend_and_jobs: tuple[Any, Any] = old["backend"], old["n_jobs"]
+        self.new_backend_and_jobs: tuple[Any, Any] = new["backend"], new["n_jobs"]
 
     def __enter__(self) -> Any:
         return self.new_backend_and_jobs

@@ -73,7 +73,8 @@ class _Delegating(ParallelBackendBase):
 
     def _prepare(self, n_jobs: int, parallel: Any, given: dict[str, Any]) -> None:
         """Prepare for the runs of a ``Parallel``, without making a pool of joblib's kind."""
-        self.parallel, self._n_jobs = parallel, n_jobs
+        self.parallel: Any = parallel
+        self._n_jobs = n_jobs
         self._shoal_options = {name: value for name, value in given.items() if name in self._passed_options}
         folder = ""
         if parallel is not None and not self.in_process:

@@ -59,7 +59,8 @@ class ThreadingBackend(PoolManagerMixin, _Delegating):
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if self.delegates:
             self._prepare(n_jobs, parallel, {})
-        self.parallel, self._n_jobs = parallel, n_jobs
+        self.parallel: Any = parallel
+        self._n_jobs = n_jobs
         return n_jobs
 
     def _get_pool(self) -> Any:

@@ -31,11 +31,18 @@ class Running:
     `plan` holds its resolved arguments, with a backend of joblib's contract. Assigning to the attributes changes it.
     """
 
-    n_jobs, verbose, timeout, pre_dispatch = Planned(), Planned(), Planned(), Planned()
-    batch_size, return_as, _backend = Planned(), Planned(), Planned("backend")
+    n_jobs: Planned[Any] = Planned()
+    verbose: Planned[Any] = Planned()
+    timeout: Planned[Any] = Planned()
+    pre_dispatch: Planned[Any] = Planned()
+    batch_size: Planned[Any] = Planned()
+    return_as: Planned[Any] = Planned()
+    _backend: Planned[Any] = Planned("backend")
 
     #: The counters of the current or the last run.
-    n_dispatched_batches = n_dispatched_tasks = n_completed_tasks = 0
+    n_dispatched_batches: int = 0
+    n_dispatched_tasks: int = 0
+    n_completed_tasks: int = 0
     n_tasks: int | None = None
     _managed_backend = False
     _calling = False

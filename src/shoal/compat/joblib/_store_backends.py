@@ -301,8 +301,10 @@ class FileSystemStoreBackend(StoreBackendBase, StoreBackendMixin):
     def configure(self, location: Any, verbose: int = 1, backend_options: Any = None) -> None:
         """Make the folder, and set the options "compress" and "mmap_mode"."""
         options = backend_options or {}
-        self.location, self.verbose = location, verbose
-        self.compress, self.mmap_mode = options.get("compress", False), options.get("mmap_mode")
+        self.location: Any = location
+        self.verbose: int = verbose
+        self.compress: Any = options.get("compress", False)
+        self.mmap_mode: str | None = options.get("mmap_mode")
         mkdirp(location)
         folder, name = os.path.split(location)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from shoal._platform.files import replace
 
@@ -41,18 +41,18 @@ class Version:
         order = self._cmp(other)
         return order if order is NotImplemented else order < 0
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
 
 class LooseVersion(Version):
     """A version of any form, whose numbers are compared as numbers and whose other parts as text."""
 
-    component_re = re.compile(r"\d+|[a-z]+|[^\d.a-z]+")
+    component_re: ClassVar[re.Pattern[str]] = re.compile(r"\d+|[a-z]+|[^\d.a-z]+")
 
     def parse(self, vstring: str) -> None:
         """Set ``vstring`` and ``version`` from a string."""
         self.vstring = vstring
-        self.version = [int(part) if part.isdigit() else part for part in self.component_re.findall(vstring)]
+        self.version: list[Any] = [int(part) if part.isdigit() else part for part in self.component_re.findall(vstring)]
 
     def __str__(self) -> str:
         return self.vstring

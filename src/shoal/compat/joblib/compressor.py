@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import Any, ClassVar
 
 from shoal.persistence import compression
 from shoal.persistence.compression import CompressorWrapper, DeflateFile, InflateFile
@@ -52,6 +52,8 @@ class _ShoalCompressor(CompressorWrapper):
     """One of shoal's compressors."""
 
     _name = ""
+    prefix: bytes
+    extension: str
 
     def __init_subclass__(cls) -> None:
         cls.prefix, cls.extension = _SHOAL[cls._name].prefix, _SHOAL[cls._name].extension
@@ -162,7 +164,7 @@ class BinaryZlibFile(io.BufferedIOBase):
         If an argument is wrong.
     """
 
-    wbits = zlib.MAX_WBITS
+    wbits: ClassVar[int] = zlib.MAX_WBITS
     _container = "zlib"
 
     def __init__(self, filename: Any, mode: str = "rb", compresslevel: int = 3) -> None:
@@ -292,5 +294,5 @@ class BinaryZlibFile(io.BufferedIOBase):
 class BinaryGzipFile(BinaryZlibFile):
     """A compressed file in gzip's format, open for reading or for writing."""
 
-    wbits = zlib.MAX_WBITS | 16
+    wbits: ClassVar[int] = zlib.MAX_WBITS | 16
     _container = "gzip"

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from loky.reusable_executor import _ReusablePoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from ._memmapping_reducer import TemporaryResourcesManager, get_memmapping_reducers
+
+if TYPE_CHECKING:
+
+    class _ReusablePoolExecutor:  # loky has no types
+        get_reusable_executor: Any
+        shutdown: Any
+        submit: Any
+        map: Any
+
+else:
+    from loky.reusable_executor import _ReusablePoolExecutor
 
 __all__ = ["MemmappingExecutor", "get_memmapping_executor"]
 
@@ -18,7 +27,7 @@ def get_memmapping_executor(n_jobs: int, **kwargs: Any) -> MemmappingExecutor:
     return MemmappingExecutor.get_memmapping_executor(n_jobs, **kwargs)
 
 
-class MemmappingExecutor(_ReusablePoolExecutor):  # type: ignore[misc]
+class MemmappingExecutor(_ReusablePoolExecutor):
     """loky's reusable executor, whose workers map large arrays."""
 
     _temp_folder_manager: TemporaryResourcesManager

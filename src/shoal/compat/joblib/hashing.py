@@ -10,7 +10,7 @@ import pickle
 import sys
 import types
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import shoal.hashing
 from shoal.errors import HashingError
@@ -68,7 +68,7 @@ class _MyHash:
         self.args = args
 
 
-class Hasher(Pickler):  # type: ignore[misc]
+class Hasher(pickle._Pickler):
     """A pickler that computes the digest of its stream.
 
     Parameters
@@ -78,7 +78,7 @@ class Hasher(Pickler):  # type: ignore[misc]
     """
 
     def __init__(self, hash_name: str = "md5") -> None:
-        self.stream = io.BytesIO()
+        self.stream: io.BytesIO = io.BytesIO()
         Pickler.__init__(self, self.stream, protocol=_PROTOCOL)
         self._hash = hashlib.new(hash_name, usedforsecurity=False)
 
@@ -126,7 +126,7 @@ class Hasher(Pickler):  # type: ignore[misc]
                 setattr(main, known_as, obj)
         Pickler.save_global(self, obj, name=name)
 
-    dispatch = Pickler.dispatch.copy()
+    dispatch: ClassVar[dict[Any, Any]] = Pickler.dispatch.copy()
     for _kind in (types.BuiltinFunctionType, type, type(Pickler), types.FunctionType):
         dispatch[_kind] = save_global
     del _kind

@@ -101,8 +101,9 @@ class PrintTime:
     def __init__(self, logfile: str | None = None, logdir: str | None = None) -> None:
         if logfile is not None and logdir is not None:
             raise ValueError("Cannot specify both logfile and logdir")
-        self.last_time = self.start_time = time.time()
-        self.logfile = logfile if logdir is None else os.path.join(logdir, "joblib.log")
+        self.start_time: float = time.time()
+        self.last_time: float = self.start_time
+        self.logfile: str | None = logfile if logdir is None else os.path.join(logdir, "joblib.log")
         if self.logfile is None:
             return
         folder = os.path.dirname(self.logfile)

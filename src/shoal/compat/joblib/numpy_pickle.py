@@ -12,7 +12,7 @@ import io
 import math
 import os
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 from shoal._tracebacks import warn
 from shoal.persistence import _dump
@@ -152,14 +152,16 @@ class NumpyArrayWrapper:
         return _reconstruct(self.subclass, (0,), "b").__array_prepare__(array)
 
 
-class NumpyPickler(Pickler):  # type: ignore[misc]
+class NumpyPickler(pickle._Pickler):
     """A pickler in Python that writes the bytes of arrays to the file as they are in memory."""
 
-    dispatch = Pickler.dispatch.copy()
+    proto: Any
+    framer: Any
+    dispatch: ClassVar[dict[Any, Any]] = Pickler.dispatch.copy()
 
     def __init__(self, fp: Any, protocol: int | None = None) -> None:
         self.file_handle = fp
-        self.buffered = isinstance(fp, BinaryZlibFile)
+        self.buffered: bool = isinstance(fp, BinaryZlibFile)
         super().__init__(fp, protocol=pickle.DEFAULT_PROTOCOL if protocol is None else protocol)
         import numpy as np
 
@@ -196,7 +198,7 @@ class NumpyPickler(Pickler):  # type: ignore[misc]
         wrapper.write_array(obj, self)
 
 
-class NumpyUnpickler(Unpickler):  # type: ignore[misc]
+class NumpyUnpickler(pickle._Unpickler):
     """An unpickler in Python that reads or maps arrays.
 
     Parameters
@@ -209,7 +211,8 @@ class NumpyUnpickler(Unpickler):  # type: ignore[misc]
         The mode in which arrays are mapped. None: they are read.
     """
 
-    dispatch = Unpickler.dispatch.copy()
+    stack: Any
+    dispatch: ClassVar[dict[Any, Any]] = Unpickler.dispatch.copy()
 
     def __init__(
         self, filename: str, file_handle: Any, ensure_native_byte_order: bool, mmap_mode: str | None = None
@@ -218,7 +221,7 @@ class NumpyUnpickler(Unpickler):  # type: ignore[misc]
         self.filename = filename
         self.file_handle = file_handle
         self.mmap_mode = mmap_mode
-        self.compat_mode = False
+        self.compat_mode: bool = False
         self.ensure_native_byte_order = ensure_native_byte_order
         super().__init__(file_handle)
         import numpy as np

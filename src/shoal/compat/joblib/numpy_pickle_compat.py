@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import zlib
-from typing import Any
+from typing import Any, ClassVar
 
 from shoal.persistence.reading import _legacy
 
@@ -91,16 +91,17 @@ class ZNDArrayWrapper(NDArrayWrapper):
         return _legacy.read_array(vars(self), unpickler._dirname, None)
 
 
-class ZipNumpyUnpickler(Unpickler):  # type: ignore[misc]
+class ZipNumpyUnpickler(pickle._Unpickler):
     """Unpickles a compressed file of joblib before 0.10."""
 
-    dispatch = Unpickler.dispatch.copy()
+    stack: Any
+    dispatch: ClassVar[dict[Any, Any]] = Unpickler.dispatch.copy()
 
     def __init__(self, filename: str, file_handle: Any, mmap_mode: str | None = None) -> None:
         self._filename = os.path.basename(filename)
         self._dirname = os.path.dirname(filename)
         self.mmap_mode = mmap_mode
-        self.file_handle = self._open_pickle(file_handle)
+        self.file_handle: Any = self._open_pickle(file_handle)
         super().__init__(self.file_handle)
 
     def _open_pickle(self, file_handle: Any) -> io.BytesIO:

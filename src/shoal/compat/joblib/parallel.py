@@ -205,8 +205,8 @@ class Parallel(Running, Logger):
         self._backend_kwargs: dict[str, Any] = resolved.backend_kwargs
         plan = Plan(resolved.backend, resolved.settings, {}, return_as, timeout, pre_dispatch, batch_size)
         super().__init__(plan._replace(origins=resolved.origins).checked())
-        self.return_generator = return_as != "list"
-        self.return_ordered = return_as != "generator_unordered"
+        self.return_generator: bool = return_as != "list"
+        self.return_ordered: bool = return_as != "generator_unordered"
         self._id = uuid4().hex
 
     @staticmethod

@@ -27,15 +27,15 @@ __all__ = [
     "xfail",
 ]
 
-raises = pytest.raises
-warns = pytest.warns
-SkipTest = pytest.skip.Exception
-skipif = pytest.mark.skipif
-fixture = pytest.fixture
-parametrize = pytest.mark.parametrize
-timeout = pytest.mark.timeout
-xfail = pytest.mark.xfail
-param = pytest.param
+raises: Any = pytest.raises
+warns: Any = pytest.warns
+SkipTest: Any = pytest.skip.Exception
+skipif: Any = pytest.mark.skipif
+fixture: Any = pytest.fixture
+parametrize: Any = pytest.mark.parametrize
+timeout: Any = pytest.mark.timeout
+xfail: Any = pytest.mark.xfail
+param: Any = pytest.param
 
 
 def warnings_to_stdout() -> None:

@@ -17,6 +17,7 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from shoal._hints import hint
 from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
 from shoal.memory.key._source import Subject, names_of
@@ -78,6 +79,7 @@ def parameters_of(signature: inspect.Signature | None, ignore: Sequence[str], fu
         if item not in dict(named):
             raise ValueError(
                 f"Ignore list: argument '{item}' is not defined for function {names_of(function)[1]}{signature}"
+                f"{hint(item, dict(named))}"
             )
     return [(name, parameter) for name, parameter in named if name not in ignore]
 

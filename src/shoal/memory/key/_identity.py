@@ -102,18 +102,20 @@ class Identity:
         version: Any = None,
         depends: Iterable[Any] = (),
     ) -> None:
-        self.func, self.hash_name, self.version = func, hash_name, version
-        self.depends = checked_depends(depends)
-        self.ignore = [] if ignore is None else ignore
+        self.func: Callable[..., Any] = func
+        self.hash_name: str = hash_name
+        self.version: Any = version
+        self.depends: tuple[Any, ...] = checked_depends(depends)
+        self.ignore: list[str] = [] if ignore is None else ignore
         self._coerce = coerce_mmap
         self._subject = subject = subject_of(func)
-        self.function = subject.function
-        self.path = path_of(self.function)
+        self.function: Any = subject.function
+        self.path: str = path_of(self.function)
         self.signature = signature_of(subject)
         self._parameters = parameters_of(self.signature, self.ignore, func)
         self._bind_words = dict_binder(self.signature, self._parameters)
         self._is_plain = isinstance(self.function, types.FunctionType)
-        self.snapshot = _NOT_EXAMINED
+        self.snapshot: Snapshot = _NOT_EXAMINED
         for dependency in self.depends:
             _version_of(dependency)  # raises an error when the function is decorated, and not at its first call
 

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from shoal._files import parse_size
+from shoal._hints import hint
 from shoal.errors import MissingExtra
 
 #: The arguments of ``Parallel`` that no context can set.
@@ -97,12 +98,16 @@ def check(values: Mapping[str, Any]) -> None:
 
 def _hint(_name: str, prefer: Any) -> None:
     if prefer not in ("processes", "threads", None):
-        raise ValueError(f"prefer={prefer!r} is not a valid backend hint, expected 'processes', 'threads' or None")
+        near = hint(prefer, ("processes", "threads"))
+        raise ValueError(
+            f"prefer={prefer!r} is not a valid backend hint, expected 'processes', 'threads' or None{near}"
+        )
 
 
 def _constraint(_name: str, require: Any) -> None:
     if require not in ("sharedmem", None):
-        raise ValueError(f"require={require!r} is not a valid constraint, expected 'sharedmem' or None")
+        near = hint(require, ("sharedmem",))
+        raise ValueError(f"require={require!r} is not a valid constraint, expected 'sharedmem' or None{near}")
 
 
 def _verbose(_name: str, verbose: Any) -> None:
@@ -145,13 +150,15 @@ def _progress(_name: str, progress: Any) -> None:
     elif not (isinstance(progress, bool) or callable(progress)):
         raise TypeError(
             f"progress must be True, False, 'rich' or a callable that takes (done, total), not {progress!r:.80} "
-            f"of type {type(progress).__name__}"
+            f"of type {type(progress).__name__}{hint(progress, ('rich',))}"
         )
 
 
 def _batch_size(_name: str, size: Any) -> None:
     if size != "auto" and not callable(size) and not (_is_integer(size) and int(size) > 0):
-        raise ValueError(f"batch_size must be 'auto', a positive integer or a callable, got: {size!r}")
+        raise ValueError(
+            f"batch_size must be 'auto', a positive integer or a callable, got: {size!r}{hint(size, ('auto',))}"
+        )
 
 
 def _timeout(_name: str, timeout: Any) -> None:
@@ -167,7 +174,8 @@ def _total(_name: str, total: Any) -> None:
 
 def _on_error(_name: str, on_error: Any) -> None:
     if on_error not in ("raise", "return"):
-        raise ValueError(f"on_error must be 'raise' or 'return', got: {on_error!r}")
+        near = hint(on_error, ("raise", "return"))
+        raise ValueError(f"on_error must be 'raise' or 'return', got: {on_error!r}{near}")
 
 
 def _retries(_name: str, retries: Any) -> None:
@@ -203,9 +211,11 @@ def _forward(_name: str, forward: Any) -> None:
     if isinstance(forward, bool):
         return
     names = (forward,) if isinstance(forward, str) else forward
-    if not (isinstance(names, Iterable) and all(name in FORWARDED for name in names)):
+    unFORWARDED = [name for name in names if name not in FORWARDED] if isinstance(names, Iterable) else [forward]
+    if unFORWARDED:
         raise ValueError(
-            f"forward must be True, False, or name some of 'logging', 'warnings' and 'output', got: {forward!r:.80}"
+            "forward must be True, False, or name some of 'logging', 'warnings' and 'output', got: "
+            f"{forward!r:.80}{hint(unknown[0], known)}"
         )
 
 

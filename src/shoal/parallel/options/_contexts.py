@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal import backends
 from shoal.backends import Backend
@@ -19,6 +19,26 @@ from shoal.parallel.options._settings import (
     use,
     with_report,
 )
+
+if TYPE_CHECKING:
+    import os
+
+    from shoal._typevars import Raises, Returns
+    from shoal.observe._logger import LogsInfo
+    from shoal.parallel.options._settings import (
+        BackendContext,
+        Context,
+        Forward,
+        MmapMode,
+        Prefer,
+        Progress,
+        Require,
+        Retries,
+        RetryOn,
+        RetryWait,
+        Size,
+    )
+    from shoal.reports._report import Report
 
 
 class parallel_config:
@@ -59,27 +79,27 @@ on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, fo
 
     def __init__(
         self,
-        backend: Any = DEFAULTS["backend"],
+        backend: str | Backend | BackendContext | None = DEFAULTS["backend"],
         *,
-        n_jobs: Any = DEFAULTS["n_jobs"],
-        verbose: Any = DEFAULTS["verbose"],
-        temp_folder: Any = DEFAULTS["temp_folder"],
-        max_nbytes: Any = DEFAULTS["max_nbytes"],
-        mmap_mode: Any = DEFAULTS["mmap_mode"],
-        prefer: Any = DEFAULTS["prefer"],
-        require: Any = DEFAULTS["require"],
-        progress: Any = DEFAULTS["progress"],
-        retries: Any = DEFAULTS["retries"],
-        retry_on: Any = DEFAULTS["retry_on"],
-        retry_wait: Any = DEFAULTS["retry_wait"],
-        on_error: Any = DEFAULTS["on_error"],
-        task_timeout: Any = DEFAULTS["task_timeout"],
-        max_pending: Any = DEFAULTS["max_pending"],
-        max_tasks_per_worker: Any = DEFAULTS["max_tasks_per_worker"],
-        max_worker_memory: Any = DEFAULTS["max_worker_memory"],
-        forward: Any = DEFAULTS["forward"],
-        context: Any = DEFAULTS["context"],
-        report: Any = DEFAULTS["report"],
+        n_jobs: int | None = DEFAULTS["n_jobs"],
+        verbose: int | LogsInfo = DEFAULTS["verbose"],
+        temp_folder: str | os.PathLike[str] | None = DEFAULTS["temp_folder"],
+        max_nbytes: Size | None = DEFAULTS["max_nbytes"],
+        mmap_mode: MmapMode | None = DEFAULTS["mmap_mode"],
+        prefer: Prefer | None = DEFAULTS["prefer"],
+        require: Require | None = DEFAULTS["require"],
+        progress: Progress = DEFAULTS["progress"],
+        retries: Retries = DEFAULTS["retries"],
+        retry_on: RetryOn = DEFAULTS["retry_on"],
+        retry_wait: RetryWait = DEFAULTS["retry_wait"],
+        on_error: Raises | Returns = DEFAULTS["on_error"],
+        task_timeout: float | None = DEFAULTS["task_timeout"],
+        max_pending: int | None = DEFAULTS["max_pending"],
+        max_tasks_per_worker: int | None = DEFAULTS["max_tasks_per_worker"],
+        max_worker_memory: Size | None = DEFAULTS["max_worker_memory"],
+        forward: Forward = DEFAULTS["forward"],
+        context: Context | None = DEFAULTS["context"],
+        report: str | os.PathLike[str] | Report | None = DEFAULTS["report"],
         inner_max_num_threads: int | None = None,
         **backend_params: Any,
     ) -> None:
@@ -139,7 +159,11 @@ class parallel_backend(parallel_config):
     """
 
     def __init__(
-        self, backend: Any, n_jobs: int = -1, inner_max_num_threads: int | None = None, **backend_params: Any
+        self,
+        backend: str | Backend | BackendContext | None,
+        n_jobs: int = -1,
+        inner_max_num_threads: int | None = None,
+        **backend_params: Any,
     ) -> None:
         super().__init__(backend, n_jobs=n_jobs, inner_max_num_threads=inner_max_num_threads, **backend_params)
 

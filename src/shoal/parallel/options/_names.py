@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from shoal._cpus import is_serial
+from shoal._hints import nearest
 from shoal.backends import Backend
 from shoal.parallel.options._checks import OF_ONE_PARALLEL, check
 
@@ -68,8 +69,6 @@ def check_options(
 
 def unexpected(caller: str, name: str, known: Iterable[str], backend: Backend | None = None) -> TypeError:
     """Return the error for a keyword that neither `caller` nor the backend takes. It suggests the nearest name."""
-    import difflib
-
     if name in OF_ONE_PARALLEL and name not in known:
         return TypeError(
             f"{caller}() got an unexpected keyword argument {name!r}: it is no setting of a context, but belongs to "
@@ -82,7 +81,7 @@ def unexpected(caller: str, name: str, known: Iterable[str], backend: Backend | 
     meant = _ELSEWHERE.get(name)
     if meant is None and not takers:
         options = _options_here() if backend is None else backend.options or ()
-        meant = next(iter(difflib.get_close_matches(name, [*known, *options], 1)), None)
+        meant = nearest(name, [*known, *options])
     if meant is not None:
         message += f"; did you mean {repr(meant) if meant.isidentifier() else meant}?"
     if takers:

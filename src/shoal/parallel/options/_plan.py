@@ -20,9 +20,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sized
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 from shoal._cpus import thread_limits
+from shoal._hints import hint
+from shoal._typevars import R
 from shoal.backends import Backend, Slot, WorkerSpec
 from shoal.parallel._delayed import Call, check_input
 from shoal.parallel.options._checks import check, integer
@@ -32,6 +34,8 @@ from shoal.parallel.options._settings import DEFAULTS, Default, Settings, contex
 from shoal.reports._active import collectors_of
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from shoal.observe._teller import Teller
     from shoal.parallel.running._policies import Pace
     from shoal.parallel.running._resume import ResultCache
@@ -111,7 +115,9 @@ class Plan(NamedTuple):
         """
         return_as, batch_size, timeout = self.return_as, self.batch_size, self.timeout
         if return_as not in RETURNS:
-            raise ValueError(f"Expected `return_as` parameter to be one of {RETURNS}, but got {return_as!r} instead.")
+            near = hint(return_as, RETURNS) or "."
+            message = f"Expected `return_as` parameter to be one of {RETURNS}, but got {return_as!r} instead{near}"
+            raise ValueError(message)
         check({"batch_size": batch_size, "timeout": timeout})
         if self.generates and not self.backend.supports_return_generator:
             message = f"Backend {self.backend} does not support return_as={return_as!r}; use loky or threading"
@@ -268,7 +274,7 @@ def plan_of(
     return plan._replace(seeds=Seeds(seed))
 
 
-class Planned:
+class Planned(Generic[R]):
     """An attribute that is a field of its object's plan. Assigning it changes the plan of later runs.
 
     Parameters
@@ -283,11 +289,15 @@ class Planned:
     def __set_name__(self, _owner: type, name: str) -> None:
         self._field = self._field or name
 
+    @overload
+    def __get__(self, instance: None, _owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: object, _owner: type | None = None) -> R: ...
     def __get__(self, instance: Any, _owner: type | None = None) -> Any:
         if instance is None:
             return self
         plan: Plan = instance._plan
         return getattr(plan if self._field in Plan._fields else plan.settings, self._field)
 
-    def __set__(self, instance: Any, value: Any) -> None:
+    def __set__(self, instance: Any, value: R) -> None:
         instance._plan = instance._plan.changed(**{self._field: value})

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import backends
 from shoal._cpus import budget_of_call
@@ -21,6 +21,25 @@ from shoal.backends import Backend
 from shoal.backends._blas import cap_this_thread
 from shoal.backends.base import CallHere, call_here
 from shoal.parallel.options._checks import FORWARDED, as_number, check, integer, refuse_calls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from multiprocessing.context import BaseContext
+    from typing import Literal
+
+    # The types of the arguments that a context can set.
+    BackendContext = BaseContext
+    Size = float | str
+    MmapMode = Literal["c", "r", "r+", "w+"]
+    Prefer = Literal["processes", "threads"]
+    Require = Literal["sharedmem"]
+    Progress = bool | Literal["rich"] | Callable[[int, int | None], object]
+    # What a callable receives is a number, and an attempt of tenacity too.
+    Retries = int | Callable[[Any], object]
+    RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object]
+    RetryWait = float | Callable[[Any], float]
+    Forward = bool | str | Iterable[str]
+    Context = Iterable[ContextVar[Any]] | ContextVar[Any] | BackendContext | bool
 
 
 class Default:
@@ -82,7 +101,7 @@ class Settings(NamedTuple):
 
 
 #: The default of each argument that a context can set.
-DEFAULTS = {name: Default(value) for name, value in Settings._field_defaults.items() if name != "depth"}
+DEFAULTS: dict[str, Any] = {name: Default(value) for name, value in Settings._field_defaults.items() if name != "depth"}
 
 _current: ContextVar[Settings] = ContextVar("shoal settings")
 _DEFAULT = _of_process = Settings()

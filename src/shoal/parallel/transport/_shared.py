@@ -16,6 +16,7 @@ from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any, ClassVar
 from weakref import WeakSet
 
+from shoal._typevars import R
 from shoal.parallel._delayed import Call, Placeholder, shallow
 
 #: Takes an object apart into a list of parts.
@@ -64,7 +65,7 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def shared(value: Any) -> Any:
+def shared(value: R) -> R:
     """Mark an argument as one that all calls of a run share.
 
     Worker processes receive it once per run, whatever the number of calls and batches that need it. They decode it
@@ -82,7 +83,8 @@ def shared(value: Any) -> Any:
 
     Returns
     -------
-    A marker, to be used in the place of `value` in the arguments of delayed calls.
+    A marker, to be used in the place of `value` in the arguments of delayed calls. Type checkers see `value` itself,
+    because that is what the function receives.
 
     Examples
     --------
@@ -91,7 +93,7 @@ def shared(value: Any) -> Any:
     >>> Parallel(n_jobs=1)(delayed(dict.get)(table, key) for key in "ab")
     [1, 2]
     """
-    return Shared(value)
+    return Shared(value)  # type: ignore[return-value]  # the call receives the value itself
 
 
 def resolve_call(call: Call) -> Call:
