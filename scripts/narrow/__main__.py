@@ -24,7 +24,7 @@ SEEN = ROOT / "build" / "narrow" / "proc"
 #: The parts of the suite that depend most on the system. Other tests can be named; some of them need guards for
 #: spawned workers.
 PARTS = """
-    _platform memory test_files.py test_published_files.py test_cpus.py backends/test_blas.py backends/test_slots.py
+    _platform memory test_sizes.py test_published_files.py test_cpus.py backends/test_blas.py backends/test_slots.py
     backends/test_channel.py parallel/test_batch.py parallel/test_by_value.py
 """
 

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any
 
-from shoal._files import parse_size
+from shoal._sizes import parse_size
 from shoal.errors import MissingExtra
 
 #: The arguments of ``Parallel`` that no context can set.

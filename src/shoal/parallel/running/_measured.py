@@ -17,7 +17,7 @@ from contextvars import Token
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shoal._files import parse_size
+from shoal._sizes import parse_size
 from shoal.backends import Slot
 from shoal.errors import FailedCall
 from shoal.observe._teller import RunStarted, Teller
