@@ -1,10 +1,11 @@
-"""Run the benchmarks: ``python -m benchmarks [ROW ...] [--quick] [--runs N] [--json PATH] [--list]``.
+"""Run the benchmarks: ``python -m benchmarks [ROW ...] [--quick] [--runs N] [--json PATH] [--list] [--narrow]``.
 
     for each row:  round 1: shoal, joblib, others, floors;  round 2: shoal, joblib, ...;  ...
                       │       each a fresh process, ``python -m benchmarks._one ROW CONTENDER``
                       └→ median over the rounds → one line of the table
 
-Contenders alternate, so that a period in which the machine is slow affects all of them.
+Contenders alternate, so that a period in which the machine is slow affects all of them. With --narrow, runs on worker
+processes are compared with joblib's on a system without fork and memfds (scripts/narrow).
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scripts import narrow
+
 from ._registry import Row
 from ._report import Figures, machine, table
 from .contenders import POOLS
-from .rows import ROWS
+from .rows import NARROW, ROWS
 
 HERE = Path(__file__).resolve().parent
 POOL_ROUNDS = 2  # few, because the other pools have no targets
@@ -31,12 +34,15 @@ TIMEOUT = 180.0  # seconds; joblib's slowest measurement takes half a minute
 
 def main() -> int:
     options = parse()
+    if options.narrow and not narrow.here():
+        return narrow.run([sys.executable, "-m", str(__package__), *sys.argv[1:]], open_files_stay=False)
+    rows = NARROW if options.narrow else ROWS
     if options.list:
-        width = max(map(len, ROWS))
-        print("\n".join(f"{row.name:{width}}  {row.title}" for row in ROWS.values()))
+        width = max(map(len, rows))
+        print("\n".join(f"{row.name:{width}}  {row.title}" for row in rows.values()))
         return 0
     facts, start = machine(), time.perf_counter()
-    figures = [run(ROWS[name], options.runs, quick=options.quick) for name in options.rows or ROWS]
+    figures = [run(rows[name], options.runs, quick=options.quick) for name in options.rows or rows]
     clear_line()
     print(table(figures))
     print(f"\n{time.perf_counter() - start:.0f} seconds; medians over fresh processes; two workers")
@@ -54,8 +60,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of shoal, joblib and the floors")
     parser.add_argument("--runs", type=int, metavar="N", help="rounds of every row, instead of its own number")
     parser.add_argument("--json", type=Path, metavar="PATH", default=HERE / "results" / "latest.json")
+    parser.add_argument("--narrow", action="store_true", help="worker processes on a system without fork and memfds")
     options = parser.parse_args()
-    if unknown := [name for name in options.rows if name not in ROWS]:
+    if unknown := [name for name in options.rows if name not in (NARROW if options.narrow else ROWS)]:
         parser.error(f"no such row: {', '.join(unknown)}; --list prints the names of all")
     if options.runs is not None and options.runs < 1:
         parser.error("--runs must be at least 1")

@@ -31,7 +31,7 @@ class Level(NamedTuple):
 def believe() -> None:
     """Make this process believe in 8 CPUs, and give its BLAS the threads that it would have there."""
     _cpus._machine_cpus = lambda: CPUS  # type: ignore[assignment]
-    _cpus._affinity = lambda: range(CPUS)
+    _cpus.usable_cpus = lambda: range(CPUS)
     _cpus._cgroup_limit = lambda: sys.maxsize  # type: ignore[assignment]
     for library in blas():
         told = os.environ.get(f"{library.internal_api.upper()}_NUM_THREADS")

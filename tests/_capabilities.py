@@ -58,6 +58,8 @@ PROC: bool = _is_proc("/proc")
 PROC_FOLDER: str | None = next(filter(_is_proc, [os.environ.get("TESTS_PROC", "/proc"), "/proc"]), None)
 FORKS: bool = hasattr(os, "fork")
 FORK_SERVER: bool = PROC and FORKS and "SHOAL_START_METHOD" not in os.environ
+#: How the backend "loky" starts workers unless a program says otherwise.
+START: str = "fork server" if FORK_SERVER else os.environ.get("SHOAL_START_METHOD") or "loky"
 #: Files without a name get one by their path in /proc.
 NAMELESS: bool = PROC and hasattr(os, "O_TMPFILE")
 ROOT: bool = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -82,6 +84,11 @@ def needs(capability: object, reason: str) -> pytest.MarkDecorator:
 
 def _has(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
+
+
+def needs_other_start(method: str) -> pytest.MarkDecorator:
+    """Return a mark that skips tests of a start method, where tests without one start workers by it already."""
+    return needs(method != START, f"tests without a start method start workers by {method!r} here")
 
 
 needs_proc = needs(PROC, "looks into /proc")

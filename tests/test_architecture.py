@@ -25,7 +25,7 @@ FLOORS = (
     "_pickling",
     "_arrays _files _output _cpus _context",
     "_tracebacks",
-    "errors _forks _hints _platform _typevars",
+    "errors _forks _hints _platform _sizes _typevars",
 )
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}
@@ -270,6 +270,29 @@ def test_importing_shoal_is_cheap(fresh_python) -> None:
     loaded = {name.split(".")[0] for name in printed.split()}
     assert "shoal" in loaded
     assert loaded & COSTLY == set()
+
+
+@pytest.mark.parametrize("method", [None, "loky"])
+def test_a_first_call_imports_nothing_for_files(fresh_python, method: str | None) -> None:
+    """Neither the caller nor its workers: they import in a row, so each millisecond counts twice."""
+    printed = fresh_python(
+        f"""
+        import sys
+        from shoal import Parallel, delayed
+
+        def modules(_):
+            import sys
+            return list(sys.modules)
+
+        [worker] = Parallel(n_jobs=2, start_method={method!r})([delayed(modules)(0)])
+        print(*sys.modules)
+        print(*worker)
+        """
+    )
+    for loaded in printed.splitlines():
+        names = set(loaded.split())
+        assert names >= {"shoal._sizes", "shoal.parallel.transport._worker"}
+        assert names & {"shoal._files", "shoal._platform.locks", "tempfile", "shutil"} == set()
 
 
 def test_public_names_exist_and_have_docstrings() -> None:

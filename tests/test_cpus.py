@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from _capabilities import needs_affinity, needs_proc
 from shoal import _cpus
 from shoal._cpus import cpu_count, thread_limits
+from shoal._platform import cpus as platform_cpus
 
 NO_LIMIT = sys.maxsize
 
@@ -35,7 +36,7 @@ def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
         monkeypatch.setattr(sys, "platform", "linux")
         monkeypatch.setattr(_cpus, "_machine_cpus", lambda: cpus)
         usable = None if mask is None else set(range(mask))
-        monkeypatch.setattr(_cpus, "_affinity", lambda: usable)
+        monkeypatch.setattr(_cpus, "usable_cpus", lambda: usable)
         monkeypatch.setattr(_cpus, "_cgroup_limit", lambda: quota)
         monkeypatch.setattr(_cpus, "_linux_cores", lambda: cores)
 
@@ -53,7 +54,7 @@ def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
 def test_cpu_count_is_the_smallest_limit(cpus: int, mask: int | None, quota: int, variable: int | None) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cpus, "_machine_cpus", lambda: cpus)
-        patch.setattr(_cpus, "_affinity", lambda: mask and range(mask))
+        patch.setattr(_cpus, "usable_cpus", lambda: mask and range(mask))
         patch.setattr(_cpus, "_cgroup_limit", lambda: quota)
         if variable is not None:
             patch.setenv("LOKY_MAX_CPU_COUNT", str(variable))
@@ -89,7 +90,7 @@ def test_cpu_count_is_at_most_61_on_windows(monkeypatch: pytest.MonkeyPatch, fak
     fake_machine(128)
     assert cpu_count() == 128
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(_cpus.windows, "physical_cores", lambda: 96)
+    monkeypatch.setattr(_cpus, "physical_cores", lambda: 96)
     assert cpu_count() == cpu_count(only_physical_cores=True) == 61
 
 
@@ -101,8 +102,8 @@ def test_the_affinity_comes_from_psutil_if_os_has_none(monkeypatch: pytest.Monke
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(sys, "platform", "freebsd14")
     for process, mask in ((Process(), [0, 1, 2]), (object(), None), (None, None)):
-        monkeypatch.setattr(_cpus, "_psutil_process", lambda process=process: process)
-        assert _cpus._affinity() == mask
+        monkeypatch.setattr(platform_cpus, "_psutil_process", lambda process=process: process)
+        assert platform_cpus.usable_cpus() == mask
 
 
 # Physical cores

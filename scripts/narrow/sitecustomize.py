@@ -1,9 +1,11 @@
 """Makes Linux as narrow as macOS and Windows are, in each process that finds this file: `make test-narrow`.
 
+`make bench ARGS=--narrow` leaves the last row of the table out: TESTS_OPEN_FILES chooses.
+
 It takes functions away, and gives some others the limits that they have elsewhere. ``sys.platform`` stays "linux", so
 that shoal has to ask what a system can do. One constant is set, because files are what shoal does not ask about:
-``shoal._platform.files.OPEN_FILES_STAY``. `__main__` hides /proc, and names the folder that still shows it to this file
-and to the tests (TESTS_PROC).
+``shoal._platform.files.OPEN_FILES_STAY``. `enter` (__init__.py) hides /proc, and names the folder that still shows it
+to this file and to the tests (TESTS_PROC).
 
 ==================================  ==============================================  ==================
 what is missing, or refused         which fallback then works                       as on
@@ -202,13 +204,11 @@ def _keep_open_files(module: Any) -> None:
     module.open_shared = module.opener = _open_shared
 
 
-_CHANGES = {
-    "multiprocessing.context": _without_forks,
-    "psutil": _look_elsewhere,
-    "shoal._platform.files": _keep_open_files,
-}
+_CHANGES = {"multiprocessing.context": _without_forks, "psutil": _look_elsewhere}
 
 _take_away()
-_limit_files()
+if "TESTS_OPEN_FILES" in os.environ:
+    _CHANGES["shoal._platform.files"] = _keep_open_files
+    _limit_files()
 _limit_pipes()
 sys.meta_path.insert(0, _Changed())

@@ -19,9 +19,9 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from shoal._platform import cpus as windows
+from shoal._platform.cpus import physical_cores, usable_cpus
 from shoal._tracebacks import warn
 
 # WaitForMultipleObjects waits for at most 64 handles, and an executor needs some of them: python/cpython#71090.
@@ -86,7 +86,7 @@ def cpu_count(only_physical_cores: bool = False) -> int:
     machine = _machine_cpus()
     if sys.platform == "win32":
         machine = min(machine, _MOST_ON_WINDOWS)
-    usable = _affinity()
+    usable = usable_cpus()
     available = machine if usable is None else min(machine, len(usable))
     allowed = min(_cgroup_limit(), _user_limit())
     if only_physical_cores and allowed >= machine:
@@ -120,7 +120,7 @@ class CpuLimits(NamedTuple):
 
 def cpu_limits() -> CpuLimits:
     """Return the numbers of which :func:`cpu_count` takes the smallest."""
-    usable, quota = _affinity(), _cgroup_limit()
+    usable, quota = usable_cpus(), _cgroup_limit()
     return CpuLimits(
         _machine_cpus(),
         None if usable is None else len(usable),
@@ -143,27 +143,6 @@ def cpu_share(n_workers: int) -> int:
 @functools.cache  # os.cpu_count() reads a file
 def _machine_cpus() -> int:
     return os.cpu_count() or 1
-
-
-def _affinity() -> Collection[int] | None:
-    """Return the CPUs that this process may run on; None if the system has no affinity mask."""
-    mask: Collection[int] | None = None
-    if hasattr(os, "sched_getaffinity"):
-        mask = os.sched_getaffinity(0)
-    elif sys.platform == "win32":
-        mask = windows.affinity()
-    elif hasattr(process := _psutil_process(), "cpu_affinity"):
-        mask = process.cpu_affinity()
-    return mask
-
-
-@functools.cache  # a failed import is slow
-def _psutil_process() -> Any:
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return psutil.Process()
 
 
 def _user_limit() -> int:
@@ -241,7 +220,7 @@ def _physical_cores(usable: Collection[int] | None) -> int:
         cores = _linux_cores()
         count = len({cores[cpu] for cpu in cores if usable is None or cpu in usable})
     elif sys.platform == "win32":
-        count = windows.physical_cores()
+        count = physical_cores()
     else:
         count = _cores_from_command()
     return count

@@ -1,4 +1,4 @@
-"""Files and folders: atomic replacement of a file, removal, and sizes as text ('1.5G').
+"""Files and folders: atomic replacement of a file, and removal.
 
 ::
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import binascii
 import contextlib
 import errno
-import math
 import os
 import stat
 import sys
@@ -25,52 +24,12 @@ from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, real_
 from shoal._platform.locks import lock_file
 from shoal.errors import FileInUse
 
-_UNITS = {"": 1, "B": 1}
-_UNITS |= {unit + end: 1024**n for n, unit in enumerate("KMGT", 1) for end in ("", "B", "IB")}
-
 #: The buffer of a file that is written, in bytes.
 _BUFFER = 2**17
 
 #: On Windows, a file is neither open nor locked while it is renamed. So there, a file without a lock is taken for that
 #: of a killed writer only if it was last written to this many seconds ago.
 _UNLOCKED = 60.0
-
-
-def format_size(nbytes: int) -> str:
-    """Return a number of bytes as a text that :func:`parse_size` reads: ``'1.5G'``."""
-    size, unit = float(nbytes), ""
-    for larger in "KMGT":
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.1f}".removesuffix(".0") + unit
-
-
-def parse_size(text: int | float | str) -> int:
-    """Return the number of bytes of a size such as ``'1.5G'``.
-
-    Parameters
-    ----------
-    text : int, float or str
-        A number of bytes, or a string of a number and a unit: K, M, G or T, which are powers of 1024. The unit may be
-        lower case, may be followed by B or iB, and may be absent.
-
-    Raises
-    ------
-    ValueError
-        If `text` is not a size, or is negative.
-    """
-    try:
-        if isinstance(text, str):
-            number = text.rstrip("KMGTIBkmgtib \t")
-            size = float(number) * _UNITS[text[len(number) :].strip().upper()]
-        else:
-            size = text
-        if not 0 <= size < math.inf:
-            raise ValueError
-        return int(size)
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{text!r} is not a size: pass a number of bytes, or a string such as '500M'") from None
 
 
 def make_folder(path: str) -> None:

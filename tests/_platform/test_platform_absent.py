@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 #: Takes away what Pyodide lacks, before anything imports it.
 HIDDEN = """
-import json, sys, threading, warnings
+import json, sys, threading, time, warnings
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -21,6 +21,7 @@ sys.meta_path.insert(0, Absent())
 def start(self):
     raise RuntimeError("can't start new thread")
 
+del time.thread_time
 threading.Thread.start = start
 
 import shoal
@@ -60,6 +61,56 @@ shoal.shutdown_workers()
 print(json.dumps(messages))
 """
     assert json.loads(fresh_python(HIDDEN + program)) == [0, 1, 2]
+
+
+def test_a_report_measures_calls_in_the_caller(fresh_python: Callable[..., str]) -> None:
+    program = """
+warnings.simplefilter("ignore")
+with shoal.report() as report:
+    for n_jobs in (1, 2):
+        Parallel(n_jobs=n_jobs)(delayed(abs)(-i) for i in range(3))
+print(json.dumps([run["calls"]["done"] for run in report.to_dict()["runs"]]))
+"""
+    assert json.loads(fresh_python(HIDDEN + program)) == [3, 3]
+
+
+def test_an_executor_runs_each_call_when_it_is_submitted(fresh_python: Callable[..., str]) -> None:
+    program = """
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    executor = shoal.executor(2, retries=1, task_timeout=60)
+tries, numbers = [], []
+
+def fail_once(number):
+    tries.append(number)
+    if len(tries) == 1:
+        raise LookupError(number)
+    return executor.submit(abs, -number).result()
+
+with executor:
+    outcomes = [executor.submit(fail_once, 5).result(), list(executor.map(divmod, [7, 9], [2, 4]))]
+    failed = executor.submit(divmod, 1, 0)
+    failed.add_done_callback(lambda future: numbers.append(type(future.exception()).__name__))
+    try:
+        executor.submit(sys.exit, 3)
+    except SystemExit as error:
+        numbers.append(error.code)
+try:
+    executor.submit(abs, 1)
+except RuntimeError as error:
+    numbers.append(str(error))
+executor.stop()
+print(json.dumps([outcomes, tries, numbers, repr(executor), [str(one.message) for one in said]]))
+"""
+    outcomes, tries, numbers, text, said = json.loads(fresh_python(HIDDEN + program))
+    assert outcomes == [5, [[3, 1], [2, 1]]]
+    assert tries == [5, 5]
+    assert numbers == ["ZeroDivisionError", 3, "cannot schedule new futures after shutdown"]
+    assert text == "<shoal.executor in the caller>"
+    assert [message.partition(",")[0].partition(":")[0] for message in said] == [
+        "this system starts neither processes nor threads",
+        "task_timeout=60 is ignored",
+    ]
 
 
 def test_threads_serve_where_there_are_threads_only(fresh_python: Callable[..., str]) -> None:

@@ -19,6 +19,7 @@ import cloudpickle
 import numpy
 import pytest
 
+from _capabilities import needs_fork, needs_other_start
 from shoal import (
     Backend,
     CallPicklingError,
@@ -52,6 +53,7 @@ class TestLoky(BackendTests):
     backend = "loky"
 
 
+@needs_other_start("loky")
 class TestLokyByExec(BackendTests):
     """The loky backend without a fork server."""
 
@@ -59,6 +61,7 @@ class TestLokyByExec(BackendTests):
         return backends.create("loky", start_method="loky")
 
 
+@needs_other_start("spawn")
 class TestLokyBySpawn(BackendTests):
     def make_backend(self) -> Backend:
         return backends.create("loky", start_method="spawn")
@@ -352,7 +355,7 @@ def test_maxtasksperchild() -> None:
     assert len(set(run(delayed(current_pid)() for _ in range(5)))) == 5
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=needs_fork), "spawn"])
 def test_a_start_method_of_multiprocessing(method: str) -> None:
     context = multiprocessing.get_context(method)
     run = Parallel(n_jobs=2, backend=context)
@@ -376,6 +379,7 @@ def test_an_option_that_the_backend_does_not_know() -> None:
         Parallel(n_jobs=2, backend="threading", maxtasksperchild=3)
 
 
+@needs_fork
 @pytest.mark.filterwarnings("ignore:Multiprocessing-backed parallel loops cannot be nested:shoal.FallbackWarning")
 def test_nested_runs_call_their_own_functions() -> None:
     def outer(number: int) -> Any:

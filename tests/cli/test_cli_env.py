@@ -36,12 +36,12 @@ def test_the_sections(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_limits_the_cpus(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cpus, "_machine_cpus", lambda: 16)
-    monkeypatch.setattr(_cpus, "_affinity", lambda: range(8))
+    monkeypatch.setattr(_cpus, "usable_cpus", lambda: range(8))
     monkeypatch.setattr(_cpus, "_cgroup_limit", lambda: 4)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "3")
     expected = {"usable": 3, "machine": 16, "affinity": 8, "cgroup": 4, "LOKY_MAX_CPU_COUNT": "3"}
     assert ask(capsys)["cpus"] == expected
-    monkeypatch.setattr(_cpus, "_affinity", lambda: None)
+    monkeypatch.setattr(_cpus, "usable_cpus", lambda: None)
     monkeypatch.setattr(_cpus, "_cgroup_limit", lambda: _cpus.NO_LIMIT)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "all")
     found = ask(capsys)["cpus"]

@@ -5,8 +5,10 @@ Windows splits more than 64 CPUs into groups, and a mask names those of one grou
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Collection, Iterable
 from typing import Any
 
 _os: Any = os  # macOS and Windows lack the functions that are used here
@@ -17,10 +19,25 @@ def can_bind() -> bool:
     return hasattr(os, "sched_setaffinity")
 
 
-def usable_cpus() -> set[int]:
-    """Return the CPUs that this process may use, where :func:`can_bind` is true."""
-    cpus: set[int] = _os.sched_getaffinity(0)
-    return cpus
+def usable_cpus() -> Collection[int] | None:
+    """Return the CPUs in the affinity mask of this process; None if the system has no such mask, or it has no limit."""
+    mask: Collection[int] | None = None
+    if hasattr(os, "sched_getaffinity"):
+        mask = _os.sched_getaffinity(0)
+    elif sys.platform == "win32":
+        mask = _affinity()
+    elif hasattr(process := _psutil_process(), "cpu_affinity"):  # FreeBSD
+        mask = process.cpu_affinity()
+    return mask
+
+
+@functools.cache  # a failed import is slow
+def _psutil_process() -> Any:
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return psutil.Process()
 
 
 def bind(cpus: Iterable[int]) -> None:
@@ -53,7 +70,7 @@ def count_records(records: bytes) -> int:
     return count
 
 
-def affinity() -> list[int] | None:
+def _affinity() -> list[int] | None:
     """Return the CPUs to which this process was bound, as numbers in its group; None if it may use all."""
     import ctypes
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from shoal._cpus import NO_LIMIT, THREAD_VARIABLES, threads_allowed
 from shoal._forks import BACKENDS, after_fork_in_child
+from shoal._platform.cpus import usable_cpus
 
 
 class BlasCap:
@@ -152,7 +153,8 @@ def restore_blas_threads() -> None:
 
 def _default_threads() -> int:
     """Return the default number of threads of a BLAS or OpenMP library."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cpus()
+    return (os.cpu_count() or 1) if usable is None else len(usable)
 
 
 # The caps belong to threads of the parent. The limits of the libraries stay as they are.

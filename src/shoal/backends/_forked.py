@@ -71,7 +71,6 @@ def main(fd: int, tracker: int) -> None:
         os.sched_setaffinity(0, start.cpus)
     sys.path[:], sys.argv[:] = start.path, start.argv
     sys.modules["__main__"] = types.ModuleType("__main__")  # hides the main module of the server
-    gc.disable()
     server = _Server(control)
     try:
         for name in start.base:

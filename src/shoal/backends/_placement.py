@@ -110,15 +110,15 @@ def _cpus(cpus: Any) -> tuple[int, ...]:
         chosen = tuple(sorted(cpu.__index__() for cpu in numbers))
     except (TypeError, AttributeError):
         raise TypeError(f"affinity must contain numbers of CPUs, got: {cpus!r}") from None
-    usable = usable_cpus()
-    if not chosen or not usable.issuperset(chosen):
+    usable = usable_cpus() or ()
+    if not chosen or not set(usable).issuperset(chosen):
         raise ValueError(f"affinity must contain CPUs that this process may use, {sorted(usable)}, got: {cpus!r}")
     return chosen
 
 
 def _shares(share: int) -> list[tuple[int, ...]]:
     """Return the usable CPUs in groups of `share`."""
-    usable = sorted(usable_cpus())
+    usable = sorted(usable_cpus() or ())
     return [tuple(usable[start : start + share]) for start in range(0, max(len(usable) - share, 0) + 1, share)]
 
 

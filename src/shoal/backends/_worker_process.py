@@ -84,6 +84,7 @@ def work(fd: int, tracker: int, *others: int) -> None:
     process.name = beginning.name
     set_parent(process, common)
     gc.freeze()  # later objects may be the user's; `_exit_process` examines only those
+    gc.enable()
     run(connection, common, beginning, common.caller)
 
 

@@ -15,7 +15,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from shoal._files import format_size
+from shoal._sizes import format_size
 from shoal.cli._cache_store import fields_of, name_of, open_cache
 from shoal.cli._cache_verify import verify_all
 from shoal.cli._text import DONE, FAILED, complain, count, duration, say, say_json, say_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any, NamedTuple
 
-from shoal._files import format_size
+from shoal._sizes import format_size
 from shoal.cli._cache_store import fields_of, name_of
 from shoal.cli._text import DONE, FAILED, count, say, say_json
 from shoal.errors import CorruptFile, FileLimitError, UntrustedFile, printable

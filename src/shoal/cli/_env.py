@@ -16,8 +16,8 @@ from typing import Any
 import shoal
 from shoal import backends
 from shoal._cpus import THREAD_VARIABLES, cgroup_folders, cpu_count, cpu_limits
-from shoal._files import format_size
 from shoal._platform.posix import posix
+from shoal._sizes import format_size
 from shoal.cli._text import DONE, FAILED, complain, say, say_json
 from shoal.errors import printable
 

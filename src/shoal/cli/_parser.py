@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import shoal
-from shoal._files import parse_size
+from shoal._sizes import parse_size
 from shoal.cli._completion import print_script
 
 _EXIT_CODES = "  0    done\n  1    {failed}\n  2    wrong usage\n  130  interrupted"

@@ -15,7 +15,7 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from shoal._files import format_size
+from shoal._sizes import format_size
 from shoal.cli._programs import Program, Usage, cpu_of_thread, programs, reason_against, usage_of
 from shoal.cli._text import DONE, FAILED, complain, count, duration, say, say_json, table_lines
 from shoal.errors import printable

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
-from shoal._files import parse_size
 from shoal._hints import hint
+from shoal._sizes import parse_size
 from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
 

@@ -8,6 +8,8 @@
     Submitted ───┴──── Run ────┘         the executor's thread (_executor_loop) holds both. It ends when the executor
      (Schedule)         │                is shut down or dropped, and all submitted calls have a result
                         └─> slots of a backend, for this executor alone
+
+Where no thread can be started, ``submit`` runs the call (:class:`_Inline`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from shoal._platform.processes import has_threads
 from shoal._typevars import P, R
 from shoal.errors import CallStopped
 from shoal.parallel._executor_loop import Loop
@@ -27,6 +30,9 @@ from shoal.parallel._parallel import ARGUMENTS
 from shoal.parallel.options._checks import integer
 from shoal.parallel.options._plan import Plan, plan_of
 from shoal.parallel.options._settings import DEFAULTS, current
+from shoal.parallel.running._runner import Runner, in_caller
+from shoal.parallel.running._serial import warn_of_ignored
+from shoal.parallel.running._submitted import shut_down
 
 if TYPE_CHECKING:
     import os
@@ -91,7 +97,7 @@ def executor(
     n_jobs : int, optional
         The number of workers, as for Parallel. The default is that of the context, and otherwise -1, one worker per
         CPU, as for the executors of :mod:`concurrent.futures`. A single worker is a process or a thread too, never the
-        caller's thread.
+        caller's thread, unless the system has no threads (Pyodide): there, ``submit`` runs the call.
     backend : str, Backend or multiprocessing context, optional
         Where the calls run, as for Parallel. A thread runs them if the backend has no worker beside the caller
         ("sequential", or processes where none may be started).
@@ -181,6 +187,8 @@ def executor(
         context=context,
         report=report,
     )
+    if not has_threads():
+        return _Inline(plan)
     return Executor(plan._replace(return_as="generator_unordered", own_workers=True, resends=True))
 
 
@@ -279,6 +287,47 @@ class Executor(concurrent.futures.Executor):
         self._loop.join_all()
 
 
+class _Inline(Executor):
+    """An executor of a system without threads. ``submit`` runs the call in the caller, as a run of its own.
+
+    Parameters
+    ----------
+    plan
+        The values of all arguments.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        plan.workers()  # warns if several workers are asked for
+        warn_of_ignored(plan)
+        self._plan = plan._replace(settings=plan.settings._replace(on_error="raise"))
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return "<shoal.executor in the caller>"
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Call ``fn(*args, **kwargs)``; return the completed future. KeyboardInterrupt and SystemExit are raised."""
+        if self._ended:
+            raise shut_down()
+        future: Future[R] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            [result] = in_caller(Runner(), self._plan, [(fn, args, kwargs)], None, _nothing)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls. Those that were submitted have ended."""
+        self._ended = True
+
+    def stop(self) -> None:
+        """Accept no more calls: none is running."""
+        self._ended = True
+
+
 def _named_stop(results: Iterator[R]) -> Iterator[R]:
     """Yield results. Raise an error that names the call where the generator `results` met a StopIteration."""
     try:
@@ -288,6 +337,10 @@ def _named_stop(results: Iterator[R]) -> Iterator[R]:
         if not (isinstance(stop, StopIteration) and hasattr(stop, "call")):
             raise
         raise CallStopped(stop.call, stop) from stop
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Condition(threading.Condition):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from shoal.reports._active import Scope, scope
 from shoal.reports._calls import CallClock, SlowCall
-from shoal.reports._system import LONG, threads_in_use, usage
+from shoal.reports._system import LONG, thread_time, threads_in_use, usage
 
 #: The number of runs that calls of one batch have made, beyond which they are only counted.
 MOST_NESTED = 20
@@ -123,7 +123,7 @@ class BatchMeter:
     def __init__(self, start: int, slow_above: float, alone: bool, fresh: bool) -> None:
         self._received = time.perf_counter()
         self._start, self._alone, self._fresh = start, alone, fresh
-        self._calls = CallClock(start, slow_above, time.process_time if alone else time.thread_time)
+        self._calls = CallClock(start, slow_above, time.process_time if alone else thread_time)
         self._gathered = Gathered()
         self._imports = _Imports()
         if fresh:

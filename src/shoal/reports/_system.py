@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from shoal._cpus import cgroup_folders
@@ -15,6 +16,10 @@ from shoal._forks import CALLERS, after_fork_in_child
 LONG = 0.02
 #: A thread that has run, or waited for a CPU, for less than this part of the time is not counted.
 _ACTIVE = 0.15
+
+
+#: Returns the CPU time of this thread, in seconds. Pyodide has one thread, and only the time of the process.
+thread_time: Callable[[], float] = getattr(time, "thread_time", time.process_time)
 
 
 class Usage(NamedTuple):

@@ -367,7 +367,8 @@ def settings(parallel):
         kept = parallel._backend_kwargs
         return [kept["max_nbytes"], kept["mmap_mode"], kept["temp_folder"]]
     kept = parallel._plan.settings
-    nbytes = kept.max_nbytes if kept.max_nbytes is None else library._files.parse_size(kept.max_nbytes)
+    sizes = importlib.import_module("shoal._sizes")
+    nbytes = kept.max_nbytes if kept.max_nbytes is None else sizes.parse_size(kept.max_nbytes)
     return [nbytes, kept.mmap_mode, kept.temp_folder]
 
 def workers(parallel):

@@ -14,8 +14,8 @@ from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any
 
-from shoal._files import parse_size
 from shoal._hints import hint
+from shoal._sizes import parse_size
 from shoal.errors import MissingExtra
 
 #: The arguments of ``Parallel`` that no context can set.
@@ -211,11 +211,11 @@ def _forward(_name: str, forward: Any) -> None:
     if isinstance(forward, bool):
         return
     names = (forward,) if isinstance(forward, str) else forward
-    unFORWARDED = [name for name in names if name not in FORWARDED] if isinstance(names, Iterable) else [forward]
-    if unFORWARDED:
+    unknown = [name for name in names if name not in FORWARDED] if isinstance(names, Iterable) else [forward]
+    if unknown:
         raise ValueError(
             "forward must be True, False, or name some of 'logging', 'warnings' and 'output', got: "
-            f"{forward!r:.80}{hint(unknown[0], known)}"
+            f"{forward!r:.80}{hint(unknown[0], FORWARDED)}"
         )
 
 

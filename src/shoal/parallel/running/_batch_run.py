@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from shoal import errors
-from shoal._files import format_size
+from shoal._sizes import format_size
 from shoal.backends import Slot
 from shoal.backends._notes import Notes
 from shoal.errors import FailedCall, TaskTimeout

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import errors
 from shoal._cpus import cpu_share
-from shoal._files import parse_size
+from shoal._sizes import parse_size
 from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap

@@ -17,7 +17,7 @@ from contextvars import Token
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shoal._files import parse_size
+from shoal._sizes import parse_size
 from shoal.backends import Slot
 from shoal.backends.base import CallHere
 from shoal.errors import FailedCall
@@ -43,7 +43,7 @@ from shoal.reports._active import Scope, scope
 from shoal.reports._arguments import Arguments, Way
 from shoal.reports._calls import SlowCall
 from shoal.reports._meter import Meter
-from shoal.reports._system import thread_use
+from shoal.reports._system import thread_time, thread_use
 
 if TYPE_CHECKING:
     from shoal.parallel.options._plan import Plan
@@ -108,10 +108,10 @@ class SerialListener(RunListener):
         match event:
             case BatchDispatched():
                 self._outside = scope.set(self._inside)
-                self._began = time.perf_counter(), time.thread_time()
+                self._began = time.perf_counter(), thread_time()
             case CallFailed(retry_in=float(wait)):
                 self._ended()
-                self._began = time.perf_counter() + wait, time.thread_time()
+                self._began = time.perf_counter() + wait, thread_time()
             case BatchCompleted():
                 self._ended()
                 self._leave()
@@ -129,7 +129,7 @@ class SerialListener(RunListener):
         slow = None
         seconds = max(ended - began, 0.0)
         if seconds > self._meter.slow_above:
-            slow = SlowCall.of(self._call, self._index, began, seconds, time.thread_time() - cpu)
+            slow = SlowCall.of(self._call, self._index, began, seconds, thread_time() - cpu)
         self._meter.named(self._call[0])
         self._meter.ran(0, self._index, began, began + seconds, slow, type(self._call[0]) is Known)
 

@@ -104,7 +104,7 @@ class SubmissionQueue(CallQueue):
         self.wake: Callable[[], object] = int  # there is no run to wake yet
         self._lock = threading.Lock()  # guards what follows, and the adding of calls
         self._looked = False  # whether the run has looked for calls since the last one was added
-        self._refusal: Callable[[], BaseException] = _shut_down
+        self._refusal: Callable[[], BaseException] = shut_down
 
     def add(self, future: Future[Any], call: Call) -> None:
         """Add a call, whose result goes to `future`; from any thread.
@@ -250,7 +250,8 @@ def _same(function: Any, other: Any) -> bool:
     return function is other or (type(function) is MethodType and function == other)
 
 
-def _shut_down() -> BaseException:
+def shut_down() -> BaseException:
+    """Return the error of a call that is submitted too late."""
     return RuntimeError("cannot schedule new futures after shutdown")
 
 

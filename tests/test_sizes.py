@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal._files import format_size, parse_size
+from shoal._sizes import format_size, parse_size
 
 FACTORS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 

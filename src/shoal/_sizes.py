@@ -1,0 +1,45 @@
+"""Sizes as text: '1.5G'."""
+
+from __future__ import annotations
+
+import math
+
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {unit + end: 1024**n for n, unit in enumerate("KMGT", 1) for end in ("", "B", "IB")}
+
+
+def format_size(nbytes: int) -> str:
+    """Return a number of bytes as a text that :func:`parse_size` reads: ``'1.5G'``."""
+    size, unit = float(nbytes), ""
+    for larger in "KMGT":
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.1f}".removesuffix(".0") + unit
+
+
+def parse_size(text: int | float | str) -> int:
+    """Return the number of bytes of a size such as ``'1.5G'``.
+
+    Parameters
+    ----------
+    text : int, float or str
+        A number of bytes, or a string of a number and a unit: K, M, G or T, which are powers of 1024. The unit may be
+        lower case, may be followed by B or iB, and may be absent.
+
+    Raises
+    ------
+    ValueError
+        If `text` is not a size, or is negative.
+    """
+    try:
+        if isinstance(text, str):
+            number = text.rstrip("KMGTIBkmgtib \t")
+            size = float(number) * _UNITS[text[len(number) :].strip().upper()]
+        else:
+            size = text
+        if not 0 <= size < math.inf:
+            raise ValueError
+        return int(size)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{text!r} is not a size: pass a number of bytes, or a string such as '500M'") from None
