@@ -66,6 +66,8 @@ LINKS: bool = _succeeds(_link)
 SOCKET_DESCRIPTORS: bool = _succeeds(_describe_socket)
 #: Whether a file may be called "<lambda>".
 ANGLES: bool = _succeeds(lambda path: open(f"{path}-<lambda>", "wb").close())
+#: Whether a name may have characters that no text has. Windows has such names, and Wine does not.
+ANY_NAMES: bool = _succeeds(lambda path: open(f"{path}-\udcff", "wb").close())
 REPLACES_OPEN_FILES: bool = _succeeds(_replace_open)
 
 #: Ends a process at once. Windows ends it by any number, which becomes the exit code.
@@ -95,6 +97,7 @@ needs_fifo = needs(hasattr(os, "mkfifo"), "makes named pipes in a folder")
 needs_links = needs(LINKS, "makes symbolic links, which need a privilege on some systems")
 needs_socket_descriptors = needs(SOCKET_DESCRIPTORS, "closes sockets by their descriptors")
 needs_angles = needs(ANGLES, "needs names of files such as <lambda>")
+needs_any_names = needs(ANY_NAMES, "needs names of files that are no text")
 needs_fcntl = needs(_has("fcntl"), "locks parts of files by fcntl")
 needs_modes = needs(hasattr(os, "getuid"), "sets permissions as POSIX has them")
 needs_root = needs(ROOT, "needs root")

@@ -173,3 +173,20 @@ def test_a_locked_file_can_be_written_and_read(tmp_path: Path) -> None:
             assert not locks.lock_file(second.fileno())
     with open(path, "r+b") as third:
         assert locks.lock_file(third.fileno())
+
+
+@pytest.mark.parametrize("flag", ["O_NOATIME", "none"])
+def test_looking_at_a_file_leaves_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    if flag == "none":
+        monkeypatch.delattr(os, "O_NOATIME", raising=False)
+    path = tmp_path / "x"
+    path.write_bytes(b"data")
+    os.utime(path, (1_600_000_000, 1_700_000_000))
+    with files.Unnoticed(str(path)) as file:
+        assert file.read() == b"data"
+    assert (path.stat().st_atime, path.stat().st_mtime) == (1_600_000_000, 1_700_000_000)
+    with files.Unnoticed(str(path)):
+        path.write_bytes(b"changed")
+    assert path.stat().st_mtime > 1_700_000_000
+    with pytest.raises(FileNotFoundError):
+        files.Unnoticed(str(tmp_path / "missing"))
