@@ -44,6 +44,17 @@ def _replace_open(path: str) -> None:
         os.replace(path + ".new", path)
 
 
+def _set_time_of_reading(path: str) -> None:
+    os.utime(path, (1_600_000_000, 1_700_000_000))
+    if os.stat(path).st_atime != 1_600_000_000:
+        raise OSError("asking for the time changes it")
+
+
+def _write_to_read_only(path: str) -> None:
+    os.chmod(path, 0o444)
+    open(path, "wb").close()
+
+
 def _is_proc(folder: str) -> bool:
     """Tell whether `folder` shows this process: under Wine, /proc shows the system around Windows."""
     try:
@@ -68,6 +79,10 @@ SOCKET_DESCRIPTORS: bool = _succeeds(_describe_socket)
 ANGLES: bool = _succeeds(lambda path: open(f"{path}-<lambda>", "wb").close())
 #: Whether a name may have characters that no text has. Windows has such names, and Wine does not.
 ANY_NAMES: bool = _succeeds(lambda path: open(f"{path}-\udcff", "wb").close())
+#: Under Wine, which opens a file to learn about it, the time of its last reading is always now.
+READING_TIMES: bool = _succeeds(_set_time_of_reading)
+#: Whether permissions keep this process from writing: root may write to any file.
+READ_ONLY: bool = not _succeeds(_write_to_read_only)
 REPLACES_OPEN_FILES: bool = _succeeds(_replace_open)
 
 #: Ends a process at once. Windows ends it by any number, which becomes the exit code.
@@ -98,6 +113,7 @@ needs_links = needs(LINKS, "makes symbolic links, which need a privilege on some
 needs_socket_descriptors = needs(SOCKET_DESCRIPTORS, "closes sockets by their descriptors")
 needs_angles = needs(ANGLES, "needs names of files such as <lambda>")
 needs_any_names = needs(ANY_NAMES, "needs names of files that are no text")
+needs_reading_times = needs(READING_TIMES, "sets the time at which a file was last read")
 needs_fcntl = needs(_has("fcntl"), "locks parts of files by fcntl")
 needs_modes = needs(hasattr(os, "getuid"), "sets permissions as POSIX has them")
 needs_root = needs(ROOT, "needs root")

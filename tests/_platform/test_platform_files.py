@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import shoal
+from _capabilities import needs_reading_times
 from _windows_files import as_on_windows
 from shoal import _files
 from shoal._platform import files, locks
@@ -175,6 +176,7 @@ def test_a_locked_file_can_be_written_and_read(tmp_path: Path) -> None:
         assert locks.lock_file(third.fileno())
 
 
+@needs_reading_times
 @pytest.mark.parametrize("flag", ["O_NOATIME", "none"])
 def test_looking_at_a_file_leaves_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
     if flag == "none":

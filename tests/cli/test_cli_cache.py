@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import shoal
+from _capabilities import needs_reading_times
 from shoal.cli import main
 from shoal.errors import CorruptFile, DamagedFile, EmptyFile
 from shoal.memory.storage._filestore import FileStore
@@ -291,6 +292,7 @@ def test_files_that_cannot_be_read(
     assert "Permission denied" in found["bad"][0]["reason"]
 
 
+@needs_reading_times
 @pytest.mark.parametrize("flag", ["O_NOATIME", "none"])
 def test_looking_does_not_change_the_order_of_removal(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flag: str

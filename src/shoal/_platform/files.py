@@ -28,6 +28,9 @@ T = TypeVar("T")
 #: Whether a file that is open can be neither removed nor replaced, nor the folder that it is in.
 OPEN_FILES_STAY = os.name == "nt"
 
+#: Whether ``st_ctime`` is the time at which a file was last changed. On Windows it is that at which the file was made.
+HAS_CHANGE_TIMES = os.name != "nt"
+
 #: Windows' codes of what a file in use causes: access denied, sharing violation, a mapped section.
 _IN_USE = (5, 32, 1224)
 
@@ -197,7 +200,7 @@ class Unnoticed(FileIO):
             except PermissionError:  # only the owner of a file may do so
                 return os.open(path, flags)
         fd = open_shared(path, flags)
-        self._before = os.stat(path)
+        self._before = os.fstat(fd)
         return fd
 
     def close(self) -> None:
