@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from _capabilities import needs_signals
+from _capabilities import needs_links, needs_signals
 from _children import without_guard
 from _cli_util import PYTHON, SHOAL, run
 from _python import GIL
@@ -44,7 +44,9 @@ def script(folder: Path, source: str, name: str = "script.py") -> str:
 # ---- As Python runs it.
 
 
-@pytest.mark.parametrize("way", ["script", "folder", "zip", "module", "package", "inner", "link"])
+@pytest.mark.parametrize(
+    "way", ["script", "folder", "zip", "module", "package", "inner", pytest.param("link", marks=needs_links)]
+)
 def test_a_program_sees_what_it_would_see_without_shoal(tmp_path: Path, way: str) -> None:
     script(tmp_path, SHOWS_ITSELF, "program/__main__.py")
     script(tmp_path, "", "program/__init__.py")
@@ -52,7 +54,8 @@ def test_a_program_sees_what_it_would_see_without_shoal(tmp_path: Path, way: str
     script(tmp_path, SHOWS_ITSELF)
     with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as file:
         file.write(tmp_path / "script.py", "__main__.py")
-    os.symlink("program/inner.py", tmp_path / "link.py")
+    if way == "link":
+        os.symlink("program/inner.py", tmp_path / "link.py")
     program = {
         "script": ["script.py"],
         "folder": ["program"],
