@@ -192,3 +192,22 @@ def test_looking_at_a_file_leaves_its_times(tmp_path: Path, monkeypatch: pytest.
     assert path.stat().st_mtime > 1_700_000_000
     with pytest.raises(FileNotFoundError):
         files.Unnoticed(str(tmp_path / "missing"))
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
+    locks.wait_for_lock(first)
+    order: list[str] = []
+
+    def wait() -> None:
+        locks.wait_for_lock(second)
+        order.append("locked")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.05)
+    order.append("unlocked")
+    os.close(first)
+    thread.join()
+    os.close(second)
+    assert order == ["unlocked", "locked"]
