@@ -9,6 +9,7 @@ import importlib.util
 import os
 import signal
 import socket
+import sysconfig
 import tempfile
 from collections.abc import Callable
 
@@ -83,6 +84,8 @@ ANY_NAMES: bool = _succeeds(lambda path: open(f"{path}-\udcff", "wb").close())
 READING_TIMES: bool = _succeeds(_set_time_of_reading)
 #: Whether permissions keep this process from writing: root may write to any file.
 READ_ONLY: bool = not _succeeds(_write_to_read_only)
+#: Whether each Python that starts can have shoal in joblib's place: by a file beside the installed package.
+INSTALLED: bool = os.path.exists(os.path.join(sysconfig.get_paths()["purelib"], "shoal-as-joblib.pth"))
 REPLACES_OPEN_FILES: bool = _succeeds(_replace_open)
 
 #: Ends a process at once. Windows ends it by any number, which becomes the exit code.
@@ -114,6 +117,7 @@ needs_socket_descriptors = needs(SOCKET_DESCRIPTORS, "closes sockets by their de
 needs_angles = needs(ANGLES, "needs names of files such as <lambda>")
 needs_any_names = needs(ANY_NAMES, "needs names of files that are no text")
 needs_reading_times = needs(READING_TIMES, "sets the time at which a file was last read")
+needs_installed = needs(INSTALLED, "needs shoal installed, and not only on the path")
 needs_fcntl = needs(_has("fcntl"), "locks parts of files by fcntl")
 needs_modes = needs(hasattr(os, "getuid"), "sets permissions as POSIX has them")
 needs_root = needs(ROOT, "needs root")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from _capabilities import needs_links, needs_signals
+from _capabilities import needs_installed, needs_links, needs_signals
 from _children import without_guard
 from _cli_util import PYTHON, SHOAL, run
 from _python import GIL
@@ -171,7 +171,7 @@ def test_functions_of_the_program_run_in_workers(tmp_path: Path, how: str, guard
     assert run((*SHOAL, "run"), *program, cwd=tmp_path) == (0, "[0, 1, 4, 9]\n[1, 2, 5, 10]\n", "")
 
 
-@pytest.mark.parametrize("method", ["spawn", "loky"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=needs_installed), "loky"])
 def test_other_ways_to_start_workers(tmp_path: Path, method: str) -> None:
     name = script(tmp_path, CALLS.format(backend="loky") + "if __name__ == '__main__':\n    main()")
     environment = {**os.environ, "SHOAL_START_METHOD": method}
