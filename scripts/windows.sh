@@ -8,7 +8,8 @@
 #     python3.dll             built here: it passes the names of the stable ABI on to python313.dll
 #     ucrtbase.dll            built here: Wine's, with the complex functions of C99, which Wine 10 lacks and numpy needs
 #
-# What Wine does not show: whether folders can be renamed while files in them are open, consoles, virus scanners, speed.
+# What Wine does not show: whether folders can be renamed while files in them are open, when a file was last read, links,
+# consoles, virus scanners, speed.
 set -euo pipefail
 
 PANDA3D=1.10.16  # contains CPython 3.13.11

@@ -18,6 +18,8 @@ from shoal import Parallel, _cpus, delayed, effective_n_jobs, parallel_config
 from shoal.errors import FallbackWarning
 
 CPUS = 8
+#: The backends, besides loky, whose workers do not inherit what :func:`believe` has set.
+SPAWNED = () if hasattr(os, "fork") else ("multiprocessing",)
 
 
 class Level(NamedTuple):
@@ -57,7 +59,7 @@ def run(levels: list[Level], folder: Path) -> Any:
         options["backend"] = level.backend
     if level.inner is not None:
         options["inner_max_num_threads"] = level.inner
-    if level.backend == "loky":
+    if level.backend in ("loky", *SPAWNED):
         options["initializer"] = believe
     with warnings.catch_warnings(), parallel_config(n_jobs=level.n_jobs, **options):
         warnings.simplefilter("ignore", FallbackWarning)

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import signal
 import socket
+import sysconfig
 import tempfile
 from collections.abc import Callable
 
@@ -44,6 +45,17 @@ def _replace_open(path: str) -> None:
         os.replace(path + ".new", path)
 
 
+def _set_time_of_reading(path: str) -> None:
+    os.utime(path, (1_600_000_000, 1_700_000_000))
+    if os.stat(path).st_atime != 1_600_000_000:
+        raise OSError("asking for the time changes it")
+
+
+def _write_to_read_only(path: str) -> None:
+    os.chmod(path, 0o444)
+    open(path, "wb").close()
+
+
 def _is_proc(folder: str) -> bool:
     """Tell whether `folder` shows this process: under Wine, /proc shows the system around Windows."""
     try:
@@ -68,6 +80,14 @@ LINKS: bool = _succeeds(_link)
 SOCKET_DESCRIPTORS: bool = _succeeds(_describe_socket)
 #: Whether a file may be called "<lambda>".
 ANGLES: bool = _succeeds(lambda path: open(f"{path}-<lambda>", "wb").close())
+#: Whether a name may have characters that no text has. Windows has such names, and Wine does not.
+ANY_NAMES: bool = _succeeds(lambda path: open(f"{path}-\udcff", "wb").close())
+#: Under Wine, which opens a file to learn about it, the time of its last reading is always now.
+READING_TIMES: bool = _succeeds(_set_time_of_reading)
+#: Whether permissions keep this process from writing: root may write to any file.
+READ_ONLY: bool = not _succeeds(_write_to_read_only)
+#: Whether each Python that starts can have shoal in joblib's place: by a file beside the installed package.
+INSTALLED: bool = os.path.exists(os.path.join(sysconfig.get_paths()["purelib"], "shoal-as-joblib.pth"))
 REPLACES_OPEN_FILES: bool = _succeeds(_replace_open)
 
 #: Ends a process at once. Windows ends it by any number, which becomes the exit code.
@@ -102,6 +122,9 @@ needs_fifo = needs(hasattr(os, "mkfifo"), "makes named pipes in a folder")
 needs_links = needs(LINKS, "makes symbolic links, which need a privilege on some systems")
 needs_socket_descriptors = needs(SOCKET_DESCRIPTORS, "closes sockets by their descriptors")
 needs_angles = needs(ANGLES, "needs names of files such as <lambda>")
+needs_any_names = needs(ANY_NAMES, "needs names of files that are no text")
+needs_reading_times = needs(READING_TIMES, "sets the time at which a file was last read")
+needs_installed = needs(INSTALLED, "needs shoal installed, and not only on the path")
 needs_fcntl = needs(_has("fcntl"), "locks parts of files by fcntl")
 needs_modes = needs(hasattr(os, "getuid"), "sets permissions as POSIX has them")
 needs_root = needs(ROOT, "needs root")

@@ -53,6 +53,7 @@ def fake_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
 )
 def test_cpu_count_is_the_smallest_limit(cpus: int, mask: int | None, quota: int, variable: int | None) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "platform", "linux")  # Windows has one more limit
         patch.setattr(_cpus, "_machine_cpus", lambda: cpus)
         patch.setattr(_cpus, "usable_cpus", lambda: mask and range(mask))
         patch.setattr(_cpus, "_cgroup_limit", lambda: quota)

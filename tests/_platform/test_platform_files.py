@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import shoal
+from _capabilities import needs_reading_times
 from _windows_files import as_on_windows
 from shoal import _files
 from shoal._platform import files, locks
@@ -173,3 +174,40 @@ def test_a_locked_file_can_be_written_and_read(tmp_path: Path) -> None:
             assert not locks.lock_file(second.fileno())
     with open(path, "r+b") as third:
         assert locks.lock_file(third.fileno())
+
+
+@needs_reading_times
+@pytest.mark.parametrize("flag", ["O_NOATIME", "none"])
+def test_looking_at_a_file_leaves_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    if flag == "none":
+        monkeypatch.delattr(os, "O_NOATIME", raising=False)
+    path = tmp_path / "x"
+    path.write_bytes(b"data")
+    os.utime(path, (1_600_000_000, 1_700_000_000))
+    with files.Unnoticed(str(path)) as file:
+        assert file.read() == b"data"
+    assert (path.stat().st_atime, path.stat().st_mtime) == (1_600_000_000, 1_700_000_000)
+    with files.Unnoticed(str(path)):
+        path.write_bytes(b"changed")
+    assert path.stat().st_mtime > 1_700_000_000
+    with pytest.raises(FileNotFoundError):
+        files.Unnoticed(str(tmp_path / "missing"))
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
+    locks.wait_for_lock(first)
+    order: list[str] = []
+
+    def wait() -> None:
+        locks.wait_for_lock(second)
+        order.append("locked")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.05)
+    order.append("unlocked")
+    os.close(first)
+    thread.join()
+    os.close(second)
+    assert order == ["unlocked", "locked"]

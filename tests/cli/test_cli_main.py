@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import shoal
-from _capabilities import needs_fifo, needs_signals
+from _capabilities import needs_any_names, needs_fifo, needs_signals
 from _cli_util import SHOAL, run
 from shoal.cli import main
 
@@ -89,6 +89,7 @@ def test_inspect_goes_on_after_an_error(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["inspect", names[2], "--max-bytes", "1K"]) == 1
 
 
+@needs_any_names
 def test_names_that_the_output_cannot_encode(tmp_path: Path) -> None:
     shoal.dump([1], tmp_path / "ä\udcff.pkl")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

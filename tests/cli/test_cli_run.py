@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from _capabilities import needs_signals
+from _capabilities import needs_installed, needs_links, needs_signals
 from _children import without_guard
 from _cli_util import PYTHON, SHOAL, run
 from _python import GIL
@@ -44,7 +44,9 @@ def script(folder: Path, source: str, name: str = "script.py") -> str:
 # ---- As Python runs it.
 
 
-@pytest.mark.parametrize("way", ["script", "folder", "zip", "module", "package", "inner", "link"])
+@pytest.mark.parametrize(
+    "way", ["script", "folder", "zip", "module", "package", "inner", pytest.param("link", marks=needs_links)]
+)
 def test_a_program_sees_what_it_would_see_without_shoal(tmp_path: Path, way: str) -> None:
     script(tmp_path, SHOWS_ITSELF, "program/__main__.py")
     script(tmp_path, "", "program/__init__.py")
@@ -52,7 +54,8 @@ def test_a_program_sees_what_it_would_see_without_shoal(tmp_path: Path, way: str
     script(tmp_path, SHOWS_ITSELF)
     with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as file:
         file.write(tmp_path / "script.py", "__main__.py")
-    os.symlink("program/inner.py", tmp_path / "link.py")
+    if way == "link":
+        os.symlink("program/inner.py", tmp_path / "link.py")
     program = {
         "script": ["script.py"],
         "folder": ["program"],
@@ -168,7 +171,7 @@ def test_functions_of_the_program_run_in_workers(tmp_path: Path, how: str, guard
     assert run((*SHOAL, "run"), *program, cwd=tmp_path) == (0, "[0, 1, 4, 9]\n[1, 2, 5, 10]\n", "")
 
 
-@pytest.mark.parametrize("method", ["spawn", "loky"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=needs_installed), "loky"])
 def test_other_ways_to_start_workers(tmp_path: Path, method: str) -> None:
     name = script(tmp_path, CALLS.format(backend="loky") + "if __name__ == '__main__':\n    main()")
     environment = {**os.environ, "SHOAL_START_METHOD": method}

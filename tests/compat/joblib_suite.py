@@ -2,7 +2,8 @@
 
 ``python tests/compat/joblib_suite.py [arguments]``. Of the wheel, only ``joblib/test`` can be imported. Failures that
 expected.txt lists are ignored; a line there whose test passes is a failure. joblib's tests of dask use the fixtures of
-dask's pytest plugin, if dask is installed.
+dask's pytest plugin, if dask is installed. With ``--beside``, the tests are run with joblib too, and those that pass
+with joblib must pass with shoal: that is for systems on which joblib does not pass all of them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
-from _suites import ROOT, environment, pytest
+from _suites import ROOT, environment, outcomes_of, pytest, worse
 
 EXPECTED = Path(__file__).with_name("expected.txt")
+WORK = ROOT / "build" / "joblib-suite"
 
 SERVED = """
 
@@ -49,22 +52,47 @@ def expected() -> dict[str, str]:
     return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
 
 
-def main(arguments: list[str]) -> int:
-    """Run the tests; return 0 if only expected failures occur, and all of them."""
-    known, tests = expected(), tests_of_the_wheel()
-    python = environment("joblib-suite", further=SERVED.format(tests=str(tests)), allowed=[tests])
+def run_tests(library: str, arguments: list[str], known: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the tests with "joblib" or "shoal". Arguments that are no files are options of pytest."""
+    tests = tests_of_the_wheel()
+    further, allowed = SERVED.format(tests=str(tests)), [tests]
+    python = environment(f"joblib-suite/{library}", shoal=library == "shoal", further=further, allowed=allowed)
     left_out = [name for name in known if "::" not in name]
     chosen = [argument for argument in arguments if argument.startswith("test_")]
     options = [argument for argument in arguments if argument not in chosen]
     names = chosen or sorted(path.name for path in tests.glob("test_*.py") if path.name not in left_out)
     fixtures = ["-p", "distributed.utils_test"] if importlib.util.find_spec("distributed") else []
     fixed = [*fixtures, "-rfExX", "-o", "asyncio_default_fixture_loop_scope=function", "--timeout=120"]
-    run = pytest(
-        python,
-        tests,
-        [*fixed, *options, *(tests / name for name in names)],
-        ROOT / "build" / "joblib-suite" / "work",
-    )
+    return pytest(python, tests, [*fixed, *options, *(tests / name for name in names)], WORK / "work")
+
+
+def beside(arguments: list[str], known: dict[str, str]) -> int:
+    """Run each file of tests with both; return 0 if all that pass with joblib pass with shoal."""
+    chosen = [argument for argument in arguments if argument.startswith("test_")]
+    options = [argument for argument in arguments if argument not in chosen]
+    failed: list[str] = []
+    for name in chosen or sorted(path.name for path in tests_of_the_wheel().glob("test_*.py")):
+        ran: dict[str, dict[str, str]] = {}
+        for library in ("joblib", "shoal"):
+            report = WORK / f"{library}.xml"
+            report.unlink(missing_ok=True)
+            done = run_tests(library, [name, f"--junitxml={report}", "-o", "junit_family=xunit1", *options], known)
+            print(f"== {library}: {name}\n{done.stdout}", file=sys.stderr)
+            ran[library] = outcomes_of(report)
+        passed = (sum(outcome == "passed" for outcome in ran[library].values()) for library in ran)
+        print(f"{name:<40} passed with joblib: {next(passed)}, with shoal: {next(passed)}", flush=True)
+        failed += worse(ran["joblib"], ran["shoal"])
+    for name in failed:
+        print(f"passes with joblib, not with shoal: {name}")
+    return int(bool(failed))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests; return 0 if only expected failures occur, and all of them."""
+    known = expected()
+    if "--beside" in arguments:
+        return beside([argument for argument in arguments if argument != "--beside"], known)
+    run = run_tests("shoal", arguments, known)
     print(run.stdout)
     failed = re.findall(
         r"^(?:FAILED|ERROR) \S*?(test_\w+\.py(?:::[^\s\[]+(?:\[.*?\](?= - |$))?)?)", run.stdout, re.MULTILINE

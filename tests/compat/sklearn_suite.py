@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import resource
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
-from _suites import ROOT, environment, pytest
+from _suites import ROOT, environment, outcomes_of, pytest, worse
 
 PARTS = (
     "callback",
@@ -48,19 +46,14 @@ def run(python: Path, library: str, part: str, options: list[str]) -> Ran:
     done = pytest(python, package, [*fixed, *options, package / part], WORK / "work")
     seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - used
     print(f"== {library}: {part}\n{done.stdout}", file=sys.stderr)
-    outcomes: dict[str, str] = {}
-    if report.exists():
-        for case in ElementTree.parse(report).iter("testcase"):
-            kinds = {child.tag for child in case}
-            outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
-            outcomes[f"{case.get('classname')}::{case.get('name')}"] = outcome
+    outcomes = outcomes_of(report)
     assert outcomes, f"no test of {part} ran with {library}"
     return Ran(outcomes, seconds, cpu_seconds)
 
 
 def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    used = os.times()  # Windows does not count the time of children
+    return used.children_user + used.children_system
 
 
 def main(arguments: list[str]) -> int:
@@ -71,7 +64,7 @@ def main(arguments: list[str]) -> int:
         library: environment(f"sklearn-suite/{library}", shoal=library == "shoal") for library in ("joblib", "shoal")
     }
     sums = {library: [0.0, 0.0] for library in pythons}
-    worse: list[str] = []
+    failed: list[str] = []
     print(f"{'':<30} {'passed':>8} {'joblib':>18} {'shoal':>18}   s (of all processes)")
     for number, part in enumerate(parts):
         order = list(pythons) if number % 2 else list(pythons)[::-1]
@@ -80,15 +73,15 @@ def main(arguments: list[str]) -> int:
             sums[library][0] += result.seconds
             sums[library][1] += result.cpu_seconds
         with_joblib, with_shoal = (ran[library].outcomes for library in ("joblib", "shoal"))
-        worse += [name for name, outcome in with_joblib.items() if outcome == "passed" != with_shoal.get(name)]
+        failed += worse(with_joblib, with_shoal)
         shown = "".join(f" {ran[library].seconds:9.1f} ({ran[library].cpu_seconds:6.1f})" for library in pythons)
         print(f"{part:<30} {sum(outcome == 'passed' for outcome in with_shoal.values()):8}{shown}", flush=True)
     shown = "".join(f" {seconds:9.1f} ({cpu:6.1f})" for seconds, cpu in sums.values())
     print(f"{'in sum':<30} {'':8}{shown}")
     print(f"shoal takes {sums['shoal'][0] / sums['joblib'][0]:.2f} of joblib's time")
-    for name in worse:
+    for name in failed:
         print(f"passes with joblib, not with shoal: {name}")
-    return int(bool(worse))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ntpath
+import os
+import posixpath
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,7 @@ from _memory_util import RUNS, double, make_memory
 from shoal import (
     Memory,
 )
-from shoal.memory._texts import TEXT_LENGTH, argument_texts
+from shoal.memory._texts import TEXT_LENGTH, argument_texts, loading, place
 
 memory = pytest.fixture(make_memory)
 
@@ -64,3 +68,14 @@ def test_keep_arguments_false_saves_no_texts(tmp_path: Path) -> None:
     memory = Memory(tmp_path, verbose=0, keep_arguments=False)
     assert memory.cache(double).call_and_shelve("secret").arguments == {}
     assert not [path for path in tmp_path.rglob("metadata.json") if "secret" in path.read_text()]
+
+
+@pytest.mark.parametrize("system", [posixpath, ntpath])
+def test_paths_have_the_separators_of_the_system(monkeypatch: pytest.MonkeyPatch, system: Any) -> None:
+    monkeypatch.setattr(os, "path", system)
+    monkeypatch.setattr(os, "sep", system.sep)
+    store: Any = SimpleNamespace(location="folder")
+    assert place(store, "module/f", "0") == system.sep.join(("folder", "module", "f", "0"))
+    store.location = "memory://cache"
+    assert place(store, "module/f") == "memory://cache/module/f"
+    assert loading(system.join("module", "f"), "", None, None, 1) == "[Memory]: Loading f..."

@@ -7,6 +7,7 @@
     remove              always                             refused while the file is open or mapped
     sync                fsync; macOS: F_FULLFSYNC          FlushFileBuffers
     sync_folder         fsync                              nothing: NTFS keeps a journal
+    Unnoticed           Linux: O_NOATIME, else as there    the time of reading is set back
 
 Virus scanners, indexers and readers have files open for some milliseconds, so on Windows a refused operation is tried
 again for a while. Elsewhere a refusal is final, and raised at once.
@@ -19,12 +20,16 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from io import FileIO
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 #: Whether a file that is open can be neither removed nor replaced, nor the folder that it is in.
 OPEN_FILES_STAY = os.name == "nt"
+
+#: Whether ``st_ctime`` is the time at which a file was last changed. On Windows it is that at which the file was made.
+HAS_CHANGE_TIMES = os.name != "nt"
 
 #: Windows' codes of what a file in use causes: access denied, sharing violation, a mapped section.
 _IN_USE = (5, 32, 1224)
@@ -170,3 +175,41 @@ else:
     #: As on Windows. It is called for each value that a cache finds, so it is the function of the system itself.
     open_shared: Callable[[str, int], int] = os.open
     opener: Callable[[str, int], int] | None = None
+
+
+class Unnoticed(FileIO):
+    """A file that is open for reading, and whose time of reading stays. Linux does that itself for the file's owner.
+
+    Elsewhere the time is set back when the file is closed, unless the file was changed or replaced meanwhile.
+
+    Raises
+    ------
+    OSError
+        As for :func:`open`.
+    """
+
+    _before: os.stat_result | None = None
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "rb", opener=self._open)
+
+    def _open(self, path: str, flags: int) -> int:
+        if hasattr(os, "O_NOATIME"):
+            try:
+                return os.open(path, flags | os.O_NOATIME)
+            except PermissionError:  # only the owner of a file may do so
+                return os.open(path, flags)
+        fd = open_shared(path, flags)
+        self._before = os.fstat(fd)
+        return fd
+
+    def close(self) -> None:
+        before, self._before = self._before, None
+        super().close()
+        if before is not None:
+            try:
+                now = os.stat(self.name)
+                if os.path.samestat(now, before) and now.st_mtime_ns == before.st_mtime_ns:
+                    os.utime(self.name, ns=(before.st_atime_ns, before.st_mtime_ns))
+            except OSError:  # it was removed, or belongs to another user
+                pass

@@ -5,6 +5,7 @@
                    POSIX                                          Windows
     lock_byte      fcntl.lockf: belongs to the process            LockFileEx: belongs to the open file
     lock_file      fcntl.flock                                    a byte behind the end of the file
+    wait_for_lock  the same, and the system waits                 the same, tried again and again
     read_at        os.pread                                       seek and read, one thread at a time
 
 A byte may lie behind the end of the file, up to 2**63 - 1. Children inherit neither kind of lock of a byte.
@@ -28,6 +29,7 @@ _BUSY = (errno.EACCES, errno.EAGAIN)
 if sys.platform == "win32":
     import functools
     import msvcrt
+    import time
     from typing import Any
 
     _SHARED, _AT_ONCE, _EXCLUSIVE = 0, 1, 2  # of LockFileEx
@@ -95,6 +97,14 @@ if sys.platform == "win32":
         except OSError:
             return True
 
+    def wait_for_lock(fd: int) -> None:
+        """Lock a file as soon as no other process has locked it. Do nothing if the file system has no such locks.
+
+        It tries again and again, because Ctrl-C could not end a wait.
+        """
+        while not lock_file(fd):
+            time.sleep(0.01)
+
     def read_at(fd: int, count: int, position: int) -> bytes:
         """Read up to `count` bytes from a position."""
         with _seeking:
@@ -108,6 +118,7 @@ if sys.platform == "win32":
             os.write(fd, data)
 
 else:
+    import contextlib
     import importlib
     from typing import Any
 
@@ -155,6 +166,12 @@ else:
         except OSError:  # this file system has no locks
             return True
         return True
+
+    def wait_for_lock(fd: int) -> None:
+        """Lock a file as soon as no other process has locked it. Do nothing if there are no such locks."""
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # this file system has no locks
+                fcntl.flock(fd, fcntl.LOCK_EX)
 
     def read_at(fd: int, count: int, position: int) -> bytes:
         """Read up to `count` bytes from a position."""

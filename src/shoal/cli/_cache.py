@@ -196,7 +196,7 @@ def _prune(given: Namespace, store: Store) -> int:
     else:
         store.reduce(limits)
         left = {entry.key for entry in store.entries()}
-        gone = [entry for entry in entries if entry.key not in left]
+        gone = sorted((entry for entry in entries if entry.key not in left), key=lambda entry: entry.used)
     nbytes = sum(entry.nbytes for entry in gone)
     remaining = len(entries) - len(gone), sum(entry.nbytes for entry in entries) - nbytes
     if given.json:

@@ -28,7 +28,7 @@ from shoal.memory._changes import Sources
 from shoal.memory._results import Counts, MemorizedResult, NotMemorizedResult, metadata_of
 from shoal.memory.key._identity import Identity, Uncacheable
 from shoal.memory.key._source import names_of, shown
-from shoal.memory.store import Key, Meta, Store, location_of
+from shoal.memory.store import Key, Meta, Store
 from shoal.observe._logger import Logger
 
 #: A marker for a result that is not in the store.
@@ -178,7 +178,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
             return ABSENT
         started = time.perf_counter()
         if verbose > 1:
-            where = f"{location_of(self.store_backend)}/{found.function}/{found.call}"
+            where = _texts.place(self.store_backend, found.function, found.call)
             print(_texts.loading(found.function, where, self.timestamp, None, verbose))  # noqa: T201
         value = self._read(found)
         if value is not ABSENT:
@@ -200,7 +200,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         """Find the key of a valid value, and log the lookup."""
         if self._verbose >= 20:
             function = self._identity.function
-            where = f"{location_of(self.store_backend)}/{key.function}"
+            where = _texts.place(self.store_backend, key.function)
             _, call = _texts.signature(function, args, kwargs)
             self.info(_texts.querying(names_of(function)[1], call, key.call, where))
         return self._find(key, args, kwargs)
@@ -278,7 +278,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
 
     def _print_call(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._verbose > 10:
-            where = f"{location_of(self.store_backend)}/{key.function}"
+            where = _texts.place(self.store_backend, key.function)
             name = names_of(self._identity.function)[1]
             self.warn(f"Computing func {name}, argument hash {key.call} in location {where}")
         print(_texts.calling(self._identity.function, args, kwargs))  # noqa: T201
@@ -292,7 +292,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         duration = 0.0 if started is None else time.perf_counter() - started
         meta = Meta(duration, time.time(), arguments)
         if self._verbose > 10:
-            print(f"Persisting in {location_of(self.store_backend)}/{key.function}/{key.call}")  # noqa: T201
+            print(f"Persisting in {_texts.place(self.store_backend, key.function, key.call)}")  # noqa: T201
         saved = False
         try:
             self.store_backend.save(key, value, meta)

@@ -178,7 +178,7 @@ class MemorizedResult(Logger, Generic[R_co]):
             If the result was removed, or cannot be read.
         """
         if self.verbose > 1:
-            where = f"{location_of(self.store_backend)}/{self.func_id}/{self.args_id}"
+            where = _texts.place(self.store_backend, self.func_id, self.args_id)
             arguments = self.metadata.get("input_args")
             print(_texts.loading(self.func_id, where, self.timestamp, arguments, self.verbose))  # noqa: T201
         try:

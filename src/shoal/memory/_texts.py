@@ -12,12 +12,14 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 import reprlib
 import sys
 import time
 from typing import Any
 
-from shoal.memory.key._source import names_of
+from shoal.memory.key._source import names_of, shown
+from shoal.memory.store import Store, location_of
 from shoal.observe._logger import format_time, pformat
 
 #: The largest length of an argument's text, in characters, and the time for the texts of one call, in seconds.
@@ -62,9 +64,17 @@ def took(function: Any, seconds: float, action: str = "") -> str:
     return text.rjust(_WIDTH, "_")
 
 
+def place(store: Store, *parts: str) -> str:
+    """Return the path of something in a store: with the separators of the system, unless the store is not on a disk."""
+    location = location_of(store)
+    if "://" in location:
+        return "/".join((location, *parts))
+    return os.path.join(location, *map(shown, parts))
+
+
 def loading(path: str, where: str, since: float | None, arguments: dict[str, str] | None, verbose: int) -> str:
     """Return the line before a value is loaded."""
-    name = path.rpartition("/")[2]
+    name = os.path.basename(path)
     if arguments is not None:
         name += f"({', '.join(f'{word}={text}' for word, text in arguments.items())})"
     stamp = "" if since is None else f"{format_time(time.time() - since): <16}"

@@ -22,7 +22,7 @@ from typing import Any
 
 from shoal._files import make_folder, replacement
 from shoal._forks import CALLERS, after_fork_in_child
-from shoal._platform.posix import posix
+from shoal._platform.locks import wait_for_lock
 from shoal._tracebacks import warn
 from shoal.errors import FallbackWarning
 from shoal.reports._active import collect_in_process
@@ -147,15 +147,9 @@ def joined(reports: list[dict[str, Any]]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _locked(folder: str) -> Iterator[None]:
     """Keep other processes from writing the page at the same time, where the system has locks of files."""
+    fd = os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        import fcntl
-    except ImportError:  # Windows: the last process to end writes the page with all reports that it finds
-        yield
-        return
-    locks: Any = fcntl
-    fd = os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT | posix.O_CLOEXEC, 0o666)
-    try:
-        locks.flock(fd, locks.LOCK_EX)
+        wait_for_lock(fd)
         yield
     finally:
         os.close(fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
+import py_compile
 import subprocess
 import sys
 import textwrap
@@ -130,6 +131,19 @@ def test_bytecode_of_an_older_text_with_the_same_size_and_time(tmp_path: Path) -
     assert run(tmp_path, CALLS["function"], END) == "1"
     file.write_text(new)
     assert run(tmp_path, CALLS["function"], END) == "2"
+
+
+def test_bytecode_is_not_trusted_where_changes_have_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = old_file(tmp_path)
+    py_compile.compile(str(file))
+    new = OLD.replace("return C().m()", "return 2+0+0+0")
+    file.write_text(new)
+    os.utime(file, (1_500_000_000, 1_500_000_000))
+    monkeypatch.setattr(_freshness, "HAS_CHANGE_TIMES", False)
+    monkeypatch.setattr(_freshness, "_changed", lambda status: status.st_mtime)
+    names: dict[str, Any] = {}
+    exec(compile(OLD, str(file), "exec"), names)
+    assert not _freshness.is_code_of(names["f"].__code__, new)
 
 
 def test_a_worker_that_imports_the_edited_file(tmp_path: Path) -> None:

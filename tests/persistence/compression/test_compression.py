@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from _capabilities import needs_proc
 from conftest import FreshPython
 from shoal.persistence import compression
 from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, _stream, detect, register_compressor
@@ -200,13 +201,12 @@ def test_levels_that_zstd_does_not_have(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_proc  # the threads of a library are counted there
 def test_zstd_starts_threads_for_large_data(monkeypatch: pytest.MonkeyPatch) -> None:
     from shoal.persistence.compression import _zstd
 
     monkeypatch.setattr(_zstd, "cpu_budget", lambda: 2)
     tasks = Path("/proc/self/task")
-    if not tasks.exists():
-        pytest.skip("the threads of a library are counted in /proc")
 
     def count() -> int:
         return len(list(tasks.iterdir()))

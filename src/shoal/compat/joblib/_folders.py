@@ -11,7 +11,7 @@ import sys
 import tempfile
 from uuid import uuid4
 
-from shoal.parallel.transport._segments import Folder
+from shoal.parallel.transport._folders import Folder
 
 SYSTEM_SHARED_MEM_FS = "/dev/shm"
 SYSTEM_SHARED_MEM_FS_MIN_SIZE = int(2e9)

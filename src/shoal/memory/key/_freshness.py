@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import MAGIC_NUMBER, cache_from_source
 from typing import Any
 
+from shoal._platform.files import HAS_CHANGE_TIMES
 from shoal.backends.base import is_worker
 from shoal.hashing import hash
 
@@ -170,6 +171,8 @@ def _codes_in(text: str, file: str) -> dict[tuple[str, int], list[types.CodeType
 
 def _compiled_by_python(file: str) -> types.CodeType | None:
     """Return the code of a file from its .pyc file, if that was certainly compiled from the file's present text."""
+    if not HAS_CHANGE_TIMES:  # size and time of content agree also if a file was replaced by one with an old time
+        return None
     try:
         path = cache_from_source(file)
         with open(path, "rb") as opened:

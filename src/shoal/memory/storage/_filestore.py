@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from shoal._files import delete
 from shoal._output import Output, write_new
-from shoal._platform.files import rename, replace
+from shoal._platform.files import Unnoticed, rename, replace
 from shoal._tracebacks import warn
 from shoal.errors import FileInUse
 from shoal.memory.storage import _paths
@@ -239,7 +239,7 @@ class FileStore(Store):
 
     def open_value(self, key: Key) -> BinaryIO:
         try:
-            return open(f"{self.folder(key)}/{_paths.OUTPUT}", "rb", 0, opener=_paths.open_unnoticed)
+            return Unnoticed(f"{self.folder(key)}/{_paths.OUTPUT}")
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
 

@@ -23,7 +23,6 @@ from typing import Any
 from urllib.parse import quote
 
 from shoal._files import make_folder
-from shoal._platform.files import open_shared
 from shoal.memory.store import Key
 
 #: The files of an entry, the file with the source of a function, and the folder of shoal's own files.
@@ -130,14 +129,6 @@ def create_own_file(path: str) -> int | None:
         return None
     share(path)
     return fd
-
-
-def open_unnoticed(path: str, flags: int) -> int:
-    """Open a file so that its time of reading stays, because that decides which entries are removed first."""
-    try:
-        return open_shared(path, flags | getattr(os, "O_NOATIME", 0))
-    except PermissionError:  # only the owner of a file may do so
-        return open_shared(path, flags)
 
 
 def share(path: str) -> None:

@@ -20,14 +20,14 @@ import itertools
 import mmap
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 from shoal._forks import CALLERS, after_fork_in_child
 from shoal._platform.memory import HAS_MEMFD, discard, forget_discarded
 from shoal._platform.posix import posix, posix_mmap
-from shoal.errors import NoSpaceError, import_loky
+from shoal.errors import NoSpaceError
+from shoal.parallel.transport._folders import Folder, above_standard_streams
 
 ALIGNMENT = mmap.ALLOCATIONGRANULARITY
 
@@ -59,89 +59,6 @@ MAPS_PARTS = sys.platform == "linux"
 _numbers = itertools.count()
 
 
-class Folder:
-    """A folder for the segments of this process that have to be files. It is made when it is first needed.
-
-    Parameters
-    ----------
-    parent
-        The folder in which it is made; None for the system's temporary folder.
-
-    Attributes
-    ----------
-    parent
-        The path of that folder, or a name for it, as messages show it.
-
-    Notes
-    -----
-    Thread-safe, except :meth:`remove`.
-    """
-
-    def __init__(self, parent: str | None) -> None:
-        self.parent = "the system's temporary folder" if parent is None else os.path.abspath(os.path.expanduser(parent))
-        self._parent = parent
-        self._path: str | None = None
-        self._making = threading.Lock()
-
-    def path(self) -> str:
-        """Return the path of the folder. loky's resource tracker removes the folder if this process is killed."""
-        if self._path is None:
-            with self._making:
-                if self._path is None:
-                    made = self._make()
-                    try:
-                        _tracker().register(made, "folder")
-                    except BaseException:  # it was not there yet, and cannot be started, for example
-                        os.rmdir(made)
-                        raise
-                    self._path = made
-        return self._path
-
-    def _make(self) -> str:
-        """Make the folder; return its path."""
-        import tempfile
-
-        if self._parent is not None:
-            os.makedirs(self.parent, exist_ok=True)
-        parent = tempfile.gettempdir() if self._parent is None else self.parent
-        return tempfile.mkdtemp(prefix=f"shoal-{os.getpid()}-", dir=parent)
-
-    def remove(self) -> None:
-        """Remove the folder and its files. A process that has mapped a file keeps the file's memory."""
-        if self._path is not None:
-            discard(self._path)
-            _tracker().unregister(self._path, "folder")
-            self._path = None
-
-    def forget(self) -> None:
-        """Leave the folder to the parent of this process; called in a forked child."""
-        self._path = None
-        self._making = threading.Lock()
-
-
-def _tracker() -> Any:
-    import_loky()
-    from loky.backend import resource_tracker
-
-    return resource_tracker
-
-
-def _above_standard_streams(fd: int) -> int:
-    """Return `fd`; if it is 0, 1 or 2 because a standard stream was closed, duplicate it to another number.
-
-    Otherwise, libraries that write to stderr would write into the segment, and a worker that starts now would have no
-    such stream.
-    """
-    if sys.platform != "win32" and fd <= 2:
-        import fcntl
-
-        try:
-            return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-        finally:
-            os.close(fd)
-    return fd
-
-
 class Segment:
     """A piece of shared memory. The process that has made it keeps it until it closes the segment.
 
@@ -165,12 +82,12 @@ class Segment:
     def __init__(self, folder: Folder | None, name: str = "shoal") -> None:
         self._file: str | None = None
         if folder is None:
-            self.fd = _above_standard_streams(posix.memfd_create(name, posix.MFD_CLOEXEC))
+            self.fd = above_standard_streams(posix.memfd_create(name, posix.MFD_CLOEXEC))
             self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         else:
             self.path = self._file = f"{folder.path()}/segment-{next(_numbers)}"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC
-            self.fd = _above_standard_streams(os.open(self.path, flags, 0o600))
+            self.fd = above_standard_streams(os.open(self.path, flags, 0o600))
 
     def close(self) -> None:
         """Close the segment. Its memory is freed once no process maps it."""

@@ -18,7 +18,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from shoal.parallel.transport._segments import Folder, Segment, SegmentAllocator
+from shoal.parallel.transport._folders import Folder
+from shoal.parallel.transport._segments import Segment, SegmentAllocator
 
 #: The number of arrays that a run keeps although no batch in flight needs them, in case the next batch does. It is
 #: small because each array costs a descriptor.
