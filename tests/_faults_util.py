@@ -63,6 +63,22 @@ def alive(pid: int) -> bool:
         return False
 
 
+def halt(pid: int) -> None:
+    """Let a process do nothing until :func:`go_on`."""
+    if SIGNALS:
+        os.kill(pid, signal.SIGSTOP)
+    else:
+        psutil.Process(pid).suspend()
+
+
+def go_on(pid: int) -> None:
+    """Let a process go on."""
+    if SIGNALS:
+        os.kill(pid, signal.SIGCONT)
+    else:
+        psutil.Process(pid).resume()
+
+
 def census() -> dict[str, int]:
     """Count what this process has: descriptors, shared memory, threads, children, mappings, handlers for its exit."""
     gc.collect()
