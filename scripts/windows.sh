@@ -129,5 +129,7 @@ if [ ! -e "$HOME_OF/made" ]; then
     touch "$HOME_OF/made"
 fi
 cd "$ROOT"
-PYTHONPATH=$(windows_path "$ROOT/src") PYTHONDONTWRITEBYTECODE=1 \
-    exec "$WINE" "$WINDOWS/python.exe" -m pytest -n 2 -p no:cacheprovider "$@"
+# Each worker would compile all modules again if their bytecode were not kept.
+unset PYTHONDONTWRITEBYTECODE
+PYTHONPATH=$(windows_path "$ROOT/src") PYTHONPYCACHEPREFIX=$(windows_path "$HOME_OF/bytecode") TESTS_SLOWNESS=4 \
+    exec "$WINE" "$WINDOWS/python.exe" -m pytest -n 2 --timeout=480 -p no:cacheprovider "$@"

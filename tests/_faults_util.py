@@ -22,15 +22,17 @@ from _capabilities import KILL, PROC_FOLDER, SIGNALS
 from _children import path_of_tests, runnable, with_assertions
 from shoal import Parallel, delayed
 
+#: By which factor this machine is slower than usual: on an emulated system, a worker may take seconds to start.
+SLOWNESS = float(os.environ.get("TESTS_SLOWNESS", 1))
 #: How long a test waits for what should come at once, in seconds; only a failing one waits so long.
-PATIENCE = 30.0
+PATIENCE = 30.0 * SLOWNESS
 
 _MARK = "TEST_SESSION_OF"
 
 
-def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Wait until `condition` holds; return its last value, true or not."""
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Wait until `condition` holds; return its last value, true or not. `seconds` are of a machine of usual speed."""
+    deadline = time.monotonic() + seconds * SLOWNESS
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(0.005)
     return value
@@ -61,6 +63,22 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False
+
+
+def halt(pid: int) -> None:
+    """Let a process do nothing until :func:`go_on`."""
+    if SIGNALS:
+        os.kill(pid, signal.SIGSTOP)
+    else:
+        psutil.Process(pid).suspend()
+
+
+def go_on(pid: int) -> None:
+    """Let a process go on."""
+    if SIGNALS:
+        os.kill(pid, signal.SIGCONT)
+    else:
+        psutil.Process(pid).resume()
 
 
 def census() -> dict[str, int]:
@@ -164,7 +182,7 @@ class Child:
     def wait(self) -> tuple[int, str, str]:
         """Return its exit code, and what it, and all that it has started, wrote to stdout and stderr."""
         try:
-            out, err = self.process.communicate(timeout=40)
+            out, err = self.process.communicate(timeout=40 * SLOWNESS)
         except subprocess.TimeoutExpired:
             if SIGNALS:
                 self.process.send_signal(signal.SIGABRT)

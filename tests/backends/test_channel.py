@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import multiprocessing.spawn
 import os
-import signal
+import shutil
 import sys
 import time
 import weakref
@@ -17,13 +18,15 @@ from typing import Any
 
 import pytest
 
-from _capabilities import KILL, KILLED, WORDS_OF_KILLED, needs_fork, needs_socket_descriptors
-from _faults_util import PATIENCE, alive, until, wait_for
+from _capabilities import KILL, KILLED, WORDS_OF_KILLED, needs, needs_fork, needs_socket_descriptors
+from _faults_util import PATIENCE, alive, go_on, halt, until, wait_for
 from shoal import Parallel, backends, delayed
-from shoal.backends import Slot, _process
+from shoal.backends import Slot, _process, _start
 from shoal.backends._workers import Turn
 from shoal.backends.base import WorkerSpec
 from shoal.errors import WorkerDied
+
+FALSE = shutil.which("false")
 
 
 @pytest.fixture(params=["loky", "multiprocessing"])
@@ -46,19 +49,19 @@ def pid_of(slot: Slot) -> int:
 def stopped(slot: Slot) -> Iterator[int]:
     """The process of a worker that does not read."""
     pid = pid_of(slot)
-    os.kill(pid, signal.SIGSTOP)
+    halt(pid)
     try:
         yield pid
     finally:
         if alive(pid):
-            os.kill(pid, signal.SIGCONT)
+            go_on(pid)
 
 
 @pytest.mark.parametrize("sizes", [[1] * 500, [1_000_000] * 3, [1, 200_000, 1, 1, 70_000, 1]])
 def test_nobody_waits_for_a_worker_that_does_not_read(slot: Slot, stopped: int, sizes: list[int]) -> None:
     futures = [slot.executor.submit(bytes.__add__, bytes([number % 256]), bytes(n)) for number, n in enumerate(sizes)]
     assert not any(future.done() for future in futures)
-    os.kill(stopped, signal.SIGCONT)
+    go_on(stopped)
     for number, (size, future) in enumerate(zip(sizes, futures, strict=True)):
         assert future.result(PATIENCE) == bytes([number % 256]) + bytes(size)
     assert pid_of(slot) == stopped
@@ -233,7 +236,51 @@ def test_a_reader_that_fails_ends_its_worker(slot: Slot, stopped: int, monkeypat
 
     monkeypatch.setattr(_process, "decoded", no_memory)
     futures = [slot.executor.submit(abs, -1) for _ in range(2)]
-    os.kill(stopped, signal.SIGCONT)
+    go_on(stopped)
     assert {str(future.exception(PATIENCE)) for future in futures} == {"for an answer"}
     assert pid_of(slot) != stopped
     assert until(lambda: not alive(stopped))
+
+
+begun: list[bytes] = []
+
+
+def begin(given: bytes, lock: Any) -> None:
+    with lock:
+        begun.append(given)
+
+
+def number_begun() -> int:
+    return len(begun[0])
+
+
+@pytest.fixture
+def short_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start processes as on Windows, whose pipes take little."""
+    monkeypatch.setattr(_start, "SHORT_PIPES", True)
+
+
+@pytest.mark.usefixtures("short_pipes")
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_an_initializer_may_have_long_arguments(backend: str) -> None:
+    """And such as only a process that is being started can have."""
+    spawn = multiprocessing.get_context("spawn")
+    options = {"start_method": "spawn"} if backend == "loky" else {"context": spawn}
+    initial = {"initializer": begin, "initargs": (bytes(1_000_000), spawn.Lock())}
+    calls = [delayed(number_begun)() for _ in range(4)]
+    assert Parallel(n_jobs=2, backend=backend, **options, **initial)(calls) == [1_000_000] * 4
+
+
+@pytest.mark.usefixtures("short_pipes")
+@needs(FALSE, "needs a program that fails")
+def test_a_process_that_ends_before_it_reads_holds_nobody_up() -> None:
+    spawn = multiprocessing.get_context("spawn")
+    python = multiprocessing.spawn.get_executable()
+    spawn.set_executable(FALSE)
+    try:
+        with pytest.raises(WorkerDied, match="exited with code 1"):
+            Parallel(n_jobs=2, backend="multiprocessing", context=spawn, initializer=len, initargs=(bytes(1_000_000),))(
+                [delayed(abs)(-1)] * 2
+            )
+    finally:
+        spawn.set_executable(python)

@@ -102,6 +102,8 @@ def run(folder: Path, source: str, backend: str) -> tuple[str, str]:
     program = folder / "program.py"
     program.write_text(source)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    # Where segments are files, loky's resource tracker warns when it removes the folder of a killed program.
+    environment["PYTHONWARNINGS"] = "ignore:resource_tracker"
     with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
         subprocess.run(
             [sys.executable, str(runnable(program)), backend], stdout=out, stderr=err, env=environment, check=False

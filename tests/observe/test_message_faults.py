@@ -15,12 +15,23 @@ import pytest
 
 from _capabilities import KILL, needs_fork, needs_signals
 from _faults_util import Child, alive, until
-from shoal import Parallel, RunTimeout, TaskTimeout, UnusedResultsWarning, WorkerDied, delayed, send
+from shoal import (
+    Parallel,
+    RunTimeout,
+    TaskTimeout,
+    UnusedResultsWarning,
+    WorkerDied,
+    delayed,
+    send,
+    shutdown_workers,
+)
+from shoal._platform.processes import tcp_pair
+from shoal.backends import _process
 from shoal.backends._notes import MOST_WEIGHT
 
 BESIDE_THE_CALLER = pytest.mark.parametrize("backend", ["loky", "threading"])
-#: More messages than can wait anywhere.
-MANY = 5000
+#: More messages of `TEXT` than can wait anywhere. Some sockets count only their bytes.
+MANY, TEXT = 5000, "-" * 100
 
 
 class Count:
@@ -59,7 +70,7 @@ def count(tmp_path: Path) -> Count:
     return Count(tmp_path / "count")
 
 
-def flood(count: Count, number: int, text: str = "") -> int:
+def flood(count: Count, number: int, text: str = TEXT) -> int:
     """Send numbers from 0 on, and count them."""
     for i in range(number):
         send((i, os.getpid(), text))
@@ -100,12 +111,27 @@ class Slow:
 @pytest.mark.parametrize("text", ["", "x" * 1000, "x" * 100_000])
 def test_a_flood_waits_for_a_slow_handler_and_loses_nothing(backend: str, text: str, count: Count) -> None:
     slow = Slow(count)
-    number = 200 if len(text) > 10_000 else 2000
+    number = 200 if len(text) > 10_000 else MANY if text else 2 * MANY
     assert Parallel(n_jobs=2, backend=backend, on_message=slow)([delayed(flood)(count, number, text)]) == [number]
     assert slow.received == list(range(number))
-    assert slow.sent < (10 if backend == "loky" else 70) if len(text) > 10_000 else slow.sent < 1000
+    if len(text) > 10_000:
+        assert slow.sent < (10 if backend == "loky" else 70)
+    else:
+        assert slow.sent < (1000 if text else MANY)
 
 
+@pytest.fixture(params=["sockets of this system", "TCP"])
+def _sockets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Connect workers as this system does, and as Windows does."""
+    if request.param == "TCP":
+        shutdown_workers()
+        monkeypatch.setattr(_process, "socket_pair", tcp_pair)
+    yield
+    if request.param == "TCP":
+        shutdown_workers()
+
+
+@pytest.mark.usefixtures("_sockets")
 def test_a_worker_that_waits_is_killed(count: Count) -> None:
     slow = Slow(count, lambda pid: os.kill(pid, KILL))
     with pytest.raises(WorkerDied):
@@ -115,6 +141,7 @@ def test_a_worker_that_waits_is_killed(count: Count) -> None:
     assert Parallel(n_jobs=2)([delayed(abs)(-1), delayed(abs)(-2)]) == [1, 2]
 
 
+@pytest.mark.usefixtures("_sockets")
 def test_messages_of_a_worker_that_died_are_received_before_its_calls_run_again(count: Count) -> None:
     slow = Slow(count, lambda pid: os.kill(pid, KILL))
     assert Parallel(n_jobs=2, on_message=slow, retries=1)([delayed(flood)(count, MANY)]) == [MANY]

@@ -36,6 +36,10 @@ HAS_FORK_SERVER = sys.platform == "linux" and hasattr(os, "fork") and os.path.is
 #: runs between two of them.
 LONGEST_WAIT = 0.1 if sys.platform == "win32" else math.inf
 
+#: Whether a pipe takes only 8 kB. What a new process begins with may be longer, and a thread that writes it waits until
+#: the process reads; for ever, if the process ends before that.
+SHORT_PIPES = sys.platform == "win32"
+
 #: The systems of WebAssembly.
 _WEB = ("emscripten", "wasi")
 
@@ -91,22 +95,60 @@ def longest_wait(seconds: float) -> float | None:
     return None if seconds == math.inf else min(seconds, threading.TIMEOUT_MAX)
 
 
-def socket_pair(buffer_bytes: int) -> tuple[socket.socket, socket.socket]:
-    """Return two connected sockets. Each takes about `buffer_bytes` that the other end has not read.
+def socket_pair(buffer_bytes: int, back_bytes: int) -> tuple[socket.socket, socket.socket]:
+    """Return two connected sockets: the ends of the caller and of a worker.
 
-    Linux doubles what is asked for, and counts its own records, so only the first socket is changed there: what the
-    second takes by default is enough. macOS begins with 8 kB, and counts the buffers of both ends. On Windows, the pair
-    is a TCP connection, which would hold back short messages to send them together.
+    Linux counts its own records as well as the bytes, and doubles what is asked for. So only the caller's buffer is
+    changed there, and the worker's is what it is by default. Other systems count bytes, in the buffers of both ends.
+    macOS begins with 8 kB.
+
+    Parameters
+    ----------
+    buffer_bytes
+        About how much the caller's end takes before the worker reads.
+    back_bytes
+        About how much the worker's end takes before the caller reads. It bounds how far a worker that sends messages
+        runs ahead of its run.
     """
+    if os.name == "nt":
+        return tcp_pair(buffer_bytes, back_bytes)
     ends = socket.socketpair()
     ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
     if sys.platform != "linux":
-        for end in ends:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-            if end.family == socket.AF_INET:
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ends[1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        ends[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, back_bytes)
+        ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, back_bytes)
     return ends
+
+
+def tcp_pair(buffer_bytes: int, back_bytes: int) -> tuple[socket.socket, socket.socket]:
+    """Return what :func:`socket_pair` does, as a TCP connection of this machine.
+
+    The buffers get their sizes before the ends are connected: the connection begins with what its ends say they take,
+    and does not take that back. It holds back no short messages to send them together.
+
+    Raises
+    ------
+    OSError
+        If the system allows no more sockets, or no connections to this machine.
+    """
+    with contextlib.ExitStack() as failing, socket.socket() as listener:
+        caller = failing.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)  # accepted sockets inherit it
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, back_bytes)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        caller.connect(listener.getsockname())
+        worker, address = listener.accept()
+        while address != caller.getsockname():  # another program has connected to the port
+            worker.close()
+            worker, address = listener.accept()
+        failing.enter_context(worker)
+        for end, size in ((caller, buffer_bytes), (worker, back_bytes)):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        failing.pop_all()
+    return caller, worker
 
 
 class _Duplicated:

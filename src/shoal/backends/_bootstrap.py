@@ -81,6 +81,11 @@ def set_up_signals(parent: int) -> None:
         signal.signal(signal.SIGINT, on_interrupt)
 
 
+def received(initial: tuple[Any, Any] | None, connection: Blocking) -> Callable[[], tuple[Any, Any]]:
+    """Return what :func:`serve` takes as `initial`: for None, the first message is read."""
+    return lambda: pickle.loads(connection.receive()) if initial is None else initial
+
+
 def serve(assignment: Assignment, initial: Callable[[], tuple[Any, Any]], connection: Blocking) -> None:
     """Run what the parent sends, and answer each message, until an empty one comes.
 

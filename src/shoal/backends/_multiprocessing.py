@@ -10,7 +10,7 @@ import socket
 from typing import Any
 
 from shoal.backends._blas import find_blas, lower_blas_threads
-from shoal.backends._bootstrap import Assignment, serve, set_up_signals, set_variables
+from shoal.backends._bootstrap import Assignment, received, serve, set_up_signals, set_variables
 from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
 from shoal.backends._pool import pool
@@ -22,14 +22,15 @@ from shoal.backends.base import PLACEMENT, Slot, WorkerSpec
 _numbers = itertools.count()
 
 
-def _serve(parent: int, end: socket.socket, assignment: Assignment, *initial: Any) -> None:
+def _serve(parent: int, end: socket.socket, assignment: Assignment, initial: Any) -> None:
     """Run a worker process. Like a Pool's, it may not start processes: multiprocessing would wait for them at exit."""
     multiprocessing.current_process().daemon = True
     set_variables(assignment.variables)
     lower_blas_threads()
     set_up_signals(parent)
     answer_requests()
-    serve(assignment, lambda: initial, Blocking(end))
+    connection = Blocking(end)
+    serve(assignment, received(initial, connection), connection)
 
 
 class MultiprocessingBackend(ProcessBackend):

@@ -30,8 +30,8 @@ from shoal.backends._loop import Loop
 from shoal.backends._messages import Reader, framed
 from shoal.backends._surroundings import current
 
-#: The size of a socket's send buffer, in bytes.
-BUFFER_BYTES = 256 * 1024
+#: What a socket takes before it is read, in bytes: to the worker, and, where the system does not bound it, back.
+BUFFER_BYTES, BACK_BYTES = 256 * 1024, 32 * 1024
 #: After a process has closed its socket, its exit should be reported within this many seconds. If it is not, the
 #: process is killed, and after the same time again it counts as dead.
 DEAF_SECONDS = 1.0
@@ -127,7 +127,7 @@ class Process:
         self.began = False
         self.paused = False
         self._over = False
-        self._connection, self.theirs = socket_pair(BUFFER_BYTES)
+        self._connection, self.theirs = socket_pair(BUFFER_BYTES, BACK_BYTES)
         self._connection.setblocking(False)
         self._reader = Reader(self._connection)
 
@@ -223,6 +223,8 @@ class Process:
             The exit code; the negative number of the signal that has killed the process; None if it is unknown.
         """
         if not self._over:
+            if self._connection.family == socket.AF_INET:  # the system still sends what the process has written
+                self._connection.settimeout(DEAF_SECONDS)
             while self._read():
                 pass
             if exit_code == UNGUARDED and not self.began:

@@ -14,7 +14,7 @@ from shoal._hints import hint
 from shoal._pickling import KeepingFile, dumps
 from shoal._platform.processes import HAS_FORK_SERVER
 from shoal._tracebacks import warn
-from shoal.backends._bootstrap import Assignment, serve, set_up_signals
+from shoal.backends._bootstrap import Assignment, received, serve, set_up_signals
 from shoal.backends._loop import Loop
 from shoal.backends._messages import Blocking
 from shoal.backends._placement import Placement
@@ -123,7 +123,7 @@ def _keeping_file(initializer: Any) -> Any:
     return KeepingFile(initializer) if isinstance(initializer, FunctionType) else initializer
 
 
-def _serve(parent: int, end: socket.socket, assignment: Assignment, *initial: Any) -> None:
+def _serve(parent: int, end: socket.socket, assignment: Assignment, initial: Any) -> None:
     """Run a worker process that a context has started."""
     import faulthandler
 
@@ -133,7 +133,8 @@ def _serve(parent: int, end: socket.socket, assignment: Assignment, *initial: An
         faulthandler.enable()
     set_up_signals(parent)
     answer_requests()
-    serve(assignment, lambda: initial, Blocking(end))
+    connection = Blocking(end)
+    serve(assignment, received(initial, connection), connection)
 
 
 class ProcessBackend(Backend):

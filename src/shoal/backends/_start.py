@@ -32,7 +32,7 @@ from multiprocessing import util
 from typing import Any
 
 from shoal._platform.posix import posix, posix_signal
-from shoal._platform.processes import Group, for_child, when_ended
+from shoal._platform.processes import SHORT_PIPES, Group, for_child, when_ended
 from shoal.backends._bootstrap import set_variables
 from shoal.backends._guard import MARK
 from shoal.backends._loop import Loop
@@ -110,8 +110,8 @@ class StartedChild:
 class ContextMaker:
     """Starts workers by a context of ``multiprocessing``. Workers with equal keys are interchangeable.
 
-    The process calls `serve` with its parent's id, its end of the connection, its `Assignment`, the initializer and its
-    arguments.
+    The process calls `serve` with its parent's id, its end of the connection, its `Assignment`, and a pair of the
+    initializer and its arguments. Instead of the pair it gets None if the first message contains it.
     """
 
     idle_seconds: float | None = None
@@ -132,8 +132,11 @@ class ContextMaker:
         """Start a worker process."""
         assignment = self._placement.of(worker.index)
         process.own = assignment.variables
-        beginning = assignment, self._placement.initializer, self._placement.initargs
-        started = self._context.Process(target=self._serve, args=(os.getpid(), for_child(process.theirs), *beginning))
+        initial: Any = self._placement.initializer, self._placement.initargs
+        if SHORT_PIPES and self._placement.initializer is not None:
+            initial = _SentLater(initial, process)
+        beginning = os.getpid(), for_child(process.theirs), assignment, initial
+        started = self._context.Process(target=self._serve, args=beginning)
         method = started._start_method
         if method in ("spawn", "forkserver"):
             started.name = started.name.replace("Process", MARK)
@@ -151,6 +154,25 @@ class ContextMaker:
                 raise
         multiprocessing.process._children.discard(started)  # type: ignore[attr-defined]
         return StartedChild(started, process, loop)
+
+
+class _SentLater:
+    """An argument of a process that is about to start. It is pickled like the others, but sent by the connection.
+
+    The process gets None in its place.
+    """
+
+    def __init__(self, argument: Any, process: Process) -> None:
+        self._argument, self._process = argument, process
+
+    def __reduce__(self) -> Any:
+        from multiprocessing.context import get_spawning_popen
+
+        pickled = io.BytesIO()
+        popen: Any = get_spawning_popen()
+        sys.modules[type(popen).__module__].reduction.dump(self._argument, pickled)
+        self._process.send(pickled.getvalue())
+        return type(None), ()
 
 
 def context(method: str | None) -> Any:

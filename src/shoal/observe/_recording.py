@@ -285,7 +285,9 @@ class _Collecting(io.TextIOWrapper):
     """A standard stream whose text goes to the recorder, and without one to the stream that was there before."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(_Raw(name, getattr(sys, name)), encoding="utf-8", write_through=True)  # type: ignore[arg-type]
+        raw: Any = _Raw(name, getattr(sys, name))
+        # The caller's stream turns line ends into those of the system; here they stay what the call has written.
+        super().__init__(raw, encoding="utf-8", newline="\n", write_through=True)
 
 
 _streams: dict[str, _Collecting] = {}
