@@ -54,6 +54,7 @@ LATE = {
     ("parallel.options._plan", "parallel.options._origins"): "only a run of which a report is made needs it",
     ("parallel.options._settings", "reports._report"): "only report= needs it",
     ("parallel.running._runner", "parallel.running._measured"): "only a run of which a report is made needs it",
+    ("parallel.transport._folders", "_platform.locks"): "only arrays in files need it",
     ("parallel.transport._engines", "reports._batch_meter"): "only a run of which a report is made needs it",
     ("parallel.transport._scope", "reports._batch_meter"): "only a run of which a report is made needs it",
     ("reports._report", "reports._page"): "only a report that is shown needs it",

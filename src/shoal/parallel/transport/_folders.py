@@ -21,7 +21,6 @@ import threading
 import time
 from typing import Any
 
-from shoal._platform.locks import lock_byte
 from shoal._platform.memory import discard
 from shoal.errors import import_loky
 
@@ -161,6 +160,8 @@ def above_standard_streams(fd: int) -> int:
 
 def _locked(path: str) -> int:
     """Make and lock a lock file; return its descriptor. Where files cannot be locked, the file is made all the same."""
+    from shoal._platform.locks import lock_byte
+
     fd = above_standard_streams(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600))
     try:
         os.write(fd, _host())
@@ -177,6 +178,8 @@ def _is_abandoned(entry: os.DirEntry[str]) -> bool:
 
     Each folder has a lock file, except for a moment after it is made, and while it is being removed.
     """
+    from shoal._platform.locks import lock_byte
+
     try:
         status = entry.stat(follow_symlinks=False)
         if not entry.is_dir(follow_symlinks=False) or not _is_ours(status) or time.time() - status.st_mtime < _YOUNG:
