@@ -158,6 +158,23 @@ def checked_page(browser: Browser, name: str) -> Iterator[str]:
     browser.complaints.clear()
 
 
+def complaints(names: list[str]) -> Iterator[str]:
+    """Yield what is wrong with the files of the site, with pages as Chromium shows them, and with the search.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no Chromium is installed.
+    """
+    yield from checked_files()
+    with Browser() as browser:
+        for name in names:
+            yield from checked_page(browser, name)
+        browser.show(SITE / "search.html", View(1400))
+        if not browser.value(_SEARCH):
+            yield "search.html: the search finds nothing"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Check the site in build/docs/html.")
     parser.add_argument("pages", nargs="*", help="the pages to look at, as paths within the site; by default all")
@@ -171,21 +188,15 @@ def main() -> int:
         for file in sorted(SITE.rglob("*.html"))
         if (name := file.relative_to(SITE).as_posix()) not in WITHOUT_TEXT and not name.startswith("_")
     ]
-    wrong = list(checked_files())
+    count = 0
     try:
-        with Browser() as browser:
-            for name in names:
-                wrong += checked_page(browser, name)
-            browser.show(SITE / "search.html", View(1400))
-            if not browser.value(_SEARCH):
-                wrong.append("search.html: the search finds nothing")
+        for count, complaint in enumerate(complaints(names), 1):  # noqa: B007
+            print(complaint, flush=True)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    for complaint in wrong:
-        print(complaint)
-    print(f"{len(names)} pages, {len(wrong)} complaints; pictures are in {PICTURES.relative_to(ROOT)}")
-    return 1 if wrong else 0
+    print(f"{len(names)} pages, {count} complaints; pictures are in {PICTURES.relative_to(ROOT)}")
+    return 1 if count else 0
 
 
 if __name__ == "__main__":
