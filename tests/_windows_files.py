@@ -1,6 +1,7 @@
 """File operations as on Windows, elsewhere: files that are open or mapped are neither replaced nor removed.
 
-On Windows itself nothing is changed. Elsewhere, /proc tells which files this process has open or mapped.
+Where the system itself refuses that, nothing is changed: on Windows, and under `make test-narrow`, whose
+sitecustomize.py refuses it to all processes. Elsewhere, /proc tells which files this process has open or mapped.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def _refusal(number: int, path: Any) -> PermissionError:
 
 
 def as_on_windows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Make this process refuse what Windows refuses. Return a list that gets the path of each refusal."""
+    """Make this process refuse what Windows refuses. Return a list that gets the path of each refusal made here."""
     refused: list[str] = []
-    if os.name == "nt":
+    if files.OPEN_FILES_STAY:
         return refused
     if not os.path.exists("/proc/self/maps"):
         pytest.skip("without /proc, it is unknown which files are open")

@@ -65,3 +65,19 @@ def test_what_writev_refuses_is_written_part_by_part(tmp_path: Path, monkeypatch
 
 def test_the_limit_is_below_that_of_every_system() -> None:
     assert _output._MOST_AT_ONCE < 2**31 - 1
+
+
+def test_without_writev_short_parts_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_output, "_written", _output._one_by_one)
+    sizes: list[int] = []
+    write = os.write
+
+    def counting(fd: int, data: Any) -> int:
+        sizes.append(len(data))
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", counting)
+    assert written(tmp_path / "file", [b"a" * 10] * 300 + [b"b" * 100_000] + [b"c"] * 3) == (
+        b"a" * 3000 + b"b" * 100_000 + b"ccc"
+    )
+    assert sizes == [3000, 100_000, 3]

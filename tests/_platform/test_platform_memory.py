@@ -11,84 +11,65 @@ from pathlib import Path
 
 import pytest
 
+from _windows_files import as_on_windows
 from shoal._platform import memory
 from shoal._platform.files import OPEN_FILES_STAY
 from shoal._platform.memory import discard, forget_discarded, new_section, open_section
 
 
-class Windows:
-    """Refuses to remove files that are mapped."""
-
-    def __init__(self) -> None:
-        self.mapped: set[str] = set()
-        self.unlink = os.unlink
-
-    def refusing(self, path: str, *args: object, **options: object) -> None:
-        if os.path.basename(path) in self.mapped:
-            raise PermissionError(13, "the file is in use", path)
-        self.unlink(path, *args, **options)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Windows]:
-    system = Windows()
-    monkeypatch.setattr(os, "unlink", system.refusing)
-    monkeypatch.setattr(memory, "OPEN_FILES_STAY", True)
+@pytest.fixture(autouse=True)
+def windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let files that are open stay, and forget those that were left before and in the test."""
+    as_on_windows(monkeypatch)
     memory._left.clear()
-    yield system
+    yield
     memory._left.clear()
 
 
-def test_a_mapped_file_is_removed_with_a_later_one(tmp_path: Path, windows: Windows) -> None:
+def test_a_file_in_use_is_removed_with_a_later_one(tmp_path: Path) -> None:
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     for path in (first, second, third):
         path.touch()
-    windows.mapped.add("first")
-    discard(str(first))
-    discard(str(second))
-    assert sorted(tmp_path.iterdir()) == [first, third]
-    windows.mapped.clear()
+    with open(first, "rb"):
+        discard(str(first))
+        discard(str(second))
+        assert sorted(tmp_path.iterdir()) == [first, third]
     discard(str(third))
     assert list(tmp_path.iterdir()) == []
     assert not memory._left
 
 
-def test_a_folder_with_a_mapped_file_is_removed_at_exit(tmp_path: Path, windows: Windows) -> None:
+def test_a_folder_with_a_file_in_use_is_removed_at_exit(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / "mapped").touch()
+    (folder / "used").touch()
     (folder / "other").touch()
-    windows.mapped.add("mapped")
-    discard(str(folder))
-    assert [path.name for path in folder.iterdir()] == ["mapped"]
-    windows.mapped.clear()
+    with open(folder / "used", "rb"):
+        discard(str(folder))
+        assert [path.name for path in folder.iterdir()] == ["used"]
     memory._at_exit()
     assert not folder.exists()
 
 
-def test_the_exit_waits_for_a_moment_only(tmp_path: Path, windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_waits_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_EXIT_SECONDS", 0.05)
-    (tmp_path / "mapped").touch()
-    windows.mapped.add("mapped")
-    discard(str(tmp_path / "mapped"))
-    memory._at_exit()
-    assert (tmp_path / "mapped").exists()
+    with open(tmp_path / "used", "wb"):
+        discard(str(tmp_path / "used"))
+        memory._at_exit()
+        assert (tmp_path / "used").exists()
 
 
-def test_what_is_gone_already_is_discarded(tmp_path: Path, windows: Windows) -> None:
-    assert not windows.mapped
+def test_what_is_gone_already_is_discarded(tmp_path: Path) -> None:
     discard(str(tmp_path / "missing"))
     assert not memory._left
 
 
-def test_a_fork_removes_nothing_of_its_parent(tmp_path: Path, windows: Windows) -> None:
-    (tmp_path / "mapped").touch()
-    windows.mapped.add("mapped")
-    discard(str(tmp_path / "mapped"))
+def test_a_fork_removes_nothing_of_its_parent(tmp_path: Path) -> None:
+    with open(tmp_path / "used", "wb"):
+        discard(str(tmp_path / "used"))
     forget_discarded()
-    windows.mapped.clear()
     memory._at_exit()
-    assert (tmp_path / "mapped").exists()
+    assert (tmp_path / "used").exists()
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="needs sections with names")

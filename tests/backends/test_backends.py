@@ -36,6 +36,7 @@ from shoal import (
     register_parallel_backend,
     shared,
 )
+from shoal.backends import _processes
 from shoal.backends.storing import StoringExecutor
 from shoal.parallel.transport import _engines
 from shoal.testing import BackendTests, overwrite
@@ -65,6 +66,15 @@ class TestLokyByExec(BackendTests):
 class TestLokyBySpawn(BackendTests):
     def make_backend(self) -> Backend:
         return backends.create("loky", start_method="spawn")
+
+
+def test_interpreters_that_shoal_cannot_make_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyPy lacks parts of CPython that this takes: ``multiprocessing`` starts the workers."""
+    monkeypatch.setattr(_processes, "HAS_EXECUTED", False)
+    backend = backends.create("loky", idle_worker_timeout=40)
+    assert Parallel(n_jobs=2, backend=backend)(delayed(abs)(-n) for n in range(4)) == [0, 1, 2, 3]
+    [names] = Parallel(n_jobs=2, backend=backend)([delayed(command_line)()])
+    assert "_worker_process" not in names
 
 
 class TestMultiprocessing(BackendTests):
@@ -172,6 +182,10 @@ class TestObjectsToPickles(BackendTests):
 
 def current_pid(*_: Any) -> int:
     return os.getpid()
+
+
+def command_line() -> str:
+    return " ".join(sys.orig_argv)
 
 
 def current_thread() -> str:

@@ -29,8 +29,11 @@ from typing import Any
 
 from shoal._platform.posix import posix_select
 
+#: Whether shoal can make a new interpreter a worker by itself. That takes parts of CPython which PyPy does not have.
+HAS_EXECUTED = os.name == "posix" and sys.implementation.name == "cpython"
+
 #: Whether a process can fork workers from a server: the system has fork, and /proc tells which state they inherit.
-HAS_FORK_SERVER = sys.platform == "linux" and hasattr(os, "fork") and os.path.isdir("/proc/self/task")
+HAS_FORK_SERVER = sys.platform == "linux" and HAS_EXECUTED and hasattr(os, "fork") and os.path.isdir("/proc/self/task")
 
 #: The longest wait for a lock or a queue, in seconds. On Windows, Ctrl-C does not interrupt such a wait: its handler
 #: runs between two of them.

@@ -223,7 +223,7 @@ def libc() -> Any:
     """Return the C library. Its functions run without releasing the interpreter's lock."""
     import ctypes
 
-    return ctypes.PyDLL(None)
+    return getattr(ctypes, "PyDLL", ctypes.CDLL)(None)  # PyPy lacks PyDLL
 
 
 def _die_with_pipe(parent: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from shoal._hints import hint
 from shoal._pickling import KeepingFile, dumps
-from shoal._platform.processes import HAS_FORK_SERVER
+from shoal._platform.processes import HAS_EXECUTED, HAS_FORK_SERVER
 from shoal._tracebacks import warn
 from shoal.backends._bootstrap import Assignment, received, serve, set_up_signals
 from shoal.backends._loop import Loop
@@ -205,7 +205,7 @@ class LokyBackend(ProcessBackend):
         method = _start_method(options.get("start_method"))
         key = "loky", placement.key, idle_seconds, method
         maker: Any
-        if method != "spawn" and os.name == "posix" and not getattr(sys, "frozen", False):
+        if method != "spawn" and HAS_EXECUTED and not getattr(sys, "frozen", False):
             maker = LokyMaker(key, placement, idle_seconds, method)
         else:
             from shoal.backends._start import ContextMaker, context
