@@ -16,10 +16,10 @@ EXTRAS_OF_docs := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows types suite suite-optimized bench pictures docs docs-check check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows types dist suite suite-optimized bench pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | types | bench | pictures | docs | docs-check | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | types | dist | bench | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -83,6 +83,14 @@ types: $(VENV)/.has-types
 	$(RUN) -m mypy --strict --config-file= tests/typed/programs
 	$(RUN) -m pyright --pythonpath $(RUN) --project tests/typed
 	PYTHONPATH=src $(RUN) -m pyright --pythonpath $(RUN) --verifytypes shoal --ignoreexternal
+
+# The sdist and the wheel in dist/, built and checked as a user gets them; then the repository and its workflows.
+# The wheel is installed in a new environment of each Python that is found; ARGS=PYTHON chooses one, ARGS=--release is for releases.
+dist: $(VENV)/.has-dist
+	@mkdir -p build
+	$(RUN) -m scripts.dist $(ARGS)
+	$(VENV)/bin/zizmor --offline --quiet .github/workflows
+	$(VENV)/bin/sp-repo-review . >build/repo-review.txt || { cat build/repo-review.txt; exit 1; }
 
 bench: $(VENV)/.has-bench
 	@$(RUN) -m compileall -q src benchmarks
