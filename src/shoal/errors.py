@@ -234,7 +234,10 @@ class EmptyFile(TruncatedFile):
     def __str__(self) -> str:
         name = self.name or "the stream"
         if self.position:
-            return f"{name} contains no further object: it ends at byte {self.position}"
+            return (
+                f"{name} contains no further object: it ends at byte {self.position}. Load only as many objects "
+                "as were dumped, or catch EmptyFile to stop here"
+            )
         return f"{name} is empty: it contains no object. Write it again, or download it again"
 
 
@@ -624,7 +627,10 @@ class RunEnded(RuntimeError):
     """
 
     def __init__(self) -> None:
-        super().__init__("the call or its run has ended, or the call has timed out: nobody takes its messages any more")
+        super().__init__(
+            "the call or its run has ended, or the call has timed out: nobody takes its messages any more. End the "
+            "thread that sends them when the call ends"
+        )
 
     def __reduce__(self) -> Any:
         return RunEnded, ()
@@ -650,7 +656,10 @@ class TaskTimeout(TimeoutError):
 
     def __str__(self) -> str:
         call, seconds = self.args
-        return f"{call} ran for longer than task_timeout={seconds} seconds"
+        return (
+            f"{call} ran for longer than task_timeout={seconds} seconds. Give calls more time, or pass "
+            "on_error='return' to get the results of the others"
+        )
 
 
 class UnusedResultsWarning(UserWarning):
@@ -781,7 +790,10 @@ def _build_run_timeout() -> type[BaseException]:
             self.seconds, self.awaited = seconds, awaited
 
         def __str__(self) -> str:
-            return f"{self.awaited} was not ready within timeout={self.seconds} seconds; the run was ended"
+            return (
+                f"{self.awaited} was not ready within timeout={self.seconds} seconds; the run was ended. Give results "
+                "more time, or pass task_timeout= instead, which ends single calls"
+            )
 
     RunTimeout.__qualname__ = "RunTimeout"
     return RunTimeout
