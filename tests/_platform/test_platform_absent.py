@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 #: Takes away what Pyodide lacks, before anything imports it.
 HIDDEN = """
-import json, sys, threading, time, warnings
+import json, platform, sys, threading, time, warnings  # in Python 3.10, platform imports subprocess
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
