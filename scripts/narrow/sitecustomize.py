@@ -35,6 +35,7 @@ from typing import Any
 
 _SEEN = os.environ.get("TESTS_PROC", "/proc")
 _INT_MAX = 2**31 - 1
+_SHARED = os.O_NOATIME  # marks files that were opened to be shared
 _SOCKET_BYTES = 2048  # Linux doubles it
 
 
@@ -58,7 +59,7 @@ def _holds(pid: str, file: os.stat_result) -> bool:
             if os.path.samestat(os.stat(f"{folder}/fd/{fd}"), file):
                 with open(f"{folder}/fdinfo/{fd}") as information:
                     flags = next(line for line in information if line.startswith("flags:"))
-                if not int(flags.split()[1], 8) & os.O_NOATIME:
+                if not int(flags.split()[1], 8) & _SHARED:
                     return True
         except OSError:
             continue
@@ -194,7 +195,7 @@ def _look_elsewhere(module: Any) -> None:
 def _open_shared(path: str, flags: int) -> int:
     """Open a file so that it can be renamed and removed meanwhile. The flag shows that in /proc."""
     try:
-        return os.open(path, flags | os.O_NOATIME)
+        return os.open(path, flags | _SHARED)
     except PermissionError:  # of another user's file
         return os.open(path, flags)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal._platform import locks
 from shoal.parallel.transport import _folders
 from shoal.parallel.transport._folders import Folder, remove_abandoned
 
@@ -105,7 +106,7 @@ def test_a_folder_that_may_be_in_use_stays(tmp_path: Path, monkeypatch: pytest.M
         def fail(*_: object) -> bool:
             raise OSError("no locks here")
 
-        monkeypatch.setattr("shoal._platform.locks.lock_byte", fail)
+        monkeypatch.setattr(locks, "lock_byte", fail)
     remove_abandoned(str(tmp_path))
     assert (folder / "segment-0").exists()
 
@@ -127,7 +128,7 @@ def test_a_folder_without_locks_is_made_all_the_same(
     def fail(*_: object) -> bool:
         raise OSError("no locks here")
 
-    monkeypatch.setattr("shoal._platform.locks.lock_byte", fail)
+    monkeypatch.setattr(locks, "lock_byte", fail)
     assert folder_of(tmp_path).exists()
 
 
