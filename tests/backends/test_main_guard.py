@@ -12,14 +12,15 @@ import pytest
 from _children import path_of_tests, without_guard
 from _python import needs_forks
 
-pytestmark = needs_forks
+METHODS = pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=needs_forks)])
 
 
 def run(folder: Path, source: str) -> tuple[int, str, str]:
     program = folder / "program.py"
     program.write_text(source)
     # The path of a fork server's socket must be short.
-    environment = {**os.environ, "TMPDIR": "/tmp", "PYTHONPATH": path_of_tests()}
+    paths = os.pathsep.join([path_of_tests(), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "TMPDIR": "/tmp", "PYTHONPATH": paths}
     command = [sys.executable, str(program)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     return done.returncode, done.stdout, done.stderr
@@ -40,7 +41,7 @@ print(joblib.Parallel(n_jobs=2, backend=context)(joblib.delayed(abs)(-i) for i i
 }
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@METHODS
 @pytest.mark.parametrize("form", FORMS)
 def test_a_program_without_a_guard(tmp_path: Path, form: str, method: str) -> None:
     source = f"""
@@ -58,7 +59,7 @@ context = multiprocessing.get_context({method!r})
     assert str(tmp_path / "program.py") in err.rpartition("MissingMainGuard")[2]
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@METHODS
 def test_an_executor_without_a_guard(tmp_path: Path, method: str) -> None:
     source = f"""
 import multiprocessing
@@ -74,7 +75,7 @@ with executor(2, multiprocessing.get_context({method!r})) as workers:
     assert run(tmp_path, source) == (0, "MissingMainGuard\n", "")
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@METHODS
 def test_a_program_with_a_guard(tmp_path: Path, method: str) -> None:
     source = f"""
 import multiprocessing

@@ -547,16 +547,13 @@ def test_a_process_that_has_ended_before_it_is_known(backend: str, fresh_python:
         from shoal import Parallel, WorkerDied, delayed
         from shoal.backends._process import Process
 
-        def die():
-            os._exit(3)
-
         def start(self, how, begin=Process.start):
             begin(self, how)
             time.sleep(0.3)
 
         Process.start = start
         try:
-            Parallel(n_jobs=2, backend={backend!r}, initializer=die)(delayed(abs)(-i) for i in range(4))
+            Parallel(n_jobs=2, backend={backend!r}, initializer=os._exit, initargs=(3,))([delayed(abs)(1)] * 4)
         except WorkerDied:
             print("died")
         print(Parallel(n_jobs=2, backend={backend!r})(delayed(abs)(-i) for i in range(4)))
