@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import builtins
 import os
-import platform
+import socket
 import sys
 import threading
 import time
@@ -171,7 +171,7 @@ class BatchMeter:
         return Measured(
             self._start,
             os.getpid(),
-            platform.node(),
+            socket.gethostname(),
             None if self._alone else threading.get_ident(),
             time.time() - time.perf_counter(),
             self._fresh,

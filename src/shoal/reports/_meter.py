@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-import platform
+import socket
 import threading
 import time
 from array import array
@@ -92,7 +92,7 @@ class Meter:
         self._arguments: Arguments | None = None
         self._pending: list[tuple[int | None, Measured, dict[str, float], int]] = []
         self._process = (time.process_time(), swapped_in(), out_of_memory())
-        self._host = platform.node()
+        self._host = socket.gethostname()  # platform.node() asks WMI on Windows, which is slow and may hang
 
     def begin(self) -> None:
         """Tell the collectors that the run begins."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 import sys
 import threading
 import time
@@ -174,7 +175,7 @@ class Report:
             "program": {
                 "argv": [str(part) for part in getattr(sys, "argv", [])][:50],
                 "pid": os.getpid(),
-                "host": platform.node(),
+                "host": socket.gethostname(),
                 "cpus": cpu_budget(),
                 "gil": uses_gil(),
             },
