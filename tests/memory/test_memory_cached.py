@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import math
@@ -183,6 +184,37 @@ def test_compiled_functions_are_cached(memory: Memory) -> None:
         cached = memory.cache(function)
         assert [cached(*args), cached(*args)] == [value, value]
     assert memory.info().misses == 6
+
+
+def test_methods_without_a_cache_get_their_object() -> None:
+    memory = Memory(None)
+
+    class Scaled:
+        scale = 3
+
+        @memory.cache
+        def by(self, x: int) -> int:
+            return self.scale * x
+
+        @classmethod
+        @memory.cache
+        def of_class(cls, x: int) -> int:
+            return cls.scale * x
+
+        @staticmethod
+        @memory.cache
+        def plain(x: int) -> int:
+            return x
+
+        @memory.cache
+        async def later(self, x: int) -> int:
+            return self.scale * x
+
+    scaled = Scaled()
+    assert (scaled.by(2), Scaled.by(scaled, 2), scaled.of_class(2), scaled.plain(2)) == (6, 6, 6, 2)
+    assert scaled.by.call_and_shelve(2).get() == 6
+    assert scaled.by.call(2) == (6, {})
+    assert asyncio.run(scaled.later(2)) == 6
 
 
 def test_the_object_of_a_compiled_method_counts(memory: Memory) -> None:

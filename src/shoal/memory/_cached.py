@@ -264,8 +264,8 @@ class BoundMemorizedFunc(Generic[P, R_co]):
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.__func__.__doc__
 
-    def __init__(self, function: MemorizedFunc[..., R_co], instance: Any) -> None:
-        self.__func__: MemorizedFunc[..., R_co] = function
+    def __init__(self, function: MemorizedFunc[..., R_co] | NotMemorizedFunc[..., R_co], instance: Any) -> None:
+        self.__func__: MemorizedFunc[..., R_co] | NotMemorizedFunc[..., R_co] = function
         self.__self__: Any = instance
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -348,6 +348,10 @@ class NotMemorizedFunc(Generic[P, R_co]):
 
     def clear(self, warn: bool = True) -> None:
         """Do nothing."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        binds = instance is not None and isinstance(self.func, types.FunctionType)
+        return BoundMemorizedFunc(self, instance) if binds else self
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(func={self.func})"
