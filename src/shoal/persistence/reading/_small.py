@@ -1,11 +1,13 @@
-"""Small files of shoal: read with one call, and rebuilt without the machinery that arrays and large files need."""
+"""Small files of shoal: read at once, and rebuilt without the machinery that arrays and large files need."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import stat
+import zlib
 from typing import Any
 
 import xxhash
@@ -15,15 +17,18 @@ from shoal.persistence._format import HEAD, MAGIC, POP, PROTO, STOP, TAIL, TAIL_
 
 #: A file of fewer bytes is small.
 SMALL = 2**14
+#: A small file that is compressed may contain so many bytes.
+MOST_INFLATED = 2**18
 
 #: Returned instead of an object if this module cannot rebuild it, and the general way must.
 OTHER: Any = object()
 
 _BEGINNING = PROTO + b"\x05" + HEAD
 _END = MAGIC + POP + STOP
-_ARRAYS = b',"arrays":[],"versions":'
+_COMPRESSED = b"x", b"\x1f\x8b"  # zlib, gzip
+_ARRAYS, _BLOCKS = b',"arrays":[],"versions":', b',"blocks":['
 
-#: Ends of footers whose versions were compared, and are those that are loaded here.
+#: The versions in footers that were compared, and are those that are loaded here.
 _agreed: set[bytes] = set()
 
 
@@ -54,6 +59,25 @@ def whole_if_small(path: str) -> bytes | None:
     return data if len(data) < SMALL else None
 
 
+def rest_if_small(file: Any) -> bytes | None:
+    """Return the rest of a BytesIO if it is small, and leave the file at its end; else None."""
+    if type(file) is not io.BytesIO:
+        return None
+    with file.getbuffer() as view:
+        left = view.nbytes - file.tell()
+    return file.read() if 0 < left < SMALL else None
+
+
+def inflated(data: bytes) -> bytes:
+    """Return the contents of a zlib or gzip stream; nothing if it is damaged, has more than one stream, or is large."""
+    stream = zlib.decompressobj(zlib.MAX_WBITS + 32)  # either format, as its first bytes tell
+    try:
+        contents = stream.decompress(data, MOST_INFLATED)
+    except zlib.error:
+        return b""
+    return contents if stream.eof and not stream.unused_data else b""
+
+
 def rebuilt(data: bytes) -> Any:
     """Return the object in a small file.
 
@@ -64,14 +88,16 @@ def rebuilt(data: bytes) -> Any:
 
     Returns
     -------
-    The object; or OTHER if shoal has not written the file, it is damaged or compressed, arrays are outside of the
-    pickle, or other versions of its packages are loaded here.
+    The object; or OTHER if shoal has not written the file, it is damaged, or compressed in another way than by zlib,
+    arrays are outside of the pickle, or other versions of its packages are loaded here.
 
     Raises
     ------
     Exception
         If a class of the object raises it.
     """
+    if data.startswith(_COMPRESSED):
+        data = inflated(data)
     if not (data.startswith(_BEGINNING) and data.endswith(_END)):
         return OTHER
     checksum, size, _ = TAIL.unpack_from(data, len(data) - TAIL_BYTES)
@@ -79,14 +105,15 @@ def rebuilt(data: bytes) -> Any:
     text, start = data[begin:-TAIL_BYTES], begin - 5
     if start < 0 or xxhash.xxh3_64_intdigest(text) != checksum:
         return OTHER
-    head, _, versions = text.partition(_ARRAYS)
+    head, _, tail = text.partition(_ARRAYS)
+    versions = tail.rpartition(_BLOCKS)[0]
     if head != b'{"format":%d,"start":%d,"checksum":%d' % (VERSION, start, xxhash.xxh3_64_intdigest(data[:start])):
         return OTHER
     if data[start:begin] != b"B" + (size + TAIL.size).to_bytes(4, "little"):
         return OTHER
     stored = None
     if versions not in _agreed:
-        stored = json.loads(b'{"versions":' + versions)["versions"]
+        stored = json.loads(b'{"versions":' + tail)["versions"]
         if not are_versions(stored):
             return OTHER
     try:
