@@ -119,36 +119,31 @@ def load(
     if trusted is None and max_bytes is not None:
         raise ValueError("max_bytes limits only what load(trusted=) reads: pass trusted=[...] as well")
     trust = None if trusted is None else Trust(trusted, checked_limit(max_bytes))
-    simple = mmap_mode is None and trust is None and not verify
-    if hasattr(filename, "read"):
-        if isinstance(filename, io.TextIOBase):
-            raise TypeError(f"load() reads bytes, but {filename!r:.80} returns text: open the file with mode 'rb'")
-        small = rest_if_small(filename) if simple else None
-        if small is not None:
-            value = _rebuilt(small, "")
-            if value is not OTHER:
-                return value
-            filename.seek(-len(small), os.SEEK_CUR)
-        name = str(getattr(filename, "name", ""))
-        return load_from(filename, Options(name, True, mmap_mode, native, verify), trust)
-    path = path_of(filename)
-    options = Options(path, False, mmap_mode, native, verify)
-    small = whole_if_small(path) if simple else None
+    several = hasattr(filename, "read")
+    if several and isinstance(filename, io.TextIOBase):
+        raise TypeError(f"load() reads bytes, but {filename!r:.80} returns text: open the file with mode 'rb'")
+    path = str(getattr(filename, "name", "")) if several else path_of(filename)
+    small = None
+    if mmap_mode is None and trust is None and not verify:
+        small = rest_if_small(filename) if several else whole_if_small(path)
     if small is not None:
-        value = _rebuilt(small, path)
-        return load_from(io.BytesIO(small), options, trust) if value is OTHER else value
+        try:
+            value = rebuilt(small)
+        except Exception as error:
+            _add_versions(error, start_of(io.BytesIO(small), path), path)
+            raise
+        if value is not OTHER:
+            return value
+        if several:
+            filename.seek(-len(small), os.SEEK_CUR)
+    options = Options(path, several, mmap_mode, native, verify)
+    if several:
+        return load_from(filename, options, trust)
+    if small is not None:
+        return load_from(io.BytesIO(small), options, trust)
     shared = mmap_mode in ("r+", "w+")
     with _open_to_share(path) if shared else open(path, "rb", 0, opener=files.opener) as file:
         return load_from(file, options, trust)
-
-
-def _rebuilt(small: bytes, name: str) -> Any:
-    """Return the object in a small file, or OTHER. Errors say which versions have written the file."""
-    try:
-        return rebuilt(small)
-    except Exception as error:
-        _add_versions(error, start_of(io.BytesIO(small), name), name)
-        raise
 
 
 def load_from(file: Any, options: Options, trust: Trust | None) -> Any:
