@@ -42,7 +42,12 @@ def main() -> int:
         print("\n".join(f"{row.name:{width}}  {row.title}" for row in rows.values()))
         return 0
     facts, start = machine(), time.perf_counter()
-    figures = [run(rows[name], options.runs, quick=options.quick) for name in options.rows or rows]
+    figures: list[Figures] = []
+    try:
+        for name in options.rows or rows:
+            figures.append(run(rows[name], options.runs, quick=options.quick))
+    except KeyboardInterrupt:
+        print("\ninterrupted: these are the rows that were measured", file=sys.stderr)
     clear_line()
     print(table(figures))
     print(f"\n{time.perf_counter() - start:.0f} seconds; medians over fresh processes; two workers")
@@ -50,7 +55,7 @@ def main() -> int:
     report = {"machine": facts, "rows": {each.row.name: each.as_json() for each in figures}}
     options.json.write_text(json.dumps(report, indent=2) + "\n")
     print(f"written to {options.json}")
-    return 1 if any(each.failures for each in figures) else 0
+    return 1 if len(figures) < len(options.rows or rows) or any(each.failures for each in figures) else 0
 
 
 def parse() -> argparse.Namespace:
