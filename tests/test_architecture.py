@@ -273,6 +273,13 @@ def test_importing_shoal_is_cheap(fresh_python) -> None:
     assert loaded & COSTLY == set()
 
 
+def test_the_import_of_parallel_loads_what_each_program_needs(fresh_python) -> None:
+    """Not what only runs on workers need, nor what takes long itself."""
+    loaded = fresh_python("import sys\nfrom shoal import Parallel, delayed\nprint(*sys.modules)").split()
+    unwanted = {"logging", "queue", "selectors", "socket", "mmap", "tempfile", "shoal._platform.processes"}
+    assert unwanted & set(loaded) == set()
+
+
 @pytest.mark.parametrize("method", [None, "loky"])
 def test_a_first_call_imports_nothing_for_files(fresh_python, method: str | None) -> None:
     """Neither the caller nor its workers: they import in a row, so each millisecond counts twice."""

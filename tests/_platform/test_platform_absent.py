@@ -26,8 +26,8 @@ threading.Thread.start = start
 
 import shoal
 from shoal import Parallel, delayed, effective_n_jobs
-from shoal._platform import processes
-processes._WEB = (sys.platform,)
+from shoal._platform import capabilities
+capabilities._WEB = (sys.platform,)
 """
 
 
@@ -116,7 +116,7 @@ print(json.dumps([outcomes, tries, numbers, repr(executor), [str(one.message) fo
 def test_threads_serve_where_there_are_threads_only(fresh_python: Callable[..., str]) -> None:
     program = """
 warnings.simplefilter("error")
-processes.has_threads = lambda: True
+capabilities.has_threads = lambda: True
 threading.Thread.start = begin
 try:
     Parallel(n_jobs=2, backend="loky")

@@ -15,8 +15,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.util
 import math
 import os
 import queue
@@ -29,43 +27,12 @@ from typing import Any
 
 from shoal._platform.posix import posix_select
 
-#: Whether shoal can make a new interpreter a worker by itself. That takes parts of CPython which PyPy does not have.
-HAS_EXECUTED = os.name == "posix" and sys.implementation.name == "cpython"
-
-#: Whether a process can fork workers from a server: the system has fork, and /proc tells which state they inherit.
-HAS_FORK_SERVER = sys.platform == "linux" and HAS_EXECUTED and hasattr(os, "fork") and os.path.isdir("/proc/self/task")
-
 #: The longest wait for a lock or a queue, in seconds. On Windows, Ctrl-C does not interrupt such a wait: its handler
 #: runs between two of them.
 LONGEST_WAIT = 0.1 if sys.platform == "win32" else math.inf
 
-#: Whether a pipe takes only 8 kB. What a new process begins with may be longer, and a thread that writes it waits until
-#: the process reads; for ever, if the process ends before that.
-SHORT_PIPES = sys.platform == "win32"
-
-#: The systems of WebAssembly.
-_WEB = ("emscripten", "wasi")
-
 #: The exit code of a process that was killed on Windows. ``multiprocessing`` uses the same, and reports it as SIGTERM.
 KILLED = 0x10000
-
-
-@functools.cache
-def has_processes() -> bool:
-    """Return whether programs can start worker processes here. Pyodide lacks them, and all that they share locks by."""
-    return sys.platform not in _WEB and importlib.util.find_spec("_multiprocessing") is not None
-
-
-@functools.cache
-def has_threads() -> bool:
-    """Return whether programs can start threads here. Pyodide has them only if it was built for them."""
-    if sys.platform not in _WEB:
-        return True  # if the system refuses one, it may have too many, and not always
-    try:
-        threading.Thread(target=int).start()
-    except RuntimeError:
-        return False
-    return True
 
 
 def wait_for(event: threading.Event) -> None:

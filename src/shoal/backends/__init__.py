@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from shoal._cpus import is_serial
 from shoal._hints import hint
-from shoal._platform import processes
+from shoal._platform import capabilities
 from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Factory, Slot, WorkerSpec, worker_index
 from shoal.errors import FallbackWarning, MissingExtra
@@ -48,7 +48,7 @@ _registered_default: str | None = None
 
 def has_processes() -> bool:
     """Return whether worker processes can be used here. ``JOBLIB_MULTIPROCESSING=0`` forbids them."""
-    return not is_serial() and processes.has_processes()
+    return not is_serial() and capabilities.has_processes()
 
 
 def default_name() -> str:
@@ -80,7 +80,7 @@ def create(name: str, **options: Any) -> Backend:
         If a package that the backend needs is not installed.
     """
     if name in _NEED_PROCESSES and not has_processes():
-        if processes.has_threads():  # else the backend of threads says what is used instead
+        if capabilities.has_threads():  # else the backend of threads says what is used instead
             warn(
                 f"the backend {name!r} needs worker processes, which are not available here; threads are used instead",
                 FallbackWarning,

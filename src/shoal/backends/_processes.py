@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from shoal._hints import hint
 from shoal._pickling import KeepingFile, dumps
-from shoal._platform.processes import HAS_EXECUTED, HAS_FORK_SERVER
+from shoal._platform.capabilities import HAS_EXECUTED, HAS_FORK_SERVER
 from shoal._tracebacks import warn
 from shoal.backends._bootstrap import Assignment, received, serve, set_up_signals
 from shoal.backends._loop import Loop

@@ -31,8 +31,9 @@ from functools import partial
 from multiprocessing import util
 from typing import Any
 
+from shoal._platform.capabilities import SHORT_PIPES
 from shoal._platform.posix import posix, posix_signal
-from shoal._platform.processes import SHORT_PIPES, Group, for_child, when_ended
+from shoal._platform.processes import Group, for_child, when_ended
 from shoal.backends._bootstrap import set_variables
 from shoal.backends._guard import MARK
 from shoal.backends._loop import Loop

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from shoal._platform.processes import has_threads
+from shoal._platform.capabilities import has_threads
 from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Slot, WorkerSpec, start_thread
 from shoal.errors import FallbackWarning

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shoal._platform.processes import has_threads
+from shoal._platform.capabilities import has_threads
 from shoal._typevars import P, R
 from shoal.errors import CallStopped
 from shoal.parallel._executor_loop import Loop

@@ -10,11 +10,14 @@ A call on a thread, or with one worker, pays nothing until it logs something.
 
 from __future__ import annotations
 
-import logging
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.backends.base import call_here
+
+if TYPE_CHECKING:
+    import logging
 
 
 class _Marking:
@@ -38,8 +41,9 @@ class _Marking:
 def mark_records() -> None:
     """Let the log records of calls in this process have the attributes ``shoal_call`` and ``shoal_worker``.
 
-    If the program has set a factory of its own since, that one is called by ours from now on.
+    If the program has set a factory of its own since, that one is called by ours from now on. If nothing has imported
+    :mod:`logging` yet, nothing is done: to import it takes longer than a short run.
     """
-    usual = logging.getLogRecordFactory()
-    if type(usual) is not _Marking:
-        logging.setLogRecordFactory(_Marking(usual))
+    log = sys.modules.get("logging")
+    if log is not None and type(usual := log.getLogRecordFactory()) is not _Marking:
+        log.setLogRecordFactory(_Marking(usual))
