@@ -346,6 +346,21 @@ def test_a_worker_that_dies_is_replaced_by_dask(tmp_path: Path) -> None:
     assert Parallel(backend="dask", batch_size=1)(calls) == [0, 1, table.sum(), table.sum() + 1]
 
 
+def test_an_object_is_stored_again_if_its_worker_dies_meanwhile(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scatter, failures = client.scatter, [OSError("the worker has died")] * 2
+
+    def scattered(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return scatter(*args, **kwargs)
+
+    monkeypatch.setattr(client, "scatter", scattered)
+    table = numpy.arange(10**5)
+    run = Parallel(backend="dask", batch_size=1)
+    assert run(delayed(numpy.sum)(table, initial=number) for number in range(2)) == [table.sum(), table.sum() + 1]
+    assert failures == []
+
+
 def test_a_call_that_kills_its_workers(client: Any) -> None:
     client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 0))
     try:

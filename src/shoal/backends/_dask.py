@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
@@ -38,6 +39,8 @@ AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
 TASK_BYTES = 9_500_000
 #: The keywords of ``Client.submit`` that are the same for all tasks of a run.
 SUBMITS = frozenset({"workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
+#: The seconds before each further attempt to store an object.
+_SCATTER_WAITS = (0.1, 0.5, 2.0)
 #: After this many tasks in a row that were cancelled from outside shoal, the cluster is considered broken.
 CANCELLED = 10
 
@@ -137,6 +140,13 @@ class DaskExecutor(StoringExecutor):
             return self._scattered[id(obj)][1]
         # In a list, because dask scatters the items of lists and dicts one by one. Without a hash, because cancelling
         # another future with the same key would also cancel this one (dask/distributed#3703).
+        for seconds in _SCATTER_WAITS:
+            try:
+                return self._client.scatter([obj], hash=False)[0]
+            except (
+                OSError
+            ):  # the worker that was to get the object has died; the scheduler soon knows, and takes another
+                time.sleep(seconds)
         return self._client.scatter([obj], hash=False)[0]
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
