@@ -143,9 +143,7 @@ class DaskExecutor(StoringExecutor):
         for seconds in _SCATTER_WAITS:
             try:
                 return self._client.scatter([obj], hash=False)[0]
-            except (
-                OSError
-            ):  # the worker that was to get the object has died; the scheduler soon knows, and takes another
+            except OSError:  # the worker that was to get it has died: the scheduler soon knows, and takes another
                 time.sleep(seconds)
         return self._client.scatter([obj], hash=False)[0]
 
