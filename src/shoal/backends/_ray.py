@@ -149,7 +149,7 @@ class RayExecutor(StoringExecutor):
     def _complete(self, future: Future[Any], task: Future[Any]) -> None:
         self._running.pop(future, None)
         if self._collector is not None:
-            with self._collector.receiving:
+            with self._collector.receiving:  # what the task has posted is received before its results
                 pass
         error = task.exception()
         if error is None:

@@ -364,7 +364,8 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
         )
         return None
     path = os.path.expanduser(os.fspath(location))
-    if str(backend) not in _stores:
+    name: Any = backend
+    if not isinstance(name, str) or name not in _stores:
         known = f"the known backends are {sorted(_stores)}{hint(backend, _stores)}"
         raise TypeError(f"Unknown location {path} or backend {backend}: {known}")
     given = {name: value for name, value in options.items() if value is not None and (value or name != "compress")}

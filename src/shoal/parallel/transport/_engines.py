@@ -259,7 +259,7 @@ class ObjectTransport(Transport[SubmittedRequest]):
         return reference
 
 
-#: The engine limits by itself how far a worker runs ahead with its notes.
+#: Notes that do not hold their worker back: :class:`LiveNotes` limits how much it posts.
 _UNCOUNTED = Notes()
 
 
