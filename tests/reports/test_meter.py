@@ -12,6 +12,7 @@ import threading
 import time
 from array import array
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from hypothesis import given, strategies
 from _capabilities import needs_proc
 from shoal.reports._arguments import Arguments, Way
 from shoal.reports._batch_meter import BatchMeter
-from shoal.reports._calls import SLOWEST, name_of
+from shoal.reports._calls import SLOWEST, CallClock, name_of
 from shoal.reports._durations import EDGES, MOST_EXACT, Durations
 from shoal.reports._shown import MOST, MOST_OF_ONE, shown, shown_arguments, shown_error
 from shoal.reports._system import LONG, ThreadsInUse, _field, out_of_memory, swapped_in, thread_use, usage
@@ -191,7 +192,6 @@ def test_arguments_are_sampled_and_compared() -> None:
     arguments = Arguments(way_of)
     for number in range(20):
         arguments.see([(big, number, Named())] * 2, None)
-    arguments.forget()
     by_name = {row["name"]: row for row in arguments.to_list()}
     assert [by_name[f"args[{position}]"]["samples"] for position in range(3)] == [3, 3, 3]  # batches 0, 3 and 15
     assert by_name["args[0]"]["repeated"]
@@ -238,7 +238,8 @@ def run(meter: BatchMeter, calls: list[Any], stop_after: int | None = None) -> A
             function(*args, **kwargs)
             if done == stop_after:
                 break
-        return meter.finish(time.perf_counter() - began)
+        meter.stop(time.perf_counter() - began)
+        return meter.finish()
 
 
 def test_each_call_of_a_batch_is_measured() -> None:
@@ -254,6 +255,34 @@ def test_each_call_of_a_batch_is_measured() -> None:
         "sleep"
     }
     assert found.pid == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cpu"),
+    [
+        ((0.03, 0.001, 0.05), [0.015, 0.0005, 0.025]),  # the clock is read after each of them
+        ((0.0001, 0.0001, 0.05), [None, None, 0.0251]),  # 0.2 ms before the last one: its CPU time is nearly right
+        ((0.0009, 0.0009, 0.006), [None, None, None]),  # 1.8 ms before the last one
+    ],
+)
+def test_the_cpu_time_of_a_call_is_known_if_the_clock_was_read_just_before_it(
+    seconds: tuple[float, ...], cpu: list[float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("shoal.reports._calls.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def use(seconds: float) -> None:
+        now[0] += seconds
+
+    clock = CallClock(0, 0.0, lambda: now[0] / 2)  # every call uses a CPU for half its time
+    monkeypatch.setattr("shoal.reports._calls.SHORT", 0.00095)
+    for function, args, _ in clock.marked(iter([(use, (duration,), {}) for duration in seconds])):
+        function(*args)
+    clock.close(now[0])
+    known = {call.call: call.cpu for call in clock.slow}
+    assert [known.get(call) for call in range(3)] == pytest.approx(cpu)
+    assert 2 in known
+    assert clock.cpu == pytest.approx(now[0] / 2)
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
@@ -275,7 +304,8 @@ def test_the_call_that_raises_is_measured() -> None:
                 function(*args)
             except ZeroDivisionError:
                 break
-    found = meter.finish(time.perf_counter() - began)
+    meter.stop(time.perf_counter() - began)
+    found = meter.finish()
     assert len(array("f", found.durations)) == 2
 
 

@@ -29,6 +29,7 @@ class Teller:
 
     def __init__(self, listeners: Sequence[Listener], started: RunStarted) -> None:
         self._listeners = listeners
+        self._takes_batches = _any_takes("batches", listeners)
         self._exhausted = False
         self._size = 1
         self._tell(started)
@@ -36,21 +37,25 @@ class Teller:
     @property
     def takes_steps(self) -> bool:
         """Whether a listener takes the steps of calls."""
-        return any(getattr(listener, "takes_steps", True) for listener in self._listeners)
+        return _any_takes("steps", self._listeners)
 
     def add(self, listener: Listener) -> None:
         """Add a listener. It has missed the first event."""
         self._listeners = [*self._listeners, listener]
+        self._takes_batches = _any_takes("batches", self._listeners)
 
     def dispatched(self, size: int) -> None:
         """Send the event that a batch of `size` calls was sent to a worker."""
-        self._tell(BatchDispatched(size))
+        if self._takes_batches:
+            self._tell(BatchDispatched(size))
 
     def completed(self, size: int, elapsed: float, next_size: int) -> None:
         """Send the event that a batch has returned, after `elapsed` seconds in the worker.
 
         If `next_size`, the number of calls in the next batch, differs from the last one, send that event too.
         """
+        if not self._takes_batches:
+            return
         self._tell(BatchCompleted(size, elapsed))
         if next_size != self._size:
             self._size = next_size
@@ -77,6 +82,11 @@ class Teller:
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
             listener(event)
+
+
+def _any_takes(what: str, listeners: Sequence[Listener]) -> bool:
+    """Tell whether a listener takes the events of batches, or the steps of calls. It says so if it does not."""
+    return any(getattr(listener, f"takes_{what}", True) for listener in listeners)
 
 
 def make_teller(verbose: Any, progress: Any, label: str, ahead: int, started: RunStarted) -> Teller | None:

@@ -8,7 +8,9 @@ A run always sends `RunStarted` first and `RunFinished` last. Events arrive one 
 things happened, but not always from the same thread. One listener serves one run, so it can keep counts in plain
 attributes without a lock. An exception that a listener raises ends the run.
 
-A listener may have the attribute `takes_steps`. If it is False for all listeners, calls do not send `CallStepped`.
+A listener may have the attributes `takes_steps` and `takes_batches`. If the first is False for all listeners, calls do
+not send `CallStepped`; if the second is, the run does not send `BatchDispatched`, `BatchCompleted` and
+`BatchSizeChanged`.
 """
 
 from __future__ import annotations

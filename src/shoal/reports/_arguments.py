@@ -103,10 +103,6 @@ class Arguments:
             if name in other and other[name] is value:
                 sample.repeated = True
 
-    def forget(self) -> None:
-        """Drop the values of the last batch."""
-        self._last = {}
-
     def to_list(self) -> list[dict[str, Any]]:
         """Return the list ``arguments`` of docs/report-schema.md, the largest first."""
         found = [sample.to_dict() for sample in list(self._samples.values()) if sample.samples]

@@ -4,7 +4,8 @@
 
     BatchMeter ── entered ──> imports are timed; runs that calls make are gathered
         marked(calls) ──> the loop of the worker: one clock reading per call
-        finish(...) ──> Measured ── in the reply ──> Meter, in the caller
+        stop(...) ──> the slowest calls are described
+        finish() ──> Measured ── in the reply ──> Meter, in the caller
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ class BatchMeter:
         self._received = time.perf_counter()
         self._start, self._alone, self._fresh = start, alone, fresh
         self._calls = CallClock(start, slow_above, time.process_time if alone else thread_time)
+        self._called = self._calls.began
         self._gathered = Gathered()
         self._imports = _Imports()
         if fresh:
@@ -154,16 +156,20 @@ class BatchMeter:
                 following = trace.tb_next = following.tb_next
             trace = following
 
-    def finish(self, elapsed: float) -> Measured:
-        """Return what was measured, after the results were encoded.
+    def stop(self, elapsed: float) -> None:
+        """End the measuring of the calls, and describe the slowest ones, which it no longer keeps.
 
         Parameters
         ----------
         elapsed
             The seconds from the beginning of the first call to the end of the last one.
         """
+        self._calls.close(elapsed)
+        self._called = self._calls.began + elapsed
+
+    def finish(self) -> Measured:
+        """Return what was measured, after the results were encoded."""
         calls = self._calls
-        calls.close(elapsed)
         used, before = usage(), _latest.usage
         ended = time.perf_counter()
         threads = threads_in_use.count() if self._alone and _latest.looked else None
@@ -171,13 +177,13 @@ class BatchMeter:
         return Measured(
             self._start,
             os.getpid(),
-            socket.gethostname(),
+            _latest.host,
             None if self._alone else threading.get_ident(),
             time.time() - time.perf_counter(),
             self._fresh,
             self._received,
             calls.began,
-            min(calls.began + elapsed, ended),
+            min(self._called, ended),
             ended,
             calls.durations.tobytes(),
             calls.cpu,
@@ -197,8 +203,9 @@ _LOOK_EVERY = 10 * LONG
 
 
 class _Latest:
-    """The latest batch of this process that was measured."""
+    """The latest batch of this process that was measured, and the name of the host."""
 
+    host = socket.gethostname()
     seconds = 0.0
     looked = False  # whether the threads were looked at when the present one began
     usage = usage()

@@ -28,8 +28,12 @@ from shoal.reports._system import ThreadUse, out_of_memory, swapped_in
 from shoal.reports._tally import Tally
 from shoal.reports._workers import WorkerLine, Workers
 
-#: The number of batches that are received before they are added.
-_MOST_PENDING = 64
+#: So many batches, or calls, are received before their times are sorted into lines and bins, which takes some 3 us per
+#: call. Most runs have fewer, and are sorted when somebody looks at the report.
+_MOST_PENDING = 512
+_MOST_PENDING_CALLS = 8192
+
+_FLOAT = array("f").itemsize
 
 _numbers = itertools.count(1)
 
@@ -90,7 +94,9 @@ class Meter:
         self._durations = Durations()
         self._slowest: list[tuple[SlowCall, WorkerLine]] = []  # a heap
         self._arguments: Arguments | None = None
-        self._pending: list[tuple[int | None, Measured, dict[str, float], int]] = []
+        self._argument_rows: list[dict[str, Any]] = []
+        self._pending: list[tuple[WorkerLine, Measured, float, dict[str, float]]] = []
+        self._pending_calls = 0
         self._process = (time.process_time(), swapped_in(), out_of_memory())
         self._host = socket.gethostname()  # platform.node() asks WMI on Windows, which is slow and may hang
 
@@ -105,16 +111,12 @@ class Meter:
 
     def _reading(self, calls: Iterable[Any]) -> Iterator[Any]:
         clock, seconds = time.perf_counter, self.tally.seconds
-        iterator = iter(calls)
-        while True:
-            began = clock()
-            try:
-                call = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                seconds["input"] += clock() - began
+        began = clock()
+        for call in calls:
+            seconds["input"] += clock() - began
             yield call
+            began = clock()
+        seconds["input"] += clock() - began
 
     def named(self, function: Any) -> None:
         """Take the name of the function of the first call."""
@@ -145,12 +147,18 @@ class Meter:
         known
             The number of calls whose results ``memory=`` had.
         """
+        shift, calls = self._shift(found), len(found.durations) // _FLOAT
         with self._lock:
-            self._pending.append((slot, found, travel, known))
-            if found.slow or len(self._pending) >= _MOST_PENDING:
+            line = self._workers.of_reply(slot, found, shift)
+            self.tally.batch(calls, found.cpu, travel)
+            self.tally.counts["cache_hits"] += known
+            for call in found.slow:
+                self._add_slow(call._replace(start=call.start + shift), line)
+            self._pending.append((line, found, shift, travel))
+            self._pending_calls += calls
+            if len(self._pending) >= _MOST_PENDING or self._pending_calls >= _MOST_PENDING_CALLS:
                 self._fold()
         if found.nested or found.omitted:
-            shift = self._shift(found)
             runs = [moved(run, shift) for run in found.nested]
             for run in runs:
                 run["parent"] = run["parent"] or self.id
@@ -158,17 +166,12 @@ class Meter:
                 collector.add(runs, found.omitted)
 
     def _fold(self) -> None:
-        """Add the batches that were received. It costs less to do that for several at a time."""
-        pending, self._pending = self._pending, []
-        for slot, found, travel, known in pending:
-            shift, durations = self._shift(found), array("f", found.durations)
-            self.tally.batch(len(durations), found.cpu, travel)
-            self.tally.counts["cache_hits"] += known
-            line = self._workers.of_reply(slot, found, shift)
+        """Add the times of the batches that were received."""
+        pending, self._pending, self._pending_calls = self._pending, [], 0
+        for line, found, shift, travel in pending:
+            durations = array("f", found.durations)
             line.measured(found, shift, durations, travel)
             self._durations.add(durations)
-            for call in found.slow:
-                self._add_slow(call._replace(start=call.start + shift), line)
 
     def _shift(self, found: Measured) -> float:
         """Return the seconds to add to the times of a worker: 0 on this machine, since they share a clock."""
@@ -218,7 +221,6 @@ class Meter:
             Whether the limit was one of memory.
         """
         with self._lock:
-            self._fold()
             self.tally.counts["memory"] += memory
             if kind:
                 self.tally.event(kind, None, self._workers.latest(slot), text)
@@ -237,7 +239,6 @@ class Meter:
     def finish(self, error: BaseException | None, stopped: bool) -> None:
         """End the run, and tell the collectors."""
         with self._lock:
-            self._fold()
             tally = self.tally
             tally.finish(error, stopped)
             cpu, swapped, killed = self._process
@@ -246,9 +247,15 @@ class Meter:
             tally.system["swapped_in"] = _grown(swapped, swapped_in())
             tally.system["limit_events"] = _grown(killed, out_of_memory())
             if self._arguments is not None:
-                self._arguments.forget()
+                self._argument_rows = self._arguments.to_list()
+                self._arguments = None  # it refers to the plan of the run, and so to its objects
         for collector in self.collectors:
             collector.ended(self)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended."""
+        return self.tally.end is not None
 
     def _add_slow(self, call: SlowCall, line: WorkerLine) -> None:
         entry = (call, line)
@@ -287,7 +294,7 @@ class Meter:
                 "speedup": tally.speedup(about.n_workers, end, calls),
                 "histogram": self._durations.histogram(),
                 **tables,
-                "arguments": [] if self._arguments is None else self._arguments.to_list(),
+                "arguments": self._argument_rows if self._arguments is None else self._arguments.to_list(),
                 "slowest": [
                     {
                         "call": call.call,

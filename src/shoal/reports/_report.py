@@ -128,13 +128,8 @@ class Report:
         self._append(runs, omitted)
 
     def ended(self, meter: Meter) -> None:
-        """Keep what is known of a run that has ended, and write the file."""
-        if os.getpid() != self._pid:
-            return
-        found = meter.to_dict()
-        with self._lock:
-            self._runs = [found if run is meter else run for run in self._runs]
-        if self._path is not None and meter.about.parent is None:
+        """Write the file. Nothing else is done before somebody looks at the report."""
+        if os.getpid() == self._pid and self._path is not None and meter.about.parent is None:
             self._try_to_save(self._path)
 
     def _try_to_save(self, path: str) -> None:
@@ -161,6 +156,7 @@ class Report:
             docs/report-schema.md describes it. Its field ``schema`` is the number of the schema.
         """
         with self._lock:
+            self._runs = [run.to_dict() if isinstance(run, Meter) and run.ended else run for run in self._runs]
             runs, omitted = list(self._runs), self._omitted
         wall, origin = self._started
         found = [moved(run.to_dict() if isinstance(run, Meter) else run, -origin) for run in runs]

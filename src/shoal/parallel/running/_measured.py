@@ -64,6 +64,7 @@ class RunListener:
     """
 
     takes_steps = False
+    takes_batches = False
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -89,6 +90,8 @@ class RunListener:
 
 class SerialListener(RunListener):
     """Tells a meter of the calls of a loop in the caller's thread."""
+
+    takes_batches = True
 
     def __init__(self, meter: Meter) -> None:
         super().__init__(meter)
@@ -159,6 +162,7 @@ class MeasuredBatchRun(BatchRun[R]):
         transport = MeasuredTransport(transport, meter, Arguments(ways_of(plan)))
         super().__init__(plan, slots, schedule, listener, faults, release, transport, limits)
         self._meter = meter
+        self._was_full = False
         self._lost_by: list[BaseException | None] = [None for _ in self.slots]
 
     def _prepare(self, busy: bool = False) -> bool:
@@ -171,8 +175,10 @@ class MeasuredBatchRun(BatchRun[R]):
         self._see_room()
 
     def _see_room(self) -> None:
-        idle = not all(self._in_flight)
-        self._meter.full(self._full and idle and self._next is None and not self.schedule.queue.empty)
+        full = self._full and self._next is None and not all(self._in_flight) and not self.schedule.queue.empty
+        if full != self._was_full:
+            self._was_full = full
+            self._meter.full(full)
 
     def _received(self, index: int, request: R, reply: Any) -> Ready:
         batch, known = request.batch, 0
@@ -182,17 +188,19 @@ class MeasuredBatchRun(BatchRun[R]):
         try:
             return super()._received(index, request, reply)
         finally:
-            received = request.received
-            if received is not None and received.measured is not None:
-                travel = {"sent": request.nbytes, "returned": request.returned, "pickle": request.pickle_seconds}
+            if request.measured is not None:
+                travel = {
+                    "sent": request.nbytes,
+                    "returned": request.returned,
+                    "pickle": request.pickle_seconds,
+                    "unpickle": request.unpickle_seconds,
+                }
                 slot = index if self.slots[index].width == 1 else None
-                self._meter.received(slot, received.measured, {**travel, "unpickle": request.unpickle_seconds}, known)
-            if received is not None and received.retiring:
+                self._meter.received(slot, request.measured, travel, known)
+            if request.retiring:
                 memory = self._plan.settings.max_tasks_per_worker is None
                 limit = "max_worker_memory" if memory else "max_tasks_per_worker"
-                self._meter.lost(
-                    index, "replaced", f"process {received.retiring} has reached its limit {limit}", memory
-                )
+                self._meter.lost(index, "replaced", f"process {request.retiring} has reached its limit {limit}", memory)
 
     def _lost(self, index: int, request: R, running: WorkerStatus | None, lost: BaseException) -> Ready:
         if isinstance(lost, BrokenExecutor) and self._lost_by[index] is not lost:

@@ -56,12 +56,13 @@ class Request:
         The number of bytes that are sent to the worker, and the number of bytes of the reply.
     pickle_seconds, unpickle_seconds
         How long it took to encode the batch and to decode the reply, if that is measured.
-    received
-        The outcome, without the results, if it is measured.
+    measured, retiring
+        As in :class:`Received`, if that is measured.
     """
 
     pickle_seconds = unpickle_seconds = 0.0
-    received: Received | None = None
+    measured: Any = None
+    retiring: int | None = None
 
     def __init__(self, batch: Batch, refusal: Unsendable | None = None) -> None:
         self.batch, self.refusal = batch, refusal

@@ -307,7 +307,7 @@ class Task:
         meter = BatchMeter(options.start, options.slow_above, False, False)
         with meter:
             outcome = self._run(objects, meter)
-        return outcome._replace(measured=meter.finish(outcome.elapsed))
+        return outcome._replace(measured=meter.finish())
 
     def _run(self, objects: tuple[Any, ...], meter: BatchMeter | None) -> Outcome:
         options = self.options
@@ -346,6 +346,8 @@ class Task:
             except BaseException as error:
                 failure = failure_of(error, error)
             elapsed = clock() - began
+            if meter is not None:
+                meter.stop(elapsed)
         return Outcome(elapsed, values, failure, None if recorder is None else recorder.end(), notes.end())
 
 

@@ -76,7 +76,7 @@ class MeasuredTransport(Transport[R]):
         began = time.perf_counter()
         received = self._transport.receive(request, reply)
         request.unpickle_seconds = time.perf_counter() - began
-        request.received = received._replace(values=[])
+        request.measured, request.retiring = received.measured, received.retiring
         return received
 
     def explain(self, batch: Batch, error: Exception) -> Unsendable:

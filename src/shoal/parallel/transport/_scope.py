@@ -48,7 +48,7 @@ def run_measured_batch(slow_above: float, scope_fields: tuple[Any, ...] | None, 
     run = run_batch if scope_fields is None else partial(run_scoped_batch, scope_fields)
     with meter:
         reply = Reply(*run(*fields, meter=meter))
-    return tuple(reply._replace(measured=meter.finish(reply.elapsed)))
+    return tuple(reply._replace(measured=meter.finish()))
 
 
 def run_scoped_batch(scope_fields: tuple[Any, ...], *fields: Any, meter: BatchMeter | None = None) -> tuple[Any, ...]:

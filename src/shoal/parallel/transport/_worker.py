@@ -270,6 +270,8 @@ def _run_calls(payload: Payload, channel: Channel | None, meter: BatchMeter | No
     usage.calls += len(values) + (failure is not None)
     if payload.bars:
         finish_lines()
+    if meter is not None:
+        meter.stop(elapsed)
     del arguments, keywords
     reply = _encode(values, elapsed, failure, functions, payload)
     said = None if recorder is None else recorder.end()
