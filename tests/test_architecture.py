@@ -25,7 +25,7 @@ FLOORS = (
     "_pickling",
     "_arrays _files _output _cpus _context",
     "_tracebacks",
-    "errors _forks _hints _platform _sizes _typevars",
+    "errors _environment _forks _hints _platform _sizes _typevars",
 )
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}
@@ -61,6 +61,7 @@ LATE = {
     ("reports._report", "reports._rich"): "only rich needs it",
     ("reports._report", "reports._text"): "only a report that is shown needs it",
     ("reports._report", "reports._trace"): "only a report that is shown needs it",
+    ("parallel.running._runner", "parallel.running._log_attributes"): "only programs that import logging need it",
     ("parallel.running._runner", "_pickling"): "runs in this process pickle nothing",
     ("parallel.running._runner", "observe._saying"): "it imports the pickler, which runs in this process do not need",
     (

@@ -88,7 +88,7 @@ def from_an_ended_run(_folder: Path) -> None:
 
 def without_rich(_folder: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shoal.parallel.options._checks.find_spec", lambda name: None)
+        patch.setattr("importlib.util.find_spec", lambda name: None)
         return Parallel(progress="rich")
 
 

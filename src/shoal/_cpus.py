@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from shoal._environment import variable
 from shoal._platform.cpus import physical_cores, usable_cpus
 from shoal._tracebacks import warn
 
@@ -52,7 +53,7 @@ THREAD_VARIABLES = (
 
 def is_serial() -> bool:
     """Return whether the environment forbids all parallelism: ``JOBLIB_MULTIPROCESSING=0``."""
-    return os.environ.get("JOBLIB_MULTIPROCESSING", "1").strip() == "0"
+    return (variable("JOBLIB_MULTIPROCESSING") or "").strip() == "0"
 
 
 def cpu_count(only_physical_cores: bool = False) -> int:
@@ -146,7 +147,7 @@ def _machine_cpus() -> int:
 
 
 def _user_limit() -> int:
-    text = os.environ.get("LOKY_MAX_CPU_COUNT")
+    text = variable("LOKY_MAX_CPU_COUNT")
     if text is None:
         return NO_LIMIT
     try:
@@ -277,15 +278,15 @@ def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
     if n_threads is not None:
         limits = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
     elif budget_of_call.get() is None:
-        limits = {name: os.environ.get(name, str(share)) for name in THREAD_VARIABLES}
+        limits = {name: given if (given := variable(name)) is not None else str(share) for name in THREAD_VARIABLES}
     else:  # the run of this call set the same variables to limit this worker
         limits = {name: str(min(threads_allowed(name), share)) for name in THREAD_VARIABLES}
-    if "ENABLE_IPC" not in os.environ:
+    if variable("ENABLE_IPC") is None:
         limits["ENABLE_IPC"] = "1"  # lets TBB share the CPUs among several processes
     return limits
 
 
 def threads_allowed(name: str) -> int:
     """Return the number of threads that an environment variable allows; :data:`NO_LIMIT` if it is not set."""
-    value = os.environ.get(name, "")
+    value = variable(name) or ""
     return int(value) if value.isdecimal() else NO_LIMIT

@@ -14,7 +14,6 @@ import functools
 import gc
 import importlib
 import io
-import os
 import pickle
 import sys
 import types
@@ -24,6 +23,7 @@ from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from shoal._context import reduce_variable
+from shoal._environment import variable
 from shoal._tracebacks import in_a_line
 
 Reduce = Callable[[Any], Any]
@@ -40,7 +40,7 @@ class _Picklers:
     @classmethod
     def current(cls) -> type[pickle.Pickler]:
         """Return the pickler class of the module that ``LOKY_PICKLER`` names; by default that of cloudpickle."""
-        return cls.named(os.environ.get("LOKY_PICKLER", "").strip() or "cloudpickle")
+        return cls.named((variable("LOKY_PICKLER") or "").strip() or "cloudpickle")
 
     @classmethod
     def named(cls, name: str) -> type[pickle.Pickler]:

@@ -45,9 +45,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import pickle
 import sys
 from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pickle import PicklingError, UnpicklingError
+else:
+    try:  # the same classes, without the rest of pickle, which takes as long as a third of shoal's modules
+        from _pickle import PicklingError, UnpicklingError
+    except ImportError:  # PyPy
+        from pickle import PicklingError, UnpicklingError
 
 __all__ = [
     "ArgumentError",
@@ -89,7 +96,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-class CallPicklingError(pickle.PicklingError, TypeError):
+class CallPicklingError(PicklingError, TypeError):
     """An object that has to be sent between processes cannot be pickled.
 
     It is also a ``TypeError``, because that is what ``pickle`` raises for most such objects.
@@ -119,7 +126,7 @@ class CallPicklingError(pickle.PicklingError, TypeError):
         )
 
 
-class DumpPicklingError(pickle.PicklingError, TypeError, AttributeError):
+class DumpPicklingError(PicklingError, TypeError, AttributeError):
     """An object cannot be dumped, because the object, or a part of it, cannot be pickled.
 
     It is also a ``TypeError`` and an ``AttributeError``, because which of them ``pickle`` raises depends on the object
@@ -147,7 +154,7 @@ class DumpPicklingError(pickle.PicklingError, TypeError, AttributeError):
         )
 
 
-class CallUnpicklingError(pickle.UnpicklingError):
+class CallUnpicklingError(UnpicklingError):
     """An object that was sent to another process cannot be unpickled there.
 
     Parameters
@@ -241,11 +248,11 @@ class EmptyFile(TruncatedFile):
         return f"{name} is empty: it contains no object. Write it again, or download it again"
 
 
-class DamagedFile(CorruptFile, pickle.UnpicklingError):
+class DamagedFile(CorruptFile, UnpicklingError):
     """The content of a file is not what was written."""
 
 
-class ForeignFile(CorruptFile, pickle.UnpicklingError):
+class ForeignFile(CorruptFile, UnpicklingError):
     """A file was not written by :func:`shoal.dump` or joblib.
 
     Parameters
@@ -265,7 +272,7 @@ class ForeignFile(CorruptFile, pickle.UnpicklingError):
         return f"{self.name or 'the stream'} was not written by shoal.dump or joblib: it looks like {self.kind}"
 
 
-class UntrustedFile(pickle.UnpicklingError):
+class UntrustedFile(UnpicklingError):
     """A file would import names that are not trusted, or do something that a dump never does. Nothing was loaded.
 
     Parameters
@@ -327,7 +334,7 @@ class VersionWarning(UserWarning):
     """A file was written with versions of libraries that differ from the installed ones."""
 
 
-class HashingError(pickle.PicklingError, TypeError):
+class HashingError(PicklingError, TypeError):
     """An object cannot be hashed, because the object, or a part of it, cannot be pickled.
 
     It is also a ``TypeError``, because that is what ``pickle`` raises for most such objects.

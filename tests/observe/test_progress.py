@@ -564,7 +564,7 @@ def test_rich_elsewhere_than_on_a_terminal_prints_lines(monkeypatch: pytest.Monk
 
 
 def test_without_rich_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.parallel.options._checks.find_spec", lambda _name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     for make in (Parallel, parallel_config):
         with pytest.raises(MissingExtra, match=r"progress='rich' needs rich, which is not installed.*'shoal\[rich\]'"):
             make(progress="rich")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import os
 import sys
 
@@ -24,7 +24,13 @@ _WEB = ("emscripten", "wasi")
 @functools.cache
 def has_processes() -> bool:
     """Return whether programs can start worker processes here. Pyodide lacks them, and all that they share locks by."""
-    return sys.platform not in _WEB and importlib.util.find_spec("_multiprocessing") is not None
+    if sys.platform in _WEB:
+        return False
+    try:
+        importlib.import_module("_multiprocessing")
+    except ImportError:
+        return False
+    return True
 
 
 @functools.cache

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import Any, NamedTuple
 
 from shoal._cpus import is_serial
+from shoal._environment import variable
 from shoal._hints import hint
 from shoal._platform import capabilities
 from shoal._tracebacks import warn
@@ -58,7 +58,7 @@ def default_name() -> str:
     """
     if _registered_default is not None:
         return _registered_default
-    if name := os.environ.get("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND"):
+    if name := variable("JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND"):
         return name
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return "loky" if gil and has_processes() else "threading"

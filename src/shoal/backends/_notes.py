@@ -36,6 +36,8 @@ class Notes:
 
         Whatever takes a note calls :meth:`handled` when it has done so. Notes of an earlier listener do not count.
         """
+        if on_note is self._on_note is None:
+            return
         with self._counting:
             self._on_note = on_note
             self._weight = 0

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from types import FunctionType
 from typing import Any, ClassVar
 
+from shoal._environment import variable
 from shoal._hints import hint
 from shoal._pickling import KeepingFile, dumps
 from shoal._platform.capabilities import HAS_EXECUTED, HAS_FORK_SERVER
@@ -218,7 +219,7 @@ class LokyBackend(ProcessBackend):
 
 def _check_depth() -> None:
     """Refuse worker processes that are nested too deep, because an endless recursion would fill the machine."""
-    limit = int(os.environ.get("LOKY_MAX_DEPTH") or 10)
+    limit = int(variable("LOKY_MAX_DEPTH") or 10)
     if 0 < limit <= process_depth():
         raise RuntimeError(
             f"worker processes are nested {limit} levels deep, which is the limit. If your program needs more, set the "
@@ -230,7 +231,7 @@ def _start_method(given: Any) -> str | None:
     """Return the start method: "loky", "spawn", or None for a fork server if the system has one."""
     name, value = "start_method", given
     if given is None:
-        name, value = "SHOAL_START_METHOD", os.environ.get("SHOAL_START_METHOD")
+        name, value = "SHOAL_START_METHOD", variable("SHOAL_START_METHOD")
     if value not in (None, "", *_METHODS):
         near = hint(value, _METHODS)
         raise ValueError(f"{name} must be one of {_METHODS}, or None for the fastest method, got: {value!r}{near}")

@@ -87,22 +87,18 @@ def conditions(kinds: tuple[str, ...]) -> bytes | None:
     kinds
         What the run forwards: some of "logging", "warnings" and "output". Without any, the result is None.
     """
-    global _found, _pickled, of_process
+    global _found, _pickled
     if not kinds:
         return None
     root = logging.root
     levels = [("", root.level)]
-    handlers: list[tuple[logging.Logger, logging.Handler]] = [(root, handler) for handler in root.handlers]
     for name, logger in list(root.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger):
-            if logger.level:
-                levels.append((name, logger.level))
-            handlers += [(logger, handler) for handler in logger.handlers]
-    of_process = os.getpid(), handlers
+        if getattr(logger, "level", 0):  # a placeholder of a parent has none
+            levels.append((name, logger.level))  # type: ignore[union-attr]
     streams = sys.stdout is not sys.__stdout__, sys.stderr is not sys.__stderr__
-    found = kinds, levels, root.manager.disable, warnings.filters[:], sys.warnoptions[:], streams
+    found = kinds, levels, root.manager.disable, warnings.filters, sys.warnoptions, streams
     if found != _found:
-        _found = found
+        _found = (*found[:3], warnings.filters[:], sys.warnoptions[:], streams)
         present = Conditions(
             tuple(levels) if "logging" in kinds else None,
             root.manager.disable,
@@ -114,6 +110,17 @@ def conditions(kinds: tuple[str, ...]) -> bytes | None:
         )
         _pickled = pickle.dumps(present, pickle.HIGHEST_PROTOCOL)
     return _pickled
+
+
+def note_handlers() -> None:
+    """Note the log handlers of this process, before workers are forked, which must not handle records themselves."""
+    global of_process
+    root = logging.root
+    loggers = [
+        root,
+        *(logger for logger in list(root.manager.loggerDict.values()) if isinstance(logger, logging.Logger)),
+    ]
+    of_process = os.getpid(), [(logger, handler) for logger in loggers for handler in logger.handlers]
 
 
 def described(entry: Any) -> Filter:

@@ -13,37 +13,18 @@ Every run asks this module, so it imports next to nothing.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from shoal._forks import CALLERS, after_fork_in_child
 
-
-class Collector(Protocol):
-    """Takes what runs have measured.
-
-    Notes
-    -----
-    Any thread may call the methods.
-    """
-
-    @property
-    def rows(self) -> int:
-        """The number of rows that the timelines of a run may have."""
-
-    def began(self, meter: Any) -> None:
-        """Add a run that has begun."""
-
-    def ended(self, meter: Any) -> None:
-        """Take note of the end of a run that was added."""
-
-    def add(self, runs: list[dict[str, Any]], omitted: int) -> None:
-        """Add runs that calls have made in other processes, and the number of those that were left out."""
+if TYPE_CHECKING:
+    from shoal.reports._collector import Collector
 
 
-class Scope(NamedTuple):
+class Scope:
     """The collectors of the runs that this context makes.
 
-    Attributes
+    Parameters
     ----------
     collectors
         The collectors.
@@ -53,9 +34,10 @@ class Scope(NamedTuple):
         Whether this code runs in a call of a measured run.
     """
 
-    collectors: tuple[Collector, ...]
-    parent: str | None = None
-    within: bool = False
+    __slots__ = ("collectors", "parent", "within")  # a class of tuples takes longer to make than this module to read
+
+    def __init__(self, collectors: tuple[Collector, ...], parent: str | None = None, within: bool = False) -> None:
+        self.collectors, self.parent, self.within = collectors, parent, within
 
 
 scope: ContextVar[Scope | None] = ContextVar("shoal reports", default=None)

@@ -19,10 +19,10 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from shoal.reports._active import Collector
 from shoal.reports._arguments import Arguments
 from shoal.reports._batch_meter import Measured
 from shoal.reports._calls import SLOWEST, SlowCall, name_of
+from shoal.reports._collector import Collector
 from shoal.reports._durations import Durations
 from shoal.reports._system import ThreadUse, out_of_memory, swapped_in
 from shoal.reports._tally import Tally

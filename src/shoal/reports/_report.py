@@ -113,7 +113,7 @@ class Report:
             raise RuntimeError("this report has been entered already: leave its with block first, or make another one")
         here = scope.get()
         self._outside.append(here)
-        scope.set(Scope((self,)) if here is None else here._replace(collectors=(*here.collectors, self)))
+        scope.set(Scope((self,)) if here is None else Scope((*here.collectors, self), here.parent, here.within))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from shoal.backends import Backend
@@ -28,7 +29,7 @@ class Resolved(NamedTuple):
     backend: Any  # of joblib's contract
     settings: Settings
     backend_kwargs: dict[str, Any]  # for the backend's configure()
-    origins: dict[str, str]  # as those of a Plan
+    origins: Callable[[], Mapping[str, str]]  # as those of a Plan
 
 
 def resolve(
@@ -75,7 +76,7 @@ def resolve(
         depth=backend.nesting_level or 0,
     )
     check(settings._asdict())
-    return Resolved(backend, settings, backend_kwargs, origins_of(**arguments))
+    return Resolved(backend, settings, backend_kwargs, partial(origins_of, current(), arguments))
 
 
 def _choose_backend(backend: Any, active: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

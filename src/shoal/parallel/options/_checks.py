@@ -7,11 +7,9 @@ names the argument and the value, and says which values are right. ``_names.py``
 from __future__ import annotations
 
 import math
-import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from importlib.util import find_spec
 from typing import Any
 
 from shoal._hints import hint
@@ -29,9 +27,12 @@ def as_number(value: Any) -> float | None:
     kind = type(value)
     if kind.__name__ in ("bool", "bool_") or not (hasattr(kind, "__float__") or hasattr(kind, "__index__")):
         return None
-    # float() of numpy's complex numbers would drop the imaginary part.
-    if isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):
-        return None
+    if kind is not int and kind is not float:
+        import numbers  # not at the top: most values are of these types, and it takes half a millisecond
+
+        # float() of numpy's complex numbers would drop the imaginary part.
+        if isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):
+            return None
     try:
         number = float(value)
     except OverflowError:
@@ -145,6 +146,8 @@ def _mmap_mode(_name: str, mode: Any) -> None:
 
 def _progress(_name: str, progress: Any) -> None:
     if isinstance(progress, str) and progress == "rich":
+        from importlib.util import find_spec
+
         if find_spec("rich") is None:
             raise MissingExtra("progress='rich'", "rich", "rich")
     elif not (isinstance(progress, bool) or callable(progress)):

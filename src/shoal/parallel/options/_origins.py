@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal.backends import Backend
-from shoal.reports._active import Collector, scope
+from shoal.reports._active import scope
+from shoal.reports._collector import Collector
 from shoal.reports._meter import About, Meter
 from shoal.reports._shown import shown
 

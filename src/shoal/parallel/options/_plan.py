@@ -20,6 +20,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sized
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 from shoal._cpus import thread_limits
@@ -30,7 +31,15 @@ from shoal.parallel._delayed import Call, check_input
 from shoal.parallel.options._checks import check, integer
 from shoal.parallel.options._expressions import evaluate
 from shoal.parallel.options._names import check_options
-from shoal.parallel.options._settings import DEFAULTS, Default, Settings, context_of_backend, origins_of, resolve
+from shoal.parallel.options._settings import (
+    DEFAULTS,
+    Default,
+    Settings,
+    context_of_backend,
+    current,
+    origins_of,
+    resolve,
+)
 from shoal.reports._active import collectors_of
 
 if TYPE_CHECKING:
@@ -72,7 +81,7 @@ class Plan(NamedTuple):
     resends
         Whether to send functions and arrays again with each batch, because they may have changed since the last one.
     origins
-        Which values do not come from the defaults, for reports: ``"argument"`` or ``"context"``, by name.
+        Returns, for reports, which values do not come from the defaults: ``"argument"`` or ``"context"``, by name.
     return_as, timeout, pre_dispatch, batch_size, memory, total, on_message
         As for :class:`~shoal.Parallel`.
     """
@@ -90,7 +99,7 @@ class Plan(NamedTuple):
     on_message: OnMessage | None = None
     own_workers: bool = False
     resends: bool = False
-    origins: Mapping[str, str] = {}
+    origins: Callable[[], Mapping[str, str]] = dict
 
     @property
     def generates(self) -> bool:
@@ -198,7 +207,7 @@ class Plan(NamedTuple):
 
         values = {**self.settings._asdict(), **self._asdict()}
         origins = {name: "argument" for name, value in self._field_defaults.items() if values[name] != value}
-        return meter_of(collectors, values, {**origins, **self.origins}, n_workers, number)
+        return meter_of(collectors, values, {**origins, **self.origins()}, n_workers, number)
 
     def listener(self, label: str, n_workers: int, number: int | None) -> Teller | None:
         """Return the listener of a run, which was told that the run began; None if neither lines nor a bar are shown.
@@ -261,12 +270,23 @@ def plan_of(
     n_jobs = DEFAULTS["n_jobs"] if n_jobs is None or isinstance(n_jobs, Default) else integer(n_jobs)
     settings["context"], options = context_of_backend(settings["context"], options)
     chosen, resolved = resolve(backend, n_jobs=n_jobs, **settings)
-    origins = origins_of(n_jobs=n_jobs, backend=backend, **settings)
+    origins = partial(origins_of, current(), {"n_jobs": n_jobs, "backend": backend, **settings})
     chosen.check_placement(options)
     check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
-    plan = Plan(chosen, resolved, options, return_as, timeout, pre_dispatch, batch_size, None, memory, total).checked()
     check({"total": total, "on_message": on_message})
-    plan = plan._replace(on_message=on_message, origins=origins)
+    plan = Plan(
+        chosen,
+        resolved,
+        options,
+        return_as,
+        timeout,
+        pre_dispatch,
+        batch_size,
+        memory=memory,
+        total=total,
+        on_message=on_message,
+        origins=origins,
+    ).checked()
     if seed is None:
         return plan
     from shoal.parallel.running._seeds import Seeds

@@ -23,7 +23,7 @@ from shoal.backends.base import CallHere, call_here
 from shoal.parallel.options._checks import FORWARDED, as_number, check, integer, refuse_calls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from multiprocessing.context import BaseContext
     from typing import Literal
 
@@ -138,13 +138,10 @@ def given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if not isinstance(value, Default)}
 
 
-def origins_of(**arguments: Any) -> dict[str, str]:
+def origins_of(context: Settings, arguments: Mapping[str, Any]) -> dict[str, str]:
     """Return which arguments are given, ``"argument"``, and which ones the ``"context"`` sets, by their names."""
-    context = current()
-    origins = {}
-    if context != _DEFAULT:
-        changed = zip(context._fields, context, _DEFAULT, strict=True)
-        origins = {name: "context" for name, value, default in changed if value is not default}
+    changed = zip(context._fields, context, _DEFAULT, strict=True)
+    origins = {name: "context" for name, value, default in changed if value is not default}
     for name, value in arguments.items():
         if not isinstance(value, Default) and not (value is None and name in ("backend", "n_jobs")):
             origins[name] = "argument"
@@ -185,7 +182,8 @@ def resolve(backend: Any = None, **arguments: Any) -> tuple[Backend, Settings]:
     values = given(**arguments)
     settings = context._replace(**values)
     check({**values, "prefer": settings.prefer, "require": settings.require})
-    settings = settings._replace(**with_report(values))
+    if values.get("report") is not None:
+        settings = settings._replace(**with_report(values))
     if backend is None or isinstance(backend, Default):
         chosen = _choose(context.backend, settings)
     else:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import errors
 from shoal._cpus import cpu_share
+from shoal._environment import variable
 from shoal._sizes import parse_size
 from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
@@ -132,7 +133,7 @@ def make_run(
         seconds = CUT_SECONDS * backend.distance if plan.batch_size == "auto" else math.inf
         if backend.ships_bytes:
             max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
-            temp_folder = settings.temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or None
+            temp_folder = settings.temp_folder or variable("JOBLIB_TEMP_FOLDER") or None
             workspace = Workspace(max_nbytes, settings.mmap_mode, temp_folder, 0 if plan.resends else MOST_IDLE)
             by_value = 0 if plan.resends else MOST_BY_VALUE
             transport = ProcessTransport(

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -19,7 +20,6 @@ from shoal.errors import attach, attaching
 from shoal.parallel._delayed import Call, forget_latest
 from shoal.parallel.options._plan import handles_message
 from shoal.parallel.options._settings import survives_failures
-from shoal.parallel.running._log_attributes import mark_records
 from shoal.parallel.running._serial import run_one_by_one, run_plainly
 
 if TYPE_CHECKING:  # a run on one worker needs none of them
@@ -122,10 +122,10 @@ class Runner:
         if plan.backend.forks:  # import, before the fork, what the children would import each
             import shoal.parallel.running._launch  # noqa: F401
             from shoal._pickling import dumps
-            from shoal.observe._saying import conditions
+            from shoal.observe._saying import note_handlers
 
             dumps(None)  # imports cloudpickle
-            conditions(plan.settings.forwarded)  # notes the log handlers, which are not for the children
+            note_handlers()
         meter = plan.meter(n_workers, number)
         # Before all else, so that new worker processes start up while the rest is imported.
         slots = self._open(plan, n_workers)
@@ -201,7 +201,9 @@ def in_caller(
     ended
         Called when a generator ends. For a list, the run has ended when this function returns.
     """
-    if "logging" in plan.settings.forwarded:
+    if "logging" in sys.modules and "logging" in plan.settings.forwarded:
+        from shoal.parallel.running._log_attributes import mark_records
+
         mark_records()
     meter = plan.meter(1, None)
     if meter is not None:
