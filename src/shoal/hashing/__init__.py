@@ -8,7 +8,8 @@ An object and the name of an algorithm come in; 32 or 40 hexadecimal digits go o
               │                 _writers    finds the writer of a type; builtin types; register_hasher
               │                 _functions  functions, methods, classes and modules
               │                 _reduced    other objects: their pickle reduction, and attributes that it would lose
-              │                 _arrays     numpy and torch        _tables  pandas and pyarrow
+              │                 _arrays     numpy and torch
+              │                 _tables     pandas, polars and xarray         _arrow   pyarrow
               │                 _bytes      large data into a node, by several threads; the memory of arrays
               └─ "md5", "sha1"  _joblib     the digests of joblib, bit for bit
 """
