@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal._arrays import cut
+from shoal._arrays import PIECE, cut
 from shoal.errors import DamagedFile, TruncatedFile
+from shoal.persistence._checksums import updating
 from shoal.persistence._format import FRAME, HEAD, LONG_BINPUT, MAGIC, NAME, POP, PROTO, STOP, Footer
 
 #: If reading ahead is allowed, the file is read in blocks of this many bytes.
@@ -137,27 +138,32 @@ class Source:
         TruncatedFile
             If the file has fewer bytes left.
         """
-        for piece in [memory] if checksum is None else cut(memory):
-            have, size = 0, piece.nbytes
-            while have < size:
-                if self._at < len(self._block):
-                    data = memoryview(self._block)[self._at : self._at + size - have]
-                    self._at += len(data)
-                elif hasattr(self._file, "readinto"):
-                    count = self._file.readinto(piece[have:])
-                    if not count:
-                        raise self._ends(memory.nbytes, what, have)
-                    have += count
-                    continue
-                else:
-                    data = self._file.read(min(size - have, STEP))
-                    if not data:
-                        raise self._ends(memory.nbytes, what, have)
-                piece[have : have + len(data)] = data
-                have += len(data)
-            self.position += have
-            if checksum is not None:
-                checksum.update(piece)
+        have, size = 0, memory.nbytes
+        if checksum is not None and size > PIECE:
+            with updating(checksum, size) as (update, step):
+                for piece in cut(memory, step):
+                    self.fill(piece, what)
+                    update(piece)
+            return
+        while have < size:
+            if self._at < len(self._block):
+                data = memoryview(self._block)[self._at : self._at + size - have]
+                self._at += len(data)
+            elif hasattr(self._file, "readinto"):
+                count = self._file.readinto(memory[have:])
+                if not count:
+                    raise self._ends(size, what, have)
+                have += count
+                continue
+            else:
+                data = self._file.read(min(size - have, STEP))
+                if not data:
+                    raise self._ends(size, what, have)
+            memory[have : have + len(data)] = data
+            have += len(data)
+        self.position += size
+        if checksum is not None:
+            checksum.update(memory)
 
     def skip(self, nbytes: int, what: str) -> None:
         """Skip `nbytes` bytes, by seeking if the file can.
@@ -200,6 +206,8 @@ class Input(Source):
 
     Attributes
     ----------
+    known
+        As given.
     promised
         Whether the unpickler has read the mark at the beginning of a file that has a footer.
     failure
@@ -225,7 +233,7 @@ class Input(Source):
         self.footer: Footer | None = None
         self.before_footer: int | None = None
         self.failure: DamagedFile | None = None
-        self._known = known
+        self.known = known
         self._before = b""  # opcodes that the unpickler gets before the next byte of the file
         self._before_opcode: Any = None  # the checksum before the last single byte that was asked for
         self._at_opcode = True  # whether the next byte is certainly an opcode
@@ -332,10 +340,8 @@ class Input(Source):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer of the unpickler with a string. An opcode follows."""
-        self.fill(memoryview(buffer), "a string")
+        self.fill(memoryview(buffer), "a string", self.checksum)
         self._at_opcode = True
-        if self.checksum is not None:
-            self.checksum.update(buffer)
         if self.promised and bytes(buffer[-len(MAGIC) :]) == MAGIC:
             self._read_footer(bytes(buffer))
         elif self.position <= len(PROTO) + 1 + len(HEAD):
@@ -345,8 +351,8 @@ class Input(Source):
     def _read_footer(self, body: bytes) -> None:
         opcodes = b"B" + len(body).to_bytes(4, "little") + body + _END
         try:
-            known = self._known is not None and self._known.opcodes == opcodes
-            self.footer = self._known if known else Footer.decoded(opcodes)
+            known = self.known is not None and self.known.opcodes == opcodes
+            self.footer = self.known if known else Footer.decoded(opcodes)
         except ValueError:  # a string that ends like a footer; after a damaged footer, no other one will come
             return
         if self._before_opcode is not None:

@@ -56,7 +56,7 @@ def load_plain(start: Start, options: Options) -> Any:
         source = Input(file, name, left, data, known=footer)
     if not checked and verify is not False:
         source.checksum = xxhash.xxh3_64()
-    sums: dict[int, int] | None = {} if verify else None
+    sums: dict[int, int] | None = None if verify is False else {}
     mapping = mapping_of(file, name, mmap_mode) if mmap_mode is not None and not options.several else None
     reader = Reader(source, options.native, sums, mapping, mmap_mode)
     value = rebuild(reader, source, checked)

@@ -36,7 +36,7 @@ class Options(NamedTuple):
     native
         Whether arrays of another byte order are converted to this machine's.
     verify
-        Whether the checksums of arrays are compared; None to compare them where that is cheap.
+        Whether the checksums of arrays are compared; None to compare them unless the arrays are mapped.
     """
 
     name: str
