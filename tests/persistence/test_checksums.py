@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -32,29 +33,43 @@ def test_the_checksum_is_that_of_all_pieces(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_system_that_grants_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Any) -> None:
+    def refuse(*_: Any) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_checksums, "cpu_budget", lambda: 2)
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(_checksums, "start_new_thread", refuse)
     assert checksum_of(DATA) == (xxhash.xxh3_64_intdigest(DATA), PIECE)
 
 
-def test_the_thread_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_comes_too_late_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[Any] = []
     monkeypatch.setattr(_checksums, "cpu_budget", lambda: 2)
-    names: list[str] = []
+    monkeypatch.setattr(_checksums, "start_new_thread", lambda function, _: late.append(function))
+    assert checksum_of(DATA) == (xxhash.xxh3_64_intdigest(DATA), SLAB)
+    late.pop()()  # it finds nothing to do, and ends
 
-    def read(pieces: Any) -> None:
-        with updating(xxhash.xxh3_64(), len(DATA)) as (update, _):
-            names.extend(thread.name for thread in threading.enumerate())
-            for piece in pieces:
-                update(piece)
 
-    def broken() -> Any:
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_thread_ends_with_the_block(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    ended = threading.Event()
+
+    def start(function: Any, arguments: Any) -> None:
+        def run() -> None:
+            function(*arguments)
+            ended.set()
+
+        threading.Thread(target=run).start()
+
+    monkeypatch.setattr(_checksums, "cpu_budget", lambda: 2)
+    monkeypatch.setattr(_checksums, "start_new_thread", start)
+
+    def pieces() -> Any:
         yield memoryview(DATA)
-        raise OSError("the disk is gone")
+        if fails:
+            raise OSError("the disk is gone")
 
-    with pytest.raises(OSError, match="gone"):
-        read(broken())
-    assert "shoal-checksum" in names
-    assert "shoal-checksum" not in [thread.name for thread in threading.enumerate()]
+    with pytest.raises(OSError, match="gone") if fails else nullcontext():  # noqa: SIM117
+        with updating(xxhash.xxh3_64(), len(DATA)) as (update, _):
+            for piece in pieces():
+                update(piece)
+    assert ended.wait(60)

@@ -19,6 +19,7 @@ from _persistence_zoo import COMPRESSORS, JOBLIBS, filled, portrait
 from shoal import CorruptFile, DamagedFile, TruncatedFile, dump, load
 from shoal._arrays import SLAB
 from shoal.persistence._checksums import LARGE
+from shoal.persistence.reading._plain import WHOLE
 
 WRITTEN = [0, *COMPRESSORS]
 
@@ -341,6 +342,41 @@ def test_no_class_gets_a_damaged_array(tmp_path: Path) -> None:
     for trusted in (None, [f"{__name__}._Watching"]):
         with pytest.raises(DamagedFile):
             load(path, trusted=trusted)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("kind", [bytes, bytearray, str])
+def test_a_flipped_bit_is_noticed_where_large_strings_are_read_once(tmp_path: Path, kind: Any, protocol: int) -> None:
+    long = "x" * 1_500_000 if kind is str else kind(1_500_000)
+    path = tmp_path / "x.pkl"
+    dump({"k": [1, 2.5], "long": long, "m": {"a": "text", "b": (None, 2**70)}}, path, protocol=protocol)
+    size = path.stat().st_size
+    assert size > WHOLE
+    positions = {*range(120), *range(120, size - 1000, 199_991), *range(size - 400, size)}
+    with open(path, "r+b", 0) as file:
+        for position in sorted(positions):
+            file.seek(position)
+            byte = file.read(1)[0]
+            file.seek(position)
+            file.write(bytes([byte ^ 1 << position % 8]))
+            with pytest.raises(CorruptFile):
+                load(path)
+            file.seek(position)
+            file.write(bytes([byte]))
+    assert load(path)["long"] == long
+
+
+def test_nothing_is_imported_from_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    for value in ([b"x" * 2_000_000, _Watching([1]), "text"], [_Watching([1]), b"x" * 2_000_000]):
+        dump(value, path)
+        data = bytearray(path.read_bytes())
+        data[data.index(b"xxxx") + 1_000_000] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(DamagedFile):
+            load(path)
+        with pytest.raises(RuntimeError, match="reached a class"):
+            load(path, verify=False)
 
 
 def test_damage_is_not_searched_for_with_verify_false(tmp_path: Path) -> None:

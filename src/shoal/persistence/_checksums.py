@@ -2,7 +2,7 @@
 
 ::
 
-    this thread     read piece 1 ── read piece 2 ── read piece 3 ── wait
+    this thread     read piece 1 ── read piece 2 ── read piece 3 ── add what is left, or wait
                          └───────────────┬└───────────────┬└─────────┐
     second thread                   add piece 1 ──── add piece 2 ── add piece 3
 
@@ -11,8 +11,11 @@ Without a second CPU, or for smaller buffers, this thread adds each piece while 
 
 from __future__ import annotations
 
+from _thread import start_new_thread
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from shoal._arrays import PIECE, SLAB
@@ -23,7 +26,7 @@ LARGE = 2**23
 
 
 @contextmanager
-def updating(checksum: Any, nbytes: int) -> Iterator[tuple[Callable[[memoryview], Any], int]]:
+def updating(checksum: Any, nbytes: int) -> Iterator[tuple[Callable[[Any], Any], int]]:
     """Open a checksum for the pieces of one buffer. At the end of the block, all pieces have been added.
 
     Parameters
@@ -35,29 +38,41 @@ def updating(checksum: Any, nbytes: int) -> Iterator[tuple[Callable[[memoryview]
 
     Yields
     ------
-    A function that adds a piece, which nobody may change until the block ends; and the size that pieces should have,
-    in bytes.
+    A function that adds a piece, a buffer that nobody may change until the block ends; and the size that pieces should
+    have, in bytes.
     """
     if nbytes < LARGE or cpu_budget() < 2:
         yield checksum.update, PIECE
         return
     from queue import SimpleQueue
-    from threading import Thread
 
-    pieces: SimpleQueue[memoryview | None] = SimpleQueue()
+    pieces: deque[Any] = deque()
+    adding = Lock()
+    news: SimpleQueue[bool] = SimpleQueue()
 
-    def add() -> None:
-        while (piece := pieces.get()) is not None:
-            checksum.update(piece)
+    def add_all() -> None:
+        with adding:
+            while pieces:
+                checksum.update(pieces.popleft())
 
-    thread = Thread(target=add, name="shoal-checksum", daemon=True)
+    def serve() -> None:
+        while news.get():
+            add_all()
+
+    def accept(piece: Any) -> None:
+        pieces.append(piece)
+        news.put(True)
+
     try:
-        thread.start()
+        start_new_thread(serve, ())  # Thread.start() would wait until the thread runs
     except RuntimeError:  # the system grants no thread, or the interpreter is about to end
         yield checksum.update, PIECE
         return
     try:
-        yield pieces.put, SLAB
+        yield accept, SLAB
+    except BaseException:
+        pieces.clear()
+        raise
     finally:
-        pieces.put(None)
-        thread.join()
+        news.put(False)
+        add_all()  # on a busy machine, the thread may not have come to it

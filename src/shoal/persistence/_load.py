@@ -63,7 +63,7 @@ def load(
         Whether checksums are compared. By default, everything that is read is compared with its checksum; arrays that
         are mapped are not. True compares mapped arrays too, which reads them, and requires that the file has
         checksums: those of joblib do not. With False, no damage is searched for. If the file can seek, the pickle is
-        compared before anything is rebuilt, and each array before any class gets it; else both are compared afterwards.
+        compared before anything is imported, and each array before any class gets it; else both afterwards.
     trusted : iterable or callable, optional
         What the file may import, besides arrays and plain data. Items are dotted names (``"package.module.Class"``),
         patterns for the classes that a package and its modules define (``"package.*"``), and callables that are given a

@@ -114,6 +114,7 @@ class Reader(pickle.Unpickler):
         return known
 
     def _import(self, module: str, name: str) -> Any:
+        self._source.check()
         try:
             return super().find_class(module, name)
         except ModuleNotFoundError:

@@ -117,7 +117,11 @@ class Splicer:
         if self._payload:
             self._payload = False
             self._flush()
-            self._out(data.raw() if isinstance(data, pickle.PickleBuffer) else data)
+            data = data.raw() if isinstance(data, pickle.PickleBuffer) else data
+            with updating(self._sum, len(data)) as (update, _):
+                update(data)
+                self._put(data)
+            self._position += len(data)
             return
         at = 0
         if not self._position:
