@@ -20,7 +20,7 @@ from typing import Any
 
 from shoal._hints import hint
 
-from ._walk import TooManyCycles, Walk
+from ._walk import TooManyCycles, Walk, digest_of_row
 from ._writers import register_hasher, writer_of
 
 __all__ = ["hash", "register_hasher"]
@@ -80,6 +80,8 @@ def hash(obj: Any, hash_name: str = "xxh3_128", coerce_mmap: bool = False) -> st
     True
     """
     if hash_name == "xxh3_128":
+        if type(obj) is tuple and (digest := digest_of_row(obj)):
+            return digest
         try:
             return Walk(writer_of, coerce_mmap).hexdigest(obj)
         except TooManyCycles:
