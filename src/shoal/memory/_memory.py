@@ -52,7 +52,7 @@ class Memory(Caches):
         How results are compressed, as for :func:`shoal.dump`.
     verbose : int
         How much is printed: nothing at 0, each computed call from 1 on, also each loaded call above 4, and also the
-        location of results above 10.
+        location of results and why each was computed above 10.
     backend_options : dict, optional
         Further options of the store.
     hash_name : {"xxh3_128", "md5"}

@@ -55,6 +55,7 @@ def expires_after(
     def is_valid(metadata: dict[str, Any]) -> bool:
         return time.time() - float(metadata.get("time", 0)) < limit
 
+    is_valid.limit = limit  # type: ignore[attr-defined]  # for explanations
     return is_valid
 
 

@@ -20,14 +20,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from json.encoder import encode_basestring_ascii as encoded
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from shoal._hints import hint
 from shoal._sizes import parse_size
 from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
-
-_encode = json.JSONEncoder().encode
 
 
 class Key(NamedTuple):
@@ -57,16 +56,23 @@ class Meta(NamedTuple):
         When the value was saved, in seconds since the epoch.
     arguments
         The arguments as texts of bounded length, by name.
+    details
+        What :meth:`~shoal.MemorizedFunc.explain` compares: the parts of the arguments, and digests of the sources, as
+        JSON of a few kB at most. It may be empty.
     """
 
     duration: float
     created: float
     arguments: dict[str, str]
+    details: str = ""
 
     def as_json(self) -> bytes:
         """Return the content of the file metadata.json, as joblib lays it out."""
-        arguments = ", ".join([f"{_encode(name)}: {_encode(text)}" for name, text in self.arguments.items()])
-        return f'{{"duration": {self.duration}, "input_args": {{{arguments}}}, "time": {self.created}}}'.encode()
+        arguments = ", ".join([f"{encoded(name)}: {encoded(text)}" for name, text in self.arguments.items()])
+        details = f', "details": {self.details}' if self.details else ""
+        return (
+            f'{{"duration": {self.duration}, "input_args": {{{arguments}}}, "time": {self.created}{details}}}'
+        ).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Meta:
@@ -78,7 +84,8 @@ class Meta(NamedTuple):
             If it is damaged.
         """
         fields = json.loads(data)
-        return cls(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]))
+        details = json.dumps(fields["details"]) if "details" in fields else ""
+        return cls(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]), details)
 
 
 class Entry(NamedTuple):
@@ -259,6 +266,10 @@ class Store(ABC):
     def entries(self) -> Iterator[Entry]:
         """Yield all entries, in any order. Entries that are added or removed meanwhile may be missing."""
 
+    def entries_of(self, function: str) -> Iterator[Entry]:
+        """Yield the entries of one function, in any order."""
+        return (entry for entry in self.entries() if entry.key.function == function)
+
     @abstractmethod
     def clear(self, function: str | None = None) -> None:
         """Remove all values and stored sources, or only those of one function."""
@@ -382,20 +393,3 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
 def location_of(store: Store) -> str:
     """Return the location of a store as text."""
     return str(getattr(store, "location", store))
-
-
-def warn_too_large(key: Key, nbytes: int) -> None:
-    """Warn that a value is not saved because it alone breaks the limits of its store."""
-    warn(
-        f"a result of {key.function} is not kept: it has {nbytes} bytes, which is more than the limit of the cache "
-        "allows. Raise the limit, or return less from the function",
-        CacheWarning,
-    )
-
-
-def warn_unreadable(path: str, error: Exception) -> None:
-    """Warn that a value was removed because it could not be read."""
-    warn(
-        f"{path} cannot be read ({type(error).__name__}: {error}): the result is removed and will be computed again",
-        CacheWarning,
-    )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -34,10 +35,20 @@ from shoal.memory.key._arguments import (
     without_defaults,
     wrong_arguments,
 )
-from shoal.memory.key._source import Source, path_of, remember_source, source_of, source_of_module, subject_of
+from shoal.memory.key._source import (
+    Source,
+    name_of,
+    path_of,
+    remember_source,
+    source_of,
+    source_of_module,
+    subject_of,
+)
 from shoal.memory.store import Key
 
 HASH_NAMES = ("xxh3_128", "md5")
+#: How many digits of a digest an explanation compares.
+_DIGITS = 16
 
 
 class Uncacheable(Exception):
@@ -107,7 +118,7 @@ class Identity:
         self.version: Any = version
         self.depends: tuple[Any, ...] = checked_depends(depends)
         self.ignore: list[str] = [] if ignore is None else ignore
-        self._coerce = coerce_mmap
+        self.coerces = coerce_mmap
         self._subject = subject = subject_of(func)
         self.function: Any = subject.function
         self.path: str = path_of(self.function)
@@ -116,6 +127,7 @@ class Identity:
         self._bind_words = dict_binder(self.signature, self._parameters)
         self._is_plain = isinstance(self.function, types.FunctionType)
         self.snapshot: Snapshot = _NOT_EXAMINED
+        self._described = ("", "")
         for dependency in self.depends:
             _version_of(dependency)  # raises an error when the function is decorated, and not at its first call
 
@@ -124,7 +136,7 @@ class Identity:
         func = self.func
         module, name = getattr(func, "__module__", None), getattr(func, "__qualname__", "")
         found = (module, name) if module != "__main__" and _decorated(module, name) is func else None
-        given = None if found else func, self.ignore, self.hash_name, self._coerce, self.version, self.depends
+        given = None if found else func, self.ignore, self.hash_name, self.coerces, self.version, self.depends
         return _unpickled, (found, given, self.path, self.source, _digest_of_code(self.function))
 
     @property
@@ -188,6 +200,30 @@ class Identity:
         # `ignore` contains names of the function inside a decorator. The decorator may pass on other defaults than its.
         return without_defaults(signature), parameters, None
 
+    def described(self) -> dict[str, Any]:
+        """Return what results depend on besides the arguments, as digests by name, for explanations."""
+        inner = [source_of(function).text.rstrip() for function in _wrapped_by(self.function)]
+        return {
+            "tag": self.snapshot.tag,
+            "source": None if self.version is not None else hash([self.source.text.rstrip(), *inner])[:_DIGITS],
+            "version": None if self.version is None else f"{self.version!r:.100}",
+            "depends": {_dotted(dependency): hash(_version_of(dependency))[:_DIGITS] for dependency in self.depends},
+        }
+
+    def described_as_json(self) -> str:
+        """Return :meth:`described` as JSON. It is made once for each state of the function."""
+        tag, text = self._described
+        if tag != self.snapshot.tag:
+            tag, text = self._described = self.snapshot.tag, json.dumps(self.described())
+        return text
+
+    def variables(self) -> dict[str, Any]:
+        """Return the values of the closure that count, by name."""
+        names = self.snapshot.code.co_freevars if self.snapshot.cells else ()
+        counting = [name for name in names if name != "__class__"]
+        contents = zip(counting, map(cell_contents, self.snapshot.cells), strict=True)
+        return {name: content[0] for name, content in contents if content}
+
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """Return the key of a call.
 
@@ -216,7 +252,7 @@ class Identity:
         if snapshot.wrapped:
             row = (*row, [(inner.__code__, inner.__defaults__, inner.__kwdefaults__) for inner in snapshot.wrapped])
         try:
-            return Key(self.path, hash(row, "xxh3_128", self._coerce) + "x")
+            return Key(self.path, hash(row, "xxh3_128", self.coerces) + "x")
         except HashingError:
             self._check_closure()
             raise
@@ -240,7 +276,7 @@ class Identity:
         """Return joblib's key of a call; if that would cover too little, another key, which joblib never makes."""
         words = self.words(args, kwargs)
         value: Any = words if self.shared_with_joblib else (self.snapshot.tag, words, self._subject.state)
-        return Key(self.path, hash(value, "md5", self._coerce))
+        return Key(self.path, hash(value, "md5", self.coerces))
 
     def words(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments that count, by name."""
@@ -313,6 +349,15 @@ def _version_of(dependency: Any) -> Any:
     raise TypeError(
         f"depends={dependency!r:.80} ({type(dependency).__name__}) has no source: name functions, classes or modules"
     )
+
+
+def _dotted(dependency: Any) -> str:
+    """Return the name of a dependency, for users."""
+    identity = getattr(dependency, "_identity", None)
+    if isinstance(dependency, types.ModuleType):
+        return dependency.__name__
+    function = identity.function if isinstance(identity, Identity) else subject_of(dependency).function
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', name_of(function))}"
 
 
 def _decorated(module: Any, name: str) -> Any:

@@ -22,7 +22,8 @@ from shoal.memory.storage._paths import OUTPUT as _OUTPUT
 from shoal.memory.storage._paths import OWN as _OWN
 from shoal.memory.storage._paths import SOURCE as _SOURCE
 from shoal.memory.storage._paths import is_key, refuse_links
-from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
+from shoal.memory.storage._warnings import warn_too_large, warn_unreadable
+from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
 from shoal.persistence.reading._small import OTHER, rebuilt
@@ -171,7 +172,7 @@ class FsspecStore(Store):
         if limits is not None:
             nbytes = len(metadata) + file.tell()
             if limits.exclude(nbytes):
-                warn_too_large(key, nbytes)
+                warn_too_large(key.function, nbytes)
                 return
         self._write(self._path(key, _METADATA), metadata)
         self._write(self._path(key, _OUTPUT), file.getvalue())
