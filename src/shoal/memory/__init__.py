@@ -6,6 +6,7 @@
     out    the result, loaded from a store or computed and saved
 
     _memory    Memory: the location of results, and options. Read this file first, then _cached
+    _contents  the methods of Memory for many results; _pruning, _verifying, _transfer, _page do what they say
     _cached    the cached functions that Memory.cache returns
     _calls     finds, computes and saves the result of a call
     _open      what a cached function tells of its results

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, overload
 
 from shoal._typevars import P, Q, R_co, S, T
@@ -355,6 +355,10 @@ class NotMemorizedFunc(Generic[P, R_co]):
     def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Say that no result is saved."""
         return Explanation(False, "no store", "the Memory has no location, so no result is saved")
+
+    def entries(self) -> Iterator[MemorizedResult[R_co]]:
+        """Yield nothing: no result is saved."""
+        return iter(())
 
     def clear(self, warn: bool = True) -> None:
         """Do nothing."""

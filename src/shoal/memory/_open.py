@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from shoal._typevars import P, R_co
 from shoal.memory._calls import CachedCalls
 from shoal.memory._explain import Explanation
+from shoal.memory._results import MemorizedResult
 
 
 class OpenCalls(CachedCalls[P, R_co]):
     """The methods of a cached function that look at its results. Thread-safe."""
+
+    def entries(self) -> Iterator[MemorizedResult[R_co]]:
+        """Yield a reference to each result of the function, in any order: as :meth:`Memory.entries` does."""
+        store = self.store_backend
+        for entry in store.entries_of(self._identity.path):
+            yield MemorizedResult(store, entry.key, mmap_mode=self.mmap_mode, nbytes=entry.nbytes, used=entry.used)
 
     def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Explain whether the result of a call is stored, and if not, why: in words, and as an object.

@@ -10,11 +10,9 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import importlib
 import json
-import numbers
 import os
 import time
 from abc import ABC, abstractmethod
@@ -24,9 +22,9 @@ from json.encoder import encode_basestring_ascii as encoded
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from shoal._hints import hint
-from shoal._sizes import parse_size
 from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
+from shoal.memory._checks import checked_limits
 
 
 class Key(NamedTuple):
@@ -134,26 +132,7 @@ class Limits(NamedTuple):
         TypeError
             If `age_limit` is not a timedelta, or `items_limit` is not an int.
         """
-        seconds = None
-        if age_limit is not None:
-            if not isinstance(age_limit, datetime.timedelta):
-                raise TypeError(f"age_limit={age_limit!r} is not a datetime.timedelta: write timedelta(seconds=...)")
-            seconds = age_limit.total_seconds()
-            if seconds < 0:
-                raise ValueError("age_limit has to be a positive timedelta")
-        if items_limit is not None:
-            if type(items_limit) is bool or not isinstance(items_limit, numbers.Integral):
-                kind: str = type(items_limit).__name__
-                raise TypeError(f"items_limit={items_limit!r} ({kind}) is not a number of results: pass an int")
-            if items_limit < 0:
-                raise ValueError(f"items_limit={items_limit} is negative: pass 0 or more")
-        try:
-            if isinstance(bytes_limit, bool):
-                raise ValueError(f"{bytes_limit} is not a size: pass a number of bytes, or a text such as '500M'")
-            nbytes = None if bytes_limit is None else parse_size(bytes_limit)
-        except ValueError as error:
-            raise ValueError(f"bytes_limit: {error}") from None
-        return cls(nbytes, items_limit, seconds)
+        return cls(*checked_limits(bytes_limit, items_limit, age_limit))
 
     def exclude(self, nbytes: int) -> bool:
         """Return whether an entry of `nbytes` breaks the limits even if it is the only one."""
@@ -227,6 +206,18 @@ class Store(ABC):
         OSError
             If there is no space or no permission. Nothing is saved then.
         """
+
+    def save_file(self, key: Key, file: BinaryIO, meta: Meta) -> None:
+        """Save a value as another store has saved it: as the file that its :meth:`open_value` returns.
+
+        Raises
+        ------
+        OSError
+            As for :meth:`save`.
+        NotImplementedError
+            If values are not in files.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not take files of values")
 
     @abstractmethod
     def contains(self, key: Key) -> bool:

@@ -36,6 +36,7 @@ from shoal.errors import FileInUse
 from shoal.memory.storage import _paths
 from shoal.memory.storage._leases import leases_in
 from shoal.memory.storage._staging import Staging, put_back, replace_entry
+from shoal.memory.storage._valuefile import ValueFile
 from shoal.memory.storage._walk import entries_in, entry_of
 from shoal.memory.storage._warnings import warn_too_large, warn_unreadable
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of
@@ -195,16 +196,22 @@ class FileStore(Store):
                 delete(staged)
                 raise
 
+    def save_file(self, key: Key, file: BinaryIO, meta: Meta) -> None:
+        self.save(key, ValueFile(file), meta)
+
     def _write(self, staged: str, value: Any, meta: Meta) -> int:
         """Write the files of an entry; return their size in bytes."""
         path = f"{staged}/{_paths.OUTPUT}"
-        if self._compression is None:
+        if self._compression is None and type(value) is not ValueFile:
             with Output.new(path) as output:
                 write(value, output, None)
             nbytes = output.nbytes
         else:
             with open(path, "xb") as file:
-                write(value, file, self._compression)
+                if type(value) is ValueFile:
+                    value.copy_to(file)
+                else:
+                    write(value, file, self._compression)
             nbytes = os.path.getsize(path)
         return nbytes + write_new(f"{staged}/{_paths.METADATA}", meta.as_json())
 

@@ -22,6 +22,7 @@ from shoal.memory.storage._paths import OUTPUT as _OUTPUT
 from shoal.memory.storage._paths import OWN as _OWN
 from shoal.memory.storage._paths import SOURCE as _SOURCE
 from shoal.memory.storage._paths import is_key, refuse_links
+from shoal.memory.storage._valuefile import ValueFile
 from shoal.memory.storage._warnings import warn_too_large, warn_unreadable
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of
 from shoal.persistence._dump import compression_of, write
@@ -166,7 +167,10 @@ class FsspecStore(Store):
 
     def save(self, key: Key, value: Any, meta: Meta) -> None:
         file = io.BytesIO()
-        write(value, file, self._compression)
+        if type(value) is ValueFile:
+            value.copy_to(file)
+        else:
+            write(value, file, self._compression)
         metadata = meta.as_json()
         limits = self._limits
         if limits is not None:
@@ -179,6 +183,9 @@ class FsspecStore(Store):
         self._uses[key] = time.time()
         if limits is not None:
             self.reduce(limits)
+
+    def save_file(self, key: Key, file: BinaryIO, meta: Meta) -> None:
+        self.save(key, ValueFile(file), meta)
 
     def contains(self, key: Key) -> bool:
         return bool(self._fs.exists(self._path(key, _OUTPUT)))
