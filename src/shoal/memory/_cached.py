@@ -360,6 +360,10 @@ class NotMemorizedFunc(Generic[P, R_co]):
         """Yield nothing: no result is saved."""
         return iter(())
 
+    def depends_on(self) -> list[Any]:
+        """Return nothing: no result is saved."""
+        return []
+
     def clear(self, warn: bool = True) -> None:
         """Do nothing."""
 

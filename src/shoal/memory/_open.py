@@ -8,6 +8,7 @@ from shoal._typevars import P, R_co
 from shoal.memory._calls import CachedCalls
 from shoal.memory._explain import Explanation
 from shoal.memory._results import MemorizedResult
+from shoal.memory.key._reach import Reached
 
 
 class OpenCalls(CachedCalls[P, R_co]):
@@ -36,3 +37,14 @@ class OpenCalls(CachedCalls[P, R_co]):
             As the call itself would.
         """
         return self._explained(args, kwargs)
+
+    def depends_on(self) -> list[Reached]:
+        """Return what results depend on besides the arguments and the function: what ``depends=`` names or finds.
+
+        Returns
+        -------
+        list of Reached
+            Each has a ``name``, a ``kind`` ("named", "function", "class", "module", "constant", "package" or "not
+            counted") and a ``text``: a digest, a value, a version, or why it does not count.
+        """
+        return self._identity.dependencies()

@@ -55,8 +55,8 @@ def describe(identity: Identity, args: tuple[Any, ...], kwargs: dict[str, Any], 
     words = identity.words(args, kwargs)
     texts = argument_texts(words)
     parts = parts_of(words)
-    if identity.snapshot.cells:
-        parts.update(parts_of({f"closure {name}": value for name, value in identity.variables().items()}, whole=True))
+    if identity.snapshot.cells or identity.snapshot.reach is not None:
+        parts.update(parts_of(identity.variables(), whole=True))
     if not parts:
         return Description(texts, f'{{"function": {function}}}')
     listed = ", ".join([f"{encoded(path)}: {encoded(text)}" for path, text in parts.items()])

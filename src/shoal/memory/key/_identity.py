@@ -35,20 +35,14 @@ from shoal.memory.key._arguments import (
     without_defaults,
     wrong_arguments,
 )
-from shoal.memory.key._source import (
-    Source,
-    name_of,
-    path_of,
-    remember_source,
-    source_of,
-    source_of_module,
-    subject_of,
-)
+from shoal.memory.key._depends import checked_depends, dotted_name, is_auto, named, version_of
+from shoal.memory.key._reach import Reach, Reached
+from shoal.memory.key._source import Source, path_of, remember_source, source_of, subject_of
 from shoal.memory.store import Key
 
 HASH_NAMES = ("xxh3_128", "md5")
-#: How many digits of a digest an explanation compares.
-_DIGITS = 16
+#: How many digits of a digest, and how many dependencies by name, an explanation compares.
+_DIGITS, _MOST_NAMED = 16, 50
 
 
 class Uncacheable(Exception):
@@ -73,6 +67,8 @@ class Snapshot:
     wrapped: list[types.FunctionType]
     #: The cells of the closure whose values count.
     cells: list[Any]
+    #: What the function reaches in the user's project, with ``depends="auto"``.
+    reach: Reach | None = None
 
 
 _NOT_EXAMINED = Snapshot(object(), None, None, "", False, lambda *args, **kwargs: (), [], [])
@@ -128,8 +124,8 @@ class Identity:
         self._is_plain = isinstance(self.function, types.FunctionType)
         self.snapshot: Snapshot = _NOT_EXAMINED
         self._described = ("", "")
-        for dependency in self.depends:
-            _version_of(dependency)  # raises an error when the function is decorated, and not at its first call
+        for dependency in named(self.depends):
+            version_of(dependency)  # raises an error when the function is decorated, and not at its first call
 
     def __reduce__(self) -> Any:
         # The binders cannot be pickled, and the process that unpickles may be unable to read the source.
@@ -159,6 +155,7 @@ class Identity:
         keyword_defaults = function.__kwdefaults__ if self._is_plain else None
         is_lambda = getattr(function, "__name__", "") == "<lambda>"
         wrapped = list(_wrapped_by(function))
+        reach = Reach([function, *wrapped]) if any(map(is_auto, self.depends)) else None
         signature, parameters, live = self._signature_of_keys(keyword_defaults)
         tag = hash(
             [
@@ -166,9 +163,10 @@ class Identity:
                 None if self.version is not None else self.source.text.rstrip(),
                 self.version,
                 [name for name, _ in parameters],
-                [_version_of(dependency) for dependency in self.depends],
+                [version_of(dependency) for dependency in named(self.depends)],
                 code if is_lambda else None,  # two lambdas in one line have the same source
                 [(code, source_of(inner).text.rstrip()) for inner in wrapped],
+                *([] if reach is None else [reach.digest]),
             ]
         )
         names = code.co_freevars if isinstance(code, types.CodeType) else ()
@@ -185,6 +183,7 @@ class Identity:
             row_binder(signature, parameters, tag, live),
             [inner for inner in wrapped if _is_importable(inner)],
             counting,
+            reach,
         )
 
     def _signature_of_keys(
@@ -207,8 +206,21 @@ class Identity:
             "tag": self.snapshot.tag,
             "source": None if self.version is not None else hash([self.source.text.rstrip(), *inner])[:_DIGITS],
             "version": None if self.version is None else f"{self.version!r:.100}",
-            "depends": {_dotted(dependency): hash(_version_of(dependency))[:_DIGITS] for dependency in self.depends},
+            "depends": {item.name: item.text for item in self._counted()},
         }
+
+    def _counted(self) -> list[Reached]:
+        """Return the dependencies that count; one digest of them if they are many, because metadata are short."""
+        reach = self.snapshot.reach
+        found = [item for item in self.dependencies() if item.kind != "not counted"]
+        return found if len(found) <= _MOST_NAMED or reach is None else [Reached("auto", "", reach.digest[:_DIGITS])]
+
+    def dependencies(self) -> list[Reached]:
+        """Return what results depend on besides the function itself."""
+        if self.is_stale():
+            self.examine()
+        found = [Reached(dotted_name(item), "named", hash(version_of(item))[:_DIGITS]) for item in named(self.depends)]
+        return [*found, *(() if self.snapshot.reach is None else self.snapshot.reach.reached)]
 
     def described_as_json(self) -> str:
         """Return :meth:`described` as JSON. It is made once for each state of the function."""
@@ -218,11 +230,13 @@ class Identity:
         return text
 
     def variables(self) -> dict[str, Any]:
-        """Return the values of the closure that count, by name."""
+        """Return the values of the closure, and of constants that may change in place, as far as they count."""
         names = self.snapshot.code.co_freevars if self.snapshot.cells else ()
         counting = [name for name in names if name != "__class__"]
         contents = zip(counting, map(cell_contents, self.snapshot.cells), strict=True)
-        return {name: content[0] for name, content in contents if content}
+        reach = self.snapshot.reach
+        live = {} if reach is None else {f"global {name}": value for name, value in reach.live.items()}
+        return {**{f"closure {name}": content[0] for name, content in contents if content}, **live}
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """Return the key of a call.
@@ -251,6 +265,8 @@ class Identity:
             row = (*row, *subject.state, [cell_contents(cell) for cell in snapshot.cells])
         if snapshot.wrapped:
             row = (*row, [(inner.__code__, inner.__defaults__, inner.__kwdefaults__) for inner in snapshot.wrapped])
+        if snapshot.reach is not None and snapshot.reach.live:
+            row = (*row, snapshot.reach.values())
         try:
             return Key(self.path, hash(row, "xxh3_128", self.coerces) + "x")
         except HashingError:
@@ -265,8 +281,9 @@ class Identity:
                 function.__code__ is not snapshot.code
                 or function.__defaults__ is not snapshot.defaults
                 or function.__kwdefaults__ is not snapshot.keyword_defaults
+                or (snapshot.reach is not None and snapshot.reach.is_stale())
             )
-        if snapshot is _NOT_EXAMINED:
+        if snapshot is _NOT_EXAMINED or (snapshot.reach is not None and snapshot.reach.is_stale()):
             return True
         return snapshot.code is not None and (
             function.__code__ is not snapshot.code or getattr(function, "__defaults__", None) is not snapshot.defaults
@@ -313,13 +330,6 @@ class Identity:
                 ) from error
 
 
-def checked_depends(depends: Any) -> tuple[Any, ...]:
-    """Return ``depends=`` as a tuple, or raise TypeError if it is not a list or the like."""
-    if isinstance(depends, str) or not isinstance(depends, Iterable):
-        raise TypeError(f"depends={depends!r:.80} is not a list: pass a list of functions, classes or modules")
-    return tuple(depends)
-
-
 def _wrapped_by(function: Any) -> Iterator[Any]:
     """Yield the functions inside a decorated function, outermost first: their sources count together with its own."""
     for _ in range(100):  # bounded, because a function may have wrapped itself
@@ -333,31 +343,6 @@ def _is_importable(function: Any) -> bool:
     return isinstance(function, types.FunctionType) and is_found(
         function, getattr(function, "__module__", None), function.__qualname__
     )
-
-
-def _version_of(dependency: Any) -> Any:
-    """Return a value that changes when the source of a function, class or module changes."""
-    identity = getattr(dependency, "_identity", None)
-    if isinstance(identity, Identity):  # a cached function: everything that it depends on counts too
-        if identity.is_stale():
-            identity.examine()
-        return identity.snapshot.tag
-    if isinstance(dependency, types.ModuleType):
-        return source_of_module(dependency)
-    if callable(dependency):
-        return source_of(subject_of(dependency).function).text.rstrip()
-    raise TypeError(
-        f"depends={dependency!r:.80} ({type(dependency).__name__}) has no source: name functions, classes or modules"
-    )
-
-
-def _dotted(dependency: Any) -> str:
-    """Return the name of a dependency, for users."""
-    identity = getattr(dependency, "_identity", None)
-    if isinstance(dependency, types.ModuleType):
-        return dependency.__name__
-    function = identity.function if isinstance(identity, Identity) else subject_of(dependency).function
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', name_of(function))}"
 
 
 def _decorated(module: Any, name: str) -> Any:
