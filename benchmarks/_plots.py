@@ -61,7 +61,7 @@ def _write(path: Path, rows: list[_page.Row]) -> None:
     with mpl.rc_context(settings):
         from matplotlib.figure import Figure
 
-        height = 0.45 * len(rows) + 1.2  # inches
+        height = 0.45 * len(rows) + 1.3  # inches
         figure = Figure(figsize=(5, height))
         axes = figure.add_axes((0.03, 0.75 / height, 0.94, 0.45 * len(rows) / height))
         axes.set(xscale="log", ylim=(len(rows) - 0.35, -0.65), yticks=[], xlabel="shoal = 1; less is better")
