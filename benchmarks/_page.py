@@ -10,6 +10,7 @@ from typing import Any
 from ._report import number
 
 Row = Mapping[str, Any]  # a row of the file of figures
+NBSP = "\u00a0"  # a space at which no line breaks
 HEADS = ("", "shoal", "joblib", "joblib/shoal", "others", "lower bounds", "target", "run")
 BEGIN = """\
 <!-- `make bench` writes this page: see benchmarks/README.md. -->
@@ -82,10 +83,10 @@ def ratio(row: Row) -> tuple[float, float, float] | None:
 def amount(value: float, unit: str) -> str:
     """Return a value with its unit. Seconds and microseconds are shown in the unit that fits."""
     if unit not in ("s", "us"):
-        return number(value) if unit == "1" else f"{number(value)} {unit}"
+        return number(value) if unit == "1" else f"{number(value)}{NBSP}{unit}"
     seconds = value if unit == "s" else value / 1e6
     factor, name = (1e6, "µs") if abs(seconds) < 1e-3 else (1e3, "ms") if abs(seconds) < 1 else (1, "s")
-    return f"{number(seconds * factor)} {name}"
+    return f"{number(seconds * factor)}{NBSP}{name}"
 
 
 def _summary(rows: list[Row]) -> Iterator[str]:

@@ -53,6 +53,7 @@ def test_what_is_slower_missed_failed_or_missing_is_on_the_page() -> None:
     fast = row("fast", [2e-5], [3.0], floors=["loop"])
     fast["medians"]["loop"] = 1e-6
     text = _page.page({"runs": {FACTS["date"]: FACTS}, "rows": {"a": slow, "b": fast}, "missing": {"c": "one_more"}})
+    text = text.replace(_page.NBSP, " ")
     title = r"f of \_\_main\_\_"
     assert f"Of 2 rows, shoal is slower or larger than joblib in 1:\n\n- {title}: 0.5 (0.2 to 0.5)\n" in text
     assert f"1 target is missed:\n\n- {title}: joblib/shoal is 0.5, the target ≥ 2\n" in text
