@@ -10,17 +10,17 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Extras that have no wheels for some Pythons (free-threaded 3.13), which no marker can tell.
-EXTRAS_OF_test := dask ray test-notebook
+EXTRAS_OF_test := dask ray test-frames test-notebook
 EXTRAS_OF_docs := dask ray
 EXTRAS_OF_bench := dask ray
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows types dist suite suite-optimized bench pictures docs docs-check check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows types dist suite suite-optimized bench fuzz pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | types | dist | bench | pictures | docs | docs-check | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | types | dist | bench | fuzz | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -96,6 +96,10 @@ dist: $(VENV)/.has-dist
 bench: $(VENV)/.has-bench
 	@$(RUN) -m compileall -q src benchmarks
 	$(RUN) -m benchmarks $(ARGS)
+
+# A hundred thousand random pickle programs against load and inspect: no code runs, nothing crashes or hangs.
+fuzz: $(VENV)/.has-test
+	$(RUN) -m scripts.pickle_fuzz $(ARGS)
 
 # The pages of reports in a headless Chromium, and commands in a terminal: pictures in build/pictures. Needs Debian's
 # packages chromium and tmux. ARGS=--docs writes those of docs/pictures too.

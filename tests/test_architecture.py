@@ -23,9 +23,9 @@ FLOORS = (
     "parallel memory",
     "backends persistence hashing observe reports",
     "_pickling",
-    "_arrays _files _output _cpus _context",
+    "_arrays _files _cpus _context",
     "_tracebacks",
-    "errors _environment _forks _hints _platform _sizes _typevars",
+    "errors _environment _forks _hints _output _platform _sizes _typevars",
 )
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}
@@ -40,6 +40,7 @@ LATE = {
     ("cli._run", "parallel.options._settings"): "a program that is run without options need not run calls",
     ("cli._run", "reports._folder"): "only --report needs it",
     ("hashing", "hashing._joblib"): "few programs ask for md5 or sha1",
+    ("hashing._writers", "hashing._arrow"): "only objects that give their data to pyarrow need it",
     ("memory.storage._filestore", "memory.storage._index"): "it imports sqlite3, which only caches with limits need",
     ("memory._caching", "memory._async"): "it imports asyncio, which only cached coroutine functions need",
     (

@@ -71,7 +71,7 @@ def pieces(array: Any) -> Iterator[memoryview]:
         yield from cut(memoryview(flat(np.ascontiguousarray(slab))))
 
 
-def cut(memory: memoryview) -> Iterator[memoryview]:
-    """Yield consecutive pieces of a buffer of bytes, each of :data:`PIECE` bytes; the last one may be shorter."""
-    for start in range(0, memory.nbytes, PIECE):
-        yield memory[start : start + PIECE]
+def cut(memory: memoryview, size: int = PIECE) -> Iterator[memoryview]:
+    """Yield consecutive pieces of a buffer of bytes, each of `size` bytes; the last one may be shorter."""
+    for start in range(0, memory.nbytes, size):
+        yield memory[start : start + size]

@@ -18,8 +18,8 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
+from shoal._output import Output
 from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, real_path, remove, replace, sync, sync_folder
 from shoal._platform.locks import lock_file
 from shoal.errors import FileInUse
@@ -60,7 +60,7 @@ def delete(path: str) -> None:
 
 
 @contextlib.contextmanager
-def replacement(path: str, durable: bool = False) -> Iterator[Any]:
+def replacement(path: str, durable: bool = False) -> Iterator[Output]:
     """Open a new file for writing that replaces `path` when the block has succeeded, and not before.
 
     In everything else this is like ``open(path, "wb")``: the permissions, the errors, and that links are followed.
@@ -75,8 +75,8 @@ def replacement(path: str, durable: bool = False) -> Iterator[Any]:
 
     Yields
     ------
-    file
-        A binary file.
+    Output
+        What is written to it gets into the file.
 
     Raises
     ------
@@ -85,13 +85,7 @@ def replacement(path: str, durable: bool = False) -> Iterator[Any]:
     OSError
         If ``open(path, "wb")`` would raise it, or if the file cannot be written or put in place.
     """
-    if not os.path.basename(path):  # realpath() would drop the slash at the end, so let open() raise the error
-        open(path, "wb").close()
-    path = real_path(path)
-    try:
-        before = os.stat(path)
-    except FileNotFoundError:
-        before = None
+    path, before = _target(path)
     temporary = None
     if before is None or stat.S_ISREG(before.st_mode):
         if before is not None:
@@ -101,17 +95,37 @@ def replacement(path: str, durable: bool = False) -> Iterator[Any]:
         except PermissionError:
             pass
     if temporary is None:
-        with open(path, "wb", _BUFFER) as file:
-            yield file
+        with open(path, "wb", 0) as file, Output(file.fileno(), closefd=False) as output:
+            yield output
         return
     try:
-        with open(temporary.fd, "wb", _BUFFER, closefd=False) as file:
-            yield file
+        with Output(temporary.fd, closefd=False) as output:
+            yield output
         if before is not None:
             temporary.copy_permissions(before)
-        temporary.publish(path, durable)
+        temporary.publish(path, durable, before is not None)
     finally:
         temporary.close()
+
+
+def _target(path: str) -> tuple[str, os.stat_result | None]:
+    """Return the absolute path of the file that a path leads to, and its status; None if there is no such file."""
+    if not os.path.basename(path):  # realpath() would drop the slash at the end, so let open() raise the error
+        open(path, "wb").close()
+    try:
+        if os.name != "nt":  # there, links are more than lstat() tells
+            status = os.lstat(path)
+            if not stat.S_ISLNK(status.st_mode):  # realpath() would look at each part of the path
+                return _absolute(path), status
+        path = real_path(path)
+        return path, os.stat(path)
+    except FileNotFoundError:
+        return _absolute(path), None
+
+
+def _absolute(path: str) -> str:
+    """Return an absolute path: the working folder may change. ``abspath`` would misread ".." behind a link."""
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 class _TemporaryFile:
@@ -138,7 +152,7 @@ class _TemporaryFile:
             raise
         except OSError:  # this file system has no files without a name
             return None
-        if os.path.exists(f"/proc/self/fd/{fd}"):
+        if os.access(f"/proc/self/fd/{fd}", os.F_OK):
             return fd
         os.close(fd)
         return None
@@ -176,8 +190,8 @@ class _TemporaryFile:
                     os.fchown(self.fd, before.st_uid, before.st_gid)
             os.fchmod(self.fd, stat.S_IMODE(before.st_mode))
 
-    def publish(self, path: str, durable: bool) -> None:
-        """Give the file its path, in one step; a file that is there is replaced.
+    def publish(self, path: str, durable: bool, exists: bool) -> None:
+        """Give the file its path, in one step; a file that is there is replaced. `exists` says that one was there.
 
         Windows refuses this while the old file is open. After a while the contents are then copied to the old file,
         as if it had been opened for writing.
@@ -186,10 +200,13 @@ class _TemporaryFile:
             sync(self.fd)
         if self._name is None:
             source = f"/proc/self/fd/{self.fd}"
-            try:
-                # os.link() follows the link in /proc only if it is given a directory descriptor (AT_SYMLINK_FOLLOW).
-                os.link(source, path, src_dir_fd=self.fd)
-            except FileExistsError:
+            if not exists:
+                try:
+                    # os.link() follows the link in /proc only if it has a directory descriptor (AT_SYMLINK_FOLLOW).
+                    os.link(source, path, src_dir_fd=self.fd)
+                except FileExistsError:
+                    exists = True
+            if exists:
                 self._name = self._link_temporary_name(source, path)
         if self._name is not None:
             if OPEN_FILES_STAY:

@@ -54,6 +54,10 @@ class Output:
         """Create a file and return an Output for it. Raise FileExistsError if it exists."""
         return cls(os.open(path, _NEW, 0o666))
 
+    def fileno(self) -> int:
+        """Return the descriptor. Bytes that are gathered have not been written to it yet."""
+        return self._fd
+
     def tell(self) -> int:
         """Return the position of the next byte, counted from the position at which this object began."""
         return self.nbytes

@@ -1,4 +1,4 @@
-"""Sizes as text: '1.5G'."""
+"""Sizes and durations as text: '1.5G', '3 d'."""
 
 from __future__ import annotations
 
@@ -43,3 +43,18 @@ def parse_size(text: int | float | str) -> int:
         return int(size)
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{text!r} is not a size: pass a number of bytes, or a string such as '500M'") from None
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as a short text: ``"3 d"``, ``"12 s"``, ``"250 ms"``."""
+    if not math.isfinite(seconds):  # the metadata of a result may claim any number
+        return f"{seconds} s"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    if seconds >= 10:
+        return f"{int(seconds)} s"
+    for unit, part in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= part:
+            return f"{seconds / part:.3g} {unit}"
+    return f"{max(seconds, 0) * 1e6:.3g} µs"

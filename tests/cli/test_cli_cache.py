@@ -370,3 +370,49 @@ def test_verify_of_files_without_checksums() -> None:
         verify(io.BytesIO(), "name")
     with pytest.raises(DamagedFile):
         verify(io.BytesIO(b"\x78\x9c" + b"nonsense" * 10), "name")
+
+
+# ---- why, export and import; prune of a function.
+
+
+def test_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = FileStore(tmp_path / "cache")
+    for i, n in enumerate(("1", "20", "2")):
+        store.save(Key("m/f", f"{i + 1:032x}x"), i, Meta(0.0, 1_700_000_000.0 + i, {"n": n, "x": "{'a': [1]}"}))
+    details = '{"parts": {"n": "2"}, "function": {"tag": "t", "source": "s", "version": null, "depends": {}}}'
+    store.save(Key("m/f", f"{4:032x}x"), 3, Meta(0.0, 1_700_000_009.0, {"n": "2", "x": "{'a': [5]}"}, details))
+    assert main(["cache", "why", str(tmp_path / "cache"), "f"]) == 0
+    shown = capsys.readouterr().out
+    assert "m.f: 4 entries" in shown
+    assert "the first one that is stored" in shown
+    assert "  n: 1 -> 20" in shown
+    found = ask(capsys, "cache", "why", str(tmp_path / "cache"), "f")
+    assert [item["nearest"] and int(item["nearest"][:32], 16) for item in found] == [None, 1, 2, 3]
+    assert found[3]["differences"] == [{"path": "x['a'][0]", "before": "1", "now": "5"}]
+    assert ask(capsys, "cache", "why", str(tmp_path / "cache"), "f", f"{2:032x}") == found[1:2]
+    assert main(["cache", "why", str(tmp_path / "cache"), "f", "ff"]) == 1
+    assert "begins with ff" in capsys.readouterr().err
+    assert main(["cache", "why", str(tmp_path / "cache"), "missing"]) == 1
+
+
+def test_export_and_import(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tar = str(tmp_path / "warm.tar")
+    assert ask(capsys, "cache", "export", str(folder), tar) == {"file": tar, "entries": 4}
+    assert main(["cache", "export", str(folder), tar, "--function", "f"]) == 0
+    assert "3 entries in" in capsys.readouterr().out
+    assert ask(capsys, "cache", "import", str(tmp_path / "new"), tar) == {"added": 3, "known": 0, "damaged": 0}
+    assert main(["cache", "import", str(tmp_path / "new"), tar]) == 0
+    assert "added 0 entries; 3 known already" in capsys.readouterr().out
+    assert len(list(shoal.Memory(str(tmp_path / "new"), verbose=0).entries())) == 3
+    assert main(["cache", "export", str(folder), tar, "--function", "missing"]) == 1
+    (tmp_path / "bad.tar").write_bytes(b"x")
+    assert main(["cache", "import", str(folder), str(tmp_path / "bad.tar")]) == 1
+    assert "is not a tar of results" in capsys.readouterr().err
+
+
+def test_prune_of_old_results_of_a_function(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ask(capsys, "cache", "prune", str(folder), "--function", "g", "--older-than", "1d", "--dry-run")
+    assert [item["function"] for item in found["removed"]] == ["package.g"]
+    assert ask(capsys, "cache", "prune", str(folder), "--function", "g")["entries"] == 3
+    assert main(["cache", "prune", str(folder), "--function", "g"]) == 1
+    assert ask(capsys, "cache", "prune", str(folder), "--older-than", "1d")["entries"] == 0

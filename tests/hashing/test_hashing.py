@@ -99,6 +99,21 @@ def everything() -> dict[str, Any]:
     return {**_hashing_zoo.zoo(), **{f"apart {name}": value for name, value in _hashing_zoo.told_apart().items()}}
 
 
+@given(st.lists(SCALARS).map(tuple))
+def test_a_row_of_scalars_has_the_digest_of_a_walk(row: tuple[Any, ...]) -> None:
+    short = all(len(value) <= _walk.LONG_TEXT for value in row if isinstance(value, (str, bytes)))
+    walked = _walk.Walk(_writers.writer_of).hexdigest(row)
+    assert _walk.digest_of_row(row) == (walked if short else None)
+    assert shoal.hash(row) == walked
+
+
+def test_other_tuples_are_walked() -> None:
+    for row in ((1, [2]), (1, np.int64(2)), tuple(range(_walk.BLOCK + 1))):
+        assert _walk.digest_of_row(row) is None
+    row = tuple(range(_walk.BLOCK))
+    assert _walk.digest_of_row(row) == _walk.Walk(_writers.writer_of).hexdigest(row)
+
+
 def test_attributes_that_pickles_leave_out_count() -> None:
     values = _hashing_zoo.told_apart()
     assert len({shoal.hash(value) for value in values.values()}) == len(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 import shutil
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import shoal
@@ -47,6 +49,27 @@ def test_a_result_that_cannot_be_pickled_is_returned_with_a_warning(memory: Memo
     assert memory.info().entries == 0
     with pytest.warns(CacheWarning, match="generator"):
         assert list(memory.cache(lambda: (i for i in range(3)))()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("size", [3, 300_000], ids=["small", "large"])
+def test_a_result_that_is_damaged_is_computed_again_with_a_warning(tmp_path: Path, size: int, compress: bool) -> None:
+    cached = Memory(tmp_path, verbose=0, compress=compress).cache(ran)
+    expected = cached(size, [np.arange(size), "text"])
+    (path,) = tmp_path.rglob("output.pkl")
+    draw = random.Random(size)
+    for n in range(1, 21):
+        data = bytearray(path.read_bytes())
+        for _ in range(8):
+            data[draw.randrange(12, len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        with pytest.warns(CacheWarning, match="cannot be read"):
+            again = cached(size, [np.arange(size), "text"])
+        assert again[1] == expected[1]
+        assert (again[0] == expected[0]).all()
+        assert len(RUNS) == n + 1
+        assert (cached(size, [np.arange(size), "text"])[0] == expected[0]).all()
+        assert len(RUNS) == n + 1
 
 
 def test_functions_are_called_if_the_folder_cannot_be_made(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ SECTION = (
 )
 HIT, MISS, STORE = ([*block.split("\n")] for block in re.findall(r"```\n(.*?)\n```", SECTION[2], re.DOTALL))
 USERS = "the user's function"
+DESCRIBING = ("Identity.words", "Identity.described_as_json")
 
 
 def double(x: int) -> int:
@@ -58,7 +59,7 @@ def way_of(call: Callable[[], Any]) -> tuple[list[str], list[str]]:
             if is_of_store(frame.f_back) or (is_of_store(frame) and not of_contract):
                 if name not in inside:
                     inside.append(name)
-            elif path.name != "_texts.py" and name != "Identity.words":
+            elif path.name not in ("_texts.py", "_parts.py") and name not in DESCRIBING:
                 way.append(name)
 
     sys.setprofile(note)

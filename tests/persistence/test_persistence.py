@@ -8,7 +8,6 @@ import io
 import os
 import pickle
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from hypothesis import strategies as st
 from _capabilities import READ_ONLY, needs_replacing
 from _persistence_zoo import COMPRESSORS, JOBLIBS, LAYOUTS, arrays, filled, objects, portrait, zoo
 from shoal import dump, load
+from shoal.persistence import _checksums
 from shoal.persistence.reading._reader import Reader
-from shoal.persistence.writing import _splice
 
 # joblib leaves its LZ4 files open, which say so when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -298,17 +297,17 @@ def test_numpy_is_not_imported_if_there_is_no_array(fresh_python: Any, tmp_path:
 
 @pytest.mark.parametrize("cpus", [1, 2])
 @pytest.mark.parametrize("threads", [True, False])
-def test_checksums_are_computed_while_an_array_is_written(
+def test_checksums_are_computed_while_an_array_is_written_and_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, threads: bool
 ) -> None:
-    monkeypatch.setattr(_splice, "cpu_budget", lambda: cpus)
-    monkeypatch.setattr(_splice, "LARGE", 2**17)
+    monkeypatch.setattr(_checksums, "cpu_budget", lambda: cpus)
+    monkeypatch.setattr(_checksums, "LARGE", 2**17)
     if not threads:
 
-        def refuse(_thread: threading.Thread) -> None:
+        def refuse(*_: Any) -> None:
             raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr(threading.Thread, "start", refuse)
+        monkeypatch.setattr(_checksums, "start_new_thread", refuse)
     value = [np.arange(50_000.0), np.arange(60_000).reshape(200, 300).T, np.arange(99_999)[::2]]
     dump(value, tmp_path / "file")
     again = load(tmp_path / "file", verify=True)
@@ -322,4 +321,3 @@ def test_checksums_are_computed_while_an_array_is_written(
 
     with pytest.raises(OSError, match="no space left"):
         dump(value, Full())
-    assert not [thread for thread in threading.enumerate() if "beside" in thread.name]

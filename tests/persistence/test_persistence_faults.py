@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import pytest
 from _capabilities import needs, needs_fork, needs_limits
 from _faults_util import Child
 from _persistence_zoo import COMPRESSORS, JOBLIBS, filled, portrait
-from shoal import CorruptFile, TruncatedFile, dump, load
+from shoal import CorruptFile, DamagedFile, TruncatedFile, dump, load
+from shoal._arrays import SLAB
+from shoal.persistence._checksums import LARGE
+from shoal.persistence.reading._plain import WHOLE
 
 WRITTEN = [0, *COMPRESSORS]
 
@@ -277,23 +281,113 @@ def test_no_flipped_bit_passes_in_a_stream(protocol: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_flipped_bit_outside_of_arrays_is_noticed(tmp_path: Path, protocol: int) -> None:
+def test_a_flipped_bit_is_noticed_except_in_mapped_arrays(tmp_path: Path, protocol: int) -> None:
     """Without verify=True."""
     data = encoded(TINY, 0, protocol=protocol)
     expected = portrait(TINY, stored=True)
     of_arrays = {position for array in (_ARRAY, TINY["b"]) for position in places(data, array)}
     assert len(of_arrays) == _ARRAY.nbytes + TINY["b"].nbytes
-    for read in readers(tmp_path)[:3]:
+    by_path, mapped, in_memory, _ = readers(tmp_path)
+    for read in (by_path, mapped, in_memory):
         for position in range(len(data)):
             damaged = bytearray(data)
             damaged[position] ^= 1 << (position % 8)
             try:
                 value = read(bytes(damaged), ensure_native_byte_order=False)
             except CorruptFile:
-                assert position not in of_arrays
+                assert read is not mapped or position not in of_arrays
             else:
+                assert read is mapped
                 assert position in of_arrays
                 assert portrait(value) != expected
+
+
+@pytest.mark.parametrize("nbytes", [70_000, LARGE + 3 * SLAB // 2], ids=["in the cache", "on a thread"])
+def test_a_flipped_byte_of_an_array_is_noticed(tmp_path: Path, nbytes: int) -> None:
+    path = tmp_path / "x.pkl"
+    array = np.arange(nbytes // 8)
+    dump({"a": array, "b": 1}, path)
+    begin = places(path.read_bytes(), array).start
+    draw = random.Random(nbytes)
+    with open(path, "r+b", 0) as file:
+        for position in [begin, begin + array.nbytes - 1, *(begin + draw.randrange(array.nbytes) for _ in range(198))]:
+            file.seek(position)
+            byte = file.read(1)[0]
+            for changed in (byte ^ 1 << draw.randrange(8), byte):
+                file.seek(position)
+                file.write(bytes([changed]))
+                if changed != byte:
+                    with pytest.raises(DamagedFile, match=f"at offset {begin}: "):
+                        load(path)
+    assert (load(path)["a"] == array).all()
+
+
+class _Watching:
+    """Its state contains an array."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise RuntimeError("a damaged array reached a class")
+
+
+def test_no_class_gets_a_damaged_array(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    array = filled("f8", (9000,))
+    dump(_Watching(array), path)
+    data = bytearray(path.read_bytes())
+    data[places(data, array).start + 3] ^= 1
+    path.write_bytes(data)
+    for trusted in (None, [f"{__name__}._Watching"]):
+        with pytest.raises(DamagedFile):
+            load(path, trusted=trusted)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("kind", [bytes, bytearray, str])
+def test_a_flipped_bit_is_noticed_where_large_strings_are_read_once(tmp_path: Path, kind: Any, protocol: int) -> None:
+    long = "x" * 1_500_000 if kind is str else kind(1_500_000)
+    path = tmp_path / "x.pkl"
+    dump({"k": [1, 2.5], "long": long, "m": {"a": "text", "b": (None, 2**70)}}, path, protocol=protocol)
+    size = path.stat().st_size
+    assert size > WHOLE
+    positions = {*range(120), *range(120, size - 1000, 199_991), *range(size - 400, size)}
+    with open(path, "r+b", 0) as file:
+        for position in sorted(positions):
+            file.seek(position)
+            byte = file.read(1)[0]
+            file.seek(position)
+            file.write(bytes([byte ^ 1 << position % 8]))
+            with pytest.raises(CorruptFile):
+                load(path)
+            file.seek(position)
+            file.write(bytes([byte]))
+    assert load(path)["long"] == long
+
+
+def test_nothing_is_imported_from_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    for value in ([b"x" * 2_000_000, _Watching([1]), "text"], [_Watching([1]), b"x" * 2_000_000]):
+        dump(value, path)
+        data = bytearray(path.read_bytes())
+        data[data.index(b"xxxx") + 1_000_000] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(DamagedFile):
+            load(path)
+        with pytest.raises(RuntimeError, match="reached a class"):
+            load(path, verify=False)
+
+
+def test_damage_is_not_searched_for_with_verify_false(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    array = filled("f8", (9000,))
+    dump([array], path)
+    data = bytearray(path.read_bytes())
+    data[places(data, array).start + 3] ^= 1
+    path.write_bytes(data)
+    for trusted in (None, []):
+        assert load(path, verify=False, trusted=trusted)[0].shape == (9000,)
 
 
 @pytest.mark.parametrize("protocol", [1, 2, 5])
@@ -320,11 +414,11 @@ def test_damage_is_named(tmp_path: Path) -> None:
     data[begin + 3] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptFile, match=rf"model\.pkl is damaged at offset {begin}: .*float64.*9000") as caught:
-        load(path, verify=True)
+        load(path)
     assert "write it again" in str(caught.value)
     with pytest.raises(CorruptFile, match=rf"model\.pkl is damaged at offset {begin}: "):
         load(path, verify=True, mmap_mode="r")
-    assert load(path)[1] == "tail"
+    assert load(path, mmap_mode="r")[1] == "tail"
     joblib.dump([array], path)
     with pytest.raises(ValueError, match="no checksums"):
         load(path, verify=True)

@@ -29,6 +29,7 @@ import socket
 import sys
 import traceback
 import types
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from shoal.backends._bootstrap import flush_streams, set_up_signals, set_variables
@@ -49,7 +50,7 @@ class Start(NamedTuple):
     path: list[str]
     argv: list[str]
     cpus: tuple[int, ...]
-    base: tuple[str, ...]  # modules that every worker needs; if one has a function ``rehearse``, it is called
+    base: tuple[str, ...]  # modules that every worker needs, which may have the functions ``rehearse`` and ``settle``
     modules: tuple[str, ...]  # others to import before the first worker
 
 
@@ -75,8 +76,8 @@ def main(fd: int, tracker: int) -> None:
     try:
         for name in start.base:
             module = importlib.import_module(name)
-            if hasattr(module, "rehearse"):
-                module.rehearse()
+            server.settlers.append(getattr(module, "settle", int))
+            getattr(module, "rehearse", int)()
         server.prepare(start.modules, tracker)
         begun = server.run()
     except Exception:  # not printed: the caller logs it, and starts workers by exec
@@ -93,6 +94,9 @@ class _Server:
 
     def __init__(self, control: socket.socket) -> None:
         self.pid = os.getpid()
+        #: Called before a fork, if modules were imported since then.
+        self.settlers: list[Callable[[], object]] = []
+        self._settled_at = 0  # the number of modules then
         self._control = control
         self._children: set[int] = set()
         self._unfit = False
@@ -142,6 +146,7 @@ class _Server:
         try:
             beginning = Beginning(*pickle.loads(connection.receive()))
             self._adopt(beginning.common)
+            self._settle()
             self._process.name = beginning.name
             gc.freeze()  # later objects may be the user's; `_exit_process` examines only those
             pid = os.fork()
@@ -174,6 +179,13 @@ class _Server:
             resource.setrlimit(resource.RLIMIT_NOFILE, state.files)
         set_parent(self._process, state)
         self._common = common
+
+    def _settle(self) -> None:
+        """Do what the workers would each do in their first batch, and what depends on the imported modules."""
+        if self._settled_at != len(sys.modules):
+            for settle in self.settlers:
+                settle()
+            self._settled_at = len(sys.modules)
 
     def _restore(self) -> None:
         """Restore the replaced variables."""

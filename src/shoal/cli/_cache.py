@@ -2,9 +2,9 @@
 
 ::
 
-    FOLDER ──> open_cache ──> a Store ──> entries, meta ──> ls, info, show
-                                      ──> reduce ─────────> prune
-                                      ──> open_value ─────> verify, which unpickles nothing
+    FOLDER ──> open_cache ──> a Store ──> entries, meta ──> ls, info, show, why
+                                      ──> prune ──────────> prune
+                                      ──> open_value ─────> verify, export; import. They unpickle nothing
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from shoal._sizes import format_size
-from shoal.cli._cache_store import fields_of, name_of, open_cache
+from shoal.cli._cache_store import export, fields_of, function_of, import_, open_cache
 from shoal.cli._cache_verify import verify_all
+from shoal.cli._cache_why import why
 from shoal.cli._text import DONE, FAILED, complain, count, duration, say, say_json, say_table
 from shoal.errors import printable
-from shoal.memory.store import Entry, Key, Limits, Store, excess_of, location_of
+from shoal.memory._pruning import Wanted, prune, removed_by
+from shoal.memory.storage._paths import dotted as name_of
+from shoal.memory.store import Entry, Key, Limits, Store, location_of
 
 #: How many of the largest results `info` shows.
 _LARGEST = 5
@@ -36,9 +39,12 @@ def main(given: Namespace) -> int:
         "show": _show,
         "prune": _prune,
         "verify": verify_all,
+        "why": why,
+        "export": export,
+        "import": import_,
     }
     try:
-        return actions[given.action](given, open_cache(given.folder))
+        return actions[given.action](given, open_cache(given.folder, make=given.action == "import"))
     except (ImportError, NotImplementedError, ValueError) as error:
         complain(str(error))
         return FAILED
@@ -110,20 +116,11 @@ def _info(given: Namespace, store: Store) -> int:
 
 
 def _show(given: Namespace, store: Store) -> int:
-    by_function = _by_function(store.entries())
-    wanted = given.function.replace("/", ".")
-    found = [function for function in by_function if name_of(function) == wanted]
-    found = found or [function for function in by_function if name_of(function).endswith(f".{wanted}")]
-    if len(found) != 1:
-        names = ", ".join(map(name_of, found))
-        complain(
-            f"several functions end in {wanted}: {names}"
-            if found
-            else f"no result of {wanted} is stored. See: shoal cache ls {given.folder}"
-        )
+    found = function_of(store, given)
+    if found is None:
         return FAILED
     code, described = DONE, []
-    for entry in sorted(by_function[found[0]], key=lambda entry: -entry.used):
+    for entry in sorted(store.entries_of(found), key=lambda entry: -entry.used):
         fields = {**fields_of(entry), **_metadata(store, entry.key)}
         if given.unpickle:
             try:
@@ -135,7 +132,7 @@ def _show(given: Namespace, store: Store) -> int:
     if given.json:
         say_json(described)
         return code
-    say(f"{printable(name_of(found[0]))}: {count(len(described), 'entry')}")
+    say(f"{printable(name_of(found))}: {count(len(described), 'entry')}")
     for fields in described:
         say()
         _say_entry(fields)
@@ -190,13 +187,12 @@ def _when(seconds: float) -> str:
 
 def _prune(given: Namespace, store: Store) -> int:
     limits = Limits.checked(given.bytes_limit, given.items_limit, given.age_limit)
+    function = function_of(store, given) if given.function else None
+    if given.function and function is None:
+        return FAILED
+    wanted = Wanted(limits, given.older_than.total_seconds() if given.older_than else None, function)
     entries = list(store.entries())
-    if given.dry_run:
-        gone = list(excess_of(entries, limits))
-    else:
-        store.reduce(limits)
-        left = {entry.key for entry in store.entries()}
-        gone = sorted((entry for entry in entries if entry.key not in left), key=lambda entry: entry.used)
+    gone = removed_by(store, wanted) if given.dry_run else prune(store, wanted)
     nbytes = sum(entry.nbytes for entry in gone)
     remaining = len(entries) - len(gone), sum(entry.nbytes for entry in entries) - nbytes
     if given.json:

@@ -1,19 +1,21 @@
-"""Finding the cache in a folder, and the names of what is in it."""
+"""Finding the cache in a folder, and a function in it; export and import."""
 
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from typing import Any
-from urllib.parse import unquote
 
-from shoal.errors import MissingExtra
+from shoal.cli._text import DONE, FAILED, complain, count, say, say_json
+from shoal.errors import MissingExtra, printable
+from shoal.memory._transfer import export_entries, import_entries
 from shoal.memory.storage._filestore import FileStore
-from shoal.memory.storage._paths import OUTPUT, OWN, SOURCE
+from shoal.memory.storage._paths import OUTPUT, OWN, SOURCE, dotted, functions_named
 from shoal.memory.store import Entry, Store, create
 
 
-def open_cache(folder: str) -> Store:
-    """Return the store at the location of a ``Memory``. Nothing is made if there is none.
+def open_cache(folder: str, make: bool = False) -> Store:
+    """Return the store at the location of a ``Memory``. If there is none, it is made only if `make` is true.
 
     Raises
     ------
@@ -38,6 +40,8 @@ def open_cache(folder: str) -> Store:
                 own = os.path.join(around, OWN)  # where shoal's own files are under the name joblib
         if _is_cache(location):
             return FileStore(location, own=own, make_location=False)
+    if make:
+        return FileStore(inner)
     raise _missing(folder)
 
 
@@ -77,16 +81,49 @@ def _siblings(location: str) -> list[str]:
     return [path for path in folders if path != location]
 
 
-def name_of(function: str) -> str:
-    """Return the path of a function in a store as a dotted name."""
-    return ".".join(unquote(part) for part in function.split("/"))
-
-
 def fields_of(entry: Entry) -> dict[str, Any]:
     """Return what is shown of an entry, for JSON."""
     return {
-        "function": name_of(entry.key.function),
+        "function": dotted(entry.key.function),
         "call": entry.key.call,
         "nbytes": entry.nbytes,
         "used": entry.used,
     }
+
+
+def function_of(store: Store, given: Namespace) -> str | None:
+    """Return the path of the function that a user names; or None, after a message that says what is wrong."""
+    wanted = given.function
+    found = functions_named(sorted({entry.key.function for entry in store.entries()}), wanted)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(map(dotted, found))
+    complain(
+        f"several functions end in {wanted}: {names}"
+        if found
+        else f"no result of {wanted} is stored. See: shoal cache ls {given.folder}"
+    )
+    return None
+
+
+def export(given: Namespace, store: Store) -> int:
+    """Write results to a tar."""
+    function = function_of(store, given) if given.function else None
+    if given.function and function is None:
+        return FAILED
+    number = export_entries(store, given.file, store.entries() if function is None else store.entries_of(function))
+    if given.json:
+        say_json({"file": given.file, "entries": number})
+    else:
+        say(f"{count(number, 'entry')} in {printable(given.file)}")
+    return DONE
+
+
+def import_(given: Namespace, store: Store) -> int:
+    """Add the results of a tar."""
+    found = import_entries(store, given.file)
+    if given.json:
+        say_json(found._asdict())
+    else:
+        say(f"added {count(found.added, 'entry')}; {found.known:,} known already, {found.damaged:,} damaged")
+    return FAILED if found.damaged else DONE

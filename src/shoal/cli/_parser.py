@@ -33,8 +33,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
     if list(arguments[:1]) != ["run"]:
         given = parser.parse_args(arguments)
-        if getattr(given, "action", None) == "prune" and given.bytes_limit is given.items_limit is given.age_limit:
-            parser.error("cache prune: give a limit: --bytes-limit, --items-limit or --age-limit")
+        if getattr(given, "action", None) == "prune" and not any(
+            item is not None
+            for item in (given.bytes_limit, given.items_limit, given.age_limit, given.older_than, given.function)
+        ):
+            parser.error(
+                "cache prune: give a limit: --bytes-limit, --items-limit or --age-limit; or --older-than or --function"
+            )
         return given
     own, program = _split(arguments)
     given = parser.parse_args(own)
@@ -160,7 +165,7 @@ def _add_cache(commands: Any) -> None:
     cache = _command(
         commands,
         "cache",
-        "look at the results that Memory has stored, and remove them",
+        "look at the results that Memory has stored, remove them, and pass them on",
         "shoal cache ls ~/cache\nshoal cache prune ~/cache --bytes-limit 10G\nshoal cache verify ~/cache",
         "there is no cache, or something is wrong with it",
     )
@@ -193,11 +198,25 @@ def _add_cache(commands: Any) -> None:
         help="also rebuild each value and show it. This can run any code that a file contains: use it only for caches "
         "that you trust",
     )
+    why = _add_to_cache(
+        actions,
+        "why",
+        "show why each result of a function was computed: in what it differs from the nearest earlier one",
+        "shoal cache why ~/cache features.extract\nshoal cache why ~/cache extract 5c1d",
+        "there is no such function or call",
+    )
+    why.add_argument("function", metavar="FUNCTION", help="the name that 'shoal cache ls' shows, or the end of it")
+    why.add_argument("call", nargs="?", metavar="CALL", help="the digest of one call, or its beginning")
+    _add_changes_of_cache(actions)
+
+
+def _add_changes_of_cache(actions: Any) -> None:
     prune = _add_to_cache(
         actions,
         "prune",
-        "remove results until the rest is within limits, least recently used first",
-        "shoal cache prune ~/cache --bytes-limit 10G\nshoal cache prune ~/cache --age-limit 30d --dry-run",
+        "remove results: until the rest is within limits, least recently used first; old ones; those of a function",
+        "shoal cache prune ~/cache --bytes-limit 10G\nshoal cache prune ~/cache --age-limit 30d --dry-run\n"
+        "shoal cache prune ~/cache --function features.extract --older-than 1w",
         "there is no cache, or results cannot be removed",
     )
     prune.add_argument("--bytes-limit", type=_size, metavar="SIZE", help="the largest size of all results: 500M, 10G")
@@ -208,6 +227,10 @@ def _add_cache(commands: Any) -> None:
         metavar="AGE",
         help="how long a result may stay unused: 12h, 30d, 2w (s, min, h, d, w)",
     )
+    prune.add_argument("--older-than", type=_age, metavar="AGE", help="remove what was saved so long ago: 30d, 2w")
+    prune.add_argument(
+        "--function", metavar="FUNCTION", help="only the results of this function; without a limit, all of them"
+    )
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     _add_to_cache(
         actions,
@@ -216,6 +239,23 @@ def _add_cache(commands: Any) -> None:
         "shoal cache verify ~/cache\nshoal cache verify ~/cache --json",
         "there is no cache, or a result is damaged",
     )
+    export = _add_to_cache(
+        actions,
+        "export",
+        "write results to a tar, for 'shoal cache import'",
+        "shoal cache export ~/cache warm.tar.gz\nshoal cache export ~/cache f.tar --function features.extract",
+        "there is no cache or function, or the tar cannot be written",
+    )
+    export.add_argument("file", metavar="FILE", help="the tar; .gz, .bz2 or .xz at its end compresses it")
+    export.add_argument("--function", metavar="FUNCTION", help="only the results of this function")
+    imported = _add_to_cache(
+        actions,
+        "import",
+        "add the results of a tar. Import only what you trust: results are pickles, which can run any code when used",
+        "shoal cache import ~/cache warm.tar.gz",
+        "the tar contains what no cache contains, or a result is damaged",
+    )
+    imported.add_argument("file", metavar="FILE", help="the tar that 'shoal cache export' has written")
 
 
 def _add_to_cache(actions: Any, name: str, summary: str, examples: str, failed: str) -> argparse.ArgumentParser:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from shoal._sizes import format_duration
 from shoal.errors import printable
 
 #: The exit codes: all is done, something is wrong with what was looked at, the arguments are wrong.
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
+#: A duration as a short text: ``"3 d"``, ``"12 s"``, ``"250 ms"``.
+duration = format_duration
 
 
 def prepare_output() -> None:
@@ -68,21 +69,6 @@ def table_lines(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: I
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as a short text: ``"3 d"``, ``"12 s"``, ``"250 ms"``."""
-    if not math.isfinite(seconds):  # the metadata of a result may claim any number
-        return f"{seconds} s"
-    for unit, size in _UNITS:
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    if seconds >= 10:
-        return f"{int(seconds)} s"
-    for unit, part in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= part:
-            return f"{seconds / part:.3g} {unit}"
-    return f"{max(seconds, 0) * 1e6:.3g} µs"
 
 
 def count(number: int, noun: str) -> str:

@@ -8,7 +8,8 @@ An object and the name of an algorithm come in; 32 or 40 hexadecimal digits go o
               │                 _writers    finds the writer of a type; builtin types; register_hasher
               │                 _functions  functions, methods, classes and modules
               │                 _reduced    other objects: their pickle reduction, and attributes that it would lose
-              │                 _arrays     numpy and torch        _tables  pandas and pyarrow
+              │                 _arrays     numpy and torch
+              │                 _tables     pandas, polars and xarray         _arrow   pyarrow
               │                 _bytes      large data into a node, by several threads; the memory of arrays
               └─ "md5", "sha1"  _joblib     the digests of joblib, bit for bit
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 from shoal._hints import hint
 
-from ._walk import TooManyCycles, Walk
+from ._walk import TooManyCycles, Walk, digest_of_row
 from ._writers import register_hasher, writer_of
 
 __all__ = ["hash", "register_hasher"]
@@ -79,6 +80,8 @@ def hash(obj: Any, hash_name: str = "xxh3_128", coerce_mmap: bool = False) -> st
     True
     """
     if hash_name == "xxh3_128":
+        if type(obj) is tuple and (digest := digest_of_row(obj)):
+            return digest
         try:
             return Walk(writer_of, coerce_mmap).hexdigest(obj)
         except TooManyCycles:

@@ -1,13 +1,13 @@
-"""The parts that are hashed in place of tables, columns and arrays of pandas and pyarrow.
+"""The parts that are hashed in place of tables, columns and arrays of pandas, polars and xarray.
 
 Equal objects of these libraries have different pickles, which depend on blocks, chunks, caches and offsets. Memory
 beneath a missing value does not count, and neither does the memory layout.
 
 ::
 
-    pandas    frame    labels, then one column after the other: its dtype and its values
-    pyarrow   array    type, length, then runs of values, the same for every division into chunks
-              table    names and columns
+    pandas    frame     labels, then one column after the other: its dtype and its values
+    polars    frame     one column after the other: its name, its dtype and its values, as pyarrow has them
+    xarray    dataset   variables: dimensions, values and attributes; which of them are coordinates; attributes
 
 Each function yields the parts of one kind of object. The libraries are imported only when an object of theirs is met.
 """
@@ -21,9 +21,6 @@ import numpy as np
 
 from ._reduced import substitute_writer
 from ._walk import Writer
-
-# The maximum number of rows of a pyarrow array that are hashed at a time.
-ROWS_PER_RUN = 64 * 1024
 
 
 def _pandas_frame(frame: Any) -> Iterator[Any]:
@@ -131,94 +128,6 @@ def _pandas_sparse(array: Any) -> Iterator[Any]:
     yield np.ascontiguousarray(array.sp_values)
 
 
-def _arrow_array(array: Any) -> Iterator[Any]:
-    import pyarrow as pa
-
-    yield [str(array.type), len(array)]
-    if isinstance(array.type, pa.BaseExtensionType) or array.type.num_fields:
-        yield array.type  # str() of a type leaves out parameters, and metadata of fields
-    if pa.types.is_dictionary(array.type):
-        if isinstance(array, pa.ChunkedArray):
-            array = array.unify_dictionaries()
-            yield array.chunk(0).dictionary if array.num_chunks else None
-        else:
-            yield array.dictionary
-    for start in range(0, len(array), ROWS_PER_RUN):
-        run = array.slice(start, ROWS_PER_RUN)
-        if isinstance(run, pa.ChunkedArray):
-            run = run.combine_chunks()
-            if isinstance(run, pa.ChunkedArray):  # pyarrow < 8, for no chunks
-                run = pa.concat_arrays(run.chunks)
-        yield from _arrow_run(run)
-
-
-def _arrow_run(run: Any) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = run.type
-    if isinstance(kind, pa.BaseExtensionType):
-        yield from _arrow_run(run.storage)
-    elif pa.types.is_time64(kind):
-        yield from _arrow_run(run.view(pa.int64()))  # datetime.time has no nanoseconds
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or _arrow_is_binary(kind):
-        yield _arrow_to_numpy(run.is_null())
-        filled = pc.fill_null(run, "" if not _arrow_is_binary(kind) else b"")
-        yield _arrow_to_numpy(pc.binary_length(filled))
-        yield _arrow_text(filled)
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        yield _arrow_to_numpy(run.is_null())
-        yield _arrow_to_numpy(pc.fill_null(run, pa.scalar(0, kind)) if run.null_count else run)
-    elif pa.types.is_dictionary(kind):
-        yield from _arrow_run(run.indices)
-    elif "time64[ns]" in str(kind):
-        yield _arrow_serialized(run)
-    else:
-        yield run.to_pylist()
-
-
-def _arrow_serialized(run: Any) -> Any:
-    """Return the bytes of an array as an IPC stream. In it, the memory beneath a missing value counts."""
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    batch = pa.RecordBatch.from_arrays([pa.concat_arrays([run])], names=[""])
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    return memoryview(sink.getvalue())
-
-
-def _arrow_is_binary(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _arrow_to_numpy(array: Any) -> Any:
-    return np.ascontiguousarray(array.to_numpy(zero_copy_only=False))
-
-
-def _arrow_text(array: Any) -> Any:
-    """Return the concatenated bytes of an array of strings or binaries without missing values."""
-    import pyarrow as pa
-
-    _, offsets, data = array.buffers()
-    if data is None:
-        return b""
-    large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
-    bounds = np.frombuffer(offsets, dtype=np.int64 if large else np.int32)[array.offset : array.offset + len(array) + 1]
-    return np.frombuffer(data, dtype=np.uint8)[bounds[0] : bounds[-1]]
-
-
-def _arrow_table(table: Any) -> Iterator[Any]:
-    yield dict(table.schema.metadata or {})
-    for field, column in zip(table.schema, table.columns, strict=True):
-        yield field.name
-        if field.metadata or not field.nullable:
-            yield [dict(field.metadata or {}), field.nullable]
-        yield column
-
-
 def pandas_writers() -> dict[type, tuple[bytes, Writer]]:
     """Return the tags and writers of pandas' types."""
     import pandas as pd
@@ -246,14 +155,79 @@ def pandas_writers() -> dict[type, tuple[bytes, Writer]]:
     return {cls: (b"pandas\n", substitute_writer(function)) for cls, function in functions.items()}
 
 
-def pyarrow_writers() -> dict[type, tuple[bytes, Writer]]:
-    """Return the tags and writers of pyarrow's types."""
+def _polars_frame(frame: Any) -> Iterator[Any]:
+    yield len(frame)
+    yield from frame.iter_columns()
+
+
+def _polars_series(series: Any) -> Iterator[Any]:
+    import polars as pl
     import pyarrow as pa
 
-    functions = {
-        pa.Array: _arrow_array,
-        pa.ChunkedArray: _arrow_array,
-        pa.Table: _arrow_table,
-        pa.RecordBatch: _arrow_table,
-    }
-    return {cls: (b"pyarrow\n", substitute_writer(function)) for cls, function in functions.items()}
+    yield [series.name, repr(series.dtype)]
+    values = pa.chunked_array(series)
+    if not isinstance(series.dtype, pl.Categorical) or not len(series):
+        yield values
+        return
+    # The numbers of the categories depend on what the program did before: sort those that are used.
+    values = values.unify_dictionaries().combine_chunks()
+    names = values.dictionary.cast(pa.large_string())
+    numbers = values.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    used = np.flatnonzero(np.bincount(numbers, minlength=len(names) + 1)[:-1])
+    texts = names.take(pa.array(used)).to_pylist()
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    ranks = np.full(len(names) + 1, -1, np.int32)  # the last one is that of missing values
+    ranks[used[order]] = np.arange(len(order))
+    yield [texts[number] for number in order]
+    yield ranks[numbers]
+
+
+def polars_writers() -> dict[type, tuple[bytes, Writer]]:
+    """Return the tags and writers of polars' types; none if pyarrow, which gives access to their memory, is missing."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        return {}
+    import polars as pl
+
+    functions = {pl.DataFrame: _polars_frame, pl.Series: _polars_series}
+    return {cls: (b"polars\n", substitute_writer(function)) for cls, function in functions.items()}
+
+
+def _xarray_variable(variable: Any) -> Iterator[Any]:
+    import pandas as pd
+
+    yield list(variable.dims)
+    yield dict(variable.attrs)
+    index = variable.to_index_variable().to_index() if _has_index(variable) else None
+    yield index if isinstance(index, pd.MultiIndex) else variable.data
+
+
+def _has_index(variable: Any) -> bool:
+    import xarray as xr
+
+    return isinstance(variable, xr.IndexVariable)
+
+
+def _xarray_dataset(dataset: Any) -> Iterator[Any]:
+    yield dict(dataset.attrs)
+    yield set(dataset.coords)
+    yield {name: type(index).__qualname__ for name, index in dataset.xindexes.items()}
+    yield dict(dataset.sizes)
+    for name in sorted(dataset.variables, key=repr):
+        yield name
+        yield dataset.variables[name]
+
+
+def _xarray_array(array: Any) -> Iterator[Any]:
+    yield array.name
+    yield array.variable
+    yield array.coords.to_dataset()
+
+
+def xarray_writers() -> dict[type, tuple[bytes, Writer]]:
+    """Return the tags and writers of xarray's types."""
+    import xarray as xr
+
+    functions = {xr.Variable: _xarray_variable, xr.Dataset: _xarray_dataset, xr.DataArray: _xarray_array}
+    return {cls: (b"xarray\n", substitute_writer(function)) for cls, function in functions.items()}

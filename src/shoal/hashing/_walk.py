@@ -260,6 +260,16 @@ class Walk:
         return b"d" + marshal.dumps([value if _is_short(value) else (self.digest(value),) for value in values], 2)
 
 
+def digest_of_row(row: tuple[Any, ...]) -> str | None:
+    """Return the digest of a tuple of scalars, as a :class:`Walk` computes it; None if it has other or long values.
+
+    The keys of most cached calls are such tuples.
+    """
+    if len(row) > BLOCK or not SCALARS.issuperset(map(type, row)) or _has_long_text(row):
+        return None
+    return xxhash.xxh3_128_hexdigest(b"tuple\np" + marshal.dumps(row, 2))
+
+
 def _has_long_text(values: Sequence[Any]) -> bool:
     for value in values:  # noqa: SIM110, any() takes three times as long for a few values
         if type(value) in _TEXT and len(value) > LONG_TEXT:

@@ -198,7 +198,9 @@ _PACKAGES = {
     "numpy": ("shoal.hashing._arrays", "numpy_writers"),
     "torch": ("shoal.hashing._arrays", "torch_writers"),
     "pandas": ("shoal.hashing._tables", "pandas_writers"),
-    "pyarrow": ("shoal.hashing._tables", "pyarrow_writers"),
+    "polars": ("shoal.hashing._tables", "polars_writers"),
+    "xarray": ("shoal.hashing._tables", "xarray_writers"),
+    "pyarrow": ("shoal.hashing._arrow", "pyarrow_writers"),
 }
 _found: dict[type, TaggedWriter] = {}
 
@@ -227,4 +229,9 @@ def _find(kind: type) -> TaggedWriter:
     for base in kind.__mro__:
         if base in _BUILT_IN_WITH_SUBCLASSES:
             return _BUILT_IN_WITH_SUBCLASSES[base]
+    if hasattr(kind, "__arrow_c_stream__"):
+        from ._arrow import stream_function
+
+        table = stream_function(kind)
+        return _REDUCED if table is None else (b"stream\n", substitute_writer(table))
     return _REDUCED

@@ -6,8 +6,12 @@
     out    the result, loaded from a store or computed and saved
 
     _memory    Memory: the location of results, and options. Read this file first, then _cached
+    _contents  the methods of Memory for many results; _pruning, _verifying, _transfer, _page do what they say
     _cached    the cached functions that Memory.cache returns
     _calls     finds, computes and saves the result of a call
+    _open      what a cached function tells of its results
+    _explain   f.explain(): why a result is stored or not
+    _parts     describes the arguments of a call by path, for metadata; _differences compares two calls
     _results   references to results, for users; statistics
     _changes   compares the source of a function with the one in the store
     _texts     the printed lines, and arguments as text

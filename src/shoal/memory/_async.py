@@ -12,9 +12,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 from shoal._typevars import P, R
-from shoal.memory import _texts
 from shoal.memory._cached import MemorizedFunc
 from shoal.memory._calls import ABSENT, Computed
+from shoal.memory._parts import describe
 from shoal.memory._results import NotMemorizedResult, metadata_of
 from shoal.memory.store import Key
 
@@ -83,11 +83,9 @@ class AsyncMemorizedFunc(MemorizedFunc[P, Coroutine[Any, Any, R]]):
         self._counts.miss()
         if self._verbose > 0:
             self._print_call(key, args, kwargs)
-        arguments: dict[str, str] = {}
-        if self._keep_arguments:
-            arguments = _texts.argument_texts(self._identity.words(args, kwargs))
+        description = describe(self._identity, args, kwargs, self._keep_arguments)
         started = time.perf_counter()
-        return self._save(key, await self.func(*args, **kwargs), arguments, started)
+        return self._save(key, await self.func(*args, **kwargs), description, started)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

@@ -2,7 +2,7 @@
 
 ::
 
-    MemorizedFunc        the public methods; its base class CachedCalls, in _calls, finds, computes and saves results
+    MemorizedFunc        the public methods; its base classes are OpenCalls (_open) and CachedCalls (_calls)
     BoundMemorizedFunc   a MemorizedFunc that is a method: it passes the instance as the first argument
     NotMemorizedFunc     the same methods without a store, if Memory has no location
     AsyncMemorizedFunc   a MemorizedFunc of a coroutine function; it is in _async, which imports asyncio
@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, overload
 
 from shoal._typevars import P, Q, R_co, S, T
 from shoal.hashing import register_hasher
 from shoal.memory import _texts
-from shoal.memory._calls import ABSENT, CachedCalls
+from shoal.memory._calls import ABSENT
 from shoal.memory._changes import Sources
+from shoal.memory._explain import Explanation
+from shoal.memory._open import OpenCalls
 from shoal.memory._results import Counts, MemorizedResult, NotMemorizedResult, metadata_of
 from shoal.memory.key._identity import Identity
 from shoal.memory.key._source import Source
@@ -41,7 +43,7 @@ class _Docstring:
         return self.text if cached is None else _texts.docstring(cached.__dict__.get("func"))
 
 
-class MemorizedFunc(CachedCalls[P, R_co]):
+class MemorizedFunc(OpenCalls[P, R_co]):
     """A cached function. :meth:`Memory.cache` makes it.
 
     Parameters
@@ -286,6 +288,10 @@ class BoundMemorizedFunc(Generic[P, R_co]):
         """Return whether there is a valid result of a call: :meth:`MemorizedFunc.check_call_in_cache`."""
         return self.__func__.check_call_in_cache(self.__self__, *args, **kwargs)
 
+    def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Explain whether the result of a call is stored: :meth:`MemorizedFunc.explain`."""
+        return self.__func__.explain(self.__self__, *args, **kwargs)
+
     @overload
     def call(  # type: ignore[overload-overlap]
         self: BoundMemorizedFunc[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
@@ -345,6 +351,18 @@ class NotMemorizedFunc(Generic[P, R_co]):
     def check_call_in_cache(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Return False: no result is saved."""
         return False
+
+    def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Say that no result is saved."""
+        return Explanation(False, "no store", "the Memory has no location, so no result is saved")
+
+    def entries(self) -> Iterator[MemorizedResult[R_co]]:
+        """Yield nothing: no result is saved."""
+        return iter(())
+
+    def depends_on(self) -> list[Any]:
+        """Return nothing: no result is saved."""
+        return []
 
     def clear(self, warn: bool = True) -> None:
         """Do nothing."""

@@ -12,7 +12,7 @@ from shoal._typevars import P, R
 from shoal.memory._cached import AsyncNotMemorizedFunc, BoundMemorizedFunc, MemorizedFunc, NotMemorizedFunc
 from shoal.memory._checks import checked_mmap_mode, checked_verbose
 from shoal.memory._results import Counts
-from shoal.memory.key._identity import checked_depends
+from shoal.memory.key._depends import checked_depends
 from shoal.memory.store import Store
 from shoal.observe._logger import Logger
 
@@ -100,7 +100,9 @@ class Caches(Logger):
             Replaces the source of the function: edits do not count, and the results of other versions are kept.
         depends : iterable
             Functions, classes and modules. When the source of one changes, results are computed again. If one is a
-            cached function, its own dependencies count too.
+            cached function, its own dependencies count too. ``"auto"``, alone or in the list, stands for the functions,
+            classes and constants of your own project that the function reaches; :meth:`MemorizedFunc.depends_on` says
+            which.
 
         Returns
         -------

@@ -25,6 +25,8 @@ from shoal._typevars import P, R_co
 from shoal.errors import CacheWarning
 from shoal.memory import _texts
 from shoal.memory._changes import Sources
+from shoal.memory._explain import Explainer, Explanation, refusal
+from shoal.memory._parts import Description, describe
 from shoal.memory._results import Counts, MemorizedResult, NotMemorizedResult, metadata_of
 from shoal.memory.key._identity import Identity, Uncacheable
 from shoal.memory.key._source import names_of, shown
@@ -113,6 +115,11 @@ class CachedCalls(Logger, Generic[P, R_co]):
             self.warn(f"Clearing function cache identified by {self.func_id}")
         self.store_backend.clear(self._identity.path)
         self._sources.save(self._identity)
+
+    def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
+        """Explain why the result of a call is stored, or is not."""
+        is_valid, keep = self.cache_validation_callback, self._keep_arguments
+        return Explainer(self._identity, self.store_backend, self._sources, is_valid, keep).explain(args, kwargs)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
         """Return the key of a call, or None if results cannot be cached. Remove results of another source first."""
@@ -216,6 +223,8 @@ class CachedCalls(Logger, Generic[P, R_co]):
             except KeyError:
                 metadata = {}
             if not self.cache_validation_callback(metadata):
+                created = metadata.get("time")
+                self._sources.note_removed(key, *refusal(self.cache_validation_callback, created))
                 self.store_backend.discard(found)
                 return None
         return found
@@ -264,33 +273,32 @@ class CachedCalls(Logger, Generic[P, R_co]):
         self._counts.miss()
         if self._verbose > 0:
             self._print_call(key, args, kwargs)
-        arguments: dict[str, str] = {}
-        if self._keep_arguments:  # before the call, which may change its arguments
-            arguments = _texts.argument_texts(self._identity.words(args, kwargs))
+        # Before the call, which may change its arguments.
+        description = describe(self._identity, args, kwargs, self._keep_arguments)
         started = time.perf_counter()
-        return self._save(key, self.func(*args, **kwargs), arguments, started)
+        return self._save(key, self.func(*args, **kwargs), description, started)
 
     def _save_foreign(self, key: Key, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Save a result that a run has computed."""
-        arguments = _texts.argument_texts(self._identity.words(args, kwargs)) if self._keep_arguments else {}
         self._counts.miss()
-        self._save(key, value, arguments, None)
+        self._save(key, value, describe(self._identity, args, kwargs, self._keep_arguments), None)
 
     def _print_call(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._verbose > 10:
             where = _texts.place(self.store_backend, key.function)
             name = names_of(self._identity.function)[1]
             self.warn(f"Computing func {name}, argument hash {key.call} in location {where}")
+            self.warn(str(self._explained(args, kwargs)))
         print(_texts.calling(self._identity.function, args, kwargs))  # noqa: T201
 
-    def _save(self, key: Key, value: Any, arguments: dict[str, str], started: float | None) -> Computed:
+    def _save(self, key: Key, value: Any, description: Description, started: float | None) -> Computed:
         """Save a result. If that fails, warn, and return the result nevertheless.
 
         `started` is when the call started, by ``time.perf_counter``. It is None if the call ran elsewhere: then its
         duration is unknown, and recorded as 0.
         """
         duration = 0.0 if started is None else time.perf_counter() - started
-        meta = Meta(duration, time.time(), arguments)
+        meta = Meta(duration, time.time(), *description)
         if self._verbose > 10:
             print(f"Persisting in {_texts.place(self.store_backend, key.function, key.call)}")  # noqa: T201
         saved = False

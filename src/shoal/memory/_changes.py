@@ -18,7 +18,10 @@ from shoal._tracebacks import warn
 from shoal.errors import CacheWarning, CollisionWarning
 from shoal.memory.key._identity import Identity
 from shoal.memory.key._source import is_elsewhere, name_of, parse_stored
-from shoal.memory.store import Store
+from shoal.memory.store import Key, Store
+
+#: The largest number of removed results whose causes are known.
+_MOST_NOTES = 1_000
 
 
 class Sources:
@@ -31,6 +34,10 @@ class Sources:
     saved_by_joblib
         Whether joblib saved results of a function, by tag. A missing tag means no, and None means that the store was
         not asked yet.
+    replaced
+        The stored sources whose results were removed, by path, for explanations.
+    removed
+        The causes why results were removed, and a sentence, by key, for explanations. Their number is bounded.
     """
 
     _of_store: ClassVar[weakref.WeakKeyDictionary[Store, Sources]] = weakref.WeakKeyDictionary()
@@ -39,6 +46,8 @@ class Sources:
         self._store = weakref.ref(store)
         self.checked: dict[str, set[str]] = {}
         self.saved_by_joblib: dict[str, bool | None] = {}
+        self.replaced: dict[str, str] = {}
+        self.removed: dict[Key, tuple[str, str]] = {}
         self._warned: set[object] = set()
 
     @classmethod
@@ -58,6 +67,12 @@ class Sources:
             self._warned.add(cause)
             warn(message, CacheWarning)
 
+    def note_removed(self, key: Key, cause: str, sentence: str) -> None:
+        """Note why a result was removed."""
+        while len(self.removed) >= _MOST_NOTES:
+            self.removed.pop(next(iter(self.removed)), None)
+        self.removed[key] = cause, sentence
+
     def save(self, identity: Identity) -> None:
         """Store the source of a function."""
         if identity.version is None:
@@ -70,6 +85,15 @@ class Sources:
         """Return whether the stored source is that of a function."""
         stored = self._load(identity.path)
         return stored is not None and identity.source.is_text_of(stored)
+
+    def would_remove(self, identity: Identity) -> str | None:
+        """Return the stored source whose results the next call would remove, because it is another one; or None."""
+        if identity.version is not None or identity.snapshot.tag in self.checked.get(identity.path, ()):
+            return None
+        stored = self._load(identity.path)
+        if stored is None or identity.source.is_text_of(stored):
+            return None
+        return stored if identity.hash_name == "md5" or _is_edited(identity, stored) else None
 
     def joblib_may_have_saved(self, identity: Identity) -> bool:
         """Return whether joblib may have saved results of a function. The store is asked once."""
@@ -107,24 +131,13 @@ class Sources:
         return False
 
     def _must_remove(self, identity: Identity, stored: str) -> bool:
-        source, line = identity.source, parse_stored(stored)[1]
-        name = name_of(identity.function)
-        unknown = name == "<lambda>" or -1 == line == source.line
         if identity.hash_name != "md5":
-            if unknown or -1 in (line, source.line) or is_elsewhere(stored, source):
+            if not _is_edited(identity, stored):
                 return False
             self.checked[identity.path] = {identity.snapshot.tag}
-            return True
-        elsewhere = is_elsewhere(stored, source)
-        if unknown:
-            described = name if source.line == -1 else f"{name} ({source.file}:{source.line})"
-            warn(f"Cannot detect name collisions for function '{described}'", CollisionWarning)
-        if elsewhere:
-            warn(
-                f"Possible name collisions between functions '{name}' ({source.file}:{line}) "
-                f"and '{name}' ({source.file}:{source.line})",
-                CollisionWarning,
-            )
+        else:
+            _warn_of_collision(identity, stored)
+        self.replaced[identity.path] = stored
         return True
 
     def _get_store(self) -> Store:
@@ -137,3 +150,27 @@ class Sources:
             return self._get_store().source(path)
         except OSError:
             return None
+
+
+def _is_edited(identity: Identity, stored: str) -> bool:
+    """Return whether a function was edited since a source was stored; not if another function has the same name."""
+    source, line = identity.source, parse_stored(stored)[1]
+    if name_of(identity.function) == "<lambda>" or -1 in (line, source.line):
+        return False
+    return not is_elsewhere(stored, source)
+
+
+def _warn_of_collision(identity: Identity, stored: str) -> None:
+    """Warn, under md5, that two functions share a name, or that this cannot be determined."""
+    source, line = identity.source, parse_stored(stored)[1]
+    name = name_of(identity.function)
+    elsewhere = is_elsewhere(stored, source)
+    if name == "<lambda>" or -1 == line == source.line:
+        described = name if source.line == -1 else f"{name} ({source.file}:{source.line})"
+        warn(f"Cannot detect name collisions for function '{described}'", CollisionWarning)
+    if elsewhere:
+        warn(
+            f"Possible name collisions between functions '{name}' ({source.file}:{line}) "
+            f"and '{name}' ({source.file}:{source.line})",
+            CollisionWarning,
+        )

@@ -4,7 +4,7 @@
 
     Memory ── cache(f) ──> MemorizedFunc, which finds, computes and saves the results of f
            ── get, put ──> the same for the calls of a run, Parallel(memory=)
-           ── info, entries, clear, reduce_size ──> the whole store
+           ── clear, reduce_size; info, entries, prune, verify ... (_contents) ──> the whole store
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import collections
 import datetime
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shoal._hints import hint
@@ -21,11 +21,11 @@ from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
 from shoal.hashing import register_hasher
 from shoal.memory._cached import BoundMemorizedFunc, MemorizedFunc, NotMemorizedFunc
-from shoal.memory._caching import Caches
 from shoal.memory._calls import ABSENT, Call, RunCalls
 from shoal.memory._changes import Sources
 from shoal.memory._checks import checked_options, checked_verbose
-from shoal.memory._results import Counts, MemorizedResult, MemoryInfo
+from shoal.memory._contents import Contents
+from shoal.memory._results import Counts
 from shoal.memory.key._identity import HASH_NAMES
 from shoal.memory.store import Limits, Store, create, location_of
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _MOST_FUNCTIONS = 16
 
 
-class Memory(Caches):
+class Memory(Contents):
     """Saves the results of functions on disk, so that no call is computed twice.
 
     Parameters
@@ -52,7 +52,7 @@ class Memory(Caches):
         How results are compressed, as for :func:`shoal.dump`.
     verbose : int
         How much is printed: nothing at 0, each computed call from 1 on, also each loaded call above 4, and also the
-        location of results above 10.
+        location of results and why each was computed above 10.
     backend_options : dict, optional
         Further options of the store.
     hash_name : {"xxh3_128", "md5"}
@@ -210,28 +210,6 @@ class Memory(Caches):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def entries(self) -> Iterator[MemorizedResult]:
-        """Yield a reference to each result, in any order.
-
-        Each has ``func``, ``arguments`` (texts by name), ``nbytes``, ``used`` (when it was last saved or loaded, in
-        seconds since the epoch), ``age`` and ``duration`` (in seconds). ``get()`` reads the result, ``clear()``
-        removes it.
-        """
-        store = self.store_backend
-        for entry in () if store is None else store.entries():
-            yield MemorizedResult(
-                store, entry.key, self.backend, self.mmap_mode, 0, nbytes=entry.nbytes, used=entry.used
-            )
-
-    def info(self, msg: str | None = None) -> MemoryInfo | None:  # type: ignore[override]
-        """Return statistics: the results in the store, and the hits and misses of this process.
-
-        With a message, log the message instead, as joblib does.
-        """
-        if msg is not None:
-            return super().info(msg)
-        return MemoryInfo.of(() if self.store_backend is None else self.store_backend.entries(), self._counts)
 
     def get(self, call: Call, default: Any = None) -> Any:
         """Return the saved result of a call ``(function, args, kwargs)``, or `default`, for ``Parallel(memory=)``."""

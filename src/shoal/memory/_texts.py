@@ -27,6 +27,9 @@ TEXT_LENGTH = 1000
 TEXT_SECONDS = 0.05
 _WIDTH = 80
 _PLAIN = frozenset({type(None), bool, float, complex})
+_CONTAINERS = frozenset({list, tuple, dict})
+#: How many values a literal has at most.
+_MOST_VALUES = 30
 #: Types whose repr took longer than TEXT_SECONDS. From then on their names replace their texts.
 _slow: set[type] = set()
 
@@ -121,10 +124,41 @@ def _quick(value: Any) -> str | None:
     kind = type(value)
     if kind in _PLAIN or (kind is int and value.bit_length() < 1000) or (kind is str and len(value) < 500):
         return repr(value)
+    if kind in _CONTAINERS and is_literal(value):
+        return repr(value)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray) and value.size > 100:
         return f"<{kind.__name__} of {value.dtype}, shape {value.shape}>"
     return None
+
+
+def is_literal(value: Any) -> bool:
+    """Return whether the repr of a value is short, fast, and says everything."""
+    pending, seen = [value], 0
+    while pending:
+        value = pending.pop()
+        kind = type(value)
+        seen += 1
+        if seen > _MOST_VALUES:
+            return False
+        if kind is str or kind is bytes:
+            if len(value) > 200:
+                return False
+        elif kind is int:
+            if value.bit_length() > 300:
+                return False
+        elif kind is list or kind is tuple:
+            if len(value) > _MOST_VALUES:
+                return False
+            pending += value
+        elif kind is dict:
+            if len(value) > _MOST_VALUES:
+                return False
+            pending += value
+            pending += value.values()
+        elif kind not in _PLAIN:
+            return False
+    return True
 
 
 def _bounded(value: Any) -> str:

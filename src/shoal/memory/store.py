@@ -10,24 +10,21 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import importlib
 import json
-import numbers
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from json.encoder import encode_basestring_ascii as encoded
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from shoal._hints import hint
-from shoal._sizes import parse_size
 from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
-
-_encode = json.JSONEncoder().encode
+from shoal.memory._checks import checked_limits
 
 
 class Key(NamedTuple):
@@ -57,16 +54,23 @@ class Meta(NamedTuple):
         When the value was saved, in seconds since the epoch.
     arguments
         The arguments as texts of bounded length, by name.
+    details
+        What :meth:`~shoal.MemorizedFunc.explain` compares: the parts of the arguments, and digests of the sources, as
+        JSON of a few kB at most. It may be empty.
     """
 
     duration: float
     created: float
     arguments: dict[str, str]
+    details: str = ""
 
     def as_json(self) -> bytes:
         """Return the content of the file metadata.json, as joblib lays it out."""
-        arguments = ", ".join([f"{_encode(name)}: {_encode(text)}" for name, text in self.arguments.items()])
-        return f'{{"duration": {self.duration}, "input_args": {{{arguments}}}, "time": {self.created}}}'.encode()
+        arguments = ", ".join([f"{encoded(name)}: {encoded(text)}" for name, text in self.arguments.items()])
+        details = f', "details": {self.details}' if self.details else ""
+        return (
+            f'{{"duration": {self.duration}, "input_args": {{{arguments}}}, "time": {self.created}{details}}}'
+        ).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Meta:
@@ -78,7 +82,8 @@ class Meta(NamedTuple):
             If it is damaged.
         """
         fields = json.loads(data)
-        return cls(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]))
+        details = json.dumps(fields["details"]) if "details" in fields else ""
+        return cls(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]), details)
 
 
 class Entry(NamedTuple):
@@ -127,26 +132,7 @@ class Limits(NamedTuple):
         TypeError
             If `age_limit` is not a timedelta, or `items_limit` is not an int.
         """
-        seconds = None
-        if age_limit is not None:
-            if not isinstance(age_limit, datetime.timedelta):
-                raise TypeError(f"age_limit={age_limit!r} is not a datetime.timedelta: write timedelta(seconds=...)")
-            seconds = age_limit.total_seconds()
-            if seconds < 0:
-                raise ValueError("age_limit has to be a positive timedelta")
-        if items_limit is not None:
-            if type(items_limit) is bool or not isinstance(items_limit, numbers.Integral):
-                kind: str = type(items_limit).__name__
-                raise TypeError(f"items_limit={items_limit!r} ({kind}) is not a number of results: pass an int")
-            if items_limit < 0:
-                raise ValueError(f"items_limit={items_limit} is negative: pass 0 or more")
-        try:
-            if isinstance(bytes_limit, bool):
-                raise ValueError(f"{bytes_limit} is not a size: pass a number of bytes, or a text such as '500M'")
-            nbytes = None if bytes_limit is None else parse_size(bytes_limit)
-        except ValueError as error:
-            raise ValueError(f"bytes_limit: {error}") from None
-        return cls(nbytes, items_limit, seconds)
+        return cls(*checked_limits(bytes_limit, items_limit, age_limit))
 
     def exclude(self, nbytes: int) -> bool:
         """Return whether an entry of `nbytes` breaks the limits even if it is the only one."""
@@ -221,6 +207,18 @@ class Store(ABC):
             If there is no space or no permission. Nothing is saved then.
         """
 
+    def save_file(self, key: Key, file: BinaryIO, meta: Meta) -> None:
+        """Save a value as another store has saved it: as the file that its :meth:`open_value` returns.
+
+        Raises
+        ------
+        OSError
+            As for :meth:`save`.
+        NotImplementedError
+            If values are not in files.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not take files of values")
+
     @abstractmethod
     def contains(self, key: Key) -> bool:
         """Return whether there is a value, without reading it."""
@@ -258,6 +256,10 @@ class Store(ABC):
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
         """Yield all entries, in any order. Entries that are added or removed meanwhile may be missing."""
+
+    def entries_of(self, function: str) -> Iterator[Entry]:
+        """Yield the entries of one function, in any order."""
+        return (entry for entry in self.entries() if entry.key.function == function)
 
     @abstractmethod
     def clear(self, function: str | None = None) -> None:
@@ -382,20 +384,3 @@ def create(backend: str, location: Any, **options: Any) -> Store | None:
 def location_of(store: Store) -> str:
     """Return the location of a store as text."""
     return str(getattr(store, "location", store))
-
-
-def warn_too_large(key: Key, nbytes: int) -> None:
-    """Warn that a value is not saved because it alone breaks the limits of its store."""
-    warn(
-        f"a result of {key.function} is not kept: it has {nbytes} bytes, which is more than the limit of the cache "
-        "allows. Raise the limit, or return less from the function",
-        CacheWarning,
-    )
-
-
-def warn_unreadable(path: str, error: Exception) -> None:
-    """Warn that a value was removed because it could not be read."""
-    warn(
-        f"{path} cannot be read ({type(error).__name__}: {error}): the result is removed and will be computed again",
-        CacheWarning,
-    )

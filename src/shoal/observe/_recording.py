@@ -298,6 +298,7 @@ _adopted: tuple[bytes | None, Conditions | None] = None, None
 #: The number of imported modules when a filter was left out, because nothing had imported its category; else None.
 _incomplete_at: int | None = None
 _adopted_filters: tuple[Filter, ...] = ()
+_changed = False  # whether levels or filters were set
 _adopted_levels: set[str] = set()
 
 
@@ -312,6 +313,9 @@ def adopt(pickled: bytes | None) -> Conditions | None:
         The pickled conditions. None restores the levels and filters of this process.
     """
     global _adopted, _incomplete_at
+    if pickled is None and not _changed:  # what was adopted last was the same as what was there
+        _adopted = None, None
+        return None
     if pickled == _adopted[0] and _incomplete_at in (None, len(sys.modules)):
         return _adopted[1]
     given = _adopted[1] if pickled == _adopted[0] else None if pickled is None else pickle.loads(pickled)
@@ -336,7 +340,17 @@ def adopt(pickled: bytes | None) -> Conditions | None:
     return given
 
 
+def settle(pickled: bytes | None) -> None:
+    """Take conditions that are those of this process, from which workers are forked, for adopted.
+
+    Then a worker whose caller has the same conditions has nothing to adopt. To compare them, it would copy 0.2 MB.
+    """
+    global _adopted
+    _adopted = pickled, None if pickled is None else pickle.loads(pickled)
+
+
 def _adopt_levels(levels: Iterable[tuple[str, int]], disabled: int) -> None:
+    global _changed
     names = {name for name, _ in levels}
     for name in _adopted_levels - names:
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -344,22 +358,24 @@ def _adopt_levels(levels: Iterable[tuple[str, int]], disabled: int) -> None:
         logger = logging.getLogger(name)
         if not logger.handlers and logger.level != level:
             logger.setLevel(level)
+            _changed = True
     if logging.root.manager.disable != disabled:
         logging.disable(disabled)
+        _changed = True
     _adopted_levels.clear()
     _adopted_levels.update(names)
 
 
 def _adopt_filters(filters: tuple[Filter, ...]) -> bool:
     """Set the filters; return whether the modules of all categories are imported. Others can have no warning here."""
-    global _adopted_filters
+    global _adopted_filters, _changed
     ours = {*_filters_at_start, *_adopted_filters, *filters}
     present = list(map(described, warnings.filters))
     wanted = [*(entry for entry in present if entry not in ours), *filters]
     _adopted_filters = filters
     if present == wanted:
         return True
-    complete = True
+    complete = _changed = True
     warnings.resetwarnings()
     for action, message, (module, name), where, line in reversed(wanted):
         category: Any = sys.modules.get(module)

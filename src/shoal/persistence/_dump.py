@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 from shoal._files import replacement
 from shoal._hints import hint
-from shoal._output import Output, putter, writes_all
+from shoal._output import putter, writes_all
 from shoal._pickling import culprit
 from shoal.errors import DumpPicklingError
-from shoal.persistence.compression import COMPRESSORS
+from shoal.persistence._format import Footer
+from shoal.persistence.compression import COMPRESSORS, SMALL, Deflate
 from shoal.persistence.writing._writer import Writer
 
 #: The first protocol that keeps buffers as they are. Every Python that shoal runs on reads it.
@@ -99,12 +101,12 @@ def dump(
         if writable:
             write(value, filename, compression, protocol)
             return None
-        with replacement(filename, durable) as file:
-            if compression is None:
-                with Output(file.fileno(), closefd=False) as output:
-                    write(value, output, None, protocol)
-            else:
-                write(value, file, compression, protocol)
+        with replacement(filename, durable) as output:
+            if compression is None or isinstance(COMPRESSORS[compression[0]], Deflate):
+                write(value, output, compression, protocol)
+            else:  # other compressors may need more of a file than a method write
+                with open(output.fileno(), "wb", closefd=False) as file:
+                    write(value, file, compression, protocol)
         return [filename]
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         path, reason = culprit(value, "value", dump=lambda part: write(part, _Nowhere(), None, protocol))
@@ -138,20 +140,73 @@ def write(value: Any, file: Any, compression: Compression | None, protocol: int 
         writer.dump(value)
         put(writer.footer.encoded())
         return
-    name, level = compression
-    compressed = COMPRESSORS[name].compressor_file(file if writes_all(file) else _WritesAll(file), level)
+    stream = _Stream(file, *compression)
     try:
-        writer = Writer(putter(compressed), protocol, mappable=False)
+        writer = Writer(stream.put, protocol, mappable=False)
         writer.dump(value)
-        if hasattr(compressed, "finish"):
-            compressed.finish(writer.footer.with_blocks)
-        else:
-            putter(compressed)(writer.footer.encoded())
+        stream.finish(writer.footer)
     except BaseException:
-        abandon = getattr(compressed, "abandon", compressed.close)
-        abandon()
+        stream.abandon()
         raise
-    compressed.close()
+    stream.close()
+
+
+class _Stream:
+    """A compressed stream in a file. Its compressor is made when it is clear that the stream will not be a small one.
+
+    Parameters
+    ----------
+    file
+        The file object.
+    name, level
+        The name of the compressor, and the level.
+    """
+
+    def __init__(self, file: Any, name: str, level: int | None) -> None:
+        self._file, self._level = file, level
+        self._record = COMPRESSORS[name]
+        self._small: list[bytes] = []  # what was put, as long as it is small
+        self._nbytes = 0
+        self._compressed: Any = None
+        self._put = self._gather if isinstance(self._record, Deflate) else self._opened()
+
+    def _opened(self) -> Callable[[Any], None]:
+        """Make the compressor, and return a function that writes all bytes of a buffer to it."""
+        file = self._file
+        self._compressed = self._record.compressor_file(file if writes_all(file) else _WritesAll(file), self._level)
+        return putter(self._compressed)
+
+    def put(self, data: Any) -> None:
+        """Write all bytes of a buffer."""
+        self._put(data)
+
+    def _gather(self, data: Any) -> None:
+        self._nbytes += len(data)
+        if self._nbytes < SMALL:
+            self._small.append(bytes(data))
+        else:
+            self._put = self._opened()
+            self._put(b"".join(self._small))
+            self._put(data)
+
+    def finish(self, footer: Footer) -> None:
+        """Write the footer, and end the stream if the compressor can."""
+        if isinstance(self._record, Deflate) and self._compressed is None:
+            putter(self._file)(self._record.small(b"".join(self._small), self._level, footer.with_blocks))
+        elif hasattr(self._compressed, "finish"):
+            self._compressed.finish(footer.with_blocks)
+        else:
+            self._put(footer.encoded())
+
+    def close(self) -> None:
+        """End the stream."""
+        if self._compressed is not None:
+            self._compressed.close()
+
+    def abandon(self) -> None:
+        """Give the stream up, so that it does not look complete."""
+        if self._compressed is not None:
+            getattr(self._compressed, "abandon", self._compressed.close)()
 
 
 class _WritesAll:

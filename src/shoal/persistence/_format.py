@@ -137,14 +137,15 @@ class Footer:
         """
         if checksum is not None and checksum != self.checksum:
             raise DamagedFile(name, 0, f"opcodes whose checksum is {self.checksum:#x}", f"one of {checksum:#x}")
-        stored = {array.position: array for array in self.arrays}
         for position, found in (arrays or {}).items():
-            expected = stored[position].checksum if position in stored else None
-            if found != expected:
-                what = (
-                    "no array" if expected is None else f"an array ({stored[position]}) whose checksum is {expected:#x}"
-                )
+            stored = self._by_position.get(position)
+            if stored is None or stored.checksum != found:
+                what = "no array" if stored is None else f"an array ({stored}) whose checksum is {stored.checksum:#x}"
                 raise DamagedFile(name, position, what, f"one of {found:#x}")
+
+    @functools.cached_property
+    def _by_position(self) -> dict[int, StoredArray]:
+        return {array.position: array for array in self.arrays}
 
     def encoded(self) -> bytes:
         """Return the opcodes that end a file: they push the footer, pop it, and stop."""

@@ -60,9 +60,10 @@ def load(
         Whether arrays of another byte order are converted to this machine's. "auto" converts them unless they are
         mapped.
     verify : bool, optional
-        Whether the checksums of arrays are compared. By default they are compared if the file is compressed, where
-        that costs little. The checksum of everything else is compared unless `verify` is False: before anything is
-        rebuilt if the file can seek, else afterwards.
+        Whether checksums are compared. By default, everything that is read is compared with its checksum; arrays that
+        are mapped are not. True compares mapped arrays too, which reads them, and requires that the file has
+        checksums: those of joblib do not. With False, no damage is searched for. If the file can seek, the pickle is
+        compared before anything is imported, and each array before any class gets it; else both afterwards.
     trusted : iterable or callable, optional
         What the file may import, besides arrays and plain data. Items are dotted names (``"package.module.Class"``),
         patterns for the classes that a package and its modules define (``"package.*"``), and callables that are given a

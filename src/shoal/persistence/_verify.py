@@ -43,7 +43,7 @@ def verify(file: Any, name: str) -> bool:
     if start.compressor is None:
         footer = find_footer(file, name, start.left or 0, whole=True)
         if footer is not None:
-            compare_before(file, name, footer, arrays=True)
+            compare_before(file, file.tell(), name, footer, arrays=True)
         return footer is not None
     footer = footer_of(start, name)
     if footer is None:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shoal.persistence.compression import _ahead, _deflate, _inflate, _stream
-from shoal.persistence.compression._deflate import DeflateFile
+from shoal.persistence.compression._deflate import SMALL, DeflateFile, small_stream
 from shoal.persistence.compression._inflate import InflateBlocks, InflateFile
 from shoal.persistence.compression._stream import read_stored
 
@@ -45,7 +45,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_deflate, "BLOCK", SMALL_BLOCK)
-    monkeypatch.setattr(_deflate, "_LEAST", 64)
+    monkeypatch.setattr(_deflate, "SMALL", 64)
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,17 @@ def streamed(data: Any, container: str = "zlib", footer: bytes | None = None, le
         if footer is not None:
             stream.finish(ending)
     return file.getvalue(), table
+
+
+@containers
+@pytest.mark.parametrize("level", [1, 3, 6, 9])
+@pytest.mark.parametrize("size", [1, 100, SMALL - 1])
+def test_a_small_stream_is_the_same_without_a_file_object(container: str, level: int, size: int) -> None:
+    data, footer = data_of(size), b"the footer"
+    stream, table = streamed(data, container, footer, level)
+    tables: list[Any] = []
+    assert small_stream(data, level, container, lambda blocks: tables.append(blocks) or footer) == stream
+    assert tables == [table]
 
 
 class Pipe(io.RawIOBase):

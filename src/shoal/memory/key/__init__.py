@@ -8,6 +8,9 @@
     _identity    the identity of a function, and the keys of its calls; read this file first
     _arguments   the arguments as a row of values, bound by Python itself
     _source      the path and the source of a function
+    _depends     what depends= names
+    _reach       what a function reaches in the user's project, for depends="auto"; _names reads code, _project
+                 says what is the user's
     _freshness   checks whether a file has changed since its code was loaded
 
 No module here reads or writes a store.

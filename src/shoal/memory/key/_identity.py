@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -34,10 +35,14 @@ from shoal.memory.key._arguments import (
     without_defaults,
     wrong_arguments,
 )
-from shoal.memory.key._source import Source, path_of, remember_source, source_of, source_of_module, subject_of
+from shoal.memory.key._depends import checked_depends, dotted_name, is_auto, named, version_of
+from shoal.memory.key._reach import Reach, Reached
+from shoal.memory.key._source import Source, path_of, remember_source, source_of, subject_of
 from shoal.memory.store import Key
 
 HASH_NAMES = ("xxh3_128", "md5")
+#: How many digits of a digest, and how many dependencies by name, an explanation compares.
+_DIGITS, _MOST_NAMED = 16, 50
 
 
 class Uncacheable(Exception):
@@ -62,6 +67,8 @@ class Snapshot:
     wrapped: list[types.FunctionType]
     #: The cells of the closure whose values count.
     cells: list[Any]
+    #: What the function reaches in the user's project, with ``depends="auto"``.
+    reach: Reach | None = None
 
 
 _NOT_EXAMINED = Snapshot(object(), None, None, "", False, lambda *args, **kwargs: (), [], [])
@@ -107,7 +114,7 @@ class Identity:
         self.version: Any = version
         self.depends: tuple[Any, ...] = checked_depends(depends)
         self.ignore: list[str] = [] if ignore is None else ignore
-        self._coerce = coerce_mmap
+        self.coerces = coerce_mmap
         self._subject = subject = subject_of(func)
         self.function: Any = subject.function
         self.path: str = path_of(self.function)
@@ -116,15 +123,16 @@ class Identity:
         self._bind_words = dict_binder(self.signature, self._parameters)
         self._is_plain = isinstance(self.function, types.FunctionType)
         self.snapshot: Snapshot = _NOT_EXAMINED
-        for dependency in self.depends:
-            _version_of(dependency)  # raises an error when the function is decorated, and not at its first call
+        self._described = ("", "")
+        for dependency in named(self.depends):
+            version_of(dependency)  # raises an error when the function is decorated, and not at its first call
 
     def __reduce__(self) -> Any:
         # The binders cannot be pickled, and the process that unpickles may be unable to read the source.
         func = self.func
         module, name = getattr(func, "__module__", None), getattr(func, "__qualname__", "")
         found = (module, name) if module != "__main__" and _decorated(module, name) is func else None
-        given = None if found else func, self.ignore, self.hash_name, self._coerce, self.version, self.depends
+        given = None if found else func, self.ignore, self.hash_name, self.coerces, self.version, self.depends
         return _unpickled, (found, given, self.path, self.source, _digest_of_code(self.function))
 
     @property
@@ -147,6 +155,7 @@ class Identity:
         keyword_defaults = function.__kwdefaults__ if self._is_plain else None
         is_lambda = getattr(function, "__name__", "") == "<lambda>"
         wrapped = list(_wrapped_by(function))
+        reach = Reach([function, *wrapped]) if any(map(is_auto, self.depends)) else None
         signature, parameters, live = self._signature_of_keys(keyword_defaults)
         tag = hash(
             [
@@ -154,9 +163,10 @@ class Identity:
                 None if self.version is not None else self.source.text.rstrip(),
                 self.version,
                 [name for name, _ in parameters],
-                [_version_of(dependency) for dependency in self.depends],
+                [version_of(dependency) for dependency in named(self.depends)],
                 code if is_lambda else None,  # two lambdas in one line have the same source
                 [(code, source_of(inner).text.rstrip()) for inner in wrapped],
+                *([] if reach is None else [reach.digest]),
             ]
         )
         names = code.co_freevars if isinstance(code, types.CodeType) else ()
@@ -173,6 +183,7 @@ class Identity:
             row_binder(signature, parameters, tag, live),
             [inner for inner in wrapped if _is_importable(inner)],
             counting,
+            reach,
         )
 
     def _signature_of_keys(
@@ -187,6 +198,45 @@ class Identity:
             return own, parameters_of(own, self.ignore, self.function), keyword_defaults
         # `ignore` contains names of the function inside a decorator. The decorator may pass on other defaults than its.
         return without_defaults(signature), parameters, None
+
+    def described(self) -> dict[str, Any]:
+        """Return what results depend on besides the arguments, as digests by name, for explanations."""
+        inner = [source_of(function).text.rstrip() for function in _wrapped_by(self.function)]
+        return {
+            "tag": self.snapshot.tag,
+            "source": None if self.version is not None else hash([self.source.text.rstrip(), *inner])[:_DIGITS],
+            "version": None if self.version is None else f"{self.version!r:.100}",
+            "depends": {item.name: item.text for item in self._counted()},
+        }
+
+    def _counted(self) -> list[Reached]:
+        """Return the dependencies that count; one digest of them if they are many, because metadata are short."""
+        reach = self.snapshot.reach
+        found = [item for item in self.dependencies() if item.kind != "not counted"]
+        return found if len(found) <= _MOST_NAMED or reach is None else [Reached("auto", "", reach.digest[:_DIGITS])]
+
+    def dependencies(self) -> list[Reached]:
+        """Return what results depend on besides the function itself."""
+        if self.is_stale():
+            self.examine()
+        found = [Reached(dotted_name(item), "named", hash(version_of(item))[:_DIGITS]) for item in named(self.depends)]
+        return [*found, *(() if self.snapshot.reach is None else self.snapshot.reach.reached)]
+
+    def described_as_json(self) -> str:
+        """Return :meth:`described` as JSON. It is made once for each state of the function."""
+        tag, text = self._described
+        if tag != self.snapshot.tag:
+            tag, text = self._described = self.snapshot.tag, json.dumps(self.described())
+        return text
+
+    def variables(self) -> dict[str, Any]:
+        """Return the values of the closure, and of constants that may change in place, as far as they count."""
+        names = self.snapshot.code.co_freevars if self.snapshot.cells else ()
+        counting = [name for name in names if name != "__class__"]
+        contents = zip(counting, map(cell_contents, self.snapshot.cells), strict=True)
+        reach = self.snapshot.reach
+        live = {} if reach is None else {f"global {name}": value for name, value in reach.live.items()}
+        return {**{f"closure {name}": content[0] for name, content in contents if content}, **live}
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """Return the key of a call.
@@ -215,8 +265,10 @@ class Identity:
             row = (*row, *subject.state, [cell_contents(cell) for cell in snapshot.cells])
         if snapshot.wrapped:
             row = (*row, [(inner.__code__, inner.__defaults__, inner.__kwdefaults__) for inner in snapshot.wrapped])
+        if snapshot.reach is not None and snapshot.reach.live:
+            row = (*row, snapshot.reach.values())
         try:
-            return Key(self.path, hash(row, "xxh3_128", self._coerce) + "x")
+            return Key(self.path, hash(row, "xxh3_128", self.coerces) + "x")
         except HashingError:
             self._check_closure()
             raise
@@ -229,8 +281,9 @@ class Identity:
                 function.__code__ is not snapshot.code
                 or function.__defaults__ is not snapshot.defaults
                 or function.__kwdefaults__ is not snapshot.keyword_defaults
+                or (snapshot.reach is not None and snapshot.reach.is_stale())
             )
-        if snapshot is _NOT_EXAMINED:
+        if snapshot is _NOT_EXAMINED or (snapshot.reach is not None and snapshot.reach.is_stale()):
             return True
         return snapshot.code is not None and (
             function.__code__ is not snapshot.code or getattr(function, "__defaults__", None) is not snapshot.defaults
@@ -240,7 +293,7 @@ class Identity:
         """Return joblib's key of a call; if that would cover too little, another key, which joblib never makes."""
         words = self.words(args, kwargs)
         value: Any = words if self.shared_with_joblib else (self.snapshot.tag, words, self._subject.state)
-        return Key(self.path, hash(value, "md5", self._coerce))
+        return Key(self.path, hash(value, "md5", self.coerces))
 
     def words(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments that count, by name."""
@@ -277,13 +330,6 @@ class Identity:
                 ) from error
 
 
-def checked_depends(depends: Any) -> tuple[Any, ...]:
-    """Return ``depends=`` as a tuple, or raise TypeError if it is not a list or the like."""
-    if isinstance(depends, str) or not isinstance(depends, Iterable):
-        raise TypeError(f"depends={depends!r:.80} is not a list: pass a list of functions, classes or modules")
-    return tuple(depends)
-
-
 def _wrapped_by(function: Any) -> Iterator[Any]:
     """Yield the functions inside a decorated function, outermost first: their sources count together with its own."""
     for _ in range(100):  # bounded, because a function may have wrapped itself
@@ -296,22 +342,6 @@ def _wrapped_by(function: Any) -> Iterator[Any]:
 def _is_importable(function: Any) -> bool:
     return isinstance(function, types.FunctionType) and is_found(
         function, getattr(function, "__module__", None), function.__qualname__
-    )
-
-
-def _version_of(dependency: Any) -> Any:
-    """Return a value that changes when the source of a function, class or module changes."""
-    identity = getattr(dependency, "_identity", None)
-    if isinstance(identity, Identity):  # a cached function: everything that it depends on counts too
-        if identity.is_stale():
-            identity.examine()
-        return identity.snapshot.tag
-    if isinstance(dependency, types.ModuleType):
-        return source_of_module(dependency)
-    if callable(dependency):
-        return source_of(subject_of(dependency).function).text.rstrip()
-    raise TypeError(
-        f"depends={dependency!r:.80} ({type(dependency).__name__}) has no source: name functions, classes or modules"
     )
 
 

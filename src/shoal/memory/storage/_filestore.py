@@ -24,7 +24,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -36,7 +36,10 @@ from shoal.errors import FileInUse
 from shoal.memory.storage import _paths
 from shoal.memory.storage._leases import leases_in
 from shoal.memory.storage._staging import Staging, put_back, replace_entry
-from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
+from shoal.memory.storage._valuefile import ValueFile
+from shoal.memory.storage._walk import entries_in, entry_of
+from shoal.memory.storage._warnings import warn_too_large, warn_unreadable
+from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
 from shoal.persistence.reading._small import OTHER, SMALL, read_small, rebuilt
@@ -182,7 +185,7 @@ class FileStore(Store):
                 if self._index is None or self._index.admit(Entry(key, nbytes, time.time()), self._limits):
                     self._publish(staged, key)
                 else:
-                    warn_too_large(key, nbytes)
+                    warn_too_large(key.function, nbytes)
                     delete(staged)
                 return
             except FileNotFoundError:  # another process has removed a folder meanwhile
@@ -193,16 +196,22 @@ class FileStore(Store):
                 delete(staged)
                 raise
 
+    def save_file(self, key: Key, file: BinaryIO, meta: Meta) -> None:
+        self.save(key, ValueFile(file), meta)
+
     def _write(self, staged: str, value: Any, meta: Meta) -> int:
         """Write the files of an entry; return their size in bytes."""
         path = f"{staged}/{_paths.OUTPUT}"
-        if self._compression is None:
+        if self._compression is None and type(value) is not ValueFile:
             with Output.new(path) as output:
                 write(value, output, None)
             nbytes = output.nbytes
         else:
             with open(path, "xb") as file:
-                write(value, file, self._compression)
+                if type(value) is ValueFile:
+                    value.copy_to(file)
+                else:
+                    write(value, file, self._compression)
             nbytes = os.path.getsize(path)
         return nbytes + write_new(f"{staged}/{_paths.METADATA}", meta.as_json())
 
@@ -308,41 +317,32 @@ class FileStore(Store):
         self._leases.sweep()
 
     def entries(self) -> Iterator[Entry]:
+        return self._used(self._walk())
+
+    def entries_of(self, function: str) -> Iterator[Entry]:
+        inside = self._walk(function)
+        return self._used(entry for entry in inside if entry.key.function == function)
+
+    def _used(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield entries with the times of use that the index records."""
         uses: dict[Key, float] = {}
         if self._index is not None:
             try:
                 uses = self._index.uses()
             except OSError:  # the times of the files serve instead
                 pass
-        for entry in self._walk():
+        for entry in entries:
             yield entry._replace(used=uses.get(entry.key, entry.used))
 
-    def _walk(self) -> Iterator[Entry]:
-        """Yield the entries, with the times of use that the file system records."""
-        folders = [(self.location, "")]
-        while folders:
-            path, name = folders.pop()
-            try:
-                with os.scandir(path) as found:
-                    items = list(found)
-                if name and any(item.name == _paths.OUTPUT for item in items):
-                    key = Key(*name.rpartition("/")[::2])
-                    if _paths.is_key(key):
-                        yield _entry(key, items)
-                    continue
-                inside = [item for item in items if item.is_dir(follow_symlinks=False)]
-            except OSError:  # removed in the meantime
-                continue
-            folders += [
-                (item.path, f"{name}/{item.name}" if name else item.name) for item in inside if item.name != _paths.OWN
-            ]
+    def _walk(self, function: str = "") -> Iterator[Entry]:
+        return entries_in(self.location, function)
 
     def _measure(self, key: Key) -> Entry | None:
         """Return the entry of a key, or None if it does not exist."""
         try:
             if self._is_ours(key):
                 with os.scandir(self.folder(key)) as items:
-                    return _entry(key, list(items))
+                    return entry_of(key, list(items))
         except OSError:
             pass
         return None
@@ -387,11 +387,3 @@ class FileStore(Store):
 
 def _restored(location: Any, compress: Any, limits: Limits | None, own: str | None) -> FileStore:
     return FileStore(location, compress=compress, limits=limits, own=own)
-
-
-def _entry(key: Key, items: list[os.DirEntry[str]]) -> Entry:
-    statuses = {item.name: item.stat(follow_symlinks=False) for item in items}
-    output = statuses.get(_paths.OUTPUT)
-    # Where the file system does not record reads, the time of writing is the later one.
-    used = 0.0 if output is None else max(output.st_atime, output.st_mtime)
-    return Entry(key, sum(status.st_size for status in statuses.values()), used)

@@ -22,7 +22,9 @@ from shoal.memory.storage._paths import OUTPUT as _OUTPUT
 from shoal.memory.storage._paths import OWN as _OWN
 from shoal.memory.storage._paths import SOURCE as _SOURCE
 from shoal.memory.storage._paths import is_key, refuse_links
-from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of, warn_too_large, warn_unreadable
+from shoal.memory.storage._valuefile import ValueFile
+from shoal.memory.storage._warnings import warn_too_large, warn_unreadable
+from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of
 from shoal.persistence._dump import compression_of, write
 from shoal.persistence._load import load
 from shoal.persistence.reading._small import OTHER, rebuilt
@@ -165,19 +167,25 @@ class FsspecStore(Store):
 
     def save(self, key: Key, value: Any, meta: Meta) -> None:
         file = io.BytesIO()
-        write(value, file, self._compression)
+        if type(value) is ValueFile:
+            value.copy_to(file)
+        else:
+            write(value, file, self._compression)
         metadata = meta.as_json()
         limits = self._limits
         if limits is not None:
             nbytes = len(metadata) + file.tell()
             if limits.exclude(nbytes):
-                warn_too_large(key, nbytes)
+                warn_too_large(key.function, nbytes)
                 return
         self._write(self._path(key, _METADATA), metadata)
         self._write(self._path(key, _OUTPUT), file.getvalue())
         self._uses[key] = time.time()
         if limits is not None:
             self.reduce(limits)
+
+    def save_file(self, key: Key, file: BinaryIO, meta: Meta) -> None:
+        self.save(key, ValueFile(file), meta)
 
     def contains(self, key: Key) -> bool:
         return bool(self._fs.exists(self._path(key, _OUTPUT)))

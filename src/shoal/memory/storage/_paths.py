@@ -19,8 +19,9 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from shoal._files import make_folder
 from shoal.memory.store import Key
@@ -54,6 +55,19 @@ def quoted_for_windows(part: str) -> str:
     if _DEVICES.match(part):
         part = f"%{ord(part[0]):02X}{part[1:]}"
     return _UNSAFE_ON_WINDOWS.sub(lambda found: f"%{ord(found[0]):02X}", part)
+
+
+def dotted(function: str) -> str:
+    """Return the path of a function in a store as a dotted name."""
+    return ".".join(unquote(part) for part in function.split("/"))
+
+
+def functions_named(functions: Iterable[str], wanted: str) -> list[str]:
+    """Return the paths of functions that have a dotted name; or else of those whose names end in it."""
+    wanted = wanted.replace(os.sep, "/").replace("/", ".")
+    names = {function: dotted(function) for function in functions}
+    found = [function for function, name in names.items() if name == wanted]
+    return found or [function for function, name in names.items() if name.endswith(f".{wanted}")]
 
 
 def is_key(key: Key) -> bool:

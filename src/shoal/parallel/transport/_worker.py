@@ -31,10 +31,12 @@ from shoal.backends.base import call_set
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.observe._messages import Channel
 from shoal.observe._recording import NOT_RECORDING, Recorder, recorder_of_process
-from shoal.observe._saying import Conditions
+from shoal.observe._recording import settle as settled
+from shoal.observe._saying import Conditions, conditions
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
 from shoal.parallel._delayed import describe
+from shoal.parallel.options._checks import FORWARDED
 from shoal.parallel.options._settings import Nested, nested_settings
 from shoal.parallel.transport._segments import attach, layout, write
 from shoal.parallel.transport._status import StatusWriter
@@ -171,6 +173,11 @@ def rehearse() -> None:
     payload = Payload((0, 0), (), (0, 0), 0, 1.0, tuple(calls), {}, (), ("sequential", 1, None), None, None)
     for _ in range(_REHEARSALS):
         loads(dumps(run_batch(*loads(dumps(tuple(payload))[0])))[0])
+
+
+def settle() -> None:
+    """Do what the first batch of each worker would do, in the process from which workers are forked."""
+    settled(conditions(FORWARDED))
 
 
 def run_batch(*fields: Any, channel: Channel | None = None, meter: BatchMeter | None = None) -> tuple[Any, ...]:

@@ -25,15 +25,17 @@ from types import ModuleType
 from typing import Any
 
 from shoal.persistence.compression._decompress import DecompressFile, Decompressor
-from shoal.persistence.compression._deflate import DeflateFile
+from shoal.persistence.compression._deflate import SMALL, DeflateFile, small_stream
 from shoal.persistence.compression._inflate import InflateBlocks, InflateFile, inflater
 from shoal.persistence.compression._stream import read_stored, stream_size
 from shoal.persistence.compression._zstd import ZstdWriter
 
 __all__ = [
     "COMPRESSORS",
+    "SMALL",
     "CompressorWrapper",
     "DecompressFile",
+    "Deflate",
     "DeflateFile",
     "InflateBlocks",
     "InflateFile",
@@ -129,6 +131,18 @@ def _deflate_file(container: str, fileobj: Any, mode: str, compresslevel: int = 
     return InflateFile(fileobj, container)
 
 
+class Deflate(CompressorWrapper):
+    """The record of zlib or gzip. Their small streams need no file object."""
+
+    def __init__(self, container: str, prefix: bytes, extension: str) -> None:
+        super().__init__(partial(_deflate_file, container), prefix, extension, partial(inflater, container))
+        self._container = container
+
+    def small(self, data: bytes, level: int | None, footer: Callable[[list[tuple[int, ...]]], bytes]) -> bytes:
+        """Return the stream of fewer than :data:`SMALL` bytes, with a footer as for ``DeflateFile.finish``."""
+        return small_stream(data, 3 if level is None else level, self._container, footer)
+
+
 def _bz2_file(fileobj: Any, mode: str, compresslevel: int = 9) -> Any:
     return _stdlib("bz2").BZ2File(fileobj, mode, compresslevel=compresslevel)
 
@@ -180,8 +194,8 @@ def _zstandard() -> Any:
 
 #: All compressors, by name. `register_compressor` adds to them.
 COMPRESSORS: dict[str, CompressorWrapper] = {
-    "zlib": CompressorWrapper(partial(_deflate_file, "zlib"), b"\x78", ".z", partial(inflater, "zlib")),
-    "gzip": CompressorWrapper(partial(_deflate_file, "gzip"), b"\x1f\x8b", ".gz", partial(inflater, "gzip")),
+    "zlib": Deflate("zlib", b"\x78", ".z"),
+    "gzip": Deflate("gzip", b"\x1f\x8b", ".gz"),
     "bz2": CompressorWrapper(_bz2_file, b"BZ", ".bz2", lambda: _stdlib("bz2").BZ2Decompressor()),
     "lzma": CompressorWrapper(
         partial(_lzma_file, "FORMAT_ALONE"), b"\x5d\x00", ".lzma", lambda: _stdlib("lzma").LZMADecompressor()

@@ -36,8 +36,8 @@ _CLOSE, _CLOSER = 1.04, 1.01
 # With this memLevel, zlib-ng is 5 % faster at levels 2 and 3 than with the default.
 _MOST_MEMORY = 9
 
-# Blocks of fewer bytes are not sampled, because a sixteenth of them tells nothing.
-_LEAST = 1 << 15
+#: A stream of fewer bytes is small. Smaller blocks are not sampled, because a sixteenth of them tells nothing.
+SMALL = 1 << 15
 
 # The number of blocks in the queue, for each thread.
 _WAITING = 4
@@ -83,7 +83,7 @@ class _Choice:
 
     def for_block(self, block: Any) -> Deflate:
         """Return the function that deflates the next block of the stream."""
-        if self._fast and self._blocks % _ALIKE == 0 and len(block) >= _LEAST:
+        if self._fast and self._blocks % _ALIKE == 0 and len(block) >= SMALL:
             sample = _sample(block)
             enough = self._close * len(self._zlib(sample))
             close = (way for way in self._fast if len(way(sample)) <= enough)
@@ -96,6 +96,24 @@ def _sample(block: Any) -> bytes:
     """Return a sixteenth of a block, made of four parts."""
     step, length = len(block) // 4, len(block) // 64
     return b"".join(block[start : start + length] for start in range(0, 4 * step, step))
+
+
+def small_stream(data: bytes, level: int, container: str, footer: Callable[[list[tuple[int, ...]]], bytes]) -> bytes:
+    """Return what a :class:`DeflateFile` would write for at least one and fewer than :data:`SMALL` bytes, and a footer.
+
+    Parameters
+    ----------
+    data, level, container
+        The bytes, and the arguments of :class:`DeflateFile`.
+    footer
+        As for :meth:`DeflateFile.finish`.
+    """
+    kind, checksum = CONTAINERS[container], getattr(fastest(), CONTAINERS[container].checksum)
+    header, block = kind.header(level), _deflate(zlib, level, data)
+    end = len(header) + len(block)
+    tail = footer([(len(header), 0, xxhash.xxh3_64_intdigest(block)), (end, len(data), 0)])
+    trailer = kind.trailer(checksum(tail, checksum(data)), len(data) + len(tail))
+    return header + block + stored(tail) + trailer
 
 
 class DeflateFile(io.BufferedIOBase):

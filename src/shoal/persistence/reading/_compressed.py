@@ -46,14 +46,14 @@ def load_compressed(start: Start, options: Options) -> Any:
     """
     with decompressed(start, options.name) as stream:
         mappable(stream, options, compressed=True)
-        checked = stream.footer is not None  # the table in the footer has a checksum of each block
         source = Input(stream, options.name, stream.nbytes, known=stream.footer)
-        if not checked and options.verify is not False:
+        source.checked = stream.footer is not None  # the table in the footer has a checksum of each block
+        if not source.checked and options.verify is not False:
             source.checksum = xxhash.xxh3_64()
-        wanted = options.verify or (options.verify is None and not checked)
+        wanted = options.verify or (options.verify is None and not source.checked)
         sums: dict[int, int] | None = {} if wanted else None
         reader = Reader(source, options.native, sums)
-        value = rebuild(reader, source, checked)
+        value = rebuild(reader, source)
         if reader.legacy:
             warn_of_age(options.name)
         if options.several:

@@ -65,13 +65,15 @@ def find_footer(file: Any, name: str, left: int, whole: bool) -> Footer | None:
     return None
 
 
-def compare_before(file: Any, name: str, footer: Footer, arrays: bool) -> None:
+def compare_before(file: Any, begin: int, name: str, footer: Footer, arrays: bool) -> None:
     """Compute the checksum of the pickle, and of arrays if `arrays` is true, and compare them with a footer.
 
     Parameters
     ----------
     file
-        Can seek, and stands at the object; its position is kept.
+        Can seek; its position is kept.
+    begin
+        The position of the object.
     name
         The name of the file, for errors.
     footer
@@ -84,11 +86,12 @@ def compare_before(file: Any, name: str, footer: Footer, arrays: bool) -> None:
     DamagedFile
         If a checksum differs.
     """
-    begin, position = file.tell(), 0
+    here, position = file.tell(), 0
     pickled = xxhash.xxh3_64()
     spans: list[tuple[int, Any]] = []  # where each part of the file ends, and its checksum; None to skip it
     for array in footer.arrays:
         spans += [(array.position, pickled), (array.position + array.nbytes, xxhash.xxh3_64() if arrays else None)]
+    file.seek(begin)
     for end, checksum in [*spans, (footer.start, pickled)]:
         start = position
         if checksum is None:
@@ -100,7 +103,7 @@ def compare_before(file: Any, name: str, footer: Footer, arrays: bool) -> None:
             position += len(data) or end - position
         if checksum not in (None, pickled):
             footer.compare(name, None, {start: checksum.intdigest()})
-    file.seek(begin)
+    file.seek(here)
     footer.compare(name, pickled.intdigest(), None)
 
 

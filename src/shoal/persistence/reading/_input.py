@@ -7,10 +7,13 @@ for tell which byte comes next, and whether that byte is an opcode.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
-from shoal._arrays import cut
+from shoal._arrays import PIECE, cut
 from shoal.errors import DamagedFile, TruncatedFile
+from shoal.persistence._checksums import updating
 from shoal.persistence._format import FRAME, HEAD, LONG_BINPUT, MAGIC, NAME, POP, PROTO, STOP, Footer
 
 #: If reading ahead is allowed, the file is read in blocks of this many bytes.
@@ -19,11 +22,15 @@ BLOCK = 2**18
 #: memory, because memory is allocated only for bytes that arrive.
 STEP = 2**25
 _FRAME_HEADER = 9
+#: Only frames of at most this many bytes are rebuilt before they are checked.
+_FEW = 2**12
 #: The opcodes that are followed by a length of eight bytes: BINBYTES8, BINUNICODE8, BYTEARRAY8.
 _LONG = (b"\x8e", b"\x8d", b"\x96")
+#: Finds opcodes that may claim any amount of memory, and some other bytes.
+_claims_memory = re.compile(b"[%b%b]" % (LONG_BINPUT, b"".join(_LONG))).search
 #: The opcodes that are followed by a length of four bytes: BINBYTES, BINUNICODE, BINSTRING, LONG4.
 _SHORT = (b"B", b"X", b"T", b"\x8b")
-#: The opcodes behind a footer.
+# The opcodes behind a footer.
 _END = POP + STOP
 
 
@@ -137,27 +144,32 @@ class Source:
         TruncatedFile
             If the file has fewer bytes left.
         """
-        for piece in [memory] if checksum is None else cut(memory):
-            have, size = 0, piece.nbytes
-            while have < size:
-                if self._at < len(self._block):
-                    data = memoryview(self._block)[self._at : self._at + size - have]
-                    self._at += len(data)
-                elif hasattr(self._file, "readinto"):
-                    count = self._file.readinto(piece[have:])
-                    if not count:
-                        raise self._ends(memory.nbytes, what, have)
-                    have += count
-                    continue
-                else:
-                    data = self._file.read(min(size - have, STEP))
-                    if not data:
-                        raise self._ends(memory.nbytes, what, have)
-                piece[have : have + len(data)] = data
-                have += len(data)
-            self.position += have
-            if checksum is not None:
-                checksum.update(piece)
+        have, size = 0, memory.nbytes
+        if checksum is not None and size > PIECE:
+            with updating(checksum, size) as (update, step):
+                for piece in cut(memory, step):
+                    self.fill(piece, what)
+                    update(piece)
+            return
+        while have < size:
+            if self._at < len(self._block):
+                data = memoryview(self._block)[self._at : self._at + size - have]
+                self._at += len(data)
+            elif hasattr(self._file, "readinto"):
+                count = self._file.readinto(memory[have:])
+                if not count:
+                    raise self._ends(size, what, have)
+                have += count
+                continue
+            else:
+                data = self._file.read(min(size - have, STEP))
+                if not data:
+                    raise self._ends(size, what, have)
+            memory[have : have + len(data)] = data
+            have += len(data)
+        self.position += size
+        if checksum is not None:
+            checksum.update(memory)
 
     def skip(self, nbytes: int, what: str) -> None:
         """Skip `nbytes` bytes, by seeking if the file can.
@@ -200,15 +212,20 @@ class Input(Source):
 
     Attributes
     ----------
+    known
+        As given.
     promised
-        Whether the unpickler has read the mark at the beginning of a file that has a footer.
+        Whether the file has a footer: it is known, or the unpickler has read the mark at the beginning of such files.
     failure
-        The error that was last raised here. The C unpickler replaces an error by a plain EOFError if it was asking for
-        an opcode.
+        The error that was last raised here. Where it asks for an opcode, the C unpickler raises EOFError instead.
     footer
         The footer, once the unpickler has read it.
     before_footer
         The checksum of everything before the footer.
+    compare
+        Reads the pickle and compares its checksum, for :meth:`check`; None if there is nothing to compare.
+    checked
+        Whether the pickle was compared with its checksum before it is rebuilt.
     """
 
     def __init__(
@@ -221,11 +238,13 @@ class Input(Source):
         known: Footer | None = None,
     ) -> None:
         super().__init__(file, name, left, ahead, exact)
-        self.promised = False
+        self.promised = known is not None
         self.footer: Footer | None = None
         self.before_footer: int | None = None
         self.failure: DamagedFile | None = None
-        self._known = known
+        self.compare: Callable[[], None] | None = None
+        self.checked = False
+        self.known = known
         self._before = b""  # opcodes that the unpickler gets before the next byte of the file
         self._before_opcode: Any = None  # the checksum before the last single byte that was asked for
         self._at_opcode = True  # whether the next byte is certainly an opcode
@@ -253,6 +272,8 @@ class Input(Source):
                 return self._opcode(before)
             if not self.promised:
                 self._no_footer()
+            if self.compare is not None and (end - at > _FEW or _claims_memory(self._block, at, end)):
+                self.check()
             frame = memoryview(self._block)[at:end]
             self._at = end
             self.position += end - at
@@ -294,6 +315,7 @@ class Input(Source):
         if opcode == FRAME:
             if not self.promised:
                 self._no_footer()
+            self.check()
             header = self.read_opcodes(8, "a frame's header")
             return before + opcode + header + self.read_opcodes(int.from_bytes(header, "little"), "a frame")
         if opcode == PROTO:
@@ -308,6 +330,7 @@ class Input(Source):
         if size == 8:
             nbytes = int.from_bytes(data, "little")
             if self._last == FRAME:
+                self.check()
                 self._frame = nbytes
             elif self._last in _LONG:
                 self.expect(nbytes, "a string")
@@ -322,6 +345,16 @@ class Input(Source):
         self._last = data if size == 1 else b""
         return data
 
+    def check(self) -> None:
+        """Compare the pickle with its checksum, unless that was done: raise DamagedFile if it differs.
+
+        To be called before anything is imported, and before the unpickler gets opcodes that may be harmful.
+        """
+        compare, self.compare = self.compare, None
+        if compare is not None:
+            compare()
+            self.checked, self.checksum, self._before_opcode = True, None, None
+
     def _no_footer(self) -> None:
         """Stop the checksum: the file has no footer that the checksum could be compared with."""
         self.checksum = None
@@ -332,10 +365,8 @@ class Input(Source):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer of the unpickler with a string. An opcode follows."""
-        self.fill(memoryview(buffer), "a string")
+        self.fill(memoryview(buffer), "a string", self.checksum)
         self._at_opcode = True
-        if self.checksum is not None:
-            self.checksum.update(buffer)
         if self.promised and bytes(buffer[-len(MAGIC) :]) == MAGIC:
             self._read_footer(bytes(buffer))
         elif self.position <= len(PROTO) + 1 + len(HEAD):
@@ -345,8 +376,8 @@ class Input(Source):
     def _read_footer(self, body: bytes) -> None:
         opcodes = b"B" + len(body).to_bytes(4, "little") + body + _END
         try:
-            known = self._known is not None and self._known.opcodes == opcodes
-            self.footer = self._known if known else Footer.decoded(opcodes)
+            known = self.known is not None and self.known.opcodes == opcodes
+            self.footer = self.known if known else Footer.decoded(opcodes)
         except ValueError:  # a string that ends like a footer; after a damaged footer, no other one will come
             return
         if self._before_opcode is not None:

@@ -4,15 +4,20 @@
 
     can seek       ──> the footer ──> the checksum of the pickle ──> Input ──> Reader; arrays read, or mapped
     cannot seek    ──────────────────────────────────────────────> Input ──> Reader ──> checksums
+
+In a file of more than 1 MB, the checksum is compared when that is necessary: see :meth:`Input.check`. So large strings,
+as long as nothing else comes, are read once.
 """
 
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import Any
 
 import xxhash
 
+from shoal.persistence._format import Footer
 from shoal.persistence.reading._footers import compare_before, find_footer
 from shoal.persistence.reading._input import Input
 from shoal.persistence.reading._legacy import payload
@@ -40,7 +45,7 @@ def load_plain(start: Start, options: Options) -> Any:
         If the file is damaged.
     """
     file, left, name, verify = start.file, start.left, options.name, options.verify
-    footer, checked = None, False
+    footer: Footer | None = None
     if left is None:
         file = file.behind(start.head)
     mmap_mode = None if options.mmap_mode is None else mappable(file, options)
@@ -50,16 +55,19 @@ def load_plain(start: Start, options: Options) -> Any:
         data = file.read(left) if left <= WHOLE else b""
         stream = io.BytesIO(data) if left <= WHOLE else file
         footer = find_footer(stream, name, left, not options.several)
-        if footer is not None and verify is not False:
-            compare_before(stream, name, footer, bool(verify and mmap_mode))
-            checked = True
         source = Input(file, name, left, data, known=footer)
-    if not checked and verify is not False:
+        if footer is not None and verify is not False:
+            source.compare = partial(compare_before, stream, stream.tell(), name, footer, bool(verify and mmap_mode))
+            if data or mmap_mode:
+                source.check()
+    if not source.checked and verify is not False:
         source.checksum = xxhash.xxh3_64()
-    sums: dict[int, int] | None = {} if verify else None
+    sums: dict[int, int] | None = None if verify is False else {}
     mapping = mapping_of(file, name, mmap_mode) if mmap_mode is not None and not options.several else None
     reader = Reader(source, options.native, sums, mapping, mmap_mode)
-    value = rebuild(reader, source, checked)
+    value = rebuild(reader, source)
+    if source.before_footer is None:  # damage may have ended the object too soon
+        source.check()
     if reader.legacy:
         warn_of_age(name)
     if options.several and left is not None:
@@ -89,6 +97,6 @@ def load_legacy(start: Start, options: Options) -> Any:
     sums: dict[int, int] | None = None
     if options.verify is not False:
         source.checksum, sums = xxhash.xxh3_64(), {}
-    value = rebuild(Reader(source, options.native, sums), source, False)
+    value = rebuild(Reader(source, options.native, sums), source)
     compare_after(source, None, sums, options)
     return value

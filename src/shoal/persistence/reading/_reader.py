@@ -47,7 +47,8 @@ class Reader(pickle.Unpickler):
     native
         Whether arrays of another byte order are converted to this machine's.
     sums
-        Receives the xxh3_64 of each array that is read, by position; None if no checksums are needed.
+        None if the checksums of arrays are not compared. If the input does not know the footer yet, receives the
+        xxh3_64 of each array that is read, by position.
     mapping
         Returns the array at a position in bytes, given its spec; None to read arrays.
     mmap_mode
@@ -113,6 +114,7 @@ class Reader(pickle.Unpickler):
         return known
 
     def _import(self, module: str, name: str) -> Any:
+        self._source.check()
         try:
             return super().find_class(module, name)
         except ModuleNotFoundError:
@@ -142,6 +144,8 @@ class Reader(pickle.Unpickler):
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise self._damage("the description of an array", f"{type(error).__name__}: {error}") from None
         source = self._source
+        if not source.promised:  # the file has no checksums
+            self._sums = None
         if objects:
             array = self._nested()
         else:
@@ -182,7 +186,7 @@ class Reader(pickle.Unpickler):
     def _array_of(self, data: bytes, shape: Any, order: Any, dtype: Any) -> Any:
         """Return the small array that has these bytes, which were just read."""
         if self._sums is not None:
-            self._sums[self._source.position - len(data)] = xxhash.xxh3_64_intdigest(data)
+            self._compare(self._source.position - len(data), xxhash.xxh3_64_intdigest(data))
         return self._ndarray(shape, dtype, bytearray(data), 0, None, order)
 
     def _next_array(self, spec: ArraySpec, nbytes: int, mappable: bool) -> Any:
@@ -200,9 +204,23 @@ class Reader(pickle.Unpickler):
             source.fill(memoryview(flat(array)), "an array", checksum)
         else:
             array = spec.over(self._read_growing(nbytes, checksum))
-        if self._sums is not None:
-            self._sums[start] = checksum.intdigest()  # type: ignore[union-attr]
+        if checksum is not None:
+            self._compare(start, checksum.intdigest())
         return array
+
+    def _compare(self, position: int, found: int) -> None:
+        """Compare the checksum of an array with the footer, or note it if the footer comes later.
+
+        Raises
+        ------
+        DamagedFile
+            If the checksum differs. The array was not handed to any class then.
+        """
+        known = self._source.known
+        if known is not None:
+            known.compare(self._source.name, None, {position: found})
+        elif self._sums is not None:
+            self._sums[position] = found
 
     def _read_growing(self, nbytes: int, checksum: Any) -> Any:
         """Read `nbytes` bytes of a file of unknown size. Memory grows as they arrive, because `nbytes` may be false."""

@@ -28,7 +28,7 @@ _END = MAGIC + POP + STOP
 _COMPRESSED = b"x", b"\x1f\x8b"  # zlib, gzip
 _ARRAYS, _BLOCKS = b',"arrays":[],"versions":', b',"blocks":['
 
-#: The versions in footers that were compared, and are those that are loaded here.
+#: The parts of footers with versions that were compared, and are those that are loaded here.
 _agreed: set[bytes] = set()
 
 
@@ -96,7 +96,7 @@ def rebuilt(data: bytes) -> Any:
     Exception
         If a class of the object raises it.
     """
-    if data.startswith(_COMPRESSED):
+    if not data.startswith(_BEGINNING) and data.startswith(_COMPRESSED):
         data = inflated(data)
     if not (data.startswith(_BEGINNING) and data.endswith(_END)):
         return OTHER
@@ -105,15 +105,13 @@ def rebuilt(data: bytes) -> Any:
     text, start = data[begin:-TAIL_BYTES], begin - 5
     if start < 0 or xxhash.xxh3_64_intdigest(text) != checksum:
         return OTHER
-    head, _, tail = text.partition(_ARRAYS)
-    versions = tail.rpartition(_BLOCKS)[0]
-    if head != b'{"format":%d,"start":%d,"checksum":%d' % (VERSION, start, xxhash.xxh3_64_intdigest(data[:start])):
+    head = b'{"format":%d,"start":%d,"checksum":%d' % (VERSION, start, xxhash.xxh3_64_intdigest(data[:start]))
+    if not text.startswith(head) or data[start:begin] != b"B" + (size + TAIL.size).to_bytes(4, "little"):
         return OTHER
-    if data[start:begin] != b"B" + (size + TAIL.size).to_bytes(4, "little"):
-        return OTHER
-    stored = None
+    rest, stored = text[len(head) :], None
+    versions = rest.rpartition(_BLOCKS)[0]
     if versions not in _agreed:
-        stored = json.loads(b'{"versions":' + tail)["versions"]
+        stored = json.loads(b"{" + rest[1:])["versions"] if versions.startswith(_ARRAYS) else None
         if not are_versions(stored):
             return OTHER
     try:

@@ -36,7 +36,7 @@ class Options(NamedTuple):
     native
         Whether arrays of another byte order are converted to this machine's.
     verify
-        Whether the checksums of arrays are compared; None to compare them where that is cheap.
+        Whether the checksums of arrays are compared; None to compare them unless the arrays are mapped.
     """
 
     name: str
@@ -46,17 +46,15 @@ class Options(NamedTuple):
     verify: bool | None
 
 
-def rebuild(reader: Reader, source: Input, checked: bool) -> Any:
+def rebuild(reader: Reader, source: Input) -> Any:
     """Return the object that a reader rebuilds. The garbage collector waits meanwhile.
 
     Parameters
     ----------
     reader, source
-        The reader, and the input that it reads from.
-    checked
-        Whether the checksum of the pickle was compared already. If not, damaged opcodes can make any C function raise
-        any exception. An exception that was not raised by Python code outside of this package is then taken for a
-        consequence of damage.
+        The reader, and the input that it reads from. If the pickle was not compared with its checksum, damaged opcodes
+        can make any C function raise any exception. An exception that was not raised by Python code outside of this
+        package is then taken for a consequence of damage.
 
     Raises
     ------
@@ -68,12 +66,15 @@ def rebuild(reader: Reader, source: Input, checked: bool) -> Any:
     try:
         with collecting_later():
             value = reader.load()
-    except (CorruptFile, ImportError, AttributeError, RecursionError):
+    except CorruptFile:
         raise
     except Exception as error:
-        if source.failure is not None:
+        if source.failure is not None and not isinstance(error, (ImportError, AttributeError, RecursionError)):
             raise source.failure from None
-        if checked or _raised_elsewhere(error):
+        source.check()
+        if isinstance(error, (ImportError, AttributeError, RecursionError)):
+            raise
+        if source.checked or _raised_elsewhere(error):
             raise
         if isinstance(error, UnicodeDecodeError) and error.encoding == "ascii" and not source.promised:
             raise of_python_2(source.name) from error

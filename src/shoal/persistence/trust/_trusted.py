@@ -115,24 +115,24 @@ def load_trusted(start: Start, options: Options, trust: Trust) -> Any:
             warn_of_age(name)
         else:
             mmap_mode = mappable(stream, options, compressed=contents.compressor is not None)
-        checked = isinstance(stream, Decompressed) and stream.footer is not None
+        by_blocks = checked = isinstance(stream, Decompressed) and stream.footer is not None
         if isinstance(stream, Decompressed):
             footer = stream.footer
         elif contents.compressor is None and contents.left is not None:
             footer = find_footer(stream, name, contents.left, not options.several)
             if footer is not None and verify is not False:
-                compare_before(stream, name, footer, bool(verify and mmap_mode))
+                compare_before(stream, stream.tell(), name, footer, bool(verify and mmap_mode))
                 checked = True
         woven = Woven(survey.opcodes, survey.met, stream, contents.begin, name)
-        source = Input(woven, name, woven.size)
+        source = Input(woven, name, woven.size, known=footer)
+        source.checked = checked
         if not checked and verify is not False:
             source.checksum = xxhash.xxh3_64()
-        wanted = verify or (verify is None and contents.compressor is not None and not checked)
-        sums: dict[int, int] | None = {} if wanted else None
+        sums: dict[int, int] | None = {} if verify or (verify is None and not by_blocks) else None
         mapping = mapping_of(stream, name, mmap_mode) if mmap_mode is not None and not options.several else None
         reader = Rebuilder(source, options.native, sums, mapping)
         reader.found, reader.woven = found, woven
-        value = rebuild(reader, source, checked)
+        value = rebuild(reader, source)
         if options.several:
             if isinstance(stream, Decompressed):
                 stream.leave()

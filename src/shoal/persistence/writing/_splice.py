@@ -19,15 +19,13 @@ import pickle
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import xxhash
 
-from shoal._arrays import ArraySpec, flat, pieces
-from shoal._cpus import cpu_budget
+from shoal._arrays import ArraySpec, cut, flat, pieces
+from shoal.persistence._checksums import updating
 from shoal.persistence._format import (
     ALIGNMENT,
     BINPUT,
@@ -46,9 +44,6 @@ from shoal.persistence._format import (
     plain,
     wrapper,
 )
-
-#: The checksum of an array of at least this many bytes is computed on a thread while the array is written.
-LARGE = 2**24
 
 _TOKEN_BYTES = 16
 _FRAME_HEADER = 9
@@ -122,7 +117,11 @@ class Splicer:
         if self._payload:
             self._payload = False
             self._flush()
-            self._out(data.raw() if isinstance(data, pickle.PickleBuffer) else data)
+            data = data.raw() if isinstance(data, pickle.PickleBuffer) else data
+            with updating(self._sum, len(data)) as (update, _):
+                update(data)
+                self._put(data)
+            self._position += len(data)
             return
         at = 0
         if not self._position:
@@ -189,24 +188,23 @@ class Splicer:
         padding = -(self._begin + self._position + len(opcodes) + 1) % ALIGNMENT
         self._out(b"%b%c%b" % (opcodes, padding, padding * b"\xff"))
         start, nbytes = self._position, array.nbytes
-        if array.flags.forc and nbytes >= LARGE:
-            memory = memoryview(flat(array))
-            with beside(partial(xxhash.xxh3_64_intdigest, memory)) as checksum:
-                self._put(memory)
-                digest = checksum()
-        else:
-            # A compressor is given a contiguous array as a whole, which it need not copy.
-            whole = array.flags.forc and not self._mappable
-            digest = self._put_all([memoryview(flat(array))] if whole else pieces(array))
+        digest = self._put_array(array)
         self._position += nbytes
         self.footer.arrays.append(StoredArray(start, nbytes, readable, spec.shape, digest))
 
-    def _put_all(self, pieces: Iterable[memoryview]) -> int:
-        """Write the pieces of an array; return its checksum."""
+    def _put_array(self, array: Any) -> int:
+        """Write the bytes of an array; return their checksum."""
         checksum = xxhash.xxh3_64()
-        for piece in pieces:
-            checksum.update(piece)
-            self._put(piece)
+        if array.flags.forc:
+            with updating(checksum, array.nbytes) as (update, step):
+                # A compressor is given the array as a whole, which it need not copy.
+                for piece in cut(memoryview(flat(array)), step if self._mappable else max(array.nbytes, 1)):
+                    update(piece)
+                    self._put(piece)
+        else:
+            for piece in pieces(array):  # they share a buffer, so a thread would be too late
+                checksum.update(piece)
+                self._put(piece)
         return checksum.intdigest()
 
     def _of_dtype(self, dtype: Any) -> tuple[bytes, str]:
@@ -221,24 +219,6 @@ class Splicer:
         self._sum.update(data)
         self._position += len(data)
         self._put(data)
-
-
-@contextmanager
-def beside(call: Callable[[], int]) -> Iterator[Callable[[], int]]:
-    """Run a call on a thread while the block runs, if there is a CPU for it and the system grants a thread.
-
-    The block gets a function that returns the result of the call, or raises its exception.
-    """
-    if cpu_budget() < 2:
-        yield call
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1, "shoal-beside") as executor:
-        result = call
-        with suppress(RuntimeError):
-            result = executor.submit(call).result
-        yield result
 
 
 def _lost(problem: str) -> pickle.PicklingError:

@@ -1,0 +1,364 @@
+"""``depends="auto"``: what a function reaches in the user's own project.
+
+::
+
+    code ── names ──> objects of its globals, closure and imports
+                        ├─ functions, methods, classes of the project ──> a digest of each, and what it reaches in turn
+                        ├─ constants ──────────────────────────────────> their values
+                        ├─ installed packages ─────────────────────────> their versions
+                        └─ other objects ──────────────────────────────> do not count; depends_on() names them
+
+Nothing is called. Modules of the project that a function imports when it runs are imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+from shoal._tracebacks import warn
+from shoal.errors import CacheWarning, HashingError
+from shoal.hashing import hash
+from shoal.hashing._functions import cell_contents
+from shoal.memory.key._depends import identity_of, named
+from shoal.memory.key._names import Name, digest_of_function, dump_of, names_in
+from shoal.memory.key._project import is_own_code, is_own_module, version_of_package
+from shoal.memory.key._source import source_of_module
+
+#: The largest number of objects that are looked at for one function.
+MOST_REACHED = 2_000
+#: The number of values in a constant, and the size of an array, that count.
+_MOST_VALUES, _MOST_BYTES = 1_000, 65_536
+_DIGITS = 16
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range, slice)
+_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_MISSING: Any = object()
+
+
+class Reached(NamedTuple):
+    """Something that a cached function reaches.
+
+    Attributes
+    ----------
+    name : str
+        Its dotted name.
+    kind : str
+        "function", "class", "module", "constant", "package"; or "not counted".
+    text : str
+        A digest of its code; the value of a constant, or a digest of it; the version of a package; or why it does not
+        count.
+    """
+
+    name: str
+    kind: str
+    text: str
+
+
+class Reach:
+    """What one function reaches, at the time when it was looked at. It does not change, so it is thread-safe."""
+
+    def __init__(self, roots: Iterable[Any]) -> None:
+        walk = _Walk()
+        walk.start(roots)
+        self.reached: tuple[Reached, ...] = tuple(sorted(walk.reached.values()))
+        self.digest: str = hash([tuple(item) for item in self.reached if item.kind != "not counted"])
+        #: Constants that may change in place, by name: their values count at each call.
+        self.live: dict[str, Any] = dict(sorted(walk.live.items()))
+        self._bindings, self._codes = walk.bindings, walk.codes
+
+    def is_stale(self) -> bool:
+        """Return whether a name stands for another object now, or a function has other code."""
+        for names, name, found in self._bindings:
+            if names.get(name, _MISSING) is not found:
+                return True
+        return any(function.__code__ is not code for function, code in self._codes)
+
+    def values(self) -> list[Any]:
+        """Return the present values of the constants that may change in place."""
+        return [counted(value) for value in self.live.values()]
+
+
+class _Walk:
+    """Follows the names of functions, from one object to the next."""
+
+    def __init__(self) -> None:
+        self.reached: dict[str, Reached] = {}
+        self.live: dict[str, Any] = {}
+        self.bindings: list[tuple[dict[str, Any], str, Any]] = []
+        self.codes: list[tuple[types.FunctionType, types.CodeType]] = []
+        self._pending: deque[tuple[str, Any]] = deque()
+        self._stored: set[tuple[int, str]] = set()
+        self._homes: dict[str, tuple[int, str]] = {}  # the namespaces of constants
+        self._seen: dict[int, Any] = {}  # the objects too, so that no other one gets their ids
+
+    def start(self, roots: Iterable[Any]) -> None:
+        """Follow the names of some functions, which do not count themselves, and of the classes around them."""
+        for root in roots:
+            self._seen[id(root)] = root
+            if isinstance(root, types.FunctionType):
+                self._follow(root)
+                outer = root.__qualname__.rpartition(".")[0]
+                if outer and "<locals>" not in outer:
+                    self._resolve(Name("global", outer.partition(".")[0], tuple(outer.split(".")[1:])), root)
+            elif isinstance(root, type):
+                self._add_class(root)
+        self._look_at_all()
+        self._leave_out_stored()
+
+    def _leave_out_stored(self) -> None:
+        """Leave out globals that the project assigns while it runs: they are no constants."""
+        self.bindings = [item for item in self.bindings if (id(item[0]), item[1]) not in self._stored]
+        for name, home in self._homes.items():
+            if home in self._stored and name in self.reached and self.reached[name].kind == "constant":
+                self.reached[name] = Reached(name, "not counted", "a function assigns it")
+                self.live.pop(name, None)
+
+    def _look_at_all(self) -> None:
+        while self._pending:
+            if len(self._seen) > MOST_REACHED:
+                warn(
+                    f'depends="auto" has looked at {MOST_REACHED:,} objects that a cached function reaches, and at no '
+                    "more: changes of the others are not noticed. Name what counts, with depends=[...]",
+                    CacheWarning,
+                )
+                return
+            self._look_at(*self._pending.popleft())
+
+    def _add(self, name: str, value: Any) -> None:
+        """Look at an object later, unless that was done."""
+        if id(value) not in self._seen or isinstance(value, _PLAIN):
+            self._seen[id(value)] = value
+            self._pending.append((name, value))
+
+    def _note(self, name: str, kind: str, text: str) -> None:
+        self.reached.setdefault(name, Reached(name, kind, text))
+
+    def _look_at(self, name: str, value: Any) -> None:
+        identity = identity_of(value)
+        if identity is not None:  # a cached function
+            if identity.version is not None:
+                self._note(name, "constant", f"version {identity.version!r:.60}")
+            else:
+                self._add(name, identity.func)
+            for dependency in named(identity.depends):
+                self._add(f"{name} depends", dependency)
+        elif isinstance(value, types.FunctionType):
+            self._look_at_function(value)
+        elif isinstance(value, (types.MethodType, staticmethod, classmethod)):
+            self._add(name, value.__func__)
+            if isinstance(value, types.MethodType):
+                self._add(name, value.__self__ if isinstance(value.__self__, type) else type(value.__self__))
+        elif isinstance(value, (property, functools.cached_property, functools.partial, functools.partialmethod)):
+            for part in ("fget", "fset", "fdel", "func", "args", "keywords"):
+                inner = getattr(value, part, None)
+                if inner:
+                    self._add(f"{name}.{part}", inner)
+        elif isinstance(value, types.ModuleType):
+            self._look_at_module(value)
+        elif isinstance(value, type):
+            self._add_class(value)
+        elif callable(getattr(value, "__wrapped__", None)):
+            self._add(name, value.__wrapped__)
+        else:
+            self._look_at_value(name, value)
+
+    def _look_at_function(self, function: types.FunctionType) -> None:
+        if not is_own_code(function):
+            self._note_package(function.__module__)
+            wrapped = getattr(function, "__wrapped__", None)  # a decorator of an installed package
+            inside = [wrapped, *(item for cell in function.__closure__ or () for item in cell_contents(cell))]
+            for value in inside:
+                if isinstance(value, (types.FunctionType, types.MethodType, type)):
+                    self._add(function.__qualname__, value)
+            return
+        defaults = counted((function.__defaults__, function.__kwdefaults__))
+        text = hash([digest_of_function(function), defaults])[:_DIGITS]
+        self._note(f"{function.__module__}.{function.__qualname__}", "function", text)
+        self._follow(function)
+
+    def _follow(self, function: types.FunctionType) -> None:
+        """Look at everything that a function names."""
+        self.codes.append((function, function.__code__))
+        for name in names_in(function.__code__):
+            self._resolve(name, function)
+
+    def _resolve(self, name: Name, function: types.FunctionType) -> None:
+        if name.kind == "import":
+            self._import(name, function)
+            return
+        if name.kind == "stored":
+            self._stored.add((id(function.__globals__), name.root))
+            return
+        attributes = name.attributes
+        if name.kind == "cell":
+            try:
+                cell = (function.__closure__ or ())[function.__code__.co_freevars.index(name.root)]
+            except (ValueError, IndexError):
+                return
+            content = cell_contents(cell)
+            if not content or name.root == "__class__":
+                return
+            where, value = f"{function.__module__}.{function.__qualname__}.{name.root}", content[0]
+        else:
+            value = function.__globals__.get(name.root, _MISSING)
+            self.bindings.append((function.__globals__, name.root, value))
+            where = f"{function.__globals__.get('__name__')}.{name.root}"
+            self._homes[where] = id(function.__globals__), name.root
+            if value is _MISSING:  # a builtin, or a name that is not there yet
+                return
+        while attributes and isinstance(value, types.ModuleType) and is_own_module(value.__name__):
+            inner = vars(value).get(attributes[0], _MISSING)
+            self.bindings.append((vars(value), attributes[0], inner))
+            if inner is _MISSING:
+                break
+            self._homes[f"{value.__name__}.{attributes[0]}"] = id(vars(value)), attributes[0]
+            where, value, attributes = f"{value.__name__}.{attributes[0]}", inner, attributes[1:]
+        self._add(where, value)
+
+    def _import(self, name: Name, function: types.FunctionType) -> None:
+        """Look at what a function imports when it runs."""
+        package = function.__globals__.get("__package__") or ""
+        try:
+            full = importlib.util.resolve_name("." * name.level + name.root, package) if name.level else name.root
+            top = full.partition(".")[0]
+            if full not in sys.modules and top not in sys.stdlib_module_names and not self._is_installed(top):
+                importlib.import_module(full)
+            module = sys.modules.get(full)
+        except Exception as error:  # the module may raise anything
+            self._note(name.root, "not counted", f"it cannot be imported: {type(error).__name__}")
+            return
+        if module is None or not is_own_module(full):
+            self._note_package(full)
+            return
+        for attribute in name.attributes:
+            inner = vars(module).get(attribute, _MISSING)
+            if inner is _MISSING:
+                inner = sys.modules.get(f"{full}.{attribute}", module)
+            self._add(f"{full}.{attribute}", inner)
+        if not name.attributes:
+            self._add(full, module)
+
+    @staticmethod
+    def _is_installed(top: str) -> bool:
+        spec = importlib.util.find_spec(top)
+        return spec is None or "-packages" in str(spec.origin)
+
+    def _look_at_module(self, module: types.ModuleType) -> None:
+        """Count a whole module, of which a function does not say which part it uses."""
+        if not is_own_module(module.__name__):
+            self._note_package(module.__name__)
+            return
+        source = source_of_module(module)
+        text = source.decode("utf-8", "replace") if isinstance(source, bytes) else repr(source)
+        self._note(module.__name__, "module", hash(dump_of(text) or text)[:_DIGITS])
+
+    def _add_class(self, kind: type) -> None:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        if not is_own_module(kind.__module__) and not any(map(is_own_code, _functions_of(kind))):
+            self._note_package(kind.__module__)
+            return
+        constants = []
+        for attribute, value in sorted(vars(kind).items()):
+            if attribute.startswith("__") and not callable(getattr(value, "__func__", value)):
+                continue
+            self.bindings.append((vars(kind), attribute, value))  # type: ignore[arg-type]
+            if isinstance(value, (*_PLAIN, Enum)) or type(value) in (tuple, list, dict, set, frozenset):
+                constants.append((attribute, counted(value)))
+            elif not isinstance(value, _DESCRIPTORS) and (
+                not isinstance(value, types.FunctionType) or is_own_code(value)
+            ):
+                self._add(f"{name}.{attribute}", value)
+        fields = list(vars(kind).get("__annotations__", ()))
+        bases = [f"{base.__module__}.{base.__qualname__}" for base in kind.__bases__]
+        self._note(name, "class", hash([constants, fields, bases])[:_DIGITS])
+        for base in (*kind.__bases__, type(kind)):
+            self._add(name, base)
+
+    def _look_at_value(self, name: str, value: Any) -> None:
+        if isinstance(value, types.BuiltinFunctionType):
+            self._note_package(value.__module__)
+            return
+        if isinstance(value, _PLAIN):
+            text = repr(value)
+            self._note(name, "constant", text if len(text) <= 60 else hash(value)[:_DIGITS])
+            return
+        found = counted(value)
+        for inside in _code_in(value):
+            self._add(name, inside)
+        if found is None:
+            self._note(name, "not counted", f"an object of {type(value).__module__}.{type(value).__qualname__}")
+            self._add(name, type(value))
+        elif isinstance(value, (tuple, frozenset, Enum)):
+            self._note(name, "constant", hash(found)[:_DIGITS])
+        else:
+            self.live[name] = value
+            self._note(name, "constant", "counted at each call")
+            if is_dataclass(value):
+                self._add(name, type(value))
+
+    def _note_package(self, module: str | None) -> None:
+        package = (module or "").partition(".")[0]
+        version = version_of_package(package) if package else None
+        if version is not None:
+            self._note(package, "package", version)
+
+
+def counted(value: Any) -> Any:
+    """Return a value that can be hashed and stands for a constant; None if the constant does not count."""
+    budget = [_MOST_VALUES]
+    found = _counted(value, budget)
+    return None if budget[0] < 0 else found
+
+
+def _counted(value: Any, budget: list[int]) -> Any:
+    budget[0] -= 1
+    if budget[0] < 0:
+        return None
+    kind = type(value)
+    if isinstance(value, _PLAIN):
+        return value
+    if kind in (list, tuple):
+        return [kind.__name__, *[_counted(item, budget) for item in value]]
+    if kind is dict:
+        return {_hashable(name): _counted(item, budget) for name, item in value.items()}
+    if kind in (set, frozenset):
+        return {_hashable(item) for item in value} if len(value) <= _MOST_VALUES else None
+    if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}"
+    if isinstance(value, Enum):
+        return [kind.__qualname__, value._name_, _counted(value._value_, budget)]
+    numpy = sys.modules.get("numpy")
+    small = numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)) and value.nbytes <= _MOST_BYTES
+    if small or is_dataclass(value):
+        try:
+            return hash(value)
+        except HashingError:
+            pass
+    return None
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, _PLAIN) else repr(type(value)) if not callable(value) else _counted(value, [9])
+
+
+def _code_in(value: Any) -> Iterator[Any]:
+    """Yield the functions and classes in a constant, such as a table of functions by name."""
+    inside = value.values() if type(value) is dict else value if type(value) in (list, tuple, set, frozenset) else ()
+    for number, item in enumerate(inside):
+        if number < _MOST_VALUES and isinstance(item, (types.FunctionType, types.MethodType, type, functools.partial)):
+            yield item
+
+
+def _functions_of(kind: type) -> Iterator[types.FunctionType]:
+    for value in vars(kind).values():
+        inner = getattr(value, "__func__", value)
+        if isinstance(inner, types.FunctionType):
+            yield inner
