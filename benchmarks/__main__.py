@@ -66,6 +66,7 @@ def main() -> int:
 
 def write_page(path: Path) -> int:
     """Write docs/figures.md and its pictures from a file of figures; return the exit code."""
+    _results.write(path, _results.read(path))  # rows may have been added or removed since
     content = _results.read(path)
     (DOCS / "figures.md").write_text(_page.page(content), "utf-8")
     try:

@@ -24,10 +24,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def add(path: Path, figures: Figures, facts: Mapping[str, Any]) -> None:
-    """Write the figures of a row to a file, in the order of all rows. The file is complete at any moment."""
+    """Write the figures of a row to a file."""
     content = read(path)
     content["runs"][facts["date"]] = facts
     content["rows"][figures.row.name] = figures.as_json() | {"run": facts["date"]}
+    write(path, content)
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file with the rows that there are now, in their order. The file is complete at any moment."""
     rows = {
         row.name: content["rows"][row.name] | {"group": group}
         for group, members in GROUPS.items()

@@ -43,6 +43,13 @@ def test_the_pictures_are_those_of_the_file() -> None:
         assert f"<!-- values {digest} -->" in (DOCS / "figures" / name).read_text(encoding="utf-8")
 
 
+def test_each_row_is_measured_or_listed_as_missing() -> None:
+    pytest.importorskip("resource", reason="the benchmarks do not run on Windows")
+    from benchmarks.rows import ROWS
+
+    assert {*LATEST["rows"], *LATEST["missing"]} == set(ROWS), "make bench ARGS=--page lists the rows anew"
+
+
 def test_what_is_slower_missed_failed_or_missing_is_on_the_page() -> None:
     asked = [
         {"of": "joblib/shoal", "is": 0.5, "wanted": ">= 2", "reached": False},
