@@ -12,6 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Extras that have no wheels for some Pythons (free-threaded 3.13), which no marker can tell.
 EXTRAS_OF_test := dask ray test-frames test-notebook
 EXTRAS_OF_docs := dask ray
+EXTRAS_OF_bench := dask ray
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python

@@ -1,1 +1,1 @@
-"""Benchmarks of shoal against joblib, the standard library, mpire and lower bounds: ``python -m benchmarks``."""
+"""Benchmarks of shoal against joblib, other libraries and lower bounds: ``python -m benchmarks``."""

@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib import metadata
 from statistics import median
 from typing import Any
@@ -14,7 +15,10 @@ from typing import Any
 from ._registry import Row
 from .contenders import EVERYONE, WORKERS
 
-PACKAGES = ("shoal", "joblib", "loky", "cloudpickle", "mpire", "numpy")
+PACKAGES = (
+    *("shoal", "joblib", "loky", "cloudpickle", "numpy", "scikit-learn"),
+    *("mpire", "distributed", "ray", "diskcache", "skops"),
+)
 HEADS = ("row", "unit", *EVERYONE, "others", "target", "value", "bound", "reached")
 
 
@@ -60,6 +64,7 @@ class Figures:
             "values": self.values,
             "notes": self.notes,
             "failures": self.failures,
+            "floors": self.row.floors,
             "asked": [
                 {"of": name, "is": value, "wanted": bound, "reached": reached}
                 for name, value, bound, reached in self.verdicts()
@@ -100,15 +105,27 @@ def yes_or_no(reached: bool | None) -> str:
 def machine() -> dict[str, Any]:
     """Return the facts that the figures depend on."""
     return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "python": sys.version,
         "implementation": platform.python_implementation(),
         "platform": platform.platform(),
+        "cpu": cpu(),
         "cpus": os.cpu_count(),
         "cpus_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load_at_start": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "workers": WORKERS,
         "packages": versions(PACKAGES),
     }
+
+
+def cpu() -> str:
+    """Return the name of the CPU, as the system has it; "" if it has none."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
 
 
 def versions(packages: Sequence[str]) -> Mapping[str, str | None]:

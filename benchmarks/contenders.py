@@ -7,15 +7,21 @@ is one call per message: it gets the chunks that `multiprocessing.Pool.map` choo
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 WORKERS = 2
 LIBRARIES = ("shoal", "joblib")
 POOLS = ("multiprocessing", "futures", "mpire")
 EVERYONE = (*LIBRARIES, *POOLS)
+#: Clusters of this machine alone, and the modules that they need. There are no wheels of them for some Pythons.
+CLUSTERS = {"dask": "distributed", "ray": "ray"}
 
 Function = Callable[[Any], Any]
 Map = Callable[[Function, Sequence[Any]], list[Any]]
@@ -35,6 +41,13 @@ def open_pool(contender: str, *, threads: bool = False) -> Iterator[Map]:
     elif contender == "futures":
         with _futures(threads) as executor:
             yield lambda f, xs: list(executor.map(f, xs, chunksize=chunk(xs)))
+    elif contender == "dask":
+        with _dask() as client:
+            yield lambda f, xs: client.gather(client.map(f, xs, pure=False))
+    elif contender == "ray":
+        with _ray() as ray:
+            remote = cache(ray.remote)
+            yield lambda f, xs: ray.get([remote(f).remote(x) for x in xs])
     else:
         with _mpire(threads) as pool:
             yield lambda f, xs: pool.map(f, xs, concatenate_numpy_output=False)
@@ -81,3 +94,35 @@ def _futures(threads: bool = False) -> Any:
 def _mpire(threads: bool = False) -> Any:
     settings: dict[str, Any] = {"start_method": "threading"} if threads else {}
     return import_module("mpire").WorkerPool(WORKERS, keep_alive=True, **settings)
+
+
+@contextmanager
+def _dask() -> Iterator[Any]:
+    """Give a client of a cluster of processes with one thread each, without dashboards."""
+    distributed = import_module("distributed")
+    plain = {"dashboard_address": ":0", "scheduler_kwargs": {"dashboard": False}, "worker_dashboard_address": None}
+    with (
+        distributed.LocalCluster(n_workers=WORKERS, threads_per_worker=1, **plain) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _ray() -> Iterator[Any]:
+    """Give ray, with a cluster that hears nothing but loopback, and reports nothing to its makers."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    ray = import_module("ray")
+    # A short path, since the names of sockets that are made there must be short.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        own = {"_node_ip_address": "127.0.0.1", "_temp_dir": folder}
+        ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, **own)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def is_missing(contender: str) -> bool:
+    """Tell whether a contender is a cluster that is not installed."""
+    return contender in CLUSTERS and find_spec(CLUSTERS[contender]) is None

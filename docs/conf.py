@@ -85,6 +85,8 @@ OUTSIDE = {
     "benchmarks": "benchmarks/README.md",
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
+    "releasing": "RELEASING.md",
+    "security": "SECURITY.md",
     "tests": "tests/README.md",
 }
 _PAGES = {ROOT / path: HERE / f"{name}.md" for name, path in OUTSIDE.items()}

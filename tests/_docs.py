@@ -22,8 +22,8 @@ _MADE = {"gallery", "generated"}
 #: The pages of docs/, and those beside it that the site or code hosts show.
 PAGES = [
     *(path for path in sorted(DOCS.rglob("*.md")) if not _MADE & set(path.parts)),
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")),
-    ROOT / "tests" / "README.md",
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "RELEASING", "SECURITY")),
+    *(ROOT / folder / "README.md" for folder in ("benchmarks", "tests")),
 ]
 
 _BLOCK = re.compile(

@@ -10,7 +10,7 @@ import pytest
 
 import shoal
 import shoal.testing
-from _docs import DOCS, PAGES, anchors_of, links_of, name_of, program_of
+from _docs import DOCS, PAGES, ROOT, anchors_of, links_of, name_of, program_of
 
 SITE = [page for page in PAGES if page.is_relative_to(DOCS)]
 
@@ -24,6 +24,14 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors_of(target)):
             dead.append(link)
     assert dead == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != ROOT / "README.md"], ids=name_of)
+def test_links_lead_to_pages_of_the_site(page: Path) -> None:
+    targets = [(page.parent / link.partition("#")[0]).resolve() for link in links_of(page) if link[0] != "#"]
+    pages = [target / "index.md" if target.is_dir() else target for target in targets if target.suffix in ("", ".md")]
+    gallery = ROOT / "examples" / "gallery" / "index.md"  # sphinx-gallery makes it
+    assert [name_of(target) for target in pages if target not in [*PAGES, gallery]] == []
 
 
 def test_each_page_is_in_one_table_of_contents() -> None:

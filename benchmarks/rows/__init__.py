@@ -7,18 +7,32 @@ repetitions. The driver takes the median over several processes.
 from __future__ import annotations
 
 from dataclasses import replace
+from types import ModuleType
 
 from benchmarks._registry import Row, faster
 from benchmarks.contenders import LIBRARIES
 
 from . import cache, calls, data, files, hashing, memory, processes, sklearn, survival, workers
 
-ROWS: dict[str, Row] = {
-    value.name: value
-    for module in (processes, calls, data, hashing, cache, memory, sklearn, survival, workers)
-    for value in vars(module).values()
-    if isinstance(value, Row)
-} | {value.name: value for value in files.FILES}
+
+def _of(module: ModuleType) -> list[Row]:
+    return [value for value in vars(module).values() if isinstance(value, Row)]
+
+
+#: Headings of the page of figures, and the rows below them.
+GROUPS: dict[str, list[Row]] = {
+    "Whole scripts": _of(processes),
+    "Calls": _of(calls),
+    "Large arguments and results": _of(data),
+    "Hashes": _of(hashing),
+    "Stored results": _of(cache),
+    "Resources of the program": _of(memory),
+    "Under scikit-learn": _of(sklearn),
+    "Faults and threads": _of(survival),
+    "Worker processes": _of(workers),
+    "Files": files.FILES,
+}
+ROWS: dict[str, Row] = {row.name: row for rows in GROUPS.values() for row in rows}
 
 #: Rows of runs on worker processes. On a narrow system, shoal has to be as fast as joblib in each.
 _ON_PROCESSES = """

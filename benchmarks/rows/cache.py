@@ -74,7 +74,7 @@ def cache_hit(contender: str) -> Measured:
         return per_call(lambda _: cached(3), 1000) * 1e6
 
 
-@row("the same, of an argument of 100 MB", LIBRARIES, faster(20))
+@row("a stored result, argument of 100 MB", LIBRARIES, faster(20))
 def cache_hit_100mb(contender: str) -> Measured:
     import numpy as np
 

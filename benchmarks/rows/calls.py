@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import floors, workloads
 from benchmarks._registry import Measured, Target, faster, row, timed
-from benchmarks.contenders import EVERYONE, LIBRARIES, WORKERS, open_pool, open_unordered
+from benchmarks.contenders import CLUSTERS, EVERYONE, LIBRARIES, WORKERS, open_pool, open_unordered
 
 
 def map_range(contender: str, function: Callable[[Any], Any], count: int, repeat: int, threads: bool = False) -> float:
@@ -27,18 +27,18 @@ def ready_made(count: int, repeat: int) -> float:
         return timed(lambda: slots.run(workloads.run_pickled, batches), repeat)
 
 
-@row("warm pool, 2 no-op calls", EVERYONE, faster(12), floors=("loky",))
+@row("warm pool, 2 no-op calls", (*EVERYONE, *CLUSTERS), faster(12), floors=("loky",))
 def warm_two(contender: str) -> Measured:
     if contender == "loky":
         return ready_made(2, 50)
     return map_range(contender, workloads.nothing, 2, 50)
 
 
-@row("1,000 no-op calls", EVERYONE, faster(5), floors=("loky",))
+@row("1,000 no-op calls", (*EVERYONE, *CLUSTERS), faster(5), floors=("loky",))
 def calls_1000(contender: str) -> Measured:
     if contender == "loky":
         return ready_made(1_000, 30)
-    return map_range(contender, workloads.nothing, 1_000, 30)
+    return map_range(contender, workloads.nothing, 1_000, 5 if contender in CLUSTERS else 30)
 
 
 @row("1,000 no-op calls of __main__", EVERYONE, faster(5))
