@@ -49,7 +49,7 @@ SLOW = {
         broken_world channel ends faults fork_server forks leaks leases message_faults replacement shutdown_workers
         signals survival threads
     """,
-    "stress": "persistence_fuzz persistence_threads store_stress thread_safety",
+    "stress": "persistence_fuzz persistence_threads presets store_stress thread_safety",
     "runs the same with joblib": """
         beside_joblib differential hashing_joblib install joblib_downstream joblib_memory memory_joblib without_joblib
     """,

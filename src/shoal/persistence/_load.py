@@ -64,12 +64,13 @@ def load(
         are mapped are not. True compares mapped arrays too, which reads them, and requires that the file has
         checksums: those of joblib do not. With False, no damage is searched for. If the file can seek, the pickle is
         compared before anything is imported, and each array before any class gets it; else both afterwards.
-    trusted : iterable or callable, optional
-        What the file may import, besides arrays and plain data. Items are dotted names (``"package.module.Class"``),
-        patterns for the classes that a package and its modules define (``"package.*"``), and callables that are given a
-        dotted name and return whether it is trusted. By default, the file may import anything. With `trusted`, the file
-        is read twice; the contents of a file that cannot seek are kept in memory meanwhile. `docs/trust.md` says what
-        is promised, and :func:`inspect` tells what a file would import.
+    trusted : str, iterable or callable, optional
+        What the file may import, besides arrays and plain data. A preset, "numpy", "scipy", "scikit-learn" or "pandas",
+        covers what objects of that library need. Items of an iterable are presets, dotted names
+        (``"package.module.Class"``), patterns for the classes that a package and its modules define (``"package.*"``),
+        and callables that are given a dotted name and return whether it is trusted. By default, the file may import
+        anything. With `trusted`, the file is read twice; the contents of a file that cannot seek are kept in memory
+        meanwhile. `docs/trust.md` says what is promised, and :func:`inspect` tells what a file would import.
     max_bytes : int, optional
         With `trusted`, the number of bytes that the object may take: the bytes of arrays and strings after
         decompression, of what is made of them, and 64 for each other byte. By default 64 MB, plus 4,000 for each byte

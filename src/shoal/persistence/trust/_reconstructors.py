@@ -31,21 +31,54 @@ def _no_arguments(*args: Any) -> None:
     need(not args, "arguments")
 
 
-def _new(kind: Any) -> None:
-    """Accept a class, of which an instance is made without arguments."""
+def _new(kind: Any) -> Any:
+    """Accept a class, of which an instance is made without arguments; return what stands for the instance."""
     need(isinstance(kind, Global) and kind.rule is None, "no class of the package")
+    return kind.result
 
 
-def _cython(kind: Any, checksum: Any, state: Any) -> None:
-    """Accept the arguments that Cython writes for an object whose state follows by BUILD."""
-    _new(kind)
-    need(type(checksum) is int and state is None, "another state than Cython writes")
+def _unchecked(kinds: str) -> Rule:
+    """Return the rule of a compiled class that does not check the parts of its state, a tuple.
+
+    `kinds` has a letter for each part: "n" for a number, "a" for an array or another rebuilt object, and "o" for one or
+    None.
+    """
+
+    def change(state: Any) -> None:
+        need(type(state) is tuple and len(state) == len(kinds), "no tuple of so many parts")
+        for part, kind in zip(state, kinds, strict=True):
+            plain = isinstance(part, (*_PLAIN, list, tuple, dict, set, frozenset, Global))
+            if kind == "n":
+                need(type(part) in (int, float, bool), "no number")
+            else:
+                need(not plain or (kind == "o" and part is None), "no array")
+
+    return Rule(change=change)
+
+
+def _cython(kind: Any, checksum: Any, state: Any) -> Any:
+    """Accept the arguments that Cython writes for an object that has no state, or whose state follows by BUILD."""
+    need(
+        type(checksum) is int and (state is None or (type(state) is tuple and not state)),
+        "another state than Cython writes",
+    )
+    return _new(kind)
 
 
 def _index(kind: Any, arguments: Any) -> None:
     """Accept a class of pandas' indexes, and the keyword arguments that it is called with."""
     need(isinstance(kind, Global) and kind.module.split(".")[0] == "pandas", "no index of pandas")
     need(kind.qualname.endswith("Index") and type(arguments) is dict, "no index of pandas")
+    # pandas would parse texts: of the name of a time zone or a dtype, it makes the path of a file to read.
+    need(_OF_INDEXES.issuperset(arguments), "an argument that pickles of pandas do not have")
+    for name in _DATA_OF_INDEXES.intersection(arguments):
+        need(type(arguments[name]) not in (str, list, tuple, dict), f"{name} that pandas would parse")
+
+
+_DATA_OF_INDEXES = frozenset(("data", "tz", "left", "right", "ordinal"))
+_OF_INDEXES = _DATA_OF_INDEXES.union(
+    ("name", "names", "levels", "codes", "labels", "sortorder", "start", "stop", "step", "freq", "closed")
+)
 
 
 def _bit_generator(kind: Any = "MT19937") -> None:
@@ -62,6 +95,11 @@ def _generator(bits: Any = "MT19937", make: Any = None) -> None:
 def _string_dtype(storage: Any, missing: Any = None) -> None:
     need(type(storage) is str, "no storage")
     need(not isinstance(missing, Global) or missing.qualname == "NA", "no missing value")
+
+
+def _timestamp(value: Any, freq: Any, tz: Any = None, *unit: Any) -> None:
+    _data(value, freq, tz, *unit)
+    need(type(tz) is not str, "a time zone that pandas would look up")
 
 
 _BITS = "numpy.random._pickle.__bit_generator_ctor"
@@ -83,6 +121,10 @@ _ARROW_TYPES = (
     "type_for_alias binary binary_view string_view timestamp time32 time64 duration decimal32 decimal64 decimal128 "
     "decimal256 list_ large_list list_view large_list_view struct map_ dictionary union dense_union sparse_union "
     "run_end_encoded field schema"
+)
+_DISTANCES = (
+    "Euclidean SEuclidean Manhattan Chebyshev Minkowski Mahalanobis Hamming Canberra BrayCurtis Jaccard Matching Dice "
+    "Kulsinski RogersTanimoto RussellRao SokalMichener SokalSneath Haversine"
 )
 _METRICS = {
     "_classification": "accuracy_score balanced_accuracy_score brier_score_loss d2_brier_score d2_log_loss_score "
@@ -115,15 +157,25 @@ RECONSTRUCTORS: dict[str, Rule] = {
     "sklearn.tree._tree.Tree": Rule(_data),
     **_each("sklearn._loss._loss", _LOSSES, Rule(_data)),
     **_each("_loss", _LOSSES, Rule(_data)),  # some releases give that module this name
+    **{f"{module}.__pyx_unpickle_CyHalfMultinomialLoss": Rule(_cython) for module in ("sklearn._loss._loss", "_loss")},
     **_each("sklearn.linear_model._sgd_fast", _SGD_LOSSES, Rule(_data)),
     # ... trees of neighbours and distances: newObj(cls) is cls.__new__(cls).
     **{f"sklearn.neighbors.{module}.newObj": Rule(_new) for module in ("_kd_tree", "_ball_tree")},
     **{f"sklearn.metrics.{module}.newObj": Rule(_new) for module in ("_dist_metrics", "_pairwise_fast")},
+    **{
+        f"sklearn.metrics._dist_metrics.{name}Distance{bits}": _unchecked("naa")
+        for name in _DISTANCES.split()
+        for bits in ("", "32", "64")
+    },
+    **_each("sklearn.neighbors._kd_tree", "KDTree KDTree32 KDTree64", _unchecked("aaaannnnnnnao")),
+    **_each("sklearn.neighbors._ball_tree", "BallTree BallTree32 BallTree64", _unchecked("aaaannnnnnnao")),
     # ... numeric functions that are attributes of scorers and selectors by default.
     **{name: _VALUE for part, names in _METRICS.items() for name in _each(f"sklearn.metrics.{part}", names, _VALUE)},
     **_each("sklearn.feature_selection._univariate_selection", "chi2 f_classif f_regression r_regression", _VALUE),
     **_each("sklearn.feature_selection._mutual_info", "mutual_info_classif mutual_info_regression", _VALUE),
     **_each("sklearn.cluster._kmeans", "_kmeans_single_lloyd _kmeans_single_elkan", _VALUE),
+    # ... of which FeatureAgglomeration has one of numpy's.
+    "numpy.mean": _VALUE,
     # scipy: splines have the module's asarray as an attribute, and interp1d its own method.
     "scipy._lib.array_api_compat.numpy._aliases.asarray": _VALUE,
     **_each("scipy.interpolate._interpolate.interp1d", "_call_linear_np _call_linear _call_nearest", _VALUE),
@@ -149,7 +201,7 @@ RECONSTRUCTORS: dict[str, Rule] = {
     **_each("pandas._libs.tslibs.period", "Period", Rule(_data)),
     "pandas._libs.tslibs.nattype._nat_unpickle": Rule(_data),
     "pandas._libs.tslibs.timedeltas._timedelta_unpickle": Rule(_data),
-    "pandas._libs.tslibs.timestamps._unpickle_timestamp": Rule(_data),
+    "pandas._libs.tslibs.timestamps._unpickle_timestamp": Rule(_timestamp),
     **{f"{module}.NA": _VALUE for module in ("pandas", "pandas._libs.missing")},
     # ... date offsets, which are made of numbers and names.
     **_each("pandas._libs.tslibs.offsets", _OFFSETS, Rule(_data)),

@@ -166,7 +166,7 @@ class Global(_Standin):
             notes.events += 1
             if how == "called" or args or kwargs:
                 notes.budget.charge(_size(args))
-                cls._used(how, args, kwargs)
+                value = cls._used(how, args, kwargs)
         elif rule.call is None or kwargs:
             notes.misused(f"{cls.name} is called")
         else:
@@ -184,18 +184,17 @@ class Global(_Standin):
             value.notes = notes
         return value
 
-    def _used(cls, how: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _used(cls, how: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = cls.notes.reconstructors.get(cls.name) if how == "called" and not kwargs else None
         if rule is not None and rule.call is not None:
             try:
-                rule.call(*args)
+                return rule.call(*args)
             except (TypeError, ValueError, AttributeError):
                 pass
-            else:
-                return
         cls.uses.add(how)
         if kwargs or (how == "called" and not all(map(simple, args))):
             cls.uses.add("called freely")
+        return None
 
     @property
     def result(cls) -> Any:
@@ -243,6 +242,9 @@ class Result(_Standin):
             cls.notes.events += 1
             if type(state) is tuple:
                 _states_of_arrays(state, cls.notes)
+            known = cls.notes.reconstructors.get(cls.name)
+            if known is not None and known.change is not None:
+                _change(cls, known, state)
             return
         _change(cls, cls.rule, state)
 

@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from shoal._hints import hint
 from shoal.errors import UntrustedFile
+from shoal.persistence.trust._presets import PRESETS
 from shoal.persistence.trust._reconstructors import RECONSTRUCTORS
 from shoal.persistence.trust._safe import SAFE
 from shoal.persistence.trust._standins import Global
@@ -27,8 +29,8 @@ class Trust:
     Parameters
     ----------
     trusted
-        A callable that is given a dotted name and returns whether it is trusted; or an iterable of such callables, of
-        dotted names, and of names of modules followed by ``.*``.
+        A callable that is given a dotted name and returns whether it is trusted; the name of a preset; or an iterable
+        of such callables, of such names, of dotted names, and of names of modules followed by ``.*``.
     max_bytes
         The number of bytes that an object may take; None for the default limit.
 
@@ -42,12 +44,19 @@ class Trust:
         self.max_bytes = max_bytes
         self._names: set[str] = set()
         self._packages: set[str] = set()
+        self._audited: set[str] = set()  # names of presets
         self._asked: list[Ask] = []
-        if isinstance(trusted, (str, bytes)):
-            raise TypeError(f"trusted takes a list of names, got: {trusted!r}. Pass trusted=[{trusted!r}]")
-        for item in [trusted] if callable(trusted) else trusted:
+        preset = isinstance(trusted, str) and trusted in PRESETS
+        if isinstance(trusted, (str, bytes)) and not preset:
+            raise TypeError(
+                f"trusted takes a list of names, or one of the presets {list(PRESETS)}, got: {trusted!r}. "
+                f"Pass trusted=[{trusted!r}]{hint(str(trusted), PRESETS)}"
+            )
+        for item in [trusted] if callable(trusted) or preset else trusted:
             if callable(item):
                 self._asked.append(item)
+            elif item in PRESETS:
+                self._audited |= PRESETS[item]
             elif not isinstance(item, str):
                 raise TypeError(f"trusted takes dotted names and callables, got: {item!r}")
             elif not _PATTERN.fullmatch(item):
@@ -80,7 +89,9 @@ class Trust:
         known = survey.notes.globals
         named = {key for key, standin in known.items() if self._named(standin.name)}
         untrusted = {
-            standin.name for key, standin in known.items() if key not in named and not self._in_package(key[0])
+            standin.name
+            for key, standin in known.items()
+            if key not in named and standin.name not in self._audited and not self._in_package(key[0])
         }
         if untrusted or survey.notes.misuses:
             raise UntrustedFile(name, tuple(sorted(untrusted)), tuple(survey.notes.misuses)) from survey.failure
@@ -94,7 +105,7 @@ class Trust:
                 continue
             steps = _steps(*key)
             values[key] = steps[-1]
-            defined = self._defines(steps[:-1] if dotted in RECONSTRUCTORS else steps)
+            defined = dotted in self._audited or self._defines(steps[:-1] if dotted in RECONSTRUCTORS else steps)
             if key not in named and not (defined and _as_pickle_does(standin, steps[-1])):
                 untrusted.add(dotted)
         if untrusted:
