@@ -639,6 +639,16 @@ class StoreTests:
         with store.open_value(key) as file:
             assert load(file) == [1, "two"]
 
+    def test_the_file_of_a_value_is_saved(self, store: Store) -> None:
+        store.save(self.key(0), [1, "two"], self.meta())
+        try:
+            with store.open_value(self.key(0)) as file:
+                store.save_file(self.key(1), file, self.meta(x="3"))
+        except NotImplementedError:
+            pytest.skip("this store does not take files")
+        assert store.load(self.key(1)) == [1, "two"]
+        assert store.meta(self.key(1)).arguments == {"x": "3"}
+
     @pytest.mark.parametrize("mmap_mode", ["r", "r+", "w+", "c"])
     def test_mmap_mode_does_not_change_the_value(self, store: Store, mmap_mode: str) -> None:
         array = numpy.arange(1000.0)
@@ -698,6 +708,12 @@ class StoreTests:
         assert 0 < small.nbytes < 2000
         assert 100_000 <= large.nbytes < 110_000
         assert all(begin - 5 <= entry.used <= time.time() + 5 for entry in (small, large))
+
+    def test_entries_of_a_function(self, store: Store) -> None:
+        for number, function in enumerate(("m/f", "m/f", "m/f/g", "m/ff")):
+            store.save(self.key(number, function), number, self.meta())
+        assert {entry.key for entry in store.entries_of("m/f")} == {self.key(0, "m/f"), self.key(1, "m/f")}
+        assert list(store.entries_of("missing")) == []
 
     def test_discard(self, store: Store) -> None:
         store.discard(self.key())

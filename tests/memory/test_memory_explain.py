@@ -48,7 +48,7 @@ def test_a_hit_and_a_function_without_results(memory: Memory) -> None:
     cached(3)
     found = cached.explain(x=3)
     assert (found.hit, found.cause) == (True, "found")
-    assert re.fullmatch(r"hit: the result is stored, saved .* ago after .* of computing", str(found))
+    assert re.fullmatch(r"hit: the result is stored, saved .* ago.*", str(found))
     assert found.args_id == next(iter(memory.entries())).args_id
 
 
@@ -76,6 +76,14 @@ def test_nested_arguments_differ_by_path(memory: Memory) -> None:
     assert cached.explain({"model": Model(1.0), "n": [1, 2]}, data).hit
     cached({"a": [1, {"b": 2}]})
     assert [str(each) for each in cached.explain({"a": [1, {"b": 3}]}).differences] == ["params['a'][1]['b']: 2 -> 3"]
+
+
+def test_parts_of_another_object_are_not_named(memory: Memory) -> None:
+    cached = memory.cache(train)
+    cached({"a": 1, "model": Model()}, [1, 2])
+    assert [str(each) for each in cached.explain(3, [1, 2]).differences] == ["params: dict of 2 -> 3"]
+    missed = cached.explain({"a": 1, "model": Model}, [1])
+    assert [each.path for each in missed.differences] == ["X", "params['model']", "X[1]"]
 
 
 def test_a_difference_that_metadata_do_not_show(memory: Memory) -> None:

@@ -144,6 +144,11 @@ class Contents(Caches):
         -------
         Verification
             The number of results by state, and those that are damaged. ``str()`` says it in words.
+
+        Raises
+        ------
+        NotImplementedError
+            If the store does not give access to the files of values.
         """
         found = Verification()
         for checked in () if self.store_backend is None else checked_entries(self.store_backend):
@@ -166,6 +171,8 @@ class Contents(Caches):
             If the tar cannot be written.
         ValueError
             If several functions have that name, or none.
+        NotImplementedError
+            If the store does not give access to the files of values.
         """
         store = self.store_backend
         return 0 if store is None else export_entries(store, path, self._entries(function))
@@ -187,6 +194,8 @@ class Contents(Caches):
             If the file is not a tar, or contains what no cache contains.
         OSError
             If the tar cannot be read, or the location not be written.
+        NotImplementedError
+            If the store does not take files of values.
         """
         return Imported(0, 0, 0) if self.store_backend is None else import_entries(self.store_backend, path)
 

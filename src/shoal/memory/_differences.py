@@ -82,7 +82,8 @@ def _of_arguments(before: dict[str, str], now: dict[str, str]) -> list[Differenc
         if old == new or (full and NOTHING in (old, new)) or path.startswith(tuple(replaced)):
             continue
         found.append(Difference(path, old, new))
-        if old.startswith("<") or new.startswith("<"):  # the parts of another object are other parts
+        kinds = old.partition(" of ")[0], new.partition(" of ")[0]
+        if old.startswith("<") or kinds[0] != kinds[1]:  # the parts of another object are other parts
             replaced += [f"{path}.", f"{path}["]
     return found
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
+import shoal
 from shoal import CacheWarning, MemorizedFunc, Memory
-from shoal.memory.key import _reach
+from shoal.memory.key import _constants, _reach
 
 HELPERS = '''
 import math
@@ -138,6 +144,20 @@ def names(function: MemorizedFunc, *kinds: str) -> set[str]:
     return {item.name for item in function.depends_on() if item.kind in (kinds or ("function", "class", "constant"))}
 
 
+class Color(Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Point(NamedTuple):
+    x: int
+
+
+@dataclass
+class Config:
+    scale: int
+
+
 FUNCTIONS = ("direct", "inside", "late", "with_module")
 
 
@@ -254,6 +274,49 @@ def test_names_that_are_bound_again(project: Callable[..., Any], memory: Memory)
     assert not function.check_call_in_cache(1)
 
 
+def test_joblibs_keys_contain_what_it_reaches(project: Callable[..., Any], tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "md5", verbose=0, hash_name="md5")
+    main = project()
+    function = cached(memory, main.direct)
+    function(1)
+    assert function.check_call_in_cache(1)
+    main.reached_helpers.TABLE["c"] = 3
+    assert not function.check_call_in_cache(1)
+    del main.reached_helpers.TABLE["c"]
+    main.reached_helpers.SCALE = 3
+    assert not function.check_call_in_cache(1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({("a", 1): 2}, {("a", 2): 2}, False),
+        ({("a", 1), ("b", 2)}, {("b", 2), ("a", 1)}, True),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+        ([1, [2, {"x": (3,)}]], [1, [2, {"x": (4,)}]], False),
+        ([1], (1,), False),
+        (Color.RED, Color.BLUE, False),
+        ({Color.RED: 1}, {Color.BLUE: 1}, False),
+        (Config(1), Config(1), True),
+        (Config(1), Config(2), False),
+        (np.arange(3), np.arange(3), True),
+        (np.arange(3), np.arange(4), False),
+        ([len], [max], False),
+        (re.compile("a"), re.compile("a"), True),
+        (re.compile("a"), re.compile("a", re.IGNORECASE), False),
+        (Point(1), Point(2), False),
+    ],
+)
+def test_values_of_constants(one: Any, other: Any, same: bool) -> None:
+    assert (shoal.hash(_constants.counted(one)) == shoal.hash(_constants.counted(other))) is same
+
+
+def test_what_is_too_large_does_not_count() -> None:
+    assert _constants.counted(list(range(10_000))) is None
+    assert _constants.counted(np.zeros(100_000)) is None
+    assert _constants.counted(threading.Lock()) is None
+
+
 def test_globals_that_functions_assign_do_not_count(project: Callable[..., Any], memory: Memory) -> None:
     function = cached(memory, project().with_counter)
     function(1)
@@ -283,15 +346,15 @@ def test_recursion_and_odd_objects(memory: Memory) -> None:
 
 
 class _Odd:
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was asked")
 
 
 ODD = _Odd()
 
 
 def recursive(n: int) -> int:
-    return other(n) if ODD else 0
+    return other(n) if ODD is not None else 0
 
 
 def other(n: int) -> int:

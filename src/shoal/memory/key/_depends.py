@@ -51,8 +51,10 @@ def version_of(dependency: Any) -> Any:
 
 def identity_of(dependency: Any) -> Any:
     """Return the identity of a cached function, or None."""
-    identity = getattr(dependency, "_identity", None)
-    return identity if hasattr(identity, "snapshot") else None
+    # Other objects are not asked, because their __getattr__ may do anything.
+    if not any(kind.__module__.startswith("shoal.memory") for kind in type(dependency).__mro__):
+        return None
+    return getattr(dependency, "_identity", None)
 
 
 def dotted_name(dependency: Any) -> str:

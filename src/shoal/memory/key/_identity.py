@@ -292,7 +292,11 @@ class Identity:
     def joblib_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """Return joblib's key of a call; if that would cover too little, another key, which joblib never makes."""
         words = self.words(args, kwargs)
-        value: Any = words if self.shared_with_joblib else (self.snapshot.tag, words, self._subject.state)
+        value: Any = words
+        if not self.shared_with_joblib:
+            reach = self.snapshot.reach
+            live = () if reach is None or not reach.live else (reach.values(),)
+            value = (self.snapshot.tag, words, self._subject.state, *live)
         return Key(self.path, hash(value, "md5", self.coerces))
 
     def words(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
 import types
 from collections import deque
@@ -25,9 +27,10 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from shoal._tracebacks import warn
-from shoal.errors import CacheWarning, HashingError
+from shoal.errors import CacheWarning
 from shoal.hashing import hash
 from shoal.hashing._functions import cell_contents
+from shoal.memory.key._constants import PLAIN, code_in, counted, pretends
 from shoal.memory.key._depends import identity_of, named
 from shoal.memory.key._names import Name, digest_of_function, dump_of, names_in
 from shoal.memory.key._project import is_own_code, is_own_module, version_of_package
@@ -35,11 +38,8 @@ from shoal.memory.key._source import source_of_module
 
 #: The largest number of objects that are looked at for one function.
 MOST_REACHED = 2_000
-#: The number of values in a constant, and the size of an array, that count.
-_MOST_VALUES, _MOST_BYTES = 1_000, 65_536
 _DIGITS = 16
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range, slice)
-_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
 _MISSING: Any = object()
 
 
@@ -134,7 +134,7 @@ class _Walk:
 
     def _add(self, name: str, value: Any) -> None:
         """Look at an object later, unless that was done."""
-        if id(value) not in self._seen or isinstance(value, _PLAIN):
+        if id(value) not in self._seen or isinstance(value, PLAIN):
             self._seen[id(value)] = value
             self._pending.append((name, value))
 
@@ -143,7 +143,9 @@ class _Walk:
 
     def _look_at(self, name: str, value: Any) -> None:
         identity = identity_of(value)
-        if identity is not None:  # a cached function
+        if pretends(value):
+            self._note(name, "not counted", "an object that stands for another one")
+        elif identity is not None:  # a cached function
             if identity.version is not None:
                 self._note(name, "constant", f"version {identity.version!r:.60}")
             else:
@@ -165,8 +167,8 @@ class _Walk:
             self._look_at_module(value)
         elif isinstance(value, type):
             self._add_class(value)
-        elif callable(getattr(value, "__wrapped__", None)):
-            self._add(name, value.__wrapped__)
+        elif callable(inspect.getattr_static(value, "__wrapped__", None)):  # which runs no code of the object
+            self._add(name, inspect.getattr_static(value, "__wrapped__"))
         else:
             self._look_at_value(name, value)
 
@@ -267,10 +269,12 @@ class _Walk:
             return
         constants = []
         for attribute, value in sorted(vars(kind).items()):
+            if attribute.startswith("_abc_") or type(value).__name__ == "_tuplegetter":
+                continue
             if attribute.startswith("__") and not callable(getattr(value, "__func__", value)):
                 continue
             self.bindings.append((vars(kind), attribute, value))  # type: ignore[arg-type]
-            if isinstance(value, (*_PLAIN, Enum)) or type(value) in (tuple, list, dict, set, frozenset):
+            if isinstance(value, (*PLAIN, Enum)) or type(value) in (tuple, list, dict, set, frozenset):
                 constants.append((attribute, counted(value)))
             elif not isinstance(value, _DESCRIPTORS) and (
                 not isinstance(value, types.FunctionType) or is_own_code(value)
@@ -286,17 +290,17 @@ class _Walk:
         if isinstance(value, types.BuiltinFunctionType):
             self._note_package(value.__module__)
             return
-        if isinstance(value, _PLAIN):
+        if isinstance(value, PLAIN):
             text = repr(value)
             self._note(name, "constant", text if len(text) <= 60 else hash(value)[:_DIGITS])
             return
         found = counted(value)
-        for inside in _code_in(value):
+        for inside in code_in(value):
             self._add(name, inside)
         if found is None:
             self._note(name, "not counted", f"an object of {type(value).__module__}.{type(value).__qualname__}")
             self._add(name, type(value))
-        elif isinstance(value, (tuple, frozenset, Enum)):
+        elif isinstance(value, (tuple, frozenset, Enum, re.Pattern)):
             self._note(name, "constant", hash(found)[:_DIGITS])
         else:
             self.live[name] = value
@@ -309,52 +313,6 @@ class _Walk:
         version = version_of_package(package) if package else None
         if version is not None:
             self._note(package, "package", version)
-
-
-def counted(value: Any) -> Any:
-    """Return a value that can be hashed and stands for a constant; None if the constant does not count."""
-    budget = [_MOST_VALUES]
-    found = _counted(value, budget)
-    return None if budget[0] < 0 else found
-
-
-def _counted(value: Any, budget: list[int]) -> Any:
-    budget[0] -= 1
-    if budget[0] < 0:
-        return None
-    kind = type(value)
-    if isinstance(value, _PLAIN):
-        return value
-    if kind in (list, tuple):
-        return [kind.__name__, *[_counted(item, budget) for item in value]]
-    if kind is dict:
-        return {_hashable(name): _counted(item, budget) for name, item in value.items()}
-    if kind in (set, frozenset):
-        return {_hashable(item) for item in value} if len(value) <= _MOST_VALUES else None
-    if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}"
-    if isinstance(value, Enum):
-        return [kind.__qualname__, value._name_, _counted(value._value_, budget)]
-    numpy = sys.modules.get("numpy")
-    small = numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)) and value.nbytes <= _MOST_BYTES
-    if small or is_dataclass(value):
-        try:
-            return hash(value)
-        except HashingError:
-            pass
-    return None
-
-
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, _PLAIN) else repr(type(value)) if not callable(value) else _counted(value, [9])
-
-
-def _code_in(value: Any) -> Iterator[Any]:
-    """Yield the functions and classes in a constant, such as a table of functions by name."""
-    inside = value.values() if type(value) is dict else value if type(value) in (list, tuple, set, frozenset) else ()
-    for number, item in enumerate(inside):
-        if number < _MOST_VALUES and isinstance(item, (types.FunctionType, types.MethodType, type, functools.partial)):
-            yield item
 
 
 def _functions_of(kind: type) -> Iterator[types.FunctionType]:
