@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+import shoal
 from scripts._browser import Browser, View
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +144,18 @@ def checked_files() -> Iterator[str]:
                 yield f"{name}: dead link {link}, there is no such heading"
 
 
+def checked_reference() -> Iterator[str]:
+    """Yield the methods of public classes that have a docstring, in the class or a base in shoal, and no entry."""
+    ids = {name for file in (SITE / "reference").rglob("*.html") for name in Page(file).ids}
+    for name in shoal.__all__:
+        owner = getattr(shoal, name)
+        for base in owner.__mro__ if inspect.isclass(owner) else ():
+            if base.__module__.startswith("shoal.") and base.__name__ != "Logger":  # which joblib's users subclass
+                methods = [word for word, value in vars(base).items() if inspect.isfunction(value) and value.__doc__]
+                wanted = {f"shoal.{name}.{word}" for word in methods if not word.startswith("_")}
+                yield from (f"reference: {entry} is missing" for entry in sorted(wanted - ids))
+
+
 def checked_page(browser: Browser, name: str) -> Iterator[str]:
     """Yield what is wrong with a page as Chromium shows it, and take its pictures."""
     for width in WIDTHS:
@@ -167,6 +181,7 @@ def complaints(names: list[str]) -> Iterator[str]:
         If no Chromium is installed.
     """
     yield from checked_files()
+    yield from checked_reference()
     with Browser() as browser:
         for name in names:
             yield from checked_page(browser, name)
