@@ -122,7 +122,7 @@ class Program:
 
     def _possible(self) -> list[Callable[[Program], None]]:
         stack = self._stack
-        steps = [*self._VALUES, *self._VALUES, Program._mark]
+        steps: list[Callable[[Program], None]] = [*self._VALUES, *self._VALUES, Program._mark]
         if stack and stack[-1] != "mark":
             steps += [Program._memoize, Program._pop]
         if self._memo:
@@ -286,7 +286,7 @@ class Heard:
         self.events: list[str] = []
         self.listens = False
         sys.addaudithook(self._hear)
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, *_: object) -> None:
         """Note an import."""
@@ -388,8 +388,8 @@ def main() -> int:
                 grown = max(grown, int(count))
             else:
                 ends[name] += int(count)
-    for name, count in sorted(ends.items()):
-        print(f"{count:9,}  {name}")
+    for name, number in sorted(ends.items()):
+        print(f"{number:9,}  {name}")
     print(f"{options.programs:,} programs: none ran code, crashed or hung; memory grew by at most {grown:,} bytes")
     return 0
 
