@@ -7,6 +7,7 @@ import io
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,17 @@ def outcome(model: Any) -> str | None:
     return None
 
 
+#: The releases from which the names were collected. Others may name more: pandas 2 and scipy 1.18 do.
+COLLECTED = {"numpy": "", "scipy": "1.17.", "scikit-learn": "1.9.", "pandas": "3."}
+NEEDED = {"scikit-learn": ("scikit-learn", "scipy")}
+
+
 @presets
 def test_objects_of_each_library_load_and_do_the_same(script: Any, preset: str) -> None:
     pytest.importorskip(MODULES[preset])
+    for library in NEEDED.get(preset, (preset,)):
+        if not version(library).startswith(COLLECTED[library]):
+            pytest.skip(f"the names of {library} {version(library)} were not collected")
     refused_names, outcomes = set(), 0
     for value in script.OBJECTS[preset]():
         file = io.BytesIO()
