@@ -11,8 +11,10 @@ from shoal._environment import variable
 
 def test_variables_are_those_of_os_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert variable("SHOAL_TEST_VARIABLE") is None
+    assert variable("SHOAL_TEST_VARIABLE", "x") == "x"
     for value in ("", "0", "a b", "ä\udcff"):
         monkeypatch.setenv("SHOAL_TEST_VARIABLE", value)
+        assert variable("SHOAL_TEST_VARIABLE", "x") == value
         assert variable("SHOAL_TEST_VARIABLE") == os.environ["SHOAL_TEST_VARIABLE"] == value
     monkeypatch.delenv("SHOAL_TEST_VARIABLE")
     assert variable("SHOAL_TEST_VARIABLE") is None

@@ -53,7 +53,7 @@ THREAD_VARIABLES = (
 
 def is_serial() -> bool:
     """Return whether the environment forbids all parallelism: ``JOBLIB_MULTIPROCESSING=0``."""
-    return (variable("JOBLIB_MULTIPROCESSING") or "").strip() == "0"
+    return variable("JOBLIB_MULTIPROCESSING", "1").strip() == "0"
 
 
 def cpu_count(only_physical_cores: bool = False) -> int:
@@ -278,7 +278,7 @@ def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
     if n_threads is not None:
         limits = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
     elif budget_of_call.get() is None:
-        limits = {name: given if (given := variable(name)) is not None else str(share) for name in THREAD_VARIABLES}
+        limits = {name: variable(name, str(share)) for name in THREAD_VARIABLES}
     else:  # the run of this call set the same variables to limit this worker
         limits = {name: str(min(threads_allowed(name), share)) for name in THREAD_VARIABLES}
     if variable("ENABLE_IPC") is None:
@@ -288,5 +288,5 @@ def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
 
 def threads_allowed(name: str) -> int:
     """Return the number of threads that an environment variable allows; :data:`NO_LIMIT` if it is not set."""
-    value = variable(name) or ""
+    value = variable(name, "")
     return int(value) if value.isdecimal() else NO_LIMIT

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, overload
 
 
-def variable(name: str) -> str | None:
+@overload
+def variable(name: str) -> str | None: ...
+@overload
+def variable(name: str, default: str) -> str: ...
+def variable(name: str, default: str | None = None) -> str | None:
     """Return an environment variable, as ``os.environ.get``, which takes ten times as long if it is not set."""
     environ: Any = os.environ
     try:
         value = environ._data.get(environ.encodekey(name))
     except AttributeError:  # another Python, or a test has replaced it by a dictionary
-        return os.environ.get(name)
-    return None if value is None else str(environ.decodevalue(value))
+        return os.environ.get(name, default)
+    return default if value is None else str(environ.decodevalue(value))

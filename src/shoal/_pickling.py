@@ -40,7 +40,7 @@ class _Picklers:
     @classmethod
     def current(cls) -> type[pickle.Pickler]:
         """Return the pickler class of the module that ``LOKY_PICKLER`` names; by default that of cloudpickle."""
-        return cls.named((variable("LOKY_PICKLER") or "").strip() or "cloudpickle")
+        return cls.named(variable("LOKY_PICKLER", "").strip() or "cloudpickle")
 
     @classmethod
     def named(cls, name: str) -> type[pickle.Pickler]:
