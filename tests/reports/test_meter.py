@@ -274,8 +274,8 @@ def test_the_cpu_time_of_a_call_is_known_if_the_clock_was_read_just_before_it(
     def use(seconds: float) -> None:
         now[0] += seconds
 
-    clock = CallClock(0, 0.0, lambda: now[0] / 2)  # every call uses a CPU for half its time
     monkeypatch.setattr("shoal.reports._calls.SHORT", 0.00095)
+    clock = CallClock(0, 0.0, lambda: now[0] / 2)  # every call uses a CPU for half its time
     for function, args, _ in clock.marked(iter([(use, (duration,), {}) for duration in seconds])):
         function(*args)
     clock.close(now[0])

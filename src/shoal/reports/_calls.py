@@ -98,7 +98,7 @@ class CallClock:
         self.durations = array("f")
         self.slow: list[SlowCall] = []
         self.cpu = 0.0
-        self._start, self._slow_above, self._cpu_clock = start, slow_above, cpu_clock
+        self._start, self._slow_above, self._cpu_clock = start, max(slow_above, SHORT), cpu_clock
         self._marks: Iterator[Any] = iter(())
         self._open: tuple[Any, float, float, float] | None = None
         self._slowest: list[tuple[float, int, float, float | None, Any]] = []  # a heap
@@ -111,7 +111,7 @@ class CallClock:
 
     def _marked(self, calls: Iterator[Any]) -> Iterator[Any]:
         clock, cpu_clock, append = time.perf_counter, self._cpu_clock, self.durations.append
-        slow = max(self._slow_above, SHORT)
+        slow = self._slow_above
         self._cpu_span[0] = cpu = cpu_clock()
         self.began = begin = read = clock()
         call: Any = None
@@ -124,7 +124,7 @@ class CallClock:
                 if duration > slow or end - read > _READ_EVERY:
                     now = cpu_clock()
                     if duration > slow:
-                        slow = self._keep(call, begin, duration, now - cpu, begin - read) or slow
+                        slow = self._keep(call, begin, duration, now - cpu, begin - read)
                     cpu, read = now, clock()
                     end = read
                 begin = end
@@ -134,7 +134,7 @@ class CallClock:
             raise
 
     def _keep(self, call: Any, begin: float, seconds: float, cpu: float, before: float) -> float:
-        """Keep a slow call, which is the latest; return the duration above which the next one is kept, 0 if as now.
+        """Keep a slow call, which is the latest; return the duration above which the next one is kept.
 
         Parameters
         ----------
@@ -147,7 +147,7 @@ class CallClock:
         kept = (seconds, -index, begin, max(cpu, 0.0) if before <= _MOST_BEFORE * seconds else None, call)
         if len(self._slowest) < SLOWEST:
             heapq.heappush(self._slowest, kept)
-            return 0.0
+            return self._slow_above
         heapq.heappushpop(self._slowest, kept)
         return self._slowest[0][0]
 
@@ -167,7 +167,7 @@ class CallClock:
             self._open = None
             seconds = max(self.began + elapsed - begin, 0.0)
             self.durations.append(seconds)
-            if seconds > max(self._slow_above, SHORT):
+            if seconds > self._slow_above:
                 self._keep(call, begin, seconds, after - cpu, begin - read)
         for seconds, minus_index, begin, cpu_time, call in self._slowest:
             self.slow.append(SlowCall.of(call, -minus_index, begin, seconds, cpu_time))
