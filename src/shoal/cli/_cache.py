@@ -15,11 +15,11 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from shoal._sizes import format_size
+from shoal._sizes import format_duration, format_size
 from shoal.cli._cache_store import export, fields_of, function_of, import_, open_cache
 from shoal.cli._cache_verify import verify_all
 from shoal.cli._cache_why import why
-from shoal.cli._text import DONE, FAILED, complain, count, duration, say, say_json, say_table
+from shoal.cli._text import DONE, FAILED, complain, count, say, say_json, say_table
 from shoal.errors import printable
 from shoal.memory._pruning import Wanted, prune, removed_by
 from shoal.memory.storage._paths import dotted as name_of
@@ -75,7 +75,7 @@ def _ls(given: Namespace, store: Store) -> int:
         say(f"no results in {printable(location_of(store))}")
         return DONE
     shown = [
-        (name, number, format_size(nbytes), duration(now - newest), duration(now - oldest))
+        (name, number, format_size(nbytes), format_duration(now - newest), format_duration(now - oldest))
         for name, number, nbytes, newest, oldest in rows
     ]
     say_table(("FUNCTION", "ENTRIES", "SIZE", "LAST USED", "OLDEST USE"), shown, numbers=(1, 2, 3, 4))
@@ -168,7 +168,7 @@ def _say_entry(fields: dict[str, Any]) -> None:
     say(f"  call    {fields['call']}")
     say(f"  size    {format_size(fields['nbytes'])}")
     if fields["duration"] is not None:
-        say(f"  took    {duration(fields['duration'])}")
+        say(f"  took    {format_duration(fields['duration'])}")
     if fields["created"] is not None:
         say(f"  stored  {_when(fields['created'])}")
     say(f"  used    {_when(fields['used'])}")
@@ -182,7 +182,7 @@ def _when(seconds: float) -> str:
         date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (ValueError, OverflowError, OSError):  # the metadata may claim any number
         return str(seconds)
-    return f"{date} ({duration(time.time() - seconds)} ago)"
+    return f"{date} ({format_duration(time.time() - seconds)} ago)"
 
 
 def _prune(given: Namespace, store: Store) -> int:
@@ -209,7 +209,7 @@ def _prune(given: Namespace, store: Store) -> int:
     if given.dry_run and gone:
         now = time.time()
         rows = [
-            (duration(now - entry.used), format_size(entry.nbytes), name_of(entry.key.function), entry.key.call)
+            (format_duration(now - entry.used), format_size(entry.nbytes), name_of(entry.key.function), entry.key.call)
             for entry in gone
         ]
         say_table(("LAST USED", "SIZE", "FUNCTION", "CALL"), rows, numbers=(0, 1))

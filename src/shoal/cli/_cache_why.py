@@ -6,8 +6,9 @@ import time
 from argparse import Namespace
 from typing import Any
 
+from shoal._sizes import format_duration
 from shoal.cli._cache_store import function_of
-from shoal.cli._text import DONE, FAILED, complain, count, duration, say, say_json
+from shoal.cli._text import DONE, FAILED, complain, count, say, say_json
 from shoal.errors import printable
 from shoal.memory._differences import Difference, Known, differences
 from shoal.memory.storage._paths import dotted
@@ -45,7 +46,7 @@ def why(given: Namespace, store: Store) -> int:
     say(f"{printable(dotted(function))}: {count(len(known) + lost, 'entry')}")
     for reason in shown:
         say()
-        when = f"{duration(time.time() - reason['created'])} ago"
+        when = f"{format_duration(time.time() - reason['created'])} ago"
         if reason["nearest"] is None:
             say(f"{reason['call']}, {when}: the first one that is stored")
             continue

@@ -7,7 +7,8 @@ from argparse import Namespace
 
 import shoal
 from shoal import Parallel, cpu_count, delayed, report
-from shoal.cli._text import DONE, FAILED, complain, count, duration, say
+from shoal._sizes import format_duration
+from shoal.cli._text import DONE, FAILED, complain, count, say
 
 #: The calls count the primes in so many ranges of so many numbers: half a second of work for one worker.
 _CALLS, _NUMBERS = 40, 1_500
@@ -35,9 +36,9 @@ def main(given: Namespace) -> int:
         _, of_kept = _counted(n_jobs)
     say()
     of_several = count(workers, "worker")
-    say(f"  {'1 worker':25}{duration(seconds):>8}")
-    say(f"  {f'{of_several}, started anew':25}{duration(of_new):>8}   {seconds / of_new:.1f} times as fast")
-    say(f"  {f'{of_several}, kept':25}{duration(of_kept):>8}   {seconds / of_kept:.1f} times as fast")
+    say(f"  {'1 worker':25}{format_duration(seconds):>8}")
+    say(f"  {f'{of_several}, started anew':25}{format_duration(of_new):>8}   {seconds / of_new:.1f} times as fast")
+    say(f"  {f'{of_several}, kept':25}{format_duration(of_kept):>8}   {seconds / of_kept:.1f} times as fast")
     say()
     say(f"The report of both runs with {of_several} begins:")
     say()

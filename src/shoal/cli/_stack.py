@@ -21,9 +21,10 @@ from argparse import Namespace
 from typing import Any
 
 from shoal._platform.posix import posix, posix_signal
+from shoal._sizes import format_duration
 from shoal.backends._stacks import ANSWER_NAME
 from shoal.cli._programs import argv_of, reason_against, request_path, stack_memory, status_of, workers_of
-from shoal.cli._text import DONE, FAILED, complain, duration, say
+from shoal.cli._text import DONE, FAILED, complain, say
 from shoal.cli._top import doing, named, workers_by_pid
 from shoal.errors import printable
 
@@ -114,7 +115,7 @@ def _words(worker: dict[str, object]) -> str:
     parts = [doing(worker), printable(named(worker))]
     seconds = worker["seconds"]
     if isinstance(seconds, float):
-        parts.append(f"for {duration(seconds)}")
+        parts.append(f"for {format_duration(seconds)}")
     return ", ".join(filter(None, parts))
 
 

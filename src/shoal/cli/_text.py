@@ -8,14 +8,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shoal._sizes import format_duration
 from shoal.errors import printable
 
 #: The exit codes: all is done, something is wrong with what was looked at, the arguments are wrong.
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
-
-#: A duration as a short text: ``"3 d"``, ``"12 s"``, ``"250 ms"``.
-duration = format_duration
 
 
 def prepare_output() -> None:

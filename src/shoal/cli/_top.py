@@ -15,9 +15,9 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from shoal._sizes import format_size
+from shoal._sizes import format_duration, format_size
 from shoal.cli._programs import Program, Usage, cpu_of_thread, programs, reason_against, usage_of
-from shoal.cli._text import DONE, FAILED, complain, count, duration, say, say_json, table_lines
+from shoal.cli._text import DONE, FAILED, complain, count, say, say_json, table_lines
 from shoal.errors import printable
 from shoal.parallel.transport._published import PublishedRun, PublishedWorker
 
@@ -178,7 +178,7 @@ def _lines(runs: list[dict[str, Any]], pid: int | None) -> list[str]:
 def _table(run: dict[str, Any]) -> list[str]:
     if run["kind"] == "tasks":
         tasks = sorted(run["workers"], key=lambda task: -task["seconds"])
-        shown = [(_calls(task), named(task), duration(task["seconds"])) for task in tasks]
+        shown = [(_calls(task), named(task), format_duration(task["seconds"])) for task in tasks]
         return table_lines(("TASK", "FUNCTION", "FOR"), shown, numbers=(2,))
     kind = "thread" if run["kind"] == "threads" else "pid"
     rows = [_row(worker, kind) for worker in sorted(run["workers"], key=lambda worker: worker[kind] or 0)]
@@ -193,11 +193,11 @@ def _summary(run: dict[str, Any]) -> str:
     parts = [
         printable(run["backend"]),
         count(run["n_workers"], "worker"),
-        f"{run['done']:,}{of} calls done in {duration(run['seconds'])}",
+        f"{run['done']:,}{of} calls done in {format_duration(run['seconds'])}",
         f"{run['calls_per_second']:,.3g} per second",
     ]
     if run["seconds_left"] is not None:
-        parts.append(f"{duration(run['seconds_left'])} left")
+        parts.append(f"{format_duration(run['seconds_left'])} left")
     if run["kind"] == "threads" and run["rss_bytes"] is not None:
         parts.append(f"{format_size(run['rss_bytes'])} resident")
     return ", ".join(parts)
@@ -209,7 +209,7 @@ def _row(worker: dict[str, Any], kind: str) -> tuple[str, ...]:
         "" if worker[kind] is None else str(worker[kind]),
         doing(worker),
         named(worker),
-        "" if worker["seconds"] is None else duration(worker["seconds"]),
+        "" if worker["seconds"] is None else format_duration(worker["seconds"]),
         *sizes,
         "" if worker["cpu"] is None else f"{worker['cpu']:.0%}",
     )
