@@ -181,7 +181,7 @@ class _Server:
         self._common = common
 
     def _settle(self) -> None:
-        """Do what the workers would each do in their first batch, and what depends on the imported modules."""
+        """Do once what each worker would do in its first batch; do it again if modules were imported since."""
         if self._settled_at != len(sys.modules):
             for settle in self.settlers:
                 settle()

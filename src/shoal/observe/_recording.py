@@ -340,10 +340,10 @@ def adopt(pickled: bytes | None) -> Conditions | None:
     return given
 
 
-def settle(pickled: bytes | None) -> None:
-    """Take conditions that are those of this process, from which workers are forked, for adopted.
+def assume_adopted(pickled: bytes | None) -> None:
+    """Take conditions for adopted: those of this process, before workers are forked from it.
 
-    Then a worker whose caller has the same conditions has nothing to adopt. To compare them, it would copy 0.2 MB.
+    A worker whose caller has the same conditions then compares no levels and filters, which would copy 0.2 MB.
     """
     global _adopted
     _adopted = pickled, None if pickled is None else pickle.loads(pickled)

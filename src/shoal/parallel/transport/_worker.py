@@ -30,8 +30,7 @@ from shoal.backends._failure import Failure, failure_of
 from shoal.backends.base import call_set
 from shoal.errors import CallPicklingError, CallUnpicklingError
 from shoal.observe._messages import Channel
-from shoal.observe._recording import NOT_RECORDING, Recorder, recorder_of_process
-from shoal.observe._recording import settle as settled
+from shoal.observe._recording import NOT_RECORDING, Recorder, assume_adopted, recorder_of_process
 from shoal.observe._saying import Conditions, conditions
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
@@ -176,8 +175,8 @@ def rehearse() -> None:
 
 
 def settle() -> None:
-    """Do what the first batch of each worker would do, in the process from which workers are forked."""
-    settled(conditions(FORWARDED))
+    """Spare the workers that are forked from this process what the first batch of each would do."""
+    assume_adopted(conditions(FORWARDED))
 
 
 def run_batch(*fields: Any, channel: Channel | None = None, meter: BatchMeter | None = None) -> tuple[Any, ...]:
