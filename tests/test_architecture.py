@@ -35,7 +35,6 @@ COSTLY = {"asyncio", "cloudpickle", "dask", "joblib", "loky", "multiprocessing",
 
 #: Imports of shoal's modules inside functions, as (importing module, imported module) without "shoal.".
 LATE = {
-    ("cli._cache", "persistence._load"): "only --unpickle rebuilds values",
     ("cli._run", "parallel.options._contexts"): "a program that is run without options need not run calls",
     ("cli._run", "parallel.options._settings"): "a program that is run without options need not run calls",
     ("cli._run", "reports._folder"): "only --report needs it",

@@ -83,7 +83,7 @@ class AsyncMemorizedFunc(MemorizedFunc[P, Coroutine[Any, Any, R]]):
         self._counts.miss()
         if self._verbose > 0:
             self._print_call(key, args, kwargs)
-        description = describe(self._identity, args, kwargs, self._keep_arguments)
+        description = describe(self._identity, args, kwargs, self._saving.keep_arguments)
         started = time.perf_counter()
         return self._save(key, await self.func(*args, **kwargs), description, started)
 

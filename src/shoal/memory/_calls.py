@@ -28,6 +28,7 @@ from shoal.memory._changes import Sources
 from shoal.memory._explain import Explainer, Explanation, refusal
 from shoal.memory._parts import Description, describe
 from shoal.memory._results import Counts, MemorizedResult, NotMemorizedResult, metadata_of
+from shoal.memory.formats import PICKLE
 from shoal.memory.key._identity import Identity, Uncacheable
 from shoal.memory.key._source import names_of, shown
 from shoal.memory.store import Key, Meta, Store
@@ -50,6 +51,13 @@ class Computed(NamedTuple):
     saved: bool  # whether it is in the store
 
 
+class Saving(NamedTuple):
+    """How results are saved: whether with their arguments, and in which format."""
+
+    keep_arguments: bool
+    format: str
+
+
 class _Unsaved(Exception):
     """Leaves the block of a lease when a result could not be saved.
 
@@ -67,8 +75,10 @@ class CachedCalls(Logger, Generic[P, R_co]):
         The function, and the options that distinguish its calls.
     store
         The store of its results.
-    mmap_mode, verbose, timestamp, cache_validation_callback, compute_once, keep_arguments
+    mmap_mode, verbose, timestamp, cache_validation_callback, compute_once
         As :class:`~shoal.MemorizedFunc` takes them.
+    saving
+        How results are saved.
     counts
         Counts the hits and misses.
     """
@@ -85,7 +95,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         timestamp: float,
         cache_validation_callback: Callable[[dict[str, Any]], Any] | None,
         compute_once: bool,
-        keep_arguments: bool,
+        saving: Saving,
         counts: Counts,
     ) -> None:
         super().__init__()
@@ -98,7 +108,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         self._verbose = verbose
         self.timestamp: float | None = timestamp
         self.cache_validation_callback: Callable[[dict[str, Any]], Any] | None = cache_validation_callback
-        self._compute_once, self._keep_arguments = compute_once, keep_arguments
+        self._compute_once, self._saving = compute_once, saving
         self._counts, self._sources = counts, Sources.of(store)
         #: Whether a lookup prints lines or calls the callback.
         self._watched = verbose > 1 or cache_validation_callback is not None
@@ -118,7 +128,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
 
     def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
         """Explain why the result of a call is stored, or is not."""
-        is_valid, keep = self.cache_validation_callback, self._keep_arguments
+        is_valid, keep = self.cache_validation_callback, self._saving.keep_arguments
         return Explainer(self._identity, self.store_backend, self._sources, is_valid, keep).explain(args, kwargs)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
@@ -274,14 +284,14 @@ class CachedCalls(Logger, Generic[P, R_co]):
         if self._verbose > 0:
             self._print_call(key, args, kwargs)
         # Before the call, which may change its arguments.
-        description = describe(self._identity, args, kwargs, self._keep_arguments)
+        description = describe(self._identity, args, kwargs, self._saving.keep_arguments)
         started = time.perf_counter()
         return self._save(key, self.func(*args, **kwargs), description, started)
 
     def _save_foreign(self, key: Key, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Save a result that a run has computed."""
         self._counts.miss()
-        self._save(key, value, describe(self._identity, args, kwargs, self._keep_arguments), None)
+        self._save(key, value, describe(self._identity, args, kwargs, self._saving.keep_arguments), None)
 
     def _print_call(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._verbose > 10:
@@ -298,7 +308,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         duration is unknown, and recorded as 0.
         """
         duration = 0.0 if started is None else time.perf_counter() - started
-        meta = Meta(duration, time.time(), *description)
+        meta = Meta(duration, time.time(), *description, self._saving.format)
         if self._verbose > 10:
             print(f"Persisting in {_texts.place(self.store_backend, key.function, key.call)}")  # noqa: T201
         saved = False
@@ -313,20 +323,25 @@ class CachedCalls(Logger, Generic[P, R_co]):
         except MemoryError:
             raise
         except Exception as error:
-            self._warn_unpicklable(value, error)
+            self._warn_unsaved(value, error)
         if self._verbose > 0 and started is not None:
             print(_texts.took(self._identity.function, time.perf_counter() - started))  # noqa: T201
         return Computed(value, meta, saved)
 
-    def _warn_unpicklable(self, value: Any, error: Exception) -> None:
-        """Warn that a result cannot be pickled, and name the part of it that is the cause."""
-        path, reason = culprit(value, "result", dump=lambda part: pickle.dumps(part, pickle.DEFAULT_PROTOCOL))
-        warn(
-            f"Unable to cache to disk: failed to pickle the result of {self.func_id}: {path} cannot be pickled "
-            f"({reason or f'{type(error).__name__}: {error}'}). The result will be computed at each call. Return "
-            "something else, or do not cache the function.",
-            CacheWarning,
-        )
+    def _warn_unsaved(self, value: Any, error: Exception) -> None:
+        """Warn that a result cannot be saved in its format. Of one that cannot be pickled, name the part at fault."""
+        format, always = self._saving.format, "The result will be computed at each call"
+        if format == PICKLE:
+            path, reason = culprit(value, "result", dump=lambda part: pickle.dumps(part, pickle.DEFAULT_PROTOCOL))
+            reason = reason or f"{type(error).__name__}: {error}"
+            text = (
+                f"failed to pickle the result of {self.func_id}: {path} cannot be pickled ({reason}). {always}. Return "
+                "something else, or do not cache the function."
+            )
+        else:
+            reason = str(error) if type(error) is TypeError else f"{type(error).__name__}: {error}"
+            text = f"the result of {self.func_id} cannot be saved with {format=}: {reason}. {always}."
+        warn(f"Unable to cache to disk: {text}", CacheWarning)
 
     def _mapped(self, key: Key, computed: Computed) -> Any:
         """Return a computed result with its arrays mapped, as later calls will load it."""

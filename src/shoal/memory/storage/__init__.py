@@ -7,6 +7,7 @@
 
     _filestore    entries on a file system; read this file first
     _staging      the folder in which entries are written and deleted, so that no reader sees half of one
+    _values       the file of a value: a pickle, or a file in another format
     _paths        the paths and permissions of a cache
     _leases       select the thread that computes a value      _locks    select the process
     _index        sizes and times of use, for stores with limits

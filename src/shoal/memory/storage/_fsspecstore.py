@@ -16,13 +16,15 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
 from shoal._tracebacks import warn
+from shoal.errors import CorruptFile
+from shoal.memory.formats import PICKLE
 from shoal.memory.storage._leases import Leases
 from shoal.memory.storage._paths import METADATA as _METADATA
 from shoal.memory.storage._paths import OUTPUT as _OUTPUT
 from shoal.memory.storage._paths import OWN as _OWN
 from shoal.memory.storage._paths import SOURCE as _SOURCE
-from shoal.memory.storage._paths import is_key, refuse_links
-from shoal.memory.storage._valuefile import ValueFile
+from shoal.memory.storage._paths import is_key, is_value, refuse_links, value_among
+from shoal.memory.storage._values import ValueFile, decoded, encoded
 from shoal.memory.storage._warnings import warn_too_large, warn_unreadable
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of
 from shoal.persistence._dump import compression_of, write
@@ -30,6 +32,12 @@ from shoal.persistence._load import load
 from shoal.persistence.reading._small import OTHER, rebuilt
 
 _ATTEMPTS = 5
+
+
+class _Contents(io.BytesIO):
+    """The content of a file, with its path."""
+
+    name: str
 
 
 class FsspecStore(Store):
@@ -56,6 +64,8 @@ class FsspecStore(Store):
     processes each compute it, because fsspec has no locks. Loads are recorded in this object only, so other processes
     know an entry's time of writing, and not when it was last used.
     """
+
+    formats = True
 
     def __init__(
         self,
@@ -148,10 +158,9 @@ class FsspecStore(Store):
                 continue
 
     def load(self, key: Key, mmap_mode: str | None = None) -> Any:
-        path = self._path(key, _OUTPUT)
-        data = self._read(path)
-        if data is None:
-            raise KeyError(key)
+        path, data = self._value(key)
+        if not path.endswith(_OUTPUT):
+            return self._load_formatted(key, path, data)
         try:
             value = rebuilt(data)
             if value is OTHER:
@@ -165,30 +174,68 @@ class FsspecStore(Store):
         self._uses[key] = time.time()
         return value
 
+    def _load_formatted(self, key: Key, path: str, data: bytes) -> Any:
+        try:
+            value = decoded(path, data)
+        except CorruptFile as error:
+            self._remove(path)
+            warn_unreadable(path, error)
+            raise KeyError(key) from None
+        self._uses[key] = time.time()
+        return value
+
+    def _value(self, key: Key) -> tuple[str, bytes]:
+        """Return the path and the content of the file of a value. Raise KeyError if there is none."""
+        path = self._path(key, _OUTPUT)
+        data = self._read(path)
+        if data is None:
+            path = self._path(key, value_among(self._names(key)) or _OUTPUT)
+            data = self._read(path)
+            if data is None:
+                raise KeyError(key)
+        return path, data
+
+    def _names(self, key: Key) -> list[str]:
+        """Return the names of the files of an entry."""
+        try:
+            return [path.rpartition("/")[2] for path in self._fs.ls(self._path(key, ""), detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def save(self, key: Key, value: Any, meta: Meta) -> None:
+        name, data = self._encoded(value, meta.format)
+        metadata = meta.as_json()
+        limits = self._limits
+        if limits is not None:
+            nbytes = len(metadata) + len(data)
+            if limits.exclude(nbytes):
+                warn_too_large(key.function, nbytes)
+                return
+        self._write(self._path(key, _METADATA), metadata)
+        self._write(self._path(key, name), data)
+        for other in self._names(key):
+            if is_value(other) and other != name:
+                self._remove(self._path(key, other))
+        self._uses[key] = time.time()
+        if limits is not None:
+            self.reduce(limits)
+
+    def _encoded(self, value: Any, format: str) -> tuple[str, bytes]:
+        """Return the name and the content of the file of a value."""
+        if format != PICKLE:
+            return encoded(value, format)
         file = io.BytesIO()
         if type(value) is ValueFile:
             value.copy_to(file)
         else:
             write(value, file, self._compression)
-        metadata = meta.as_json()
-        limits = self._limits
-        if limits is not None:
-            nbytes = len(metadata) + file.tell()
-            if limits.exclude(nbytes):
-                warn_too_large(key.function, nbytes)
-                return
-        self._write(self._path(key, _METADATA), metadata)
-        self._write(self._path(key, _OUTPUT), file.getvalue())
-        self._uses[key] = time.time()
-        if limits is not None:
-            self.reduce(limits)
+        return _OUTPUT, file.getvalue()
 
     def save_file(self, key: Key, file: BinaryIO, meta: Meta) -> None:
         self.save(key, ValueFile(file), meta)
 
     def contains(self, key: Key) -> bool:
-        return bool(self._fs.exists(self._path(key, _OUTPUT)))
+        return bool(self._fs.exists(self._path(key, _OUTPUT))) or value_among(self._names(key)) is not None
 
     def meta(self, key: Key) -> Meta:
         try:
@@ -197,10 +244,10 @@ class FsspecStore(Store):
             raise KeyError(key) from None
 
     def open_value(self, key: Key) -> BinaryIO:
-        data = self._read(self._path(key, _OUTPUT))
-        if data is None:
-            raise KeyError(key)
-        return io.BytesIO(data)
+        path, data = self._value(key)
+        file = _Contents(data)
+        file.name = path
+        return file
 
     def discard(self, key: Key) -> None:
         if is_key(key):
@@ -234,7 +281,7 @@ class FsspecStore(Store):
             key, name = Key(function, call), path.rpartition("/")[2]
             if function and not function.startswith(_OWN) and name != _SOURCE:
                 sizes[key] = sizes.get(key, 0) + int(about.get("size") or 0)
-                if name == _OUTPUT:
+                if is_value(name):
                     written[key] = _time_of_writing(about)
         for key, when in written.items():
             if is_key(key):
