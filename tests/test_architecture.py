@@ -41,7 +41,7 @@ LATE = {
     ("hashing", "hashing._joblib"): "few programs ask for md5 or sha1",
     ("hashing._writers", "hashing._arrow"): "only objects that give their data to pyarrow need it",
     ("memory.storage._filestore", "memory.storage._index"): "it imports sqlite3, which only caches with limits need",
-    ("memory._caching", "memory._async"): "it imports asyncio, which only cached coroutine functions need",
+    ("memory._caching", "memory._async"): "only cached coroutine functions need it",
     (
         "parallel.options._names",
         "backends._multiprocessing",

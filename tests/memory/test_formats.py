@@ -202,8 +202,8 @@ def test_an_fsspec_store(tmp_path: Path) -> None:
     assert RUNS == [1, 2, 3]
     assert memory.verify().states["sound"] == 2
     store = memory.store_backend
-    [path, *_] = (path for path in store._fs.find(store._prefix) if path.endswith(".parquet"))
-    store._fs.pipe_file(path, store._fs.cat_file(path)[:-9])
+    [path, *_] = (store._files.prefix + path for path in store._files.find() if path.endswith(".parquet"))
+    store._files.write(path, store._files.read(path)[:-9])
     with pytest.warns(CacheWarning, match="will be computed again"):
         assert [asyncio.run(rows(n)).num_rows for n in (2, 3)] == [2, 3]
     memory.clear()

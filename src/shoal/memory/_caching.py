@@ -41,7 +41,7 @@ class Caches(Logger):
     def _kind(is_async: bool) -> type[MemorizedFunc]:
         """Return the class of cached functions."""
         if is_async:
-            from shoal.memory._async import AsyncMemorizedFunc  # imports asyncio, which most programs do not need
+            from shoal.memory._async import AsyncMemorizedFunc  # which most programs do not need
 
             return AsyncMemorizedFunc
         return MemorizedFunc

@@ -15,7 +15,6 @@ from __future__ import annotations
 import pickle
 import time
 import traceback
-import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NamedTuple
 
@@ -36,11 +35,6 @@ from shoal.observe._logger import Logger
 
 #: A marker for a result that is not in the store.
 ABSENT: Any = object()
-#: The largest number of calls of runs whose keys are remembered.
-_MOST_PENDING = 100_000
-
-#: A call of a run: (function, args, kwargs).
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Computed(NamedTuple):
@@ -58,7 +52,7 @@ class Saving(NamedTuple):
     format: str
 
 
-class _Unsaved(Exception):
+class Unsaved(Exception):
     """Leaves the block of a lease when a result could not be saved.
 
     A block that raises tells the callers that wait for it to compute the result themselves. Otherwise each of them
@@ -139,15 +133,22 @@ class CachedCalls(Logger, Generic[P, R_co]):
         except Uncacheable as reason:
             self._sources.warn_once(self.func_id, f"Results of {self.func_id} are not cached: {reason}")
             return None
-        if identity.snapshot.tag not in self._sources.checked.get(identity.path, ()):
-            self._check_source()
+        if identity.snapshot.tag not in self._sources.checked.get(identity.path, ()) and not self._check_source():
+            return None
         return key
 
-    def _check_source(self) -> None:
-        """Compare the source with the stored one, and remove the results of another source."""
+    def _check_source(self) -> bool:
+        """Compare the source with the stored one, and remove the results of another source.
+
+        Return False if the stored results may be those of another source, and md5 keys would find them.
+        """
         identity = self._identity
-        if not self._sources.has_changed(identity):
-            return
+        try:
+            if not self._sources.has_changed(identity):
+                return True
+        except OSError as error:
+            self._warn_of_store(error, "read from the cache", "The result is computed, and not saved.")
+            return False
         if self._verbose > 10:
             name = names_of(identity.function)[1]
             self.warn(f"Function {name} (identified by {identity.path}) has changed.")
@@ -156,6 +157,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         except OSError:
             if identity.hash_name == "md5":  # its keys would find the old results again
                 raise
+        return True
 
     def _load(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the stored value of a call, or ABSENT."""
@@ -179,10 +181,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         except MemoryError:
             raise
         except OSError as error:
-            self._sources.warn_once(
-                (type(error), error.errno),
-                f"Unable to read from the cache: {error}. The results will be computed again.",
-            )
+            self._warn_of_store(error, "read from the cache", "The results will be computed again.")
         except Exception:
             self.warn(f"Exception while loading results for {key.function} ({key.call})\n {traceback.format_exc()}")
         return ABSENT
@@ -228,14 +227,21 @@ class CachedCalls(Logger, Generic[P, R_co]):
         if not self._contains(key):
             found = self._find_joblib_key(args, kwargs)
         if found is not None and self.cache_validation_callback is not None:
+            again = "The results will be computed again."
             try:
                 metadata = metadata_of(self.store_backend.meta(found))
             except KeyError:
                 metadata = {}
+            except OSError as error:
+                self._warn_of_store(error, "read from the cache", again)
+                return None
             if not self.cache_validation_callback(metadata):
                 created = metadata.get("time")
                 self._sources.note_removed(key, *refusal(self.cache_validation_callback, created))
-                self.store_backend.discard(found)
+                try:
+                    self.store_backend.discard(found)
+                except OSError as error:
+                    self._warn_of_store(error, "remove from the cache", again)
                 return None
         return found
 
@@ -274,8 +280,8 @@ class CachedCalls(Logger, Generic[P, R_co]):
                         computed = self._compute(key, args, kwargs)
                         if computed.saved:
                             return ABSENT, computed
-                        raise _Unsaved
-            except _Unsaved:
+                        raise Unsaved
+            except Unsaved:
                 return ABSENT, computed
 
     def _compute(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Computed:
@@ -316,10 +322,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
             self.store_backend.save(key, value, meta)
             saved = True
         except OSError as error:
-            self._sources.warn_once(
-                (type(error), error.errno),
-                f"Unable to cache to disk: {error}. The results will be computed at each call.",
-            )
+            self._warn_of_store(error, "cache to disk", "The results will be computed at each call.")
         except MemoryError:
             raise
         except Exception as error:
@@ -327,6 +330,10 @@ class CachedCalls(Logger, Generic[P, R_co]):
         if self._verbose > 0 and started is not None:
             print(_texts.took(self._identity.function, time.perf_counter() - started))  # noqa: T201
         return Computed(value, meta, saved)
+
+    def _warn_of_store(self, error: OSError, failed: str, then: str) -> None:
+        """Warn that the store fails, once for each kind of error."""
+        self._sources.warn_once((type(error), error.errno), f"Unable to {failed}: {error}. {then}")
 
     def _warn_unsaved(self, value: Any, error: Exception) -> None:
         """Warn that a result cannot be saved in its format. Of one that cannot be pickled, name the part at fault."""
@@ -363,34 +370,3 @@ class CachedCalls(Logger, Generic[P, R_co]):
             timestamp=self.timestamp,
             metadata=metadata,
         )
-
-
-class RunCalls:
-    """The functions and the unfinished calls of runs, ``Parallel(memory=)``. Thread-safe.
-
-    Attributes
-    ----------
-    functions
-        The cached forms of functions, by the id of the function: equal functions may do different things.
-    """
-
-    def __init__(self) -> None:
-        self.functions: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._keys: dict[tuple[int, int, int], Key | None] = {}
-
-    def expect(self, call: Call, key: Key | None) -> None:
-        """Record the key of a call that is about to run."""
-        while len(self._keys) >= _MOST_PENDING:
-            self._keys.pop(next(iter(self._keys)), None)
-        self._keys[self._ids(call)] = key
-
-    def key_of(self, call: Call) -> Key | None:
-        """Return the key of a call that has run, and forget the call."""
-        return self._keys.pop(self._ids(call), None)
-
-    @staticmethod
-    def _ids(call: Call) -> tuple[int, int, int]:
-        # The run refers to these objects from get() to put(), so no others have their ids. It may make a new empty
-        # dictionary for a call without keyword arguments.
-        function, args, kwargs = call
-        return id(function), id(args), id(kwargs) if kwargs else 0

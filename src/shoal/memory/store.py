@@ -297,7 +297,7 @@ class Store(ABC):
         waiting would be a deadlock. The caller then computes and saves the value inside the block. Otherwise entering
         waits until the owner has released the lease or has died, and returns False. The caller then looks the value up
         again, and enters a new lease if there is none. If the owner's block raised, entering returns True to all
-        waiting callers.
+        waiting callers. If ``async with`` can enter it too, without blocking the event loop, coroutine functions do so.
         """
 
     @abstractmethod
