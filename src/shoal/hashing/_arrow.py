@@ -120,12 +120,14 @@ def _views(run: Any, missing: Any) -> Iterator[Any]:
     """
     import pyarrow as pa
 
-    views = _fixed_width(run, 16, missing)
-    if not len(views):
+    data = run.buffers()[1]
+    if data is None or not len(run):
         return
-    lengths = views.reshape(-1).view(np.int32).reshape(-1, 4)[:, 0]
+    lengths = np.frombuffer(data, np.int32, 4 * len(run), 16 * run.offset)[::4]
+    if missing is not None:
+        lengths = lengths * ~missing
     if lengths.max() <= _MOST_IN_VIEW:
-        yield views
+        yield _fixed_width(run, 16, missing)
     else:
         target = pa.large_string() if str(run.type) == "string_view" else pa.large_binary()
         yield from _texts(run.cast(target), np.int64, missing)
