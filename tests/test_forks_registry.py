@@ -46,3 +46,25 @@ def test_a_function_that_fails_is_reported_and_stops_no_other(fresh_python) -> N
         "called",
         "ZeroDivisionError('division by zero') IndexError('list index out of range')",
     ]
+
+
+def test_a_renewed_process_forks_without_the_functions(fresh_python) -> None:
+    printed = fresh_python(
+        """
+        import os
+        from shoal._forks import BACKENDS, after_fork_in_child, before_fork, fork_renewed, renew
+
+        called = []
+        before_fork(lambda: called.append("before"))
+        after_fork_in_child(lambda: called.append("child"), BACKENDS)
+        renew()
+        assert called == ["child"]
+        for fork in fork_renewed, os.fork:
+            called.clear()
+            if fork() == 0:
+                print(fork.__name__, *called, flush=True)
+                os._exit(0)
+            os.wait()
+        """
+    )
+    assert printed == "fork_renewed\nfork before child\n"

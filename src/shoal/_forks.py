@@ -38,11 +38,35 @@ def after_fork_in_child(function: Callable[[], object], order: int) -> None:
     _functions.append((order, function))
 
 
+def fork_renewed() -> int:
+    """Fork this process, call none of the functions, and return what `os.fork` returns.
+
+    For a process with one thread that has called :func:`renew`, and nothing of shoal's since then. In each child, the
+    functions would copy 0.1 MB of memory.
+    """
+    global _calling
+    _calling = False
+    try:
+        return os.fork()
+    finally:
+        _calling = True
+
+
+_calling = True
+
+
 def _before_fork() -> None:
-    _call_all(_before)
+    if _calling:
+        _call_all(_before)
 
 
 def _in_child() -> None:
+    if _calling:
+        renew()
+
+
+def renew() -> None:
+    """Call the functions of forked children in this process, which must have no state that is in use."""
     _call_all([function for _, function in sorted(_functions, key=lambda entry: entry[0])])
 
 
