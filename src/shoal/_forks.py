@@ -12,6 +12,7 @@ workers and runs belong to the parent. Each module with such state registers one
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 
 #: The order of worker processes, their servers and their descriptors.
@@ -45,6 +46,7 @@ def fork_renewed() -> int:
     functions would copy 0.1 MB of memory.
     """
     global _calling
+    assert sys.platform != "win32"
     _calling = False
     try:
         return os.fork()
