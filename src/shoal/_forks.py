@@ -12,8 +12,8 @@ workers and runs belong to the parent. Each module with such state registers one
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 #: The order of worker processes, their servers and their descriptors.
 BACKENDS = 1
@@ -39,17 +39,17 @@ def after_fork_in_child(function: Callable[[], object], order: int) -> None:
     _functions.append((order, function))
 
 
-def fork_renewed() -> int:
-    """Fork this process, call none of the functions, and return what `os.fork` returns.
+@contextmanager
+def without_calls() -> Iterator[None]:
+    """Let a fork in this block call none of the functions.
 
     For a process with one thread that has called :func:`renew`, and nothing of shoal's since then. In each child, the
     functions would copy 0.1 MB of memory.
     """
     global _calling
-    assert sys.platform != "win32"
     _calling = False
     try:
-        return os.fork()
+        yield
     finally:
         _calling = True
 

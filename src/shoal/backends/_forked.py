@@ -32,7 +32,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from shoal._forks import fork_renewed, renew
+from shoal._forks import renew, without_calls
 from shoal.backends._bootstrap import flush_streams, set_up_signals, set_variables
 from shoal.backends._messages import CONTROL_BYTES, Blocking
 from shoal.backends._stacks import answer_requests
@@ -150,7 +150,8 @@ class _Server:
             self._settle()
             self._process.name = beginning.name
             gc.freeze()  # later objects may be the user's; `_exit_process` examines only those
-            pid = fork_renewed()
+            with without_calls():
+                pid = os.fork()
         except (EOFError, OSError) as error:
             self._send("refused", getattr(error, "errno", errno.ECONNRESET))
             return None
