@@ -8,8 +8,8 @@ _START = (
     "What makes a worker a fresh process: its environment, random states, signals, limits. It copies 2.8 MB for that."
 )
 _TABLE = (
-    "Equal tables have equal digests however they are divided into chunks, and whatever is beneath missing values: each "
-    "run of rows is brought into one form."
+    "Equal tables have equal digests however they are divided into chunks, and whatever is beneath missing values: "
+    "each run of rows is brought into one form."
 )
 _WRAPPER = "scikit-learn's wrapper of each call, and the interpreter's lock, which the two threads share."
 _OBJECTS = "Each array is a Python object, which is described by a Python function."
