@@ -59,7 +59,7 @@ SLOW = {
         report_folder stale_sources terminal tracebacks trust_hashes typed_programs worker_probe
     """,
     "has hundreds of cases": """
-        arrays async async_input back_pressure backends cache_folder compression deflate executor persistence
+        arrays async async_input back_pressure backends cache_folder compression deflate executor executors persistence
         persistence_arguments persistence_faults persistence_libraries persistence_streams seed several_dumps slots
         stop_iteration stores trust
     """,
