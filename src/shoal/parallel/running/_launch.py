@@ -32,6 +32,7 @@ from shoal.parallel.running._faults import Faults
 from shoal.parallel.running._log_attributes import mark_records
 from shoal.parallel.running._policies import (
     CUT_SECONDS,
+    FED_WORKERS,
     MOST_CALLS,
     Pace,
     asked_batch_size,
@@ -63,12 +64,17 @@ class Kinds(NamedTuple):
 KINDS = Kinds(PullRun, BatchRun)
 
 
-def size_policy(plan: Plan) -> int | Callable[[Pace], int]:
+def distance_of(plan: Plan, n_workers: int) -> float:
+    """Return how far away the workers are: their backend's distance, or more where the caller has many to feed."""
+    return max(plan.backend.distance, n_workers / FED_WORKERS)
+
+
+def size_policy(plan: Plan, n_workers: int) -> int | Callable[[Pace], int]:
     """Return the `size` of a :class:`Schedule`. No batch has more calls than its worker serves."""
     batch_size, most = plan.batch_size, plan.settings.max_tasks_per_worker
     policy: Callable[[Pace], int]
     if batch_size == "auto":
-        policy = partial(auto_batch_size, distance=plan.backend.distance)
+        policy = partial(auto_batch_size, distance=distance_of(plan, n_workers))
     elif callable(batch_size):
         policy = partial(asked_batch_size, batch_size)
     else:
@@ -131,7 +137,7 @@ def make_run(
         transport: Transport[Any]
         forwarded = conditions(settings.forwarded)
         variables = variables_for(settings.context)
-        seconds = CUT_SECONDS * backend.distance if plan.batch_size == "auto" else math.inf
+        seconds = CUT_SECONDS * distance_of(plan, n_workers) if plan.batch_size == "auto" else math.inf
         if backend.ships_bytes:
             max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
             temp_folder = settings.temp_folder or variable("JOBLIB_TEMP_FOLDER") or None
@@ -161,12 +167,12 @@ def _schedule(
     return Schedule(
         calls,
         slots=n_workers,
-        size=size_policy(plan),
+        size=size_policy(plan, n_workers),
         pre_dispatch=bound,
         total=number,
         ordered=plan.return_as != "generator_unordered",
         max_pending=pending,
-        distance=plan.backend.distance,
+        distance=distance_of(plan, n_workers),
     )
 
 
