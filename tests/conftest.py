@@ -22,8 +22,11 @@ pytest.register_assert_rewrite("shoal.testing", *_helpers - sys.modules.keys())
 # A developer's shell must not decide what the suite sees; workers inherit this environment. But `make test-all` chooses
 # how workers are started.
 for _name in os.environ.keys() - {"SHOAL_START_METHOD"}:
-    if _name.startswith(("JOBLIB_", "LOKY_", "SHOAL_")) or _name.endswith("_NUM_THREADS"):
+    if _name.startswith(("JOBLIB_", "LOKY_", "SHOAL_", "SLURM_")) or _name.endswith("_NUM_THREADS"):
         del os.environ[_name]
+
+# With it, the processes of pytest-xdist divide the CPUs, so what tests find would depend on their number.
+os.environ.pop("PYTEST_XDIST_WORKER_COUNT", None)
 
 # Without a global lock threads are the default; a test that does not name a backend is about loky all the same.
 if not GIL:
