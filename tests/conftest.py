@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from _children import run_program, with_assertions
 from _python import GIL
+from _selection import part_of, values_of
 
 # Helpers assert too. What pytest rewrites says what differs, and is checked under `python -O` as well.
 _helpers = {path.stem for path in Path(__file__).parent.rglob("_*.py")}
@@ -71,13 +72,21 @@ _slow_files = {f"test_{name}.py" for names in SLOW.values() for name in names.sp
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import slow files for `make test-fast`: some import whole clusters."""
-    return True if config.option.markexpr == "not slow" and collection_path.name in _slow_files else None
+    return True if "not slow" in config.option.markexpr and collection_path.name in _slow_files else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    products: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in items:
         if item.path.name in _slow_files:
             item.add_marker(pytest.mark.slow)
+        if len(values_of(item)) > 1:
+            products.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
+    for product in products.values():
+        chosen = part_of(product)
+        for item in product:
+            if item not in chosen:
+                item.add_marker(pytest.mark.thorough)
 
 
 class FreshPython(Protocol):
