@@ -12,9 +12,9 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
+import _selection
 from _children import run_program, with_assertions
 from _python import GIL
-from _selection import part_of, values_of
 
 # Helpers assert too. What pytest rewrites says what differs, and is checked under `python -O` as well.
 _helpers = {path.stem for path in Path(__file__).parent.rglob("_*.py")}
@@ -40,9 +40,14 @@ for _name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM"):
     if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
-# Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
-settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)
-settings.load_profile("shoal")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many random examples there are, before a module of tests asks for its own number."""
+    _selection.thorough = "not thorough" not in config.option.markexpr
+    # Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
+    number = _selection.examples(100)
+    settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ, max_examples=number)
+    settings.load_profile("shoal")
 
 
 #: Test files that `make test-fast` leaves out, by reason and without "test_". A single slow test has the marker itself.
@@ -80,10 +85,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in _slow_files:
             item.add_marker(pytest.mark.slow)
-        if len(values_of(item)) > 1:
+        if len(_selection.values_of(item)) > 1 and item.get_closest_marker("thorough") is None:
             products.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
     for product in products.values():
-        chosen = part_of(product)
+        chosen = _selection.part_of(product)
         for item in product:
             if item not in chosen:
                 item.add_marker(pytest.mark.thorough)

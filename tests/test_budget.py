@@ -56,7 +56,17 @@ def name(row: Row) -> str:
     return ">".join("_".join(str(part) for part in level if part is not None) for level in row.levels)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=name)
+FIRST = {tuple(level.backend for level in row.levels): row for row in reversed(ROWS)}
+
+
+def is_thorough(row: Row) -> bool:
+    """Return whether it is neither the first of its nesting of backends, nor has something left over."""
+    return row not in FIRST.values() and all(isinstance(number, int) for number in row.numbers)
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=[pytest.mark.thorough] * is_thorough(row)) for row in ROWS], ids=name
+)
 def test_row(tmp_path: Path, row: Row) -> None:
     program = [sys.executable, "-W", "error", str(Path(__file__).with_name("_budget_util.py"))]
     told = subprocess.run(
