@@ -26,6 +26,11 @@ def examples(number: int) -> int:
     return number if thorough else number // 5
 
 
+def sampled(*values: Any) -> list[Any]:
+    """Return the values of a parameter that is a scale: every third is for `make test` too."""
+    return [pytest.param(value, marks=[pytest.mark.thorough] * (place % 3 > 0)) for place, value in enumerate(values)]
+
+
 def part_of(product: list[pytest.Item]) -> list[pytest.Item]:
     """Choose tests such that each value of each parameter occurs; if there are three parameters, each pair of values.
 
