@@ -45,6 +45,11 @@ _NAMES: dict[str, dict[str, str]] = {
         "scipy.sparse._lil": "lil_array lil_matrix",
     },
     "scikit-learn": {
+        "_loss": (
+            "CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss CyHalfMultinomialLoss "
+            "CyHalfPoissonLoss CyHalfSquaredError CyHalfTweedieLoss CyHalfTweedieLossIdentity CyHuberLoss "
+            "CyPinballLoss __pyx_unpickle_CyHalfMultinomialLoss"
+        ),
         "sklearn._loss._loss": (
             "CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss CyHalfMultinomialLoss "
             "CyHalfPoissonLoss CyHalfSquaredError CyHalfTweedieLoss CyHalfTweedieLossIdentity CyHuberLoss "
@@ -223,21 +228,40 @@ _NAMES: dict[str, dict[str, str]] = {
         ),
         "pandas._libs.arrays": "__pyx_unpickle_NDArrayBacked",
         "pandas._libs.internals": "_unpickle_block",
-        "pandas._libs.interval": "__pyx_unpickle_IntervalMixin",
+        "pandas._libs.interval": "Interval __pyx_unpickle_IntervalMixin",
+        "pandas._libs.missing": "NA",
         "pandas._libs.sparse": "IntIndex",
         "pandas._libs.tslibs.nattype": "_nat_unpickle",
-        "pandas._libs.tslibs.offsets": "BusinessDay Day MonthEnd Week YearEnd",
+        "pandas._libs.tslibs.offsets": "BusinessDay DateOffset Day MonthEnd Week YearEnd",
+        "pandas._libs.tslibs.period": "Period",
         "pandas._libs.tslibs.timedeltas": "_timedelta_unpickle",
         "pandas._libs.tslibs.timestamps": "_unpickle_timestamp",
         "pandas.arrays": (
             "BooleanArray DatetimeArray FloatingArray IntegerArray IntervalArray PeriodArray SparseArray "
             "StringArray TimedeltaArray"
         ),
-        "pandas.core.indexes.base": "_new_Index",
-        "pandas.core.indexes.datetimes": "_new_DatetimeIndex",
-        "pandas.core.indexes.interval": "_new_IntervalIndex",
-        "pandas.core.indexes.timedeltas": "_new_TimedeltaIndex",
+        "pandas.core.arrays.boolean": "BooleanArray BooleanDtype",
+        "pandas.core.arrays.categorical": "Categorical",
+        "pandas.core.arrays.datetimes": "DatetimeArray",
+        "pandas.core.arrays.floating": "Float32Dtype FloatingArray",
+        "pandas.core.arrays.integer": "Int64Dtype IntegerArray",
+        "pandas.core.arrays.interval": "IntervalArray",
+        "pandas.core.arrays.period": "PeriodArray",
+        "pandas.core.arrays.sparse.array": "SparseArray",
+        "pandas.core.arrays.string_": "StringArray StringDtype",
+        "pandas.core.arrays.timedeltas": "TimedeltaArray",
+        "pandas.core.dtypes.dtypes": "CategoricalDtype DatetimeTZDtype IntervalDtype PeriodDtype SparseDtype",
+        "pandas.core.frame": "DataFrame",
+        "pandas.core.indexes.base": "Index _new_Index",
+        "pandas.core.indexes.category": "CategoricalIndex",
+        "pandas.core.indexes.datetimes": "DatetimeIndex _new_DatetimeIndex",
+        "pandas.core.indexes.interval": "IntervalIndex _new_IntervalIndex",
+        "pandas.core.indexes.multi": "MultiIndex",
+        "pandas.core.indexes.period": "PeriodIndex",
+        "pandas.core.indexes.range": "RangeIndex",
+        "pandas.core.indexes.timedeltas": "TimedeltaIndex _new_TimedeltaIndex",
         "pandas.core.internals.managers": "BlockManager SingleBlockManager",
+        "pandas.core.series": "Series",
     },
 }
 
