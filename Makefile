@@ -17,10 +17,10 @@ EXTRAS_OF_bench := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows types dist suite suite-optimized bench fuzz pictures docs docs-check check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows test-executors types dist suite suite-thorough suite-optimized bench fuzz pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-objects | test-narrow | test-windows | types | dist | bench | fuzz | pictures | docs | docs-check | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-objects | test-narrow | test-windows | test-executors | types | dist | bench | fuzz | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -28,12 +28,16 @@ demo: $(VENV)/.has-demo
 
 test: check suite
 
+# Without the tests that are marked as thorough, which take as long as the others: tests/conftest.py says which these are.
 suite: $(VENV)/.has-test
+	$(RUN) -m pytest -n 2 -m "not thorough" $(ARGS)
+
+suite-thorough: $(VENV)/.has-test
 	$(RUN) -m pytest -n 2 $(ARGS)
 
-# The tests that are not marked as slow; tests/conftest.py lists those that are.
+# The tests that are not marked as slow either; tests/conftest.py lists those that are.
 test-fast: $(VENV)/.has-test
-	$(RUN) -m pytest -n 2 -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n 2 -m "not slow and not thorough" $(ARGS)
 
 # Tests and workers under `python -O`. pytest checks the assertions of test modules and helpers all the same, since it
 # rewrites them; its warning is about those of other modules. Programs with assertions of their own run without -O.
@@ -72,6 +76,10 @@ $(OBJECTS)/.made: pyproject.toml $(VENV)/.made
 	@$(RUN) -m venv --clear --without-pip $(OBJECTS)
 	@$(RUN) -m pip --python $(OBJECTS)/bin/python install --quiet --only-binary=:all: --editable '.[test-objects]'
 	@touch $@
+
+# backend=executor on executors of other libraries: loky, MPI, submitit on a fake SLURM; and dask-jobqueue there.
+test-executors: $(VENV)/.has-test $(VENV)/.has-test-executors
+	$(RUN) -m pytest tests/backends/real_executors.py $(ARGS)
 
 # On a Linux that lacks what macOS and Windows lack: scripts/narrow says what. ARGS=tests/memory chooses tests.
 test-narrow: $(VENV)/.has-test
@@ -126,8 +134,8 @@ docs: $(VENV)/.has-docs
 docs-check: docs
 	$(RUN) -m scripts.docs_check $(ARGS)
 
-# All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
-# then one under `python -O`; then a Memory in an object store; then the documentation.
+# All tests on all Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
+# then one under `python -O`; then a Memory in an object store; then executors of other libraries; then the documentation.
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
 test-all: lint types
 	@passed=; failed=; missing=; \
@@ -141,18 +149,20 @@ test-all: lint types
 	    done; \
 	    if [ -z "$$found" ]; then missing="$$missing $$version"; continue; fi; \
 	    echo "== $$version: $$found"; \
-	    if $(MAKE) --no-print-directory suite PYTHON="$$found"; then passed="$$passed $$version"; \
+	    if $(MAKE) --no-print-directory suite-thorough PYTHON="$$found"; then passed="$$passed $$version"; \
 	    else failed="$$failed $$version"; fi; \
 	done; \
 	for method in loky spawn; do \
 	    echo "== SHOAL_START_METHOD=$$method: $(PYTHON)"; \
-	    if SHOAL_START_METHOD=$$method $(MAKE) --no-print-directory suite; then passed="$$passed $$method"; \
+	    if SHOAL_START_METHOD=$$method $(MAKE) --no-print-directory suite-thorough; then passed="$$passed $$method"; \
 	    else failed="$$failed $$method"; fi; \
 	done; \
 	echo "== python -O: $(PYTHON)"; \
 	if $(MAKE) --no-print-directory suite-optimized; then passed="$$passed -O"; else failed="$$failed -O"; fi; \
 	echo "== an object store: $(PYTHON)"; \
 	if $(MAKE) --no-print-directory test-objects; then passed="$$passed objects"; else failed="$$failed objects"; fi; \
+	echo "== executors: $(PYTHON)"; \
+	if $(MAKE) --no-print-directory test-executors; then passed="$$passed executors"; else failed="$$failed executors"; fi; \
 	echo "== the documentation: $(PYTHON)"; \
 	if $(MAKE) --no-print-directory docs; then passed="$$passed docs"; else failed="$$failed docs"; fi; \
 	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \

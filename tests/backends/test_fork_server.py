@@ -10,6 +10,7 @@ import pytest
 
 from _capabilities import FORK_SERVER, needs
 from _faults_util import Child
+from _selection import sampled
 
 pytestmark = needs(FORK_SERVER, "there is no fork server")
 
@@ -282,7 +283,7 @@ server()
     assert all(os.strerror(getattr(errno, number)) in line for line in said)
 
 
-@pytest.mark.parametrize("megabytes", [0, 10, 25, 50, 100, 400])
+@pytest.mark.parametrize("megabytes", sampled(0, 10, 25, 50, 100, 400))
 def test_a_limit_of_memory(tmp_path: Path, megabytes: int) -> None:
     """The caller, a server or a worker may fail. Each raises an error, and nothing hangs."""
     source = f"""
@@ -378,7 +379,7 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.01, 0.03, 0.06, 0.1, 0.2])
+@pytest.mark.parametrize("moment", sampled(0.0, 0.01, 0.03, 0.06, 0.1, 0.2))
 def test_the_caller_is_killed_while_workers_are_forked(tmp_path: Path, moment: float) -> None:
     source = f"""
 threading.Timer({moment}, os.kill, (os.getpid(), signal.SIGKILL)).start()

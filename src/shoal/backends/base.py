@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -48,6 +49,7 @@ class CallHere(NamedTuple):
 call_here: ContextVar[CallHere] = ContextVar("shoal call")
 _index_of_process: int | None = None
 _depth_of_process = 0
+_name_before_forks = os.urandom(16).hex()
 
 
 def worker_index() -> int | None:
@@ -99,6 +101,11 @@ def process_depth() -> int:
     return _depth_of_process
 
 
+def process_name() -> str:
+    """Return a name of this process that no other process has, on any machine."""
+    return f"{_name_before_forks}-{os.getpid()}"
+
+
 def is_worker() -> bool:
     """Return whether this process is a worker."""
     return _index_of_process is not None
@@ -133,12 +140,20 @@ class WorkerSpec(NamedTuple):
     own
         Whether the workers must not be shared with other runs. A long-lived run sets this, because its calls may never
         end, and calls of other runs would wait behind them.
+    n_first, first_environment
+        The number of workers, from index 0 on, that get one CPU more than the others, and their environment variables.
     """
 
     n_workers: int
     environment: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Any] = MappingProxyType({})
     own: bool = False
+    n_first: int = 0
+    first_environment: Mapping[str, str] = MappingProxyType({})
+
+    def environment_of(self, index: int) -> Mapping[str, str]:
+        """Return the environment variables of the worker with this index."""
+        return self.first_environment if index < self.n_first else self.environment
 
 
 #: The options that depend on a worker's index. A backend without worker processes refuses them: if it ignored them,
@@ -191,6 +206,11 @@ class Backend(ABC):
     distance: ClassVar[float] = 1.0
     #: Whether :meth:`retire` can replace a worker process.
     replaces_workers: ClassVar[bool] = False
+    #: Whether others use the workers too. Then a run on threads gives a thread back while it waits for its consumer.
+    lent: ClassVar[bool] = False
+    #: Whether calls divide the CPUs of this machine among them, if the backend ships objects by itself. Calls on other
+    #: machines may use all CPUs there.
+    shares_cpus: ClassVar[bool] = False
 
     def __init__(self, inner_max_num_threads: int | None = None, **options: Any) -> None:
         if inner_max_num_threads is not None and not self.supports_inner_max_num_threads:

@@ -120,13 +120,10 @@ def _views(run: Any, missing: Any) -> Iterator[Any]:
     """
     import pyarrow as pa
 
-    data = run.buffers()[1]
-    if data is None or not len(run):
+    if not len(run):
         return
-    lengths = np.frombuffer(data, np.int32, 4 * len(run), 16 * run.offset)[::4]
-    if missing is not None:
-        lengths = lengths * ~missing
-    if lengths.max() <= _MOST_IN_VIEW:
+    lengths = np.frombuffer(run.buffers()[1], np.int32, len(run) * 4, run.offset * 16)[::4]
+    if lengths.max(initial=0, where=True if missing is None else ~missing) <= _MOST_IN_VIEW:
         yield _fixed_width(run, 16, missing)
     else:
         target = pa.large_string() if str(run.type) == "string_view" else pa.large_binary()
