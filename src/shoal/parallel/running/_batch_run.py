@@ -23,6 +23,7 @@ from shoal import errors
 from shoal._sizes import format_size
 from shoal.backends import Slot
 from shoal.backends._notes import Notes
+from shoal.backends.storing import WorkersLost
 from shoal.errors import FailedCall, TaskTimeout
 from shoal.observe._messages import decoded
 from shoal.observe._saying import deliver
@@ -261,11 +262,11 @@ class BatchRun(Run, Generic[R]):
         at = self._culprit(index, batch, running, lost)
         if at is None and self.slots[index].width > 1 and len(batch) > 1 and not self._faults.lenient:
             # A cluster engine has tried the batch on several workers, and would do so with each part of it.
-            raise errors.WorkerDied(span(batch), None) from lost.with_traceback(None)
+            raise errors.WorkerDied(span(batch), None, doing=_doing(running, lost)) from lost.with_traceback(None)
         call = self.schedule.lost(batch, at)
         if call is None:
             return []
-        error = errors.WorkerDied(_described(call), getattr(lost, "exit_code", None), doing=_doing(running))
+        error = errors.WorkerDied(_described(call), getattr(lost, "exit_code", None), doing=_doing(running, lost))
         # An engine reports what it has tried. Executors of single processes know no more than shoal, and guess wrong:
         # "a result has failed to un-serialize" (loky).
         error.__cause__ = lost.with_traceback(None) if self.slots[index].width > 1 else None
@@ -379,8 +380,10 @@ def _described(call: Batch) -> FailedCall:
     return described(call.start, resolved(item))
 
 
-def _doing(running: WorkerStatus | None) -> str:
+def _doing(running: WorkerStatus | None, lost: BaseException) -> str:
     """Return the words for what a worker did with a call when the worker died."""
+    if isinstance(lost, WorkersLost):
+        return "it may have run"
     if running is None or running.call is not None:
         return "it ran"
     if running.batch is not None:

@@ -22,7 +22,8 @@ from shoal._sizes import parse_size
 from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
-from shoal.observe._saying import HOME, conditions
+from shoal.backends.base import process_name
+from shoal.observe._saying import conditions
 from shoal.parallel._batch import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel.options._settings import Settings, nested_settings
@@ -146,11 +147,13 @@ def make_run(
                 workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value, variables
             )
         else:
-            from shoal.parallel.transport._engines import ObjectTransport, TaskOptions
+            from shoal.parallel.transport._engines import ObjectTransport, TaskOptions, machine_name
 
-            # Their workers are no children of this process, and the CPUs of other machines are not divided up here.
-            there = nested[0], settings.depth, None
-            options = TaskOptions(there, seconds, settings.mmap_mode, forwarded, HOME, variables=variables)
+            # The workers of clusters are no children of this process, and the CPUs there are not divided up here.
+            there = nested if backend.shares_cpus else (nested[0], settings.depth, None)
+            options = TaskOptions(
+                there, seconds, settings.mmap_mode, forwarded, process_name(), machine_name(), variables=variables
+            )
             transport = ObjectTransport(options)
         return kinds.of_batches(plan, slots, schedule, listener, policy, opened.pop_all().close, transport, limits)
 

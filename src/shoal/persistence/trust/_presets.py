@@ -27,11 +27,12 @@ _NAMES: dict[str, dict[str, str]] = {
         "numpy.random.bit_generator": "SeedSequence __pyx_unpickle_SeedSequence",
     },
     "scipy": {
+        "scipy._external.array_api_compat.numpy._aliases": "asarray",
         "scipy._lib.array_api_compat.numpy._aliases": "asarray",
-        "scipy.interpolate._bsplines": "BSpline",
+        "scipy.interpolate._bsplines": "BSpline _BSpline",
         "scipy.interpolate._cubic": "Akima1DInterpolator CubicSpline PchipInterpolator",
         "scipy.interpolate._fitpack2": "LSQUnivariateSpline",
-        "scipy.interpolate._interpolate": "PPoly interp1d",
+        "scipy.interpolate._interpolate": "PPoly _PPoly interp1d",
         "scipy.interpolate._interpolate.interp1d": "_call_linear_np _call_nearest _call_previousnext _call_spline",
         "scipy.interpolate._rgi": "RegularGridInterpolator",
         "scipy.optimize._optimize": "OptimizeResult",
@@ -88,7 +89,8 @@ _NAMES: dict[str, dict[str, str]] = {
         "sklearn.dummy": "DummyClassifier DummyRegressor",
         "sklearn.ensemble._bagging": "BaggingClassifier BaggingRegressor",
         "sklearn.ensemble._forest": (
-            "ExtraTreesClassifier ExtraTreesRegressor RandomForestClassifier RandomForestRegressor RandomTreesEmbedding"
+            "ExtraTreesClassifier ExtraTreesRegressor RandomForestClassifier RandomForestRegressor "
+            "RandomTreesEmbedding"
         ),
         "sklearn.ensemble._gb": "GradientBoostingClassifier GradientBoostingRegressor",
         "sklearn.ensemble._hist_gradient_boosting.binning": "_BinMapper",
@@ -238,7 +240,6 @@ _NAMES: dict[str, dict[str, str]] = {
         "pandas.core.internals.managers": "BlockManager SingleBlockManager",
     },
 }
-
 
 def _of(*presets: str) -> frozenset[str]:
     return frozenset(

@@ -178,6 +178,7 @@ RECONSTRUCTORS: dict[str, Rule] = {
     "numpy.mean": _VALUE,
     # scipy: splines have the module's asarray as an attribute, and interp1d its own method.
     "scipy._lib.array_api_compat.numpy._aliases.asarray": _VALUE,
+    "scipy._external.array_api_compat.numpy._aliases.asarray": _VALUE,
     **_each("scipy.interpolate._interpolate.interp1d", "_call_linear_np _call_linear _call_nearest", _VALUE),
     **_each("scipy.interpolate._interpolate.interp1d", "_call_spline _call_previousnext _call_nan_spline", _VALUE),
     # pandas: a frame is stored as its manager of blocks, an index as the arguments of its class.
