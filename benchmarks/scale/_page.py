@@ -33,7 +33,7 @@ All rules pay the same for batches and calls, and `guided`, `factoring` and `ste
 
 def page(content: Mapping[str, Any]) -> str:
     """Return the page."""
-    parts = [HEAD, "## What was found\n", *(f"{line}\n" for line in summary(content))]
+    parts = [HEAD, "## What was found\n", "\n".join(summary(content)) + "\n", WHY]
     parts += ["## Efficiency\n", "![Efficiency by the number of workers](scale/efficiency.svg)\n"]
     names = ("shoal", *RIVALS)
     lines = [
@@ -59,9 +59,23 @@ def page(content: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-LIMIT = """Calls with durations from a uniform distribution; 300 for each worker, a million at most. From 58 workers on,
-batches hold more work, so that the caller spends a third of its time on them. What remains is its time for each call:
-0.6 µs, so calls of 1 ms keep no more than 1,700 workers busy. Pass larger calls then.
+WHY = """What the simulation showed at first, and what was changed:
+[Many workers](design/parallel.md#many-workers). What remains:
+
+- 10,000 workers: the caller needs 2 s to send each of them a batch, and the first batches hold a single call. Runs of a
+  few seconds, as these, lose up to half of the workers' time. Longer runs lose less. One caller cannot do better; a
+  caller for each thousand workers, which gets large batches from the first one, could.
+- Input slower than the workers, and arguments of 1 MB with 1,000 workers: the caller is busy all the time with calls
+  and arguments, and handles replies late meanwhile. Workers wait for it.
+- A tenth of the workers is slow: near the end, a slow worker gets as much as others. Stealing takes calls back from it;
+  shoal takes back only calls of batches that are cut short.
+- An engine with a latency of 50 ms: a backend tells its distance once, and dask's is that of a network of 2 to 5 ms.
+- Where `stealing` is some per cent better with long calls: it does not wait for the caller between two batches.
+"""
+LIMIT = """Calls with durations from a uniform distribution; 300 for each worker (of 1 s: 30), a million at most.
+So runs with short calls last less than a second, in which the first batches, of a single call each, show. From 58
+workers on, batches hold more work, so that the caller spends a third of its time on them. What remains is its time for
+each call: 0.6 µs, so calls of 1 ms keep no more than 1,700 workers busy. Pass larger calls then.
 """
 CPU = """The real time of the thread that runs the loop, without that of the transport, which is simulated: it is the
 time that the schedule, the policies and the loop take.
