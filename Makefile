@@ -17,10 +17,10 @@ EXTRAS_OF_bench := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows types dist suite suite-thorough suite-optimized bench fuzz pictures docs docs-check check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows test-executors types dist suite suite-thorough suite-optimized bench fuzz pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | types | dist | bench | fuzz | pictures | docs | docs-check | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-objects | test-narrow | test-windows | test-executors | types | dist | bench | fuzz | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -65,6 +65,21 @@ $(DOWNSTREAM)/.made: tests/compat/real_packages.txt $(VENV)/.made
 	@$(RUN) -m venv --clear --without-pip $(DOWNSTREAM)
 	@$(RUN) -m pip --python $(DOWNSTREAM)/bin/python install --quiet -r $< --editable .
 	@touch $@
+
+# A Memory in an object store: moto's server on loopback, which fails on purpose. In an environment of its own too.
+OBJECTS := build/objects/$(notdir $(VENV))
+test-objects: $(OBJECTS)/.made
+	$(OBJECTS)/bin/python -m pytest tests/memory/storage/test_object_store.py $(ARGS)
+
+$(OBJECTS)/.made: pyproject.toml $(VENV)/.made
+	@echo "installing shoal[test-objects] into $(OBJECTS)"
+	@$(RUN) -m venv --clear --without-pip $(OBJECTS)
+	@$(RUN) -m pip --python $(OBJECTS)/bin/python install --quiet --only-binary=:all: --editable '.[test-objects]'
+	@touch $@
+
+# backend=executor on executors of other libraries: loky, MPI, submitit on a fake SLURM; and dask-jobqueue there.
+test-executors: $(VENV)/.has-test $(VENV)/.has-test-executors
+	$(RUN) -m pytest tests/backends/real_executors.py $(ARGS)
 
 # On a Linux that lacks what macOS and Windows lack: scripts/narrow says what. ARGS=tests/memory chooses tests.
 test-narrow: $(VENV)/.has-test
@@ -120,7 +135,7 @@ docs-check: docs
 	$(RUN) -m scripts.docs_check $(ARGS)
 
 # All tests on all Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
-# then one under `python -O`; then the documentation.
+# then one under `python -O`; then a Memory in an object store; then executors of other libraries; then the documentation.
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
 test-all: lint types
 	@passed=; failed=; missing=; \
@@ -144,6 +159,10 @@ test-all: lint types
 	done; \
 	echo "== python -O: $(PYTHON)"; \
 	if $(MAKE) --no-print-directory suite-optimized; then passed="$$passed -O"; else failed="$$failed -O"; fi; \
+	echo "== an object store: $(PYTHON)"; \
+	if $(MAKE) --no-print-directory test-objects; then passed="$$passed objects"; else failed="$$failed objects"; fi; \
+	echo "== executors: $(PYTHON)"; \
+	if $(MAKE) --no-print-directory test-executors; then passed="$$passed executors"; else failed="$$failed executors"; fi; \
 	echo "== the documentation: $(PYTHON)"; \
 	if $(MAKE) --no-print-directory docs; then passed="$$passed docs"; else failed="$$failed docs"; fi; \
 	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \

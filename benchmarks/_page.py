@@ -10,7 +10,7 @@ from typing import Any
 from ._report import number
 
 Row = Mapping[str, Any]  # a row of the file of figures
-EXPLAINED = 1.5  # a multiple above this needs an explanation: the `rest` of the row
+EXPLAINED = 1.5  # a multiple above this needs an explanation, in rests.py
 NBSP = "\u00a0"  # a space at which no line breaks
 HEADS = ("", "shoal", "joblib", "joblib/shoal", "others", "lower bounds", "multiple", "target", "run")
 BEGIN = """\

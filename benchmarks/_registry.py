@@ -51,7 +51,6 @@ class Row:
     unit: str = "ms"
     rounds: int = 5
     at_most: Mapping[str, int] = field(default_factory=dict)  # the number of rounds of contenders that take too long
-    rest: str = ""  # what shoal does above the floor, if that is more than half of the floor
 
 
 def faster(times: float, than: str = "joblib", contender: str = "shoal") -> Target:
@@ -67,11 +66,10 @@ def row(
     unit: str = "ms",
     rounds: int = 5,
     at_most: Mapping[str, int] | None = None,
-    rest: str = "",
 ) -> Callable[[Measure], Row]:
     """Make a row of the decorated function, which is its `measure` and gives it its name."""
     return lambda measure: Row(
-        measure.__name__, title, measure, contenders, floors, targets, unit, rounds, at_most or {}, rest
+        measure.__name__, title, measure, contenders, floors, targets, unit, rounds, at_most or {}
     )
 
 

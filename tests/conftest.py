@@ -54,9 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
 SLOW = {
     "starts a cluster": "dask ray",
     "starts a kernel": "notebook",
+    "starts an object store": "object_store",
     "kills processes, or looks for what they leave": """
-        broken_world channel ends faults fork_server forks leaks leases message_faults replacement shutdown_workers
-        signals survival threads
+        async_leases broken_world channel ends faults fork_server forks leaks leases message_faults replacement
+        shutdown_workers signals survival threads
     """,
     "stress": "persistence_fuzz persistence_threads presets store_stress thread_safety",
     "runs the same with joblib": """
@@ -67,7 +68,7 @@ SLOW = {
         report_folder stale_sources terminal tracebacks trust_hashes typed_programs worker_probe
     """,
     "has hundreds of cases": """
-        arrays async async_input back_pressure backends cache_folder compression deflate executor persistence
+        arrays async async_input back_pressure backends cache_folder compression deflate executor executors persistence
         persistence_arguments persistence_faults persistence_libraries persistence_streams seed several_dumps slots
         stop_iteration stores trust
     """,

@@ -36,6 +36,7 @@ class _BuiltIn(NamedTuple):
 
 _factories: dict[str, Factory | _BuiltIn] = {
     "dask": _BuiltIn("shoal.backends._dask", "DaskBackend", extra="dask"),
+    "executor": _BuiltIn("shoal.backends._executors", "backend_over"),
     "loky": _BuiltIn("shoal.backends._processes", "LokyBackend"),
     "multiprocessing": _BuiltIn("shoal.backends._multiprocessing", "MultiprocessingBackend"),
     "ray": _BuiltIn("shoal.backends._ray", "RayBackend", extra="ray"),

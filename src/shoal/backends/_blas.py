@@ -100,6 +100,19 @@ def cap_this_thread(limit: int) -> None:
             library.set_num_threads(limit)
 
 
+def limits_of_this_thread() -> list[tuple[Any, int]]:
+    """Return each BLAS with a limit for each thread, and its limit for this one: `cap_this_thread` may lower it."""
+    libraries = [library for library in _limits.libraries if getattr(library, "threading_layer", None) == "openmp"]
+    return [(library, library.get_num_threads() or 0) for library in libraries]
+
+
+def restore_limits_of_this_thread(limits: list[tuple[Any, int]]) -> None:
+    """Set the limits of this thread to what they were."""
+    for library, limit in limits:
+        if limit and limit != library.get_num_threads():
+            library.set_num_threads(limit)
+
+
 def find_blas() -> None:
     """Search for BLAS libraries before a fork, so that the child need not."""
     with _limits.lock:

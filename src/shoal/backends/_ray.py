@@ -27,17 +27,14 @@ import ray
 from ray import exceptions as ray_errors
 
 from shoal._cpus import is_serial
+from shoal.backends._packing import ONCE, STORED_BYTES, PackedFuture, nbytes_of, pack
 from shoal.backends._ray_notes import Collector
-from shoal.backends._ray_task import StoredObject, kept_object, pack, run_task, unpack
+from shoal.backends._ray_task import StoredObject, kept_object, run_task
 from shoal.backends.base import Slot, WorkerSpec
 from shoal.backends.storing import Postbox, StoringBackend, StoringExecutor
 
 T = TypeVar("T")
 
-#: Arguments of at least this size are stored. For smaller ones, a copy in each batch costs less.
-STORED_BYTES = 2**20
-#: The maximum number of functions and classes by value that one run stores. A run may make a new one for each call.
-ONCE = 64
 #: The errors of a task whose worker was lost, and that ray will not run again.
 LOST = (
     ray_errors.WorkerCrashedError,
@@ -61,16 +58,6 @@ def connect() -> None:
 def _task() -> Any:
     """Return the remote function, one for all runs: ray exports it to the cluster once."""
     return ray.remote(run_task)
-
-
-class _PackedFuture(Future[T]):
-    """The future of a task. It unpacks the result in the thread that calls :meth:`result`, not in ray's thread."""
-
-    def result(self, timeout: float | None = None) -> T:
-        """Return the unpacked result."""
-        packed: Any = super().result(timeout)
-        value: T = unpack(packed, "the results of a batch of calls", "the calling process")
-        return value
 
 
 class RayExecutor(StoringExecutor):
@@ -100,7 +87,7 @@ class RayExecutor(StoringExecutor):
         kept = [one for one in stored if one.key is not None]
         packed = pack((fn, args[:n_plain], kwargs), partial(self._store_function, kept))
         keys = [one.key for one in stored]
-        future: Future[T] = _PackedFuture()
+        future: Future[T] = PackedFuture()
         future.set_running_or_notify_cancel()
         options = {"name": getattr(fn, "__name__", None), **self._options}
         reference = self._running[future] = (
@@ -113,7 +100,7 @@ class RayExecutor(StoringExecutor):
 
     def stores(self, obj: Any) -> bool:
         """Return whether an argument is large, and most of it is in arrays."""
-        return _nbytes(obj) >= STORED_BYTES
+        return nbytes_of(obj) >= STORED_BYTES
 
     def put(self, obj: Any) -> StoredObject:
         """Store an object: an array unchanged, others as pickles. Workers keep small ones decoded."""
@@ -176,17 +163,6 @@ def _is_plain_array(obj: Any) -> bool:
     import numpy
 
     return type(obj) in (numpy.ndarray, numpy.memmap) and not obj.dtype.hasobject
-
-
-def _nbytes(obj: Any) -> int:
-    """Return the bytes of an array, or of an object made of arrays; 0 for others."""
-    nbytes = getattr(obj, "nbytes", None)
-    if isinstance(nbytes, int) and not isinstance(obj, memoryview):
-        return nbytes
-    if hasattr(obj, "memory_usage"):  # a DataFrame, for example
-        usage = obj.memory_usage(index=False)
-        return int(getattr(usage, "sum", lambda: usage)())
-    return _nbytes(obj.data) if hasattr(obj, "indptr") else 0  # a sparse matrix
 
 
 def _translated(error: BaseException) -> BaseException:

@@ -1,40 +1,14 @@
-"""The function of a ray task, and the pickles that it receives and returns."""
+"""The function of a ray task, and the objects that its worker keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
 import ray
 
-from shoal._pickling import culprit, dumps, loads
-from shoal.errors import CallPicklingError, CallUnpicklingError
+from shoal.backends._packing import Packed, pack_results, unpack
 
-
-class Packed(NamedTuple):
-    """A pickle."""
-
-    stream: bytes
-    buffers: list[Any]  # ray transfers these without pickling them
-
-
-def pack(obj: Any, by_value: Callable[[Any], Any] = lambda _function: NotImplemented) -> Packed:
-    """Pickle `obj`; `by_value` as for :func:`shoal._pickling.dumps`."""
-    stream, buffers = dumps(obj, by_value=by_value)
-    return Packed(stream, [PickleBuffer(buffer) for buffer in buffers])
-
-
-def unpack(packed: Packed, description: str, place: str = "a ray worker", copy: bool = True) -> Any:
-    """Unpickle an object, by default with copies of its buffers, so that they are writable.
-
-    If that fails, raise CallUnpicklingError, whose message contains `description` and `place`.
-    """
-    try:
-        buffers = [bytearray(buffer) for buffer in packed.buffers] if copy else packed.buffers
-        return loads(packed.stream, buffers=buffers)
-    except Exception as error:
-        raise CallUnpicklingError(description, place, f"{type(error).__name__}: {error}") from error
+_WORKER = "a ray worker"
 
 
 class StoredObject(NamedTuple):
@@ -58,7 +32,7 @@ class _WorkerObjects:
         for reference, key in stored:
             if key is not None and key not in self._objects:
                 description = "a function or a shared object"
-                self._objects[key] = unpack(ray.get(reference), description, copy=False)  # read-only
+                self._objects[key] = unpack(ray.get(reference), description, _WORKER, copy=False)  # read-only
 
     def get(self, key: int) -> Any:
         """Return an object."""
@@ -80,16 +54,11 @@ def run_task(token: str, packed: Packed, kept: list[StoredObject], keys: list[in
     `stored`.
     """
     _kept.fetch(token, kept)
-    fn, args, kwargs = unpack(packed, "a batch of calls")
+    fn, args, kwargs = unpack(packed, "a batch of calls", _WORKER)
     rest = iter(stored)
     for key in keys:
         value = next(rest) if key is None else _kept.get(key)
         if key is None and type(value) is Packed:
-            value = unpack(value, "an argument")
+            value = unpack(value, "an argument", _WORKER)
         args += (value,)
-    returned = fn(*args, **kwargs)
-    try:
-        return pack(returned)
-    except Exception as error:
-        path, reason = culprit(returned, "results")
-        raise CallPicklingError("the results of a batch of calls", path, reason) from error
+    return pack_results(fn(*args, **kwargs))

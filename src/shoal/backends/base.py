@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -48,6 +49,7 @@ class CallHere(NamedTuple):
 call_here: ContextVar[CallHere] = ContextVar("shoal call")
 _index_of_process: int | None = None
 _depth_of_process = 0
+_name_before_forks = os.urandom(16).hex()
 
 
 def worker_index() -> int | None:
@@ -97,6 +99,11 @@ def be_worker(index: int, depth: int) -> None:
 def process_depth() -> int:
     """Return the nesting depth of this process: 0 in the program, 1 in its workers, 2 in their workers."""
     return _depth_of_process
+
+
+def process_name() -> str:
+    """Return a name of this process that no other process has, on any machine."""
+    return f"{_name_before_forks}-{os.getpid()}"
 
 
 def is_worker() -> bool:
@@ -199,6 +206,11 @@ class Backend(ABC):
     distance: ClassVar[float] = 1.0
     #: Whether :meth:`retire` can replace a worker process.
     replaces_workers: ClassVar[bool] = False
+    #: Whether others use the workers too. Then a run on threads gives a thread back while it waits for its consumer.
+    lent: ClassVar[bool] = False
+    #: Whether calls divide the CPUs of this machine among them, if the backend ships objects by itself. Calls on other
+    #: machines may use all CPUs there.
+    shares_cpus: ClassVar[bool] = False
 
     def __init__(self, inner_max_num_threads: int | None = None, **options: Any) -> None:
         if inner_max_num_threads is not None and not self.supports_inner_max_num_threads:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from typing import Any, Protocol, cast
 
 from shoal.backends.base import Backend, Slot
@@ -33,6 +33,10 @@ class Postbox(Protocol):
         -------
         What was posted last, if the program has not received it and now will not; otherwise None.
         """
+
+
+class WorkersLost(BrokenExecutor):
+    """Workers have died, and took all submitted batches with them. Any of these may be to blame."""
 
 
 class StoringExecutor(Executor, ABC):

@@ -24,7 +24,7 @@ from shoal.errors import printable
 #: The packages whose versions are shown.
 _PACKAGES = (
     *("numpy", "scipy", "scikit-learn", "joblib", "loky", "cloudpickle", "dask", "distributed", "ray", "threadpoolctl"),
-    *("xxhash", "isal", "zlib-ng", "fsspec", "lz4", "psutil", "tqdm"),
+    *("xxhash", "isal", "zlib-ng", "fsspec", "pyarrow", "lz4", "psutil", "tqdm"),
 )
 #: Environment variables that shoal, joblib, or a BLAS reads: these, and those that begin with a prefix.
 _VARIABLES = (

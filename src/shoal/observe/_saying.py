@@ -21,9 +21,6 @@ from typing import Any, NamedTuple
 from shoal._pickling import dumps, loads
 from shoal.observe._rich_bars import Bar, display
 
-#: A name of this process that no other process has, on any machine. A forked child has its parent's.
-HOME = os.urandom(16).hex()
-
 #: A warning filter: action, pattern of the message, module and name of the category, pattern of the module, line.
 Filter = tuple[str, "str | None", tuple[str, str], "str | None", int]
 

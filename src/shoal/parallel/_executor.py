@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         RetryOn,
         RetryWait,
         Size,
+        Submits,
     )
     from shoal.reports._report import Report
 
@@ -70,7 +71,7 @@ NOT_OF_EXECUTORS = (
 
 def executor(
     n_jobs: int | None = DEFAULTS["n_jobs"],
-    backend: str | Backend | BackendContext | None = DEFAULTS["backend"],
+    backend: str | Backend | BackendContext | Submits | None = DEFAULTS["backend"],
     *,
     max_workers: int | None = None,
     batch_size: int | str = "auto",
@@ -98,7 +99,7 @@ def executor(
         The number of workers, as for Parallel. The default is that of the context, and otherwise -1, one worker per
         CPU, as for the executors of :mod:`concurrent.futures`. A single worker is a process or a thread too, never the
         caller's thread, unless the system has no threads (Pyodide): there, ``submit`` runs the call.
-    backend : str, Backend or multiprocessing context, optional
+    backend : str, Backend, executor or multiprocessing context, optional
         Where the calls run, as for Parallel. A thread runs them if the backend has no worker beside the caller
         ("sequential", or processes where none may be started).
     max_workers : int, optional

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         RetryOn,
         RetryWait,
         Size,
+        Submits,
     )
     from shoal.parallel.running._policies import Pace
     from shoal.parallel.running._resume import ResultCache
@@ -59,12 +60,13 @@ class Parallel(Runs[Form, Failed]):
     ----------
     n_jobs : int, optional
         The number of workers. -1 means one per CPU, -2 all CPUs but one, and so on. With 1 the calls run in a loop in
-        the caller's thread. None means what the context sets (:class:`~shoal.parallel_config`), otherwise 1. Numbers
-        with a fraction lose it.
-    backend : str, Backend or multiprocessing context, optional
+        the caller's thread. None means what the context sets (:class:`~shoal.parallel_config`), otherwise 1; on dask,
+        ray and executors all workers. Numbers with a fraction lose it.
+    backend : str, Backend, executor or multiprocessing context, optional
         Where the calls run: "loky" (worker processes, the default), "threading", "multiprocessing", "sequential", the
-        name of a registered backend, an instance of one, or a context of :mod:`multiprocessing`. The default is
-        "threading" on an interpreter without a global lock.
+        name of a registered backend, an instance of one, an executor of :mod:`concurrent.futures` (its workers run the
+        calls, and it is never shut down), or a context of :mod:`multiprocessing`. The default is "threading" on an
+        interpreter without a global lock.
     return_as : {"list", "generator", "generator_unordered"}
         "list" returns a list of the results in the order of the calls. "generator" returns a generator of them in that
         order, "generator_unordered" one of them as they come. The calls begin at once in each case. Dropping or closing
@@ -243,7 +245,7 @@ class Parallel(Runs[Form, Failed]):
     def __init__(
         self,
         n_jobs: int | None = DEFAULTS["n_jobs"],
-        backend: str | Backend | BackendContext | None = DEFAULTS["backend"],
+        backend: str | Backend | BackendContext | Submits | None = DEFAULTS["backend"],
         return_as: Form = _AS_LIST,  # type: ignore[assignment]
         verbose: int | LogsInfo = DEFAULTS["verbose"],
         timeout: float | None = None,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RetryOn,
         RetryWait,
         Size,
+        Submits,
     )
     from shoal.reports._report import Report
 
@@ -46,7 +47,7 @@ class parallel_config:
 
     Parameters
     ----------
-    backend : str, Backend or multiprocessing context, optional
+    backend : str, Backend, executor or multiprocessing context, optional
         The backend of all runs that name none.
     n_jobs, verbose, temp_folder, max_nbytes, mmap_mode, prefer, require, progress, retries, retry_on, retry_wait, \
 on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, forward, context, report
@@ -79,7 +80,7 @@ on_error, task_timeout, max_pending, max_tasks_per_worker, max_worker_memory, fo
 
     def __init__(
         self,
-        backend: str | Backend | BackendContext | None = DEFAULTS["backend"],
+        backend: str | Backend | BackendContext | Submits | None = DEFAULTS["backend"],
         *,
         n_jobs: int | None = DEFAULTS["n_jobs"],
         verbose: int | LogsInfo = DEFAULTS["verbose"],
@@ -150,7 +151,7 @@ class parallel_backend(parallel_config):
 
     Parameters
     ----------
-    backend : str, Backend or multiprocessing context
+    backend : str, Backend, executor or multiprocessing context
         The backend of all runs that name none.
     n_jobs : int
         The number of workers. The default is -1, one per CPU.
@@ -160,7 +161,7 @@ class parallel_backend(parallel_config):
 
     def __init__(
         self,
-        backend: str | Backend | BackendContext | None,
+        backend: str | Backend | BackendContext | Submits | None,
         n_jobs: int = -1,
         inner_max_num_threads: int | None = None,
         **backend_params: Any,

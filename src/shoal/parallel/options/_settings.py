@@ -25,7 +25,13 @@ from shoal.parallel.options._checks import FORWARDED, as_number, check, integer,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from multiprocessing.context import BaseContext
-    from typing import Literal
+    from typing import Literal, Protocol
+
+    class Submits(Protocol):
+        """What :func:`~shoal.backends._executors.backend_over` takes: ``concurrent.futures.Executor``, and others."""
+
+        def submit(self, function: Callable[..., Any], /, *args: Any) -> Any:
+            """Return a future of what ``function(*args)`` returns."""
 
     # The types of the arguments that a context can set.
     BackendContext = BaseContext
@@ -219,12 +225,14 @@ def _choose(active: Backend | str | None, settings: Settings) -> Backend:
 
 
 def named(backend: Any) -> Backend:
-    """Return the backend that an argument names: a backend, a context of multiprocessing, or a name."""
+    """Return the backend that an argument names: a backend, a context of multiprocessing, an executor, or a name."""
     if isinstance(backend, Backend):
         return backend
     refuse_calls("backend", backend)
     if hasattr(backend, "Pool") and hasattr(backend, "Lock"):
         return backends.create("multiprocessing", context=backend)
+    if callable(getattr(backend, "submit", None)):
+        return backends.create("executor", executor=backend)
     return backends.create(backend)
 
 

@@ -21,7 +21,8 @@ from shoal._sizes import parse_size
 from shoal._tracebacks import warn
 from shoal.backends import Backend, Slot
 from shoal.backends._blas import BlasCap
-from shoal.observe._saying import HOME, conditions
+from shoal.backends.base import process_name
+from shoal.observe._saying import conditions
 from shoal.parallel._batch import CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel.options._settings import Settings, nested_settings
@@ -30,6 +31,7 @@ from shoal.parallel.running._faults import Faults
 from shoal.parallel.running._log_attributes import mark_records
 from shoal.parallel.running._policies import (
     CUT_SECONDS,
+    FED_WORKERS,
     MOST_CALLS,
     Pace,
     asked_batch_size,
@@ -61,12 +63,17 @@ class Kinds(NamedTuple):
 KINDS = Kinds(PullRun, BatchRun)
 
 
-def size_policy(plan: Plan) -> int | Callable[[Pace], int]:
+def distance_of(plan: Plan, n_workers: int) -> float:
+    """Return how far away the workers are: their backend's distance, or more where the caller has many to feed."""
+    return max(plan.backend.distance, n_workers / FED_WORKERS)
+
+
+def size_policy(plan: Plan, n_workers: int) -> int | Callable[[Pace], int]:
     """Return the `size` of a :class:`Schedule`. No batch has more calls than its worker serves."""
     batch_size, most = plan.batch_size, plan.settings.max_tasks_per_worker
     policy: Callable[[Pace], int]
     if batch_size == "auto":
-        policy = partial(auto_batch_size, distance=plan.backend.distance)
+        policy = partial(auto_batch_size, distance=distance_of(plan, n_workers))
     elif callable(batch_size):
         policy = partial(asked_batch_size, batch_size)
     else:
@@ -129,7 +136,7 @@ def make_run(
         transport: Transport[Any]
         forwarded = conditions(settings.forwarded)
         variables = variables_for(settings.context)
-        seconds = CUT_SECONDS * backend.distance if plan.batch_size == "auto" else math.inf
+        seconds = CUT_SECONDS * distance_of(plan, n_workers) if plan.batch_size == "auto" else math.inf
         if backend.ships_bytes:
             max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
             temp_folder = settings.temp_folder or variable("JOBLIB_TEMP_FOLDER") or None
@@ -139,11 +146,13 @@ def make_run(
                 workspace, nested, forwarded, 2 * n_workers, seconds, noted, limits, by_value, variables
             )
         else:
-            from shoal.parallel.transport._engines import ObjectTransport, TaskOptions
+            from shoal.parallel.transport._engines import ObjectTransport, TaskOptions, machine_name
 
-            # Their workers are no children of this process, and the CPUs of other machines are not divided up here.
-            there = nested[0], settings.depth, None, 0
-            options = TaskOptions(there, seconds, settings.mmap_mode, forwarded, HOME, variables=variables)
+            # The workers of clusters are no children of this process, and the CPUs there are not divided up here.
+            there = nested if backend.shares_cpus else (nested[0], settings.depth, None, 0)
+            options = TaskOptions(
+                there, seconds, settings.mmap_mode, forwarded, process_name(), machine_name(), variables=variables
+            )
             transport = ObjectTransport(options)
         return kinds.of_batches(plan, slots, schedule, listener, policy, opened.pop_all().close, transport, limits)
 
@@ -157,12 +166,12 @@ def _schedule(
     return Schedule(
         calls,
         slots=n_workers,
-        size=size_policy(plan),
+        size=size_policy(plan, n_workers),
         pre_dispatch=bound,
         total=number,
         ordered=plan.return_as != "generator_unordered",
         max_pending=pending,
-        distance=plan.backend.distance,
+        distance=distance_of(plan, n_workers),
     )
 
 

@@ -14,6 +14,7 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,8 @@ class PullRun(Run):
         self._at_once = plan.generates or timed or listener is not None or faults.lenient
         self._threads: set[RunThread] = set()
         self._free = list(range(n_threads))  # a heap of the indices that no thread has
+        # Whether a thread is given back while it would wait for the consumer; and how many threads were.
+        self._lent, self._given_back = plan.backend.lent, 0
         self._load = [0] * len(self.slots)  # how many threads of each slot run calls, or are stuck in one
         self._lock = threading.Lock()  # over the schedule's input
         self._stopped = False
@@ -97,7 +100,14 @@ class PullRun(Run):
         thread = RunThread(index, heapq.heappop(self._free))
         self._threads.add(thread)
         # Each thread has a copy, because only one thread at a time may run in a context.
-        self.slots[index].executor.submit(self._context.copy().run, self._work, thread)
+        future = self.slots[index].executor.submit(self._context.copy().run, self._work, thread)
+        if self._lent:
+            future.add_done_callback(self._on_done)
+
+    def _on_done(self, future: Future[Any]) -> None:
+        """End the run if others have cancelled a thread that was to take calls; called in any thread."""
+        if future.cancelled():
+            self.inbox.put(RuntimeError("the executor was shut down while a run was using it"))
 
     @property
     def finished(self) -> bool:
@@ -108,6 +118,8 @@ class PullRun(Run):
         """Count results that the consumer has taken; wake the threads that wait for that."""
         self.schedule.results.consumed += number
         self._roomy.set()
+        if self._lent:
+            self.inbox.put(None)
 
     def _seconds_to_wait(self, deadline: float | None) -> float | None:
         wait = super()._seconds_to_wait(deadline)
@@ -196,8 +208,18 @@ class PullRun(Run):
             self._roomy.set()
         free = len(self._free)
         if free > 0 and not self._stopped:
-            for _ in range(min(self.schedule.available(), free)):
+            wanted = self.schedule.available()
+            if self._given_back:
+                wanted += self._wanted_back(free - wanted)
+            for _ in range(min(wanted, free)):
                 self._begin()
+
+    def _wanted_back(self, most: int) -> int:
+        """Return how many of the threads that were given back have room for calls again."""
+        with self._lock:
+            number = max(min(self._given_back, self.schedule.room, most), 0)
+            self._given_back -= number
+        return number
 
     def _retire(self, thread: RunThread) -> None:
         """Remove a thread that takes no more calls, so that another thread may have its index."""
@@ -269,6 +291,9 @@ class PullRun(Run):
                         if self._stopped or thread.timed_out:
                             break
                         wait = bounded and self._must_wait()
+                        if wait and self._lent:
+                            self._given_back += 1
+                            break
                         taken = None if wait else next_call()
                     if wait:
                         self._roomy.wait()

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import platform
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -23,11 +25,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shoal.backends import worker_index
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends._notes import Notes
-from shoal.backends.base import call_set
+from shoal.backends.base import call_set, process_name
 from shoal.backends.storing import Postbox, StoringExecutor
 from shoal.observe._messages import Channel, channel_set, encoded
 from shoal.observe._recording import NOT_RECORDING, Recorder, adopt
-from shoal.observe._saying import HOME
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, describe, resolved
 from shoal.parallel.options._settings import Nested, nested_settings
@@ -73,6 +74,7 @@ class TaskOptions(NamedTuple):
     mode: str | None = None  # the `mmap_mode` of arrays from the store
     conditions: bytes | None = None  # of the caller, if what calls say is forwarded
     home: str = ""  # the caller's process, in which some engines have workers: there is nothing to forward
+    machine: str = ""  # the caller's, whose CPUs `nested` divides up
     start: int = 0  # the index of the first call
     messages: bool = False  # whether the run takes messages
     steps: bool = False  # whether it takes steps
@@ -259,6 +261,12 @@ class ObjectTransport(Transport[SubmittedRequest]):
         return reference
 
 
+@functools.cache
+def machine_name() -> str:
+    """Return the name of this machine in its network."""
+    return platform.node()
+
+
 #: Notes that do not hold their worker back: :class:`LiveNotes` limits how much it posts.
 _UNCOUNTED = Notes()
 
@@ -321,14 +329,17 @@ class Task:
 
         notes = LiveNotes(options.open_postbox)
         recorder = None
-        if options.home != HOME and (conditions := adopt(options.conditions)) is not None:
+        at_home = options.home == process_name()
+        if not at_home and (conditions := adopt(options.conditions)) is not None:
             recorder = Recorder(conditions, worker_index(), notes.add if notes.live else None, in_thread=True)
             recorder.call = present
-        noted = call_set(present) if options.home == HOME else recorder or NOT_RECORDING
+        noted = call_set(present) if at_home else recorder or NOT_RECORDING
         channel = Channel(lambda told: notes.add(encoded(told)), options.messages, options.steps and notes.live)
         channel.index = present
         variables = objects[0] if type(options.variables) is Stored else options.variables
-        with noted, nested_settings(*options.nested), closing(channel), channel_set(channel):
+        backend, depth, cpus, n_first = options.nested
+        settings = nested_settings(backend, depth, cpus if options.machine == machine_name() else None, n_first)
+        with noted, settings, closing(channel), channel_set(channel):
             began = clock()
             failure: Failure | None = None
             try:
