@@ -17,10 +17,10 @@ EXTRAS_OF_bench := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows test-executors types dist suite suite-thorough suite-optimized bench fuzz pictures docs docs-check check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows test-executors types dist suite suite-thorough suite-optimized bench scale fuzz soak pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-objects | test-narrow | test-windows | test-executors | types | dist | bench | fuzz | pictures | docs | docs-check | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-objects | test-narrow | test-windows | test-executors | types | dist | bench | scale | fuzz | soak | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -116,9 +116,17 @@ bench: $(VENV)/.has-bench
 	@$(RUN) -m compileall -q src benchmarks
 	$(RUN) -m benchmarks $(ARGS)
 
+# One to ten thousand workers, simulated: the caller's time, memory, and efficiency beside other rules; docs/scale.md.
+scale: $(VENV)/.has-bench
+	$(RUN) -m benchmarks.scale $(ARGS)
+
 # A hundred thousand random pickle programs against load and inspect: no code runs, nothing crashes or hangs.
 fuzz: $(VENV)/.has-test
 	$(RUN) -m scripts.pickle_fuzz $(ARGS)
+
+# Everything at random for half an hour: no wrong result, nothing hangs, nothing rises. ARGS="--rows deaths" instead: long rows.
+soak: $(VENV)/.has-test
+	$(RUN) -m scripts.soak $(ARGS)
 
 # The pages of reports in a headless Chromium, and commands in a terminal: pictures in build/pictures. Needs Debian's
 # packages chromium and tmux. ARGS=--docs writes those of docs/pictures too.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import combinations
 from typing import Any
 
 import pytest
@@ -32,20 +31,21 @@ def sampled(*values: Any) -> list[Any]:
 
 
 def part_of(product: list[pytest.Item]) -> list[pytest.Item]:
-    """Choose tests such that each value of each parameter occurs; if there are three parameters, each pair of values.
+    """Choose tests such that each value of each parameter occurs.
 
     Parameters
     ----------
     product
         The tests of one function, in their order.
     """
-    wanted = {item: {*combinations(values_of(item), min(len(values_of(item)) - 1, 2))} for item in product}
-    missing = set().union(*wanted.values())
+    missing = {value for item in product for value in values_of(item)}
     chosen: list[pytest.Item] = []
     times = Counter[Value]()  # how often each value was chosen: among equals, one with rare values is better
     while missing:
-        best = max(product, key=lambda item: (len(wanted[item] & missing), -sum(times[v] for v in values_of(item))))
+        best = max(
+            product, key=lambda item: (len(missing & {*values_of(item)}), -sum(times[v] for v in values_of(item)))
+        )
         chosen.append(best)
-        missing -= wanted[best]
+        missing -= {*values_of(best)}
         times.update(values_of(best))
     return chosen

@@ -38,7 +38,7 @@ def level(cell: str) -> Level:
 def rows() -> Iterator[Row]:
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and cells[-1].isdecimal():
+        if line.startswith("|") and len(cells) == 5 and cells[-1].isdecimal():
             outer, inner, workers, blas, total = cells
             names = [outer, *(re.split(r", (?!inner_)", inner) if inner else [])]
             yield Row([level(name) for name in names], [*map(number, workers.split(" × ")), number(blas)], int(total))

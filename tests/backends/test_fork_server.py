@@ -329,6 +329,24 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
+def test_tests_of_pytest_need_no_servers_of_their_own(tmp_path: Path) -> None:
+    """pytest sets a variable for each test. New workers have its present value, or none."""
+    source = """
+pids = set()
+for test in ("one", "two", None):
+    if test is None:
+        del os.environ["PYTEST_CURRENT_TEST"]
+    else:
+        os.environ["PYTEST_CURRENT_TEST"] = test
+    run = Parallel(n_jobs=2, batch_size=1, **fresh())
+    assert run(delayed(os.environ.get)("PYTEST_CURRENT_TEST") for _ in range(4)) == [test] * 4
+    pids |= {parent_of(pid) for pid in run(delayed(os.getpid)() for _ in range(4))}
+assert len(pids) == 1
+print("ok")
+"""
+    assert check(source, tmp_path) == "ok\n"
+
+
 def test_each_run_checks_the_inherited_state(tmp_path: Path) -> None:
     source = """
 for mask in (0o27, 0o77, 0o22):

@@ -1,8 +1,8 @@
 """Presets of ``load(trusted=)``: the names that objects of a library need, and no others.
 
 ``python -m scripts.trust_presets --write`` has written the table. It makes objects of each library, fits every public
-estimator of scikit-learn, dumps them, and collects what their files name. It was run with scikit-learn 1.6 to 1.9, scipy
-1.14 to 1.18, pandas 2.1 to 3.1 and numpy 1.26 to 2.5.
+estimator of scikit-learn, dumps them, and collects what their files name. It was run with scikit-learn 1.6 to 1.9,
+scipy 1.14 to 1.18, pandas 2.1 to 3.1 and numpy 1.26 to 2.5.
 
 A preset covers a name as a pattern does, and not as an exact name does: of a class, ``__new__`` without arguments and
 then any state; of other callables, the calls that ``_reconstructors.py`` describes.
