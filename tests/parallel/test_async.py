@@ -28,7 +28,20 @@ STREAMS = [
 #: Every way to wait for a run.
 FORMS = [*((backend, n_jobs, "list") for backend, n_jobs in WORKERS), *STREAMS]
 
-each_form = pytest.mark.parametrize(("backend", "n_jobs", "return_as"), FORMS)
+#: Those of `make test`: with them, each way to wait and each of WORKERS occurs.
+SOME = [
+    ("loky", 2, "list"),
+    ("loky", 2, "generator_unordered"),
+    ("multiprocessing", 2, "list"),
+    ("threading", 2, "generator"),
+    ("loky", 1, "generator"),
+    ("sequential", 1, "list"),
+]
+
+each_form = pytest.mark.parametrize(
+    ("backend", "n_jobs", "return_as"),
+    [pytest.param(*form, marks=[] if form in SOME else pytest.mark.thorough) for form in FORMS],
+)
 each_stream = pytest.mark.parametrize(("backend", "n_jobs", "return_as"), STREAMS)
 
 
