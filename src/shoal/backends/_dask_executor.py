@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
@@ -39,8 +40,8 @@ T = TypeVar("T")
 AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
 #: Larger tasks are stored in the cluster's memory: above 10 MB, dask warns that the scheduler has to hold the task.
 TASK_BYTES = 9_500_000
-#: The seconds before each further attempt to store an object.
-_SCATTER_WAITS = (0.1, 0.5, 2.0)
+#: The seconds that each attempt to store an object waits for a worker, and the seconds after which none follows.
+WORKER_SECONDS, STORE_SECONDS = 3.0, 120.0
 #: After this many times in a row that tasks were cancelled from outside shoal, the cluster is considered broken.
 CANCELLED = 10
 #: The seconds between two looks whether a client that has lost its scheduler has found it again, or has given up.
@@ -115,12 +116,19 @@ class DaskExecutor(StoringExecutor):
             return self._scattered[id(obj)][1]
         # In a list, because dask scatters the items of lists and dicts one by one. Without a hash, because cancelling
         # another future with the same key would also cancel this one (dask/distributed#3703).
-        for seconds in _SCATTER_WAITS:
+        deadline, probe = time.monotonic() + STORE_SECONDS, None
+        while True:
             try:
-                return self._client.scatter([obj], hash=False)[0]
-            except OSError:  # the worker that was to get it has died: the scheduler soon knows, and takes another
-                time.sleep(seconds)
-        return self._client.scatter([obj], hash=False)[0]
+                return self._client.scatter([obj], hash=False, timeout=WORKER_SECONDS)[0]
+            except (OSError, distributed.TimeoutError):
+                # The worker that was to get it has died: the scheduler soon knows, and takes another. Or there is none:
+                # an adaptive cluster starts one for a task, and keeps it as long as somebody has the task's future.
+                if time.monotonic() > deadline:
+                    raise
+            probe = self._client.submit(int, pure=False)
+            with contextlib.suppress(OSError, distributed.TimeoutError):
+                probe.result(timeout=WORKER_SECONDS)
+            time.sleep(0.1)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Submit a call. Dask futures at the end of the positional arguments are replaced by their objects."""
