@@ -17,10 +17,10 @@ EXTRAS_OF_bench := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-narrow test-windows test-executors types dist suite suite-optimized bench fuzz pictures docs docs-check check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows test-executors types dist suite suite-thorough suite-optimized bench scale fuzz soak pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-narrow | test-windows | test-executors | types | dist | bench | fuzz | pictures | docs | docs-check | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-objects | test-narrow | test-windows | test-executors | types | dist | bench | scale | fuzz | soak | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -28,12 +28,16 @@ demo: $(VENV)/.has-demo
 
 test: check suite
 
+# Without the tests that are marked as thorough, which take as long as the others: tests/conftest.py says which these are.
 suite: $(VENV)/.has-test
+	$(RUN) -m pytest -n 2 -m "not thorough" $(ARGS)
+
+suite-thorough: $(VENV)/.has-test
 	$(RUN) -m pytest -n 2 $(ARGS)
 
-# The tests that are not marked as slow; tests/conftest.py lists those that are.
+# The tests that are not marked as slow either; tests/conftest.py lists those that are.
 test-fast: $(VENV)/.has-test
-	$(RUN) -m pytest -n 2 -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n 2 -m "not slow and not thorough" $(ARGS)
 
 # Tests and workers under `python -O`. pytest checks the assertions of test modules and helpers all the same, since it
 # rewrites them; its warning is about those of other modules. Programs with assertions of their own run without -O.
@@ -60,6 +64,17 @@ $(DOWNSTREAM)/.made: tests/compat/real_packages.txt $(VENV)/.made
 	@echo "installing what real_packages.txt names into $(DOWNSTREAM)"
 	@$(RUN) -m venv --clear --without-pip $(DOWNSTREAM)
 	@$(RUN) -m pip --python $(DOWNSTREAM)/bin/python install --quiet -r $< --editable .
+	@touch $@
+
+# A Memory in an object store: moto's server on loopback, which fails on purpose. In an environment of its own too.
+OBJECTS := build/objects/$(notdir $(VENV))
+test-objects: $(OBJECTS)/.made
+	$(OBJECTS)/bin/python -m pytest tests/memory/storage/test_object_store.py $(ARGS)
+
+$(OBJECTS)/.made: pyproject.toml $(VENV)/.made
+	@echo "installing shoal[test-objects] into $(OBJECTS)"
+	@$(RUN) -m venv --clear --without-pip $(OBJECTS)
+	@$(RUN) -m pip --python $(OBJECTS)/bin/python install --quiet --only-binary=:all: --editable '.[test-objects]'
 	@touch $@
 
 # backend=executor on executors of other libraries: loky, MPI, submitit on a fake SLURM; dask-jobqueue there; and dask
@@ -102,9 +117,17 @@ bench: $(VENV)/.has-bench
 	@$(RUN) -m compileall -q src benchmarks
 	$(RUN) -m benchmarks $(ARGS)
 
+# One to ten thousand workers, simulated: the caller's time, memory, and efficiency beside other rules; docs/scale.md.
+scale: $(VENV)/.has-bench
+	$(RUN) -m benchmarks.scale $(ARGS)
+
 # A hundred thousand random pickle programs against load and inspect: no code runs, nothing crashes or hangs.
 fuzz: $(VENV)/.has-test
 	$(RUN) -m scripts.pickle_fuzz $(ARGS)
+
+# Everything at random for half an hour: no wrong result, nothing hangs, nothing rises. ARGS="--rows deaths" instead: long rows.
+soak: $(VENV)/.has-test
+	$(RUN) -m scripts.soak $(ARGS)
 
 # The pages of reports in a headless Chromium, and commands in a terminal: pictures in build/pictures. Needs Debian's
 # packages chromium and tmux. ARGS=--docs writes those of docs/pictures too.
@@ -120,8 +143,8 @@ docs: $(VENV)/.has-docs
 docs-check: docs
 	$(RUN) -m scripts.docs_check $(ARGS)
 
-# All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
-# then one under `python -O`; then executors of other libraries; then the documentation.
+# All tests on all Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
+# then one under `python -O`; then a Memory in an object store; then executors of other libraries; then the documentation.
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
 test-all: lint types
 	@passed=; failed=; missing=; \
@@ -135,16 +158,18 @@ test-all: lint types
 	    done; \
 	    if [ -z "$$found" ]; then missing="$$missing $$version"; continue; fi; \
 	    echo "== $$version: $$found"; \
-	    if $(MAKE) --no-print-directory suite PYTHON="$$found"; then passed="$$passed $$version"; \
+	    if $(MAKE) --no-print-directory suite-thorough PYTHON="$$found"; then passed="$$passed $$version"; \
 	    else failed="$$failed $$version"; fi; \
 	done; \
 	for method in loky spawn; do \
 	    echo "== SHOAL_START_METHOD=$$method: $(PYTHON)"; \
-	    if SHOAL_START_METHOD=$$method $(MAKE) --no-print-directory suite; then passed="$$passed $$method"; \
+	    if SHOAL_START_METHOD=$$method $(MAKE) --no-print-directory suite-thorough; then passed="$$passed $$method"; \
 	    else failed="$$failed $$method"; fi; \
 	done; \
 	echo "== python -O: $(PYTHON)"; \
 	if $(MAKE) --no-print-directory suite-optimized; then passed="$$passed -O"; else failed="$$failed -O"; fi; \
+	echo "== an object store: $(PYTHON)"; \
+	if $(MAKE) --no-print-directory test-objects; then passed="$$passed objects"; else failed="$$failed objects"; fi; \
 	echo "== executors: $(PYTHON)"; \
 	if $(MAKE) --no-print-directory test-executors; then passed="$$passed executors"; else failed="$$failed executors"; fi; \
 	echo "== the documentation: $(PYTHON)"; \

@@ -10,8 +10,9 @@ from typing import Any
 from ._report import number
 
 Row = Mapping[str, Any]  # a row of the file of figures
+EXPLAINED = 1.5  # a multiple above this needs an explanation, in rests.py
 NBSP = "\u00a0"  # a space at which no line breaks
-HEADS = ("", "shoal", "joblib", "joblib/shoal", "others", "lower bounds", "target", "run")
+HEADS = ("", "shoal", "joblib", "joblib/shoal", "others", "lower bounds", "multiple", "target", "run")
 BEGIN = """\
 <!-- `make bench` writes this page: see benchmarks/README.md. -->
 # Figures
@@ -25,6 +26,8 @@ rows, the contenders and the lower bounds.
 - `joblib/shoal` is joblib's median divided by shoal's: 5 means that shoal takes a fifth of joblib's time or memory. The
   range in brackets is that of the rounds. Its lower end is joblib's least value divided by shoal's greatest.
 - A target bounds `joblib/shoal`, or the quotient or value that it names.
+- A lower bound is the least time that the row could take, most often that of a loop of C-level calls that moves the
+  same bytes and wakes the same processes. The multiple is shoal's median divided by the greatest lower bound.
 - In the pictures, shoal's median is 1. Lines join the least and the greatest value of the rounds.
 """
 
@@ -80,6 +83,12 @@ def ratio(row: Row) -> tuple[float, float, float] | None:
     return medians["joblib"] / medians["shoal"], min(theirs) / max(ours), max(theirs) / min(ours)
 
 
+def multiple(row: Row) -> float | None:
+    """Return shoal's median divided by the greatest lower bound; None if one of them was not measured."""
+    bound = max((row["medians"][name] for name in row["floors"] if name in row["medians"]), default=0)
+    return row["medians"]["shoal"] / bound if bound > 0 and "shoal" in row["medians"] else None
+
+
 def amount(value: float, unit: str) -> str:
     """Return a value with its unit. Seconds and microseconds are shown in the unit that fits."""
     if unit not in ("s", "us"):
@@ -98,8 +107,14 @@ def _summary(rows: list[Row]) -> Iterator[str]:
         for target in row["asked"]
         if target["reached"] is False
     ]
+    above = [
+        f"{_title(row)}: {number(found)}. {row['rest'] or 'Not explained yet.'}"
+        for row in rows
+        if (found := multiple(row)) is not None and found > EXPLAINED
+    ]
     yield from (f"Of {len(rows)} rows, shoal is slower or larger than joblib in {len(slower)}:\n", _bullets(slower))
     yield from (f"{len(short)} {'target is' if len(short) == 1 else 'targets are'} missed:\n", _bullets(short))
+    yield from (f"{len(above)} multiples are above {EXPLAINED:g}. What the rest is:\n", _bullets(above))
 
 
 def _bullets(lines: list[str]) -> str:
@@ -114,6 +129,7 @@ def _cells(row: Row, run: str) -> list[str]:
     floors = [f"{name} {shown[name]}" for name in row["floors"] if name in shown]
     targets = [_verdict(target, row["unit"]) for target in row["asked"]]
     rounds = len(row["values"].get("shoal", []))
+    found = multiple(row)
     return [
         _title(row),
         shown.get("shoal", ""),
@@ -121,6 +137,7 @@ def _cells(row: Row, run: str) -> list[str]:
         _ratio(row),
         ", ".join(others),
         ", ".join(floors),
+        "" if found is None else number(found),
         "; ".join(targets),
         f"{run}, {rounds} {'round' if rounds == 1 else 'rounds'}",
     ]

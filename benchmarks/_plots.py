@@ -27,6 +27,16 @@ STYLES = {
 OTHER = ("*", "#808a94")
 FLOOR = ("|", "#808a94")
 INK, PAPER, LINE = "#010203", "#040506", "#070809"
+#: How matplotlib draws all pictures.
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "shoal",
+    "font.family": ["sans-serif"],
+    "font.size": 9,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "axes.edgecolor"), INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
+    "grid.color": LINE,
+}
 COLOURS = """<style>
 svg { --ink: #222832; --paper: #ffffff; --line: #d1d5da }
 @media (prefers-color-scheme: dark) { svg { --ink: #ced6dd; --paper: #14181e; --line: #48566b } }
@@ -42,23 +52,14 @@ def draw(content: Mapping[str, Any], folder: Path) -> None:
         if shown := _page.drawn(rows):
             path = folder / f"{_page.slug(group)}.svg"
             _write(path, shown)
-            path.write_text(_coloured(path.read_text("utf-8"), _page.digest(shown)), "utf-8")
+            path.write_text(coloured(path.read_text("utf-8"), _page.digest(shown)), "utf-8")
 
 
 def _write(path: Path, rows: list[_page.Row]) -> None:
     """Draw a line for each row: the values of each contender, divided by the median of shoal's."""
     import matplotlib as mpl
 
-    settings = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "shoal",
-        "font.family": ["sans-serif"],
-        "font.size": 9,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "axes.edgecolor"), INK),
-        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
-        "grid.color": LINE,
-    }
-    with mpl.rc_context(settings):
+    with mpl.rc_context(SETTINGS):
         from matplotlib.figure import Figure
 
         height = 0.45 * len(rows) + 1.3  # inches
@@ -88,7 +89,7 @@ def _write(path: Path, rows: list[_page.Row]) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
-def _coloured(svg: str, digest: str) -> str:
+def coloured(svg: str, digest: str) -> str:
     """Replace the placeholders by colours that follow the system's. Note what the picture is made of."""
     svg = re.sub(r"font-family: [^;\"]*", "font-family: sans-serif", svg)
     for placeholder, name in ((INK, "ink"), (PAPER, "paper"), (LINE, "line")):

@@ -64,7 +64,6 @@ class Figures:
             "values": self.values,
             "notes": self.notes,
             "failures": self.failures,
-            "floors": self.row.floors,
             "asked": [
                 {"of": name, "is": value, "wanted": bound, "reached": reached}
                 for name, value, bound, reached in self.verdicts()

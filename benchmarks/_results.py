@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ._report import Figures
+from .rests import RESTS
 from .rows import GROUPS
 
 
@@ -34,7 +35,8 @@ def add(path: Path, figures: Figures, facts: Mapping[str, Any]) -> None:
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file with the rows that there are now, in their order. The file is complete at any moment."""
     rows = {
-        row.name: content["rows"][row.name] | {"group": group}
+        row.name: content["rows"][row.name]
+        | {"group": group, "floors": list(row.floors), "rest": RESTS.get(row.name, "")}
         for group, members in GROUPS.items()
         for row in members
         if row.name in content["rows"]

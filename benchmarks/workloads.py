@@ -6,7 +6,6 @@ numpy is imported inside the functions that use it, so that the other rows do no
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -47,10 +46,8 @@ def look_up(table: dict[int, Any], key: int) -> Any:
     return table[key]
 
 
-def run_pickled(batch: bytes) -> bytes:
-    """Do the least that a worker must do: unpickle a function and arguments, call it, pickle the results."""
-    function, arguments = pickle.loads(batch)
-    return pickle.dumps([function(argument) for argument in arguments], pickle.HIGHEST_PROTOCOL)
+def each(function: Any, arguments: list[Any]) -> list[Any]:
+    return [function(argument) for argument in arguments]
 
 
 def write_ones(path: str, count: int) -> None:

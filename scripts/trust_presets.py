@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+import unittest
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -100,7 +101,10 @@ def made(kind: Any) -> list[Any]:
         model = LogisticRegression()
         fit(model)
         return [FrozenEstimator(model)]
-    return list(_construct_instances(kind))
+    try:
+        return list(_construct_instances(kind))
+    except unittest.SkipTest:  # scikit-learn's own tests skip this class
+        return []
 
 
 def fit(estimator: Any) -> bool:

@@ -35,14 +35,13 @@ COSTLY = {"asyncio", "cloudpickle", "dask", "joblib", "loky", "multiprocessing",
 
 #: Imports of shoal's modules inside functions, as (importing module, imported module) without "shoal.".
 LATE = {
-    ("cli._cache", "persistence._load"): "only --unpickle rebuilds values",
     ("cli._run", "parallel.options._contexts"): "a program that is run without options need not run calls",
     ("cli._run", "parallel.options._settings"): "a program that is run without options need not run calls",
     ("cli._run", "reports._folder"): "only --report needs it",
     ("hashing", "hashing._joblib"): "few programs ask for md5 or sha1",
     ("hashing._writers", "hashing._arrow"): "only objects that give their data to pyarrow need it",
     ("memory.storage._filestore", "memory.storage._index"): "it imports sqlite3, which only caches with limits need",
-    ("memory._caching", "memory._async"): "it imports asyncio, which only cached coroutine functions need",
+    ("memory._caching", "memory._async"): "only cached coroutine functions need it",
     (
         "parallel.options._names",
         "backends._multiprocessing",

@@ -28,7 +28,7 @@ def row(title: str, shoal: list[float], joblib: list[float], **more: Any) -> dic
     values = {"shoal": shoal, "joblib": joblib}
     medians = {name: sorted(rounds)[len(rounds) // 2] for name, rounds in values.items()}
     given = {"title": title, "values": values, "medians": medians, "unit": "s", "group": "Calls", "run": FACTS["date"]}
-    return given | {"floors": [], "notes": {}, "failures": {}, "asked": []} | more
+    return given | {"floors": [], "rest": "", "notes": {}, "failures": {}, "asked": []} | more
 
 
 def test_the_page_is_that_of_the_file() -> None:
@@ -57,7 +57,7 @@ def test_what_is_slower_missed_failed_or_missing_is_on_the_page() -> None:
         {"of": "shoal/loop", "is": None, "wanted": "<= 4", "reached": None},
     ]
     slow = row("f of __main__", [0.02, 0.02, 0.04], [0.01, 0.008, 0.01], asked=asked, failures={"mpire": "an error"})
-    fast = row("fast", [2e-5], [3.0], floors=["loop"])
+    fast = row("fast", [2e-5], [3.0], floors=["loop"], rest="Pipes.")
     fast["medians"]["loop"] = 1e-6
     text = _page.page({"runs": {FACTS["date"]: FACTS}, "rows": {"a": slow, "b": fast}, "missing": {"c": "one_more"}})
     text = text.replace(_page.NBSP, " ")
@@ -65,9 +65,10 @@ def test_what_is_slower_missed_failed_or_missing_is_on_the_page() -> None:
     assert f"Of 2 rows, shoal is slower or larger than joblib in 1:\n\n- {title}: 0.5 (0.2 to 0.5)\n" in text
     assert f"1 target is missed:\n\n- {title}: joblib/shoal is 0.5, the target ≥ 2\n" in text
     targets = "≥ 2: missed; shoal ≤ 25 ms; shoal/loop ≤ 4: not measured"
-    cells = [title, "20 ms", "10 ms", "0.5 (0.2 to 0.5)", "mpire failed", "", targets, "1, 3 rounds"]
+    cells = [title, "20 ms", "10 ms", "0.5 (0.2 to 0.5)", "mpire failed", "", "", targets, "1, 3 rounds"]
     assert f"| {' | '.join(cells)} |" in text
-    assert "| fast | 20 µs | 3 s | 150,000 |  | loop 1 µs |  | 1, 1 round |" in text
+    assert "| fast | 20 µs | 3 s | 150,000 |  | loop 1 µs | 20 |  | 1, 1 round |" in text
+    assert "1 multiples are above 1.5. What the rest is:\n\n- fast: 20. Pipes.\n" in text
     machine = "a CPU, 2 CPUs, Linux, load 0.2 at the start"
     assert f"| 1 | 2026-01-02 03:04:05 UTC | {machine} | CPython 3.13.0, shoal 1.0 |" in text
     assert text.endswith("Not measured yet: one\\_more.\n")

@@ -46,3 +46,30 @@ def test_a_function_that_fails_is_reported_and_stops_no_other(fresh_python) -> N
         "called",
         "ZeroDivisionError('division by zero') IndexError('list index out of range')",
     ]
+
+
+def test_a_renewed_process_forks_without_the_functions(fresh_python) -> None:
+    printed = fresh_python(
+        """
+        import os
+        from shoal._forks import BACKENDS, after_fork_in_child, before_fork, renew, without_calls
+
+        called = []
+        before_fork(lambda: called.append("before"))
+        after_fork_in_child(lambda: called.append("child"), BACKENDS)
+        renew()
+        assert called == ["child"]
+        with without_calls():
+            child = os.fork()
+        if child == 0:
+            grandchild = os.fork()
+            if grandchild == 0:
+                print(*called, flush=True)
+            else:
+                os.waitpid(grandchild, 0)
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert called == ["child"]
+        """
+    )
+    assert printed == "child before child\n"

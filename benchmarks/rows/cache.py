@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typing import Any
 
 from benchmarks._registry import Measured, Target, faster, row, timed
 from benchmarks.contenders import LIBRARIES
+
+_xxh3 = import_module("xxhash").xxh3_128_hexdigest
 
 CACHES = (*LIBRARIES, "diskcache")
 MANY = 100_000
@@ -66,26 +69,51 @@ def per_call(call: Callable[[int], object], count: int, rounds: int = 7) -> floa
     return timed(lambda: [call(next(numbers)) for _ in range(count)], rounds) / count
 
 
-@row("a stored result, small", CACHES, faster(4), faster(1, "diskcache"), unit="us")
+def look_up(path: Path, *args: Any) -> Any:
+    """Do the least that a cache must do for a hit: hash the arguments' pickle, read a file, unpickle its content."""
+    _xxh3(pickle.dumps(args))
+    with open(path, "rb", 0) as file:
+        return pickle.loads(file.read())
+
+
+def store(folder: Path, value: Any) -> None:
+    """Do the least that a cache must do for a miss: make a folder, write a file in it, and give the file its name."""
+    folder.mkdir()
+    with open(folder / "new", "xb", 0) as file:
+        file.write(pickle.dumps(value))
+    os.rename(folder / "new", folder / "value")
+
+
+@row("a stored result, small", CACHES, faster(4), faster(1, "diskcache"), floors=("file",), unit="us")
 def cache_hit(contender: str) -> Measured:
+    if contender == "file":
+        with tempfile.TemporaryDirectory() as name:
+            store(Path(name, "entry"), same(3))
+            path = Path(name, "entry", "value")
+            return per_call(lambda _: look_up(path, 3), 1000) * 1e6
     with cache(contender) as (decorate, _):
         cached = decorate(same)
         cached(3)
         return per_call(lambda _: cached(3), 1000) * 1e6
 
 
-@row("a stored result, argument of 100 MB", LIBRARIES, faster(20))
+@row("a stored result, argument of 100 MB", LIBRARIES, faster(20), floors=("xxh3",))
 def cache_hit_100mb(contender: str) -> Measured:
     import numpy as np
 
     array = np.random.default_rng(0).random(12_500_000)
+    if contender == "xxh3":
+        return timed(lambda: _xxh3(array), 9)
     with cache(contender) as (decorate, _):
         cached = decorate(first)
         return timed(lambda: cached(array), 9)
 
 
-@row("a result that is not stored, small", CACHES, faster(2), faster(1, "diskcache"), unit="us")
+@row("a result that is not stored, small", CACHES, faster(2), faster(1, "diskcache"), floors=("file",), unit="us")
 def cache_miss(contender: str) -> Measured:
+    if contender == "file":
+        with tempfile.TemporaryDirectory() as name:
+            return per_call(lambda number: store(Path(name, str(number)), same(number)), 500) * 1e6
     with cache(contender) as (decorate, _):
         return per_call(decorate(same), 500) * 1e6
 
@@ -105,11 +133,15 @@ def cache_among_many(contender: str) -> Measured:
     "a miss among 100,000 entries, at the limit",
     ("shoal", "diskcache", "plain"),
     Target(numerator="shoal", maximum=1000.0),
+    floors=("file",),
     unit="us",
     rounds=2,
 )
 def cache_at_limit(contender: str) -> Measured:
     """Time a miss at a limit. `plain` is the same without a limit, in shoal."""
+    if contender == "file":
+        with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+            return per_call(lambda number: replaced(Path(name), number), 500) * 1e6
     if contender == "diskcache":
         limits: dict[str, Any] = {"size_limit": MANY * 40}
     else:
@@ -122,6 +154,14 @@ def cache_at_limit(contender: str) -> Measured:
             for x in range(MANY):
                 cached(x)
         return per_call(lambda number: cached(MANY + number), 500) * 1e6
+
+
+def replaced(folder: Path, number: int) -> None:
+    """Store a value, and remove the one before it."""
+    store(folder / str(number), same(number))
+    if number:
+        (folder / str(number - 1) / "value").unlink()
+        (folder / str(number - 1)).rmdir()
 
 
 SLOW = """

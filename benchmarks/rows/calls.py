@@ -21,53 +21,58 @@ def map_range(contender: str, function: Callable[[Any], Any], count: int, repeat
         return timed(lambda: run(function, numbers), repeat)
 
 
-def ready_made(count: int, repeat: int) -> float:
-    batches = floors.ready_made(workloads.nothing, count)
-    with floors.loky_slots() as slots:
-        return timed(lambda: slots.run(workloads.run_pickled, batches), repeat)
+def through_sockets(count: int, repeat: int, n_processes: int = WORKERS) -> float:
+    """Time one batch for each of some forked processes, whose sockets take pickles there and back."""
+    batches = floors.batches(workloads.nothing, count, n_processes)
+    with floors.forked(n_processes) as processes:
+        return timed(lambda: floors.run(processes, workloads.each, batches), repeat)
 
 
-@row("warm pool, 2 no-op calls", (*EVERYONE, *CLUSTERS), faster(12), floors=("loky",))
+@row("warm pool, 2 no-op calls", (*EVERYONE, *CLUSTERS), faster(12), floors=("sockets",))
 def warm_two(contender: str) -> Measured:
-    if contender == "loky":
-        return ready_made(2, 50)
+    if contender == "sockets":
+        return through_sockets(2, 50)
     return map_range(contender, workloads.nothing, 2, 50)
 
 
-@row("1,000 no-op calls", (*EVERYONE, *CLUSTERS), faster(5), floors=("loky",))
+@row("1,000 no-op calls", (*EVERYONE, *CLUSTERS), faster(5), floors=("sockets",))
 def calls_1000(contender: str) -> Measured:
-    if contender == "loky":
-        return ready_made(1_000, 30)
+    if contender == "sockets":
+        return through_sockets(1_000, 30)
     return map_range(contender, workloads.nothing, 1_000, 5 if contender in CLUSTERS else 30)
 
 
-@row("1,000 no-op calls of __main__", EVERYONE, faster(5))
+@row("1,000 no-op calls of __main__", EVERYONE, faster(5), floors=("sockets",))
 def calls_1000_main(contender: str) -> Measured:
+    if contender == "sockets":
+        return through_sockets(1_000, 30)
     return map_range(contender, sys.modules["__main__"].nothing, 1_000, 30)
 
 
-@row("1,000, generator_unordered", EVERYONE, faster(4), floors=("loky",))
+@row("1,000, generator_unordered", EVERYONE, faster(4), floors=("sockets",))
 def unordered_1000(contender: str) -> Measured:
-    if contender == "loky":
-        return ready_made(1_000, 30)
+    if contender == "sockets":
+        return through_sockets(1_000, 30)
     numbers = range(1_000)
     with open_unordered(contender) as run:
         assert sorted(run(workloads.nothing, numbers)) == list(numbers)
         return timed(lambda: [None for _ in run(workloads.nothing, numbers)], 20)
 
 
-@row("100,000 no-op calls", EVERYONE, faster(3), floors=("loky", "generator"))
+@row("100,000 no-op calls", EVERYONE, faster(3), floors=("sockets", "generator"))
 def calls_100000(contender: str) -> Measured:
-    if contender == "loky":
-        return ready_made(100_000, 5)
+    if contender == "sockets":
+        return through_sockets(100_000, 5)
     if contender == "generator":
         delayed = import_module("shoal").delayed
         return timed(lambda: [None for _ in (delayed(workloads.nothing)(i) for i in range(100_000))], 5)
     return map_range(contender, workloads.nothing, 100_000, 5)
 
 
-@row("100,000 no-op calls of __main__", EVERYONE, faster(3))
+@row("100,000 no-op calls of __main__", EVERYONE, faster(3), floors=("sockets",))
 def calls_100000_main(contender: str) -> Measured:
+    if contender == "sockets":
+        return through_sockets(100_000, 5)
     return map_range(contender, sys.modules["__main__"].nothing, 100_000, 5)
 
 

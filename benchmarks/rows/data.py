@@ -45,12 +45,12 @@ def inherited(function: Callable[[Any, int], Any], shared: object, count: int) -
         return results
 
 
-@row("4 results of 100 MB", EVERYONE, faster(6), floors=("loky",), rounds=3)
+@row("4 results of 100 MB", EVERYONE, faster(6), floors=("sockets",), rounds=3)
 def results_100mb(contender: str) -> Measured:
     size = 12_500_000
-    if contender == "loky":
-        with floors.loky_slots() as slots:
-            return timed(lambda: floors.results_through_files(slots, 4, size), 3)
+    if contender == "sockets":
+        with floors.forked() as processes:
+            return timed(lambda: floors.results_through_files(processes, 4, size), 3)
     with open_pool(contender) as run:
         return timed(lambda: run(workloads.ones, [size] * 4), 2)
 
@@ -59,9 +59,9 @@ def there_and_back(contender: str, count: int, size: int) -> float:
     import numpy as np
 
     arrays = [np.full(size, float(index)) for index in range(count)]
-    if contender == "loky":
-        with floors.loky_slots() as slots:
-            return timed(lambda: floors.through_files(slots, arrays), 3)
+    if contender == "sockets":
+        with floors.forked() as processes:
+            return timed(lambda: floors.through_files(processes, arrays), 3)
     with open_pool(contender) as run:
         results = run(workloads.plus_one, arrays)
         assert all(result[0] == result[-1] == index + 1 for index, result in enumerate(results))
@@ -69,12 +69,12 @@ def there_and_back(contender: str, count: int, size: int) -> float:
         return timed(lambda: run(workloads.plus_one, arrays), 3)
 
 
-@row("500 arrays of 480 KB there and back", EVERYONE, faster(2), floors=("loky",), rounds=3)
+@row("500 arrays of 480 KB there and back", EVERYONE, faster(2), floors=("sockets",), rounds=3)
 def arrays_480kb(contender: str) -> Measured:
     return there_and_back(contender, 500, 60_000)
 
 
-@row("100 arrays of 1.6 MB there and back", EVERYONE, faster(2), floors=("loky",), rounds=3)
+@row("100 arrays of 1.6 MB there and back", EVERYONE, faster(2), floors=("sockets",), rounds=3)
 def arrays_1600kb(contender: str) -> Measured:
     return there_and_back(contender, 100, 200_000)
 

@@ -18,7 +18,6 @@ IMPORTS = {
     "multiprocessing": "from multiprocessing.pool import Pool",
     "futures": "from concurrent.futures import ProcessPoolExecutor",
     "mpire": "from mpire import WorkerPool",
-    "loky": "from loky import ProcessPoolExecutor",
     "package": "import concurrent.futures",
 }
 
@@ -28,9 +27,6 @@ RUNS = {
     "multiprocessing": "with Pool(2) as pool: pool.map(nothing, range(2))",
     "futures": "with ProcessPoolExecutor(2) as pool: list(pool.map(nothing, range(2)))",
     "mpire": "with WorkerPool(2) as pool: pool.map(nothing, range(2))",
-    "loky": "slots = [ProcessPoolExecutor(1) for _ in range(2)]\n"
-    "    futures = [slot.submit(abs, i) for i, slot in enumerate(slots)]\n"
-    "    print([future.result() for future in futures])",
 }
 
 
@@ -40,7 +36,7 @@ def seconds_of(*arguments: str) -> float:
     return time.perf_counter() - start
 
 
-@row("import, above a bare interpreter", EVERYONE, faster(4), floors=("package", "loky"))
+@row("import, above a bare interpreter", EVERYONE, faster(4), floors=("package",))
 def import_time(contender: str) -> Measured:
     """Time an import: the difference to a bare interpreter, which runs in turns with it."""
     seconds_of("-c", IMPORTS[contender])
@@ -48,7 +44,7 @@ def import_time(contender: str) -> Measured:
     return median(imported for _, imported in pairs) - median(bare for bare, _ in pairs)
 
 
-@row("first call of a script, whole process", EVERYONE, faster(1.7), floors=("loky", "bare"))
+@row("first call of a script, whole process", EVERYONE, faster(1.7), floors=("bare",))
 def first_call(contender: str) -> Measured:
     if contender == "bare":
         script = ""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,11 +18,11 @@ from typing import Any
 from benchmarks._registry import Measured, faster, row, timed
 from benchmarks.contenders import LIBRARIES, WORKERS
 
-#: Times the same calls with n_jobs=1, which is a plain loop.
-LOOP = "loop"
+#: Half the time of the same calls with n_jobs=1, which is a plain loop: no division between two workers is faster.
+HALF = "half"
 #: Times two processes that do half of the fits each, until the slower one ends, and then the last fit.
 HALVES = "halves"
-#: Times two new interpreters that import what a worker needs. New workers cannot start faster.
+#: Times a new interpreter that imports what a worker needs. The first worker cannot start faster.
 IMPORTS = "imports"
 
 
@@ -31,7 +32,12 @@ def stand_in(contender: str) -> int:
         import shoal
 
         shoal.install_as_joblib()
-    return 1 if contender == LOOP else WORKERS
+    return 1 if contender == HALF else WORKERS
+
+
+def work(contender: str, call: Callable[[], object], repeat: int) -> float:
+    """Return the median time of `call`; half of it for HALF."""
+    return timed(call, repeat) / (WORKERS if contender == HALF else 1)
 
 
 def iris() -> Any:
@@ -46,7 +52,7 @@ def digits() -> Any:
     return load_digits(return_X_y=True)
 
 
-@row("GridSearchCV, iris, 3 x 5 fits", LIBRARIES, faster(1.5), floors=(LOOP, HALVES))
+@row("GridSearchCV, iris, 3 x 5 fits", LIBRARIES, faster(1.5), floors=(HALF, HALVES))
 def sklearn_grid(contender: str) -> Measured:
     if contender == HALVES:
         return median(halves() for _ in range(9))
@@ -56,7 +62,7 @@ def sklearn_grid(contender: str) -> Measured:
 
     x, y = iris()
     model = LogisticRegression(max_iter=500)
-    return timed(lambda: GridSearchCV(model, {"C": [0.1, 1.0, 10.0]}, n_jobs=n_jobs).fit(x, y), 15)
+    return work(contender, lambda: GridSearchCV(model, {"C": [0.1, 1.0, 10.0]}, n_jobs=n_jobs).fit(x, y), 15)
 
 
 def halves() -> float:
@@ -95,17 +101,17 @@ def halves() -> float:
     return longer + time.perf_counter() - start
 
 
-@row("forest.predict, 10 rows, 100 trees", LIBRARIES, faster(2), floors=(LOOP,))
+@row("forest.predict, 10 rows, 100 trees", LIBRARIES, faster(2), floors=(HALF,))
 def sklearn_predict(contender: str) -> Measured:
     n_jobs = stand_in(contender)
     from sklearn.ensemble import RandomForestClassifier
 
     x, y = iris()
     forest = RandomForestClassifier(100, random_state=0, n_jobs=n_jobs).fit(x, y)
-    return timed(lambda: forest.predict(x[:10]), 30)
+    return work(contender, lambda: forest.predict(x[:10]), 30)
 
 
-@row("IsolationForest.score_samples, 100 rows", LIBRARIES, faster(2), floors=(LOOP,))
+@row("IsolationForest.score_samples, 100 rows", LIBRARIES, faster(2), floors=(HALF,))
 def sklearn_isolation(contender: str) -> Measured:
     n_jobs = stand_in(contender)
     import joblib
@@ -117,53 +123,53 @@ def sklearn_isolation(contender: str) -> Measured:
     if n_jobs > 1:
         context = joblib.parallel_config("threading", n_jobs=n_jobs)
     with context:
-        return timed(lambda: forest.score_samples(x[:100]), 30)
+        return work(contender, lambda: forest.score_samples(x[:100]), 30)
 
 
 def no_ops(contender: str, **options: Any) -> Measured:
     n_jobs = stand_in(contender)
     from sklearn.utils.parallel import Parallel, delayed
 
-    return timed(lambda: Parallel(n_jobs=n_jobs, **options)(delayed(abs)(i) for i in range(1_000)), 15)
+    return work(contender, lambda: Parallel(n_jobs=n_jobs, **options)(delayed(abs)(i) for i in range(1_000)), 15)
 
 
-@row("1,000 calls, sklearn's Parallel, threads", LIBRARIES, faster(2), floors=(LOOP,))
+@row("1,000 calls, sklearn's Parallel, threads", LIBRARIES, faster(2), floors=(HALF,))
 def sklearn_threads(contender: str) -> Measured:
     return no_ops(contender, prefer="threads")
 
 
-@row("1,000 calls, sklearn's Parallel", LIBRARIES, faster(2), floors=(LOOP,))
+@row("1,000 calls, sklearn's Parallel", LIBRARIES, faster(2), floors=(HALF,))
 def sklearn_processes(contender: str) -> Measured:
     return no_ops(contender)
 
 
-@row("cross_val_score, digits", LIBRARIES, faster(1), floors=(LOOP,))
+@row("cross_val_score, digits", LIBRARIES, faster(1), floors=(HALF,))
 def sklearn_cross_val(contender: str) -> Measured:
     n_jobs = stand_in(contender)
     from sklearn.model_selection import cross_val_score
     from sklearn.svm import SVC
 
     x, y = digits()
-    return timed(lambda: cross_val_score(SVC(), x, y, n_jobs=n_jobs), 7)
+    return work(contender, lambda: cross_val_score(SVC(), x, y, n_jobs=n_jobs), 7)
 
 
-@row("RFECV, digits", LIBRARIES, faster(1), floors=(LOOP,))
+@row("RFECV, digits", LIBRARIES, faster(1), floors=(HALF,))
 def sklearn_rfecv(contender: str) -> Measured:
     n_jobs = stand_in(contender)
     from sklearn.feature_selection import RFECV
     from sklearn.tree import DecisionTreeClassifier
 
     x, y = digits()
-    return timed(lambda: RFECV(DecisionTreeClassifier(random_state=0), step=8, n_jobs=n_jobs).fit(x, y), 5)
+    return work(contender, lambda: RFECV(DecisionTreeClassifier(random_state=0), step=8, n_jobs=n_jobs).fit(x, y), 5)
 
 
-@row("RandomForestClassifier.fit, digits", LIBRARIES, faster(1), floors=(LOOP,))
+@row("RandomForestClassifier.fit, digits", LIBRARIES, faster(1), floors=(HALF,))
 def sklearn_forest(contender: str) -> Measured:
     n_jobs = stand_in(contender)
     from sklearn.ensemble import RandomForestClassifier
 
     x, y = digits()
-    return timed(lambda: RandomForestClassifier(random_state=0, n_jobs=n_jobs).fit(x, y), 5)
+    return work(contender, lambda: RandomForestClassifier(random_state=0, n_jobs=n_jobs).fit(x, y), 5)
 
 
 FIRST = """\
@@ -184,7 +190,7 @@ if __name__ == "__main__":
 def sklearn_first_fit(contender: str) -> Measured:
     """Time a script with one fit. The time of its imports with joblib is subtracted, for both contenders."""
     if contender == IMPORTS:
-        return median(_imports() for _ in range(3))
+        return imports()
     with tempfile.TemporaryDirectory() as folder:
         path, bare = Path(folder, "script.py"), Path(folder, "bare.py")
         path.write_text(FIRST)
@@ -200,10 +206,6 @@ def _seconds(path: Path, contender: str) -> float:
     return time.perf_counter() - start
 
 
-def _imports() -> float:
-    start = time.perf_counter()
+def imports() -> float:
     command = [sys.executable, "-c", "import sklearn.model_selection, sklearn.linear_model"]
-    processes = [subprocess.Popen(command) for _ in range(WORKERS)]
-    for process in processes:
-        process.wait()
-    return time.perf_counter() - start
+    return timed(lambda: subprocess.run(command, check=True), 3)

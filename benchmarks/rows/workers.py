@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import workloads
+from benchmarks import floors, workloads
 from benchmarks._registry import Measured, Target, faster, row, timed
 from benchmarks.contenders import LIBRARIES, WORKERS
-from benchmarks.rows.sklearn import iris, stand_in
+from benchmarks.rows.calls import through_sockets
+from benchmarks.rows.sklearn import IMPORTS, imports, iris, stand_in
 
 MANY = 128
 SOME = 16
@@ -40,19 +41,39 @@ def workers(contender: str, n_jobs: int) -> set[int]:
     return found
 
 
-@row("first 128 calls on 128 workers", LIBRARIES, faster(20), rounds=3, at_most={"joblib": 1})
+@row("first 128 calls on 128 workers", LIBRARIES, faster(20), floors=("forks",), rounds=3, at_most={"joblib": 1})
 def many_first(contender: str) -> Measured:
+    if contender == "forks":
+        return timed(lambda: floors.forks(MANY, MANY), 1, warm_up=False)
     return timed(lambda: calls(contender, MANY, MANY, batch_size=1), 1, warm_up=False)
 
 
-@row("128 no-op calls on 128 warm workers", LIBRARIES, Target("shoal", maximum=0.025), rounds=3, at_most={"joblib": 1})
+@row(
+    "128 no-op calls on 128 warm workers",
+    LIBRARIES,
+    Target("shoal", maximum=0.025),
+    floors=("sockets",),
+    rounds=3,
+    at_most={"joblib": 1},
+)
 def many_warm(contender: str) -> Measured:
+    if contender == "sockets":
+        return through_sockets(MANY, 9, MANY)
     workers(contender, MANY)
     return timed(lambda: calls(contender, MANY, MANY, batch_size=1), 9)
 
 
-@row("20,000 no-op calls on 128 workers", LIBRARIES, Target("shoal", maximum=0.1), rounds=3, at_most={"joblib": 1})
+@row(
+    "20,000 no-op calls on 128 workers",
+    LIBRARIES,
+    Target("shoal", maximum=0.1),
+    floors=("sockets",),
+    rounds=3,
+    at_most={"joblib": 1},
+)
 def many_calls(contender: str) -> Measured:
+    if contender == "sockets":
+        return through_sockets(20_000, 5, MANY)
     workers(contender, MANY)
     return timed(lambda: calls(contender, MANY, 20_000), 5)
 
@@ -69,8 +90,13 @@ def many_descriptors(contender: str) -> Measured:
     return float(len(os.listdir("/proc/self/fd")))
 
 
-@row("400 workers, ulimit -n 1024: first answers", ("shoal",), Target("shoal", maximum=3), unit="s", rounds=1)
+FIRST_400 = Target("shoal", maximum=3)
+
+
+@row("400 workers, ulimit -n 1024: first answers", ("shoal",), FIRST_400, floors=("forks",), unit="s", rounds=1)
 def few_descriptors(contender: str) -> Measured:
+    if contender == "forks":
+        return timed(lambda: floors.forks(400, 400), 1, warm_up=False)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     return timed(lambda: calls(contender, 400, 400, batch_size=1), 1, warm_up=False)
 
@@ -87,6 +113,14 @@ def memory_in_bytes(pids: set[int], name: str) -> float:
 
 def memory_of(contender: str, function: Any, *args: Any, name: str) -> float:
     """Return the memory of workers in MB, after each has called a function of an installed package."""
+    if contender == "forks":
+        with floors.forked(SOME) as processes:
+            for _ in range(4):
+                for process in processes:
+                    process.submit(function, *args)
+                for process in processes:
+                    process.result()
+            return memory_in_bytes({process.pid for process in processes}, name) / 2**20
     library = import_module(contender)
     found = workers(contender, SOME)
     for _ in range(3):
@@ -94,17 +128,18 @@ def memory_of(contender: str, function: Any, *args: Any, name: str) -> float:
     return memory_in_bytes(found, name) / 2**20
 
 
-@row("memory of 16 workers with scikit-learn, PSS", LIBRARIES, faster(5), unit="MB", rounds=1)
+@row("memory of 16 workers with scikit-learn, PSS", LIBRARIES, faster(5), floors=("forks",), unit="MB", rounds=1)
 def memory_sklearn(contender: str) -> Measured:
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(max_iter=500)
-    library = import_module(contender)
-    library.Parallel(n_jobs=SOME, batch_size=1)(library.delayed(model.fit)(*iris()) for _ in range(4 * SOME))
+    if contender in LIBRARIES:
+        library = import_module(contender)
+        library.Parallel(n_jobs=SOME, batch_size=1)(library.delayed(model.fit)(*iris()) for _ in range(4 * SOME))
     return memory_of(contender, model.fit, *iris(), name="Pss")
 
 
-@row("memory of 16 workers with numpy, USS", LIBRARIES, faster(5), unit="MB", rounds=1)
+@row("memory of 16 workers with numpy, USS", LIBRARIES, faster(5), floors=("forks",), unit="MB", rounds=1)
 def memory_numpy(contender: str) -> Measured:
     import numpy as np
 
@@ -121,19 +156,28 @@ def first_cross_val_score(contender: str, n_jobs: int) -> float:
     return timed(lambda: cross_val_score(model, x, y, cv=16, n_jobs=n_jobs), 1, warm_up=False)
 
 
-@row("first cross_val_score, 16 workers", LIBRARIES, faster(5), rounds=2)
+@row("first cross_val_score, 16 workers", LIBRARIES, faster(5), floors=(IMPORTS,), rounds=2)
 def first_cv_16(contender: str) -> Measured:
+    if contender == IMPORTS:
+        return imports()
     return first_cross_val_score(contender, SOME)
 
 
-@row("first cross_val_score, 2 workers", LIBRARIES, faster(1.1), rounds=3)
+@row("first cross_val_score, 2 workers", LIBRARIES, faster(1.1), floors=(IMPORTS,), rounds=3)
 def first_cv_2(contender: str) -> Measured:
+    if contender == IMPORTS:
+        return imports()
     return first_cross_val_score(contender, WORKERS)
 
 
-@row("a worker killed: until its replacement answers", ("shoal",), Target("shoal", maximum=0.01), rounds=3)
+REPLACED = Target("shoal", maximum=0.01)
+
+
+@row("a worker killed: until its replacement answers", ("shoal",), REPLACED, floors=("forks",), rounds=3)
 def replacement(contender: str) -> Measured:
     """Kill one of two idle workers, and then time one call on each."""
+    if contender == "forks":
+        return timed(lambda: floors.forks(1, 1), 9)
     times = []
     for _ in range(9):
         victim = min(workers(contender, WORKERS))
@@ -146,8 +190,10 @@ def replacement(contender: str) -> Measured:
     return median(times)
 
 
-@row("1,000 no-op calls, each in its own process", OWN, faster(1.2, "multiprocessing"), rounds=3)
+@row("1,000 no-op calls, each in its own process", OWN, faster(1.2, "multiprocessing"), floors=("forks",), rounds=3)
 def own_process(contender: str) -> Measured:
+    if contender == "forks":
+        return timed(lambda: floors.forks(1_000, WORKERS), 3)
     if contender == "shoal":
         return timed(lambda: calls(contender, WORKERS, 1_000, max_tasks_per_worker=1), 3)
     from multiprocessing.pool import Pool
@@ -159,10 +205,12 @@ def own_process(contender: str) -> Measured:
     return timed(run, 3)
 
 
-@row("first call of a script that has numpy, whole process", LIBRARIES, faster(1.5), rounds=3)
+@row("first call of a script that has numpy, whole process", LIBRARIES, faster(1.5), floors=("bare",), rounds=3)
 def first_call_numpy(contender: str) -> Measured:
-    imports = f"import numpy\nfrom {contender} import Parallel, delayed\n"
-    script = imports + "Parallel(n_jobs=2)([delayed(numpy.ones)(3)] * 2)"
+    """Time a script; `bare` only imports numpy."""
+    script = "import numpy\n"
+    if contender != "bare":
+        script += f"from {contender} import Parallel, delayed\nParallel(n_jobs=2)([delayed(numpy.ones)(3)] * 2)"
 
     def run() -> None:
         subprocess.run([sys.executable, "-c", script], check=True)

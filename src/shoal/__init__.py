@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from shoal.memory._cached import MemorizedFunc, NotMemorizedFunc
     from shoal.memory._memory import Memory
     from shoal.memory._results import MemorizedResult, NotMemorizedResult, expires_after
+    from shoal.memory.formats import register_format
     from shoal.memory.store import register_store_backend
     from shoal.observe._messages import send, step
     from shoal.parallel._by_value import wrap_non_picklable_objects
@@ -114,6 +115,7 @@ _HOMES = {
     "shoal.memory._cached": ("MemorizedFunc", "NotMemorizedFunc"),
     "shoal.memory._memory": ("Memory",),
     "shoal.memory._results": ("MemorizedResult", "NotMemorizedResult", "expires_after"),
+    "shoal.memory.formats": ("register_format",),
     "shoal.memory.store": ("register_store_backend",),
     "shoal.observe._messages": ("send", "step"),
     "shoal.parallel._by_value": ("wrap_non_picklable_objects",),
@@ -188,6 +190,7 @@ __all__ = [
     "parallel_backend",
     "parallel_config",
     "register_compressor",
+    "register_format",
     "register_hasher",
     "register_parallel_backend",
     "register_store_backend",

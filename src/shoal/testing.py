@@ -38,6 +38,7 @@ from shoal import (
     shared,
 )
 from shoal.backends import Backend, WorkerSpec, create, names
+from shoal.memory import formats
 from shoal.memory.store import Key, Limits, Meta, Store
 from shoal.parallel._delayed import Call
 from shoal.persistence.compression import COMPRESSORS, CompressorWrapper, detect
@@ -648,6 +649,29 @@ class StoreTests:
             pytest.skip("this store does not take files")
         assert store.load(self.key(1)) == [1, "two"]
         assert store.meta(self.key(1)).arguments == {"x": "3"}
+
+    def test_a_value_in_another_format(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not store.formats:
+            pytest.skip("this store keeps pickles only")
+        monkeypatch.setattr(formats, "_formats", {})
+        raw = formats.Format("bin", lambda data, file: file.write(data), lambda file: file.read())
+        formats.register_format("raw", raw)
+        key, meta = self.key(0), self.meta()._replace(format="raw")
+        for value, format in ((b"one", "raw"), (b"two", "raw"), (b"three", "pickle"), (b"four", "raw")):
+            store.save(key, value, meta._replace(format=format))
+            assert store.contains(key)
+            assert store.load(key) == value
+        assert store.meta(key) == meta
+        assert [entry.key for entry in store.entries()] == [key]
+        with store.open_value(key) as file:
+            assert re.search(r"output-[0-9a-f]{16}\.bin$", str(file.name))
+            assert file.read() == b"four"
+            file.seek(0)
+            store.save_file(self.key(1), file, meta)
+        assert store.load(self.key(1)) == b"four"
+        with pytest.raises(TypeError):
+            store.save(self.key(2), "text", meta)
+        assert not store.contains(self.key(2))
 
     @pytest.mark.parametrize("mmap_mode", ["r", "r+", "w+", "c"])
     def test_mmap_mode_does_not_change_the_value(self, store: Store, mmap_mode: str) -> None:

@@ -18,7 +18,16 @@ import pytest
 
 from shoal import Parallel, delayed
 from shoal._platform import processes
-from shoal._platform.processes import Group, for_child, socket_pair, take, tcp_pair, wait_for, when_ended
+from shoal._platform.processes import (
+    Group,
+    for_child,
+    send_fails_at_end,
+    socket_pair,
+    take,
+    tcp_pair,
+    wait_for,
+    when_ended,
+)
 
 WINDOWS = pytest.mark.skipif(not hasattr(socket, "fromshare"), reason="needs handles of processes")
 
@@ -121,6 +130,18 @@ def test_both_ends_take_what_nobody_reads(pair: Callable[[int, int], tuple[socke
         assert 30_000 <= taken(worker) <= 400_000
         caller.setblocking(True)
         assert caller.recv(1) == b"\0"
+
+
+@pytest.mark.parametrize("pair", [socket_pair, tcp_pair])
+def test_where_sending_fails_at_the_end(pair: Callable[[int, int], tuple[socket.socket, socket.socket]]) -> None:
+    caller, worker = pair(1024, 1024)
+    with caller:
+        worker.close()
+        if send_fails_at_end(caller):
+            with pytest.raises(BrokenPipeError):
+                caller.send(b"message")
+        else:
+            assert caller.send(b"message") == 7
 
 
 def test_another_program_gets_no_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import random
 import shutil
@@ -150,6 +151,19 @@ class Full(Store):
 
     def reduce(self, limits: Limits) -> None:
         pass
+
+
+def test_tasks_share_a_computation_in_a_store_whose_leases_block() -> None:
+    @Memory(Full(), verbose=0).cache
+    async def slow(x: int) -> int:
+        await asyncio.sleep(0.01)
+        return ran(x)
+
+    async def main() -> list[int]:
+        return await asyncio.gather(*(slow(1) for _ in range(5)))
+
+    assert asyncio.run(main()) == [1] * 5
+    assert RUNS == [1]
 
 
 def test_a_store_of_the_users_own() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copyreg
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial, update_wrapper
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from shoal import Parallel, delayed
 from shoal._pickling import dumps, loads
-from shoal.parallel._batch import Alike, folded
+from shoal.parallel._batch import Ahead, Alike, Batch, folded
 
 
 class Wrapper:
@@ -108,3 +110,31 @@ def test_classes_that_have_a_say_in_their_pickles_keep_it(cls: Any, monkeypatch:
 )
 def test_what_differs_is_sent_as_it_is(functions: list[Any]) -> None:
     assert folded(functions) is functions
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_calls_read_ahead_are_split_as_those_of_a_batch(kinds: int) -> None:
+    functions = [abs, pow][:kinds]
+    ahead, batch = Ahead(0), Batch(0)
+    number = 0
+    for sizes in ([3, 1], [0, 4, 2], [1], [5, 5]):
+        for each in (ahead, batch):
+            each.pull(
+                iter([(functions[i % kinds], (i,), {"k": i} if i > 8 else {}) for i in range(number, number + 7)]), 7
+            )
+        number += 7
+        for size in sizes:
+            ours, theirs = ahead.split(size), batch.split(size)
+            assert (ours.start, list(ours)) == (theirs.start, list(theirs))
+            assert (len(ahead), ahead.start) == (len(batch), batch.start)
+
+
+def test_calls_that_were_split_off_are_not_kept() -> None:
+    arguments = [Counts() for _ in range(10)]
+    alive = [weakref.ref(argument) for argument in arguments]
+    ahead = Ahead(0)
+    ahead.pull(iter([(abs, (argument,), {}) for argument in arguments]), 10)
+    del arguments
+    ahead.split(2)
+    gc.collect()
+    assert [reference() is None for reference in alive] == [True] * 2 + [False] * 8

@@ -91,6 +91,11 @@ def socket_pair(buffer_bytes: int, back_bytes: int) -> tuple[socket.socket, sock
     return ends
 
 
+def send_fails_at_end(connection: socket.socket) -> bool:
+    """Return whether sending fails as soon as the other end is closed: TCP still takes a message after that."""
+    return connection.family == getattr(socket, "AF_UNIX", None)
+
+
 def tcp_pair(buffer_bytes: int, back_bytes: int) -> tuple[socket.socket, socket.socket]:
     """Return what :func:`socket_pair` does, as a TCP connection of this machine.
 

@@ -32,6 +32,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from shoal._forks import renew, without_calls
 from shoal.backends._bootstrap import flush_streams, set_up_signals, set_variables
 from shoal.backends._messages import CONTROL_BYTES, Blocking
 from shoal.backends._stacks import answer_requests
@@ -149,7 +150,8 @@ class _Server:
             self._settle()
             self._process.name = beginning.name
             gc.freeze()  # later objects may be the user's; `_exit_process` examines only those
-            pid = os.fork()
+            with without_calls():
+                pid = os.fork()
         except (EOFError, OSError) as error:
             self._send("refused", getattr(error, "errno", errno.ECONNRESET))
             return None
@@ -161,6 +163,9 @@ class _Server:
         _signal.signal(signal.SIGCHLD, self._on_child)  # `signal.signal` would touch ten times as much memory
         for end in (self._control.detach(), self._woken, self._waker):
             os.close(end)
+        mp.process._children.clear()  # these belong to the server
+        if mp.util._afterfork_registry.data:  # the rest of BaseProcess._after_fork
+            mp.util._run_after_forkers()
         return beginning
 
     def _adopt(self, common: bytes) -> None:
@@ -183,6 +188,8 @@ class _Server:
     def _settle(self) -> None:
         """Do once what each worker would do in its first batch; do it again if modules were imported since."""
         if self._settled_at != len(sys.modules):
+            mp.util._finalizer_registry.clear()  # a part of BaseProcess._after_fork
+            renew()
             for settle in self.settlers:
                 settle()
             self._settled_at = len(sys.modules)

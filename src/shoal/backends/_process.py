@@ -22,7 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, NamedTuple, Protocol
 
-from shoal._platform.processes import socket_pair
+from shoal._platform.processes import send_fails_at_end, socket_pair
 from shoal.backends._bootstrap import NOTE
 from shoal.backends._failure import rebuilt
 from shoal.backends._guard import UNGUARDED, missing_main_guard
@@ -148,14 +148,16 @@ class Process:
         return None if self._child is None else self._child.pid
 
     @property
-    def alive(self) -> bool:
-        """Whether the process has not closed its socket. May be read in any thread."""
-        try:
-            return bool(self._connection.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return True
-        except OSError:
+    def ended_silently(self) -> bool:
+        """Whether the process has closed its socket, and :meth:`send` would not tell. May be read in any thread."""
+        if send_fails_at_end(self._connection):
             return False
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def send(self, message: bytes | None = None) -> None:
         """Send a message as far as the socket takes it now; the loop sends the rest later. Any thread may call it.

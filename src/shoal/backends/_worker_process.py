@@ -131,8 +131,6 @@ def run(connection: Blocking, common: Common, beginning: Beginning, server: int)
         mp.util.log_to_stderr(common.log_level)
     code = 1
     try:
-        mp.process._children.clear()  # these belong to the server
-        mp.process.BaseProcess._after_fork()
         _initialize()
         index, cpus, depth = beginning.assignment
         initial = beginning.initial

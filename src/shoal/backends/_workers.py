@@ -144,7 +144,7 @@ class Worker:
                 return
             if busy and process.items[0].turn is not item.turn:
                 return
-            if not busy and process.began and not process.alive:
+            if not busy and process.began and process.ended_silently:
                 self._end_process(kill=False)  # it died while it was idle, so no item is to blame
                 continue
             if not _begun(item.future):

@@ -22,7 +22,9 @@ from shoal.cli._cache_why import why
 from shoal.cli._text import DONE, FAILED, complain, count, say, say_json, say_table
 from shoal.errors import printable
 from shoal.memory._pruning import Wanted, prune, removed_by
+from shoal.memory.formats import PICKLE
 from shoal.memory.storage._paths import dotted as name_of
+from shoal.memory.storage._values import rebuilt_value
 from shoal.memory.store import Entry, Key, Limits, Store, location_of
 
 #: How many of the largest results `info` shows.
@@ -143,19 +145,17 @@ def _metadata(store: Store, key: Key) -> dict[str, Any]:
     try:
         meta = store.meta(key)
     except KeyError:  # they are lost, or joblib was killed before it wrote them
-        return {"duration": None, "created": None, "arguments": None}
+        return {"duration": None, "created": None, "arguments": None, "format": None}
     times = {"duration": meta.duration, "created": meta.created}
     # The metadata may claim any number, and JSON has neither NaN nor infinity.
     finite = {name: value if math.isfinite(value) else None for name, value in times.items()}
-    return {**finite, "arguments": meta.arguments}
+    return {**finite, "arguments": meta.arguments, "format": meta.format}
 
 
 def _value(store: Store, key: Key) -> str:
     """Rebuild a value, and return its repr. Unlike ``Store.load``, this does not remove a value that cannot be read."""
-    from shoal.persistence._load import load
-
     with store.open_value(key) as file:
-        return repr(load(file))
+        return repr(rebuilt_value(file))
 
 
 def _say_entry(fields: dict[str, Any]) -> None:
@@ -167,6 +167,8 @@ def _say_entry(fields: dict[str, Any]) -> None:
     say(printable(call))
     say(f"  call    {fields['call']}")
     say(f"  size    {format_size(fields['nbytes'])}")
+    if fields["format"] not in (None, PICKLE):
+        say(f"  format  {printable(fields['format'])}")
     if fields["duration"] is not None:
         say(f"  took    {format_duration(fields['duration'])}")
     if fields["created"] is not None:

@@ -10,7 +10,7 @@ from shoal.cli._text import DONE, FAILED, complain, count, say, say_json
 from shoal.errors import MissingExtra, printable
 from shoal.memory._transfer import export_entries, import_entries
 from shoal.memory.storage._filestore import FileStore
-from shoal.memory.storage._paths import OUTPUT, OWN, SOURCE, dotted, functions_named
+from shoal.memory.storage._paths import OWN, SOURCE, dotted, functions_named, is_value
 from shoal.memory.store import Entry, Store, create
 
 
@@ -65,7 +65,7 @@ def _is_cache(location: str) -> bool:
     if _has_own(location):
         return True
     for _, folders, names in os.walk(location):
-        if SOURCE in names or OUTPUT in names:
+        if SOURCE in names or any(map(is_value, names)):
             return True
         folders[:] = [name for name in folders if not name.startswith(".")]
     return False

@@ -120,12 +120,11 @@ def _views(run: Any, missing: Any) -> Iterator[Any]:
     """
     import pyarrow as pa
 
-    views = _fixed_width(run, 16, missing)
-    if not len(views):
+    if not len(run):
         return
-    lengths = views.reshape(-1).view(np.int32).reshape(-1, 4)[:, 0]
-    if lengths.max() <= _MOST_IN_VIEW:
-        yield views
+    lengths = np.frombuffer(run.buffers()[1], np.int32, len(run) * 4, run.offset * 16)[::4]
+    if lengths.max(initial=0, where=True if missing is None else ~missing) <= _MOST_IN_VIEW:
+        yield _fixed_width(run, 16, missing)
     else:
         target = pa.large_string() if str(run.type) == "string_view" else pa.large_binary()
         yield from _texts(run.cast(target), np.int64, missing)

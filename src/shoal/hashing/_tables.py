@@ -172,14 +172,14 @@ def _polars_series(series: Any) -> Iterator[Any]:
     # The numbers of the categories depend on what the program did before: sort those that are used.
     values = values.unify_dictionaries().combine_chunks()
     names = values.dictionary.cast(pa.large_string())
-    numbers = values.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    numbers = values.indices.fill_null(len(names)).to_numpy(zero_copy_only=False).astype(np.intp)
     used = np.flatnonzero(np.bincount(numbers, minlength=len(names) + 1)[:-1])
     texts = names.take(pa.array(used)).to_pylist()
     order = sorted(range(len(texts)), key=texts.__getitem__)
     ranks = np.full(len(names) + 1, -1, np.int32)  # the last one is that of missing values
     ranks[used[order]] = np.arange(len(order))
     yield [texts[number] for number in order]
-    yield ranks[numbers]
+    yield ranks.take(numbers)  # faster than to index
 
 
 def polars_writers() -> dict[type, tuple[bytes, Writer]]:

@@ -16,6 +16,7 @@
     _changes   compares the source of a function with the one in the store
     _texts     the printed lines, and arguments as text
     store      the contract of a store, and the names of stores; public
+    formats    the formats of results, and their names; public. _tables writes and reads Parquet and Arrow files
 
     key/       the key of a call        storage/    the stores, and the leases that let one caller compute a result
 

@@ -1,22 +1,24 @@
 """Cached coroutine functions.
 
-Of several tasks of one event loop that miss the same result, one computes it and the others wait for that task. No
-lease is acquired, because waiting for another process would block the event loop.
+They differ from other cached functions in that they wait for leases without blocking the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from shoal._typevars import P, R
 from shoal.memory._cached import MemorizedFunc
-from shoal.memory._calls import ABSENT, Computed
+from shoal.memory._calls import ABSENT, Computed, Unsaved
 from shoal.memory._parts import describe
 from shoal.memory._results import NotMemorizedResult, metadata_of
+from shoal.memory.storage._leases import Leases
 from shoal.memory.store import Key
+
+#: For stores whose leases tasks cannot wait for: other processes do not know of them.
+_leases = Leases(None)
 
 
 class AsyncMemorizedFunc(MemorizedFunc[P, Coroutine[Any, Any, R]]):
@@ -29,8 +31,9 @@ class AsyncMemorizedFunc(MemorizedFunc[P, Coroutine[Any, Any, R]]):
             return await self.func(*args, **kwargs)
         found: R = self._load(key, args, kwargs)
         if found is ABSENT:
-            computed = await self._compute_or_await(key, args, kwargs)
-            found = computed.value if self.mmap_mode is None else self._mapped(key, computed)
+            found, computed = await self._compute_or_await(key, args, kwargs, self._load)
+            if computed is not None:
+                found = computed.value if self.mmap_mode is None else self._mapped(key, computed)
         return found
 
     async def call_and_shelve(  # type: ignore[override]
@@ -41,7 +44,11 @@ class AsyncMemorizedFunc(MemorizedFunc[P, Coroutine[Any, Any, R]]):
         if key is None:
             return NotMemorizedResult(await self.func(*args, **kwargs))
         found = self._refer(key, args, kwargs)
-        return self._reference(key, await self._compute_or_await(key, args, kwargs)) if found is ABSENT else found
+        if found is ABSENT:
+            found, computed = await self._compute_or_await(key, args, kwargs, self._refer)
+            if computed is not None:
+                return self._reference(key, computed)
+        return found
 
     async def call(  # type: ignore[override]
         self, /, *args: P.args, **kwargs: P.kwargs
@@ -54,40 +61,36 @@ class AsyncMemorizedFunc(MemorizedFunc[P, Coroutine[Any, Any, R]]):
         value = computed.value if self.mmap_mode is None else self._mapped(key, computed)
         return value, metadata_of(computed.meta)
 
-    async def _compute_or_await(self, key: Key, args: Any, kwargs: Any) -> Computed:
-        """Compute a result, or await the task that does. Compute it too if that task fails or is cancelled."""
+    async def _compute_or_await(
+        self, key: Key, args: Any, kwargs: Any, lookup: Callable[..., Any]
+    ) -> tuple[Any, Computed | None]:
+        """Compute and save a result, or wait while another caller does: as :meth:`_compute_or_wait` does."""
         if not self._compute_once:
-            return await self._compute_async(key, args, kwargs)
-        pending = self.__dict__.setdefault("_pending", {})
-        loop = asyncio.get_running_loop()
-        known: asyncio.Future[Computed] | None = pending.get((id(loop), key))
-        if known is not None:
-            await asyncio.wait([known])
-            if known.cancelled():
-                return await self._compute_async(key, args, kwargs)
-            computed = known.result()
-            value = self._load(key, args, kwargs)  # an object of its own, as any later call gets
-            return computed if value is ABSENT else computed._replace(value=value)
-        future = pending[id(loop), key] = loop.create_future()
-        try:
-            computed = await self._compute_async(key, args, kwargs)
-            future.set_result(computed)
-            return computed
-        finally:
-            del pending[id(loop), key]
-            if not future.done():
-                future.cancel()
+            return ABSENT, await self._compute_async(key, args, kwargs)
+        while True:
+            try:
+                async with self._lease(key) as ours:
+                    found = ABSENT if ours and not self._contains(key) else lookup(key, args, kwargs)
+                    if found is not ABSENT:
+                        return found, None
+                    if ours:
+                        computed = await self._compute_async(key, args, kwargs)
+                        if computed.saved:
+                            return ABSENT, computed
+                        raise Unsaved
+            except Unsaved:
+                return ABSENT, computed
+
+    def _lease(self, key: Key) -> Any:
+        """Return the lease of a key; one for the tasks of this process if those of the store would block the loop."""
+        lease = self.store_backend.lease(key)
+        return lease if hasattr(lease, "__aenter__") else _leases.lease(key)
 
     async def _compute_async(self, key: Key, args: Any, kwargs: Any) -> Computed:
         """Await the function, and save the result: as :meth:`_compute` does."""
         self._counts.miss()
         if self._verbose > 0:
             self._print_call(key, args, kwargs)
-        description = describe(self._identity, args, kwargs, self._keep_arguments)
+        description = describe(self._identity, args, kwargs, self._saving.keep_arguments)
         started = time.perf_counter()
         return self._save(key, await self.func(*args, **kwargs), description, started)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state.pop("_pending", None)
-        return state

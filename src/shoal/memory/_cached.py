@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, overload
 from shoal._typevars import P, Q, R_co, S, T
 from shoal.hashing import register_hasher
 from shoal.memory import _texts
-from shoal.memory._calls import ABSENT
+from shoal.memory._calls import ABSENT, Saving
 from shoal.memory._changes import Sources
 from shoal.memory._explain import Explanation
 from shoal.memory._open import OpenCalls
 from shoal.memory._results import Counts, MemorizedResult, NotMemorizedResult, metadata_of
+from shoal.memory.formats import PICKLE, checked_format
 from shoal.memory.key._identity import Identity
 from shoal.memory.key._source import Source
 from shoal.memory.store import create, location_of
@@ -69,7 +70,7 @@ class MemorizedFunc(OpenCalls[P, R_co]):
         result is computed again.
     hash_name, compute_once, keep_arguments
         As for :class:`Memory`.
-    version, depends
+    version, depends, format
         As for :meth:`Memory.cache`.
     counts : Counts, optional
         Counts the hits and misses.
@@ -88,7 +89,7 @@ class MemorizedFunc(OpenCalls[P, R_co]):
     TypeError
         If there is no store at `location`, if `func` is not callable, or another argument has a wrong type.
     ValueError
-        If `ignore` contains a name that is not a parameter.
+        If `ignore` contains a name that is not a parameter, or `format` is unknown.
 
     Notes
     -----
@@ -115,11 +116,13 @@ class MemorizedFunc(OpenCalls[P, R_co]):
         keep_arguments: bool = True,
         version: Any = None,
         depends: Iterable[Any] = (),
+        format: str = PICKLE,
         counts: Counts | None = None,
     ) -> None:
         store = create(backend, location, compress=compress)
         if store is None:
             raise TypeError(f"there is no store at {location!r}: pass a path or a store as the location")
+        saving = Saving(keep_arguments, checked_format(format, mmap_mode, store.formats))
         plain = func.__func__ if isinstance(func, staticmethod) else func
         #: Whether it becomes a method in a class, like every plain function.
         self._binds = isinstance(func, types.FunctionType)
@@ -132,7 +135,7 @@ class MemorizedFunc(OpenCalls[P, R_co]):
             timestamp if timestamp is not None else time.time(),
             cache_validation_callback,
             compute_once,
-            keep_arguments,
+            saving,
             counts or Counts(),
         )
         self.__wrapped__: Callable[P, R_co] = plain

@@ -12,6 +12,7 @@ from shoal._typevars import P, R
 from shoal.memory._cached import AsyncNotMemorizedFunc, BoundMemorizedFunc, MemorizedFunc, NotMemorizedFunc
 from shoal.memory._checks import checked_mmap_mode, checked_verbose
 from shoal.memory._results import Counts
+from shoal.memory.formats import PICKLE, checked_format
 from shoal.memory.key._depends import checked_depends
 from shoal.memory.store import Store
 from shoal.observe._logger import Logger
@@ -40,7 +41,7 @@ class Caches(Logger):
     def _kind(is_async: bool) -> type[MemorizedFunc]:
         """Return the class of cached functions."""
         if is_async:
-            from shoal.memory._async import AsyncMemorizedFunc  # imports asyncio, which most programs do not need
+            from shoal.memory._async import AsyncMemorizedFunc  # which most programs do not need
 
             return AsyncMemorizedFunc
         return MemorizedFunc
@@ -56,6 +57,7 @@ class Caches(Logger):
         *,
         version: Any = None,
         depends: Iterable[Any] = (),
+        format: str = PICKLE,
     ) -> Callable[[Callable[P, R]], MemorizedFunc[P, R]]: ...
     @overload
     def cache(
@@ -68,6 +70,7 @@ class Caches(Logger):
         *,
         version: Any = None,
         depends: Iterable[Any] = (),
+        format: str = PICKLE,
     ) -> MemorizedFunc[P, R]: ...
     def cache(
         self,
@@ -79,6 +82,7 @@ class Caches(Logger):
         *,
         version: Any = None,
         depends: Iterable[Any] = (),
+        format: str = PICKLE,
     ) -> Any:
         """Return a function that saves its results.
 
@@ -103,6 +107,10 @@ class Caches(Logger):
             cached function, its own dependencies count too. ``"auto"``, alone or in the list, stands for the functions,
             classes and constants of your own project that the function reaches; :meth:`MemorizedFunc.depends_on` says
             which.
+        format : str
+            How results are saved: "pickle", or as tables that other programs read: "parquet", or "arrow" (Feather).
+            These are for DataFrames of pandas and polars, and for Tables and RecordBatches of pyarrow. A result that
+            the format cannot hold is returned and not saved, with a warning. :func:`register_format` adds others.
 
         Returns
         -------
@@ -114,8 +122,10 @@ class Caches(Logger):
         TypeError
             If `func` is not callable, or another argument has a wrong type.
         ValueError
-            If `ignore` contains a name that is not a parameter, if `mmap_mode` is unknown, or if the callback is not
-            callable.
+            If `ignore` contains a name that is not a parameter, if `mmap_mode` or `format` is unknown or they exclude
+            each other, or if the callback is not callable.
+        MissingExtra
+            If `format` needs a package that is not installed.
         """
         if cache_validation_callback is not None and not callable(cache_validation_callback):
             raise ValueError(f"cache_validation_callback needs to be callable. Got {cache_validation_callback}.")
@@ -126,6 +136,7 @@ class Caches(Logger):
             "cache_validation_callback": cache_validation_callback,
             "version": version,
             "depends": checked_depends(depends),
+            "format": checked_format(format),
         }
         if func is None:
             return functools.partial(self.cache, **options)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import pickle
 import time
 import traceback
-import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NamedTuple
 
@@ -28,6 +27,7 @@ from shoal.memory._changes import Sources
 from shoal.memory._explain import Explainer, Explanation, refusal
 from shoal.memory._parts import Description, describe
 from shoal.memory._results import Counts, MemorizedResult, NotMemorizedResult, metadata_of
+from shoal.memory.formats import PICKLE
 from shoal.memory.key._identity import Identity, Uncacheable
 from shoal.memory.key._source import names_of, shown
 from shoal.memory.store import Key, Meta, Store
@@ -35,11 +35,6 @@ from shoal.observe._logger import Logger
 
 #: A marker for a result that is not in the store.
 ABSENT: Any = object()
-#: The largest number of calls of runs whose keys are remembered.
-_MOST_PENDING = 100_000
-
-#: A call of a run: (function, args, kwargs).
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Computed(NamedTuple):
@@ -50,7 +45,14 @@ class Computed(NamedTuple):
     saved: bool  # whether it is in the store
 
 
-class _Unsaved(Exception):
+class Saving(NamedTuple):
+    """How results are saved: whether with their arguments, and in which format."""
+
+    keep_arguments: bool
+    format: str
+
+
+class Unsaved(Exception):
     """Leaves the block of a lease when a result could not be saved.
 
     A block that raises tells the callers that wait for it to compute the result themselves. Otherwise each of them
@@ -67,8 +69,10 @@ class CachedCalls(Logger, Generic[P, R_co]):
         The function, and the options that distinguish its calls.
     store
         The store of its results.
-    mmap_mode, verbose, timestamp, cache_validation_callback, compute_once, keep_arguments
+    mmap_mode, verbose, timestamp, cache_validation_callback, compute_once
         As :class:`~shoal.MemorizedFunc` takes them.
+    saving
+        How results are saved.
     counts
         Counts the hits and misses.
     """
@@ -85,7 +89,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         timestamp: float,
         cache_validation_callback: Callable[[dict[str, Any]], Any] | None,
         compute_once: bool,
-        keep_arguments: bool,
+        saving: Saving,
         counts: Counts,
     ) -> None:
         super().__init__()
@@ -98,7 +102,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         self._verbose = verbose
         self.timestamp: float | None = timestamp
         self.cache_validation_callback: Callable[[dict[str, Any]], Any] | None = cache_validation_callback
-        self._compute_once, self._keep_arguments = compute_once, keep_arguments
+        self._compute_once, self._saving = compute_once, saving
         self._counts, self._sources = counts, Sources.of(store)
         #: Whether a lookup prints lines or calls the callback.
         self._watched = verbose > 1 or cache_validation_callback is not None
@@ -118,7 +122,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
 
     def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
         """Explain why the result of a call is stored, or is not."""
-        is_valid, keep = self.cache_validation_callback, self._keep_arguments
+        is_valid, keep = self.cache_validation_callback, self._saving.keep_arguments
         return Explainer(self._identity, self.store_backend, self._sources, is_valid, keep).explain(args, kwargs)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
@@ -129,15 +133,22 @@ class CachedCalls(Logger, Generic[P, R_co]):
         except Uncacheable as reason:
             self._sources.warn_once(self.func_id, f"Results of {self.func_id} are not cached: {reason}")
             return None
-        if identity.snapshot.tag not in self._sources.checked.get(identity.path, ()):
-            self._check_source()
+        if identity.snapshot.tag not in self._sources.checked.get(identity.path, ()) and not self._check_source():
+            return None
         return key
 
-    def _check_source(self) -> None:
-        """Compare the source with the stored one, and remove the results of another source."""
+    def _check_source(self) -> bool:
+        """Compare the source with the stored one, and remove the results of another source.
+
+        Return False if the stored results may be those of another source, and md5 keys would find them.
+        """
         identity = self._identity
-        if not self._sources.has_changed(identity):
-            return
+        try:
+            if not self._sources.has_changed(identity):
+                return True
+        except OSError as error:
+            self._warn_of_store(error, "read from the cache", "The result is computed, and not saved.")
+            return False
         if self._verbose > 10:
             name = names_of(identity.function)[1]
             self.warn(f"Function {name} (identified by {identity.path}) has changed.")
@@ -146,6 +157,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         except OSError:
             if identity.hash_name == "md5":  # its keys would find the old results again
                 raise
+        return True
 
     def _load(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the stored value of a call, or ABSENT."""
@@ -169,10 +181,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         except MemoryError:
             raise
         except OSError as error:
-            self._sources.warn_once(
-                (type(error), error.errno),
-                f"Unable to read from the cache: {error}. The results will be computed again.",
-            )
+            self._warn_of_store(error, "read from the cache", "The results will be computed again.")
         except Exception:
             self.warn(f"Exception while loading results for {key.function} ({key.call})\n {traceback.format_exc()}")
         return ABSENT
@@ -218,14 +227,21 @@ class CachedCalls(Logger, Generic[P, R_co]):
         if not self._contains(key):
             found = self._find_joblib_key(args, kwargs)
         if found is not None and self.cache_validation_callback is not None:
+            again = "The results will be computed again."
             try:
                 metadata = metadata_of(self.store_backend.meta(found))
             except KeyError:
                 metadata = {}
+            except OSError as error:
+                self._warn_of_store(error, "read from the cache", again)
+                return None
             if not self.cache_validation_callback(metadata):
                 created = metadata.get("time")
                 self._sources.note_removed(key, *refusal(self.cache_validation_callback, created))
-                self.store_backend.discard(found)
+                try:
+                    self.store_backend.discard(found)
+                except OSError as error:
+                    self._warn_of_store(error, "remove from the cache", again)
                 return None
         return found
 
@@ -264,8 +280,8 @@ class CachedCalls(Logger, Generic[P, R_co]):
                         computed = self._compute(key, args, kwargs)
                         if computed.saved:
                             return ABSENT, computed
-                        raise _Unsaved
-            except _Unsaved:
+                        raise Unsaved
+            except Unsaved:
                 return ABSENT, computed
 
     def _compute(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Computed:
@@ -274,14 +290,14 @@ class CachedCalls(Logger, Generic[P, R_co]):
         if self._verbose > 0:
             self._print_call(key, args, kwargs)
         # Before the call, which may change its arguments.
-        description = describe(self._identity, args, kwargs, self._keep_arguments)
+        description = describe(self._identity, args, kwargs, self._saving.keep_arguments)
         started = time.perf_counter()
         return self._save(key, self.func(*args, **kwargs), description, started)
 
     def _save_foreign(self, key: Key, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Save a result that a run has computed."""
         self._counts.miss()
-        self._save(key, value, describe(self._identity, args, kwargs, self._keep_arguments), None)
+        self._save(key, value, describe(self._identity, args, kwargs, self._saving.keep_arguments), None)
 
     def _print_call(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._verbose > 10:
@@ -298,7 +314,7 @@ class CachedCalls(Logger, Generic[P, R_co]):
         duration is unknown, and recorded as 0.
         """
         duration = 0.0 if started is None else time.perf_counter() - started
-        meta = Meta(duration, time.time(), *description)
+        meta = Meta(duration, time.time(), *description, self._saving.format)
         if self._verbose > 10:
             print(f"Persisting in {_texts.place(self.store_backend, key.function, key.call)}")  # noqa: T201
         saved = False
@@ -306,27 +322,33 @@ class CachedCalls(Logger, Generic[P, R_co]):
             self.store_backend.save(key, value, meta)
             saved = True
         except OSError as error:
-            self._sources.warn_once(
-                (type(error), error.errno),
-                f"Unable to cache to disk: {error}. The results will be computed at each call.",
-            )
+            self._warn_of_store(error, "cache to disk", "The results will be computed at each call.")
         except MemoryError:
             raise
         except Exception as error:
-            self._warn_unpicklable(value, error)
+            self._warn_unsaved(value, error)
         if self._verbose > 0 and started is not None:
             print(_texts.took(self._identity.function, time.perf_counter() - started))  # noqa: T201
         return Computed(value, meta, saved)
 
-    def _warn_unpicklable(self, value: Any, error: Exception) -> None:
-        """Warn that a result cannot be pickled, and name the part of it that is the cause."""
-        path, reason = culprit(value, "result", dump=lambda part: pickle.dumps(part, pickle.DEFAULT_PROTOCOL))
-        warn(
-            f"Unable to cache to disk: failed to pickle the result of {self.func_id}: {path} cannot be pickled "
-            f"({reason or f'{type(error).__name__}: {error}'}). The result will be computed at each call. Return "
-            "something else, or do not cache the function.",
-            CacheWarning,
-        )
+    def _warn_of_store(self, error: OSError, failed: str, then: str) -> None:
+        """Warn that the store fails, once for each kind of error."""
+        self._sources.warn_once((type(error), error.errno), f"Unable to {failed}: {error}. {then}")
+
+    def _warn_unsaved(self, value: Any, error: Exception) -> None:
+        """Warn that a result cannot be saved in its format. Of one that cannot be pickled, name the part at fault."""
+        format, always = self._saving.format, "The result will be computed at each call"
+        if format == PICKLE:
+            path, reason = culprit(value, "result", dump=lambda part: pickle.dumps(part, pickle.DEFAULT_PROTOCOL))
+            reason = reason or f"{type(error).__name__}: {error}"
+            text = (
+                f"failed to pickle the result of {self.func_id}: {path} cannot be pickled ({reason}). {always}. Return "
+                "something else, or do not cache the function."
+            )
+        else:
+            reason = str(error) if type(error) is TypeError else f"{type(error).__name__}: {error}"
+            text = f"the result of {self.func_id} cannot be saved with {format=}: {reason}. {always}."
+        warn(f"Unable to cache to disk: {text}", CacheWarning)
 
     def _mapped(self, key: Key, computed: Computed) -> Any:
         """Return a computed result with its arrays mapped, as later calls will load it."""
@@ -348,34 +370,3 @@ class CachedCalls(Logger, Generic[P, R_co]):
             timestamp=self.timestamp,
             metadata=metadata,
         )
-
-
-class RunCalls:
-    """The functions and the unfinished calls of runs, ``Parallel(memory=)``. Thread-safe.
-
-    Attributes
-    ----------
-    functions
-        The cached forms of functions, by the id of the function: equal functions may do different things.
-    """
-
-    def __init__(self) -> None:
-        self.functions: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._keys: dict[tuple[int, int, int], Key | None] = {}
-
-    def expect(self, call: Call, key: Key | None) -> None:
-        """Record the key of a call that is about to run."""
-        while len(self._keys) >= _MOST_PENDING:
-            self._keys.pop(next(iter(self._keys)), None)
-        self._keys[self._ids(call)] = key
-
-    def key_of(self, call: Call) -> Key | None:
-        """Return the key of a call that has run, and forget the call."""
-        return self._keys.pop(self._ids(call), None)
-
-    @staticmethod
-    def _ids(call: Call) -> tuple[int, int, int]:
-        # The run refers to these objects from get() to put(), so no others have their ids. It may make a new empty
-        # dictionary for a call without keyword arguments.
-        function, args, kwargs = call
-        return id(function), id(args), id(kwargs) if kwargs else 0

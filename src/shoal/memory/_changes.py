@@ -111,6 +111,11 @@ class Sources:
         bool
             Whether the stored results must be removed, because they are those of another source.
 
+        Raises
+        ------
+        OSError
+            Under md5, if the stored source cannot be read.
+
         Warns
         -----
         CollisionWarning
@@ -121,7 +126,10 @@ class Sources:
             self.checked.setdefault(identity.path, set()).add(tag)
         if identity.version is not None:
             return False
-        stored = self._load(identity.path)
+        if identity.hash_name == "md5":
+            stored = self._get_store().source(identity.path)
+        else:
+            stored = self._load(identity.path)
         if stored is None:
             self.save(identity)
         elif identity.source.is_text_of(stored):

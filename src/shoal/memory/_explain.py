@@ -26,8 +26,8 @@ from shoal.memory._parts import describe
 from shoal.memory._results import metadata_of
 from shoal.memory.key._identity import HASH_NAMES, Identity, Uncacheable
 from shoal.memory.key._source import name_of, parse_stored
+from shoal.memory.storage._values import verify_value
 from shoal.memory.store import Key, Meta, Store
-from shoal.persistence._verify import verify
 
 #: How many results of a function are compared with a call: those that were used last.
 _MOST_COMPARED = 1_000
@@ -145,7 +145,7 @@ class Explainer:
             return Explanation(False, *refusal(self._is_valid, created), args_id=key.call)
         try:
             with self._store.open_value(key) as file:
-                verify(file, str(getattr(file, "name", key.call)))
+                verify_value(file, str(getattr(file, "name", key.call)))
         except CorruptFile as error:
             return Explanation(False, "damaged", f"the stored result is damaged: {error}", args_id=key.call)
         except (OSError, KeyError, NotImplementedError, ValueError, RecursionError):  # it cannot be checked

@@ -21,11 +21,12 @@ from shoal._tracebacks import warn
 from shoal.errors import ArgumentError
 from shoal.hashing import register_hasher
 from shoal.memory._cached import BoundMemorizedFunc, MemorizedFunc, NotMemorizedFunc
-from shoal.memory._calls import ABSENT, Call, RunCalls
+from shoal.memory._calls import ABSENT
 from shoal.memory._changes import Sources
 from shoal.memory._checks import checked_options, checked_verbose
 from shoal.memory._contents import Contents
 from shoal.memory._results import Counts
+from shoal.memory._runs import Call, RunCalls
 from shoal.memory.key._identity import HASH_NAMES
 from shoal.memory.store import Limits, Store, create, location_of
 

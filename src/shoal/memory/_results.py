@@ -140,7 +140,7 @@ class MemorizedResult(Logger, Generic[R_co]):
     def _metadata(self) -> dict[str, Any]:
         try:
             return metadata_of(self.store_backend.meta(self._call_id))
-        except KeyError:
+        except (KeyError, OSError):
             return {}
 
     @property

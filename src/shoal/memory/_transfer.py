@@ -4,7 +4,7 @@
 
     store ──> module/function/func_code.py                 the source
               module/function/0f2b.../metadata.json        each entry: its metadata, then its value
-              module/function/0f2b.../output.pkl ──> store
+              module/function/0f2b.../output.pkl ──> store     or output-....parquet, ...
 
 A tar from elsewhere may contain any names: what a cache would not contain is refused. Nothing is unpickled, and values
 are compared with their checksums.
@@ -18,12 +18,13 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from shoal.errors import CorruptFile
-from shoal.memory.storage._paths import METADATA, OUTPUT, SOURCE, is_key
+from shoal.memory.formats import PICKLE
+from shoal.memory.storage._paths import METADATA, OUTPUT, SOURCE, is_key, is_value
+from shoal.memory.storage._values import format_of, verify_value
 from shoal.memory.store import Entry, Key, Meta, Store
-from shoal.persistence._verify import verify
 
 #: The largest size of a source, or of metadata, that is imported, in bytes.
 _MOST_TEXT = 1 << 24
@@ -75,7 +76,9 @@ def export_entries(store: Store, path: str | os.PathLike[str], entries: Iterable
                         except KeyError:  # they are lost
                             meta = Meta(0.0, entry.used, {})
                         _add(tar, f"{key.function}/{key.call}/{METADATA}", meta.as_json(), meta.created)
-                        _add(tar, f"{key.function}/{key.call}/{OUTPUT}", file, meta.created)
+                        name = os.path.basename(str(getattr(file, "name", OUTPUT)))
+                        name = name if is_value(name) else OUTPUT
+                        _add(tar, f"{key.function}/{key.call}/{name}", file, meta.created)
                 except KeyError:
                     continue
                 number += 1
@@ -124,7 +127,7 @@ def import_entries(store: Store, path: str | os.PathLike[str]) -> Imported:
                     metas = {key: _meta_of(file.read())}  # that of the next value
                 else:
                     meta = metas.get(key, Meta(0.0, float(member.mtime), {}))
-                    counts[_add_value(store, key, file, member.size, meta)] += 1
+                    counts[_add_value(store, key, file, member, meta)] += 1
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{os.fspath(path)} is not a tar of results: {error}") from error
     return Imported(**counts)
@@ -134,8 +137,8 @@ def _place_of(member: tarfile.TarInfo, path: object) -> tuple[Key, str]:
     """Return the key that a member of a tar belongs to, and its file's name; raise ValueError if there is no place."""
     folder, _, name = member.name.removeprefix("./").rpartition("/")
     key = Key(folder, "0" * 32) if name == SOURCE else Key(*folder.rpartition("/")[::2])
-    known = name in (SOURCE, METADATA, OUTPUT) and is_key(key)
-    if not known or not member.isreg() or member.issparse() or (name != OUTPUT and member.size > _MOST_TEXT):
+    known = (name in (SOURCE, METADATA) or is_value(name)) and is_key(key)
+    if not known or not member.isreg() or member.issparse() or (not is_value(name) and member.size > _MOST_TEXT):
         kind = "" if member.isreg() else ", which is not a file"
         raise ValueError(
             f"{path} contains {member.name!r}{kind}: no cache contains that, so nothing of it is imported. Import only "
@@ -156,19 +159,24 @@ def _meta_of(data: bytes) -> Meta:
         return Meta(0.0, 0.0, {})
 
 
-def _add_value(store: Store, key: Key, file: IO[bytes], nbytes: int, meta: Meta) -> str:
+def _add_value(store: Store, key: Key, file: IO[bytes], member: tarfile.TarInfo, meta: Meta) -> str:
     """Add a value unless it is there or damaged; return what was done."""
     if store.contains(key):
         return "known"
-    with io.BytesIO() if nbytes <= _IN_MEMORY else tempfile.TemporaryFile() as copy:
+    format = format_of(member.name)
+    if format is None or (format != PICKLE and not store.formats):
+        lacks = "is not registered in this process: call shoal.register_format" if format is None else "the store lacks"
+        raise ValueError(f"{member.name!r} is in a format that {lacks}")
+    with io.BytesIO() if member.size <= _IN_MEMORY else tempfile.TemporaryFile() as made:
+        copy: Any = made
         shutil.copyfileobj(file, copy, 1 << 20)
         copy.seek(0)
         try:
-            verify(copy, f"{key.function}/{key.call}")
+            verify_value(copy, f"{key.function}/{key.call}", member.name)
         except CorruptFile:
             return "damaged"
         except (ValueError, RecursionError):  # which says nothing about damage
             pass
         copy.seek(0)
-        store.save_file(key, copy, meta)
+        store.save_file(key, copy, meta._replace(format=format))
     return "added"

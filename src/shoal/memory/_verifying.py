@@ -9,9 +9,9 @@ from typing import NamedTuple
 from shoal._sizes import format_size
 from shoal.errors import CorruptFile, FileLimitError, UntrustedFile
 from shoal.memory.storage._paths import dotted
+from shoal.memory.storage._values import verify_value
 from shoal.memory.store import Entry, Store
 from shoal.persistence._inspect import inspect
-from shoal.persistence._verify import verify
 
 #: What can be said of an entry. joblib writes no checksums: then only the structure of its file can be checked.
 SOUND, UNCHECKED, DAMAGED, UNREADABLE = "sound", "without checksums", "damaged", "unreadable"
@@ -82,7 +82,7 @@ def check(store: Store, entry: Entry) -> Checked | None:
     name = f"{dotted(entry.key.function)} {entry.key.call}"
     try:
         with store.open_value(entry.key) as file:
-            if verify(file, str(getattr(file, "name", name))):
+            if verify_value(file, str(getattr(file, "name", name))):
                 return Checked(entry, SOUND)
             file.seek(0)
             inspect(file)

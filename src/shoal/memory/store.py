@@ -25,6 +25,7 @@ from shoal._hints import hint
 from shoal._tracebacks import warn
 from shoal.errors import CacheWarning
 from shoal.memory._checks import checked_limits
+from shoal.memory.formats import PICKLE
 
 
 class Key(NamedTuple):
@@ -57,17 +58,22 @@ class Meta(NamedTuple):
     details
         What :meth:`~shoal.MemorizedFunc.explain` compares: the parts of the arguments, and digests of the sources, as
         JSON of a few kB at most. It may be empty.
+    format
+        The format in which the value is saved: "pickle", or one of :mod:`shoal.memory.formats`.
     """
 
     duration: float
     created: float
     arguments: dict[str, str]
     details: str = ""
+    format: str = PICKLE
 
     def as_json(self) -> bytes:
         """Return the content of the file metadata.json, as joblib lays it out."""
         arguments = ", ".join([f"{encoded(name)}: {encoded(text)}" for name, text in self.arguments.items()])
         details = f', "details": {self.details}' if self.details else ""
+        if self.format != PICKLE:
+            details += f', "format": {encoded(self.format)}'
         return (
             f'{{"duration": {self.duration}, "input_args": {{{arguments}}}, "time": {self.created}{details}}}'
         ).encode()
@@ -83,7 +89,8 @@ class Meta(NamedTuple):
         """
         fields = json.loads(data)
         details = json.dumps(fields["details"]) if "details" in fields else ""
-        return cls(float(fields["duration"]), float(fields["time"]), dict(fields["input_args"]), details)
+        duration, created, format = float(fields["duration"]), float(fields["time"]), fields.get("format", PICKLE)
+        return cls(duration, created, dict(fields["input_args"]), details, str(format))
 
 
 class Entry(NamedTuple):
@@ -184,6 +191,8 @@ class Store(ABC):
 
     #: Whether other processes see the entries that this process saves.
     shared: ClassVar[bool] = True
+    #: Whether :meth:`save` saves a value in the format that its metadata name. Otherwise all values are pickles.
+    formats: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, key: Key, mmap_mode: str | None = None) -> Any:
@@ -202,13 +211,15 @@ class Store(ABC):
         Raises
         ------
         Exception
-            The error of pickle if the value cannot be pickled. Nothing is saved then.
+            The error of pickle, or of the format that `meta` names, if it cannot hold the value. Nothing is saved then.
         OSError
             If there is no space or no permission. Nothing is saved then.
         """
 
     def save_file(self, key: Key, file: BinaryIO, meta: Meta) -> None:
         """Save a value as another store has saved it: as the file that its :meth:`open_value` returns.
+
+        `meta` names the format of the file.
 
         Raises
         ------
@@ -236,7 +247,8 @@ class Store(ABC):
     def open_value(self, key: Key) -> BinaryIO:
         """Return the file of a value, open for reading, so that it can be checked without being rebuilt.
 
-        This does not count as a use of the value. The caller closes the file.
+        This does not count as a use of the value. The caller closes the file. Its attribute ``name`` is the path, which
+        tells the format. Without the attribute, the format is "pickle".
 
         Raises
         ------
@@ -285,7 +297,7 @@ class Store(ABC):
         waiting would be a deadlock. The caller then computes and saves the value inside the block. Otherwise entering
         waits until the owner has released the lease or has died, and returns False. The caller then looks the value up
         again, and enters a new lease if there is none. If the owner's block raised, entering returns True to all
-        waiting callers.
+        waiting callers. If ``async with`` can enter it too, without blocking the event loop, coroutine functions do so.
         """
 
     @abstractmethod

@@ -82,11 +82,7 @@ class Recorder:
         self._in_thread = in_thread
         self._lock = threading.RLock()  # reentrant, because a finalizer may log something at any time
         self._before: list[tuple[str, Any]] = []  # the streams that were replaced
-
-        if not isinstance(logging.lastResort, _Unhandled):
-            logging.lastResort = _Unhandled(logging.lastResort)
-        if warnings.showwarning is _usual_show:
-            warnings.showwarning = _show
+        _listen()
 
     def __enter__(self) -> None:
         global _of_process
@@ -249,6 +245,14 @@ class _Unhandled(logging.Handler):
 _usual_show = warnings.showwarning
 
 
+def _listen() -> None:
+    """Let log records that no handler handles, and warnings, reach the recorder."""
+    if not isinstance(logging.lastResort, _Unhandled):
+        logging.lastResort = _Unhandled(logging.lastResort)
+    if warnings.showwarning is _usual_show:
+        warnings.showwarning = _show
+
+
 def _show(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
@@ -341,12 +345,14 @@ def adopt(pickled: bytes | None) -> Conditions | None:
 
 
 def assume_adopted(pickled: bytes | None) -> None:
-    """Take conditions for adopted: those of this process, before workers are forked from it.
+    """Take conditions for adopted, and listen. For a process that has them, before workers are forked from it.
 
-    A worker whose caller has the same conditions then compares no levels and filters, which would copy 0.2 MB.
+    A worker whose caller has the same conditions then neither compares levels and filters nor makes a handler, which
+    would copy 0.3 MB.
     """
     global _adopted
     _adopted = pickled, None if pickled is None else pickle.loads(pickled)
+    _listen()
 
 
 def _adopt_levels(levels: Iterable[tuple[str, int]], disabled: int) -> None:

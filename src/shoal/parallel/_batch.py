@@ -18,6 +18,7 @@ caller makes are freed at once, so that the garbage collector does not visit the
 from __future__ import annotations
 
 import copyreg
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat
 from operator import attrgetter
@@ -82,7 +83,7 @@ class Batch:
             try:
                 function, positional, keywords = item
             except (TypeError, ValueError):
-                raise not_a_call(item, self.start + len(args)) from None
+                raise not_a_call(item, self.start + len(self)) from None
             if many is not None:
                 many.append(function)
             elif function is not shared:
@@ -115,6 +116,45 @@ class Batch:
         return function
 
 
+class Ahead(Batch):
+    """Calls that were read and not dispatched. Removing some takes a time that depends on their number alone.
+
+    Thousands of workers have millions of calls read ahead, of which each batch takes a few.
+    """
+
+    __slots__ = ("_gone",)
+
+    def __init__(self, start: int) -> None:
+        super().__init__(start)
+        self._gone = 0  # how many calls at the front of the columns were removed already
+
+    def __len__(self) -> int:
+        return len(self.args) - self._gone
+
+    def split(self, size: int) -> Batch:
+        """Remove and return the first `size` calls."""
+        first = Batch(self.start)
+        self.start += size
+        begin, end = self._gone, self._gone + size
+        first.args, first.functions = self.args[begin:end], self.functions
+        columns: list[list[Any]] = [self.args]
+        if type(self.functions) is list:
+            first.functions = self.functions[begin:end]
+            columns.append(self.functions)
+        if self.kwargs is not None:
+            first.kwargs = self.kwargs[begin:end]
+            columns.append(self.kwargs)
+        if 2 * end >= len(self.args):
+            for column in columns:
+                del column[:end]
+            self._gone = 0
+        else:  # drop the arguments, which may be large, and shorten the columns later
+            for column in columns:
+                column[begin:end] = [None] * size
+            self._gone = end
+        return first
+
+
 class CallQueue:
     """The calls of a run that no worker has yet.
 
@@ -127,6 +167,10 @@ class CallQueue:
 
     Attributes
     ----------
+    clock
+        Returns the time, in seconds.
+    seconds_to_read
+        The seconds that it took to read a call the last time. It is 0 where the number of calls is known.
     ahead
         The calls that were read and not dispatched, as a :class:`Batch`.
     requeued
@@ -144,7 +188,9 @@ class CallQueue:
     def __init__(self, calls: Iterable[Call], total: int | None = None) -> None:
         self._calls = iter(calls)
         self.total = total
-        self.ahead: Any = Batch(0)
+        self.clock: Callable[[], float] = time.perf_counter
+        self.seconds_to_read = 0.0
+        self.ahead: Any = Ahead(0)
         self.requeued: list[Batch] = []
         self.exhausted = False
         self.dispatched = 0
@@ -177,7 +223,12 @@ class CallQueue:
         """
         missing = wanted - len(self.ahead)
         if missing > 0 and not self.exhausted:
+            if self.total is not None:
+                self.exhausted = not self.ahead.pull(self._calls, missing)
+                return
+            began = self.clock()
             self.exhausted = not self.ahead.pull(self._calls, missing)
+            self.seconds_to_read = (self.clock() - began) / missing
 
     def next_batch(self, size: int, room: int, accepts: Any = None) -> Batch | None:
         """Return a batch of at most `size` calls, the earliest requeued ones first; None if there is none.

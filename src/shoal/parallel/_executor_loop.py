@@ -26,7 +26,7 @@ from shoal.backends._threads import DaemonThreads
 from shoal.backends._workers import Turn
 from shoal.parallel.options._plan import Plan
 from shoal.parallel.running._faults import Faults
-from shoal.parallel.running._launch import make_run, size_policy
+from shoal.parallel.running._launch import distance_of, make_run, size_policy
 from shoal.parallel.running._runner import measured
 from shoal.parallel.running._submitted import Submitted
 
@@ -65,7 +65,7 @@ class Loop(threading.Thread):
         if n_workers == 1 and plan.backend.workers(2, plan.settings.depth) == 1:  # it would block the caller's thread
             plan = plan._replace(backend=backends.create("threading"))
         self.workers = f"{n_workers} workers of {plan.backend}"
-        self.submitted = Submitted(n_workers, size_policy(plan), plan.backend.distance)
+        self.submitted = Submitted(n_workers, size_policy(plan, n_workers), distance_of(plan, n_workers))
         self._callbacks = DaemonThreads(1)
         self._expects_callbacks = False
         slots = plan.open(n_workers)

@@ -458,3 +458,23 @@ def test_calls_that_were_given_back_travel_together_also_while_more_are_to_be_re
     again = schedule.next_batch()
     assert again is not None
     assert [args for _, args, _ in again] == [(number,) for number in range(1, 9)]
+
+
+def test_an_input_that_takes_time_is_read_ahead_for_a_short_time_only() -> None:
+    now = 0.0
+
+    def slow() -> Iterator[Any]:
+        nonlocal now
+        for number in range(1000):
+            now += 0.002
+            yield abs, (number,), {}
+
+    schedule = Schedule(slow(), slots=16, size=auto_batch_size, pre_dispatch=32)
+    schedule.queue.clock = lambda: now
+    first = schedule.next_batch()
+    assert first is not None
+    schedule.completed(first, [0], elapsed=0.002)
+    for _ in range(10):
+        before = now
+        assert schedule.next_batch() is not None
+        assert now - before < 0.01

@@ -5,7 +5,7 @@
     location/
     ├── module/function/
     │   ├── func_code.py            the source of the function
-    │   └── 0f2b8227db95.../        an entry: output.pkl (the value), metadata.json
+    │   └── 0f2b8227db95.../        an entry: output.pkl (the value, or a file in another format), metadata.json
     └── .shoal/
         ├── aside/                  the staging folder: entries that are being written or deleted
         ├── locks, waiting/         leases: the processes that compute values, and those that wait
@@ -29,18 +29,18 @@ from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from shoal._files import delete
-from shoal._output import Output, write_new
+from shoal._output import write_new
 from shoal._platform.files import Unnoticed, rename, replace
 from shoal._tracebacks import warn
-from shoal.errors import FileInUse
+from shoal.errors import CorruptFile, FileInUse
 from shoal.memory.storage import _paths
 from shoal.memory.storage._leases import leases_in
 from shoal.memory.storage._staging import Staging, put_back, replace_entry
-from shoal.memory.storage._valuefile import ValueFile
+from shoal.memory.storage._values import ValueFile, load_in, value_in, write_value
 from shoal.memory.storage._walk import entries_in, entry_of
 from shoal.memory.storage._warnings import warn_too_large, warn_unreadable
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of
-from shoal.persistence._dump import compression_of, write
+from shoal.persistence._dump import compression_of
 from shoal.persistence._load import load
 from shoal.persistence.reading._small import OTHER, SMALL, read_small, rebuilt
 
@@ -85,6 +85,8 @@ class FileStore(Store):
     -----
     Thread-safe, and safe between processes. A pickled store becomes a store of the same folder.
     """
+
+    formats = True
 
     def __init__(
         self,
@@ -139,11 +141,23 @@ class FileStore(Store):
             if value is OTHER:
                 value = load(path, None if self._compression else mmap_mode)
         except (FileNotFoundError, NotADirectoryError):
-            raise KeyError(key) from None
+            return self._load_formatted(key)
         except Warning:  # a warning about versions, where warnings are errors
             raise
         except Exception as error:
             return self._recover(key, mmap_mode, error)
+        if self._index is not None:
+            self._index.used(key)
+        return value
+
+    def _load_formatted(self, key: Key) -> Any:
+        """Return the value of a key that is in a file of another format than "pickle"."""
+        try:
+            value = load_in(self.folder(key))
+        except (FileNotFoundError, NotADirectoryError):
+            raise KeyError(key) from None
+        except CorruptFile as error:
+            return self._recover(key, None, error)
         if self._index is not None:
             self._index.used(key)
         return value
@@ -172,7 +186,7 @@ class FileStore(Store):
 
     def _load_again(self, key: Key, mmap_mode: str | None) -> Any:
         try:
-            return load(f"{self.folder(key)}/{_paths.OUTPUT}", mmap_mode)
+            return load_in(self.folder(key), mmap_mode)
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
 
@@ -201,18 +215,7 @@ class FileStore(Store):
 
     def _write(self, staged: str, value: Any, meta: Meta) -> int:
         """Write the files of an entry; return their size in bytes."""
-        path = f"{staged}/{_paths.OUTPUT}"
-        if self._compression is None and type(value) is not ValueFile:
-            with Output.new(path) as output:
-                write(value, output, None)
-            nbytes = output.nbytes
-        else:
-            with open(path, "xb") as file:
-                if type(value) is ValueFile:
-                    value.copy_to(file)
-                else:
-                    write(value, file, self._compression)
-            nbytes = os.path.getsize(path)
+        nbytes = write_value(staged, value, meta.format, self._compression)
         return nbytes + write_new(f"{staged}/{_paths.METADATA}", meta.as_json())
 
     def _publish(self, staged: str, key: Key) -> None:
@@ -237,7 +240,8 @@ class FileStore(Store):
 
     def contains(self, key: Key) -> bool:
         # Faster than exists(), which handles exceptions.
-        return os.access(f"{self.folder(key)}/{_paths.OUTPUT}", os.F_OK)
+        folder = self.folder(key)
+        return os.access(f"{folder}/{_paths.OUTPUT}", os.F_OK) or value_in(folder) is not None
 
     def meta(self, key: Key) -> Meta:
         try:
@@ -248,7 +252,7 @@ class FileStore(Store):
 
     def open_value(self, key: Key) -> BinaryIO:
         try:
-            return Unnoticed(f"{self.folder(key)}/{_paths.OUTPUT}")
+            return Unnoticed(f"{self.folder(key)}/{value_in(self.folder(key)) or _paths.OUTPUT}")
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
 

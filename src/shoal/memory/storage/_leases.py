@@ -2,25 +2,28 @@
 
 ::
 
-    thread ── has a thread of this process the lease? ── has a process locked its byte? ── no: compute
+    caller ── has a caller of this process the lease? ── has a process locked its byte? ── no: compute
                  │ yes                                      │ yes
                  v                                          v
-                 wait for the event of that lease           wait for the lock, for all threads of this process
+                 wait until that caller releases it         wait for the lock, for all callers of this process
 
-No deadlock can arise. A thread that owns leases and is about to wait first records an edge "X waits for Y" for each
-lease X that it owns. Then it follows the edges of all threads and processes, starting at the lease that it wants. If
-they lead back to a lease of its own, it does not wait, but computes the result itself. Each thread records before it
-follows, so the thread that closes a circle sees all of it.
+A caller is a thread, or a task of an event loop, which waits without blocking the loop (``async with``). A context
+variable holds the leases of a caller. So the threads and tasks that a computation starts, and waits for, have its
+leases too, if they run in a copy of its context: as tasks do.
+
+No deadlock can arise. A caller that has leases and is about to wait first records an edge "X waits for Y" for each of
+these leases X. Then it follows the edges of all callers and processes (:mod:`._edges`), starting at the lease that it
+wants. If they lead back to a lease of its own, it does not wait, but computes the result itself. Each caller records
+before it follows, so the one that closes a circle sees all of it.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import threading
 import weakref
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextvars import ContextVar
 from threading import get_ident
 from types import TracebackType
 from typing import Any
@@ -28,48 +31,55 @@ from typing import Any
 import xxhash
 
 from shoal._forks import CALLERS, after_fork_in_child
-from shoal._output import write_new
 from shoal._platform.files import real_path
 from shoal._platform.processes import wait_for
+from shoal.memory.storage._edges import Edge, Edges
 from shoal.memory.storage._locks import LockFile
-from shoal.memory.storage._paths import OWN, make_own_folder
+from shoal.memory.storage._paths import OWN
 from shoal.memory.store import Key
+
+#: The shortest and the longest pause of a task between two looks at the lock of another process, in seconds.
+_SHORTEST, _LONGEST = 0.001, 0.05
 
 
 class _Owner:
-    """The thread that owns a lease, or that waits for another process on behalf of its own."""
+    """The caller that owns a lease, or that waits for another process on behalf of its own."""
 
-    __slots__ = ("failed", "released", "thread")
+    __slots__ = ("failed", "number", "on_release", "owns", "thread")
 
-    def __init__(self, thread: int) -> None:
-        self.thread = thread
-        self.released: threading.Event | None = None  # made by the first thread that waits
-        self.failed = False
+    def __init__(self, number: int) -> None:
+        self.number, self.thread = number, get_ident()
+        self.on_release: list[Callable[[], Any]] = []  # by callers that wait
+        self.owns = self.failed = False
+
+
+#: The leases of the caller that runs: of all folders, and perhaps some that were released.
+_held: ContextVar[tuple[_Owner, ...]] = ContextVar("shoal leases", default=())
 
 
 class Leases:
-    """The leases of one store, for all threads of this process.
+    """The leases of one store, for all callers of this process.
 
     Parameters
     ----------
     folder
-        The folder for the locks between processes. None: only the threads of this process wait for each other.
+        The folder for the locks between processes. None: only the callers of this process wait for each other.
     """
 
     def __init__(self, folder: str | None) -> None:
         self.locks = None if folder is None else LockFile(os.path.join(folder, "locks"))
-        self._edges: MutableMapping[int, int] = {} if folder is None else _Edges(os.path.join(folder, "waiting"))
+        self.edges = Edges(None if folder is None else os.path.join(folder, "waiting"))
         self._reset()
         _all.add(self)
 
     def _reset(self) -> None:
         self._mutex = threading.Lock()
         self._owners: dict[int, _Owner] = {}
-        self._of_thread: dict[int, set[int]] = {}
 
     def reset(self) -> None:
         """Forget all leases and locks: a forked child owns none of its parent's."""
         self._reset()
+        self.edges.reset()
         if self.locks is not None:
             self.locks.reset()
 
@@ -77,132 +87,176 @@ class Leases:
         """Return the context manager that :meth:`Store.lease` describes."""
         return Lease(self, xxhash.xxh3_64_intdigest(f"{key.function}/{key.call}".encode()) >> 2)
 
-    def acquire(self, number: int) -> Any:
-        """Acquire a lease, or wait until another thread or process has released it.
+    def acquire(self, number: int, blocks: bool) -> Any:
+        """Acquire a lease. `blocks` says whether waiting would block the thread, with all tasks that run in it.
 
         Returns
         -------
         object
-            The value for :meth:`release`. True if the caller should compute without a lease; False if another caller
-            has computed and the value may be in the store now.
+            The value for :meth:`release`; a :class:`_Waiting` if another caller or process has the lease; True if the
+            caller should compute without a lease.
         """
-        me = get_ident()
         with self._mutex:
             other = self._owners.get(number)
             if other is None:
-                mine = self._owners[number] = _Owner(me)
-            elif other.thread == me:
-                return True  # the computation of this value asks for the value itself
-            elif other.released is None:
-                other.released = threading.Event()
+                mine = self._owners[number] = _Owner(number)
         if other is not None:
-            return self._wait_for_thread(number, other)
-        locked: Any = False
+            # The computation of this value asks for the value itself, or a task would wait for one of its own thread.
+            own = other in _held.get() or (blocks and other.thread == get_ident())
+            return True if own else _Waiting(self, number, other, blocks)
         try:
             locked = None if self.locks is None else self.locks.lock(number)
-            if locked is not False:
-                self._of_thread.setdefault(me, set()).add(number)
-                return number, mine, locked
-            return self._wait_for_process(number, mine)
-        finally:
-            if locked is False:
-                self._remove_owner(number, mine)
+        except BaseException:
+            self.remove_owner(mine)
+            raise
+        if locked is False:
+            return _WaitingForProcess(self, number, mine, blocks)
+        mine.owns = True
+        _held.set((*_held.get(), mine))
+        return mine, locked
 
-    def _wait_for_thread(self, number: int, other: _Owner) -> bool:
-        with self._edges_to(number) as safe:
-            if not safe:
-                return True
-            assert other.released is not None
-            wait_for(other.released)
-        return other.failed
+    def owned(self, blocks: bool) -> list[int]:
+        """Return the leases that nobody gets while this caller waits: its own, and those of tasks that it blocks."""
+        held, me = _held.get(), get_ident()
+        with self._mutex:
+            owners = list(self._owners.values())
+        return [owner.number for owner in owners if owner.owns and (owner in held or (blocks and owner.thread == me))]
 
-    def _wait_for_process(self, number: int, mine: _Owner) -> bool:
-        locks = self.locks
-        assert locks is not None
-        before = locks.failures(number)
-        with self._edges_to(number) as safe:
-            if not safe:
-                return True
-            locks.wait(number)
-        mine.failed = locks.failures(number) != before
-        return mine.failed
+    def call_on_release(self, owner: _Owner, tell: Callable[[], Any]) -> bool:
+        """Call a function when a caller releases its lease; return False if it has done so already."""
+        with self._mutex:
+            waits = self._owners.get(owner.number) is owner
+            if waits:
+                owner.on_release.append(tell)
+        return waits
 
     def release(self, acquired: Any, failed: bool) -> None:
         """Release a lease, and tell the waiting callers whether its computation has failed."""
         owner: _Owner
-        number, owner, file = acquired
-        if self._owners.get(number) is not owner:
+        owner, file = acquired
+        _held.set(tuple(other for other in _held.get() if other is not owner))
+        if self._owners.get(owner.number) is not owner:
             return  # this process is a forked child, and the lease is its parent's
-        mine = self._of_thread[owner.thread]
-        mine.discard(number)
-        if not mine:
-            del self._of_thread[owner.thread]
         if file is not None and self.locks is not None:
             if failed:
-                self.locks.report_failure(number)
-            self.locks.unlock(file, number)
+                self.locks.report_failure(owner.number)
+            self.locks.unlock(file, owner.number)
         owner.failed = failed
-        self._remove_owner(number, owner)
+        self.remove_owner(owner)
 
-    def _remove_owner(self, number: int, owner: _Owner) -> None:
+    def remove_owner(self, owner: _Owner) -> None:
+        """Let another caller have a lease, and tell those who wait for it."""
         with self._mutex:
-            del self._owners[number]
-        if owner.released is not None:
-            owner.released.set()
-
-    @contextmanager
-    def _edges_to(self, wanted: int) -> Iterator[bool]:
-        """Record during the block that this thread waits for a lease; yield False if waiting would be a deadlock."""
-        owned = self._of_thread.get(get_ident())
-        if not owned:  # no other thread can wait for this one
-            yield True
-            return
-        numbers = tuple(owned)
-        try:
-            yield self._record(numbers, wanted)
-        finally:
-            for number in numbers:
-                self._edges.pop(number, None)
-
-    def _record(self, owned: tuple[int, ...], wanted: int) -> bool:
-        try:
-            for number in owned:
-                self._edges[number] = wanted
-        except OSError:
-            return False
-        seen = set(owned)
-        while wanted not in seen:
-            seen.add(wanted)
-            after = self._edges.get(wanted)
-            if after is None:
-                return True
-            wanted = after
-        return False
+            del self._owners[owner.number]
+        for tell in owner.on_release:
+            tell()
 
     def sweep(self) -> None:
-        """Remove the edges that killed threads and processes have left."""
-        for number in list(self._edges):
-            acquired = self._try_acquire(number)
-            if acquired is not None:
-                self._edges.pop(number, None)
-                self.release(acquired, False)
+        """Remove the edges that killed processes have left."""
+        for number in list(self.edges.graph()):
+            with self._mutex:
+                if number in self._owners:
+                    continue
+                owner = self._owners[number] = _Owner(number)
+            locked = None if self.locks is None else self.locks.lock(number)
+            if self.locks is not None and locked:
+                self.edges.forget(number)
+                self.locks.unlock(locked, number)
+            self.remove_owner(owner)
 
-    def _try_acquire(self, number: int) -> Any:
-        """Acquire a lease without waiting; return the value for :meth:`release`, or None."""
-        with self._mutex:
-            if number in self._owners:
-                return None
-            owner = self._owners[number] = _Owner(get_ident())
-        locked = None if self.locks is None else self.locks.lock(number)
-        if not locked:
-            self._remove_owner(number, owner)
-            return None
-        self._of_thread.setdefault(owner.thread, set()).add(number)
-        return number, owner, locked
+
+class _Waiting:
+    """The wait of a caller for another one of this process. Inside the block, its edges are recorded."""
+
+    def __init__(self, leases: Leases, number: int, owner: _Owner, blocks: bool) -> None:
+        self._leases, self._number, self._owner, self._blocks = leases, number, owner, blocks
+        self._edges: list[Edge] = []
+
+    def block(self) -> bool:
+        """Wait; return whether the caller should compute without a lease."""
+        with self as safe:
+            if safe:
+                self._wait()
+        return not safe or self._owner.failed
+
+    async def poll(self) -> bool:
+        """Wait in a task; return the same."""
+        with self as safe:
+            if safe:
+                await self._wait_in_task()
+        return not safe or self._owner.failed
+
+    def __enter__(self) -> bool:
+        """Record the edges; return False if waiting would be a deadlock."""
+        leases = self._leases
+        owned = leases.owned(self._blocks)
+        if not owned:  # no other caller can wait for this one
+            return True
+        try:
+            self._edges = leases.edges.add(owned, self._number)
+        except OSError:
+            return False
+        return not leases.edges.lead(self._number, owned)
+
+    def __exit__(self, *_: object) -> None:
+        self._leases.edges.remove(self._edges)
+
+    def _wait(self) -> None:
+        released = threading.Event()
+        if self._leases.call_on_release(self._owner, released.set):
+            wait_for(released)
+
+    async def _wait_in_task(self) -> None:
+        import asyncio  # most programs do not need it
+
+        loop = asyncio.get_running_loop()
+        released = loop.create_future()
+
+        def release() -> None:
+            if not released.done():  # it is cancelled with the task
+                released.set_result(None)
+
+        def tell() -> None:
+            try:
+                loop.call_soon_threadsafe(release)
+            except RuntimeError:  # the loop is closed
+                pass
+
+        if self._leases.call_on_release(self._owner, tell):
+            await released
+
+
+class _WaitingForProcess(_Waiting):
+    """The wait for another process. Its owner stands for that process among the callers of this one."""
+
+    def __init__(self, leases: Leases, number: int, owner: _Owner, blocks: bool) -> None:
+        super().__init__(leases, number, owner, blocks)
+        assert leases.locks is not None
+        self._locks = leases.locks
+        self._before = self._locks.failures(number)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            super().__exit__()
+        finally:
+            self._owner.failed = self._locks.failures(self._number) != self._before
+            self._leases.remove_owner(self._owner)
+
+    def _wait(self) -> None:
+        self._locks.wait(self._number)
+
+    async def _wait_in_task(self) -> None:
+        import asyncio  # most programs do not need it
+
+        # The system can only wait in a thread, which a cancelled task could not end.
+        pause = _SHORTEST
+        while not self._locks.is_free(self._number):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST)
 
 
 class Lease:
-    """The context manager of one lease."""
+    """The context manager of one lease: for a thread by ``with``, for a task by ``async with``."""
 
     __slots__ = ("_acquired", "_leases", "_number")
 
@@ -210,67 +264,26 @@ class Lease:
         self._leases, self._number = leases, number
 
     def __enter__(self) -> bool:
-        self._acquired = acquired = self._leases.acquire(self._number)
+        acquired = self._leases.acquire(self._number, True)
+        self._acquired = acquired = acquired.block() if isinstance(acquired, _Waiting) else acquired
         return bool(acquired)
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
         if self._acquired is not True and self._acquired is not False:
             self._leases.release(self._acquired, kind is not None)
 
+    async def __aenter__(self) -> bool:
+        acquired = self._leases.acquire(self._number, False)
+        self._acquired = acquired = await acquired.poll() if isinstance(acquired, _Waiting) else acquired
+        return bool(acquired)
 
-class _Edges(MutableMapping[int, int]):
-    """A mapping of numbers in a folder: empty files, whose names are "key-value".
-
-    A name appears and disappears in one step, so other processes never see half of one. Symbolic links would do as
-    well, but few users of Windows may make them.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-
-    def _path(self, number: int, value: int) -> str:
-        return os.path.join(self._folder, f"{number:x}-{value:x}")
-
-    def _all(self) -> Iterator[tuple[int, int]]:
-        try:
-            names = [] if os.path.islink(self._folder) else os.listdir(self._folder)
-        except OSError:
-            return
-        for name in names:
-            if _is_edge(name):
-                number, _, value = name.partition("-")
-                yield int(number, 16), int(value, 16)
-
-    def __getitem__(self, number: int) -> int:
-        for key, value in self._all():
-            if key == number:
-                return value
-        raise KeyError(number)
-
-    def __setitem__(self, number: int, value: int) -> None:
-        make_own_folder(self._folder)
-        self.pop(number, None)  # a killed process may have left it
-        write_new(self._path(number, value), b"")
-
-    def __delitem__(self, number: int) -> None:
-        found = [edge for edge in self._all() if edge[0] == number]
-        try:
-            for edge in found:
-                os.unlink(self._path(*edge))
-        except OSError:
-            found = []
-        if not found:
-            raise KeyError(number)
-
-    def __iter__(self) -> Iterator[int]:
-        for number, _ in self._all():
-            yield number
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self._all())
+    async def __aexit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+        if self._acquired is not True and self._acquired is not False:
+            # A computation that was cancelled has not failed: one of those who wait takes over.
+            failed = kind is not None and issubclass(kind, Exception)
+            self._leases.release(self._acquired, failed)
 
 
-_is_edge = re.compile("[0-9a-f]{1,16}-[0-9a-f]{1,16}").fullmatch
 _all: weakref.WeakSet[Leases] = weakref.WeakSet()
 _by_folder: weakref.WeakValueDictionary[str, Leases] = weakref.WeakValueDictionary()
 _registry = threading.Lock()

@@ -29,6 +29,8 @@ from shoal.memory.store import Key
 #: The files of an entry, the file with the source of a function, and the folder of shoal's own files.
 OUTPUT, METADATA, SOURCE = "output.pkl", "metadata.json", "func_code.py"
 OWN = ".shoal"
+#: The file of a value that is not a pickle: its checksum, and the extension of its format.
+_is_formatted = re.compile(r"output-[0-9a-f]{16}\.[0-9A-Za-z]+").fullmatch
 
 #: Characters that a folder's name cannot contain, or that would end it: separators, NUL, halves of surrogate pairs.
 _UNSAFE = re.compile(r"[/\0\ud800-\udfff]")
@@ -38,6 +40,16 @@ _DEVICES = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\
 _is_call = re.compile(r"[0-9a-f]{32}x?").fullmatch
 
 
+def is_value(name: str) -> bool:
+    """Return whether a file contains the value of an entry."""
+    return name == OUTPUT or _is_formatted(name) is not None
+
+
+def value_among(names: Iterable[str]) -> str | None:
+    """Return the one of some names that is the file of a value, or None. A pickle comes first."""
+    return min(filter(is_value, names), key=lambda name: (name != OUTPUT, name), default=None)
+
+
 def quoted(part: str) -> str:
     """Return a part of a function's name as the name of a folder that lies below its parent."""
     part = _UNSAFE.sub(lambda found: quote(found[0].encode("utf-8", "surrogatepass"), safe=""), part)
@@ -45,7 +57,7 @@ def quoted(part: str) -> str:
         part = quoted_for_windows(part)
     if not part:
         return "%"
-    if part.startswith(".") or part in (OUTPUT, METADATA, SOURCE):
+    if part.startswith(".") or part in (METADATA, SOURCE) or is_value(part):
         return part.replace(".", "%2E")
     return part
 

@@ -23,8 +23,8 @@ from shoal._output import write_new
 from shoal._platform.files import IMPATIENCE, OPEN_FILES_STAY, is_in_use, rename, replace
 from shoal.errors import FileInUse
 from shoal.memory.storage._locks import LockFile
-from shoal.memory.storage._paths import METADATA, OUTPUT, SOURCE, is_shared, make_own_folder, share
-from shoal.persistence._load import load
+from shoal.memory.storage._paths import METADATA, SOURCE, is_shared, is_value, make_own_folder, share
+from shoal.memory.storage._values import is_sound, value_in
 
 #: Leftovers older than this, in seconds, are deleted even if no lock shows whether their process is alive.
 _OLD = 24 * 3600.0
@@ -173,7 +173,7 @@ def _move(path: str, staged: str) -> tuple[str, str] | None:
             return path, str(error.strerror)
     os.mkdir(staged)
     stays: tuple[str, str] | None = None
-    for name in sorted(os.listdir(path), key=lambda name: (name != OUTPUT, name == SOURCE)):
+    for name in sorted(os.listdir(path), key=lambda name: (not is_value(name), name == SOURCE)):
         inner = f"{path}/{name}"
         if stays is None or os.path.isdir(inner):
             stays = _move(inner, f"{staged}/{name}") or stays
@@ -184,9 +184,7 @@ def _move(path: str, staged: str) -> tuple[str, str] | None:
 
 def put_back(staged: str, folder: str) -> bool:
     """Publish a staged entry again if its value can be read; return whether it can."""
-    try:
-        load(os.path.join(staged, OUTPUT))
-    except Exception:
+    if not is_sound(staged):
         return False
     try:
         rename(staged, folder)
@@ -198,12 +196,19 @@ def put_back(staged: str, folder: str) -> bool:
 def replace_entry(folder: str, staged: str) -> bool:
     """Replace the files of an entry by those of a staged one; return False if the entry no longer exists.
 
-    The old value may stay in the staged folder.
+    The old value may stay in the staged folder. If it has another name, both are there for a moment.
     """
+    new = value_in(staged)
     try:
-        _replace(f"{staged}/{OUTPUT}", f"{folder}/{OUTPUT}")
+        old = [name for name in os.listdir(folder) if is_value(name) and name != new]
+        _replace(f"{staged}/{new}", f"{folder}/{new}")
     except (FileNotFoundError, NotADirectoryError):
         return False
+    for name in old:
+        try:
+            rename(f"{folder}/{name}", f"{staged}/{name}", IMPATIENCE)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
     try:
         replace(f"{staged}/{METADATA}", f"{folder}/{METADATA}")
     except (FileNotFoundError, NotADirectoryError):

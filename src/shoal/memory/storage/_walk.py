@@ -17,7 +17,7 @@ def entries_in(location: str, function: str = "") -> Iterator[Entry]:
         try:
             with os.scandir(path) as found:
                 items = list(found)
-            if name and any(item.name == _paths.OUTPUT for item in items):
+            if name and any(_paths.is_value(item.name) for item in items):
                 key = Key(*name.rpartition("/")[::2])
                 if _paths.is_key(key):
                     yield entry_of(key, items)
@@ -33,7 +33,7 @@ def entries_in(location: str, function: str = "") -> Iterator[Entry]:
 def entry_of(key: Key, items: list[os.DirEntry[str]]) -> Entry:
     """Return the entry whose folder contains these items."""
     statuses = {item.name: item.stat(follow_symlinks=False) for item in items}
-    output = statuses.get(_paths.OUTPUT)
+    output = statuses.get(_paths.value_among(statuses) or "")
     # Where the file system does not record reads, the time of writing is the later one.
     used = 0.0 if output is None else max(output.st_atime, output.st_mtime)
     return Entry(key, sum(status.st_size for status in statuses.values()), used)

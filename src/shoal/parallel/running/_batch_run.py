@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from shoal.parallel.options._plan import Plan
 
 
+#: So many idle workers get a batch before replies are handled again. Of thousands of workers, the first ones reply
+#: while others wait for a first batch, and their replies tell how large batches should be.
+FED_AT_ONCE = 64
+
+
 class _Note(NamedTuple):
     """A message to the loop: a call that still runs has said or sent something."""
 
@@ -85,7 +90,10 @@ class BatchRun(Run, Generic[R]):
         self._queues_ahead = self._limits.calls is None
         if self._limits.memory is not None:
             self._check_at = 0.0
-        self._in_flight: list[list[R]] = [[] for _ in self.slots]
+        # By slot. A dict, because an engine's only slot may have thousands of batches.
+        self._in_flight: list[dict[R, None]] = [{} for _ in self.slots]
+        # The slots that have fewer batches than workers. The one that has become idle last is used first: it is warm.
+        self._idle = dict.fromkeys(reversed(range(len(self.slots))))
         self._sending: int | None = None
         # The next batch, encoded while all workers were busy: to encode takes longer than to send.
         self._next: R | None = None
@@ -95,11 +103,16 @@ class BatchRun(Run, Generic[R]):
         self._room = threading.Lock()  # guards _full, and the schedule's count of consumed results
 
     def start(self) -> None:
-        """Send a first batch to each slot."""
+        """Send a first batch to each worker; see :meth:`_use_idle_workers`."""
         self._transport.record = status_page.begin_run(*self.published, kind=self._transport.row_kind)
+        number = 0
         for _ in range(max(slot.width for slot in self.slots)):
             for index in range(len(self.slots)):
                 self._feed(index, one=True)
+                number += 1
+                if number == FED_AT_ONCE:
+                    self.inbox.put(None)
+                    return
 
     def _busy(self) -> list[int]:
         return [index for index, requests in enumerate(self._in_flight) if requests or index == self._sending]
@@ -120,13 +133,16 @@ class BatchRun(Run, Generic[R]):
         requests = self._in_flight[index]
         most = 2 * width if ahead and self._queues_ahead else width
         while len(requests) < most:
-            if not self._prepare(busy=len(requests) >= width):
+            busy = len(requests) >= width
+            if (busy and self._idle) or not self._prepare(busy):
                 return
             request = self._next
             assert request is not None
             self._sending = index  # an interrupt may come between the sending and the append
             future = self._transport.send(request, executor)
-            requests.append(request)
+            requests[request] = None
+            if len(requests) == width:
+                del self._idle[index]
             self._next = self._sending = None
             if self._listener is not None:
                 self._listener.dispatched(len(request.batch))
@@ -327,17 +343,24 @@ class BatchRun(Run, Generic[R]):
     def _use_idle_workers(self) -> None:
         # A worker is idle if it was replaced, or if calls were requeued after the input had ended. It gets one batch,
         # not two: nobody knows yet how long a requeued call takes. Only the slot that has just replied gets a second.
-        if self.schedule.queue.empty and self._next is None:
-            return
-        for index, requests in enumerate(self._in_flight):
-            if len(requests) < self.slots[index].width:
-                self._feed(index, ahead=False)
-        if self.schedule.prefetches and all(self._in_flight):
+        for _ in range(FED_AT_ONCE):
+            if not self._idle or not self._prepare():
+                break
+            index, _ = self._idle.popitem()
+            self._idle[index] = None
+            self._feed(index, one=True, ahead=False)
+        else:
+            if self._idle:  # handle the replies that have come meanwhile, then go on
+                self.inbox.put(None)
+        if self.schedule.prefetches and not self._idle:
             self._prepare()
 
     def _drop(self, index: int, request: R) -> None:
         request.close()
-        self._in_flight[index].remove(request)
+        requests = self._in_flight[index]
+        del requests[request]
+        if len(requests) < self.slots[index].width:
+            self._idle[index] = None
 
     def _close(self) -> None:
         if self._next is not None:

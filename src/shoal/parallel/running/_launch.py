@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import errors
-from shoal._cpus import cpu_share
 from shoal._environment import variable
 from shoal._sizes import parse_size
 from shoal._tracebacks import warn
@@ -32,6 +31,7 @@ from shoal.parallel.running._faults import Faults
 from shoal.parallel.running._log_attributes import mark_records
 from shoal.parallel.running._policies import (
     CUT_SECONDS,
+    FED_WORKERS,
     MOST_CALLS,
     Pace,
     asked_batch_size,
@@ -63,12 +63,17 @@ class Kinds(NamedTuple):
 KINDS = Kinds(PullRun, BatchRun)
 
 
-def size_policy(plan: Plan) -> int | Callable[[Pace], int]:
+def distance_of(plan: Plan, n_workers: int) -> float:
+    """Return how far away the workers are: their backend's distance, or more where the caller has many to feed."""
+    return max(plan.backend.distance, n_workers / FED_WORKERS)
+
+
+def size_policy(plan: Plan, n_workers: int) -> int | Callable[[Pace], int]:
     """Return the `size` of a :class:`Schedule`. No batch has more calls than its worker serves."""
     batch_size, most = plan.batch_size, plan.settings.max_tasks_per_worker
     policy: Callable[[Pace], int]
     if batch_size == "auto":
-        policy = partial(auto_batch_size, distance=plan.backend.distance)
+        policy = partial(auto_batch_size, distance=distance_of(plan, n_workers))
     elif callable(batch_size):
         policy = partial(asked_batch_size, batch_size)
     else:
@@ -110,14 +115,14 @@ def make_run(
     with ExitStack() as opened:
         opened.callback(close_slots, slots)
         backend, settings = plan.backend, plan.settings
-        share = cpu_share(n_workers)
+        share, n_first = plan.cpu_shares(n_workers)
         if backend.in_process:
             opened.enter_context(BlasCap(share))
         schedule = calls if isinstance(calls, Schedule) else _schedule(plan, calls, n_workers, number, bound)
         # Only where a slot has one worker, the worker notes which call it runs.
         noted = backend.ships_bytes and all(slot.width == 1 for slot in slots)
         plan = _without_ignored(plan, noted)
-        nested = backend.nested(settings.depth), settings.depth + 1, share
+        nested = backend.nested(settings.depth), settings.depth + 1, share, n_first
         policy = faults(settings, listener)
         limits = _limits(backend, settings)
         if "logging" in settings.forwarded:
@@ -131,7 +136,7 @@ def make_run(
         transport: Transport[Any]
         forwarded = conditions(settings.forwarded)
         variables = variables_for(settings.context)
-        seconds = CUT_SECONDS * backend.distance if plan.batch_size == "auto" else math.inf
+        seconds = CUT_SECONDS * distance_of(plan, n_workers) if plan.batch_size == "auto" else math.inf
         if backend.ships_bytes:
             max_nbytes = None if settings.max_nbytes is None else parse_size(settings.max_nbytes)
             temp_folder = settings.temp_folder or variable("JOBLIB_TEMP_FOLDER") or None
@@ -144,7 +149,7 @@ def make_run(
             from shoal.parallel.transport._engines import ObjectTransport, TaskOptions, machine_name
 
             # The workers of clusters are no children of this process, and the CPUs there are not divided up here.
-            there = nested if backend.shares_cpus else (nested[0], settings.depth, None)
+            there = nested if backend.shares_cpus else (nested[0], settings.depth, None, 0)
             options = TaskOptions(
                 there, seconds, settings.mmap_mode, forwarded, process_name(), machine_name(), variables=variables
             )
@@ -161,12 +166,12 @@ def _schedule(
     return Schedule(
         calls,
         slots=n_workers,
-        size=size_policy(plan),
+        size=size_policy(plan, n_workers),
         pre_dispatch=bound,
         total=number,
         ordered=plan.return_as != "generator_unordered",
         max_pending=pending,
-        distance=plan.backend.distance,
+        distance=distance_of(plan, n_workers),
     )
 
 

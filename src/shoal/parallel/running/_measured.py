@@ -175,7 +175,7 @@ class MeasuredBatchRun(BatchRun[R]):
         self._see_room()
 
     def _see_room(self) -> None:
-        full = self._full and self._next is None and not all(self._in_flight) and not self.schedule.queue.empty
+        full = bool(self._full and self._next is None and self._idle and not self.schedule.queue.empty)
         if full != self._was_full:
             self._was_full = full
             self._meter.full(full)

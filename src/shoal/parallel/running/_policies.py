@@ -23,6 +23,11 @@ LEAST_BATCH_SECONDS = 0.002
 COLD_SECONDS = 10e-6
 #: The least seconds that a call is assumed to take: a clock may measure 0.
 SHORTEST = 1e-7
+#: The seconds of the caller's time that a batch takes.
+CALLER_SECONDS = 0.0002
+#: The caller feeds so many workers with batches of :data:`BATCH_SECONDS` in a third of its time. More workers count as
+#: farther away, so that they get more work at a time.
+FED_WORKERS = int(BATCH_SECONDS / CALLER_SECONDS / 3)
 #: The bytes of one batch, in both directions: enough for the speed of a memcpy, and little beside a machine's memory.
 BATCH_BYTES = 32 * 2**20
 #: The calls of one batch. With so many, the cost of sending is small already; more would only take memory.
@@ -47,7 +52,7 @@ QUEUE_AHEAD_AT_THE_END_SECONDS = 0.005
 #: How many batches per slot are read ahead where the number of calls is unknown, so that the end is seen in time.
 READ_AHEAD = 2
 #: While the end is not in sight, so many calls are read at once, or so many seconds of work, or as many calls as were
-#: dispatched by then. The caller takes time to make calls, and workers wait meanwhile.
+#: dispatched by then; but no more than are read in READ_SECONDS, since workers wait while the caller makes calls.
 READ_CALLS, READ_SECONDS = 64, 0.005
 
 
@@ -94,9 +99,10 @@ class Pace:
         """Return the number of calls of one of the last batches, while `left` calls are left for `slots` slots.
 
         That is half of an even share, so that the other half can make up for calls that take longer than others; but
-        no less than :data:`LEAST_BATCH_SECONDS` of work.
+        no less than :data:`LEAST_BATCH_SECONDS` of work, or than takes the caller to send a batch to each slot.
         """
-        least = int(LEAST_BATCH_SECONDS / max(self.seconds_per_call, SHORTEST)) if self.calls else 1
+        seconds = max(LEAST_BATCH_SECONDS, slots * CALLER_SECONDS)
+        least = int(seconds / max(self.seconds_per_call, SHORTEST)) if self.calls else 1
         return max(-(-left // (2 * slots)), least, 1)
 
 

@@ -274,7 +274,8 @@ class Schedule:
         if sizing.adapts and calls.total is None and pace.calls:
             wanted = READ_AHEAD * sizing.size * sizing.slots
             with_work = int(READ_SECONDS / max(pace.seconds_per_call, SHORTEST))
-            at_once = len(calls.ahead) + max(READ_CALLS, with_work, calls.dispatched)
+            quickly = int(READ_SECONDS / max(calls.seconds_to_read, SHORTEST)) + 1
+            at_once = len(calls.ahead) + min(max(READ_CALLS, with_work, calls.dispatched), quickly)
         if not calls.requeued:
             calls.fill(min(wanted, at_once))
         left = calls.left

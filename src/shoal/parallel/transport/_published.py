@@ -163,6 +163,7 @@ class RunRecord:
     ) -> None:
         """Write that a run has begun. The parameters are those of :class:`PublishedRun`."""
         self._number = number
+        self._second.clear()  # else it would come to have all rows of the page
         known = -1 if total is None else total
         name = backend.encode()[:64]
         _RUN.pack_into(self._memory, self._at, number, n_workers, 0, known, began, ROW_KINDS.index(kind), name)

@@ -178,6 +178,7 @@ RECONSTRUCTORS: dict[str, Rule] = {
     "numpy.mean": _VALUE,
     # scipy: splines have the module's asarray as an attribute, and interp1d its own method.
     "scipy._lib.array_api_compat.numpy._aliases.asarray": _VALUE,
+    "scipy._external.array_api_compat.numpy._aliases.asarray": _VALUE,
     **_each("scipy.interpolate._interpolate.interp1d", "_call_linear_np _call_linear _call_nearest", _VALUE),
     **_each("scipy.interpolate._interpolate.interp1d", "_call_spline _call_previousnext _call_nan_spline", _VALUE),
     # pandas: a frame is stored as its manager of blocks, an index as the arguments of its class.
@@ -196,6 +197,7 @@ RECONSTRUCTORS: dict[str, Rule] = {
     **_each("pandas", "StringDtype", Rule(_string_dtype)),
     **_each("pandas.core.arrays.string_", "StringDtype", Rule(_string_dtype)),
     **_each("pandas", "PeriodDtype Interval Period", Rule(_data)),
+    "pandas._libs.tslibs.nattype.__nat_unpickle": Rule(_data),
     "pandas.core.dtypes.dtypes.PeriodDtype": Rule(_data),
     "pandas._libs.interval.Interval": Rule(_data),
     **_each("pandas._libs.tslibs.period", "Period", Rule(_data)),
