@@ -71,7 +71,7 @@ class DaskExecutor(StoringExecutor):
         self._seceded: threading.Thread | None = None
         self._run = uuid4().hex
         self._receive: Callable[[bytes], object] = bool
-        self._waiting: deque[_Start] = deque()
+        self._waiting: deque[_Start | None] = deque()  # None: to cancel what was submitted before
         # By key of a task: its result, once an event has brought it; before that, the future of who waits for it.
         self._results: dict[str, bytes | asyncio.Future[bytes | None] | None] = {}
         events = _events.get(client)
@@ -147,25 +147,26 @@ class DaskExecutor(StoringExecutor):
         return future
 
     def _start(self) -> None:
-        """Submit the tasks that wait; called on the client's event loop.
+        """Submit the tasks that wait, and cancel them where that is asked for; called on the client's event loop.
 
         Tasks that are submitted in a row then travel in one message. Those without references are one graph, for which
         the scheduler needs less time.
         """
-        self._events.subscribe(self._client)  # again, if the scheduler is another one than at the start of the run
         waiting, nbytes = self._waiting, 0
         alike: list[_Start] = []
         while waiting:
             start = waiting.popleft()
-            _, _, (_, _, stream, *references) = start
-            if references or type(stream) is not bytes:
-                self._submit([start])
-                continue
-            if nbytes + len(stream) > TASK_BYTES:
+            size = 0 if start is None or len(start[2]) > 3 or type(start[2][2]) is not bytes else len(start[2][2])
+            if alike and (not size or nbytes + size > TASK_BYTES):
                 self._submit(alike)
                 alike, nbytes = [], 0
-            alike.append(start)
-            nbytes += len(stream)
+            if start is None:
+                self._cancel()
+            elif size:
+                alike.append(start)
+                nbytes += size
+            else:
+                self._submit([start])
         if alike:
             self._submit(alike)
 
@@ -173,6 +174,7 @@ class DaskExecutor(StoringExecutor):
         """Submit tasks; those of several ones must have no references."""
         futures, keys, arguments = zip(*starts, strict=True)
         try:
+            self._events.subscribe(self._client)  # again, if the scheduler is another one than at the start of the run
             if len(starts) == 1:
                 tasks = [self._client.submit(run_task, *arguments[0], key=keys[0], pure=False, **self._keywords)]
             else:
@@ -242,7 +244,8 @@ class DaskExecutor(StoringExecutor):
         """Cancel all submitted tasks: waiting tasks do not start, and a running batch stops after its current call."""
         loop = self._client.loop.asyncio_loop
         if not loop.is_closed():
-            loop.call_soon_threadsafe(self._cancel)
+            self._waiting.append(None)
+            loop.call_soon_threadsafe(self._start)
 
     def _cancel(self) -> None:
         pending, self._pending = self._pending, {}
