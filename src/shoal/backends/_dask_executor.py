@@ -116,19 +116,21 @@ class DaskExecutor(StoringExecutor):
             return self._scattered[id(obj)][1]
         # In a list, because dask scatters the items of lists and dicts one by one. Without a hash, because cancelling
         # another future with the same key would also cancel this one (dask/distributed#3703).
-        deadline, probe = time.monotonic() + STORE_SECONDS, None
-        while True:
-            try:
-                return self._client.scatter([obj], hash=False, timeout=WORKER_SECONDS)[0]
-            except (OSError, distributed.TimeoutError):
-                # The worker that was to get it has died: the scheduler soon knows, and takes another. Or there is none:
-                # an adaptive cluster starts one for a task, and keeps it as long as somebody has the task's future.
-                if time.monotonic() > deadline:
-                    raise
-            probe = self._client.submit(int, pure=False)
-            with contextlib.suppress(OSError, distributed.TimeoutError):
-                probe.result(timeout=WORKER_SECONDS)
-            time.sleep(0.1)
+        deadline = time.monotonic() + STORE_SECONDS
+        with contextlib.ExitStack() as probes:
+            while True:
+                try:
+                    return self._client.scatter([obj], hash=False, timeout=WORKER_SECONDS)[0]
+                except (OSError, distributed.TimeoutError):
+                    # The worker that was to get it has died: the scheduler soon knows, and takes another. Or there is
+                    # none: an adaptive cluster starts one for a task, and keeps it while somebody has its future.
+                    if time.monotonic() > deadline:
+                        raise
+                probe = self._client.submit(int, pure=False)
+                probes.callback(probe.release)  # not by the garbage collector: exceptions of dask refer to themselves
+                with contextlib.suppress(OSError, distributed.TimeoutError):
+                    probe.result(timeout=WORKER_SECONDS)
+                time.sleep(0.1)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Submit a call. Dask futures at the end of the positional arguments are replaced by their objects."""
