@@ -77,9 +77,10 @@ $(OBJECTS)/.made: pyproject.toml $(VENV)/.made
 	@$(RUN) -m pip --python $(OBJECTS)/bin/python install --quiet --only-binary=:all: --editable '.[test-objects]'
 	@touch $@
 
-# backend=executor on executors of other libraries: loky, MPI, submitit on a fake SLURM; and dask-jobqueue there.
+# backend=executor on executors of other libraries: loky, MPI, submitit on a fake SLURM; dask-jobqueue there; and dask
+# clusters that adapt, or lose their scheduler.
 test-executors: $(VENV)/.has-test $(VENV)/.has-test-executors
-	$(RUN) -m pytest tests/backends/real_executors.py $(ARGS)
+	$(RUN) -m pytest tests/backends/real_executors.py tests/backends/real_clusters.py $(ARGS)
 
 # On a Linux that lacks what macOS and Windows lack: scripts/narrow says what. ARGS=tests/memory chooses tests.
 test-narrow: $(VENV)/.has-test

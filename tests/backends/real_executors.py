@@ -34,7 +34,10 @@ outside_of_mpi = pytest.mark.skipif(IN_MPI, reason="MPI's processes run only the
 class TestForked(ExecutorTests):
     @classmethod
     def make_executor(cls) -> Any:
-        return ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
+        executor = ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
+        # The run notes the log handlers of this process, which its children must not use. A call by itself does not.
+        Parallel(n_jobs=2, backend=executor, batch_size=1)(delayed(time.sleep)(0.2) for _ in range(2))
+        return executor
 
 
 @outside_of_mpi

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from shoal import (
     shared,
     worker_index,
 )
-from shoal.backends import create
+from shoal.backends import WorkerSpec, create
 from shoal.backends._packing import room_left
 from shoal.cli._programs import programs
 from shoal.testing import PATIENCE, BackendTests, wait_for
@@ -380,6 +381,19 @@ def test_small_results_are_not_fetched(
 def test_what_a_small_result_is(value: Any, fits: bool) -> None:
     assert (room_left(value, EVENT_BYTES) > 0) is fits
     assert not fits or len(pickle.dumps(value)) <= EVENT_BYTES
+
+
+def test_what_is_submitted_after_a_cancellation_runs(client: Any, tmp_path: Path) -> None:
+    """Also if the client's event loop gets to all of it only later."""
+    slot = create("dask").open(WorkerSpec(2))[0]
+    client.loop.add_callback(time.sleep, 0.2)
+    first = slot.executor.submit(wait_for, tmp_path / "gate")
+    slot.executor.cancel()  # type: ignore[attr-defined]
+    second = slot.executor.submit(abs, -1)
+    assert second.result(PATIENCE) == 1
+    assert isinstance(first.exception(PATIENCE), CancelledError)
+    (tmp_path / "gate").touch()
+    slot.executor.shutdown()
 
 
 def test_what_is_lost_at_once_counts_once(client: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
@@ -39,8 +40,8 @@ T = TypeVar("T")
 AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
 #: Larger tasks are stored in the cluster's memory: above 10 MB, dask warns that the scheduler has to hold the task.
 TASK_BYTES = 9_500_000
-#: The seconds before each further attempt to store an object.
-_SCATTER_WAITS = (0.1, 0.5, 2.0)
+#: The seconds that each attempt to store an object waits for a worker, and the seconds after which none follows.
+WORKER_SECONDS, STORE_SECONDS = 3.0, 120.0
 #: After this many times in a row that tasks were cancelled from outside shoal, the cluster is considered broken.
 CANCELLED = 10
 #: The seconds between two looks whether a client that has lost its scheduler has found it again, or has given up.
@@ -70,7 +71,7 @@ class DaskExecutor(StoringExecutor):
         self._seceded: threading.Thread | None = None
         self._run = uuid4().hex
         self._receive: Callable[[bytes], object] = bool
-        self._waiting: deque[_Start] = deque()
+        self._waiting: deque[_Start | None] = deque()  # None: to cancel what was submitted before
         # By key of a task: its result, once an event has brought it; before that, the future of who waits for it.
         self._results: dict[str, bytes | asyncio.Future[bytes | None] | None] = {}
         events = _events.get(client)
@@ -115,12 +116,21 @@ class DaskExecutor(StoringExecutor):
             return self._scattered[id(obj)][1]
         # In a list, because dask scatters the items of lists and dicts one by one. Without a hash, because cancelling
         # another future with the same key would also cancel this one (dask/distributed#3703).
-        for seconds in _SCATTER_WAITS:
-            try:
-                return self._client.scatter([obj], hash=False)[0]
-            except OSError:  # the worker that was to get it has died: the scheduler soon knows, and takes another
-                time.sleep(seconds)
-        return self._client.scatter([obj], hash=False)[0]
+        deadline = time.monotonic() + STORE_SECONDS
+        with contextlib.ExitStack() as probes:
+            while True:
+                try:
+                    return self._client.scatter([obj], hash=False, timeout=WORKER_SECONDS)[0]
+                except (OSError, distributed.TimeoutError):
+                    # The worker that was to get it has died: the scheduler soon knows, and takes another. Or there is
+                    # none: an adaptive cluster starts one for a task, and keeps it while somebody has its future.
+                    if time.monotonic() > deadline:
+                        raise
+                probe = self._client.submit(int, pure=False)
+                probes.callback(probe.release)  # not by the garbage collector: exceptions of dask refer to themselves
+                with contextlib.suppress(OSError, distributed.TimeoutError):
+                    probe.result(timeout=WORKER_SECONDS)
+                time.sleep(0.1)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Submit a call. Dask futures at the end of the positional arguments are replaced by their objects."""
@@ -139,25 +149,26 @@ class DaskExecutor(StoringExecutor):
         return future
 
     def _start(self) -> None:
-        """Submit the tasks that wait; called on the client's event loop.
+        """Submit the tasks that wait, and cancel them where that is asked for; called on the client's event loop.
 
         Tasks that are submitted in a row then travel in one message. Those without references are one graph, for which
         the scheduler needs less time.
         """
-        self._events.subscribe(self._client)  # again, if the scheduler is another one than at the start of the run
         waiting, nbytes = self._waiting, 0
         alike: list[_Start] = []
         while waiting:
             start = waiting.popleft()
-            _, _, (_, _, stream, *references) = start
-            if references or type(stream) is not bytes:
-                self._submit([start])
-                continue
-            if nbytes + len(stream) > TASK_BYTES:
+            size = 0 if start is None or len(start[2]) > 3 or type(start[2][2]) is not bytes else len(start[2][2])
+            if alike and (not size or nbytes + size > TASK_BYTES):
                 self._submit(alike)
                 alike, nbytes = [], 0
-            alike.append(start)
-            nbytes += len(stream)
+            if start is None:
+                self._cancel()
+            elif size:
+                alike.append(start)
+                nbytes += size
+            else:
+                self._submit([start])
         if alike:
             self._submit(alike)
 
@@ -165,6 +176,7 @@ class DaskExecutor(StoringExecutor):
         """Submit tasks; those of several ones must have no references."""
         futures, keys, arguments = zip(*starts, strict=True)
         try:
+            self._events.subscribe(self._client)  # again, if the scheduler is another one than at the start of the run
             if len(starts) == 1:
                 tasks = [self._client.submit(run_task, *arguments[0], key=keys[0], pure=False, **self._keywords)]
             else:
@@ -234,7 +246,8 @@ class DaskExecutor(StoringExecutor):
         """Cancel all submitted tasks: waiting tasks do not start, and a running batch stops after its current call."""
         loop = self._client.loop.asyncio_loop
         if not loop.is_closed():
-            loop.call_soon_threadsafe(self._cancel)
+            self._waiting.append(None)
+            loop.call_soon_threadsafe(self._start)
 
     def _cancel(self) -> None:
         pending, self._pending = self._pending, {}
