@@ -17,7 +17,7 @@ EXTRAS_OF_bench := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows test-executors types dist suite suite-optimized bench scale fuzz soak pictures docs docs-check check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows test-executors types dist suite suite-thorough suite-optimized bench scale fuzz soak pictures docs docs-check check lint clean
 
 help:
 	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-objects | test-narrow | test-windows | test-executors | types | dist | bench | scale | fuzz | soak | pictures | docs | docs-check | lint | clean"
@@ -28,12 +28,16 @@ demo: $(VENV)/.has-demo
 
 test: check suite
 
+# Without the tests that are marked as thorough, which take as long as the others: tests/conftest.py says which these are.
 suite: $(VENV)/.has-test
+	$(RUN) -m pytest -n 2 -m "not thorough" $(ARGS)
+
+suite-thorough: $(VENV)/.has-test
 	$(RUN) -m pytest -n 2 $(ARGS)
 
-# The tests that are not marked as slow; tests/conftest.py lists those that are.
+# The tests that are not marked as slow either; tests/conftest.py lists those that are.
 test-fast: $(VENV)/.has-test
-	$(RUN) -m pytest -n 2 -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n 2 -m "not slow and not thorough" $(ARGS)
 
 # Tests and workers under `python -O`. pytest checks the assertions of test modules and helpers all the same, since it
 # rewrites them; its warning is about those of other modules. Programs with assertions of their own run without -O.
@@ -138,7 +142,7 @@ docs: $(VENV)/.has-docs
 docs-check: docs
 	$(RUN) -m scripts.docs_check $(ARGS)
 
-# All Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
+# All tests on all Pythons that are found, with workers as they are started by default; then one, with each portable way of starting;
 # then one under `python -O`; then a Memory in an object store; then executors of other libraries; then the documentation.
 # An interpreter counts as found if it runs: pyenv puts names on PATH whose versions are not selected.
 test-all: lint types
@@ -153,12 +157,12 @@ test-all: lint types
 	    done; \
 	    if [ -z "$$found" ]; then missing="$$missing $$version"; continue; fi; \
 	    echo "== $$version: $$found"; \
-	    if $(MAKE) --no-print-directory suite PYTHON="$$found"; then passed="$$passed $$version"; \
+	    if $(MAKE) --no-print-directory suite-thorough PYTHON="$$found"; then passed="$$passed $$version"; \
 	    else failed="$$failed $$version"; fi; \
 	done; \
 	for method in loky spawn; do \
 	    echo "== SHOAL_START_METHOD=$$method: $(PYTHON)"; \
-	    if SHOAL_START_METHOD=$$method $(MAKE) --no-print-directory suite; then passed="$$passed $$method"; \
+	    if SHOAL_START_METHOD=$$method $(MAKE) --no-print-directory suite-thorough; then passed="$$passed $$method"; \
 	    else failed="$$failed $$method"; fi; \
 	done; \
 	echo "== python -O: $(PYTHON)"; \

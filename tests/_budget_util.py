@@ -49,10 +49,11 @@ def run(levels: list[Level], folder: Path) -> Any:
 
     Returns
     -------
-    The numbers of workers, from the outside in, and of BLAS threads; a list of them if they differ from call to call.
+    The numbers of workers, from the outside in, and of BLAS threads. A number that differs from call to call is a list
+    of all, the largest first.
     """
     if not levels:
-        return [max((library.num_threads for library in blas()), default=None)]
+        return [max((library.num_threads for library in blas()), default=0)]
     level, *deeper = levels
     options: dict[str, Any] = {}
     if level.backend != "default":
@@ -65,8 +66,8 @@ def run(levels: list[Level], folder: Path) -> Any:
         warnings.simplefilter("ignore", FallbackWarning)
         n_workers = effective_n_jobs(None)
         found = Parallel(batch_size=1)(delayed(call)(deeper, folder, n_workers, place) for place in range(n_workers))
-    same = found[0] if all(other == found[0] for other in found) else [found]
-    return [n_workers, *same]
+    columns = [sorted(column, reverse=True) for column in zip(*found, strict=True)]
+    return [n_workers, *(column[0] if column[0] == column[-1] else column for column in columns)]
 
 
 def call(levels: list[Level], folder: Path, n_workers: int, place: int) -> Any:

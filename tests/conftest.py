@@ -12,6 +12,7 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
+import _selection
 from _children import run_program, with_assertions
 from _python import GIL
 
@@ -22,8 +23,11 @@ pytest.register_assert_rewrite("shoal.testing", *_helpers - sys.modules.keys())
 # A developer's shell must not decide what the suite sees; workers inherit this environment. But `make test-all` chooses
 # how workers are started.
 for _name in os.environ.keys() - {"SHOAL_START_METHOD"}:
-    if _name.startswith(("JOBLIB_", "LOKY_", "SHOAL_")) or _name.endswith("_NUM_THREADS"):
+    if _name.startswith(("JOBLIB_", "LOKY_", "SHOAL_", "SLURM_")) or _name.endswith("_NUM_THREADS"):
         del os.environ[_name]
+
+# With it, the processes of pytest-xdist divide the CPUs, so what tests find would depend on their number.
+os.environ.pop("PYTEST_XDIST_WORKER_COUNT", None)
 
 # Without a global lock threads are the default; a test that does not name a backend is about loky all the same.
 if not GIL:
@@ -36,9 +40,14 @@ for _name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM"):
     if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
-# Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
-settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ)
-settings.load_profile("shoal")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many random examples there are, before a module of tests asks for its own number."""
+    _selection.thorough = "not thorough" not in config.option.markexpr
+    # Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
+    number = _selection.examples(100)
+    settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ, max_examples=number)
+    settings.load_profile("shoal")
 
 
 #: Test files that `make test-fast` leaves out, by reason and without "test_". A single slow test has the marker itself.
@@ -69,13 +78,21 @@ _slow_files = {f"test_{name}.py" for names in SLOW.values() for name in names.sp
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import slow files for `make test-fast`: some import whole clusters."""
-    return True if config.option.markexpr == "not slow" and collection_path.name in _slow_files else None
+    return True if "not slow" in config.option.markexpr and collection_path.name in _slow_files else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    products: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in items:
         if item.path.name in _slow_files:
             item.add_marker(pytest.mark.slow)
+        if len(_selection.values_of(item)) > 1 and item.get_closest_marker("thorough") is None:
+            products.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
+    for product in products.values():
+        chosen = _selection.part_of(product)
+        for item in product:
+            if item not in chosen:
+                item.add_marker(pytest.mark.thorough)
 
 
 class FreshPython(Protocol):

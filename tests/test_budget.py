@@ -9,21 +9,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from _budget_util import CPUS, Level
 from shoal import Parallel, _cpus, cpu_count, delayed, effective_n_jobs, parallel_config
 from shoal._cpus import budget_of_call, cpu_share, thread_limits
+from shoal.backends import Slot, WorkerSpec
+from shoal.backends._processes import LokyBackend
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "cpu-budget.md"
 
 
 class Row(NamedTuple):
     levels: list[Level]
-    workers: list[int]
-    blas: int
+    numbers: list[int | list[int]]  # of workers, level by level, and of BLAS threads
     total: int
 
 
@@ -37,10 +38,15 @@ def level(cell: str) -> Level:
 def rows() -> Iterator[Row]:
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and cells[-1].isdecimal():
+        if line.startswith("|") and len(cells) == 5 and cells[-1].isdecimal():
             outer, inner, workers, blas, total = cells
             names = [outer, *(re.split(r", (?!inner_)", inner) if inner else [])]
-            yield Row([level(name) for name in names], [*map(int, workers.split(" × "))], int(blas), int(total))
+            yield Row([level(name) for name in names], [*map(number, workers.split(" × ")), number(blas)], int(total))
+
+
+def number(cell: str) -> int | list[int]:
+    """Read a number, or those of each outer worker."""
+    return [*map(int, cell.strip("()").split(", "))] if "," in cell else int(cell)
 
 
 ROWS = list(rows())
@@ -50,7 +56,17 @@ def name(row: Row) -> str:
     return ">".join("_".join(str(part) for part in level if part is not None) for level in row.levels)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=name)
+FIRST = {tuple(level.backend for level in row.levels): row for row in reversed(ROWS)}
+
+
+def is_thorough(row: Row) -> bool:
+    """Return whether it is neither the first of its nesting of backends, nor has something left over."""
+    return row not in FIRST.values() and all(isinstance(number, int) for number in row.numbers)
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=[pytest.mark.thorough] * is_thorough(row)) for row in ROWS], ids=name
+)
 def test_row(tmp_path: Path, row: Row) -> None:
     program = [sys.executable, "-W", "error", str(Path(__file__).with_name("_budget_util.py"))]
     told = subprocess.run(
@@ -60,12 +76,15 @@ def test_row(tmp_path: Path, row: Row) -> None:
     found = json.loads(told.stdout)
     if found is None:
         pytest.skip("numpy has no BLAS that threadpoolctl knows")
-    assert found == [*row.workers, row.blas]
+    assert found == row.numbers
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
 def test_rows_keep_to_the_budget(row: Row) -> None:
-    assert math.prod(row.workers) * row.blas == row.total
+    n_outer, *inner = row.numbers
+    assert isinstance(n_outer, int)
+    of_each = (math.prod(n[i] if isinstance(n, list) else n for n in inner) for i in range(n_outer))
+    assert sum(of_each) == row.total
     explicit = math.prod(max(level.n_jobs or 1, 1) for level in row.levels) * max(row.levels[-1].inner or 1, 1)
     assert row.total <= max(CPUS, explicit)
 
@@ -114,13 +133,50 @@ def test_variables_of_the_program_and_the_share(
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     else:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    assert thread_limits(None, 2)["OMP_NUM_THREADS"] == outside
+    assert thread_limits(None, cpu_share(2))["OMP_NUM_THREADS"] == outside
     token = budget_of_call.set(4)
     try:
-        assert thread_limits(None, 2)["OMP_NUM_THREADS"] == inside
+        assert thread_limits(None, cpu_share(2))["OMP_NUM_THREADS"] == inside
         assert thread_limits(7, 2)["OMP_NUM_THREADS"] == "7"
     finally:
         budget_of_call.reset(token)
+
+
+def environments(n_jobs: int, **options: Any) -> list[str]:
+    """Return OMP_NUM_THREADS of each worker, as the backend is asked for it."""
+
+    class Stop(Exception):
+        pass
+
+    class Backend(LokyBackend):
+        def open(self, spec: WorkerSpec) -> list[Slot]:
+            asked.append(spec)
+            raise Stop
+
+    asked: list[WorkerSpec] = []
+    with pytest.raises(Stop):
+        Parallel(n_jobs=n_jobs, backend=Backend(**options))([delayed(abs)(-1)] * 20)
+    (spec,) = asked
+    return [spec.environment_of(index)["OMP_NUM_THREADS"] for index in range(spec.n_workers)]
+
+
+def test_what_is_left_over_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cpus, "cpu_count", lambda: 16)
+    assert environments(9) == ["2"] * 7 + ["1"] * 2
+    assert environments(9, inner_max_num_threads=3) == ["3"] * 9
+    assert environments(8) == ["2"] * 8
+    assert environments(-2) == ["1"] * 15
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert environments(9) == ["4"] * 9
+
+
+def test_processes_of_pytest_xdist_divide_the_threads_and_not_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cpus, "cpu_count", lambda: 16)
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "4")
+    assert environments(3) == ["2", "1", "1"]
+    assert environments(-1) == ["1"] * 16
+    inside = Parallel(n_jobs=2, backend="threading")([delayed(counts)(), delayed(cpu_share)(2)])
+    assert inside == [(2, 1, 5), 1]
 
 
 @pytest.mark.usefixtures("eight")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from _capabilities import needs_affinity, needs_proc
 from shoal import _cpus
-from shoal._cpus import cpu_count, thread_limits
+from shoal._cpus import cpu_count, cpu_share, cpu_shares, thread_limits
 from shoal._platform import cpus as platform_cpus
 
 NO_LIMIT = sys.maxsize
@@ -278,12 +278,41 @@ def test_a_group_that_is_mounted_as_the_root(limit: Callable[[dict[str, str]], i
     assert limit({"proc/self/cgroup": f"0::{path}\n", **files}) == 4
 
 
+# Slurm
+
+
+@pytest.mark.parametrize(
+    ("variables", "cpus"),
+    [
+        ({}, NO_LIMIT),
+        ({"CPUS_ON_NODE": "6"}, 6),
+        ({"CPUS_ON_NODE": "64", "CPUS_PER_TASK": "4"}, 4),  # whole nodes are allocated
+        ({"CPUS_ON_NODE": "8", "CPUS_PER_TASK": "1", "NTASKS": "8"}, 8),  # the script itself, and not by srun
+        ({"CPUS_ON_NODE": "8", "CPUS_PER_TASK": "2", "NTASKS": "4", "STEP_ID": "0"}, 2),
+        ({"CPUS_ON_NODE": "2", "CPUS_PER_TASK": "2", "NTASKS": "9"}, 2),  # on other nodes as well
+        ({"CPUS_PER_TASK": "3"}, 3),
+        ({"CPUS_PER_TASK": "", "CPUS_ON_NODE": "many"}, NO_LIMIT),
+    ],
+)
+def test_what_slurm_has_allocated(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], cpus: int) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(_cpus, "_slurm_limit", _cpus._slurm_limit.__wrapped__)
+    assert _cpus.cpu_limits().slurm == (None if cpus == NO_LIMIT else cpus)
+    monkeypatch.setattr(_cpus, "_machine_cpus", lambda: 64)
+    monkeypatch.setattr(_cpus, "usable_cpus", lambda: None)
+    assert cpu_count() == min(cpus, 61 if sys.platform == "win32" else 64)
+
+
 # In processes of their own
 
 PROGRAM = """
 import json, os, sys
 if sys.argv[1] == "shoal":
-    from shoal._cpus import cpu_count, thread_limits
+    from shoal._cpus import cpu_count, cpu_share
+    from shoal._cpus import thread_limits as limits_of_share
+    def thread_limits(n_threads, n_workers):
+        return limits_of_share(n_threads, cpu_share(n_workers))
 else:
     from joblib import cpu_count
     from joblib._parallel_backends import LokyBackend
@@ -343,15 +372,26 @@ def test_variables_of_the_parent_are_kept(monkeypatch: pytest.MonkeyPatch, fake_
     fake_machine(8)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.setenv("ENABLE_IPC", "0")
-    limits = thread_limits(None, 2)
+    limits = thread_limits(None, cpu_share(2))
     assert limits.pop("OMP_NUM_THREADS") == "5"
     assert set(limits.values()) == {"4"}
-    assert set(thread_limits(3, 2).values()) == {"3"}
+    assert set(thread_limits(3, 4).values()) == {"3"}
     assert "ENABLE_IPC" not in limits
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 20))
+def test_nothing_is_left_over(cpus: int, workers: int, processes: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_cpus, "cpu_count", lambda: cpus)
+        patch.setenv("PYTEST_XDIST_WORKER_COUNT", str(processes))
+        share, left_over = cpu_shares(workers)
+        assert cpu_share(workers) == share >= 1
+        assert share * workers + left_over == max(cpus // (processes or 1), workers)
+        assert 0 <= left_over < workers
 
 
 def test_each_worker_has_at_least_one_thread(fake_machine: Callable[..., None]) -> None:
     fake_machine(2)
-    limits = thread_limits(None, 5)
+    limits = thread_limits(None, cpu_share(5))
     assert limits.keys() == {*_cpus.THREAD_VARIABLES, "ENABLE_IPC"}
     assert set(limits.values()) == {"1"}

@@ -87,13 +87,14 @@ sys.exit(0)
 }
 
 
+#: `make test` runs each end in one way.
 @pytest.mark.parametrize(
     ("end", "backend", "temp_folder"),
     [
-        (end, backend, temp_folder)
-        for end in ENDS
-        for backend, temp_folder in [("loky", False), ("loky", True), ("multiprocessing", True)]
-        if (end, backend) != ("dropped generator", "multiprocessing")  # it has no generators
+        pytest.param(end, *way, marks=[] if number % 3 == place else pytest.mark.thorough)
+        for number, end in enumerate(ENDS)
+        for place, way in enumerate([("loky", False), ("multiprocessing", True), ("loky", True)])
+        if (end, way[0]) != ("dropped generator", "multiprocessing")  # it has no generators
     ],
 )
 def test_nothing_is_left_of_a_program(tmp_path: Path, end: str, backend: str, temp_folder: bool) -> None:
@@ -120,7 +121,7 @@ Parallel(n_jobs=2)(delayed(fail)(numpy.ones(400_000)) for _ in range(4))
         assert child.leaves_nothing() == []
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+@pytest.mark.parametrize("backend", ["loky", "threading", pytest.param("multiprocessing", marks=pytest.mark.thorough)])
 def test_two_hundred_runs_leave_nothing(tmp_path: Path, backend: str) -> None:
     """Descriptors, threads, processes, exit handlers and mappings stay as they were; so does what numpy arrays hold."""
     source = f"""{PRELUDE}

@@ -256,8 +256,11 @@ asyncio.run(Parallel(n_jobs=2, batch_size=1).acall(calls("sleep", 4)))
 }
 
 
+@pytest.mark.parametrize(
+    ("last", "delay"), [*(("SIGINT", delay) for delay in (0, 0.002, 0.005, 0.01)), ("SIGTERM", 0.003)]
+)
 @pytest.mark.parametrize("form", OPEN)
-def test_more_signals_while_the_program_ends(tmp_path: Path, form: str) -> None:
+def test_more_signals_while_the_program_ends(tmp_path: Path, form: str, last: str, delay: float) -> None:
     """Whenever they come, and however many: the program ends, and takes its workers with it."""
     source = f"""{PRELUDE}
 import threading
@@ -271,20 +274,15 @@ def up():
 
 {OPEN[form]}
 """
-    delays = {"SIGINT": (0, 0.002, 0.005, 0.01), "SIGTERM": (0.003,)}
-    for last in delays:
-        for delay in delays[last]:
-            for gate in (tmp_path / "up", *tmp_path.glob("began-*")):
-                gate.unlink(missing_ok=True)
-            with Child(source, tmp_path, "-W", "ignore") as child:
-                assert until(lambda: (tmp_path / "up").exists()), child.wait()
-                for name in ("SIGINT", *["SIGINT"] * (delay < 0.01), last):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(child.pid, signal.Signals[name])
-                    time.sleep(delay)
-                if form == "acall" and not until(lambda: child.process.poll() is not None, 3):
-                    # A second signal can cut off asyncio's own cancelling of the main task, or the call of its wake-up:
-                    # then asyncio.run waits for that task, whatever it runs, until there is another signal.
-                    os.kill(child.pid, signal.SIGINT)
-                child.wait()
-                assert child.leaves_nothing() == []
+    with Child(source, tmp_path, "-W", "ignore") as child:
+        assert until(lambda: (tmp_path / "up").exists()), child.wait()
+        for name in ("SIGINT", *["SIGINT"] * (delay < 0.01), last):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.Signals[name])
+            time.sleep(delay)
+        if form == "acall" and not until(lambda: child.process.poll() is not None, 3):
+            # A second signal can cut off asyncio's own cancelling of the main task, or the call of its wake-up:
+            # then asyncio.run waits for that task, whatever it runs, until there is another signal.
+            os.kill(child.pid, signal.SIGINT)
+        child.wait()
+        assert child.leaves_nothing() == []

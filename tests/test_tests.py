@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 import shoal
+from _selection import part_of, values_of
 from conftest import SLOW
 
 HERE = Path(__file__).parent
@@ -91,6 +97,32 @@ def test_slow_files_exist() -> None:
     names = [f"test_{name}" for names in SLOW.values() for name in names.split()]
     assert sorted({*names} - {path.stem for path in TESTS}) == []
     assert len(names) == len({*names}), "a file is listed twice"
+
+
+class Item:
+    """A test with parameters, as :mod:`_selection` sees it."""
+
+    def __init__(self, *values: str) -> None:
+        self.callspec = SimpleNamespace(_idlist=values)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 5), (3, 2, 4), (2, 2, 2, 2)])
+def test_a_part_of_a_product_has_each_value(sizes: tuple[int, ...]) -> None:
+    product: list[Any] = [Item(*map(str, values)) for values in itertools.product(*map(range, sizes))]
+    part = part_of(product)
+    assert {v for item in part for v in values_of(item)} == {v for item in product for v in values_of(item)}
+    assert len(part) == max(sizes)
+    assert part_of(part) == part
+
+
+def test_a_test_without_parameters_is_no_product(request: pytest.FixtureRequest) -> None:
+    assert values_of(request.node) == []
+
+
+@pytest.mark.parametrize("second", ["3-4"])
+@pytest.mark.parametrize("first", ["1-2"])
+def test_the_values_of_a_product_are_found(request: pytest.FixtureRequest, first: str, second: str) -> None:
+    assert values_of(request.node) == [(0, first), (1, second)]
 
 
 def test_no_two_files_have_the_same_name() -> None:

@@ -5,7 +5,9 @@
     cpu_count()                          the CPUs that the system, its quotas and the user allow this process
         │ cpu_budget()                   the same, or the share of the call that runs here, whichever is less
         ├──> n_jobs=-1                   as many workers
+        │ divided by the processes of pytest-xdist, if this is one of them
         └──> cpu_share(n) = budget // n  for each worker: its BLAS threads, and the budget of runs inside its calls
+             cpu_shares(n)               with what is left over: as many workers get one more
 
 So threads times processes times BLAS threads stay within the CPUs that the outermost run found: docs/cpu-budget.md.
 """
@@ -60,17 +62,18 @@ def cpu_count(only_physical_cores: bool = False) -> int:
     """Count the CPUs that this process may use.
 
     The result is the smallest of: the CPUs of the machine, the CPUs in the affinity mask of the process, the CPU quota
-    of its control groups (rounded up), and the environment variable ``LOKY_MAX_CPU_COUNT``. The affinity mask and the
-    variable are read at each call, the rest once per process. With ``JOBLIB_MULTIPROCESSING=0`` the result is 1.
+    of its control groups (rounded up), the CPUs that Slurm has given to its task or job on this machine, and the
+    environment variable ``LOKY_MAX_CPU_COUNT``. The affinity mask and that variable are read at each call, the rest
+    once per process. With ``JOBLIB_MULTIPROCESSING=0`` the result is 1.
 
     Thread-safe.
 
     Parameters
     ----------
     only_physical_cores : bool, default False
-        Whether to count a core with several hardware threads once. A quota or ``LOKY_MAX_CPU_COUNT`` that is below
-        the number of CPUs of the machine applies unchanged. If the system does not report its cores, CPUs are counted,
-        and a UserWarning says so once, unless ``LOKY_MAX_CPU_COUNT`` is set.
+        Whether to count a core with several hardware threads once. A quota, Slurm's limit or ``LOKY_MAX_CPU_COUNT``
+        that is below the number of CPUs of the machine applies unchanged. If the system does not report its cores,
+        CPUs are counted, and a UserWarning says so once, unless ``LOKY_MAX_CPU_COUNT`` is set.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def cpu_count(only_physical_cores: bool = False) -> int:
         machine = min(machine, _MOST_ON_WINDOWS)
     usable = usable_cpus()
     available = machine if usable is None else min(machine, len(usable))
-    allowed = min(_cgroup_limit(), _user_limit())
+    allowed = min(_cgroup_limit(), _slurm_limit(), _user_limit())
     if only_physical_cores and allowed >= machine:
         if cores := _physical_cores(usable):
             allowed = cores
@@ -109,6 +112,8 @@ class CpuLimits(NamedTuple):
         The CPUs in the affinity mask of this process.
     cgroup
         The CPU quota of the control groups, rounded up.
+    slurm
+        The CPUs that Slurm has given to the task or job on this machine.
     variable
         The value of ``LOKY_MAX_CPU_COUNT``.
     """
@@ -116,16 +121,18 @@ class CpuLimits(NamedTuple):
     machine: int
     affinity: int | None
     cgroup: int | None
+    slurm: int | None
     variable: str | None
 
 
 def cpu_limits() -> CpuLimits:
     """Return the numbers of which :func:`cpu_count` takes the smallest."""
-    usable, quota = usable_cpus(), _cgroup_limit()
+    usable, quota, slurm = usable_cpus(), _cgroup_limit(), _slurm_limit()
     return CpuLimits(
         _machine_cpus(),
         None if usable is None else len(usable),
         None if quota == NO_LIMIT else quota,
+        None if slurm == NO_LIMIT else slurm,
         os.environ.get("LOKY_MAX_CPU_COUNT"),
     )
 
@@ -138,7 +145,15 @@ def cpu_budget() -> int:
 
 def cpu_share(n_workers: int) -> int:
     """Return the number of CPUs for each of `n_workers` workers of a run that starts here: at least 1."""
-    return max(cpu_budget() // n_workers, 1)
+    return cpu_shares(n_workers)[0]
+
+
+def cpu_shares(n_workers: int) -> tuple[int, int]:
+    """Return the :func:`cpu_share` of each of `n_workers` workers, and the number of CPUs that are left over then."""
+    budget = cpu_budget()
+    if budget_of_call.get() is None:  # the share of a call is a part of what pytest-xdist's processes divide
+        budget //= _number("PYTEST_XDIST_WORKER_COUNT") or 1
+    return divmod(budget, n_workers) if budget >= n_workers else (1, 0)
 
 
 @functools.cache  # os.cpu_count() reads a file
@@ -155,6 +170,24 @@ def _user_limit() -> int:
     except ValueError:
         message = f"the environment variable LOKY_MAX_CPU_COUNT must be an integer, not {text!r}"
         raise ValueError(message) from None
+
+
+@functools.cache
+def _slurm_limit() -> int:
+    """Return the number of CPUs that Slurm has given to this process on this machine.
+
+    A task that ``srun`` has started has what ``--cpus-per-task`` says. A batch script has that for each of its tasks,
+    because it may be all of them. Neither has more than the job has on this machine.
+    """
+    per_task = _number("SLURM_CPUS_PER_TASK")
+    tasks = 1 if variable("SLURM_STEP_ID") else _number("SLURM_NTASKS") or 1
+    return min(_number("SLURM_CPUS_ON_NODE") or NO_LIMIT, per_task * tasks or NO_LIMIT)
+
+
+def _number(name: str) -> int:
+    """Return the number that another program has put into an environment variable; 0 if there is none."""
+    text = variable(name, "")
+    return int(text) if text.isdecimal() else 0
 
 
 @functools.cache
@@ -268,13 +301,12 @@ def _warn_cores_unknown() -> None:
     )
 
 
-def thread_limits(n_threads: int | None, n_workers: int) -> dict[str, str]:
-    """Return environment variables that limit the BLAS and OpenMP threads of each of `n_workers` processes.
+def thread_limits(n_threads: int | None, share: int) -> dict[str, str]:
+    """Return environment variables that limit the BLAS and OpenMP threads of a worker process.
 
-    If `n_threads` is None, each worker gets an even share of the CPUs, at least one. Variables in the environment of
-    this process keep their values; inside a call, they do so only if the value is below the even share.
+    If `n_threads` is None, the limit is the worker's `share` of the CPUs. Variables in the environment of this process
+    keep their values; inside a call, they do so only if the value is below the share.
     """
-    share = cpu_share(n_workers)
     if n_threads is not None:
         limits = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
     elif budget_of_call.get() is None:

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -34,12 +35,15 @@ from shoal import (
     worker_index,
 )
 from shoal.backends import create
+from shoal.backends._packing import room_left
 from shoal.cli._programs import programs
 from shoal.testing import PATIENCE, BackendTests, wait_for
 
 # After its import, exceptions are pickled with their tracebacks. That must not affect the tests in other files.
 _reducers = dict(copyreg.dispatch_table)
 distributed = pytest.importorskip("distributed", reason="there is no distribution of dask for this Python")
+from shoal.backends._dask_task import EVENT_BYTES  # noqa: E402 it imports distributed
+
 _reducers_of_dask = dict(copyreg.dispatch_table)
 
 #: No dashboards, and free ports.
@@ -333,6 +337,64 @@ def test_a_cluster_of_threads_of_this_process() -> None:
         assert Parallel()(delayed(sum_below)("list") for _ in range(4)) == [10] * 4
         assert Parallel()(delayed(array.__class__.fill)(array, 0) for _ in range(2)) == [None] * 2
         assert array.all()
+
+
+# Results and messages of small runs
+
+
+@pytest.mark.parametrize(("returned", "fetched"), [(b"x" * 100, 0), (b"x" * 100_000, 2)])
+def test_small_results_are_not_fetched(
+    client: Any, monkeypatch: pytest.MonkeyPatch, returned: bytes, fetched: int
+) -> None:
+    """They come with the news that their task has ended."""
+    gather, asked = client.gather, []
+
+    def gathered(*args: Any, **kwargs: Any) -> Any:
+        asked.append(args)
+        return gather(*args, **kwargs)
+
+    monkeypatch.setattr(client, "gather", gathered)
+    assert (
+        Parallel(n_jobs=2, backend="dask", batch_size=1)(delayed(bytes)(returned) for _ in range(2)) == [returned] * 2
+    )
+    assert len(asked) == fetched
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ([1, 2.5, None, True, "text", b"bytes", (1, {2: "three"})], True),
+        (numpy.float64(1.5), True),
+        (numpy.arange(10), True),
+        (numpy.array([object()]), False),
+        (numpy.zeros(1000), False),
+        (Heavy("small", 1), False),
+        ([Heavy("small", 1)], False),
+        ([0] * 5000, False),
+        (dict.fromkeys(range(5000)), False),
+        ("x" * 5000, False),
+        (1 << 100_000, False),
+    ],
+    ids=count(),
+)
+def test_what_a_small_result_is(value: Any, fits: bool) -> None:
+    assert (room_left(value, EVENT_BYTES) > 0) is fits
+    assert not fits or len(pickle.dumps(value)) <= EVENT_BYTES
+
+
+def test_what_is_lost_at_once_counts_once(client: Any, tmp_path: Path) -> None:
+    """More tasks than may be lost in a row, all cancelled from outside of shoal."""
+    results: list[Any] = []
+    run = Parallel(n_jobs=20, backend="dask", batch_size=1)
+    calls = [delayed(wait_for)(tmp_path / "gate") for _ in range(20)]
+    thread = threading.Thread(target=lambda: results.append(run(calls)))
+    thread.start()
+    wait_until(lambda: len(client.futures) >= 20)
+    client.cancel([distributed.Future(key, client) for key in list(client.futures)], force=True)
+    wait_until(lambda: len(client.futures) >= 20)
+    (tmp_path / "gate").touch()
+    thread.join(PATIENCE)
+    assert results == [["opened"] * 20]
 
 
 # Ends

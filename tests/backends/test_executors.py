@@ -16,6 +16,7 @@ import numpy
 import pytest
 
 from _capabilities import KILL, needs_fork
+from _faults_util import until
 from shoal import Parallel, WorkerDied, delayed, parallel_config, send, shared, worker_index
 from shoal._cpus import cpu_budget
 from shoal.backends import Backend, create
@@ -153,8 +154,9 @@ def _unpickled(path: Path) -> Counted:
     return Counted(path)
 
 
-def pid_and_sum(array: Any, _counted: Any, _number: int) -> tuple[int, float]:
+def pid_and_sum(array: Any, counted: Counted, _number: int) -> tuple[int, float]:
     array[0] += 1
+    assert until(lambda: len(counted.path.read_text().split()) == 2)  # both workers take part from the start
     return os.getpid(), float(array.sum())
 
 
@@ -170,8 +172,8 @@ def test_large_and_shared_arguments_are_kept_by_each_worker(
     assert {total for _, total in sums} == {1.0}
     pids = (tmp_path / "pids").read_text().split()
     assert sorted(set(pids)) == sorted(pids) == sorted({str(pid) for pid, _ in sums})
-    if len(pids) == 2:
-        assert not parcels[-1].objects
+    assert len(pids) == 2
+    assert not parcels[-1].objects
     del array
     run(delayed(abs)(number) for number in range(4))
     assert parcels[-1].keys == []

@@ -10,6 +10,7 @@ import pytest
 
 from _capabilities import FORK_SERVER, needs
 from _faults_util import Child
+from _selection import sampled
 
 pytestmark = needs(FORK_SERVER, "there is no fork server")
 
@@ -282,7 +283,7 @@ server()
     assert all(os.strerror(getattr(errno, number)) in line for line in said)
 
 
-@pytest.mark.parametrize("megabytes", [0, 10, 25, 50, 100, 400])
+@pytest.mark.parametrize("megabytes", sampled(0, 10, 25, 50, 100, 400))
 def test_a_limit_of_memory(tmp_path: Path, megabytes: int) -> None:
     """The caller, a server or a worker may fail. Each raises an error, and nothing hangs."""
     source = f"""
@@ -323,6 +324,24 @@ from shoal import shutdown_workers
 shutdown_workers()
 assert until(lambda: not alive(before))
 assert works(2)
+print("ok")
+"""
+    assert check(source, tmp_path) == "ok\n"
+
+
+def test_tests_of_pytest_need_no_servers_of_their_own(tmp_path: Path) -> None:
+    """pytest sets a variable for each test. New workers have its present value, or none."""
+    source = """
+pids = set()
+for test in ("one", "two", None):
+    if test is None:
+        del os.environ["PYTEST_CURRENT_TEST"]
+    else:
+        os.environ["PYTEST_CURRENT_TEST"] = test
+    run = Parallel(n_jobs=2, batch_size=1, **fresh())
+    assert run(delayed(os.environ.get)("PYTEST_CURRENT_TEST") for _ in range(4)) == [test] * 4
+    pids |= {parent_of(pid) for pid in run(delayed(os.getpid)() for _ in range(4))}
+assert len(pids) == 1
 print("ok")
 """
     assert check(source, tmp_path) == "ok\n"
@@ -378,7 +397,7 @@ print("ok")
     assert check(source, tmp_path) == "ok\n"
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.01, 0.03, 0.06, 0.1, 0.2])
+@pytest.mark.parametrize("moment", sampled(0.0, 0.01, 0.03, 0.06, 0.1, 0.2))
 def test_the_caller_is_killed_while_workers_are_forked(tmp_path: Path, moment: float) -> None:
     source = f"""
 threading.Timer({moment}, os.kill, (os.getpid(), signal.SIGKILL)).start()

@@ -279,9 +279,11 @@ def test_cpus_are_divided_among_workers(tmp_path: Path, backend: str) -> None:
 @needs_affinity
 def test_a_worker_has_as_many_cpus_as_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 5, 7, 11})
-    assert _shares(2) == [(2, 3), (5, 7)]
-    assert _shares(1) == [(2,), (3,), (5,), (7,), (11,)]
-    assert _shares(5) == _shares(8) == [(2, 3, 5, 7, 11)]
+    assert _shares(2, 0) == [(2, 3), (5, 7)]
+    assert _shares(2, 1) == [(2, 3, 5), (7, 11)]
+    assert _shares(1, 0) == [(2,), (3,), (5,), (7,), (11,)]
+    assert _shares(1, 2) == [(2, 3), (5, 7), (11,)]
+    assert _shares(5, 0) == _shares(8, 0) == [(2, 3, 5, 7, 11)]
 
 
 @needs_affinity

@@ -39,13 +39,15 @@ def test_what_limits_the_cpus(capsys: pytest.CaptureFixture[str], monkeypatch: p
     monkeypatch.setattr(_cpus, "usable_cpus", lambda: range(8))
     monkeypatch.setattr(_cpus, "_cgroup_limit", lambda: 4)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "3")
-    expected = {"usable": 3, "machine": 16, "affinity": 8, "cgroup": 4, "LOKY_MAX_CPU_COUNT": "3"}
+    monkeypatch.setattr(_cpus, "_slurm_limit", lambda: 6)
+    expected = {"usable": 3, "machine": 16, "affinity": 8, "cgroup": 4, "Slurm": 6, "LOKY_MAX_CPU_COUNT": "3"}
     assert ask(capsys)["cpus"] == expected
     monkeypatch.setattr(_cpus, "usable_cpus", lambda: None)
-    monkeypatch.setattr(_cpus, "_cgroup_limit", lambda: _cpus.NO_LIMIT)
+    for name in ("_cgroup_limit", "_slurm_limit"):
+        monkeypatch.setattr(_cpus, name, lambda: _cpus.NO_LIMIT)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "all")
     found = ask(capsys)["cpus"]
-    assert (found["affinity"], found["cgroup"]) == (None, None)
+    assert (found["affinity"], found["cgroup"], found["Slurm"]) == (None, None, None)
     assert "must be an integer" in found["usable"]
     assert main(["env"]) == 0
     assert "no limit" in capsys.readouterr().out

@@ -80,7 +80,7 @@ class InMemory(StoreBackendBase, _store_backends.StoreBackendMixin):
         return Written()
 
     def _item_exists(self, location: Any) -> bool:
-        return any(path == location or path.startswith(f"{location}/") for path in self.files)
+        return any(path == location or path.startswith(f"{location}{os.sep}") for path in self.files)
 
     def _move_item(self, src: Any, dst: Any) -> None:
         self.files[dst] = self.files.pop(src)
@@ -89,7 +89,7 @@ class InMemory(StoreBackendBase, _store_backends.StoreBackendMixin):
         pass
 
     def clear_location(self, location: Any) -> None:
-        for path in [path for path in self.files if path.startswith(f"{location}/")]:
+        for path in [path for path in self.files if path.startswith(f"{location}{os.sep}")]:
             del self.files[path]
 
     def get_items(self) -> list[CacheItemInfo]:

@@ -50,6 +50,7 @@ def lacks_joblib(binaries: Path) -> bool:
     return "joblib" in done.stdout
 
 
+@pytest.mark.thorough  # test_install.py runs scikit-learn on shoal too, where joblib is installed
 def test_scikit_learn_runs_without_joblib_and_with_an_empty_distribution_of_that_name(binaries: Path) -> None:
     python = binaries / "python"
     alone = run(binaries, python, "-c", "import joblib")

@@ -39,25 +39,31 @@ VARIABLES = {
     "LOKY_MAX_CPU_COUNT": "1",
     "LOKY_MAX_DEPTH": "1",
 }
+#: `make test` runs two of these; the other tests make the same promises, without joblib beside shoal.
+thorough = pytest.mark.thorough
 RUNS = [
     pytest.param("grid", {}, GRID, id="calls and settings"),
-    pytest.param("payloads", {}, PAYLOADS, id="arrays"),
-    pytest.param("failures", {}, FAILURES, id="failures"),
-    pytest.param("settings", {}, SETTINGS, id="arguments and contexts"),
+    pytest.param("payloads", {}, PAYLOADS, id="arrays", marks=thorough),
+    pytest.param("failures", {}, FAILURES, id="failures", marks=thorough),
+    pytest.param("settings", {}, SETTINGS, id="arguments and contexts", marks=thorough),
     pytest.param("environment", {}, ENVIRONMENT, id="environment"),
-    pytest.param("environment", VARIABLES, ENVIRONMENT, id="environment with variables"),
+    pytest.param("environment", VARIABLES, ENVIRONMENT, id="environment with variables", marks=thorough),
     pytest.param(
         "environment",
         {"JOBLIB_MULTIPROCESSING": "0", "JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND": ""},
         WITHOUT_PROCESSES,
         id="environment without processes",
+        marks=thorough,
     ),
     pytest.param(
         "environment",
         {"LOKY_PICKLER": "pickle", "JOBLIB_TESTS_DEFAULT_PARALLEL_BACKEND": "multiprocessing"},
         PICKLER,
         id="environment with pickle",
-        marks=pytest.mark.skipif(SPAWNED, reason="spawned workers import the functions of the main module"),
+        marks=[
+            thorough,
+            pytest.mark.skipif(SPAWNED, reason="spawned workers import the functions of the main module"),
+        ],
     ),
 ]
 

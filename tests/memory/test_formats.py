@@ -25,7 +25,7 @@ memory = pytest.fixture(make_memory)
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_formats", dict(formats._formats))
+    monkeypatch.setattr(formats, "_formats", {name: formats._formats[name] for name in ("parquet", "arrow")})
 
 
 def _pandas() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from shoal import (
     Parallel,
     delayed,
 )
+from shoal.memory import store as stores
 from shoal.memory.store import Entry, Key, Limits, Meta, Store
 
 memory = pytest.fixture(make_memory)
@@ -166,7 +167,8 @@ def test_tasks_share_a_computation_in_a_store_whose_leases_block() -> None:
     assert RUNS == [1]
 
 
-def test_a_store_of_the_users_own() -> None:
+def test_a_store_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "_stores", dict(stores._stores))
     memory = Memory(Full(), verbose=0)
     cached = memory.cache(double)
     assert [cached(1), cached(1), cached.call_and_shelve(1).get()] == [2, 2, 2]

@@ -1,205 +1,26 @@
 """The dask backend: batches are tasks of a dask cluster, submitted through a ``distributed.Client``.
 
-::
-
-    put(obj) ──> Client.scatter ──> dask's future ──┐
-    submit(work, *references) ── pickled ──> Client.submit(_run, bytes, *references) ──> a worker: work(*objects)
-         └── our future <── awaited on the client's event loop <── Client.gather <───────┘
-    abort ──> Client.cancel: waiting tasks do not start; a running batch stops after its current call
+The executor of a run (_dask_executor) submits them, and a worker runs them (_dask_task).
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 import weakref
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Future
-from functools import partial
-from typing import Any, TypeVar
-from uuid import uuid4
+from typing import Any
 
 import distributed
-from dask.sizeof import sizeof
-from dask.utils import funcname
-from distributed.scheduler import KilledWorker
-from distributed.threadpoolexecutor import thread_state
 
-from shoal._pickling import dumps, loads
+from shoal.backends._dask_executor import DaskExecutor
 from shoal.backends.base import Slot, WorkerSpec
-from shoal.backends.storing import Postbox, StoringBackend, StoringExecutor
+from shoal.backends.storing import StoringBackend
 
-T = TypeVar("T")
-
-#: Arguments above the first size are stored in the cluster when they occur again, above the second size at once.
-#: joblib stores all arguments above the first size. But storing an argument of only one call costs one more transfer.
-AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
-#: Larger tasks are stored in the cluster's memory: above 10 MB, dask warns that the scheduler has to hold the task.
-TASK_BYTES = 9_500_000
+#: For so many seconds, a cluster that has had a worker is believed to have one.
+WORKERS_SECONDS = 1.0
 #: The keywords of ``Client.submit`` that are the same for all tasks of a run.
 SUBMITS = frozenset({"workers", "allow_other_workers", "resources", "priority", "fifo_timeout"})
-#: The seconds before each further attempt to store an object.
-_SCATTER_WAITS = (0.1, 0.5, 2.0)
-#: After this many tasks in a row that were cancelled from outside shoal, the cluster is considered broken.
-CANCELLED = 10
-
-
-def _run(stream: Any, *stored: Any) -> Any:
-    """Run a submitted call, in a worker."""
-    function, args, kwargs = loads(stream)
-    if hasattr(function, "given_up"):
-        worker = distributed.get_worker()
-        state, key = worker.state, worker.get_current_task()
-        function.given_up = lambda: (task := state.tasks.get(key)) is None or task.state == "cancelled"
-    return function(*args, *stored, **kwargs)
-
-
-class _Postbox:
-    """Posts by events of dask, which travel from the worker to the client as the news that a task has ended do.
-
-    The scheduler keeps the last ones of each topic: 1,000 by default (``distributed.admin.low-level-log-length``).
-    """
-
-    def __init__(self, topic: str, run: str) -> None:
-        self._worker, self._topic, self._run = distributed.get_worker(), topic, run
-
-    def post(self, content: bytes) -> bool:
-        self._worker.log_event(self._topic, (self._run, content))
-        return True
-
-    def withdraw(self) -> None:
-        """Do nothing: what was posted arrives."""
-
-
-class _Events:
-    """The events that arrive at a client, for its runs.
-
-    There is one topic for each client, because neither the scheduler nor the client forgets a topic.
-    """
-
-    def __init__(self, client: Any) -> None:
-        self.topic = f"shoal-{client.id}"
-        self.receivers: dict[str, Callable[[bytes], object]] = {}  # by run
-
-    def received(self, event: tuple[float, tuple[str, bytes]]) -> None:
-        run, content = event[1]
-        if run in self.receivers:
-            self.receivers[run](content)
-
-
-_events: weakref.WeakKeyDictionary[Any, _Events] = weakref.WeakKeyDictionary()
-
-
-class Cancelled(CancelledError):
-    """A task was cancelled. A subclass, because asyncio replaces a plain CancelledError by its own."""
-
-
-class DaskExecutor(StoringExecutor):
-    """Submits calls to a ``distributed.Client``, each with the same `keywords` of ``Client.submit``.
-
-    `scattered` contains the objects that are stored in the cluster already, with their futures, by id.
-    """
-
-    def __init__(self, client: Any, scattered: dict[int, tuple[Any, Any]], keywords: dict[str, Any]) -> None:
-        self._client = client
-        self._scattered = scattered
-        self._keywords = keywords
-        self._pending: set[Any] = set()
-        self._cancelled = 0
-        self._seen: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._seceded: threading.Thread | None = None
-        self._run = uuid4().hex
-
-    def open_postboxes(self, receive: Callable[[bytes], object]) -> Callable[[], Postbox]:
-        """Open a way for what running batches post."""
-        events = _events.get(self._client)
-        if events is None:
-            events = _events[self._client] = _Events(self._client)
-        self._client.subscribe_topic(events.topic, events.received)  # each time: the scheduler may be another one
-        events.receivers[self._run] = receive
-        return partial(_Postbox, events.topic, self._run)
-
-    def stores(self, obj: Any) -> bool:
-        """Return whether an argument is very large, or large and seen before, or in the cluster already."""
-        if id(obj) in self._scattered or isinstance(obj, distributed.Future):
-            return True
-        nbytes = sizeof(obj)
-        if nbytes <= AGAIN_BYTES:
-            return False
-        if nbytes > AT_ONCE_BYTES or self._seen.get(id(obj)) is obj:
-            return True
-        self._seen[id(obj)] = obj
-        return False
-
-    def put(self, obj: Any) -> Any:
-        """Store an object in the memory of a worker, from which others fetch it; return its future."""
-        if isinstance(obj, distributed.Future):
-            return obj
-        if id(obj) in self._scattered:
-            return self._scattered[id(obj)][1]
-        # In a list, because dask scatters the items of lists and dicts one by one. Without a hash, because cancelling
-        # another future with the same key would also cancel this one (dask/distributed#3703).
-        for seconds in _SCATTER_WAITS:
-            try:
-                return self._client.scatter([obj], hash=False)[0]
-            except OSError:  # the worker that was to get it has died: the scheduler soon knows, and takes another
-                time.sleep(seconds)
-        return self._client.scatter([obj], hash=False)[0]
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Submit a call. Dask futures at the end of the positional arguments are replaced by their objects."""
-        references = [arg for arg in args if isinstance(arg, distributed.Future)]
-        plain = args[: len(args) - len(references)]
-        # Pickled here, because dask would search the arguments for futures.
-        stream: Any = dumps((fn, plain, kwargs), out_of_band=2**63)[0]
-        if len(stream) > TASK_BYTES:
-            stream = self.put(stream)
-        key = f"{funcname(fn)}-{uuid4().hex}"  # unique, because functions may not be pure
-        future = self._client.submit(_run, stream, *references, key=key, pure=False, **self._keywords)
-        self._pending.add(future)
-        return asyncio.run_coroutine_threadsafe(self._outcome(future), self._client.loop.asyncio_loop)
-
-    async def _outcome(self, future: Any) -> Any:
-        """Wait for a task on the client's event loop; return its result."""
-        try:
-            result = await self._client.gather(future, asynchronous=True)
-        except KilledWorker as error:
-            raise BrokenExecutor(str(error)) from None
-        except distributed.CancelledError as error:
-            # By `cancel`; or a worker has died with the only copy of an argument; or the cluster was restarted.
-            self._cancelled += future in self._pending
-            if self._cancelled < CANCELLED and self._client.status == "running":
-                raise Cancelled(str(error)) from None
-            raise RuntimeError(f"the dask cluster cancels all tasks or is closed (client: {self._client})") from error
-        finally:
-            self._pending.discard(future)
-            future.release()
-        self._cancelled = 0
-        return result
-
-    def cancel(self) -> None:
-        """Cancel all submitted tasks: waiting tasks do not start, and a running batch stops after its current call."""
-        pending, self._pending = list(self._pending), set()
-        loop = self._client.loop.asyncio_loop
-        if pending and not loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._client.cancel(pending, asynchronous=True), loop)
-
-    def secede(self) -> None:
-        """If this thread runs a dask task, let the worker run other tasks meanwhile, because this one will wait."""
-        if getattr(thread_state, "proceed", False):
-            distributed.secede()
-            self._seceded = threading.current_thread()
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Undo :meth:`secede`, if the same thread calls this; receive nothing more that batches post."""
-        if self._client in _events:
-            _events[self._client].receivers.pop(self._run, None)
-        if cancel_futures:
-            self.cancel()
-        if self._seceded is threading.current_thread():
-            self._seceded = None
-            distributed.rejoin()
+#: For clients whose cluster had workers: when, and the stream to the scheduler.
+_seen_with_workers: weakref.WeakKeyDictionary[Any, tuple[float, Any]] = weakref.WeakKeyDictionary()
 
 
 class DaskBackend(StoringBackend):
@@ -285,6 +106,8 @@ class DaskBackend(StoringBackend):
             n_jobs = self.default_n_jobs
         if n_jobs in (0, 1):
             return super().workers(n_jobs)
+        if n_jobs > 0 and self._had_workers():
+            return n_jobs
         threads = self.threads()
         if not threads:
             raise RuntimeError(f"{type(self).__name__} has no active worker: {self.client}")
@@ -317,7 +140,15 @@ class DaskBackend(StoringBackend):
             finally:
                 probe.release()
             threads = sum(self.client.nthreads().values())
+        if threads:
+            _seen_with_workers[self.client] = time.monotonic(), self.client.scheduler_comm
         return max(threads, 2) if threads else 0
+
+    def _had_workers(self) -> bool:
+        """Return whether the cluster had workers a moment ago: to ask takes a round trip."""
+        seen, stream = _seen_with_workers.get(self.client, (-WORKERS_SECONDS, None))
+        in_time = time.monotonic() - seen < WORKERS_SECONDS
+        return in_time and stream is self.client.scheduler_comm and not self.client.asynchronous
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
         """Return one slot. If this is called in a dask task, its worker runs other tasks until the slot is closed."""

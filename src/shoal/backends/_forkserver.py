@@ -65,6 +65,8 @@ MODULES: tuple[str, ...] = ("shoal.parallel.transport._worker",)
 STATE_SECONDS = 0.1
 #: With these variables, no BLAS or OpenMP starts a thread when it is loaded.
 ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
+#: pytest changes this variable for each test. Servers do without it, or each test would need another one.
+_OF_A_TEST = "PYTEST_CURRENT_TEST"
 
 
 class ForkedChild:
@@ -133,7 +135,7 @@ class ForkServer:
         if self._timeout is None:
             self._since = time.monotonic()
         child = ForkedChild(worker, process)
-        wanted: dict[str, str | None] = {name: os.environ.get(name) for name in ONE_THREAD}
+        wanted: dict[str, str | None] = {name: os.environ.get(name) for name in (*ONE_THREAD, _OF_A_TEST)}
         wanted.update(process.own)
         variables = {name: value for name, value in wanted.items() if self.environment.get(name) != value}
         process.send(beginning(variables, assignment, initial))
@@ -334,6 +336,7 @@ class Servers:
         if self._latest is not None and self._latest[0] == state and self._latest[1].fit:
             return self._latest[1]
         environment = changed_environment({**os.environ, **ONE_THREAD}, variables or {})
+        environment.pop(_OF_A_TEST, None)
         key = variables is None, *inherited_state(environment)
         server = next((server for server in self.living if server.fit and server.key == key), None)
         if server is None:

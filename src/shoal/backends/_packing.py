@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from pickle import PickleBuffer
@@ -77,3 +78,31 @@ def nbytes_of(obj: Any) -> int:
         usage = obj.memory_usage(index=False)
         return int(getattr(usage, "sum", lambda: usage)())
     return nbytes_of(obj.data) if hasattr(obj, "indptr") else 0  # a sparse matrix
+
+
+_SIMPLE = frozenset({bool, float, complex, type(None)})
+
+
+def room_left(value: Any, room: int) -> int:
+    """Return how many bytes of `room` the pickle of a value leaves.
+
+    The result is 0 or less if the value does not fit, or is more than numbers, texts, arrays and containers of them.
+    """
+    kind = type(value)
+    if kind in _SIMPLE:
+        return room - 20
+    if kind is int:
+        return room - 10 - int(value.bit_length()) // 8
+    if kind is str or kind is bytes:
+        return room - 10 - 4 * len(value)
+    if kind is dict:
+        return room_left([*value.keys(), *value.values()], room) if len(value) < room else 0
+    if kind is list or (issubclass(kind, tuple) and (kind is tuple or kind.__module__.startswith("shoal."))):
+        room -= 80
+        for item in value:
+            room = room_left(item, room) if room > 0 else 0
+        return room
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and (kind is numpy.ndarray or issubclass(kind, numpy.generic)) and not value.dtype.hasobject:
+        return room - 300 - int(value.nbytes)
+    return 0

@@ -42,11 +42,12 @@ class Placement:
                 "environment must map names of variables to their values, or be a callable that takes a worker's index "
                 f"and returns such a mapping, got: {environment!r}"
             )
-        self._affinity = _affinity(options.get("affinity"), spec.n_workers)
+        self._affinity = _affinity(options.get("affinity"), spec)
         self.initializer: Callable[..., object] | None = options.get("initializer")
         self.initargs: tuple[Any, ...] = tuple(options.get("initargs") or ())
         self.key: Hashable = (
-            tuple(sorted(spec.environment.items())),
+            *(tuple(sorted(variables.items())) for variables in (spec.environment, spec.first_environment)),
+            0 if spec.first_environment == spec.environment else spec.n_first,
             identity(environment) if self.variables is None else tuple(sorted(self.variables.items())),
             identity(self._affinity),
             *map(identity, (self.initializer, *self.initargs)),
@@ -68,10 +69,10 @@ class Placement:
             cpus = _cpus(cpus(index))
         elif cpus is not None:
             cpus = cpus[index % len(cpus)]
-        return Assignment(index, {**self._spec.environment, **variables}, cpus, process_depth() + 1)
+        return Assignment(index, {**self._spec.environment_of(index), **variables}, cpus, process_depth() + 1)
 
 
-def _affinity(affinity: Any, n_workers: int) -> Any:
+def _affinity(affinity: Any, spec: WorkerSpec) -> Any:
     """Return the option as a callable, as a tuple with the CPUs of each worker, or as None for all CPUs."""
     if affinity is None or affinity is False:
         return None
@@ -79,7 +80,7 @@ def _affinity(affinity: Any, n_workers: int) -> Any:
         warn("affinity is ignored: this system cannot bind processes to CPUs", FallbackWarning)
         return None
     if affinity is True:
-        return tuple(_shares(cpu_share(n_workers)))
+        return tuple(_shares(cpu_share(spec.n_workers), spec.n_first))
     if callable(affinity):
         return affinity
     if isinstance(affinity, Sequence) and not isinstance(affinity, str) and affinity:
@@ -116,10 +117,15 @@ def _cpus(cpus: Any) -> tuple[int, ...]:
     return chosen
 
 
-def _shares(share: int) -> list[tuple[int, ...]]:
-    """Return the usable CPUs in groups of `share`."""
+def _shares(share: int, n_first: int) -> list[tuple[int, ...]]:
+    """Return the usable CPUs in groups of `share`; the first ones have one more."""
     usable = sorted(usable_cpus() or ())
-    return [tuple(usable[start : start + share]) for start in range(0, max(len(usable) - share, 0) + 1, share)]
+    groups: list[tuple[int, ...]] = []
+    while len(usable) >= share or not groups:
+        size = share + (len(groups) < n_first)
+        groups.append(tuple(usable[:size]))
+        del usable[:size]
+    return groups
 
 
 def identity(option: Any) -> Hashable:

@@ -140,12 +140,20 @@ class WorkerSpec(NamedTuple):
     own
         Whether the workers must not be shared with other runs. A long-lived run sets this, because its calls may never
         end, and calls of other runs would wait behind them.
+    n_first, first_environment
+        The number of workers, from index 0 on, that get one CPU more than the others, and their environment variables.
     """
 
     n_workers: int
     environment: Mapping[str, str] = MappingProxyType({})
     options: Mapping[str, Any] = MappingProxyType({})
     own: bool = False
+    n_first: int = 0
+    first_environment: Mapping[str, str] = MappingProxyType({})
+
+    def environment_of(self, index: int) -> Mapping[str, str]:
+        """Return the environment variables of the worker with this index."""
+        return self.first_environment if index < self.n_first else self.environment
 
 
 #: The options that depend on a worker's index. A backend without worker processes refuses them: if it ignored them,

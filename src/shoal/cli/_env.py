@@ -27,12 +27,16 @@ _PACKAGES = (
     *("xxhash", "isal", "zlib-ng", "fsspec", "pyarrow", "lz4", "psutil", "tqdm"),
 )
 #: Environment variables that shoal, joblib, or a BLAS reads: these, and those that begin with a prefix.
-_VARIABLES = (*THREAD_VARIABLES, "ENABLE_IPC", "PYTHON_GIL", "PYTHONFAULTHANDLER", "PYTHONUNBUFFERED", "TMPDIR")
+_VARIABLES = (
+    *(*THREAD_VARIABLES, "ENABLE_IPC", "PYTHON_GIL", "PYTHONFAULTHANDLER", "PYTHONUNBUFFERED", "TMPDIR"),
+    *("PYTEST_XDIST_WORKER_COUNT", "SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "SLURM_NTASKS", "SLURM_STEP_ID"),
+)
 _PREFIXES = ("SHOAL_", "JOBLIB_", "LOKY_", "OMP_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "KMP_", "VECLIB_", "GOMP_")
 #: What is shown instead of None.
 _NONE = {
     "affinity": "no limit",
     "cgroup": "no limit",
+    "Slurm": "no limit",
     "cgroup limit bytes": "no limit",
     "LOKY_MAX_CPU_COUNT": "not set",
 }
@@ -111,6 +115,7 @@ def _cpus() -> dict[str, Any]:
         "machine": limits.machine,
         "affinity": limits.affinity,
         "cgroup": limits.cgroup,
+        "Slurm": limits.slurm,
         "LOKY_MAX_CPU_COUNT": limits.variable,
     }
 

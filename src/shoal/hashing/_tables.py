@@ -179,7 +179,7 @@ def _polars_series(series: Any) -> Iterator[Any]:
     ranks = np.full(len(names) + 1, -1, np.int32)  # the last one is that of missing values
     ranks[used[order]] = np.arange(len(order))
     yield [texts[number] for number in order]
-    yield ranks[numbers]
+    yield ranks.take(numbers)  # faster than to index
 
 
 def polars_writers() -> dict[type, tuple[bytes, Writer]]:

@@ -18,7 +18,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from shoal.errors import CorruptFile
 from shoal.memory.formats import PICKLE
@@ -167,7 +167,8 @@ def _add_value(store: Store, key: Key, file: IO[bytes], member: tarfile.TarInfo,
     if format is None or (format != PICKLE and not store.formats):
         lacks = "is not registered in this process: call shoal.register_format" if format is None else "the store lacks"
         raise ValueError(f"{member.name!r} is in a format that {lacks}")
-    with io.BytesIO() if member.size <= _IN_MEMORY else tempfile.TemporaryFile() as copy:
+    with io.BytesIO() if member.size <= _IN_MEMORY else tempfile.TemporaryFile() as made:
+        copy: Any = made
         shutil.copyfileobj(file, copy, 1 << 20)
         copy.seek(0)
         try:

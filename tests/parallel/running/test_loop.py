@@ -14,6 +14,7 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from _selection import examples
 from shoal.backends import Backend, Slot
 from shoal.errors import RunTimeout, TaskTimeout, WorkerDied
 from shoal.parallel._batch import Batch
@@ -276,7 +277,7 @@ class World:
     run: BatchRun[Any]
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(data=st.data())
 def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
     n = data.draw(st.integers(0, 14), label="calls")

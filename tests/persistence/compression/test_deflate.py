@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from _selection import examples
 from shoal.persistence.compression import _ahead, _deflate, _inflate, _stream
 from shoal.persistence.compression._deflate import SMALL, DeflateFile, small_stream
 from shoal.persistence.compression._inflate import InflateBlocks, InflateFile
@@ -125,7 +126,7 @@ sizes = st.one_of(
 
 @containers
 @pytest.mark.usefixtures("small_blocks")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60))
 @given(
     writes=st.lists(sizes, max_size=6),
     reads=st.lists(sizes, max_size=6),
@@ -231,7 +232,9 @@ def size_by_zlib(name: str, level: int) -> int:
     return len(zlib.compress(samples()[name], level))
 
 
-@pytest.mark.parametrize(("levels", "most"), [((1, 2, 3), 1.055), ((4, 6, 9), 1.02)])
+@pytest.mark.parametrize(
+    ("levels", "most"), [((1, 2, 3), 1.055), pytest.param((4, 6, 9), 1.02, marks=pytest.mark.thorough)]
+)
 def test_sizes_stay_close_to_zlibs(levels: tuple[int, ...], most: float) -> None:
     larger = {}
     for (name, data), level in itertools.product(samples().items(), levels):
@@ -375,7 +378,7 @@ def test_a_raw_file_may_take_a_little_at_a_time(container: str) -> None:
 
 @containers
 @pytest.mark.usefixtures("small_blocks")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(40))
 @given(size=st.integers(0, 3000), behind=st.integers(0, 300_000), most=st.sampled_from([1, 7, 1000, 1 << 20]))
 def test_bytes_behind_the_stream_are_left(container: str, size: int, behind: int, most: int) -> None:
     data, rest = data_of(size), os.urandom(behind)

@@ -14,12 +14,14 @@ import random
 import struct
 import sys
 import warnings
+from operator import attrgetter
 
 import numpy as np
 
 import shoal
 from shoal.persistence.trust._presets import PRESETS
 from shoal.persistence.trust._reconstructors import RECONSTRUCTORS
+from shoal.persistence.trust._trust import _RENAMED
 
 #: The beginnings of the names of events that no file may cause.
 FORBIDDEN = (
@@ -36,30 +38,35 @@ TEXTS = (
 ARRAY = pickle.dumps(np.arange(3.0), 2)[2:-1]
 
 
+def module_and_name(dotted: str) -> tuple[str, str] | None:
+    """Return the parts of a dotted name; None if these releases of the libraries do not have it."""
+    parts = dotted.split(".")
+    for depth in range(len(parts) - 1, 0, -1):
+        module, name = ".".join(parts[:depth]), ".".join(parts[depth:])
+        try:
+            attrgetter(name)(importlib.import_module(_RENAMED.get(module, module)))
+        except (ImportError, AttributeError):
+            continue
+        return module, name
+    return None
+
+
 class Maker:
     """Makes files."""
 
     def __init__(self, preset: str, seed: int) -> None:
         self._random = random.Random(seed)
-        self._names = sorted(PRESETS[preset])
+        self._parts = {name: parts for name in sorted(PRESETS[preset]) if (parts := module_and_name(name)) is not None}
+        self._names = list(self._parts)
         self._functions = [name for name in self._names if name in RECONSTRUCTORS]
         self._indexes = [name for name in self._names if name.endswith("Index")]
-        for name in self._names:
-            self._global(name)
 
     def file(self) -> bytes:
         return b"\x80\x04" + self._call(0) + b"."
 
     def _global(self, name: str) -> bytes:
-        parts = name.split(".")
-        for depth in range(len(parts) - 1, 0, -1):
-            module, qualname = ".".join(parts[:depth]), ".".join(parts[depth:])
-            try:
-                importlib.import_module(module)
-            except ImportError:
-                continue
-            return b"\x8c%c%b\x8c%c%b\x93" % (len(module), module.encode(), len(qualname), qualname.encode())
-        raise ImportError(name)
+        module, qualname = self._parts[name]
+        return b"\x8c%c%b\x8c%c%b\x93" % (len(module), module.encode(), len(qualname), qualname.encode())
 
     def _text(self) -> bytes:
         text = self._random.choice(TEXTS).encode()

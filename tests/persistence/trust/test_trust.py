@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shoal
+from _selection import examples
 from _trust_opcodes import PROTO4, framed, named, old, refused, text
 from shoal.errors import CorruptFile, DamagedFile, FileLimitError, TruncatedFile, UntrustedFile
 from shoal.persistence.compression import COMPRESSORS
@@ -761,7 +762,7 @@ def test_arrays_are_mapped(mode: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded[2], value[2])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     value=st.recursive(
         st.none()
@@ -783,7 +784,7 @@ def test_plain_data(value: Any, protocol: int) -> None:
     assert shoal.load(io.BytesIO(data), trusted=[]) == value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_damaged_files_run_no_code(data: st.DataObject) -> None:
     """A damaged file is refused, or loads, or a class that is safe says that its state makes no sense; nothing else."""

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 import shoal
 from _capabilities import needs_limits
+from _selection import examples
 from _trust_opcodes import PROTO4, dtype, framed, named, refused, text
 from shoal.errors import CorruptFile, DamagedFile, FileLimitError, UntrustedFile
 from shoal.persistence._format import MAGIC, TAIL
@@ -384,7 +385,7 @@ def test_objects_of_an_array_of_a_class_that_is_trusted() -> None:
     assert list(shoal.load(io.BytesIO(pickle.dumps(value)), trusted=[HERE])) == [1, "a"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     value=st.recursive(
         st.none() | st.integers() | st.text() | st.binary(max_size=300),

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shoal
+from _selection import examples
 from _trust_opcodes import PROTO4, framed, named, text
 from shoal.errors import UntrustedFile
 from shoal.persistence.trust._depth import DEPTH, Depths
@@ -67,7 +68,7 @@ KEYS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("frames", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_keys_of_nested_tuples(frames: bool, tmp_path: Path) -> None:
     """In a thread with a stack as small as they come."""
     for name, opcodes in KEYS.items():
@@ -171,7 +172,7 @@ def _walk() -> Walk:
     return Walk(lambda *_: pytest.fail("no opcode"), Budget("", 2**80, 0))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(program=PROGRAMS, begin=st.integers(0, 130), cut=st.integers(1, 130))
 def test_depth_and_size_are_as_the_unpickler_makes_them(program: list[tuple[int, int]], begin: int, cut: int) -> None:
     opcodes = _opcodes(program)

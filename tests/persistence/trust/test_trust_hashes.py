@@ -173,7 +173,7 @@ def main(frames: bool) -> None:
 REFUSED = ("UntrustedFile, UntrustedFile", "misused, UntrustedFile", "inspected, UntrustedFile")
 
 
-@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("frames", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_what_would_take_for_ever(frames: bool) -> None:
     program = f"import {__name__}; {__name__}.main({frames})"
     folder = str(Path(__file__).parent)

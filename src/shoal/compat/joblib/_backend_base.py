@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, ClassVar
 
-from shoal._cpus import thread_limits
+from shoal._cpus import cpu_share, thread_limits
 from shoal._tracebacks import warn
 from shoal.backends.base import Backend, Slot, WorkerSpec, in_main_thread
 from shoal.parallel.transport._engines import Outcome
@@ -160,7 +160,7 @@ class ParallelBackendBase(Backend):
         return backends.ThreadingBackend(nesting_level=level), None
 
     def _prepare_worker_env(self, n_jobs: int) -> dict[str, str]:
-        return thread_limits(self.inner_max_num_threads, n_jobs)
+        return thread_limits(self.inner_max_num_threads, cpu_share(n_jobs))
 
     @contextlib.contextmanager
     def retrieval_context(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ import errno
 import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -114,27 +114,35 @@ class FsspecFiles:
                 return
             except FileNotFoundError:
                 return
-            except OSError:  # another process may have written into the folder meanwhile
-                if attempt == (0 if self._writes_at_once else _ATTEMPTS - 1):
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY and attempt == (0 if self._writes_at_once else _ATTEMPTS - 1):
                     raise
+                # Others write into the folder meanwhile. What they have written last may stay.
 
     def names(self, folder: str) -> list[str]:
         """Return the names of what a folder contains; nothing if there is none."""
-        with _reporting(folder):
-            try:
-                found = self._fs.ls(folder, detail=False)
-            except (FileNotFoundError, NotADirectoryError):
-                return []
+        found = self._listed(self._fs.ls, folder, [], detail=False)
         return [path.rstrip("/").rpartition("/")[2] for path in found]
 
     def find(self) -> dict[str, dict[str, Any]]:
         """Return all files, by their paths below the location, with what the file system tells about them."""
-        with _reporting(self.prefix):
-            try:
-                found = self._fs.find(self.prefix, detail=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return {}
+        found = self._listed(self._fs.find, self.prefix, {}, detail=True)
         return {path[len(self.prefix) - len(path) :]: about for path, about in found.items()}
+
+    @staticmethod
+    def _listed(listing: Callable[..., Any], folder: str, nothing: Any, **options: Any) -> Any:
+        """Return what a method that lists a folder returns, or `nothing` if there is no folder."""
+        left = _ATTEMPTS
+        with _reporting(folder):
+            while True:
+                try:
+                    return listing(folder, **options)
+                except (FileNotFoundError, NotADirectoryError):
+                    return nothing
+                except (KeyError, RuntimeError):  # memory:// lists a dictionary that other threads change
+                    left -= 1
+                    if not left:
+                        raise
 
     def _refuse_links(self, path: str) -> None:
         """Raise NotADirectoryError if a local folder that leads to a path is a symbolic link."""

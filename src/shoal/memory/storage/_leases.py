@@ -54,7 +54,7 @@ class _Owner:
 
 
 #: The leases of the caller that runs: of all folders, and perhaps some that were released.
-_held: ContextVar[tuple[_Owner, ...]] = ContextVar("shoal_leases", default=())
+_held: ContextVar[tuple[_Owner, ...]] = ContextVar("shoal leases", default=())
 
 
 class Leases:

@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
-from shoal._cpus import thread_limits
+from shoal._cpus import cpu_shares, thread_limits
 from shoal._hints import hint
 from shoal._typevars import R
 from shoal.backends import Backend, Slot, WorkerSpec
@@ -142,9 +142,22 @@ class Plan(NamedTuple):
     def open(self, n_workers: int) -> list[Slot]:
         """Open the backend's slots for `n_workers` workers."""
         backend = self.backend
-        environment = {} if backend.in_process else thread_limits(backend.inner_max_num_threads, n_workers)
         own = self.own_workers or handles_message.get()
-        return backend.open(WorkerSpec(n_workers, environment, self.options, own))
+        if backend.in_process:
+            return backend.open(WorkerSpec(n_workers, {}, self.options, own))
+        inner = backend.inner_max_num_threads
+        share, n_first = self.cpu_shares(n_workers)
+        environment = thread_limits(inner, share)
+        first = thread_limits(inner, share + 1) if n_first else environment
+        return backend.open(WorkerSpec(n_workers, environment, self.options, own, n_first, first))
+
+    def cpu_shares(self, n_workers: int) -> tuple[int, int]:
+        """Return the number of CPUs of each worker, and the number of workers, from index 0 on, that get one more.
+
+        A negative `n_jobs` leaves CPUs free on purpose, so nobody gets what is left over then.
+        """
+        share, left_over = cpu_shares(n_workers)
+        return share, 0 if (self.settings.n_jobs or 0) < 0 else left_over
 
     def bound(self, n_workers: int) -> int | None:
         """Return the number of batches that may be in flight; None for no bound.

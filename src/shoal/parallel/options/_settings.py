@@ -19,7 +19,7 @@ from shoal import backends
 from shoal._cpus import budget_of_call
 from shoal.backends import Backend
 from shoal.backends._blas import cap_this_thread
-from shoal.backends.base import CallHere, call_here
+from shoal.backends.base import CallHere, call_here, worker_index
 from shoal.parallel.options._checks import FORWARDED, as_number, check, integer, refuse_calls
 
 if TYPE_CHECKING:
@@ -236,8 +236,9 @@ def named(backend: Any) -> Backend:
     return backends.create(backend)
 
 
-#: For runs inside a call: the name of their backend, their depth, and the number of CPUs that they share; None for all.
-Nested = tuple[str, int, int | None]
+#: For runs inside a call: the name of their backend, their depth, the number of CPUs that they share (None for all),
+#: and the number of workers, from index 0 on, in which it is one CPU more.
+Nested = tuple[str, int, int | None, int]
 
 
 class nested_settings:
@@ -245,7 +246,7 @@ class nested_settings:
 
     Parameters
     ----------
-    backend, depth, cpus
+    backend, depth, cpus, n_first
         As for :data:`Nested`.
     here
         The calls of this thread, if it is a worker. Then its BLAS threads are limited too, also after the block.
@@ -253,7 +254,12 @@ class nested_settings:
 
     __slots__ = ("_cpus", "_here", "_settings", "_tokens")
 
-    def __init__(self, backend: str, depth: int, cpus: int | None, here: CallHere | None = None) -> None:
+    def __init__(
+        self, backend: str, depth: int, cpus: int | None, n_first: int = 0, here: CallHere | None = None
+    ) -> None:
+        if n_first and cpus is not None:
+            index = worker_index() if here is None else here.worker
+            cpus += index is not None and index < n_first
         self._settings, self._cpus, self._here = _nested(backend, depth), cpus, here
 
     def __enter__(self) -> None:

@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import errors
-from shoal._cpus import cpu_share
 from shoal._environment import variable
 from shoal._sizes import parse_size
 from shoal._tracebacks import warn
@@ -116,14 +115,14 @@ def make_run(
     with ExitStack() as opened:
         opened.callback(close_slots, slots)
         backend, settings = plan.backend, plan.settings
-        share = cpu_share(n_workers)
+        share, n_first = plan.cpu_shares(n_workers)
         if backend.in_process:
             opened.enter_context(BlasCap(share))
         schedule = calls if isinstance(calls, Schedule) else _schedule(plan, calls, n_workers, number, bound)
         # Only where a slot has one worker, the worker notes which call it runs.
         noted = backend.ships_bytes and all(slot.width == 1 for slot in slots)
         plan = _without_ignored(plan, noted)
-        nested = backend.nested(settings.depth), settings.depth + 1, share
+        nested = backend.nested(settings.depth), settings.depth + 1, share, n_first
         policy = faults(settings, listener)
         limits = _limits(backend, settings)
         if "logging" in settings.forwarded:
@@ -150,7 +149,7 @@ def make_run(
             from shoal.parallel.transport._engines import ObjectTransport, TaskOptions, machine_name
 
             # The workers of clusters are no children of this process, and the CPUs there are not divided up here.
-            there = nested if backend.shares_cpus else (nested[0], settings.depth, None)
+            there = nested if backend.shares_cpus else (nested[0], settings.depth, None, 0)
             options = TaskOptions(
                 there, seconds, settings.mmap_mode, forwarded, process_name(), machine_name(), variables=variables
             )

@@ -337,8 +337,8 @@ class Task:
         channel = Channel(lambda told: notes.add(encoded(told)), options.messages, options.steps and notes.live)
         channel.index = present
         variables = objects[0] if type(options.variables) is Stored else options.variables
-        backend, depth, cpus = options.nested
-        settings = nested_settings(backend, depth, cpus if options.machine == machine_name() else None)
+        backend, depth, cpus, n_first = options.nested
+        settings = nested_settings(backend, depth, cpus if options.machine == machine_name() else None, n_first)
         with noted, settings, closing(channel), channel_set(channel):
             began = clock()
             failure: Failure | None = None

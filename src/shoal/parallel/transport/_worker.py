@@ -169,7 +169,7 @@ def rehearse() -> None:
     if os.environ.get("LOKY_PICKLER", "").strip():  # it may be a module of the user's, which must not be imported here
         return
     calls = Pickled(dumps((abs, [(1,)], None))[0])
-    payload = Payload((0, 0), (), (0, 0), 0, 1.0, tuple(calls), {}, (), ("sequential", 1, None), None, None)
+    payload = Payload((0, 0), (), (0, 0), 0, 1.0, tuple(calls), {}, (), ("sequential", 1, None, 0), None, None)
     for _ in range(_REHEARSALS):
         loads(dumps(run_batch(*loads(dumps(tuple(payload))[0])))[0])
 

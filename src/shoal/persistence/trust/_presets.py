@@ -1,7 +1,8 @@
 """Presets of ``load(trusted=)``: the names that objects of a library need, and no others.
 
 ``python -m scripts.trust_presets --write`` has written the table. It makes objects of each library, fits every public
-estimator of scikit-learn, dumps them, and collects what their files name.
+estimator of scikit-learn, dumps them, and collects what their files name. It was run with scikit-learn 1.6 to 1.9,
+scipy 1.14 to 1.18, pandas 2.1 to 3.1 and numpy 1.26 to 2.5.
 
 A preset covers a name as a pattern does, and not as an exact name does: of a class, ``__new__`` without arguments and
 then any state; of other callables, the calls that ``_reconstructors.py`` describes.
@@ -45,6 +46,11 @@ _NAMES: dict[str, dict[str, str]] = {
         "scipy.sparse._lil": "lil_array lil_matrix",
     },
     "scikit-learn": {
+        "_loss": (
+            "CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss CyHalfMultinomialLoss "
+            "CyHalfPoissonLoss CyHalfSquaredError CyHalfTweedieLoss CyHalfTweedieLossIdentity CyHuberLoss "
+            "CyPinballLoss __pyx_unpickle_CyHalfMultinomialLoss"
+        ),
         "sklearn._loss._loss": (
             "CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss CyHalfMultinomialLoss "
             "CyHalfPoissonLoss CyHalfSquaredError CyHalfTweedieLoss CyHalfTweedieLossIdentity CyHuberLoss "
@@ -89,8 +95,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "sklearn.dummy": "DummyClassifier DummyRegressor",
         "sklearn.ensemble._bagging": "BaggingClassifier BaggingRegressor",
         "sklearn.ensemble._forest": (
-            "ExtraTreesClassifier ExtraTreesRegressor RandomForestClassifier RandomForestRegressor "
-            "RandomTreesEmbedding"
+            "ExtraTreesClassifier ExtraTreesRegressor RandomForestClassifier RandomForestRegressor RandomTreesEmbedding"
         ),
         "sklearn.ensemble._gb": "GradientBoostingClassifier GradientBoostingRegressor",
         "sklearn.ensemble._hist_gradient_boosting.binning": "_BinMapper",
@@ -223,23 +228,43 @@ _NAMES: dict[str, dict[str, str]] = {
         ),
         "pandas._libs.arrays": "__pyx_unpickle_NDArrayBacked",
         "pandas._libs.internals": "_unpickle_block",
-        "pandas._libs.interval": "__pyx_unpickle_IntervalMixin",
+        "pandas._libs.interval": "Interval __pyx_unpickle_IntervalMixin",
+        "pandas._libs.missing": "NA",
         "pandas._libs.sparse": "IntIndex",
-        "pandas._libs.tslibs.nattype": "_nat_unpickle",
-        "pandas._libs.tslibs.offsets": "BusinessDay Day MonthEnd Week YearEnd",
+        "pandas._libs.tslibs.nattype": "__nat_unpickle _nat_unpickle",
+        "pandas._libs.tslibs.offsets": "BusinessDay DateOffset Day MonthEnd Week YearEnd",
+        "pandas._libs.tslibs.period": "Period",
         "pandas._libs.tslibs.timedeltas": "_timedelta_unpickle",
         "pandas._libs.tslibs.timestamps": "_unpickle_timestamp",
         "pandas.arrays": (
             "BooleanArray DatetimeArray FloatingArray IntegerArray IntervalArray PeriodArray SparseArray "
             "StringArray TimedeltaArray"
         ),
-        "pandas.core.indexes.base": "_new_Index",
-        "pandas.core.indexes.datetimes": "_new_DatetimeIndex",
-        "pandas.core.indexes.interval": "_new_IntervalIndex",
-        "pandas.core.indexes.timedeltas": "_new_TimedeltaIndex",
+        "pandas.core.arrays.boolean": "BooleanArray BooleanDtype",
+        "pandas.core.arrays.categorical": "Categorical",
+        "pandas.core.arrays.datetimes": "DatetimeArray",
+        "pandas.core.arrays.floating": "Float32Dtype FloatingArray",
+        "pandas.core.arrays.integer": "Int64Dtype IntegerArray",
+        "pandas.core.arrays.interval": "IntervalArray",
+        "pandas.core.arrays.period": "PeriodArray",
+        "pandas.core.arrays.sparse.array": "SparseArray",
+        "pandas.core.arrays.string_": "StringArray StringDtype",
+        "pandas.core.arrays.timedeltas": "TimedeltaArray",
+        "pandas.core.dtypes.dtypes": "CategoricalDtype DatetimeTZDtype IntervalDtype PeriodDtype SparseDtype",
+        "pandas.core.frame": "DataFrame",
+        "pandas.core.indexes.base": "Index _new_Index",
+        "pandas.core.indexes.category": "CategoricalIndex",
+        "pandas.core.indexes.datetimes": "DatetimeIndex _new_DatetimeIndex",
+        "pandas.core.indexes.interval": "IntervalIndex _new_IntervalIndex",
+        "pandas.core.indexes.multi": "MultiIndex",
+        "pandas.core.indexes.period": "PeriodIndex",
+        "pandas.core.indexes.range": "RangeIndex",
+        "pandas.core.indexes.timedeltas": "TimedeltaIndex _new_TimedeltaIndex",
         "pandas.core.internals.managers": "BlockManager SingleBlockManager",
+        "pandas.core.series": "Series",
     },
 }
+
 
 def _of(*presets: str) -> frozenset[str]:
     return frozenset(

@@ -197,6 +197,7 @@ RECONSTRUCTORS: dict[str, Rule] = {
     **_each("pandas", "StringDtype", Rule(_string_dtype)),
     **_each("pandas.core.arrays.string_", "StringDtype", Rule(_string_dtype)),
     **_each("pandas", "PeriodDtype Interval Period", Rule(_data)),
+    "pandas._libs.tslibs.nattype.__nat_unpickle": Rule(_data),
     "pandas.core.dtypes.dtypes.PeriodDtype": Rule(_data),
     "pandas._libs.interval.Interval": Rule(_data),
     **_each("pandas._libs.tslibs.period", "Period", Rule(_data)),

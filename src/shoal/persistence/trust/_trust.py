@@ -20,6 +20,9 @@ Ask = Callable[[str], Any]
 #: No pattern covers modules below these names. Test helpers run any code that they are given, and importing
 #: ``__main__`` runs a command line.
 _NEVER = frozenset(("tests", "_tests", "testing", "_testing", "test_utils", "conftest", "__main__"))
+#: The names that files of some releases give to a module of a library, and its place. It is not imported by that name,
+#: because a file in the working folder may have it.
+_RENAMED = {"_loss": "sklearn._loss._loss"}
 _PATTERN = re.compile(r"([^\W\d]\w*)(\.[^\W\d]\w*)*(\.\*)?")
 
 
@@ -154,7 +157,7 @@ def _as_pickle_does(standin: Global, value: Any) -> bool:
 
 def _steps(module: str, name: str) -> list[Any]:
     """Import a module, and return the objects that the parts of a qualified name in it refer to."""
-    value = importlib.import_module(module)
+    value = importlib.import_module(_RENAMED.get(module, module))
     steps: list[Any] = []
     for part in name.split("."):
         steps.append(getattr(steps[-1] if steps else value, part))
