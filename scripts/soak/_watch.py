@@ -7,7 +7,6 @@ import ctypes
 import gc
 import math
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +21,6 @@ SHARED_MEMORY = Path("/dev/shm")
 #: and what belongs to them: the pool has as many workers as the round before has used.
 TOLERATED = {
     "MB": 4.0,
-    "blocks": 20_000.0,
     "descriptors": 6.0,
     "threads": 2.0,
     "processes": 3.0,
@@ -73,8 +71,7 @@ class Watch:
     Attributes
     ----------
     samples
-        The values of each sample, by quantity: "MB" of private memory (USS) of this process, its blocks of memory for
-        Python's objects, its descriptors and
+        The values of each sample, by quantity: "MB" of private memory (USS) of this process, its descriptors and
         threads, its processes (children of children, too), the entries of its temporary folder, and those of
         ``/dev/shm`` that are new since the start and belong to this user and shoal.
     """
@@ -91,7 +88,6 @@ class Watch:
         gc.collect()
         _trim()
         found = {
-            "blocks": float(sys.getallocatedblocks()),
             "MB": self._process.memory_full_info().uss / 1e6,
             "descriptors": float(len(os.listdir("/proc/self/fd"))),
             "threads": float(threading.active_count()),
