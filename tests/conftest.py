@@ -57,7 +57,7 @@ SLOW = {
     "starts an object store": "object_store",
     "kills processes, or looks for what they leave": """
         async_leases broken_world channel ends faults fork_server forks leaks leases message_faults replacement
-        shutdown_workers signals survival threads
+        shutdown_workers signals soak survival threads
     """,
     "stress": "persistence_fuzz persistence_threads presets store_stress thread_safety",
     "runs the same with joblib": """

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import shutil
-import signal
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy as np
 
 import shoal
 from shoal import Memory, Parallel, TaskTimeout, WorkerDied, delayed
+
+from ._calls import die_once, fail_at, nested, send_number, sleep_at, square, total, twice
 
 Action = Callable[[random.Random], object]
 ACTIONS: dict[str, Action] = {}
@@ -35,49 +36,6 @@ def check(found: Any, expected: Any) -> None:
     """Raise AssertionError if a result is wrong."""
     if found != expected:
         raise AssertionError(f"got {found!r:.300} instead of {expected!r:.300}")
-
-
-def square(x: int) -> int:
-    return x * x
-
-
-def total(array: Any) -> float:
-    return float(array.sum())
-
-
-def twice(array: Any) -> Any:
-    return array * 2
-
-
-def fail_at(x: int, bad: int) -> int:
-    if x == bad:
-        raise ZeroDivisionError(x)
-    return x
-
-
-def die_once(x: int, marker: str) -> int:
-    """Kill the worker, the first time that a call has this marker."""
-    try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return x
-    os.kill(os.getpid(), signal.SIGKILL)
-    return -1
-
-
-def sleep_at(x: int, long: int) -> int:
-    if x == long:
-        time.sleep(600)
-    return x
-
-
-def nested(x: int, backend: str) -> int:
-    return sum(Parallel(n_jobs=2, backend=backend)(delayed(square)(i) for i in range(x)))
-
-
-def send_number(x: int) -> int:
-    shoal.send(x)
-    return x
 
 
 def options_of(rng: random.Random, backend: str) -> dict[str, Any]:
@@ -197,7 +155,7 @@ def a_fork(rng: random.Random) -> None:
     if not pid:
         code = 1
         try:
-            signal.alarm(100)
+            faulthandler.dump_traceback_later(100, exit=True)  # says where it hangs
             n = rng.choice([1, 2])
             found = Parallel(n_jobs=n, backend="loky")(delayed(square)(i) for i in range(20))
             code = 0 if found == [i * i for i in range(20)] else 2

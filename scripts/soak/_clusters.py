@@ -9,7 +9,8 @@ from typing import Any
 
 from shoal import Parallel, delayed
 
-from ._actions import action, check, fail_at, square
+from ._actions import action, check
+from ._calls import fail_at, square
 
 
 @cache

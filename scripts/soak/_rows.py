@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,20 +13,13 @@ import psutil
 
 from shoal import Memory, Parallel, WorkerDied, delayed
 
+from ._calls import die, same
 from ._watch import SIGNIFICANT, fit
 
 #: Growth of memory that is no finding, in MB.
 GROWTH = 8.0
 #: How much longer a hit or a miss may take among all results than among a thousand.
 TIMES = 1.5
-
-
-def same(x: Any) -> Any:
-    return x
-
-
-def die(x: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Memories:

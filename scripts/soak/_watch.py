@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import math
 import os
@@ -17,7 +19,14 @@ import psutil
 SHARED_MEMORY = Path("/dev/shm")
 #: Growth over the time of a soak that is no finding, by quantity. Memory: an allocator keeps what it has had. Processes
 #: and what belongs to them: the pool has as many workers as the round before has used.
-TOLERATED = {"MB": 4.0, "descriptors": 6.0, "threads": 2.0, "processes": 3.0, "files": 1.0, "shared": 1.0}
+TOLERATED = {
+    "MB": 4.0,
+    "descriptors": 6.0,
+    "threads": 2.0,
+    "processes": 3.0,
+    "files": 1.0,
+    "shared": 1.0,
+}
 #: A slope counts that is so many standard errors above 0.
 SIGNIFICANT = 3.0
 #: The share of the first samples that count as warming up.
@@ -77,6 +86,7 @@ class Watch:
     def sample(self) -> dict[str, float]:
         """Take a sample, and return it. No run may be under way."""
         gc.collect()
+        _trim()
         found = {
             "MB": self._process.memory_full_info().uss / 1e6,
             "descriptors": float(len(os.listdir("/proc/self/fd"))),
@@ -107,6 +117,12 @@ class Watch:
                 f"± {line.error * 3600:.3f}{'   RISES' if rises else ''}"
             )
         return texts, rising
+
+
+def _trim() -> None:
+    """Let the allocator of the C library give back what is free, where it can."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _shared() -> set[str]:
