@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import KILL
 from _children import SPAWNED
 from _differences import (
     ENVIRONMENT,
@@ -27,6 +27,7 @@ from _differences import (
     Difference,
     Outcome,
 )
+from _faults_util import SLOWNESS
 
 HERE = Path(__file__).parent
 OURS = ("joblib.", "shoal.")
@@ -68,7 +69,7 @@ RUNS = [
 ]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(int(240 * SLOWNESS))
 @pytest.mark.parametrize(("script", "variables", "differences"), RUNS)
 def test_programs_do_the_same(
     script: str, variables: dict[str, str], differences: dict[str, Difference], tmp_path: Path
@@ -103,11 +104,13 @@ def both(script: str, variables: dict[str, str]) -> list[dict[str, Outcome]]:
     """Run a script under each library, at the same time; return the outcomes of its programs."""
     running = [start(script, library, variables) for library in ("joblib", "shoal")]
     try:
-        told = [process.communicate(timeout=110)[0] for process in running]
+        told = [process.communicate(timeout=110 * SLOWNESS)[0] for process in running]
     finally:
         for process in running:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, KILL)
+                process.kill()
                 process.communicate()
     assert [process.returncode for process in running] == [0, 0]
     return [dict(map(json.loads, lines.splitlines())) for lines in told]
