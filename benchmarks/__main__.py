@@ -3,7 +3,7 @@
     for each row:  round 1: shoal, joblib, others, floors;  round 2: shoal, joblib, ...;  ...
                       │       each a fresh process, ``python -m benchmarks._one ROW CONTENDER``
                       └→ median over the rounds → one line of the table, and results/latest.json
-                                                                               └→ docs/figures.md and its pictures
+                                                                               └→ docs/figures.md, README.md
 
 Contenders alternate, so that a period in which the machine is slow affects all of them. With --narrow, runs on worker
 processes are compared with joblib's on a system without fork and memfds (scripts/narrow).
@@ -23,7 +23,7 @@ from typing import Any
 
 from scripts import narrow
 
-from . import _page, _plots, _results
+from . import _page, _plots, _readme, _results
 from ._registry import Row
 from ._report import Figures, machine, table
 from .contenders import CLUSTERS, POOLS, is_missing
@@ -65,16 +65,18 @@ def main() -> int:
 
 
 def write_page(path: Path) -> int:
-    """Write docs/figures.md and its pictures from a file of figures; return the exit code."""
+    """Write docs/figures.md, its pictures and the table of README.md from a file of figures; return the exit code."""
     _results.write(path, _results.read(path))  # rows may have been added or removed since
     content = _results.read(path)
     (DOCS / "figures.md").write_text(_page.page(content), "utf-8")
+    readme = HERE.parent / "README.md"
+    readme.write_text(_readme.written(readme.read_text("utf-8"), content), "utf-8")
     try:
         _plots.draw(content, DOCS / "figures")
     except ImportError:
         print("docs/figures.md has old pictures: matplotlib is missing (the extra `bench`)", file=sys.stderr)
         return 1
-    print("written to docs/figures.md")
+    print("written to docs/figures.md and README.md")
     return 0
 
 

@@ -27,7 +27,8 @@ rows, the contenders and the lower bounds.
   range in brackets is that of the rounds. Its lower end is joblib's least value divided by shoal's greatest.
 - A target bounds `joblib/shoal`, or the quotient or value that it names.
 - A lower bound is the least time that the row could take, most often that of a loop of C-level calls that moves the
-  same bytes and wakes the same processes. The multiple is shoal's median divided by the greatest lower bound.
+  same bytes and wakes the same processes. The multiple is shoal's median divided by the greatest lower bound. It is
+  below 1 where shoal uses both cores and the loop one (hashes of arrays), or imports less (first fits).
 - In the pictures, shoal's median is 1. Lines join the least and the greatest value of the rounds.
 """
 

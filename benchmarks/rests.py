@@ -12,7 +12,6 @@ _TABLE = (
     "each run of rows is brought into one form."
 )
 _WRAPPER = "scikit-learn's wrapper of each call, and the interpreter's lock, which the two threads share."
-_OBJECTS = "Each array is a Python object, which is described by a Python function."
 
 RESTS = {
     "import_time": "30 modules of shoal, and of the standard library `typing`, `re`, `collections` and `threading`.",
@@ -25,10 +24,7 @@ RESTS = {
     "calls_100000_main": "The caller's generator makes 100,000 tuples. The worker notes each call before it runs it.",
     "threads_2000": "Each call passes the schedule, which keeps results in order, measures, and judges failures.",
     "inline_20000": "Failures that name their call, and the budget of CPUs for runs inside the calls.",
-    "results_100mb": "The kernel clears the pages of the workers' arrays, and then those of the shared memory.",
     "arrays_480kb": "Each batch is pickled, and its arrays are copied into shared memory one by one.",
-    "arrays_1600kb": "Each batch is pickled, and its arrays are copied into shared memory one by one.",
-    "array_400mb": "The kernel clears 400 MB of shared memory before the copy, and frees it afterwards.",
     "big_dict": "The workers start, and each of them unpickles the dict.",
     "hash_dict": "Equal values have equal digests: pickle's bytes depend on which of their parts are the same object.",
     "hash_dict_md5": "The digest is joblib's, which is that of a pickle which its own Python pickler writes.",
@@ -44,13 +40,9 @@ RESTS = {
     "many_calls": _RUN,
     "few_descriptors": _START,
     "memory_numpy": _START,
-    "memory_sklearn": _START,
     "replacement": f"The pool's thread notices the death, and asks the server for another process. {_START}",
     "own_process": "A worker copies 850 pages of memory from its start to its end, which takes most of its time.",
     "first_call_numpy": "The import, and the fork server: a second interpreter, which imports numpy too.",
-    "first_cv_16": "The fits themselves, and a worker's own memory for scikit-learn.",
-    "first_cv_2": "The fits themselves, and a worker's own memory for scikit-learn.",
-    "sklearn_first_fit": "The fits themselves, after the imports.",
     "sklearn_grid": "scikit-learn's own loop around the fits, which is not parallel.",
     "sklearn_predict": _WRAPPER,
     "sklearn_isolation": _WRAPPER,
@@ -59,13 +51,7 @@ RESTS = {
     "sklearn_cross_val": "scikit-learn's own work around the fits, which is not parallel.",
     "sklearn_rfecv": "scikit-learn's own work around the fits, which is not parallel.",
     "sklearn_forest": "scikit-learn's own work around the fits, and the interpreter's lock between them.",
-    "dump_small": _OBJECTS,
-    "load_small": _OBJECTS,
-    "theirs_small": _OBJECTS,
-    "dump_forest": _OBJECTS,
-    "load_forest": _OBJECTS,
-    "dump_doubles": "The checksums of the blocks, and a new file that takes the old one's place when it is complete.",
-    "load_doubles": "The checksums of the blocks.",
+    "theirs_small": "Each array is a Python object, which is described by a Python function.",
     "dump_forest_z": "The pickling, before the compression.",
     "load_forest_z": "The unpickling, after the decompression.",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import _page
+from benchmarks import _page, _readme
 
 from _docs import DOCS, ROOT
 
@@ -33,6 +33,23 @@ def row(title: str, shoal: list[float], joblib: list[float], **more: Any) -> dic
 
 def test_the_page_is_that_of_the_file() -> None:
     assert (DOCS / "figures.md").read_text(encoding="utf-8") == _page.page(LATEST)
+
+
+def test_the_table_of_the_readme_is_that_of_the_file() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert _readme.written(text, LATEST) == text
+
+
+def test_the_table_of_the_readme_has_the_rows_that_were_measured() -> None:
+    medians = {"shoal": 0.5, "shared": 2e-6, "joblib": 2.0}
+    text = f"before\n{_readme.BEGIN}old\n{_readme.END}after"
+    found = _readme.written(text, {"rows": {"big_dict": {"medians": medians, "unit": "s"}}}).replace(_page.NBSP, " ")
+    lines = [line for line in found.splitlines() if line.startswith("| ")][1:]
+    assert lines == [
+        "| a dict of 200,000 tuples into 200 calls | 2 s | 500 ms | 4 |",
+        "| the same with `shared(d)` | 2 s | 2 µs | 1,000,000 |",
+    ]
+    assert (found.startswith("before\n"), found.endswith("after"), "old" in found) == (True, True, False)
 
 
 def test_the_pictures_are_those_of_the_file() -> None:
