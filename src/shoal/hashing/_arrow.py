@@ -123,7 +123,8 @@ def _views(run: Any, missing: Any) -> Iterator[Any]:
     if not len(run):
         return
     lengths = np.frombuffer(run.buffers()[1], np.int32, len(run) * 4, run.offset * 16)[::4]
-    if lengths.max(initial=0, where=True if missing is None else ~missing) <= _MOST_IN_VIEW:
+    present = lengths if missing is None else lengths * ~missing  # faster than max(where=)
+    if present.max() <= _MOST_IN_VIEW:
         yield _fixed_width(run, 16, missing)
     else:
         target = pa.large_string() if str(run.type) == "string_view" else pa.large_binary()

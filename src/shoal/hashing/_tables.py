@@ -165,18 +165,19 @@ def _polars_series(series: Any) -> Iterator[Any]:
     import pyarrow as pa
 
     yield [series.name, repr(series.dtype)]
-    values = pa.chunked_array(series)
     if not isinstance(series.dtype, pl.Categorical) or not len(series):
-        yield values
+        yield pa.chunked_array(series)
         return
     # The numbers of the categories depend on what the program did before: sort those that are used.
-    values = values.unify_dictionaries().combine_chunks()
-    names = values.dictionary.cast(pa.large_string())
-    numbers = values.indices.fill_null(len(names)).to_numpy(zero_copy_only=False).astype(np.intp)
-    used = np.flatnonzero(np.bincount(numbers, minlength=len(names) + 1)[:-1])
-    texts = names.take(pa.array(used)).to_pylist()
+    physical = series.to_physical().cast(pl.UInt32)
+    end = 0 if physical.null_count() == len(physical) else int(physical.max()) + 1
+    numbers = physical.fill_null(end).to_numpy().astype(np.intp)
+    places = np.full(end + 1, -1)  # where each number occurs; the last one is that of missing values
+    places[numbers] = np.arange(len(numbers))
+    used = np.flatnonzero(places[:-1] >= 0)
+    texts = series.gather(places[used]).to_list()
     order = sorted(range(len(texts)), key=texts.__getitem__)
-    ranks = np.full(len(names) + 1, -1, np.int32)  # the last one is that of missing values
+    ranks = np.full(end + 1, -1, np.int32)
     ranks[used[order]] = np.arange(len(order))
     yield [texts[number] for number in order]
     yield ranks.take(numbers)  # faster than to index
