@@ -59,7 +59,7 @@ class Meta(NamedTuple):
         What :meth:`~shoal.MemorizedFunc.explain` compares: the parts of the arguments, and digests of the sources, as
         JSON of a few kB at most. It may be empty.
     format
-        The format in which the value is saved: "pickle", or one of :mod:`shoal.memory.formats`.
+        The format in which the value is saved: "pickle", or one of ``shoal.memory.formats``.
     """
 
     duration: float
