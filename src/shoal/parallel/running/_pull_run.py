@@ -129,7 +129,7 @@ class PullRun(Run):
             return wait
         if self._watch.due <= time.perf_counter():
             self._look()
-        left = self._watch.due - time.perf_counter()
+        left = max(self._watch.due - time.perf_counter(), 0.0)  # another thread may have had the interpreter's lock
         return left if wait is None or left < wait else wait
 
     def _look(self) -> None:
