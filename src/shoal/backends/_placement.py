@@ -45,9 +45,10 @@ class Placement:
         self._affinity = _affinity(options.get("affinity"), spec)
         self.initializer: Callable[..., object] | None = options.get("initializer")
         self.initargs: tuple[Any, ...] = tuple(options.get("initargs") or ())
+        differs = spec.n_first and spec.first_environment != spec.environment
         self.key: Hashable = (
-            *(tuple(sorted(variables.items())) for variables in (spec.environment, spec.first_environment)),
-            0 if spec.first_environment == spec.environment else spec.n_first,
+            tuple(sorted(spec.environment.items())),
+            (spec.n_first, *sorted(spec.first_environment.items())) if differs else (),
             identity(environment) if self.variables is None else tuple(sorted(self.variables.items())),
             identity(self._affinity),
             *map(identity, (self.initializer, *self.initargs)),

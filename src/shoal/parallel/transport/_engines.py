@@ -11,9 +11,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import platform
+import socket
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -261,10 +260,9 @@ class ObjectTransport(Transport[SubmittedRequest]):
         return reference
 
 
-@functools.cache
 def machine_name() -> str:
     """Return the name of this machine in its network."""
-    return platform.node()
+    return socket.gethostname()  # platform.node() asks WMI on Windows, which is slow and may hang
 
 
 #: Notes that do not hold their worker back: :class:`LiveNotes` limits how much it posts.
