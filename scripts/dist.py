@@ -31,6 +31,8 @@ PLACEHOLDER = "github.com/OWNER/"
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.13t", "3.14")
 #: The tests that are run on the sources of the sdist: some seconds of each kind.
 TESTS = ("tests/test_architecture.py", "tests/parallel/test_delayed.py", "tests/test_platforms.py")
+#: Pages whose first commands install shoal. They are run as they are, with the wheel instead of the sources.
+FIRST_PAGES = ("docs/index.md", "docs/start/first-run.md")
 LICENCES = {"LICENSE": "BSD 3-Clause", "uplot.LICENSE": "Leon Sorokin"}
 
 #: Run in an environment that has the wheel and what it requires, and nothing else.
@@ -144,12 +146,18 @@ def check_wheel(wheel: Path, python: Path, expected: str) -> None:
         home = Path(folder)
         run(python, "-m", "venv", "--without-pip", home / "env")
         inside = home / "env" / "bin" / "python"
-        run(sys.executable, "-m", "pip", "--python", inside, "install", "-q", "--only-binary=:all:", wheel)
+        pip = f"{sys.executable} -m pip --python {inside}"
+        path = os.pathsep.join([str(inside.parent), os.environ["PATH"]])
+        for page in FIRST_PAGES:
+            (commands,) = re.findall(
+                r"^<!-- test: by .*\n```sh\n((?:.*\n)*?)```$", (ROOT / page).read_text("utf-8"), re.M
+            )
+            commands = commands.replace("pip install .", f"{pip} install -q --only-binary=:all: {wheel}")
+            said = run("sh", "-ec", commands, cwd=home, PATH=path)
+            assert "shoal demo" not in commands or "times as fast" in said, said
         run(sys.executable, "-m", "pip", "--python", inside, "check")
         (home / "smoke.py").write_text(SMOKE, "utf-8")
         run(inside, "-W", "error", "smoke.py", expected, cwd=home)
-        said = run(inside, "-m", "shoal", "demo", cwd=home)
-        assert "times as fast" in said, said
         assert run(home / "env/bin/shoal", "--version", cwd=home).strip() == f"shoal {expected}"
         # joblib is not installed here: this imports shoal, if the file with the end .pth has its place.
         run(inside, "-c", "import joblib; joblib.Parallel", cwd=home, SHOAL_AS_JOBLIB="1")

@@ -2,18 +2,23 @@
 
 A comment before a block of code says how it is tested, and is shown neither on code hosts nor on the site::
 
-    <!-- test: skip, REASON -->      the block cannot run
+    <!-- test: by FILE -->           a test in FILE runs the block by itself
     <!-- test: needs MODULE -->      the block runs where MODULE is installed
     <!-- test: before
     CODE
     -->                              CODE runs before the block: it makes what the block takes for granted
+
+All other blocks of Python on a page run as one program, and those of commands run in a shell beside it. So no block is
+left out.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -42,8 +47,22 @@ def prose_of(page: Path) -> str:
     return _BLOCK.sub("", page.read_text(encoding="utf-8"))
 
 
-def program_of(page: Path) -> str:
-    """Return the program that the blocks of Python on a page make together, each in its line; "" if there are none.
+class Block(NamedTuple):
+    """A block of code on a page, and the comment before it.
+
+    Lines are counted from 0. `test` and `about` are the first word of the comment and the rest; both may be empty.
+    """
+
+    language: str
+    code: str
+    line: int
+    test: str
+    about: str
+    comment_line: int
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """Yield the blocks of Python and of commands on a page.
 
     Raises
     ------
@@ -51,19 +70,39 @@ def program_of(page: Path) -> str:
         If a comment asks for something unknown.
     """
     text = page.read_text(encoding="utf-8")
-    lines = [""] * text.count("\n")
-    for block in _BLOCK.finditer(text):
-        if block["language"] != "python":
+    for found in _BLOCK.finditer(text):
+        if found["language"] not in ("python", "sh"):
             continue
-        word, rest = re.match(r"(\S*)\s?(.*)", block["test"] or "", re.DOTALL).groups()
-        if word == "skip," or (word == "needs" and find_spec(rest) is None):
+        word, about = re.match(r"(\S*)\s?(.*)", found["test"] or "", re.DOTALL).groups()
+        if word not in ("", "by", "needs", "before"):
+            raise ValueError(f"{name_of(page)}: unknown comment <!-- test: {found['test']} -->")
+        line, comment_line = (text.count("\n", 0, max(found.start(group), 0)) for group in ("code", "test"))
+        yield Block(found["language"], found["code"], line, word, about, comment_line)
+
+
+def blocks_by(page: str, file: str) -> list[str]:
+    """Return the code of the blocks of a page that a file tests; the page's path begins at the root of the project."""
+    name = name_of(Path(file).resolve())
+    return [block.code for block in blocks_of(ROOT / page) if (block.test, block.about) == ("by", name)]
+
+
+def program_of(page: Path) -> str:
+    """Return the program that the blocks of Python on a page make together, each in its line; "" if there are none."""
+    lines = [""] * page.read_text(encoding="utf-8").count("\n")
+    for block in blocks_of(page):
+        if block.language != "python" or block.test == "by":
             continue
-        if word not in ("", "needs", "before"):
-            raise ValueError(f"{name_of(page)}: unknown comment <!-- test: {block['test']} -->")
-        if word == "before":
-            _place(lines, rest, text.count("\n", 0, block.start("test")) + 1)
-        _place(lines, block["code"], text.count("\n", 0, block.start("code")))
+        if block.test == "needs" and find_spec(block.about) is None:
+            continue
+        if block.test == "before":
+            _place(lines, block.about, block.comment_line + 1)
+        _place(lines, block.code, block.line)
     return "\n".join(lines).rstrip()
+
+
+def commands_of(page: Path) -> str:
+    """Return the commands on a page, without those that other tests run."""
+    return "".join(block.code for block in blocks_of(page) if block.language == "sh" and block.test != "by")
 
 
 def _place(lines: list[str], code: str, line: int) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shoal
 import shoal.testing
-from _docs import DOCS, PAGES, ROOT, anchors_of, links_of, name_of, program_of
+from _docs import DOCS, PAGES, ROOT, anchors_of, blocks_by, blocks_of, links_of, name_of, program_of
+from shoal.backends.base import Backend
 
 SITE = [page for page in PAGES if page.is_relative_to(DOCS)]
 
@@ -84,9 +87,28 @@ def test_what_a_comment_says_is_done(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "<!-- test: before\nx = 1\n-->\n```python\ny = x\n```\n"
-        "<!-- test: skip, no such name -->\n```python\nz\n```\n\n"
+        f"<!-- test: by {name_of(Path(__file__))} -->\n```python\nby = 1\n```\n\n"
         "<!-- test: needs a_module_that_is_not_there -->\n```python\nz\n```\n```sh\nls\n```\n"
         "<!-- test: needs sys -->\n```python\nz = y\n```\n"
     )
     assert program_of(page).split() == ["x", "=", "1", "y", "=", "x", "z", "=", "y"]
     assert program_of(page).splitlines()[4] == "y = x"
+    assert blocks_by(str(page), __file__) == ["by = 1\n"]
+
+
+def test_blocks_that_other_files_test_are_named_there() -> None:
+    unnamed = []
+    for page in PAGES:
+        for file in {block.about for block in blocks_of(page) if block.test == "by"}:
+            if name_of(page) not in (ROOT / file).read_text(encoding="utf-8"):
+                unnamed.append((name_of(page), file))
+    assert unnamed == []
+
+
+def test_the_outline_of_a_backend_is_true() -> None:
+    outline: dict[str, Any] = {}
+    exec(compile(program_of(DOCS / "design" / "processes.md"), "outline", "exec"), outline)
+    members = {name: value for name, value in vars(outline["Backend"]).items() if inspect.isfunction(value)}
+    assert {*members} >= Backend.__abstractmethods__
+    for name, member in members.items():
+        assert inspect.signature(member) == inspect.signature(getattr(Backend, name))

@@ -1,7 +1,8 @@
 """Commands of SLURM that run their jobs here: sbatch, srun, scancel, sacct.
 
 `commands_in(folder)` makes them. A job has a folder of its own in there, named by its id. It contains its script, the
-id of its process group and, once it has ended, how.
+id of its process group and, once it has ended, how. `JOBS_AT_A_TIME` in the environment limits how many jobs run; the
+next ones wait until one has ended.
 """
 
 from __future__ import annotations
@@ -43,9 +44,18 @@ def sbatch(*args: str) -> None:
     output = (job / "output").open("w")
     environment = {**os.environ, "SLURM_JOB_ID": str(number), "SLURM_JOB_NODELIST": "here"}
     done = job / "done"
-    command = f"echo $$ >{job}/pid; /bin/sh {script}; echo $? >{done}.part; mv {done}.part {done}"
+    run = f"{_until_there_is_room(number)}/bin/sh {script}"
+    command = f"echo $$ >{job}/pid; {run}; echo $? >{done}.part; mv {done}.part {done}"
     subprocess.Popen(["/bin/sh", "-c", command], env=environment, stdout=output, stderr=output, start_new_session=True)
     print(f"Submitted batch job {number}")
+
+
+def _until_there_is_room(number: int) -> str:
+    """Return the commands with which a job waits until few enough jobs before it run."""
+    limit = int(os.environ.get("JOBS_AT_A_TIME", 0))
+    if not limit:
+        return ""
+    return f"while [ $(ls -d {here()}/*/done 2>/dev/null | wc -l) -lt {number - limit} ]; do sleep 0.1; done; "
 
 
 def srun(*args: str) -> None:

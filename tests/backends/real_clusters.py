@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import numpy
 import pytest
 
 import shoal
+from _children import run_program
+from _docs import blocks_by
 from shoal import CallUnpicklingError, Parallel, delayed, parallel_config
 
 distributed = pytest.importorskip("distributed", reason="there is no distribution of dask for this Python")
@@ -153,3 +156,18 @@ def test_fifty_workers() -> None:
             began = time.perf_counter()
             assert run(delayed(abs)(number) for number in range(2000)) == list(range(2000))
             print(f"{n_workers} workers: {2000 / (time.perf_counter() - began):.0f} batches of one call per second")
+
+
+def test_the_programs_of_the_page(cluster: Cluster, tmp_path: Path) -> None:
+    """The page's names stand for what a reader has: a cluster's address, a function, a table."""
+    cluster.start_worker()
+    on_dask, on_ray = blocks_by("docs/clusters.md", __file__)
+    before = f"address = {cluster.address!r}\ntable = [1]\ndef work(table, number):\n    return table[0] + number\n"
+    after = "assert results == [*range(1, 10_001)]\n"
+    programs = [on_dask]
+    if find_spec("ray"):
+        programs.append(on_ray)
+    for program in programs:
+        (tmp_path / "program.py").write_text(before + program + after)
+        done = run_program([sys.executable, "program.py"], 200, cwd=tmp_path, env=dict(os.environ))
+        assert done.returncode == 0, done.stdout + done.stderr

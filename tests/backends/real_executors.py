@@ -20,10 +20,13 @@ from typing import Any
 import pytest
 
 from _capabilities import needs_fork
+from _children import run_program
+from _docs import blocks_by
 from _fake_slurm import commands_in
 from shoal import Parallel, WorkerDied, delayed, parallel_config, send
 from test_executors import ExecutorTests
 
+AS_ROOT = {f"{name}_ALLOW_RUN_AS_ROOT{more}": "1" for name in ("OMPI", "PRTE") for more in ("", "_CONFIRM")}
 IN_MPI = "OMPI_COMM_WORLD_SIZE" in os.environ
 outside_of_mpi = pytest.mark.skipif(IN_MPI, reason="MPI's processes run only the tests of MPI")
 
@@ -88,11 +91,26 @@ def mpiexec() -> list[str]:
 @outside_of_mpi
 @pytest.mark.timeout(300)
 def test_mpi() -> None:
-    as_root = {f"{name}_ALLOW_RUN_AS_ROOT{more}": "1" for name in ("OMPI", "PRTE") for more in ("", "_CONFIRM")}
     run = [*mpiexec(), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "TestMPI", __file__]
-    done = subprocess.run(run, env={**os.environ, **as_root}, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(run, env={**os.environ, **AS_ROOT}, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+@outside_of_mpi
+def test_the_program_of_the_page_on_mpi(tmp_path: Path) -> None:
+    mpiexec()  # or skips
+    program, command = blocks_by("docs/how-to/executor.md", __file__)[:2]
+    (tmp_path / "program.py").write_text(f"{program}        assert cubes[-1] == 99_999**3\n")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    more_than_cpus = {
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    }
+    done = run_program(
+        ["/bin/sh", "-ec", command], 200, cwd=tmp_path, env={**os.environ, **AS_ROOT, **more_than_cpus, "PATH": path}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # SLURM
@@ -185,3 +203,43 @@ def test_dask_jobqueue(slurm: Path, tmp_path: Path) -> None:
             found = Parallel()(delayed(job_and_power)(number) for number in range(20))
     assert [value for _, value in found] == [number**2 for number in range(20)]
     assert {job for job, _ in found} <= {"1", "2"}
+
+
+@outside_of_mpi
+@pytest.mark.timeout(300)
+def test_the_programs_of_the_page_on_slurm(slurm: Path, tmp_path: Path) -> None:
+    """The programs are as the page has them. dask's configuration and `JOBS_AT_A_TIME` fit them to this machine."""
+    pytest.importorskip("dask_jobqueue")
+    pytest.importorskip("submitit")
+    *_, on_dask, by_submitit = blocks_by("docs/how-to/executor.md", __file__)
+    before = "def cube(number):\n    return number ** 3\n\nsimulate = cube\n"
+    (tmp_path / "jobqueue.py").write_text(f"{before}{on_dask}assert cubes[-1] == 99_999**3\n")
+    (tmp_path / "by_submitit.py").write_text(
+        "from shoal import Parallel, delayed\n"
+        "from submitit.slurm.slurm import SlurmJob\n"
+        f"SlurmJob.watcher._delay_s = 1\n{before}{by_submitit}assert results == [seed**3 for seed in range(50)]\n"
+    )
+    settings = {
+        "JOBS_AT_A_TIME": "2",
+        "DASK_JOBQUEUE__SLURM__INTERFACE": "lo",
+        "DASK_JOBQUEUE__SLURM__PROCESSES": "1",
+        "DASK_JOBQUEUE__SLURM__LOCAL_DIRECTORY": str(tmp_path),
+        "DASK_JOBQUEUE__SLURM__LOG_DIRECTORY": str(tmp_path),
+    }
+    for name in ("jobqueue.py", "by_submitit.py"):
+        done = run_program([sys.executable, name], 140, cwd=tmp_path, env={**os.environ, **settings})
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@outside_of_mpi
+def test_the_job_of_the_page_on_slurm(slurm: Path, tmp_path: Path) -> None:
+    (script,) = blocks_by("docs/how-to/many-cores.md", __file__)
+    (tmp_path / "job.sh").write_text(script)
+    (tmp_path / "train.py").write_text("import shoal; print(shoal.cpu_count())")
+    environment = {**os.environ, "SLURM_CPUS_PER_TASK": "1"}
+    run_program(["sbatch", "job.sh"], 60, cwd=tmp_path, env=environment)
+    deadline = time.monotonic() + 60
+    while not (slurm / "1" / "done").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (slurm / "1" / "output").read_text() == "1\n"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from _capabilities import needs_links
+from _docs import blocks_by
 
 ROOT = Path(__file__).resolve().parents[2]
 USES = ROOT / "examples" / "sklearn_uses.py"
@@ -61,7 +62,7 @@ def test_scikit_learn_runs_without_joblib_and_with_an_empty_distribution_of_that
     assert lacks_joblib(binaries)
 
     pytest.importorskip("hatchling")
-    (commands,) = re.findall(r"```sh\n(.*?joblib-by-shoal.*?)```", (ROOT / "docs" / "joblib.md").read_text(), re.DOTALL)
+    (commands,) = blocks_by("docs/joblib.md", __file__)
     here = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1"}  # all requirements are installed
     done = run(binaries, "sh", "-ec", commands.replace("pip install", "python -m pip install"), **here)
     assert done.returncode == 0, done.stderr
