@@ -75,11 +75,11 @@ static pair widened(pairf p) { pair wide = {p.re, p.im}; return wide; }
 static pairf narrowed(pair p) { pairf narrow = {p.re, p.im}; return narrow; }
 static double complex log10c(double complex c) { return clog(c) / 2.302585092994045684; }
 static double square(double complex c) { return creal(c) * creal(c) + cimag(c) * cimag(c); }
-#define COMPLEX(name, f) \
-    pair c99_##name(pair p) { return to(f(from(p))); } \
+#define COMPLEX(name, function) \
+    pair c99_##name(pair p) { return to(function(from(p))); } \
     pairf c99_##name##f(pairf p) { return narrowed(c99_##name(widened(p))); }
-#define REAL(name, f) \
-    double c99_##name(pair p) { return f(from(p)); } \
+#define REAL(name, function) \
+    double c99_##name(pair p) { return function(from(p)); } \
     float c99_##name##f(pairf p) { return c99_##name(widened(p)); }
 COMPLEX(cacos, cacos) COMPLEX(cacosh, cacosh) COMPLEX(casin, casin) COMPLEX(casinh, casinh) COMPLEX(catan, catan)
 COMPLEX(catanh, catanh) COMPLEX(ccos, ccos) COMPLEX(ccosh, ccosh) COMPLEX(cexp, cexp) COMPLEX(clog, clog)
@@ -125,7 +125,11 @@ install_packages() {
 if [ ! -e "$HOME_OF/made" ]; then
     mkdir -p "$HOME_OF"
     echo "making a Windows Python in $HOME_OF; what is said meanwhile is in $HOME_OF/log"
-    (make_python && install_packages) >"$HOME_OF/log" 2>&1 </dev/null || { tail -5 "$HOME_OF/log" >&2; exit 1; }
+    set +e  # within a condition, no failure in the functions would end them
+    (set -e; make_python; install_packages) >"$HOME_OF/log" 2>&1 </dev/null
+    failed=$?
+    set -e
+    [ $failed = 0 ] || { tail -5 "$HOME_OF/log" >&2; exit 1; }
     touch "$HOME_OF/made"
 fi
 cd "$ROOT"
