@@ -47,7 +47,7 @@ print(json.dumps([results, counts, [f"{one.category.__name__}: {one.message}" fo
     assert results == [[0, 1, 2]] * 5
     assert counts == [1, 1, 1]
     assert said == [
-        "FallbackWarning: this system starts neither processes nor threads, so calls run one after the other"
+        "FallbackWarning: neither processes nor threads can be started here, so calls run one after the other"
     ]
 
 
@@ -108,7 +108,7 @@ print(json.dumps([outcomes, tries, numbers, repr(executor), [str(one.message) fo
     assert numbers == ["ZeroDivisionError", 3, "cannot schedule new futures after shutdown"]
     assert text == "<shoal.executor in the caller>"
     assert [message.partition(",")[0].partition(":")[0] for message in said] == [
-        "this system starts neither processes nor threads",
+        "neither processes nor threads can be started here",
         "task_timeout=60 is ignored",
     ]
 

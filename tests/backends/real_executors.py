@@ -61,7 +61,10 @@ class TestLoky(ExecutorTests):
 INTERPRETERS: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", None)  # Python 3.14 and later have it
 if INTERPRETERS is not None and not IN_MPI:
 
+    @pytest.mark.filterwarnings("ignore:neither processes nor threads:shoal.FallbackWarning")  # nested runs are inline
     class TestInterpreters(ExecutorTests):
+        takes_arrays = False
+
         @classmethod
         def make_executor(cls) -> Any:
             return INTERPRETERS(2)

@@ -377,7 +377,7 @@ def program(tmp_path: Path) -> Iterator[Child]:
 def test_workers_that_wait_end_with_their_caller(program: Child, number: signal.Signals, tmp_path: Path) -> None:
     worker = int((tmp_path / "pid").read_text())
     assert alive(worker)
-    program.process.send_signal(number)
+    os.kill(program.process.pid, number)
     code, _, error = program.wait()
     assert code in (-number, 1, 130)
     assert ("KeyboardInterrupt" in error) == (number == signal.SIGINT)

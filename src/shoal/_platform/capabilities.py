@@ -23,25 +23,31 @@ _WEB = ("emscripten", "wasi")
 
 @functools.cache
 def has_processes() -> bool:
-    """Return whether programs can start worker processes here. Pyodide lacks them, and all that they share locks by."""
+    """Return whether programs can start worker processes here, with a thread that serves them.
+
+    Pyodide lacks them, and all that they share locks by. A subinterpreter may lack the thread, and it cannot fork.
+    """
     if sys.platform in _WEB:
         return False
     try:
         importlib.import_module("_multiprocessing")
     except ImportError:
         return False
-    return True
+    return has_threads()
 
 
 @functools.cache
 def has_threads() -> bool:
-    """Return whether programs can start threads here. Pyodide has them only if it was built for them."""
-    if sys.platform not in _WEB:
-        return True  # if the system refuses one, it may have too many, and not always
+    """Return whether programs can start threads here that do not hold up the end of the program.
+
+    Pyodide has them only if it was built for them. The subinterpreters of ``InterpreterPoolExecutor`` refuse them.
+    """
     import threading
 
     try:
-        threading.Thread(target=int).start()
+        thread = threading.Thread(target=int, daemon=True)
+        if sys.platform in _WEB:  # if another system refuses one, it may have too many, and not always
+            thread.start()
     except RuntimeError:
         return False
     return True

@@ -19,7 +19,6 @@ of a fork server share one memfd, which the server makes: a worker then takes no
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import re
 import signal
@@ -42,6 +41,7 @@ def answer_requests() -> None:
     """Write the stacks of this process to a memfd whenever the signal comes, unless the program handles that signal."""
     global _fd
     if sys.platform == "linux":
+        import faulthandler  # subinterpreters cannot have it, and never call this
         import fcntl
 
         before = _fd  # of the parent, if this process was forked from a worker

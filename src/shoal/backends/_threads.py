@@ -113,7 +113,7 @@ class ThreadingBackend(Backend):
 
 @functools.cache
 def _warn_of_no_threads() -> None:
-    warn("this system starts neither processes nor threads, so calls run one after the other", FallbackWarning)
+    warn("neither processes nor threads can be started here, so calls run one after the other", FallbackWarning)
 
 
 class InlineExecutor(Executor):
