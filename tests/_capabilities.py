@@ -15,6 +15,9 @@ from collections.abc import Callable
 
 import pytest
 
+#: By which factor this machine is slower than usual: on an emulated system, a worker may take seconds to start.
+SLOWNESS = float(os.environ.get("TESTS_SLOWNESS", 1))
+
 
 def _succeeds(action: Callable[[str], object]) -> bool:
     """Tell whether `action` succeeds with the path of an empty file."""

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from _capabilities import FORKS
+from _capabilities import FORKS, SLOWNESS
 
 TESTS = Path(__file__).parent
 
@@ -33,14 +33,16 @@ def with_assertions(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_program(command: Sequence[str], timeout: float, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program with pipes; like ``subprocess.run``, but with `timeout`, in seconds, for its children too.
+    """Run a program with pipes; like ``subprocess.run``, but with a timeout for its children too.
+
+    It is given in seconds on a machine of usual speed.
 
     They may hold the pipes open after the program has been killed.
     """
     pipes = dict.fromkeys(["stdout", "stderr"], subprocess.PIPE)
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True, **pipes, **options) as process:
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(timeout=timeout * SLOWNESS)
         except subprocess.TimeoutExpired:
             for one in [*psutil.Process(process.pid).children(recursive=True), process]:
                 with contextlib.suppress(psutil.Error, OSError):

@@ -18,12 +18,10 @@ from typing import Any
 
 import psutil
 
-from _capabilities import KILL, PROC_FOLDER, SIGNALS
+from _capabilities import KILL, PROC_FOLDER, SIGNALS, SLOWNESS
 from _children import path_of_tests, runnable, with_assertions
 from shoal import Parallel, delayed
 
-#: By which factor this machine is slower than usual: on an emulated system, a worker may take seconds to start.
-SLOWNESS = float(os.environ.get("TESTS_SLOWNESS", 1))
 #: How long a test waits for what should come at once, in seconds; only a failing one waits so long.
 PATIENCE = 30.0 * SLOWNESS
 

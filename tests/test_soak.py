@@ -17,7 +17,7 @@ from scripts.soak import __main__ as soak
 from scripts.soak import _actions, _rows
 from scripts.soak._watch import TOLERATED, Watch, fit
 
-from _capabilities import needs_proc
+from _capabilities import SLOWNESS, needs_proc
 from _docs import ROOT
 
 pytestmark = needs_proc
@@ -94,6 +94,6 @@ def test_a_short_soak_passes() -> None:
         "a_file",
         "an_executor",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100 * SLOWNESS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "seed 1: nothing rises, and no result was wrong" in done.stdout

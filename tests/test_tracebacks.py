@@ -15,7 +15,7 @@ import pytest
 
 import shoal
 import shoal.errors
-from _capabilities import needs_limits, needs_signals
+from _capabilities import SLOWNESS, needs_limits, needs_signals
 from _children import without_guard
 from _tracebacks_program import CASES
 
@@ -80,7 +80,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str]
     sections = {}
     try:
         for backend, child in children.items():
-            out, _ = child.communicate(timeout=100)
+            out, _ = child.communicate(timeout=100 * SLOWNESS)
             for section in re.split(r"^=== ", out, flags=re.MULTILINE)[1:]:
                 head, _, text = section.partition("\n")
                 _, case, way = head.split(", ")
@@ -199,7 +199,9 @@ def test_functions_that_no_import_finds_show_their_file_and_line(backend: str, t
         ("<ipython-input-3-0123abcd>", True, ["-c", textwrap.dedent(cell) + run], ""),
     ):
         program = [sys.executable, *command]
-        said = subprocess.run(program, input=given, capture_output=True, text=True, timeout=60, check=False).stderr
+        said = subprocess.run(
+            program, input=given, capture_output=True, text=True, timeout=60 * SLOWNESS, check=False
+        ).stderr
         assert f"{name}:5: UserWarning: mine" in said, said
         assert f'  File "{name}", line 6, in fail\n' in said, said
         assert ("raise ValueError(number)  # on this line" in said) or not shows_source, said

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from _capabilities import needs_fork
+from _capabilities import SLOWNESS, needs_fork
 from shoal import Parallel, _cpus, delayed
 from shoal.backends import _blas
 from shoal.backends._blas import BlasCap
@@ -217,5 +217,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 @needs_fork
 def test_a_forked_child_does_not_hang() -> None:
-    told = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=20)
+    told = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=20 * SLOWNESS
+    )
     assert told.stdout == "7\n"

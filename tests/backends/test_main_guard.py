@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from _capabilities import SLOWNESS
 from _children import path_of_tests, without_guard
 from _python import needs_forks
 
@@ -22,7 +23,7 @@ def run(folder: Path, source: str) -> tuple[int, str, str]:
     paths = os.pathsep.join([path_of_tests(), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "TMPDIR": "/tmp", "PYTHONPATH": paths}
     command = [sys.executable, str(program)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100 * SLOWNESS, check=False)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import KILL, needs_affinity
+from _capabilities import KILL, SLOWNESS, needs_affinity
 from _faults_util import alive, until, wait_for
 from shoal import FallbackWarning, Parallel, delayed, executor, parallel_config, worker_index
 from shoal.backends._placement import _shares
@@ -215,7 +215,7 @@ if __name__ == "__main__":
 def test_variables_are_set_before_imports(tmp_path: Path, how: str) -> None:
     (tmp_path / "early.py").write_text(EARLY)
     program = [sys.executable, "-W", "error", str(tmp_path / "early.py"), how]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=100 * SLOWNESS, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == "{('set', None, '5')}\nNone there None\n"
 

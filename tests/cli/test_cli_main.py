@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import shoal
-from _capabilities import needs_any_names, needs_fifo, needs_signals
+from _capabilities import SLOWNESS, needs_any_names, needs_fifo, needs_signals
 from _cli_util import SHOAL, run
 from shoal.cli import main
 
@@ -108,7 +108,7 @@ def test_an_interrupt_shows_no_traceback(tmp_path: Path) -> None:
     with subprocess.Popen([*SHOAL, "inspect", str(fifo)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         fd = os.open(fifo, os.O_WRONLY)  # waits until the child has opened the file, from which it then reads
         child.send_signal(signal.SIGINT)
-        assert child.communicate(timeout=60) == (b"", b"")
+        assert child.communicate(timeout=60 * SLOWNESS) == (b"", b"")
         os.close(fd)
     assert child.returncode == 130
 
@@ -124,7 +124,7 @@ def test_a_closed_pipe_shows_no_traceback(arguments: list[str]) -> None:
     finally:
         os.close(writing)
     with child:
-        assert child.communicate(timeout=60) == (None, b"")
+        assert child.communicate(timeout=60 * SLOWNESS) == (None, b"")
     assert child.returncode == 141
 
 

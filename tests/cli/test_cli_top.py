@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import needs_memfd, needs_proc
+from _capabilities import SLOWNESS, needs_memfd, needs_proc
 from _cli_util import SHOAL, run
 from shoal.backends._process import children_of
 from shoal.cli import _programs, main
@@ -76,7 +76,7 @@ class Running:
 
     def finish(self) -> None:
         (self.folder / "gate").touch()
-        assert self.process.communicate(timeout=60) == ("[0, 1, 2, 3, 4, 5]\n", "")
+        assert self.process.communicate(timeout=60 * SLOWNESS) == ("[0, 1, 2, 3, 4, 5]\n", "")
         assert self.process.returncode == 0
 
 

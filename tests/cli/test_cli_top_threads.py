@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from _capabilities import needs_memfd, needs_proc
+from _capabilities import SLOWNESS, needs_memfd, needs_proc
 from _cli_util import SHOAL, run
 from shoal import Parallel, delayed, executor
 from shoal.cli import _programs
@@ -52,7 +52,7 @@ def running(folder: Path, arguments: str, program: str = PROGRAM) -> Iterator[su
             until(lambda: calls_of(process.pid) == {2, 3} or process.poll() is not None)
             yield process
             (folder / "gate").touch()
-            assert process.communicate(timeout=60)[0] == "[0, 1, 2, 3, 4, 5]\n"
+            assert process.communicate(timeout=60 * SLOWNESS)[0] == "[0, 1, 2, 3, 4, 5]\n"
         finally:
             process.kill()
 

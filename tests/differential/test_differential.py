@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import KILL
+from _capabilities import KILL, SLOWNESS
 from _children import SPAWNED
 from _differences import (
     ENVIRONMENT,
@@ -27,7 +27,6 @@ from _differences import (
     Difference,
     Outcome,
 )
-from _faults_util import SLOWNESS
 
 HERE = Path(__file__).parent
 OURS = ("joblib.", "shoal.")

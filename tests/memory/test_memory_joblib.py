@@ -29,6 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal
+from _capabilities import SLOWNESS
 from shoal.memory.key._identity import Identity
 from shoal.memory.key._source import names_of, path_of, shown, source_of
 
@@ -470,7 +471,7 @@ def test_a_script_uses_the_same_folders_as_joblib(tmp_path: Path) -> None:
     found = []
     for library in ("joblib", "shoal"):
         folder = tmp_path / library
-        subprocess.run([sys.executable, "-W", "error", script, library, folder], check=True, timeout=60)
+        subprocess.run([sys.executable, "-W", "error", script, library, folder], check=True, timeout=60 * SLOWNESS)
         files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.p*"))
         found.append([(name, (folder / name).read_text() if name.endswith("code.py") else "") for name in files])
     assert found[0]
@@ -484,7 +485,9 @@ def test_another_process_finds_results_of_code_without_a_source(tmp_path: Path) 
     def run(library: str, options: str) -> str:
         command = [sys.executable, "-c", source, library, str(tmp_path), options]
         env = {**os.environ, "PYTHONWARNINGS": "ignore"}
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=env).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=60 * SLOWNESS, env=env
+        ).stdout
 
     assert run("joblib", "{}") == "computing\n"
     assert run("shoal", "{'hash_name': 'md5'}") == run("joblib", "{}") == run("shoal", "{}") == ""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from _capabilities import SLOWNESS
 from shoal import Parallel, delayed, parallel_config
 from shoal.errors import MissingExtra
 from shoal.observe._progress import progress_listener
@@ -305,7 +306,9 @@ sys.stderr.isatty = lambda: True
 progress_listener(True, "P")
 assert "tqdm" in sys.modules
 """
-    process = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60 * SLOWNESS
+    )
     assert (process.stdout, process.stderr, process.returncode) == ("1 1\n", "P: 1/1 calls, 0 s\n", 0)
 
 
@@ -356,7 +359,9 @@ assert threading.enumerate() == [threading.main_thread()]
 assert "multiprocessing.synchronize" not in sys.modules
 listen(RunFinished(None))
 """
-    process = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60 * SLOWNESS
+    )
     assert process.returncode == 0, process.stderr
     assert "| 1/2 [" in process.stderr
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from _capabilities import needs_fork
+from _capabilities import SLOWNESS, needs_fork
 from shoal.reports._folder import joined, write_index
 
 PROGRAM = """
@@ -77,7 +77,9 @@ def run(
     (folder / "program.py").write_text(textwrap.dedent(source))
     env = {**os.environ, **(variables or {})}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=100 * SLOWNESS, check=False
+    )
 
 
 def reports_in(folder: Path) -> list[dict[str, Any]]:

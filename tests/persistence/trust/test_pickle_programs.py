@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from _capabilities import needs_proc
+from _capabilities import SLOWNESS, needs_proc
 
 pytestmark = needs_proc  # the script measures itself as Linux allows
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "scripts.pickle_fuzz", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100 * SLOWNESS)
 
 
 @pytest.mark.parametrize("seed", [0, 2_000_000])
@@ -39,5 +39,7 @@ try:
 except AssertionError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100 * SLOWNESS
+    )
     assert "seed 0, trusted: [\"os.listxattr ('.',)\"]" in done.stdout, done.stdout + done.stderr
