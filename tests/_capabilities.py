@@ -37,6 +37,19 @@ def _link(path: str) -> None:
         raise OSError("links are not told from files")
 
 
+def _fill_pipe(_: str) -> None:
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        while os.write(writing, bytes(1 << 16)):
+            pass
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def _describe_socket(_: str) -> None:
     with socket.socket() as one:
         os.fstat(one.fileno())
@@ -128,6 +141,7 @@ needs_angles = needs(ANGLES, "needs names of files such as <lambda>")
 needs_any_names = needs(ANY_NAMES, "needs names of files that are no text")
 needs_reading_times = needs(READING_TIMES, "sets the time at which a file was last read")
 needs_installed = needs(INSTALLED, "needs shoal installed, and not only on the path")
+needs_pipes_that_do_not_wait = needs(_succeeds(_fill_pipe), "fills a pipe that does not wait")
 needs_fcntl = needs(_has("fcntl"), "locks parts of files by fcntl")
 needs_modes = needs(hasattr(os, "getuid"), "sets permissions as POSIX has them")
 needs_root = needs(ROOT, "needs root")

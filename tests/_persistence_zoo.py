@@ -109,7 +109,8 @@ def portrait(value: Any, *, mapped: bool = False, stored: bool = False) -> Any:
 # Arrays
 
 _SIMPLE = [
-    *("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "g", "c8", "c16", "G"),
+    *("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16"),
+    *(("g", "G") if np.dtype("g").itemsize > 8 else ()),  # else numpy pickles them as f8 and c16
     *("S5", "U3", "V7", "M8[s]", "M8[D]", "m8[ns]", "M8"),
 ]
 _STRUCTURED: list[Any] = [

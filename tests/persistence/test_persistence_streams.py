@@ -20,6 +20,7 @@ import joblib
 import numpy as np
 import pytest
 
+from _capabilities import needs_pipes_that_do_not_wait
 from _persistence_zoo import COMPRESSORS, JOBLIBS, filled, portrait
 from shoal import CorruptFile, TruncatedFile, dump, load
 
@@ -299,13 +300,11 @@ def test_compressed_dumps_within_files(tmp_path: Path, compress: str) -> None:
         assert not file.closed
 
 
+@needs_pipes_that_do_not_wait
 def test_pipes_that_are_full() -> None:
     """A raw file that does not wait takes less than it is given, or nothing: that must not go unseen."""
     reading, writing = os.pipe()
-    try:
-        os.set_blocking(writing, False)
-    except OSError as error:
-        pytest.skip(f"pipes that do not wait: {error}")
+    os.set_blocking(writing, False)
     with open(reading, "rb"), open(writing, "wb", 0) as file, pytest.raises(BlockingIOError):
         dump(LARGE, file)
 

@@ -144,7 +144,8 @@ class StoreBackendMixin:
     get_items: Any
 
     def _path(self, call_id: Sequence[str], *names: str) -> str:
-        return os.path.join(self.location, *call_id, *names)
+        parts = (part.replace("/", os.sep) for part in call_id)  # functions are named with "/" on all systems
+        return os.path.join(self.location, *parts, *names)
 
     def load_item(
         self, call_id: Sequence[str], verbose: int = 1, timestamp: float | None = None, metadata: Any = None
