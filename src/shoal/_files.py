@@ -145,7 +145,7 @@ def _target(path: str) -> tuple[str, os.stat_result | None]:
 
 def _absolute(path: str) -> str:
     """Return an absolute path: the working folder may change. ``abspath`` would misread ".." behind a link."""
-    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    return path if path.startswith("/") or os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 class _TemporaryFile:

@@ -138,12 +138,12 @@ def write(value: Any, file: Any, compression: Compression | None, protocol: int 
     """
     if compression is None:
         put = putter(file)
-        last, footer = Writer(put, protocol, mappable=True, position=_position(file)).dump(value)
+        last, footer = Writer(put, protocol, file).dump(value)
         put(last + footer.encoded())
         return
     stream = _Stream(file, *compression)
     try:
-        stream.finish(*Writer(stream.put, protocol, mappable=False).dump(value))
+        stream.finish(*Writer(stream.put, protocol).dump(value))
     except BaseException:
         stream.abandon()
         raise
@@ -222,13 +222,6 @@ class _WritesAll:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
-
-
-def _position(file: Any) -> int:
-    try:
-        return int(file.tell())
-    except (AttributeError, OSError, TypeError):
-        return 0
 
 
 def _protocol(protocol: int | None) -> int:

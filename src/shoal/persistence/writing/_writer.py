@@ -21,7 +21,7 @@ from typing import Any
 from xxhash import xxh3_64_intdigest
 
 from shoal._arrays import ArraySpec, flat
-from shoal.persistence._format import FRAME, FRAME_HEADER, HEAD, PROTO, Footer, frame_of, here
+from shoal.persistence._format import FRAME, FRAME_HEADER, HEAD, PROTO, Footer, here
 from shoal.persistence.writing._splice import Splicer
 
 #: Arrays of fewer bytes stay in the pickle, where they are faster. But the first few arrays of a file that can be
@@ -38,27 +38,15 @@ class Writer:
         Writes all of the bytes that it is given.
     protocol
         The protocol of pickle.
-    mappable
-        Whether arrays in the file can be mapped. They cannot if the file is compressed.
-    position
-        The position in the file, in bytes, where the object begins.
+    file
+        The file, which tells its position, if arrays in it can be mapped; None if it is compressed.
 
     """
 
-    __slots__ = (
-        "_arrays",
-        "_first",
-        "_kinds",
-        "_mappable",
-        "_modules",
-        "_position",
-        "_protocol",
-        "_put",
-        "_splicer",
-    )
+    __slots__ = ("_arrays", "_file", "_first", "_kinds", "_modules", "_protocol", "_put", "_splicer")
 
-    def __init__(self, put: Callable[[Any], Any], protocol: int, mappable: bool, position: int = 0) -> None:
-        self._put, self._protocol, self._mappable, self._position = put, protocol, mappable, position
+    def __init__(self, put: Callable[[Any], Any], protocol: int, file: Any = None) -> None:
+        self._put, self._protocol, self._file = put, protocol, file
         self._first: bytes | None = None  # what the pickler wrote first; it is kept, because it may be all
         self._splicer: Splicer | None = None
         self._kinds: set[type] = set()
@@ -100,19 +88,20 @@ class Writer:
     def _whole(self) -> bytes | None:
         """Return all opcodes but STOP, as a file contains them; None if they are not in one frame."""
         data: Any = self._first
-        at = 2 if data[:1] == PROTO else 0
-        if self._protocol < 4 or data[at : at + 1] != FRAME:
-            return b"%b%b%b" % (data[:at], HEAD, data[at:-1])
+        at = 2 if data.startswith(PROTO) else 0
+        if self._protocol < 4 or not data.startswith(FRAME, at):
+            return data[:at] + HEAD + data[at:-1]  # type: ignore[no-any-return]
         begin = at + FRAME_HEADER
-        if int.from_bytes(data[at + 1 : begin], "little") != len(data) - begin:
+        nbytes = len(data) - begin
+        if data[at + 1 : begin] != nbytes.to_bytes(8, "little"):
             return None
-        opcodes = data[begin:-1]
-        return b"%b%b%b%b" % (data[:at], HEAD, frame_of(opcodes), opcodes)
+        return data[:at] + HEAD + FRAME + (nbytes - 1).to_bytes(8, "little") + data[begin:-1]  # type: ignore[no-any-return]
 
     def _spliced(self) -> Splicer:
         """Return the splicer, which has got everything that the pickler has written so far."""
         if self._splicer is None:
-            self._splicer = Splicer(self._put, self._protocol, self._mappable, self._position)
+            file = self._file
+            self._splicer = Splicer(self._put, self._protocol, file is not None, _position(file))
             if self._first is not None:
                 self._splicer.write(self._first)
         return self._splicer
@@ -134,7 +123,7 @@ class Writer:
             return NotImplemented
         # Before protocol 3, pickle writes bytes as a call that files of joblib do not contain.
         small = array.nbytes < SMALL and dtype.isnative and self._protocol > 2
-        if small and not (self._mappable and self._spliced().n_arrays < FEW):
+        if small and not (self._file is not None and self._spliced().n_arrays < FEW):
             return _reduce_small(array, self._protocol)
         return self._arrays[0], (self._spliced().expect(array),)
 
@@ -152,6 +141,13 @@ class _Pickler(pickle.Pickler):
 
     __slots__ = ("reducer_override",)
     reducer_override: Callable[[Any], Any]
+
+
+def _position(file: Any) -> int:
+    try:
+        return int(file.tell())
+    except (AttributeError, OSError, TypeError):
+        return 0
 
 
 def _reduce_small(array: Any, protocol: int) -> Any:
