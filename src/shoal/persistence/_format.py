@@ -153,7 +153,7 @@ class Footer:
     def encoded(self) -> bytes:
         """Return the opcodes that end a file: they push the footer, pop it, and stop."""
         arrays = _encode(self.arrays) if self.arrays else "[]"
-        blocks = ",".join([f"[{offset},{at},{digest}]" for offset, at, digest in self.blocks])
+        blocks = ",".join([f"[{','.join(map(str, block))}]" for block in self.blocks])
         text = (
             f'{{"format":{VERSION},"start":{self.start},"checksum":{self.checksum},"arrays":{arrays},'
             f'"versions":{_versions(*self.versions.items())},"blocks":[{blocks}]}}'

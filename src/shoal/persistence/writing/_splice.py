@@ -115,9 +115,7 @@ class Splicer:
             self._payload = False
             self._flush()
             data = data.raw() if isinstance(data, pickle.PickleBuffer) else data
-            with updating(self._sum, len(data)) as (update, _):
-                update(data)
-                self._put(data)
+            self._put_buffer(data, self._sum)
             self._position += len(data)
             return
         at = 0
@@ -193,16 +191,22 @@ class Splicer:
         """Write the bytes of an array; return their checksum."""
         checksum = xxhash.xxh3_64()
         if array.flags.forc:
-            with updating(checksum, array.nbytes) as (update, step):
-                # A compressor is given the array as a whole, which it need not copy.
-                for piece in cut(memoryview(flat(array)), step if self._mappable else max(array.nbytes, 1)):
-                    update(piece)
-                    self._put(piece)
+            self._put_buffer(memoryview(flat(array)), checksum)
         else:
             for piece in pieces(array):  # they share a buffer, so a thread would be too late
                 checksum.update(piece)
                 self._put(piece)
         return checksum.intdigest()
+
+    def _put_buffer(self, data: Any, checksum: Any) -> None:
+        """Write a buffer of bytes, and add it to a checksum."""
+        nbytes = len(data)
+        with updating(checksum, nbytes) as (update, step):
+            # A compressor is given the buffer as a whole, which it need not copy.
+            whole = not self._mappable or nbytes <= step
+            for piece in [data] if whole else cut(memoryview(data), step):
+                update(piece)
+                self._put(piece)
 
     def _of_dtype(self, dtype: Any) -> tuple[bytes, str]:
         """Return the opcodes that push a dtype, and its text for people."""
@@ -221,4 +225,3 @@ class Splicer:
 def _lost(problem: str) -> pickle.PicklingError:
     """Return the error to raise if the file would lack an array."""
     return pickle.PicklingError(f"{problem} in the output of pickle: the object cannot be dumped. Please report this")
-

@@ -27,6 +27,8 @@ from shoal.persistence.writing._splice import Splicer
 #: Arrays of fewer bytes stay in the pickle, where they are faster. But the first few arrays of a file that can be
 #: mapped do not: whoever maps a file with few arrays finds all of them mapped.
 SMALL, FEW = 2**16, 16
+#: The types of arrays. numpy lacks them while another thread imports it.
+_ARRAYS = "ndarray", "memmap"
 
 
 class Writer:
@@ -53,7 +55,7 @@ class Writer:
         self._modules: set[str] = set()
         numpy = sys.modules.get("numpy") if protocol >= 2 else None
         #: The types of arrays. There are none before numpy is imported.
-        self._arrays = () if numpy is None else (getattr(numpy, "ndarray", None), getattr(numpy, "memmap", None))
+        self._arrays: tuple[Any, ...] = () if numpy is None else tuple(getattr(numpy, name, None) for name in _ARRAYS)
 
     def dump(self, value: Any) -> tuple[bytes, Footer]:
         """Write an object, up to its last opcodes.
