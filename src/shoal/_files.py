@@ -265,16 +265,14 @@ class _TemporaryFile:
 
     def _copy_with_name(self, durable: bool) -> None:
         """Copy the file to one that has a name, because without /proc this one cannot be given any."""
+        import shutil  # it imports the libraries of three compressors
+
         _TemporaryFile._can_be_linked = False
         nameless, self.fd = self.fd, self._open_with_name()
-        try:
-            status = os.fstat(nameless)
-            self._copy_permissions(status)
-            copied = 0
-            while copied < status.st_size:
-                copied += os.sendfile(self.fd, nameless, copied, status.st_size - copied)
-        finally:
-            os.close(nameless)
+        with open(nameless, "rb") as contents, open(self.fd, "wb", 0, closefd=False) as file:
+            self._copy_permissions(os.fstat(nameless))
+            contents.seek(0)
+            shutil.copyfileobj(contents, file, _BUFFER)
         if durable:
             sync(self.fd)
 
