@@ -316,6 +316,39 @@ def test_a_name_that_was_left_at_the_last_moment(tmp_path: Path, monkeypatch: py
     assert os.listdir(tmp_path) == ["x"]
 
 
+@needs_nameless_files
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("old", [True, False])
+def test_without_proc_a_nameless_file_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool, durable: bool
+) -> None:
+    monkeypatch.setattr(_files, "_DESCRIPTORS", str(tmp_path / "no-proc"))
+    monkeypatch.setattr(_files._TemporaryFile, "_can_be_linked", True)
+    path = tmp_path / "x"
+    if old:
+        path.write_bytes(b"old")
+        path.chmod(0o640)
+    before = set(os.listdir("/proc/self/fd"))
+    for data in (b"a" * 3_000_000, b"second", b""):
+        write(path, data, durable=durable)
+        assert path.read_bytes() == data
+        assert os.listdir(tmp_path) == ["x"]
+    assert not old or mode(path) == 0o640
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert not _files._TemporaryFile._can_be_linked  # the files after the first have had names from the beginning
+
+
+@needs_nameless_files
+def test_a_folder_that_goes_away_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.setattr(_files._TemporaryFile, "_can_be_linked", True)
+    with pytest.raises(FileNotFoundError), replacement(str(folder / "x")) as file:  # noqa: PT012
+        file.write(b"new")
+        folder.rmdir()
+    assert _files._TemporaryFile._can_be_linked
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_many_at_once(tmp_path: Path, way: str, same: bool) -> None:
     failures: list[BaseException] = []

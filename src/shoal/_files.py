@@ -17,7 +17,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from typing import ClassVar
 
 from shoal._output import Output
 from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, real_path, remove, replace, sync, sync_folder
@@ -26,6 +26,9 @@ from shoal.errors import FileInUse
 
 #: The buffer of a file that is written, in bytes.
 _BUFFER = 2**17
+
+#: The folder of links to what the process has open.
+_DESCRIPTORS = "/proc/self/fd"
 
 #: On Windows, a file is neither open nor locked while it is renamed. So there, a file without a lock is taken for that
 #: of a killed writer only if it was last written to this many seconds ago.
@@ -59,9 +62,8 @@ def delete(path: str) -> None:
         pass
 
 
-@contextlib.contextmanager
-def replacement(path: str, durable: bool = False) -> Iterator[Output]:
-    """Open a new file for writing that replaces `path` when the block has succeeded, and not before.
+class replacement:
+    """A block that writes a new file, which replaces `path` when the block has succeeded, and not before.
 
     In everything else this is like ``open(path, "wb")``: the permissions, the errors, and that links are followed.
     If `path` is not a regular file, or if its folder allows no new file, the block writes to `path` itself.
@@ -73,11 +75,6 @@ def replacement(path: str, durable: bool = False) -> Iterator[Output]:
     durable : bool, default False
         Whether to wait until the system has written the file to the disk.
 
-    Yields
-    ------
-    Output
-        What is written to it gets into the file.
-
     Raises
     ------
     FileInUse
@@ -85,32 +82,55 @@ def replacement(path: str, durable: bool = False) -> Iterator[Output]:
     OSError
         If ``open(path, "wb")`` would raise it, or if the file cannot be written or put in place.
     """
-    path, before = _target(path)
-    temporary = None
-    if before is None or stat.S_ISREG(before.st_mode):
-        if before is not None:
-            os.close(open_shared(path, os.O_WRONLY))  # raises if the old file must not be written to
+
+    __slots__ = ("_before", "_durable", "_new", "_output", "_path")
+
+    def __init__(self, path: str, durable: bool = False) -> None:
+        self._path, self._durable = path, durable
+
+    def __enter__(self) -> Output:
+        """Return the Output that writes to the new file."""
+        self._path, self._before = path, before = _target(self._path)
+        new: _TemporaryFile | _ExistingFile | None = None
+        if before is None or stat.S_ISREG(before.st_mode):
+            if before is not None:
+                os.close(open_shared(path, os.O_WRONLY))  # raises if the old file must not be written to
+            try:
+                new = _TemporaryFile(os.path.dirname(path))
+            except PermissionError:
+                pass
+        self._new = new = new or _ExistingFile(path)
+        self._output = output = Output(new.fd)
+        return output
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        new = self._new
         try:
-            temporary = _TemporaryFile(os.path.dirname(path))
-        except PermissionError:
-            pass
-    if temporary is None:
-        with open(path, "wb", 0) as file, Output(file.fileno(), closefd=False) as output:
-            yield output
-        return
-    try:
-        with Output(temporary.fd, closefd=False) as output:
-            yield output
-        if before is not None:
-            temporary.copy_permissions(before)
-        temporary.publish(path, durable, before is not None)
-    finally:
-        temporary.close()
+            if kind is None:
+                self._output.flush()
+                new.publish(self._path, self._before, self._durable)
+        finally:
+            new.close()
+
+
+class _ExistingFile:
+    """The file of a path that no new file can replace."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "wb", 0)  # noqa: SIM115  # the end of the block closes it
+        self.fd = self._file.fileno()
+
+    def publish(self, path: str, before: os.stat_result | None, durable: bool) -> None:
+        """Do nothing: everything is in the file already."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _target(path: str) -> tuple[str, os.stat_result | None]:
     """Return the absolute path of the file that a path leads to, and its status; None if there is no such file."""
-    if not os.path.basename(path):  # realpath() would drop the slash at the end, so let open() raise the error
+    if not path or path.endswith(("/", os.sep)):  # realpath() would drop it, so let open() raise the error
         open(path, "wb").close()
     try:
         if os.name != "nt":  # there, links are more than lstat() tells
@@ -125,7 +145,7 @@ def _target(path: str) -> tuple[str, os.stat_result | None]:
 
 def _absolute(path: str) -> str:
     """Return an absolute path: the working folder may change. ``abspath`` would misread ".." behind a link."""
-    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    return path if path.startswith("/") or os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 class _TemporaryFile:
@@ -136,26 +156,24 @@ class _TemporaryFile:
     """
 
     _SUFFIX = ".shoal-part"
+    #: Whether a file without a name can be given one. It cannot where /proc is not mounted.
+    _can_be_linked: ClassVar[bool] = True
+
+    __slots__ = ("_folder", "_name", "fd")
+    fd: int
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._name: str | None = None
-        fd = self._open_without_name()
-        self.fd: int = self._open_with_name() if fd is None else fd
-
-    def _open_without_name(self) -> int | None:
-        if not hasattr(os, "O_TMPFILE"):
-            return None
-        try:
-            fd = os.open(self._folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
-        except PermissionError:
-            raise
-        except OSError:  # this file system has no files without a name
-            return None
-        if os.access(f"/proc/self/fd/{fd}", os.F_OK):
-            return fd
-        os.close(fd)
-        return None
+        if hasattr(os, "O_TMPFILE") and self._can_be_linked:
+            try:
+                self.fd = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
+                return
+            except PermissionError:
+                raise
+            except OSError:  # this file system has no files without a name
+                pass
+        self.fd = self._open_with_name()
 
     def _open_with_name(self) -> int:
         self._remove_abandoned()
@@ -182,32 +200,44 @@ class _TemporaryFile:
             if entry.name.endswith(self._SUFFIX):
                 _remove_if_abandoned(entry.path)
 
-    def copy_permissions(self, before: os.stat_result) -> None:
+    def _copy_permissions(self, before: os.stat_result) -> None:
         """Copy owner, group and mode of the file that is to be replaced, as far as the system allows."""
         if sys.platform != "win32":
-            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+            now = os.fstat(self.fd)
+            owner = before.st_uid, before.st_gid
+            if owner != (now.st_uid, now.st_gid):
                 with contextlib.suppress(PermissionError):
-                    os.fchown(self.fd, before.st_uid, before.st_gid)
-            os.fchmod(self.fd, stat.S_IMODE(before.st_mode))
+                    os.fchown(self.fd, *owner)
+                    now = os.fstat(self.fd)  # a file that is given away may lose S_ISUID and S_ISGID
+            if before.st_mode != now.st_mode:
+                os.fchmod(self.fd, stat.S_IMODE(before.st_mode))
 
-    def publish(self, path: str, durable: bool, exists: bool) -> None:
-        """Give the file its path, in one step; a file that is there is replaced. `exists` says that one was there.
+    def publish(self, path: str, before: os.stat_result | None, durable: bool) -> None:
+        """Give the file its path, in one step; a file that is there is replaced. `before` is its status.
 
         Windows refuses this while the old file is open. After a while the contents are then copied to the old file,
         as if it had been opened for writing.
         """
+        exists = before is not None
+        if before is not None:
+            self._copy_permissions(before)
         if durable:
             sync(self.fd)
         if self._name is None:
-            source = f"/proc/self/fd/{self.fd}"
-            if not exists:
-                try:
-                    # os.link() follows the link in /proc only if it has a directory descriptor (AT_SYMLINK_FOLLOW).
-                    os.link(source, path, src_dir_fd=self.fd)
-                except FileExistsError:
-                    exists = True
-            if exists:
-                self._name = self._link_temporary_name(source, path)
+            source = f"{_DESCRIPTORS}/{self.fd}"
+            try:
+                if not exists:
+                    try:
+                        # os.link() follows the link in /proc only if it has a directory descriptor (AT_SYMLINK_FOLLOW).
+                        os.link(source, path, src_dir_fd=self.fd)
+                    except FileExistsError:
+                        exists = True
+                if exists:
+                    self._name = self._link_temporary_name(source, path)
+            except FileNotFoundError:
+                if os.access(source, os.F_OK):  # then the folder is missing
+                    raise
+                self._copy_with_name(durable)
         if self._name is not None:
             if OPEN_FILES_STAY:
                 self._close_fd()
@@ -224,7 +254,7 @@ class _TemporaryFile:
         If the writer is killed before it renames the file, the name is left. The next writer of this path removes it.
         """
         lock_file(self.fd)
-        name = os.path.join(self._folder, f".{binascii.crc32(os.fsencode(path)):08x}{self._SUFFIX}")
+        name = f"{self._folder}/.{binascii.crc32(os.fsencode(path)):08x}{self._SUFFIX}"
         while True:
             try:
                 os.link(source, name, src_dir_fd=self.fd)
@@ -232,6 +262,19 @@ class _TemporaryFile:
             except FileExistsError:
                 if not _remove_if_abandoned(name):
                     name = self._random_name()
+
+    def _copy_with_name(self, durable: bool) -> None:
+        """Copy the file to one that has a name, because without /proc this one cannot be given any."""
+        import shutil  # it imports the libraries of three compressors
+
+        _TemporaryFile._can_be_linked = False
+        nameless, self.fd = self.fd, self._open_with_name()
+        with open(nameless, "rb") as contents, open(self.fd, "wb", 0, closefd=False) as file:
+            self._copy_permissions(os.fstat(nameless))
+            contents.seek(0)
+            shutil.copyfileobj(contents, file, _BUFFER)
+        if durable:
+            sync(self.fd)
 
     def close(self) -> None:
         """Close the file, and remove it if it was not published."""

@@ -64,12 +64,19 @@ class Output:
 
     def write(self, data: Any) -> None:
         """Write all bytes of a buffer. The caller may change the buffer when this returns."""
-        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        stays = True
+        if type(data) is bytes:
+            size = len(data)
+        else:
+            size = memoryview(data).nbytes
+            if size < _COPIED:
+                data = bytes(data)
+            else:
+                stays = False
         self.nbytes += size
-        self._gathered += size
-        immutable = type(data) is bytes
-        self._parts.append(data if immutable or size >= _COPIED else bytes(data))
-        if self._gathered >= _MOST_BYTES or len(self._parts) == _MOST_PARTS or not (immutable or size < _COPIED):
+        self._gathered = gathered = self._gathered + size
+        self._parts.append(data)
+        if not stays or gathered >= _MOST_BYTES or len(self._parts) == _MOST_PARTS:
             self.flush()
 
     def flush(self) -> None:

@@ -265,8 +265,12 @@ def digest_of_row(row: tuple[Any, ...]) -> str | None:
 
     The keys of most cached calls are such tuples.
     """
-    if len(row) > BLOCK or not SCALARS.issuperset(map(type, row)) or _has_long_text(row):
+    if len(row) > BLOCK:
         return None
+    for value in row:
+        kind = type(value)
+        if kind not in SCALARS or (kind in _TEXT and len(value) > LONG_TEXT):
+            return None
     return xxhash.xxh3_128_hexdigest(b"tuple\np" + marshal.dumps(row, 2))
 
 

@@ -86,15 +86,17 @@ def dump(
     >>> load(path)
     {'weights': [1, 2]}
     """
-    filename = os.fspath(filename) if isinstance(filename, os.PathLike) else filename
-    writable = hasattr(filename, "write")
-    if not (writable or isinstance(filename, str)):
-        raise ValueError(
-            f"Second argument should be a filename or a file-like object, {filename!r} (type {type(filename)}) was "
-            "given: dump(value, filename)"
-        )
-    if isinstance(filename, io.TextIOBase):
-        raise TypeError(f"dump() writes bytes, but {filename!r:.80} takes text: open the file with mode 'wb'")
+    writable = False
+    if type(filename) is not str:
+        filename = os.fspath(filename) if isinstance(filename, os.PathLike) else filename
+        writable = hasattr(filename, "write")
+        if not (writable or isinstance(filename, str)):
+            raise ValueError(
+                f"Second argument should be a filename or a file-like object, {filename!r} (type {type(filename)}) "
+                "was given: dump(value, filename)"
+            )
+        if isinstance(filename, io.TextIOBase):
+            raise TypeError(f"dump() writes bytes, but {filename!r:.80} takes text: open the file with mode 'wb'")
     protocol = _protocol(protocol)
     compression = compression_of(compress, "" if writable else filename)
     try:
@@ -136,15 +138,12 @@ def write(value: Any, file: Any, compression: Compression | None, protocol: int 
     """
     if compression is None:
         put = putter(file)
-        writer = Writer(put, protocol, mappable=True, position=_position(file))
-        writer.dump(value)
-        put(writer.footer.encoded())
+        last, footer = Writer(put, protocol, file).dump(value)
+        put(last + footer.encoded())
         return
     stream = _Stream(file, *compression)
     try:
-        writer = Writer(stream.put, protocol, mappable=False)
-        writer.dump(value)
-        stream.finish(writer.footer)
+        stream.finish(*Writer(stream.put, protocol).dump(value))
     except BaseException:
         stream.abandon()
         raise
@@ -189,8 +188,10 @@ class _Stream:
             self._put(b"".join(self._small))
             self._put(data)
 
-    def finish(self, footer: Footer) -> None:
-        """Write the footer, and end the stream if the compressor can."""
+    def finish(self, last: bytes, footer: Footer) -> None:
+        """Write the last bytes and the footer, and end the stream if the compressor can."""
+        if last:
+            self._put(last)
         if isinstance(self._record, Deflate) and self._compressed is None:
             putter(self._file)(self._record.small(b"".join(self._small), self._level, footer.with_blocks))
         elif hasattr(self._compressed, "finish"):
@@ -221,13 +222,6 @@ class _WritesAll:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
-
-
-def _position(file: Any) -> int:
-    try:
-        return int(file.tell())
-    except (AttributeError, OSError, TypeError):
-        return 0
 
 
 def _protocol(protocol: int | None) -> int:
@@ -261,15 +255,11 @@ def compression_of(compress: Any, filename: str) -> Compression | None:
     if level is not None and level is not False and level not in range(10):
         raise ValueError(f'Non valid compress level given: "{level}". Possible values are {list(range(10))}.')
     if name not in COMPRESSORS:
-        known = f"Possible values are {list(COMPRESSORS)}{hint(name, COMPRESSORS) or '.'}"
-        raise ValueError(f'Non valid compression method given: "{name}". {known}')
+        possible = f"Possible values are {list(COMPRESSORS)}{hint(name, COMPRESSORS) or '.'}"
+        raise ValueError(f'Non valid compression method given: "{name}". {possible}')
     if not isinstance(compress, (tuple, str)):
-        by_extension = [known for known, record in COMPRESSORS.items() if _ends(filename, record.extension)]
+        known = list(COMPRESSORS.items())
+        by_extension = [key for key, record in known if record.extension and filename.endswith(record.extension)]
         if by_extension:
-            name = by_extension[-1]
-            level = None if level == 0 else level
+            name, level = by_extension[-1], level or None
     return None if level == 0 else (name, None if level is None else int(level))
-
-
-def _ends(filename: str, extension: str) -> bool:
-    return bool(extension) and filename.endswith(extension)

@@ -42,6 +42,9 @@ ALIGNMENT = 64
 PROTO, FRAME, POP, BUILD, STOP = b"\x80", b"\x95", b"0", b"b", b"."
 TUPLE1, REDUCE, MEMOIZE, BINPUT, LONG_BINPUT = b"\x85", b"R", b"\x94", b"q", b"r"
 
+#: The number of bytes of FRAME and the length of the frame.
+FRAME_HEADER = 9
+
 #: The bytes behind PROTO in a file that has a footer.
 NAME = b"shoal"
 HEAD = b"C%c%b" % (len(NAME), NAME) + POP
@@ -149,13 +152,14 @@ class Footer:
 
     def encoded(self) -> bytes:
         """Return the opcodes that end a file: they push the footer, pop it, and stop."""
-        arrays, blocks = (_encode(part) if part else "[]" for part in (self.arrays, self.blocks))
+        arrays = _encode(self.arrays) if self.arrays else "[]"
+        blocks = ",".join([f"[{','.join(map(str, block))}]" for block in self.blocks])
         text = (
             f'{{"format":{VERSION},"start":{self.start},"checksum":{self.checksum},"arrays":{arrays},'
-            f'"versions":{_versions(*self.versions.items())},"blocks":{blocks}}}'
+            f'"versions":{_versions(*self.versions.items())},"blocks":[{blocks}]}}'
         ).encode("ascii")
         body = text + TAIL.pack(xxhash.xxh3_64_intdigest(text), len(text), MAGIC)
-        return b"B" + struct.pack("<I", len(body)) + body + POP + STOP
+        return b"B%b%b%b%b" % (len(body).to_bytes(4, "little"), body, POP, STOP)
 
     def with_blocks(self, blocks: list[tuple[int, ...]]) -> bytes:
         """Set the table of compressed blocks, and return the opcodes that end a file."""
@@ -230,6 +234,11 @@ def are_versions(versions: Any) -> bool:
 
 def _integers(values: Any) -> bool:
     return {int}.issuperset(map(type, values))
+
+
+def frame_of(opcodes: bytes) -> bytes:
+    """Return the header of a frame of these opcodes."""
+    return FRAME + len(opcodes).to_bytes(8, "little")
 
 
 def wrapper(shape: bytes, order: str, dtype: bytes, mappable: bool) -> bytes:

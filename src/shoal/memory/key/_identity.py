@@ -25,6 +25,7 @@ from typing import Any
 from shoal.errors import HashingError
 from shoal.hashing import hash
 from shoal.hashing._functions import cell_contents, is_found
+from shoal.hashing._walk import digest_of_row
 from shoal.memory.key._arguments import (
     Bind,
     dict_binder,
@@ -69,6 +70,8 @@ class Snapshot:
     cells: list[Any]
     #: What the function reaches in the user's project, with ``depends="auto"``.
     reach: Reach | None = None
+    #: Whether other values than arguments are added to a row: of the object, the closure, ``wrapped`` or ``reach``.
+    adds: bool = False
 
 
 _NOT_EXAMINED = Snapshot(object(), None, None, "", False, lambda *args, **kwargs: (), [], [])
@@ -174,6 +177,7 @@ class Identity:
         # "__class__" is the class around a method that calls super(). Like any other callee, it does not count.
         counting = [cell for name, cell in cells if name != "__class__"]
         plain = isinstance(function, types.FunctionType) and not is_lambda
+        importable = [inner for inner in wrapped if _is_importable(inner)]
         self.snapshot = Snapshot(
             code,
             defaults,
@@ -181,9 +185,10 @@ class Identity:
             tag,
             plain and self.hash_name != "md5" and self.shared_with_joblib and not counting,
             row_binder(signature, parameters, tag, live),
-            [inner for inner in wrapped if _is_importable(inner)],
+            importable,
             counting,
             reach,
+            bool(self._subject.state or counting or importable or reach is not None),
         )
 
     def _signature_of_keys(
@@ -261,17 +266,24 @@ class Identity:
             row = snapshot.bind(*args, **kwargs)
         except TypeError:
             row = (snapshot.tag, self._unbound(args, kwargs))
+        if snapshot.adds:
+            row = self._with_state(row)
+        try:
+            return Key(self.path, (digest_of_row(row) or hash(row, "xxh3_128", self.coerces)) + "x")
+        except HashingError:
+            self._check_closure()
+            raise
+
+    def _with_state(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a row of arguments with the other values that count and may change."""
+        snapshot, subject = self.snapshot, self._subject
         if subject.state or snapshot.cells:
             row = (*row, *subject.state, [cell_contents(cell) for cell in snapshot.cells])
         if snapshot.wrapped:
             row = (*row, [(inner.__code__, inner.__defaults__, inner.__kwdefaults__) for inner in snapshot.wrapped])
         if snapshot.reach is not None and snapshot.reach.live:
             row = (*row, snapshot.reach.values())
-        try:
-            return Key(self.path, hash(row, "xxh3_128", self.coerces) + "x")
-        except HashingError:
-            self._check_closure()
-            raise
+        return row
 
     def is_stale(self) -> bool:
         """Return whether the function must be examined, for the first time or because it has other code or defaults."""

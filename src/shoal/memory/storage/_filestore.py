@@ -152,8 +152,11 @@ class FileStore(Store):
 
     def _load_formatted(self, key: Key) -> Any:
         """Return the value of a key that is in a file of another format than "pickle"."""
+        folder = self.folder(key)
+        if not os.access(folder, os.F_OK):  # as on every miss; an exception would take longer
+            raise KeyError(key) from None
         try:
-            value = load_in(self.folder(key))
+            value = load_in(folder)
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
         except CorruptFile as error:
@@ -239,9 +242,11 @@ class FileStore(Store):
             self._index.confirm(key)
 
     def contains(self, key: Key) -> bool:
-        # Faster than exists(), which handles exceptions.
+        # Faster than exists(), which handles exceptions. On a miss there is no folder.
         folder = self.folder(key)
-        return os.access(f"{folder}/{_paths.OUTPUT}", os.F_OK) or value_in(folder) is not None
+        return os.access(folder, os.F_OK) and (
+            os.access(f"{folder}/{_paths.OUTPUT}", os.F_OK) or value_in(folder) is not None
+        )
 
     def meta(self, key: Key) -> Meta:
         try:

@@ -36,6 +36,10 @@ _CLOSE, _CLOSER = 1.04, 1.01
 # With this memLevel, zlib-ng is 5 % faster at levels 2 and 3 than with the default.
 _MOST_MEMORY = 9
 
+# zlib gathers 2 ** (memLevel + 6) literals and matches, and clears tables of the same size. For a small stream, this
+# memLevel is enough up to 2 kB; to clear the tables of the default takes longer than anything else.
+_LEAST_MEMORY = 5
+
 #: A stream of fewer bytes is small. Smaller blocks are not sampled, because a sixteenth of them tells nothing.
 SMALL = 1 << 15
 
@@ -109,7 +113,8 @@ def small_stream(data: bytes, level: int, container: str, footer: Callable[[list
         As for :meth:`DeflateFile.finish`.
     """
     kind, checksum = CONTAINERS[container], getattr(fastest(), CONTAINERS[container].checksum)
-    header, block = kind.header(level), _deflate(zlib, level, data)
+    memory = min(max(_LEAST_MEMORY, len(data).bit_length() - 6), zlib.DEF_MEM_LEVEL)
+    header, block = kind.header(level), _deflate(zlib, level, data, memory)
     end = len(header) + len(block)
     tail = footer([(len(header), 0, xxhash.xxh3_64_intdigest(block)), (end, len(data), 0)])
     trailer = kind.trailer(checksum(tail, checksum(data)), len(data) + len(tail))

@@ -14,14 +14,13 @@ from typing import Any
 from shoal._arrays import PIECE, cut
 from shoal.errors import DamagedFile, TruncatedFile
 from shoal.persistence._checksums import updating
-from shoal.persistence._format import FRAME, HEAD, LONG_BINPUT, MAGIC, NAME, POP, PROTO, STOP, Footer
+from shoal.persistence._format import FRAME, FRAME_HEADER, HEAD, LONG_BINPUT, MAGIC, NAME, POP, PROTO, STOP, Footer
 
 #: If reading ahead is allowed, the file is read in blocks of this many bytes.
 BLOCK = 2**18
 #: If the size of the file is unknown, it is read in steps of at most this many bytes. A false length then costs no
 #: memory, because memory is allocated only for bytes that arrive.
 STEP = 2**25
-_FRAME_HEADER = 9
 #: Only frames of at most this many bytes are rebuilt before they are checked.
 _FEW = 2**12
 #: The opcodes that are followed by a length of eight bytes: BINBYTES8, BINUNICODE8, BYTEARRAY8.
@@ -264,7 +263,7 @@ class Input(Source):
             at = self._at
             first, end = self._block[at : at + 1], 0
             if first == FRAME:
-                end = at + _FRAME_HEADER + int.from_bytes(self._block[at + 1 : at + _FRAME_HEADER], "little")
+                end = at + FRAME_HEADER + int.from_bytes(self._block[at + 1 : at + FRAME_HEADER], "little")
             if end > len(self._block) or not first:
                 end = self._read_frame_ahead()
                 at = self._at
@@ -292,13 +291,13 @@ class Input(Source):
         if self._exact:
             return 0
         self._block, self._at = self._block[self._at :], 0
-        end = _FRAME_HEADER
+        end = FRAME_HEADER
         while True:
             block = self._block
             if block and block[:1] != FRAME:
                 return 0
-            if len(block) >= _FRAME_HEADER:
-                end = _FRAME_HEADER + int.from_bytes(block[1:_FRAME_HEADER], "little")
+            if len(block) >= FRAME_HEADER:
+                end = FRAME_HEADER + int.from_bytes(block[1:FRAME_HEADER], "little")
                 if end <= len(block):
                     return end
                 if end > BLOCK:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import stat
+import struct
 import zlib
 from typing import Any
 
@@ -27,6 +28,11 @@ _BEGINNING = PROTO + b"\x05" + HEAD
 _END = MAGIC + POP + STOP
 _COMPRESSED = b"x", b"\x1f\x8b"  # zlib, gzip
 _ARRAYS, _BLOCKS = b',"arrays":[],"versions":', b',"blocks":['
+
+#: The beginning of a footer, and the opcode and the length before it.
+_HEAD = b'{"format":%d,"start":%%d,"checksum":%%d' % VERSION
+_PUSH, _PUSH_BYTES = struct.Struct("<BI").pack, 5
+_unpack_tail, _digest = TAIL.unpack_from, xxhash.xxh3_64_intdigest
 
 #: The parts of footers with versions that were compared, and are those that are loaded here.
 _agreed: set[bytes] = set()
@@ -100,13 +106,17 @@ def rebuilt(data: bytes) -> Any:
         data = inflated(data)
     if not (data.startswith(_BEGINNING) and data.endswith(_END)):
         return OTHER
-    checksum, size, _ = TAIL.unpack_from(data, len(data) - TAIL_BYTES)
-    begin = len(data) - TAIL_BYTES - size
-    text, start = data[begin:-TAIL_BYTES], begin - 5
-    if start < 0 or xxhash.xxh3_64_intdigest(text) != checksum:
+    end = len(data) - TAIL_BYTES
+    checksum, size, _ = _unpack_tail(data, end)
+    begin = end - size
+    start = begin - _PUSH_BYTES
+    if start < 0:
         return OTHER
-    head = b'{"format":%d,"start":%d,"checksum":%d' % (VERSION, start, xxhash.xxh3_64_intdigest(data[:start]))
-    if not text.startswith(head) or data[start:begin] != b"B" + (size + TAIL.size).to_bytes(4, "little"):
+    text, opcodes = data[begin:end], data[:start]
+    if _digest(text) != checksum or data[start:begin] != _PUSH(66, size + TAIL.size):
+        return OTHER
+    head = _HEAD % (start, _digest(opcodes))
+    if not text.startswith(head):
         return OTHER
     rest, stored = text[len(head) :], None
     versions = rest.rpartition(_BLOCKS)[0]

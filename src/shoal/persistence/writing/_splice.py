@@ -30,6 +30,7 @@ from shoal.persistence._format import (
     ALIGNMENT,
     BINPUT,
     FRAME,
+    FRAME_HEADER,
     HEAD,
     LONG_BINPUT,
     MEMOIZE,
@@ -40,13 +41,13 @@ from shoal.persistence._format import (
     TUPLE1,
     Footer,
     StoredArray,
+    frame_of,
     integers,
     plain,
     wrapper,
 )
 
 _TOKEN_BYTES = 16
-_FRAME_HEADER = 9
 _PAYLOAD_HEADER = 5  # at least: the opcode and the length of a large string or buffer
 _PUT = re.compile(rb"%b|%b.|%b...." % (MEMOIZE, BINPUT, LONG_BINPUT), re.DOTALL)
 _CALL = re.compile(rb"%b(%b)%b(%b)" % (TUPLE1, _PUT.pattern, REDUCE, _PUT.pattern), re.DOTALL)
@@ -55,21 +56,16 @@ _FEW_OPCODES = 4096  # opcodes of at most this many bytes are copied to be writt
 
 
 class Splicer:
-    """The file that a pickler writes to. It writes opcodes and arrays to the real file. To be used from one thread.
+    """Writes the output of a pickler to the file, with arrays. To be used from one thread.
 
     Parameters
     ----------
     put, protocol, mappable, position
         As for :class:`Writer`.
-
-    Attributes
-    ----------
-    footer
-        The footer: the arrays that were written so far; once :meth:`finish` has returned, also the checksum.
     """
 
     def __init__(self, put: Callable[[Any], Any], protocol: int, mappable: bool, position: int) -> None:
-        self.footer = Footer()
+        self._footer = Footer()
         self._put = put
         self._protocol = protocol
         self._mappable = mappable
@@ -87,7 +83,7 @@ class Splicer:
     @property
     def n_arrays(self) -> int:
         """The number of arrays that were written or are waiting."""
-        return len(self.footer.arrays) + len(self._waiting)
+        return len(self._footer.arrays) + len(self._waiting)
 
     def expect(self, array: Any) -> int:
         """Return a token for an array, which the pickler has to write as the argument of a call next."""
@@ -98,8 +94,8 @@ class Splicer:
         self._waiting.append(array)
         return self._token
 
-    def finish(self) -> None:
-        """Write the last opcodes, except STOP, which follows the footer.
+    def finish(self) -> Footer:
+        """Write the last opcodes, except STOP, which follows the footer. Return the footer, without versions.
 
         Raises
         ------
@@ -109,8 +105,9 @@ class Splicer:
         if self._waiting:
             raise _lost(f"{len(self._waiting)} arrays are missing")
         self._flush(last=True)
-        self.footer.start = self._position
-        self.footer.checksum = self._sum.intdigest()
+        self._footer.start = self._position
+        self._footer.checksum = self._sum.intdigest()
+        return self._footer
 
     def write(self, data: Any) -> None:
         """Write output of the pickler: frames, and then the header of a large string or buffer; or its bytes."""
@@ -118,9 +115,7 @@ class Splicer:
             self._payload = False
             self._flush()
             data = data.raw() if isinstance(data, pickle.PickleBuffer) else data
-            with updating(self._sum, len(data)) as (update, _):
-                update(data)
-                self._put(data)
+            self._put_buffer(data, self._sum)
             self._position += len(data)
             return
         at = 0
@@ -132,7 +127,7 @@ class Splicer:
             self._payload = True
             return
         while data[at : at + 1] == FRAME:
-            begin = at + _FRAME_HEADER
+            begin = at + FRAME_HEADER
             end = begin + int.from_bytes(data[at + 1 : begin], "little")
             self._opcodes(data[begin:end], data[at:begin])
             at = end
@@ -145,7 +140,7 @@ class Splicer:
         if self._pending:
             if self._waiting and self._mark in self._pending:
                 opcodes = self._pending + opcodes
-                frame = _frame(opcodes) if self._pending_frame or frame else b""
+                frame = frame_of(opcodes) if self._pending_frame or frame else b""
             else:
                 self._flush()
         put, begin = b"", 0  # the opcodes that memoise the last array, and where the opcodes behind it begin
@@ -162,7 +157,7 @@ class Splicer:
             put, begin = b"".join(call.groups()), call.end()
         if begin:
             opcodes = put + opcodes[begin:]
-            frame = frame and _frame(opcodes)
+            frame = frame and frame_of(opcodes)
         self._pending, self._pending_frame = opcodes, frame
 
     def _flush(self, last: bool = False) -> None:
@@ -171,7 +166,7 @@ class Splicer:
         self._pending = self._pending_frame = b""
         if last:
             opcodes = opcodes.removesuffix(STOP)
-            frame = frame and _frame(opcodes)
+            frame = frame and frame_of(opcodes)
         if frame and len(opcodes) > _FEW_OPCODES:
             self._out(frame)
             frame = b""
@@ -184,28 +179,34 @@ class Splicer:
         dtype, readable = self._of_dtype(spec.dtype)
         opcodes = before + POP + wrapper(integers(spec.shape), spec.order, dtype, self._mappable)
         if self._protocol >= 4:
-            opcodes = _frame(opcodes) + opcodes
+            opcodes = frame_of(opcodes) + opcodes
         padding = -(self._begin + self._position + len(opcodes) + 1) % ALIGNMENT
         self._out(b"%b%c%b" % (opcodes, padding, padding * b"\xff"))
         start, nbytes = self._position, array.nbytes
         digest = self._put_array(array)
         self._position += nbytes
-        self.footer.arrays.append(StoredArray(start, nbytes, readable, spec.shape, digest))
+        self._footer.arrays.append(StoredArray(start, nbytes, readable, spec.shape, digest))
 
     def _put_array(self, array: Any) -> int:
         """Write the bytes of an array; return their checksum."""
         checksum = xxhash.xxh3_64()
         if array.flags.forc:
-            with updating(checksum, array.nbytes) as (update, step):
-                # A compressor is given the array as a whole, which it need not copy.
-                for piece in cut(memoryview(flat(array)), step if self._mappable else max(array.nbytes, 1)):
-                    update(piece)
-                    self._put(piece)
+            self._put_buffer(memoryview(flat(array)), checksum)
         else:
             for piece in pieces(array):  # they share a buffer, so a thread would be too late
                 checksum.update(piece)
                 self._put(piece)
         return checksum.intdigest()
+
+    def _put_buffer(self, data: Any, checksum: Any) -> None:
+        """Write a buffer of bytes, and add it to a checksum."""
+        nbytes = len(data)
+        with updating(checksum, nbytes) as (update, step):
+            # A compressor is given the buffer as a whole, which it need not copy.
+            whole = not self._mappable or nbytes <= step
+            for piece in [data] if whole else cut(memoryview(data), step):
+                update(piece)
+                self._put(piece)
 
     def _of_dtype(self, dtype: Any) -> tuple[bytes, str]:
         """Return the opcodes that push a dtype, and its text for people."""
@@ -224,8 +225,3 @@ class Splicer:
 def _lost(problem: str) -> pickle.PicklingError:
     """Return the error to raise if the file would lack an array."""
     return pickle.PicklingError(f"{problem} in the output of pickle: the object cannot be dumped. Please report this")
-
-
-def _frame(opcodes: bytes) -> bytes:
-    """Return the header of a frame of these opcodes."""
-    return FRAME + len(opcodes).to_bytes(8, "little")

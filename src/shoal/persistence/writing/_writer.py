@@ -6,7 +6,8 @@
                   │               ├── a large array, or one of the first few: Splicer.expect returns a token for it
                   │               ├── a small array: a reduction that is faster than numpy's
                   │               └── anything else: pickle's own reduction; its package is noted for the footer
-                  └──> Splicer.write(opcodes) ──> the file: _splice.py
+                  └──> Writer.write(opcodes) ──┬── all of them at once, and no array: they are written as they are
+                                               └──> Splicer.write(opcodes) ──> the file: _splice.py
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from xxhash import xxh3_64_intdigest
+
 from shoal._arrays import ArraySpec, flat
-from shoal.persistence._format import Footer, here
+from shoal.persistence._format import FRAME, FRAME_HEADER, HEAD, PROTO, Footer, here
 from shoal.persistence.writing._splice import Splicer
 
 #: Arrays of fewer bytes stay in the pickle, where they are faster. But the first few arrays of a file that can be
 #: mapped do not: whoever maps a file with few arrays finds all of them mapped.
 SMALL, FEW = 2**16, 16
+#: The types of arrays. numpy lacks them while another thread imports it.
+_ARRAYS = "ndarray", "memmap"
 
 
 class Writer:
@@ -35,46 +40,78 @@ class Writer:
         Writes all of the bytes that it is given.
     protocol
         The protocol of pickle.
-    mappable
-        Whether arrays in the file can be mapped. They cannot if the file is compressed.
-    position
-        The position in the file, in bytes, where the object begins.
+    file
+        The file, which tells its position, if arrays in it can be mapped; None if it is compressed.
 
-    Attributes
-    ----------
-    footer
-        The footer, complete once :meth:`dump` has returned. It is not written here.
     """
 
-    def __init__(self, put: Callable[[Any], Any], protocol: int, mappable: bool, position: int = 0) -> None:
-        self._splicer = Splicer(put, protocol, mappable, position)
-        self.footer: Footer = self._splicer.footer
-        self._protocol = protocol
-        self._mappable = mappable
+    __slots__ = ("_arrays", "_file", "_first", "_kinds", "_modules", "_protocol", "_put", "_splicer")
+
+    def __init__(self, put: Callable[[Any], Any], protocol: int, file: Any = None) -> None:
+        self._put, self._protocol, self._file = put, protocol, file
+        self._first: bytes | None = None  # what the pickler wrote first; it is kept, because it may be all
+        self._splicer: Splicer | None = None
         self._kinds: set[type] = set()
         self._modules: set[str] = set()
         numpy = sys.modules.get("numpy") if protocol >= 2 else None
-        self._array = getattr(numpy, "ndarray", Writer)
-        self._memmap = getattr(numpy, "memmap", Writer)
+        #: The types of arrays. There are none before numpy is imported.
+        self._arrays: tuple[Any, ...] = () if numpy is None else tuple(getattr(numpy, name, None) for name in _ARRAYS)
 
-    def dump(self, value: Any) -> None:
-        """Write everything but the footer.
+    def dump(self, value: Any) -> tuple[bytes, Footer]:
+        """Write an object, up to its last opcodes.
+
+        Returns
+        -------
+        The last opcodes, which are all of them if the object is small, and the footer. They are to be written next.
 
         Raises
         ------
         PicklingError, TypeError, AttributeError
             If something in the object cannot be pickled.
         """
-        pickler = _Pickler(self._splicer, self._protocol)
+        pickler = _Pickler(self, self._protocol)
         pickler.reducer_override = self._reduced
         pickler.dump(value)
-        self._splicer.finish()
-        self.footer.versions = here(self._packages())
+        last = self._whole() if self._splicer is None else None
+        if last is None:
+            last, footer = b"", self._spliced().finish()
+        else:
+            footer = Footer(len(last), xxh3_64_intdigest(last))
+        footer.versions = here(self._packages())
+        return last, footer
+
+    def write(self, data: Any) -> None:
+        """Take the next output of the pickler."""
+        if self._splicer is None and self._first is None:
+            self._first = data
+        else:
+            self._spliced().write(data)
+
+    def _whole(self) -> bytes | None:
+        """Return all opcodes but STOP, as a file contains them; None if they are not in one frame."""
+        data: Any = self._first
+        at = 2 if data.startswith(PROTO) else 0
+        if self._protocol < 4 or not data.startswith(FRAME, at):
+            return data[:at] + HEAD + data[at:-1]  # type: ignore[no-any-return]
+        begin = at + FRAME_HEADER
+        nbytes = len(data) - begin
+        if data[at + 1 : begin] != nbytes.to_bytes(8, "little"):
+            return None
+        return data[:at] + HEAD + FRAME + (nbytes - 1).to_bytes(8, "little") + data[begin:-1]  # type: ignore[no-any-return]
+
+    def _spliced(self) -> Splicer:
+        """Return the splicer, which has got everything that the pickler has written so far."""
+        if self._splicer is None:
+            file = self._file
+            self._splicer = Splicer(self._put, self._protocol, file is not None, _position(file))
+            if self._first is not None:
+                self._splicer.write(self._first)
+        return self._splicer
 
     def _reduced(self, value: Any) -> Any:
         """Return the reduction of an array; for any other object, note its class and leave the reduction to pickle."""
         kind = type(value)
-        if kind is self._array or kind is self._memmap:
+        if kind in self._arrays:
             return self._reduced_array(value)
         if kind is type or kind is FunctionType:
             self._modules.add(value.__module__)
@@ -88,9 +125,9 @@ class Writer:
             return NotImplemented
         # Before protocol 3, pickle writes bytes as a call that files of joblib do not contain.
         small = array.nbytes < SMALL and dtype.isnative and self._protocol > 2
-        if small and not (self._mappable and self._splicer.n_arrays < FEW):
+        if small and not (self._file is not None and self._spliced().n_arrays < FEW):
             return _reduce_small(array, self._protocol)
-        return self._array, (self._splicer.expect(array),)
+        return self._arrays[0], (self._spliced().expect(array),)
 
     def _packages(self) -> set[str]:
         """Return the packages whose classes and functions are stored, except the standard library."""
@@ -104,7 +141,15 @@ class Writer:
 class _Pickler(pickle.Pickler):
     """The C pickler. It calls ``reducer_override`` for each object that is not a plain builtin."""
 
+    __slots__ = ("reducer_override",)
     reducer_override: Callable[[Any], Any]
+
+
+def _position(file: Any) -> int:
+    try:
+        return int(file.tell())
+    except (AttributeError, OSError, TypeError):
+        return 0
 
 
 def _reduce_small(array: Any, protocol: int) -> Any:
