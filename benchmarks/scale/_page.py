@@ -74,7 +74,7 @@ WHY = """What the simulation showed at first, and what was changed:
   two calls. Stealing takes them away meanwhile.
 - Lognormal, 100 ms, 128 workers: the rules begin the longest call at different times, by chance. In the means of six
   draws, shoal has 0.900 and stealing 0.902.
-- Lognormal, 1 ms, 128 workers: the run takes a second, and the sizes of batches grow from 1 to 8 to 77 in it. They do
+- Lognormal, 1 ms, 128 workers: the run takes a second, and the sizes of batches grow from 1 to 8 to 64 in it. They do
   not grow faster, because the shortest calls come back first, and so calls seem shorter than they are at first.
 - Where `stealing` is some per cent better with long calls: it does not wait for the caller between two batches.
 """
