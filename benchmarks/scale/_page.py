@@ -54,6 +54,7 @@ def page(content: Mapping[str, Any]) -> str:
     parts += ["## Memory\n", MEMORY]
     lines = [_numbers(row, "calls", "held", "in_flight", "mb") for row in content["memory"]]
     parts.append(_table(("calls", "held", "in flight", "MB"), lines))
+    parts += ["## One caller for 10,000 workers\n", LEVELS]
     facts = content["machine"]
     parts.append(f"Simulated on {facts['date']}, {facts['cpu']}, Python {facts['python'].split()[0]}.\n")
     return "\n".join(parts)
@@ -62,15 +63,37 @@ def page(content: Mapping[str, Any]) -> str:
 WHY = """What the simulation showed at first, and what was changed:
 [Many workers](design/parallel.md#many-workers). What remains:
 
-- 10,000 workers: the caller needs 2 s to send each of them a batch, and the first batches hold a single call. Runs of a
-  few seconds, as these, lose up to half of the workers' time. Longer runs lose less. One caller cannot do better; a
-  caller for each thousand workers, which gets large batches from the first one, could.
+- 10,000 workers: see [One caller for 10,000 workers](#one-caller-for-10000-workers).
 - Input slower than the workers, and arguments of 1 MB with 1,000 workers: the caller is busy all the time with calls
-  and arguments, and handles replies late meanwhile. Workers wait for it.
+  and arguments, and handles replies late meanwhile. Workers wait for it. With 16 workers, a second batch waits at each
+  worker, so that none waits for the caller.
 - A tenth of the workers is slow: near the end, a slow worker gets as much as others. Stealing takes calls back from it;
   shoal takes back only calls of batches that are cut short.
 - An engine with a latency of 50 ms: a backend tells its distance once, and dask's is that of a network of 2 to 5 ms.
+- Pareto, 1,000 workers: calls that are behind a long call in a batch wait until it ends, because a batch is cut between
+  two calls. Stealing takes them away meanwhile.
+- Lognormal, 100 ms, 128 workers: the rules begin the longest call at different times, by chance. In the means of six
+  draws, shoal has 0.900 and stealing 0.902.
+- Lognormal, 1 ms, 128 workers: the run takes a second, and the sizes of batches grow from 1 to 8 to 64 in it. They do
+  not grow faster, because the shortest calls come back first, and so calls seem shorter than they are at first.
 - Where `stealing` is some per cent better with long calls: it does not wait for the caller between two batches.
+"""
+LEVELS = """Can a single caller feed 10,000 workers? A batch takes 0.2 ms of its time: 0.12 ms to send, 0.08 ms to
+receive. So:
+
+- A first batch for each worker takes 1.2 s. The workers wait 0.6 s for it in the mean. If each has work for `w`
+  seconds, the efficiency is at most `w / (w + 0.6)`: 0.83 for the 3 s of these cases, and 0.97 from 20 s on. Stealing
+  comes close to this bound, because it knows the number of calls, sends each worker one batch, and asks the caller for
+  nothing afterwards.
+- From then on, the caller handles 5,000 batches a second. So each batch has to hold at least 2 s of work. shoal's hold
+  6 s, once it knows how long calls take; then the caller is busy for a third of the time.
+- Until then, batches hold one call, and then eight. Near the end, they hold 2 s at least. So in these cases shoal sends
+  2.2 batches to each worker, which takes the caller 4.5 s, where the work takes 3 s. With constant calls, the
+  efficiency is 0.52 for work of 3 s, 0.70 for 10 s and 0.81 for 20 s.
+
+A second level, of one caller for each thousand workers, would make the 0.6 s 0.06 s. It would also have to pass on
+retries, deaths, messages, shared memory and the order of results, in processes that can die themselves. That is not
+simple, and the longer a run is, the less it saves. So shoal has none.
 """
 LIMIT = """Calls with durations from a uniform distribution; 300 for each worker (of 1 s: 30), a million at most.
 So runs with short calls last less than a second, in which the first batches, of a single call each, show. From 58

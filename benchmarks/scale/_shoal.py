@@ -155,9 +155,16 @@ class Inbox:
         self._messages: deque[Any] = deque()
         self.put = self._messages.append
 
+    def empty(self) -> bool:
+        """Tell whether no message has come by now."""
+        with self._clock.left_out():
+            while self._world.step(waits=False):
+                pass
+        return not self._messages
+
     def get(self, timeout: float | None = None) -> Any:
         with self._clock.left_out():
-            while self._world.step(waits=not self._messages):
+            while self._world.step(waits=not self._messages and timeout != 0):
                 pass
         if not self._messages:
             raise Empty

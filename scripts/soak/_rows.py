@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 import time
@@ -97,7 +98,10 @@ def deaths(n: int) -> tuple[bool, str]:
 
 
 def cache(n: int) -> tuple[bool, str]:
-    """Store `n` results; compare the times of a hit, a miss, `info` and `prune` with those among a thousand."""
+    """Store `n` results; compare the times of a hit, a miss, `info` and `prune` with those among a thousand.
+
+    They are compared in a cache without limits, and then with limits, so with an index.
+    """
     few, many = _cache_times(1000), _cache_times(n)
     texts, good = [], True
     for name in few:
@@ -105,28 +109,43 @@ def cache(n: int) -> tuple[bool, str]:
         if name in ("hit", "miss"):
             good = good and ratio <= TIMES
         texts.append(f"{name} {_time(few[name])} -> {_time(many[name])}")
-    return good, f"1,000 -> {n:,} results: {', '.join(texts)}"
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return good, f"1,000 -> {n:,} results: {', '.join(texts)}; {memory:.0f} MB at most"
 
 
 def _cache_times(n: int) -> dict[str, float]:
     folder = tempfile.mkdtemp()
     try:
-        memory = Memory(folder, verbose=0)
-        cached = memory.cache(same)
-        for x in range(n):
-            cached(x)
-        hit = _median(lambda i: cached(i * 7919 % n), 2000)
-        miss = _median(lambda i: cached(n + i), 500)
-        began = time.perf_counter()
-        memory.info()
-        info = time.perf_counter() - began
-        began = time.perf_counter()
-        memory.reduce_size(items_limit=n - n // 100)
-        prune = time.perf_counter() - began
-        memory.close()
-        return {"hit": hit, "miss": miss, "info": info, "prune of 1 %": prune}
+        with Memory(folder, verbose=0) as memory:
+            cached = memory.cache(same)
+            for x in range(n):
+                cached(x)
+            times = _times_of(memory, n, range(n, n + 500))
+        with Memory(folder, verbose=0, items_limit=2 * n) as memory:
+            times["making an index"] = _seconds(lambda: memory.reduce_size(items_limit=2 * n))
+            indexed = _times_of(memory, n, range(n + 500, n + 1000))
+        return times | {f"{name} with it": seconds for name, seconds in indexed.items()}
     finally:
         shutil.rmtree(folder)
+
+
+def _times_of(memory: Memory, n: int, missing: range) -> dict[str, float]:
+    """Return the times for a cache of the results of 0 to `n`, and a few less or more."""
+    cached = memory.cache(same)
+    times = {
+        "hit": _median(lambda i: cached(i * 7919 % n), 2000),
+        "miss": _median(lambda i: cached(missing[i]), len(missing)),
+    }
+    infos: list[Any] = []
+    times["info"] = _seconds(lambda: infos.append(memory.info()))
+    entries = infos[0].entries
+    return times | {"prune of 1 %": _seconds(lambda: memory.reduce_size(items_limit=entries - n // 100))}
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 def _median(call: Callable[[int], object], count: int) -> float:

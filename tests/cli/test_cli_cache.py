@@ -214,7 +214,7 @@ def test_prune_keeps_the_index_up_to_date(tmp_path: Path, capsys: pytest.Capture
     fill(store)
     assert len(ask(capsys, "cache", "prune", str(tmp_path), "--items-limit=1")["removed"]) == 2
     assert store._index is not None
-    assert len(store._index.uses()) == 1
+    assert len(store._index.known("package/module/f")) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 
 from _memory_util import RUNS, double, make_memory, power, times
 from shoal import Memory
+from shoal.memory import _results
 from shoal.memory.store import Key, Meta
 
 memory = pytest.fixture(make_memory)
@@ -123,6 +124,37 @@ def test_prune_with_an_index(tmp_path: Path) -> None:
     assert len(memory.prune(function="double", items_limit=1)) == 3
     assert memory.info().entries == 1  # type: ignore[union-attr]
     memory.close()
+
+
+@pytest.mark.parametrize("limits", [{}, {"items_limit": 10}])
+def test_prune_lists_the_entries_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any]) -> None:
+    memory = Memory(tmp_path, verbose=0, **limits)
+    for i in range(4):
+        memory.cache(double)(i)
+    store = memory.store_backend
+    assert store is not None
+    entries, walks = store.entries, []
+    monkeypatch.setattr(store, "entries", lambda: walks.append(1) or entries())
+    assert len(memory.prune(items_limit=1)) == 3
+    assert len(walks) == 1
+    assert len(calls(memory)) == 1
+    memory.close()
+
+
+def test_info_reads_the_results_that_were_used_last(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = memory.store_backend
+    assert store is not None
+    cached = memory.cache(double)
+    for i in range(5):
+        cached(i)
+    cached(0)
+    for entry, seconds in zip(sorted(store.entries()), (1.0, 1.0, 1.0, 3.0, 5.0), strict=True):
+        store.save(entry.key, 0, Meta(seconds, 0.0, {}))
+        os.utime(Path(store.folder(entry.key), "output.pkl"), (1e9 + seconds, 1e9 + seconds))  # type: ignore[attr-defined]
+    monkeypatch.setattr(_results, "_MOST_READ", 2)
+    info = memory.info()
+    assert info is not None
+    assert (info.entries, info.hits, info.misses, info.saved) == (5, 1, 5, 4.0)
 
 
 @pytest.mark.parametrize(

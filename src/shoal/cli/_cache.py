@@ -24,6 +24,7 @@ from shoal.errors import printable
 from shoal.memory._pruning import Wanted, prune, removed_by
 from shoal.memory.formats import PICKLE
 from shoal.memory.storage._paths import dotted as name_of
+from shoal.memory.storage._paths import is_shoals
 from shoal.memory.storage._values import rebuilt_value
 from shoal.memory.store import Entry, Key, Limits, Store, location_of
 
@@ -50,10 +51,6 @@ def main(given: Namespace) -> int:
     except (ImportError, NotImplementedError, ValueError) as error:
         complain(str(error))
         return FAILED
-
-
-def _is_shoals(key: Key) -> bool:
-    return key.call.endswith("x")
 
 
 def _by_function(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
@@ -87,7 +84,7 @@ def _ls(given: Namespace, store: Store) -> int:
 def _info(given: Namespace, store: Store) -> int:
     entries = list(store.entries())
     largest = sorted(entries, key=lambda entry: -entry.nbytes)[:_LARGEST]
-    shoals = sum(_is_shoals(entry.key) for entry in entries)
+    shoals = sum(is_shoals(entry.key.call) for entry in entries)
     nbytes, functions = sum(entry.nbytes for entry in entries), len({entry.key.function for entry in entries})
     if given.json:
         say_json(
@@ -194,7 +191,9 @@ def _prune(given: Namespace, store: Store) -> int:
         return FAILED
     wanted = Wanted(limits, given.older_than.total_seconds() if given.older_than else None, function)
     entries = list(store.entries())
-    gone = removed_by(store, wanted) if given.dry_run else prune(store, wanted)
+    gone = removed_by(store, wanted, entries)
+    if not given.dry_run:
+        gone = prune(store, gone)
     nbytes = sum(entry.nbytes for entry in gone)
     remaining = len(entries) - len(gone), sum(entry.nbytes for entry in entries) - nbytes
     if given.json:

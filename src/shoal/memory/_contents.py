@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import heapq
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from shoal.memory._caching import Caches
@@ -15,10 +14,7 @@ from shoal.memory._results import MemorizedResult, MemoryInfo
 from shoal.memory._transfer import Imported, export_entries, import_entries
 from shoal.memory._verifying import Verification, checked_entries
 from shoal.memory.storage._paths import functions_named
-from shoal.memory.store import Entry, Limits
-
-#: How many results of a function are read for the mean duration of its calls.
-_MOST_READ = 100
+from shoal.memory.store import Entry, Key, Limits
 
 
 class Contents(Caches):
@@ -75,10 +71,10 @@ class Contents(Caches):
         store = self.store_backend
         return MemoryInfo.of(() if store is None else store.entries(), self._counts, self._duration_of)
 
-    def _duration_of(self, entries: list[Entry]) -> float:
-        """Return the mean duration of the calls whose results were used last, in seconds."""
-        newest = heapq.nlargest(_MOST_READ, entries, key=lambda entry: entry.used)
-        durations = [result.duration for result in map(self._reference, newest) if result.duration is not None]
+    def _duration_of(self, keys: Iterable[Key]) -> float:
+        """Return the mean duration of some calls whose results are stored, in seconds."""
+        results = (MemorizedResult(self.store_backend, key, self.backend) for key in keys)
+        durations = [result.duration for result in results if result.duration is not None]
         return sum(durations) / len(durations) if durations else 0.0
 
     def prune(
@@ -121,8 +117,11 @@ class Contents(Caches):
         store = self.store_backend
         if store is None:
             return []
-        wanted = Wanted(limits, age, None if function is None else self._path_of(function))
-        gone = removed_by(store, wanted) if dry_run else prune(store, wanted)
+        path = None if function is None else self._path_of(function)
+        entries = store.entries() if path is None else store.entries_of(path)
+        gone = removed_by(store, Wanted(limits, age, path), entries)
+        if not dry_run:
+            gone = prune(store, gone)
         known: dict[str, Any] | None = None if dry_run else {}  # the metadata of removed results are gone
         return [self._reference(entry, known) for entry in gone]
 

@@ -26,6 +26,7 @@ from shoal.memory._parts import describe
 from shoal.memory._results import metadata_of
 from shoal.memory.key._identity import HASH_NAMES, Identity, Uncacheable
 from shoal.memory.key._source import name_of, parse_stored
+from shoal.memory.storage._paths import is_shoals
 from shoal.memory.storage._values import verify_value
 from shoal.memory.store import Key, Meta, Store
 
@@ -151,7 +152,7 @@ class Explainer:
         except (OSError, KeyError, NotImplementedError, ValueError, RecursionError):  # it cannot be checked
             pass
         saved = "" if meta is None else f", saved {_ago(meta.created)}{_took(meta)}"
-        whose = "" if key.call.endswith("x") == (self._identity.hash_name != "md5") else " by joblib"
+        whose = "" if is_shoals(key.call) == (self._identity.hash_name != "md5") else " by joblib"
         return Explanation(True, "found", f"the result is stored{whose}{saved}", args_id=key.call)
 
     def _of_source(self, key: Key, stored: str, happened: str) -> Explanation:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -46,29 +47,24 @@ def seconds_of(name: str, value: object) -> float | None:
     return value.total_seconds()
 
 
-def removed_by(store: Store, wanted: Wanted) -> list[Entry]:
-    """Return the entries that would be removed, those that were used least recently first."""
-    entries = list(store.entries() if wanted.function is None else store.entries_of(wanted.function))
-    if wanted.age is None and wanted.limits == Limits():  # all results of one function
-        gone = set(entries) if wanted.function is not None else set()
+def removed_by(store: Store, wanted: Wanted, entries: Iterable[Entry]) -> list[Entry]:
+    """Return those of all entries that would be removed, those that were used least recently first."""
+    entries = [entry for entry in entries if wanted.function in (None, entry.key.function)]
+    if wanted.age is None:
+        if wanted.limits != Limits():
+            return list(excess_of(entries, wanted.limits))
+        gone = set(entries) if wanted.function is not None else set()  # all results of one function
     else:
-        gone = set()
-        if wanted.age is not None:
-            before = time.time() - wanted.age
-            gone = {entry for entry in entries if _created(store, entry) < before}
+        before = time.time() - wanted.age
+        gone = {entry for entry in entries if _created(store, entry) < before}
         gone.update(excess_of([entry for entry in entries if entry not in gone], wanted.limits))
     return sorted(gone, key=lambda entry: entry.used)
 
 
-def prune(store: Store, wanted: Wanted) -> list[Entry]:
-    """Remove entries; return those that were removed, those that were used least recently first."""
-    if wanted.age is None and wanted.function is None:
-        before = list(store.entries())
-        store.reduce(wanted.limits)
-        left = {entry.key for entry in store.entries()}
-        return sorted((entry for entry in before if entry.key not in left), key=lambda entry: entry.used)
+def prune(store: Store, entries: list[Entry]) -> list[Entry]:
+    """Remove entries; return those that were removed."""
     gone = []
-    for entry in removed_by(store, wanted):
+    for entry in entries:
         with suppress(FileInUse):
             store.discard(entry.key)
             gone.append(entry)

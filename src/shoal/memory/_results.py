@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import heapq
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,9 @@ from shoal.memory import _texts
 from shoal.memory.key._source import shown
 from shoal.memory.store import Entry, Key, Meta, Store, create, location_of
 from shoal.observe._logger import Logger, pformat
+
+#: How many results of a function are read for the mean duration of its calls: those that were used last.
+_MOST_READ = 100
 
 
 def metadata_of(meta: Meta) -> dict[str, Any]:
@@ -324,24 +328,33 @@ class MemoryInfo(FunctionInfo):
 
     @classmethod
     def of(
-        cls, entries: Iterable[Entry], counts: Mapping[str, Counts], duration_of: Callable[[list[Entry]], float]
+        cls, entries: Iterable[Entry], counts: Mapping[str, Counts], duration_of: Callable[[Iterable[Key]], float]
     ) -> MemoryInfo:
-        """Add up entries, and the counts of functions by their paths; `duration_of` says how long a call takes."""
+        """Add up entries, and the counts of functions by their paths; `duration_of` says how long some calls took."""
         info = cls()
-        used: dict[str, list[Entry]] = {path: [] for path, count in list(counts.items()) if count.hits}
-        for entry in entries:
-            path = shown(entry.key.function)
-            if path in used:
-                used[path].append(entry)
-            function = info.functions.setdefault(path, FunctionInfo())
-            for each in (info, function):
-                each.entries += 1
-                each.nbytes += entry.nbytes
+        newest: dict[str, list[tuple[float, Key]]] = {path: [] for path, count in list(counts.items()) if count.hits}
+        stored, path = None, ""
+        for key, nbytes, used in entries:
+            if key.function != stored:  # the entries of a function mostly follow each other
+                stored, path = key.function, shown(key.function)
+                function = info.functions.setdefault(path, FunctionInfo())
+                youngest = newest.get(path)
+            function.entries += 1
+            function.nbytes += nbytes
+            if youngest is not None:
+                if len(youngest) < _MOST_READ:
+                    heapq.heappush(youngest, (used, key))
+                elif used > youngest[0][0]:
+                    heapq.heapreplace(youngest, (used, key))
         for path, count in list(counts.items()):
             function = info.functions.setdefault(path, FunctionInfo())
-            saved = count.hits * duration_of(used[path]) if path in used else 0.0
-            for each in (info, function):
-                each.hits += count.hits
-                each.misses += count.misses
-                each.saved += saved
+            function.hits, function.misses = count.hits, count.misses
+            if path in newest:
+                function.saved = count.hits * duration_of(key for _, key in newest[path])
+        for function in info.functions.values():
+            info.entries += function.entries
+            info.nbytes += function.nbytes
+            info.hits += function.hits
+            info.misses += function.misses
+            info.saved += function.saved
         return info

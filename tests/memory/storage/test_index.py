@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
 from _capabilities import needs_fork
 from _store_util import KEY, PATIENCE, Start, make_start, make_store, meta
+from shoal.memory.storage import _walk
 from shoal.memory.storage._filestore import FileStore
 from shoal.memory.store import Key, Limits
 
@@ -35,6 +39,57 @@ def test_a_store_without_limits_updates_an_existing_index(tmp_path: Path) -> Non
     assert len(list(limited.entries())) == 21
     limited.save(KEY, 1, meta())
     assert len(list(limited.entries())) == 5
+
+
+def value_of(store: FileStore, key: Key) -> Path:
+    return Path(store.folder(key), "output.pkl")
+
+
+def test_entries_of_shoal_with_a_row_are_listed_and_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path / "cache", limits=Limits(items=100))
+    keys = [Key("module/f", f"{number:032x}x") for number in range(10)]
+    for key in keys:
+        store.save(key, 0, meta())
+    plain = {entry.key: entry.nbytes for entry in FileStore(tmp_path / "cache").entries()}
+    monkeypatch.setattr(_walk, "measured", None)  # looks into an entry
+    assert {entry.key: entry.nbytes for entry in store.entries()} == plain
+    shutil.rmtree(store.folder(keys[3]))
+    assert {entry.key for entry in store.entries()} == {*keys} - {keys[3]}
+    store.reduce(Limits(items=5))
+    assert {entry.key for entry in store.entries()} == {*keys[5:]}
+
+
+def test_entries_of_joblib_are_looked_into_although_they_have_a_row(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "cache", limits=Limits(items=100))
+    store.save(KEY, 0, meta())
+    (before,) = store.entries()
+    with value_of(store, KEY).open("ab") as file:
+        file.write(b"more")
+    (after,) = store.entries()
+    assert after.nbytes == before.nbytes + 4
+
+
+def test_a_walk_of_each_day_corrects_what_was_changed_by_hand(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "cache", limits=Limits(items=100))
+    first, second, third = keys = [Key("module/f", f"{number:032x}x") for number in range(3)]
+    for key in keys:
+        store.save(key, 0, meta())
+    sizes = {entry.key: entry.nbytes for entry in store.entries()}
+    value_of(store, first).unlink()
+    with value_of(store, second).open("ab") as file:
+        file.write(b"more")
+    index = sqlite3.connect(tmp_path / "cache" / ".shoal" / "index.sqlite")
+    old = time.time() - 10 * 24 * 3600
+    with index:
+        index.execute("UPDATE totals SET walked = ?", (old,))
+        index.execute("UPDATE entries SET used = ?", (old,))
+    store.reduce(Limits(items=100))
+    assert {entry.key: entry.nbytes for entry in store.entries()} == {second: sizes[second] + 4, third: sizes[third]}
+    (nbytes, items), *_ = index.execute("SELECT nbytes, items FROM totals")
+    assert (nbytes, items) == (sizes[second] + 4 + sizes[third], 2)
+    index.close()
 
 
 @pytest.mark.parametrize("data", [b"", b"no database" * 1000])

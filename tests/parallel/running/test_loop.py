@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -189,6 +189,9 @@ class World:
     def put(self, message: Any) -> None:
         self.messages.append(message)
 
+    def empty(self) -> bool:
+        return not self.messages
+
     def get(self, timeout: float | None) -> Any:
         """Return the next message. Where there is none, something happens, or time goes by."""
         assert timeout is None or timeout >= 0
@@ -295,8 +298,15 @@ def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
     world = World(data, n_workers, pre_dispatch, limit)
     options = Settings(retries=retries, on_error=on_error, retry_wait=wait, task_timeout=limit)
     plan = Plan(FakeBackend(world), options, timeout=timeout)
+    seconds_to_read = data.draw(st.sampled_from([0.0, 0.01]), label="seconds to read a call")
+
+    def read() -> Iterator[Any]:
+        for number in range(n):
+            world.now += seconds_to_read
+            yield abs, (number,), {}
+
     schedule = Schedule(
-        ((abs, (number,), {}) for number in range(n)),
+        read(),
         slots=n_workers,
         size=size,
         pre_dispatch=pre_dispatch,
@@ -304,6 +314,7 @@ def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
         ordered=ordered,
         max_pending=max_pending,
     )
+    schedule.queue.clock = world.monotonic
     slots = [Slot(worker) for worker in world.workers]
     faults = Faults(options, None)
     release = mock.Mock()

@@ -478,3 +478,37 @@ def test_an_input_that_takes_time_is_read_ahead_for_a_short_time_only() -> None:
         before = now
         assert schedule.next_batch() is not None
         assert now - before < 0.01
+
+
+def test_an_input_that_takes_time_is_read_while_nothing_else_is_to_be_done() -> None:
+    now = 0.0
+
+    def slow() -> Iterator[Any]:
+        nonlocal now
+        for number in range(1000):
+            now += 0.01
+            yield abs, (number,), {}
+
+    schedule = Schedule(slow(), slots=4, size=auto_batch_size, pre_dispatch=8)
+    schedule.queue.clock = lambda: now
+    assert not schedule.read_on()  # nobody knows yet how long calls take
+    batches = [schedule.next_batch() for _ in range(4)]
+    assert None not in batches
+    schedule.completed(batches[0], [0], elapsed=0.1)  # type: ignore[arg-type]
+    read = schedule.queue.read
+    while schedule.read_on():
+        read += 1
+        assert schedule.queue.read == read
+    assert len(schedule.queue.ahead) == 2 * 4  # two rounds
+    assert schedule.worth_queueing(1)  # the worker's next call would wait until the caller has read one
+
+
+def test_a_slow_input_is_not_read_on_where_calls_wait_for_the_consumer() -> None:
+    calls = ((abs, (number,), {}) for number in range(1000))
+    schedule = Schedule(calls, slots=4, size=auto_batch_size, pre_dispatch=8, max_pending=1)
+    first = schedule.next_batch(room=schedule.room)
+    assert first is not None
+    schedule.completed(first, [0], elapsed=0.1)
+    assert not schedule.read_on()
+    schedule.results.consumed += 1
+    assert schedule.read_on()

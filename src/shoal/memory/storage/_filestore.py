@@ -24,7 +24,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -37,7 +37,7 @@ from shoal.memory.storage import _paths
 from shoal.memory.storage._leases import leases_in
 from shoal.memory.storage._staging import Staging, put_back, replace_entry
 from shoal.memory.storage._values import ValueFile, load_in, value_in, write_value
-from shoal.memory.storage._walk import entries_in, entry_of
+from shoal.memory.storage._walk import entries_in, measured
 from shoal.memory.storage._warnings import warn_too_large, warn_unreadable
 from shoal.memory.store import Entry, Key, Limits, Meta, Store, excess_of
 from shoal.persistence._dump import compression_of
@@ -115,7 +115,7 @@ class FileStore(Store):
         if self._limits != Limits() or os.path.lexists(index):  # if there is an index, stores with limits rely on it
             from shoal.memory.storage._index import Index  # imports sqlite3, which most stores never need
 
-            self._index = Index(index, self._leases.locks, self._walk, self._measure, self._remove)
+            self._index = Index(index, self._leases.locks, self._walk_of_index, self._measure, self._remove)
         if make_location:
             with suppress(OSError):  # saving will report the error
                 _paths.make_ignored_location(self.location)
@@ -315,7 +315,7 @@ class FileStore(Store):
         if self._index is not None:
             self._index.reduce(limits)
         else:
-            for entry in excess_of(self._walk(), limits):
+            for entry in excess_of(self.entries(), limits):
                 with suppress(FileInUse):
                     self._remove(entry.key)
         self._sweep()
@@ -326,35 +326,23 @@ class FileStore(Store):
         self._leases.sweep()
 
     def entries(self) -> Iterator[Entry]:
-        return self._used(self._walk())
+        return self._walk()
 
     def entries_of(self, function: str) -> Iterator[Entry]:
-        inside = self._walk(function)
-        return self._used(entry for entry in inside if entry.key.function == function)
+        return (entry for entry in self._walk(function) if entry.key.function == function)
 
-    def _used(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield entries with the times of use that the index records."""
-        uses: dict[Key, float] = {}
-        if self._index is not None:
-            try:
-                uses = self._index.uses()
-            except OSError:  # the times of the files serve instead
-                pass
-        for entry in entries:
-            yield entry._replace(used=uses.get(entry.key, entry.used))
+    def _walk(self, function: str = "", trust: bool = True) -> Iterator[Entry]:
+        if self._index is None:
+            return entries_in(self.location, function)
+        self._index.flush()
+        return entries_in(self.location, function, self._index.known, trust)
 
-    def _walk(self, function: str = "") -> Iterator[Entry]:
-        return entries_in(self.location, function)
+    def _walk_of_index(self, trust: bool) -> Iterator[Entry]:
+        return self._walk("", trust)
 
     def _measure(self, key: Key) -> Entry | None:
         """Return the entry of a key, or None if it does not exist."""
-        try:
-            if self._is_ours(key):
-                with os.scandir(self.folder(key)) as items:
-                    return entry_of(key, list(items))
-        except OSError:
-            pass
-        return None
+        return measured(self.folder(key), key) if self._is_ours(key) else None
 
     def source(self, function: str) -> str | None:
         try:

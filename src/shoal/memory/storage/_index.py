@@ -6,6 +6,10 @@ the system, because a walk through the store can rebuild it. So it is never sync
 A row is added before its entry is published, and deleted after its entry is removed. So the entries on disk are never
 larger than the rows say. An entry without a row was written by joblib, or by a store that has no index. It gets a row
 in the next walk, or when it is used.
+
+A walk lists the folder of each function, so it knows which entries are there. It looks into an entry only if the entry
+has no row, or a key of joblib's. Once a day, and when the index is made, it looks into all of them, because someone may
+have removed or replaced single files by hand. Until then, the row of such an entry may be wrong.
 """
 
 from __future__ import annotations
@@ -17,20 +21,21 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from shoal._forks import CALLERS, after_fork_in_child
 from shoal.errors import FileInUse
 from shoal.memory.storage._locks import QUEUE, LockFile
 from shoal.memory.storage._paths import create_own_file, make_own_folder, refuse_links
+from shoal.memory.storage._walk import Known
 from shoal.memory.store import Entry, Key, Limits, excess
 
 #: Uses are written to the file when there are this many, or after this many seconds.
 _MOST_USES, _MOST_SECONDS = 1000, 10.0
 #: The number of entries that one transaction removes, so that other processes can write in between.
 _STEP = 64
-#: The time between two walks, in seconds. Walks find entries of joblib, which does not update the index.
+#: The time between two walks that look into all entries, in seconds.
 _WALK_AGAIN = 24 * 3600.0
 #: A row without an entry may belong to an entry that is being published. After this time, in seconds, it is deleted.
 _GRACE = 600.0
@@ -64,15 +69,15 @@ _OLDEST = "SELECT function, call, nbytes, used FROM entries ORDER BY used LIMIT 
 class Index:
     """The index of one store. Thread-safe, and safe between processes.
 
-    Three functions of the store are passed: `walk` yields all entries, `measure` returns the entry of a key or None,
-    and `remove` removes it.
+    Three functions of the store are passed: `walk` yields all entries, and is told whether to trust the index;
+    `measure` returns the entry of a key or None, and `remove` removes it.
     """
 
     def __init__(
         self,
         path: str,
         locks: LockFile,
-        walk: Callable[[], Iterable[Entry]],
+        walk: Callable[[bool], Iterable[Entry]],
         measure: Callable[[Key], Entry | None],
         remove: Callable[[Key], None],
     ) -> None:
@@ -186,12 +191,14 @@ class Index:
                     (function, len(below), below),
                 )
 
-    def uses(self) -> dict[Key, float]:
-        """Return when each entry was last used, in seconds since the epoch."""
-        self.flush()
-        with self._connected() as rows:
-            found = rows.execute("SELECT function, call, used FROM entries").fetchall()
-        return {Key(function, call): used for function, call, used in found}
+    def known(self, function: str) -> Mapping[str, Known]:
+        """Return the size of each entry of a function, and when it was last used. Errors leave it empty."""
+        try:
+            with self._connected() as rows:
+                found = rows.execute("SELECT call, nbytes, used FROM entries WHERE function = ?", (function,))
+                return {call: (nbytes, used) for call, nbytes, used in found}
+        except OSError:  # the files themselves serve instead
+            return {}
 
     def _shrink(self, rows: sqlite3.Connection, limits: Limits, in_use: set[Key]) -> bool:
         """Remove up to ``_STEP`` entries that exceed the limits; return whether there may be more.
@@ -229,18 +236,30 @@ class Index:
         with self._connected() as rows:
             (walked,) = rows.execute("SELECT walked FROM totals").fetchone()
         begin = time.time()
-        if again or not begin - _WALK_AGAIN < walked <= begin:
-            found = {entry.key: entry for entry in self._walk()}
-            with self._transaction() as rows:
-                known = rows.execute("SELECT function, call FROM entries WHERE used < ?", (begin - _GRACE,)).fetchall()
-                gone = [key for key in known if key not in found]
-                rows.executemany(_DELETE, gone)
-                rows.executemany(
-                    "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)",
-                    [(*entry.key, entry.nbytes, entry.used) for entry in found.values()],
-                )
-                rows.execute("UPDATE totals SET walked = ?", (begin,))
+        recent = begin - _WALK_AGAIN < walked <= begin
+        if again or not recent:
+            self._correct(begin, {entry.key: entry for entry in self._walk(recent)})
+            if not recent:
+                with self._transaction() as rows:
+                    rows.execute("UPDATE totals SET walked = ?", (begin,))
         self._walked = True
+
+    def _correct(self, begin: float, found: dict[Key, Entry]) -> None:
+        """Make the rows agree with the entries that a walk has found since `begin`."""
+        gone, changed = [], []
+        with self._transaction() as rows:
+            for function, call, nbytes, used in rows.execute("SELECT function, call, nbytes, used FROM entries"):
+                entry = found.pop(Key(function, call), None)
+                # A younger row may be that of an entry that was published, or will be, after the walk has passed it.
+                if used < begin - _GRACE:
+                    if entry is None:
+                        gone.append((function, call))
+                    elif entry.nbytes != nbytes:
+                        changed.append((entry.nbytes, function, call))
+            rows.executemany(_DELETE, gone)
+            rows.executemany("UPDATE entries SET nbytes = ? WHERE function = ? AND call = ?", changed)
+            added = [(*entry.key, entry.nbytes, entry.used) for entry in found.values()]
+            rows.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", added)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

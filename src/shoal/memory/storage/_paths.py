@@ -37,7 +37,8 @@ _UNSAFE = re.compile(r"[/\0\ud800-\udfff]")
 _UNSAFE_ON_WINDOWS = re.compile(r'[\\<>:"|?*\x00-\x1f]|[. ]\Z')
 #: Windows takes these for devices, whatever follows behind a dot.
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])(?: *\.|\Z)", re.IGNORECASE)
-_is_call = re.compile(r"[0-9a-f]{32}x?").fullmatch
+#: Whether a name is that of an entry. shoal's own keys end in an "x".
+is_call = re.compile(r"[0-9a-f]{32}x?").fullmatch
 
 
 def is_value(name: str) -> bool:
@@ -88,8 +89,17 @@ def is_key(key: Key) -> bool:
     call: Any = key.call
     if not (isinstance(function, str) and isinstance(call, str)):  # a damaged index can contain other types
         return False
-    parts = function.split("/")
-    return bool(_is_call(call)) and all(part == quoted(part) for part in parts)
+    return bool(is_call(call)) and is_function(function)
+
+
+def is_function(path: str) -> bool:
+    """Return whether a cache could have made this path for a function."""
+    return all(part == quoted(part) for part in path.split("/"))
+
+
+def is_shoals(call: str) -> bool:
+    """Return whether a call has a key of shoal's, and not one of joblib's."""
+    return call.endswith("x")
 
 
 def refuse_links(location: str, path: str) -> None:

@@ -54,6 +54,8 @@ READ_AHEAD = 2
 #: While the end is not in sight, so many calls are read at once, or so many seconds of work, or as many calls as were
 #: dispatched by then; but no more than are read in READ_SECONDS, since workers wait while the caller makes calls.
 READ_CALLS, READ_SECONDS = 64, 0.005
+#: Calls that take more seconds to make are also read while the caller waits for replies.
+SLOW_TO_READ = READ_SECONDS / READ_CALLS
 
 
 class Pace:

@@ -34,6 +34,7 @@ from shoal.observe._receiving import receiver_of
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import is_call, not_a_call, resolved
 from shoal.parallel.running._faults import Faults
+from shoal.parallel.running._policies import SLOW_TO_READ
 from shoal.parallel.running._schedule import Ready, Schedule
 
 if TYPE_CHECKING:
@@ -158,8 +159,9 @@ class Run(ABC):
             timeout = None if self._plan.generates else self._plan.timeout
             deadline = None if timeout is None else time.monotonic() + timeout
             while not self.finished:
+                seconds = self._seconds_to_wait(deadline)  # may read a call, and so raise anything
                 try:
-                    message = self.inbox.get(timeout=self._seconds_to_wait(deadline))
+                    message = self.inbox.get(timeout=seconds)
                 except queue.Empty:
                     if timeout is not None and deadline is not None and time.monotonic() >= deadline:
                         raise self.timed_out(timeout) from None
@@ -211,8 +213,11 @@ class Run(ABC):
     def _seconds_to_wait(self, deadline: float | None) -> float | None:
         """Return the seconds until the next retry, check of running calls, or deadline; None if there is none.
 
-        They are fewer where Ctrl-C would not interrupt such a wait.
+        They are fewer where Ctrl-C would not interrupt such a wait. While the caller would only wait, it reads a call
+        whose making takes long, and does not wait then.
         """
+        if self.schedule.queue.seconds_to_read > SLOW_TO_READ and self.inbox.empty() and self.schedule.read_on():
+            return 0.0
         then = math.inf if deadline is None else deadline
         if self._retries:
             then = min(then, self._retries[0][0])

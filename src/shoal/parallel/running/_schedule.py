@@ -20,6 +20,7 @@ from typing import Any
 from shoal.parallel._batch import Batch, CallQueue
 from shoal.parallel._delayed import Call
 from shoal.parallel.running._policies import (
+    CALLER_SECONDS,
     QUEUE_AHEAD_AT_THE_END_SECONDS,
     QUEUE_AHEAD_SECONDS,
     READ_AHEAD,
@@ -253,6 +254,16 @@ class Schedule:
         self.queue.requeue(batch)
         return call
 
+    def read_on(self) -> bool:
+        """Read another call ahead, within the two rounds of :meth:`_read_ahead`; return whether that was possible."""
+        calls, sizing = self.queue, self.sizing
+        if calls.exhausted or not (sizing.adapts and sizing.pace.calls) or self.in_flight >= self._bound:
+            return False
+        if len(calls.ahead) >= READ_AHEAD * sizing.size * sizing.slots or self.room <= 0:
+            return False
+        calls.fill(len(calls.ahead) + 1)
+        return True
+
     def available(self) -> int:
         """Return how many idle threads would find a call to run; the caller's iterator is not read for that."""
         in_flight = self.queue.dispatched - self.results.completed
@@ -261,8 +272,12 @@ class Schedule:
     def worth_queueing(self, size: int) -> bool:
         """Tell whether a batch of `size` calls should wait at its worker: to send it takes long beside its work."""
         left, sizing = self.queue.left, self.sizing
-        ending = left is not None and left <= size * sizing.slots * READ_AHEAD
-        limit = sizing.distance * (QUEUE_AHEAD_AT_THE_END_SECONDS if ending else QUEUE_AHEAD_SECONDS)
+        if left is None:  # a reply waits until the caller has read a call
+            limit = QUEUE_AHEAD_SECONDS * max(sizing.distance, self.queue.seconds_to_read / CALLER_SECONDS)
+        elif left > size * sizing.slots * READ_AHEAD:
+            limit = QUEUE_AHEAD_SECONDS * sizing.distance
+        else:
+            limit = QUEUE_AHEAD_AT_THE_END_SECONDS * sizing.distance
         return size * sizing.pace.seconds_per_call < limit
 
     def _read_ahead(self, room: int) -> int:
