@@ -25,7 +25,8 @@ FLOORS = (
     "_pickling",
     "_arrays _files _cpus _context",
     "_tracebacks",
-    "errors _environment _forks _hints _output _platform _sizes _typevars",
+    "errors _environment _forks _hints _output _platform _sizes",
+    "_typing",
 )
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+
+from shoal._typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,8 @@ __version__ = "0.1.0"
 os.environ.setdefault("KMP_INIT_AT_FORK", "FALSE")
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from shoal._cpus import cpu_count
     from shoal.backends import Backend, Slot, WorkerSpec, register_parallel_backend, worker_index
     from shoal.backends._pool import shutdown_workers

@@ -19,13 +19,15 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Collection, Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
 
 from shoal._environment import variable
 from shoal._platform.cpus import physical_cores, usable_cpus
 from shoal._tracebacks import warn
+from shoal._typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
 
 # WaitForMultipleObjects waits for at most 64 handles, and an executor needs some of them: python/cpython#71090.
 _MOST_ON_WINDOWS = 61

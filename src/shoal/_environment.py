@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, overload
+
+from shoal._typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @overload

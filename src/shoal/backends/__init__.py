@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, NamedTuple
 
 from shoal._cpus import is_serial
 from shoal._environment import variable
 from shoal._hints import hint
 from shoal._platform import capabilities
 from shoal._tracebacks import warn
+from shoal._typing import TYPE_CHECKING, NamedTuple
 from shoal.backends.base import Backend, Factory, Slot, WorkerSpec, worker_index
 from shoal.errors import FallbackWarning, MissingExtra
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "Backend",

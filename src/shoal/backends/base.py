@@ -15,17 +15,17 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shoal._cpus import cpu_budget, is_serial
+from shoal._typing import TYPE_CHECKING, NamedTuple
 from shoal.errors import WorkerStartError, cannot_start
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
+    from typing import Any, ClassVar, TypeAlias
 
 
 class CallHere(NamedTuple):
@@ -80,14 +80,17 @@ def worker_index() -> int | None:
     return _index_of_process if here is None else here.worker
 
 
-@contextmanager
-def call_set(present: Callable[[], int | None]) -> Iterator[None]:
-    """Run a block whose calls find :data:`call_here`, in a worker of an executor that is in the caller's process."""
-    outside = call_here.set(CallHere(worker_index(), present, None))
-    try:
-        yield
-    finally:
-        call_here.reset(outside)
+class call_set:
+    """A block whose calls find :data:`call_here`, in a worker of an executor that is in the caller's process."""
+
+    def __init__(self, present: Callable[[], int | None]) -> None:
+        self._present = present
+
+    def __enter__(self) -> None:
+        self._outside = call_here.set(CallHere(worker_index(), self._present, None))
+
+    def __exit__(self, *_: object) -> None:
+        call_here.reset(self._outside)
 
 
 def be_worker(index: int, depth: int) -> None:
@@ -288,7 +291,7 @@ class Backend(ABC):
         return f"{type(self).__name__}()"
 
 
-Factory = Callable[..., Backend]
+Factory: TypeAlias = "Callable[..., Backend]"
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 
-from shoal._typevars import P, R
+from shoal._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable
+    from typing import Any, ClassVar, TypeAlias
+
+    from shoal._typing import P, R
 
 #: A call, and the type of its result.
-Call = tuple[Callable[..., R], tuple[Any, ...], dict[str, Any]]
+Call: TypeAlias = "tuple[Callable[..., R], tuple[Any, ...], dict[str, Any]]"
 #: The input of ``acall``.
-Calls = Iterable[Call[R]] | AsyncIterable[Call[R]]
+Calls: TypeAlias = "Iterable[Call[R]] | AsyncIterable[Call[R]]"
 
 
 class _Delayed:

@@ -11,19 +11,21 @@ the type of the Parallel.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, overload
 
-from shoal._typevars import AsGenerator, AsList, Failed, Form, R, Raises, Returns
-from shoal.parallel._delayed import Call, Calls
+from shoal._typing import TYPE_CHECKING, Failed, Form, Generic, overload
 from shoal.parallel.options._checks import check
 from shoal.parallel.running._runner import Runner, in_caller, streamed
 from shoal.parallel.running._serial import warn_of_ignored
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
+    from typing import Any
+
     from typing_extensions import Self
 
+    from shoal._typing import AsGenerator, AsList, R, Raises, Returns
+    from shoal.parallel._delayed import Call, Calls
     from shoal.parallel.options._plan import Plan
 
 

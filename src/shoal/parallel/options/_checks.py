@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any
 
 from shoal._hints import hint
 from shoal._sizes import parse_size
+from shoal._typing import TYPE_CHECKING
 from shoal.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 #: The arguments of ``Parallel`` that no context can set.
 OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total", "on_message")

@@ -18,16 +18,15 @@ Every function that runs calls takes the plan. CONTRIBUTING.md lists the steps t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Sized
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 from shoal._cpus import cpu_shares, thread_limits
 from shoal._hints import hint
-from shoal._typevars import R
-from shoal.backends import Backend, Slot, WorkerSpec
-from shoal.parallel._delayed import Call, check_input
+from shoal._typing import TYPE_CHECKING, Generic, NamedTuple, R, overload
+from shoal.backends import WorkerSpec
+from shoal.parallel._delayed import check_input
 from shoal.parallel.options._checks import check, integer
 from shoal.parallel.options._expressions import evaluate
 from shoal.parallel.options._names import check_options
@@ -43,9 +42,14 @@ from shoal.parallel.options._settings import (
 from shoal.reports._active import collectors_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, TypeAlias
+
     from typing_extensions import Self
 
+    from shoal.backends import Backend, Slot
     from shoal.observe._teller import Teller
+    from shoal.parallel._delayed import Call
     from shoal.parallel.running._policies import Pace
     from shoal.parallel.running._resume import ResultCache
     from shoal.parallel.running._seeds import Seeds
@@ -57,8 +61,8 @@ RETURNS = ("list", "generator", "generator_unordered")
 #: not wait for this process in turn, so they get workers of their own.
 handles_message: ContextVar[bool] = ContextVar("shoal handles a message", default=False)
 
-OnMessage = Callable[[int, Any], object]
-BatchSize = int | str | Callable[["Pace"], int]
+OnMessage: TypeAlias = "Callable[[int, Any], object]"
+BatchSize: TypeAlias = "int | str | Callable[[Pace], int]"
 
 
 class Plan(NamedTuple):

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import functools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import backends
 from shoal._cpus import budget_of_call
+from shoal._typing import TYPE_CHECKING, NamedTuple
 from shoal.backends import Backend
 from shoal.backends._blas import cap_this_thread
 from shoal.backends.base import CallHere, call_here, worker_index
@@ -25,7 +25,7 @@ from shoal.parallel.options._checks import FORWARDED, as_number, check, integer,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from multiprocessing.context import BaseContext
-    from typing import Literal, Protocol
+    from typing import Any, Literal, Protocol
 
     class Submits(Protocol):
         """What :func:`~shoal.backends._executors.backend_over` takes: ``concurrent.futures.Executor``, and others."""

@@ -11,19 +11,22 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
-from shoal.backends import Backend, Slot
+from shoal._typing import TYPE_CHECKING
 from shoal.errors import attach, attaching
-from shoal.parallel._delayed import Call, forget_latest
+from shoal.parallel._delayed import forget_latest
 from shoal.parallel.options._plan import handles_message
 from shoal.parallel.options._settings import survives_failures
 from shoal.parallel.running._serial import run_one_by_one, run_plainly
 
 if TYPE_CHECKING:  # a run on one worker needs none of them
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from shoal.backends import Backend, Slot
     from shoal.observe._teller import Teller
+    from shoal.parallel._delayed import Call
     from shoal.parallel.options._plan import Plan
     from shoal.parallel.running._run import Run
     from shoal.reports._meter import Meter
