@@ -9,7 +9,6 @@ A public name is loaded when it is first used. Importing shoal imports nothing e
 
 from __future__ import annotations
 
-import importlib
 import os
 
 from shoal._typing import TYPE_CHECKING
@@ -210,7 +209,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    value = globals()[name] = getattr(__import__(_HOME[name], fromlist=(name,)), name)
     return value
 
 

@@ -23,7 +23,6 @@ from contextvars import ContextVar
 
 from shoal._environment import variable
 from shoal._platform.cpus import physical_cores, usable_cpus
-from shoal._tracebacks import warn
 from shoal._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -296,6 +295,8 @@ def _cores_from_command() -> int:
 
 @functools.cache
 def _warn_cores_unknown() -> None:
+    from shoal._tracebacks import warn
+
     warn(
         "this system does not report its physical cores, so CPUs are counted instead. Set the environment variable "
         "LOKY_MAX_CPU_COUNT to the number of cores to use; then this warning does not appear",

@@ -28,7 +28,8 @@ _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _NOT_THE_USERS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, f"{_STANDARD_LIBRARY}contextlib.py")
 #: Modules that carry calls and exceptions between the user's code in this process and the user's code in a worker.
 _MACHINERY = (
-    r"(shoal\.(parallel|backends|observe\._(messages|receiving)|_pickling|_tracebacks|_context)|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
+    r"(shoal\.(parallel|backends|observe\._(messages|receiving)|_pickling|_tracebacks|_context)"
+    r"|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
 )
 _FRAME = r'(?P<indent>[ |]*)File "(?P<file>.+)", line (?P<line>\d+), in '
 #: Longer texts are cut in the middle. In characters.

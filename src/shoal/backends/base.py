@@ -20,7 +20,6 @@ from types import MappingProxyType
 
 from shoal._cpus import cpu_budget, is_serial
 from shoal._typing import TYPE_CHECKING, NamedTuple
-from shoal.errors import WorkerStartError, cannot_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -316,6 +315,8 @@ def start_thread(name: str, target: Callable[..., object], *args: Any, make_room
     try:
         thread.start()
     except RuntimeError as error:
+        from shoal.errors import cannot_start
+
         refusal = cannot_start(error)
         pools: Any = sys.modules.get("shoal.backends._pool")
         if not (make_room and is_shortage(refusal) and pools is not None and pools.pool().make_room()):
@@ -326,5 +327,7 @@ def start_thread(name: str, target: Callable[..., object], *args: Any, make_room
 
 def is_shortage(error: BaseException | None) -> bool:
     """Return whether an error means that descriptors, processes, threads or memory are exhausted."""
+    from shoal.errors import WorkerStartError
+
     cause = error.__cause__ if isinstance(error, WorkerStartError) else None
     return isinstance(cause, (MemoryError, RuntimeError)) or getattr(cause, "errno", None) in _SHORTAGES

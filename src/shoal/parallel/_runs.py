@@ -16,7 +16,6 @@ from functools import partial
 from shoal._typing import TYPE_CHECKING, Failed, Form, Generic, overload
 from shoal.parallel.options._checks import check
 from shoal.parallel.running._runner import Runner, in_caller, streamed
-from shoal.parallel.running._serial import warn_of_ignored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
@@ -108,6 +107,8 @@ class Runs(Generic[Form, Failed]):
             if n_workers > 1:
                 run = runner.start(plan, calls, n_workers, number, make_listener)
                 return streamed(run, plan.timeout, runner.release) if generates else run.collect()
+            from shoal.parallel.running._serial import warn_of_ignored
+
             warn_of_ignored(plan)
             return in_caller(runner, plan, calls, make_listener(n_workers, number), runner.release)
         except BaseException:

@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from shoal._hints import hint
 from shoal._sizes import parse_size
 from shoal._typing import TYPE_CHECKING
-from shoal.errors import MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -153,6 +152,8 @@ def _progress(_name: str, progress: Any) -> None:
         from importlib.util import find_spec
 
         if find_spec("rich") is None:
+            from shoal.errors import MissingExtra
+
             raise MissingExtra("progress='rich'", "rich", "rich")
     elif not (isinstance(progress, bool) or callable(progress)):
         raise TypeError(

@@ -28,8 +28,6 @@ from shoal._typing import TYPE_CHECKING, Generic, NamedTuple, R, overload
 from shoal.backends import WorkerSpec
 from shoal.parallel._delayed import check_input
 from shoal.parallel.options._checks import check, integer
-from shoal.parallel.options._expressions import evaluate
-from shoal.parallel.options._names import check_options
 from shoal.parallel.options._settings import (
     DEFAULTS,
     Default,
@@ -39,7 +37,6 @@ from shoal.parallel.options._settings import (
     origins_of,
     resolve,
 )
-from shoal.reports._active import collectors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -175,6 +172,8 @@ class Plan(NamedTuple):
         if pre_dispatch == "all":
             return None
         if isinstance(pre_dispatch, str):
+            from shoal.parallel.options._expressions import evaluate
+
             bound = evaluate(pre_dispatch, n_workers)
         else:
             try:
@@ -217,6 +216,8 @@ class Plan(NamedTuple):
         number
             The number of calls; None if it is not known.
         """
+        from shoal.reports._active import collectors_of
+
         collectors = collectors_of(self.settings.report)
         if not collectors:
             return None
@@ -289,7 +290,10 @@ def plan_of(
     chosen, resolved = resolve(backend, n_jobs=n_jobs, **settings)
     origins = partial(origins_of, current(), {"n_jobs": n_jobs, "backend": backend, **settings})
     chosen.check_placement(options)
-    check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
+    if chosen.given_options or options:
+        from shoal.parallel.options._names import check_options
+
+        check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
     check({"total": total, "on_message": on_message})
     plan = Plan(
         chosen,

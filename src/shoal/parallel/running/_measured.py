@@ -32,7 +32,6 @@ from shoal.parallel.running._pull_run import Failed, PullRun
 from shoal.parallel.running._resume import Known
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Ready, Schedule
-from shoal.parallel.running._serial import Stoppable
 from shoal.parallel.transport._contract import R, Transport
 from shoal.parallel.transport._measured import MeasuredTransport
 from shoal.parallel.transport._shared import Shared
@@ -47,6 +46,7 @@ from shoal.reports._system import thread_time, thread_use
 
 if TYPE_CHECKING:
     from shoal.parallel.options._plan import Plan
+    from shoal.parallel.running._serial import Stoppable
 
 
 class RunListener:

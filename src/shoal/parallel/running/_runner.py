@@ -14,11 +14,9 @@ import threading
 from functools import partial
 
 from shoal._typing import TYPE_CHECKING
-from shoal.errors import attach, attaching
 from shoal.parallel._delayed import forget_latest
 from shoal.parallel.options._plan import handles_message
 from shoal.parallel.options._settings import survives_failures
-from shoal.parallel.running._serial import run_one_by_one, run_plainly
 
 if TYPE_CHECKING:  # a run on one worker needs none of them
     from collections.abc import Callable, Iterable, Iterator
@@ -208,6 +206,8 @@ def in_caller(
         from shoal.parallel.running._log_attributes import mark_records
 
         mark_records()
+    from shoal.parallel.running._serial import run_one_by_one, run_plainly
+
     meter = plan.meter(1, None)
     if meter is not None:
         from shoal.parallel.running._measured import in_serial
@@ -222,6 +222,8 @@ def in_caller(
     next(values)  # as above
     if plan.generates:
         return values
+    from shoal.errors import attach, attaching
+
     results: list[Any] = []
     with attaching(lambda error: attach(error, "results", dict(enumerate(results)))):
         results.extend(values)
