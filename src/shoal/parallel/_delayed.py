@@ -68,21 +68,22 @@ def delayed(function: Callable[P, R]) -> Callable[P, Call[R]]:
     (<built-in function max>, (1, 2), {'key': <built-in function abs>})
     """
     global _latest
-    latest = _latest  # read once, since another thread may replace it
-    if latest is not None and latest.__wrapped__ is function:
-        return latest
-    _latest = latest = _Delayed(function)
-    return latest
+    wrapped, made = _latest  # read once, since another thread may replace it
+    if wrapped is not function:
+        made = _Delayed(function)
+        _latest = function, made
+    return made
 
 
-#: The last result of ``delayed``. A generator of calls mostly asks for the same function again.
-_latest: _Delayed | None = None
+_NONE: tuple[object, Any] = object(), None
+#: The last argument and result of ``delayed``. A generator of calls mostly asks for the same function again.
+_latest = _NONE
 
 
 def forget_latest() -> None:
     """Release the function that ``delayed`` was called with last; called when a run ends."""
     global _latest
-    _latest = None
+    _latest = _NONE
 
 
 class Placeholder:
