@@ -106,7 +106,7 @@ def create(name: str, **options: Any) -> Backend:
             from shoal.errors import MissingExtra
 
             raise MissingExtra(f"the backend {factory.extra!r}", str(error.name), factory.extra) from None
-        factory = getattr(module, factory.name)
+        factory = _factories[name] = getattr(module, factory.name)  # the next time, nothing is imported
     return factory(**options)
 
 

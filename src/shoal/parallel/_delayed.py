@@ -75,7 +75,7 @@ def delayed(function: Callable[P, R]) -> Callable[P, Call[R]]:
     return made
 
 
-_NONE: tuple[object, Any] = object(), None
+_NONE: tuple[object, _Delayed] = object(), _Delayed(int)  # no function is that object
 #: The last argument and result of ``delayed``. A generator of calls mostly asks for the same function again.
 _latest = _NONE
 

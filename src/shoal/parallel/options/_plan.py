@@ -140,14 +140,14 @@ class Plan(NamedTuple):
         """Return the number of workers of a run that begins now."""
         return self.backend.workers(self.settings.n_jobs, self.settings.depth)
 
-    def open(self, n_workers: int) -> list[Slot]:
-        """Open the backend's slots for `n_workers` workers."""
+    def open(self, n_workers: int, shares: tuple[int, int]) -> list[Slot]:
+        """Open the backend's slots for `n_workers` workers, which have :meth:`cpu_shares`."""
         backend = self.backend
         own = self.own_workers or handles_message.get()
         if backend.in_process:
             return backend.open(WorkerSpec(n_workers, {}, self.options, own))
         inner = backend.inner_max_num_threads
-        share, n_first = self.cpu_shares(n_workers)
+        share, n_first = shares
         environment = thread_limits(inner, share)
         first = thread_limits(inner, share + 1) if n_first else environment
         return backend.open(WorkerSpec(n_workers, environment, self.options, own, n_first, first))

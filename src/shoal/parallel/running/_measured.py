@@ -304,6 +304,7 @@ def make_measured_run(
     slots: list[Slot],
     close_slots: Callable[[list[Slot]], None],
     n_workers: int,
+    shares: tuple[int, int],
     number: int | None,
     bound: int | None,
     teller: Teller | None,
@@ -314,7 +315,8 @@ def make_measured_run(
     if not isinstance(calls, (CallQueue, Schedule)):
         calls = meter.reading(calls)
     kinds = Kinds(partial(MeasuredPullRun, meter), partial(MeasuredBatchRun, meter))
-    run = make_run(plan, calls, slots, close_slots, n_workers, number, bound, listener.heard(teller), faults, kinds)
+    heard = listener.heard(teller)
+    run = make_run(plan, calls, slots, close_slots, n_workers, shares, number, bound, heard, faults, kinds)
     listener.finished = lambda: run.schedule.finished
     meter.begin()
     return run

@@ -129,7 +129,8 @@ class Runner:
             note_handlers()
         meter = plan.meter(n_workers, number)
         # Before all else, so that new worker processes start up while the rest is imported.
-        slots = self._open(plan, n_workers)
+        shares = plan.cpu_shares(n_workers)
+        slots = self._open(plan, n_workers, shares)
         from shoal.parallel.running._launch import make_run
 
         make = make_run if meter is None else measured(meter)
@@ -138,14 +139,15 @@ class Runner:
             if slots is not self._slots:
                 plan.backend.close(slots)
 
-        run = self.run = make(plan, calls, slots, close, n_workers, number, bound, make_listener(n_workers, number))
+        listener = make_listener(n_workers, number)
+        run = self.run = make(plan, calls, slots, close, n_workers, shares, number, bound, listener)
         if began is not None:
             began(run)
         if self.stopped:
             run.stop()
         return run
 
-    def _open(self, plan: Plan, n_workers: int) -> list[Slot]:
+    def _open(self, plan: Plan, n_workers: int, shares: tuple[int, int]) -> list[Slot]:
         """Return the slots that are kept, if they belong to the plan's backend and this process; else new ones.
 
         Runs that ``on_message`` makes get new ones too, because kept workers may wait for that function.
@@ -154,7 +156,7 @@ class Runner:
             self._slots, self._backend = [], None
         if self._slots and plan.backend is self._backend and not handles_message.get():
             return self._slots
-        slots = plan.open(n_workers)
+        slots = plan.open(n_workers, shares)
         if self._keeps and not self._slots:
             self._slots, self._backend, self._process = slots, plan.backend, os.getpid()
         return slots
