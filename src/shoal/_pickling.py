@@ -40,7 +40,8 @@ class _Picklers:
     @classmethod
     def current(cls) -> type[pickle.Pickler]:
         """Return the pickler class of the module that ``LOKY_PICKLER`` names; by default that of cloudpickle."""
-        return cls.named(variable("LOKY_PICKLER", "").strip() or "cloudpickle")
+        name = variable("LOKY_PICKLER")
+        return cls.named("cloudpickle" if name is None else name.strip() or "cloudpickle")
 
     @classmethod
     def named(cls, name: str) -> type[pickle.Pickler]:
