@@ -57,7 +57,10 @@ else:
             return type(name, (namedtuple(name, fields, defaults=defaults),), {"__slots__": (), **body})
 
     class NamedTuple(metaclass=_NamedTupleMaker):
-        """Makes a subclass of tuple from the fields and defaults in the body of a class."""
+        """Makes a subclass of tuple from the fields and defaults in the body of a class.
+
+        Its module needs ``from __future__ import annotations``, without which Python 3.14 keeps the fields elsewhere.
+        """
 
     def overload(function):
         """Return the function. Only type checkers read overloads."""
