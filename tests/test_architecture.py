@@ -25,7 +25,8 @@ FLOORS = (
     "_pickling",
     "_arrays _files _cpus _context",
     "_tracebacks",
-    "errors _environment _forks _hints _output _platform _sizes _typevars",
+    "errors _environment _forks _hints _output _platform _sizes",
+    "_typing",
 )
 # `python -m shoal` stands above the command line.
 HEIGHT = {room: -depth for depth, floor in enumerate(("__main__", *FLOORS)) for room in floor.split()}
@@ -47,6 +48,23 @@ LATE = {
         "backends._multiprocessing",
     ): "it imports multiprocessing; only checks of some options need it",
     ("parallel.options._names", "backends._processes"): "only the checks of some options need it",
+    ("_cpus", "_tracebacks"): "only a warning needs it",
+    ("backends", "_hints"): "only an error needs it",
+    ("backends", "_tracebacks"): "only a warning needs it",
+    ("backends", "errors"): "only errors and warnings need it",
+    ("backends.base", "errors"): "only a thread that the system refuses needs it",
+    ("backends._processes", "_tracebacks"): "only a warning needs it",
+    ("backends._processes", "errors"): "only a warning needs it",
+    ("backends._processes", "backends._loky"): "a Parallel that runs nothing on workers needs no pool of them",
+    ("backends._processes", "backends._pool"): "as _loky",
+    ("parallel.options._checks", "errors"): "only an error needs it",
+    ("parallel.options._plan", "parallel.options._expressions"): "a run with one worker has no pre_dispatch",
+    ("parallel.options._plan", "parallel.options._names"): "most runs have no options of a backend",
+    ("parallel.options._plan", "reports._active"): "a Parallel needs it when it runs, and not to be made",
+    ("parallel.options._settings", "backends._blas"): "only threads need it",
+    ("parallel._runs", "parallel.running._serial"): "only a run with one worker needs it",
+    ("parallel.running._runner", "parallel.running._serial"): "only a run with one worker needs it",
+    ("parallel.running._runner", "errors"): "a plain loop needs it only if a call fails",
     ("parallel._runs", "parallel._async"): "it imports asyncio, which only acall() needs",
     ("parallel.options._plan", "observe._teller"): "a run without listeners needs no events",
     ("parallel.options._plan", "parallel.running._resume"): "only memory= needs it",
@@ -74,9 +92,9 @@ LATE = {
     ("parallel.running._serial", "parallel.running._resume"): "a plain loop needs it only with memory=",
     ("backends._worker_process", "backends._blas"): "a forked worker needs it only if the program has numpy",
     ("backends._worker_process", "errors"): "it imports loky, which only a program that uses loky's contexts needs",
-    ("backends._processes", "backends._forkserver"): "it imports fcntl, which Windows does not have",
-    ("backends._processes", "backends._inheritance"): "it imports resource, which Windows does not have",
-    ("backends._processes", "backends._start"): "it imports multiprocessing; only workers without a server need it",
+    ("backends._loky", "backends._forkserver"): "it imports fcntl, which Windows does not have",
+    ("backends._loky", "backends._inheritance"): "it imports resource, which Windows does not have",
+    ("backends._loky", "backends._start"): "it imports multiprocessing; only workers without a server need it",
     ("backends._start", "backends._inheritance"): "it imports resource, which Windows does not have",
     ("compat.joblib._config", "compat.joblib._dask"): "it imports distributed, which may not be installed",
     (
@@ -278,6 +296,15 @@ def test_the_import_of_parallel_loads_what_each_program_needs(fresh_python) -> N
     """Not what only runs on workers need, nor what takes long itself."""
     loaded = fresh_python("import sys\nfrom shoal import Parallel, delayed\nprint(*sys.modules)").split()
     unwanted = {"logging", "queue", "selectors", "socket", "mmap", "tempfile", "shoal._platform.processes"}
+    unwanted |= {"contextlib", "enum", "importlib", "pickle", "re", "typing"}  # as slow as much of shoal
+    unwanted |= {"shoal.errors", "shoal._tracebacks", "shoal.parallel.running._serial", "shoal.reports"}
+    assert unwanted & set(loaded) == set()
+
+
+def test_a_parallel_that_is_made_loads_no_pool_of_workers(fresh_python) -> None:
+    """A program may make many, and run each of them on one worker."""
+    loaded = fresh_python("import sys\nfrom shoal import Parallel\nParallel(n_jobs=1)([])\nprint(*sys.modules)").split()
+    unwanted = {"logging", "socket", "typing", "shoal._pickling", "shoal.backends._loky", "shoal.backends._pool"}
     assert unwanted & set(loaded) == set()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import pickle
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
 import numpy
 import pytest
 
@@ -236,6 +238,22 @@ class Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         return (mark, (vars(obj),)) if type(obj) is Model else NotImplemented
+
+
+def test_what_an_import_finds_is_pickled_by_name_and_all_else_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_name, kind = ignore, Model
+    for obj in (by_name, kind, Model.__init__):
+        assert loads(dumps(obj)[0]) is obj
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        assert loads(dumps(by_name)[0]) is not by_name
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    monkeypatch.setattr(module, "ignore", give_lock)  # the name now means another function
+    monkeypatch.delattr(module, "Model")
+    assert loads(dumps(by_name)[0]) is not by_name
+    assert loads(dumps(kind)[0]).__qualname__ == "Model"
 
 
 def mark(attributes: dict[str, Any]) -> Model:

@@ -9,9 +9,9 @@ A public name is loaded when it is first used. Importing shoal imports nothing e
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
+
+from shoal._typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 os.environ.setdefault("KMP_INIT_AT_FORK", "FALSE")
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from shoal._cpus import cpu_count
     from shoal.backends import Backend, Slot, WorkerSpec, register_parallel_backend, worker_index
     from shoal.backends._pool import shutdown_workers
@@ -207,7 +209,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    value = globals()[name] = getattr(__import__(_HOME[name], fromlist=(name,)), name)
     return value
 
 

@@ -19,13 +19,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Collection, Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
 
 from shoal._environment import variable
 from shoal._platform.cpus import physical_cores, usable_cpus
-from shoal._tracebacks import warn
+from shoal._typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
 
 # WaitForMultipleObjects waits for at most 64 handles, and an executor needs some of them: python/cpython#71090.
 _MOST_ON_WINDOWS = 61
@@ -294,6 +295,8 @@ def _cores_from_command() -> int:
 
 @functools.cache
 def _warn_cores_unknown() -> None:
+    from shoal._tracebacks import warn
+
     warn(
         "this system does not report its physical cores, so CPUs are counted instead. Set the environment variable "
         "LOKY_MAX_CPU_COUNT to the number of cores to use; then this warning does not appear",

@@ -12,8 +12,11 @@ workers and runs belong to the parent. Each module with such state registers one
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+
+from shoal._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: The order of worker processes, their servers and their descriptors.
 BACKENDS = 1
@@ -39,18 +42,19 @@ def after_fork_in_child(function: Callable[[], object], order: int) -> None:
     _functions.append((order, function))
 
 
-@contextmanager
-def without_calls() -> Iterator[None]:
-    """Let a fork in this block call none of the functions.
+class without_calls:
+    """A block in which a fork calls none of the functions.
 
     For a process with one thread that has called :func:`renew`, and nothing of shoal's since then. In each child, the
     functions would copy 0.1 MB of memory.
     """
-    global _calling
-    _calling = False
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        global _calling
+        _calling = False
+
+    def __exit__(self, *_: object) -> None:
+        global _calling
         _calling = True
 
 

@@ -40,7 +40,8 @@ class _Picklers:
     @classmethod
     def current(cls) -> type[pickle.Pickler]:
         """Return the pickler class of the module that ``LOKY_PICKLER`` names; by default that of cloudpickle."""
-        return cls.named(variable("LOKY_PICKLER", "").strip() or "cloudpickle")
+        name = variable("LOKY_PICKLER")
+        return cls.named("cloudpickle" if name is None else name.strip() or "cloudpickle")
 
     @classmethod
     def named(cls, name: str) -> type[pickle.Pickler]:
@@ -53,6 +54,7 @@ class _Picklers:
     def _make(base: type[pickle.Pickler]) -> type[pickle.Pickler]:
         inherited: Any = getattr(base, "reducer_override", lambda _pickler, _obj: NotImplemented)
         table: Any = getattr(base, "dispatch_table", None)  # of pickle.Pickler, it is the descriptor of an attribute
+        cloud = base.__module__.partition(".")[0] == "cloudpickle"
         tables: list[Any] = table.maps if isinstance(table, ChainMap) else [copyreg.dispatch_table]
 
         class Pickler(base):  # type: ignore[misc, valid-type]
@@ -65,6 +67,8 @@ class _Picklers:
                 reduced = self.reduce(obj)
                 if reduced is not NotImplemented:
                     return reduced
+                if cloud and type(obj) in _NAMED and _is_imported(obj):
+                    return reduced
                 reduced = inherited(self, obj)
                 if reduced is NotImplemented:
                     return _code_with_file(self, obj) if type(obj) is types.CodeType else reduced
@@ -74,6 +78,21 @@ class _Picklers:
                 return reduced
 
         return Pickler
+
+
+#: The types of most objects that pickles name.
+_NAMED = (types.FunctionType, type)
+
+
+def _is_imported(obj: Any) -> bool:
+    """Return whether a function or class is at the top of an imported module, so that cloudpickle sends its name.
+
+    cloudpickle finds that out itself, in several times the time.
+    """
+    module = sys.modules.get(obj.__module__)
+    if obj.__module__ == "__main__" or getattr(module, "__dict__", {}).get(obj.__qualname__) is not obj:
+        return False
+    return not sys.modules["cloudpickle"].list_registry_pickle_by_value()
 
 
 def _code_with_file(pickler: Any, code: types.CodeType) -> Any:

@@ -10,30 +10,42 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
-import re
 import sys
 import warnings
-from types import TracebackType
 
 from shoal import errors
+from shoal._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import re
+    from types import TracebackType
+
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 #: Files whose frames are not the user's code: those of shoal, and contextlib, which calls context managers of shoal.
-_NOT_THE_USERS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, contextlib.__file__)
+_NOT_THE_USERS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, f"{_STANDARD_LIBRARY}contextlib.py")
 #: Modules that carry calls and exceptions between the user's code in this process and the user's code in a worker.
-_MACHINERY = re.compile(
-    r"(shoal\.(parallel|backends|observe\._(messages|receiving)|_pickling|_tracebacks|_context)|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
+_MACHINERY = (
+    r"(shoal\.(parallel|backends|observe\._(messages|receiving)|_pickling|_tracebacks|_context)"
+    r"|concurrent\.futures|cloudpickle|copyreg|pickle|_?loky)(\.|$)"
 )
-_FRAME = re.compile(r'(?P<indent>[ |]*)File "(?P<file>.+)", line (?P<line>\d+), in ')
-_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_FRAME = r'(?P<indent>[ |]*)File "(?P<file>.+)", line (?P<line>\d+), in '
 #: Longer texts are cut in the middle. In characters.
 _LONGEST_TEXT = 200_000
 
 
+@functools.cache
+def _pattern(text: str) -> re.Pattern[str]:
+    import re  # not at the top: it takes two milliseconds, and few programs read a traceback
+
+    return re.compile(text)
+
+
 def from_user(trace: TracebackType | None) -> TracebackType | None:
     """Return the part of a traceback that begins with the first frame of the user's code; None if there is none."""
-    while trace is not None and _MACHINERY.match(str(trace.tb_frame.f_globals.get("__name__"))):
+    while trace is not None and _pattern(_MACHINERY).match(str(trace.tb_frame.f_globals.get("__name__"))):
         trace = trace.tb_next
     return trace
 
@@ -117,7 +129,7 @@ def with_source(text: str) -> str:
     whole = []
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         whole.append(line)
-        frame = _FRAME.match(line)
+        frame = _pattern(_FRAME).match(line)
         if frame is not None and not following.startswith(frame["indent"] + "  "):
             source = linecache.getline(frame["file"], int(frame["line"])).strip()
             if source:

@@ -43,13 +43,15 @@ than importing all modules of shoal that a program needs before its first run.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import sys
-from typing import TYPE_CHECKING, Any
+
+from shoal._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pickle import PicklingError, UnpicklingError
+    from typing import Any
 else:
     try:  # the same classes, without the rest of pickle, which takes as long as a third of shoal's modules
         from _pickle import PicklingError, UnpicklingError
@@ -685,7 +687,7 @@ class FallbackWarning(UserWarning):
     """A run does not follow its options: it has fewer workers or another backend, or ignores an option."""
 
 
-class PartialResults(dict[int, Any]):
+class PartialResults(dict[int, "Any"]):
     """The results that were ready when an exception ended a run, by the index of their calls."""
 
 
@@ -694,9 +696,11 @@ def attach(error: BaseException, name: str, value: Any) -> None:
 
     An attribute of the same type comes from an inner run and is replaced.
     """
-    with contextlib.suppress(Exception):  # attribute access may run the user's code
+    try:
         if type(error).__module__ == __name__ or isinstance(getattr(error, name, None), (type(value), type(None))):
             setattr(error, name, value)
+    except Exception:  # attribute access may run the user's code
+        pass
 
 
 class attaching:
@@ -760,7 +764,6 @@ def signal_in_words(exit_code: int | None) -> str:
 
 if TYPE_CHECKING:
     import multiprocessing
-    from collections.abc import Callable
     from concurrent.futures.process import BrokenProcessPool
 
     class RunTimeout(multiprocessing.TimeoutError, TimeoutError):

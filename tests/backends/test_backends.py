@@ -36,7 +36,7 @@ from shoal import (
     register_parallel_backend,
     shared,
 )
-from shoal.backends import _processes
+from shoal.backends import _loky
 from shoal.backends.storing import StoringExecutor
 from shoal.parallel.transport import _engines
 from shoal.testing import BackendTests, overwrite
@@ -70,7 +70,7 @@ class TestLokyBySpawn(BackendTests):
 
 def test_interpreters_that_shoal_cannot_make_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyPy lacks parts of CPython that this takes: ``multiprocessing`` starts the workers."""
-    monkeypatch.setattr(_processes, "HAS_EXECUTED", False)
+    monkeypatch.setattr(_loky, "HAS_EXECUTED", False)
     backend = backends.create("loky", idle_worker_timeout=40)
     assert Parallel(n_jobs=2, backend=backend)(delayed(abs)(-n) for n in range(4)) == [0, 1, 2, 3]
     [names] = Parallel(n_jobs=2, backend=backend)([delayed(command_line)()])

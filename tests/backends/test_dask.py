@@ -43,6 +43,7 @@ from shoal.testing import PATIENCE, BackendTests, wait_for
 # After its import, exceptions are pickled with their tracebacks. That must not affect the tests in other files.
 _reducers = dict(copyreg.dispatch_table)
 distributed = pytest.importorskip("distributed", reason="there is no distribution of dask for this Python")
+from shoal.backends import _dask_executor, _dask_task  # noqa: E402 they import distributed
 from shoal.backends._dask_task import EVENT_BYTES  # noqa: E402 it imports distributed
 
 _reducers_of_dask = dict(copyreg.dispatch_table)
@@ -359,6 +360,21 @@ def test_small_results_are_not_fetched(
         Parallel(n_jobs=2, backend="dask", batch_size=1)(delayed(bytes)(returned) for _ in range(2)) == [returned] * 2
     )
     assert len(asked) == fetched
+
+
+@pytest.mark.parametrize(("returned", "held"), [(b"x" * 100, 4), (b"x" * 100_000, 0)])
+def test_tasks_with_small_results_are_released_together_after_a_while(
+    client: Any, monkeypatch: pytest.MonkeyPatch, returned: bytes, held: int
+) -> None:
+    """Of a release, the scheduler tells the workers, which makes the tasks of the next run wait."""
+    wait_until(lambda: not client.futures)
+    monkeypatch.setattr(_dask_task, "RELEASE_SECONDS", 3600.0)
+    for _ in range(2):
+        Parallel(n_jobs=2, backend="dask", batch_size=1)(delayed(bytes)(returned) for _ in range(2))
+    wait_until(lambda: len(client.futures) == held)
+    client.loop.add_callback(_dask_executor._events[client].release)
+    wait_until(lambda: not client.futures)
+    wait_until(lambda: not tasks(client))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import sys
 
@@ -30,7 +29,7 @@ def has_processes() -> bool:
     if sys.platform in _WEB:
         return False
     try:
-        importlib.import_module("_multiprocessing")
+        __import__("_multiprocessing")
     except ImportError:
         return False
     return has_threads()

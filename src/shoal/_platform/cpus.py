@@ -8,8 +8,12 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Collection, Iterable
-from typing import Any
+
+from shoal._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from typing import Any
 
 _os: Any = os  # macOS and Windows lack the functions that are used here
 

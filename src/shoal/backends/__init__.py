@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import Any, NamedTuple
 
 from shoal._cpus import is_serial
 from shoal._environment import variable
-from shoal._hints import hint
 from shoal._platform import capabilities
-from shoal._tracebacks import warn
+from shoal._typing import TYPE_CHECKING, NamedTuple
 from shoal.backends.base import Backend, Factory, Slot, WorkerSpec, worker_index
-from shoal.errors import FallbackWarning, MissingExtra
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "Backend",
@@ -82,6 +81,9 @@ def create(name: str, **options: Any) -> Backend:
     """
     if name in _NEED_PROCESSES and not has_processes():
         if capabilities.has_threads():  # else the backend of threads says what is used instead
+            from shoal._tracebacks import warn
+            from shoal.errors import FallbackWarning
+
             warn(
                 f"the backend {name!r} needs worker processes, which are not available here; threads are used instead",
                 FallbackWarning,
@@ -90,15 +92,21 @@ def create(name: str, **options: Any) -> Backend:
     try:
         factory = _factories[name]
     except (KeyError, TypeError):
+        from shoal._hints import hint
+
         raise ValueError(f"Invalid backend: {name}, expected one of {names()}{hint(name, names())}") from None
     if isinstance(factory, _BuiltIn):
+        import importlib
+
         try:
             module = importlib.import_module(factory.module)
         except ModuleNotFoundError as error:
             if factory.extra is None or (error.name or "shoal").startswith("shoal"):
                 raise
+            from shoal.errors import MissingExtra
+
             raise MissingExtra(f"the backend {factory.extra!r}", str(error.name), factory.extra) from None
-        factory = getattr(module, factory.name)
+        factory = _factories[name] = getattr(module, factory.name)  # the next time, nothing is imported
     return factory(**options)
 
 

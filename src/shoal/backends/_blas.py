@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any
 
 from shoal._cpus import NO_LIMIT, THREAD_VARIABLES, threads_allowed
 from shoal._forks import BACKENDS, after_fork_in_child
 from shoal._platform.cpus import usable_cpus
+from shoal._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class BlasCap:

@@ -201,6 +201,7 @@ class DaskExecutor(StoringExecutor):
     async def _outcome(self, key: str, future: Any) -> Any:
         """Wait for a task; return its result."""
         losses = self._cancelled
+        content: bytes | None = None
         try:
             content = await self._from_event(key)
             if content is None:
@@ -220,7 +221,10 @@ class DaskExecutor(StoringExecutor):
             raise RuntimeError(f"the dask cluster cancels all tasks or is closed (client: {self._client})") from error
         finally:
             self._pending.pop(future, None)
-            future.release()
+            if content is None:
+                future.release()
+            else:
+                self._events.release_later(future)
         self._cancelled = 0
         return result
 

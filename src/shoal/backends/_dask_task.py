@@ -10,6 +10,7 @@ Events and the news that a task has ended take the same way, so they arrive in t
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import platform
 from collections.abc import Callable
@@ -26,6 +27,9 @@ EVENT_BYTES = 4096
 #: The seconds between two messages of a client to its scheduler. By default a client waits 10 ms, which is as long as
 #: all else that a short run does.
 MESSAGE_SECONDS = 0.002
+#: The seconds for which tasks with small results are collected before they are released together. The scheduler tells
+#: their workers, and then sends these nothing else for 5 ms: a task that is submitted next would wait so long.
+RELEASE_SECONDS = 0.1
 
 
 def run_task(topic: str, run: str, stream: Any, *stored: Any) -> Any:
@@ -69,6 +73,7 @@ class Events:
         self.topic = f"shoal-{client.id}"
         self.receivers: dict[str, Callable[[str | None, bytes], object]] = {}  # by run
         self._stream: Any = None
+        self._ended: list[Any] = []  # dask's futures of tasks that have ended
 
     def subscribe(self, client: Any) -> None:
         """Have the events sent, and messages sent soon, unless both is so already.
@@ -81,6 +86,21 @@ class Events:
             if hasattr(stream, "interval"):
                 stream.interval = min(stream.interval, MESSAGE_SECONDS)
             client.subscribe_topic(self.topic, self.received)
+
+    def release_later(self, future: Any) -> None:
+        """Release the future of a task that has ended, together with others; called on the client's event loop."""
+        self._ended.append(future)
+        if len(self._ended) == 1:
+            try:
+                asyncio.get_running_loop().call_later(RELEASE_SECONDS, self.release)
+            except RuntimeError:  # the loop has ended
+                self.release()
+
+    def release(self) -> None:
+        """Release the futures of tasks that have ended; called on the client's event loop."""
+        ended, self._ended = self._ended, []
+        for future in ended:
+            future.release()
 
     def received(self, event: tuple[float, tuple[str, str | None, bytes]]) -> None:
         """Pass on an event; called on the client's event loop."""

@@ -41,7 +41,8 @@ class Notes:
         with self._counting:
             self._on_note = on_note
             self._weight = 0
-            self._resume()
+            if self._paused is not None:
+                self._resume()
 
     def noted(self, process: Process, note: bytes) -> None:
         """Pass a note to the listener; pause the process if it is too far ahead. Called in the loop's thread."""

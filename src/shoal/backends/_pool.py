@@ -67,7 +67,7 @@ class Pool:
             workers = sorted(workers + new, key=attrgetter("index"))
             # Workers that a larger run has left idle are not used: as many run as the largest present run needs.
             in_use = max((number for number, worker in enumerate(workers, 1) if worker.users), default=0)
-            chosen = sorted(workers[: max(n_workers, in_use)], key=lambda worker: worker.users)[:n_workers]
+            chosen = sorted(workers[: max(n_workers, in_use)], key=attrgetter("users"))[:n_workers]
             for worker in chosen:
                 worker.users += 1
                 worker.own = own

@@ -20,7 +20,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from shoal._platform.processes import send_fails_at_end, socket_pair
 from shoal.backends._bootstrap import NOTE
@@ -51,12 +51,23 @@ def fill_standard_streams() -> None:
             os.close(fd)
 
 
-class Item(NamedTuple):
-    """Something for a worker process to do."""
+class Item:
+    """Something for a worker process to do.
 
-    turn: Any  # the Turn of the run that has submitted it
-    future: Future[Any]
-    message: bytes
+    Attributes
+    ----------
+    turn
+        The ``Turn`` of the run that has submitted it.
+    future, message
+        The future of its result, and the message to send.
+    begun
+        Whether the future was marked as running: an item of a dead worker is sent again.
+    """
+
+    __slots__ = ("begun", "future", "message", "turn")
+
+    def __init__(self, turn: Any, future: Future[Any], message: bytes, begun: bool = False) -> None:
+        self.turn, self.future, self.message, self.begun = turn, future, message, begun
 
 
 class Child(Protocol):
@@ -129,6 +140,7 @@ class Process:
         self._over = False
         self._connection, self.theirs = socket_pair(BUFFER_BYTES, BACK_BYTES)
         self._connection.setblocking(False)
+        self._tells_end = send_fails_at_end(self._connection)
         self._reader = Reader(self._connection)
 
     def start(self, start: Callable[[Process], Child]) -> None:
@@ -150,7 +162,7 @@ class Process:
     @property
     def ended_silently(self) -> bool:
         """Whether the process has closed its socket, and :meth:`send` would not tell. May be read in any thread."""
-        if send_fails_at_end(self._connection):
+        if self._tells_end:
             return False
         try:
             return not self._connection.recv(1, socket.MSG_PEEK)

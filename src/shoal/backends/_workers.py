@@ -147,7 +147,7 @@ class Worker:
             if not busy and process.began and process.ended_silently:
                 self._end_process(kill=False)  # it died while it was idle, so no item is to blame
                 continue
-            if not _begun(item.future):
+            if not _begun(item):
                 self.waiting.popleft()
                 continue
             if item.turn.surroundings is not process.surroundings and not self._follow(process, item.turn):
@@ -306,7 +306,7 @@ class Worker:
             self.waiting = deque(item for item in self.waiting if item not in items)
             self.send_next()
         for item in refused:
-            if _begun(item.future):
+            if _begun(item):
                 item.future.set_exception(error)
 
     def _follow(self, process: Process, turn: Turn) -> bool:
@@ -328,7 +328,7 @@ class Worker:
             future: Future[Any] = Future()
             future.set_running_or_notify_cancel()
             message = pickle.dumps((follow, (list(after.path), after.cwd, variables)), pickle.HIGHEST_PROTOCOL)
-            process.items.append(Item(turn, future, message))
+            process.items.append(Item(turn, future, message, begun=True))
             try:
                 process.send(message)
             except ConnectionError:  # sending the item reports it as well
@@ -350,14 +350,16 @@ class Worker:
         return process
 
 
-def _begun(future: Future[Any]) -> bool:
-    """Mark a future as running; return False if it was cancelled or has a result.
-
-    It may be running already: an item of a dead worker is sent again.
-    """
-    if future.done() and not future.cancelled():  # an interrupt came between sending the item and removing it
-        return False
-    return future.running() or future.set_running_or_notify_cancel()
+def _begun(item: Item) -> bool:
+    """Mark the future of an item as running; return False if it was cancelled or has a result."""
+    future = item.future
+    if item.begun:
+        if future.done() and not future.cancelled():  # an interrupt came between sending the item and removing it
+            return False
+        if future.running():
+            return True
+    item.begun = True
+    return future.set_running_or_notify_cancel()
 
 
 class Turn(Executor):

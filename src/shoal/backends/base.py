@@ -15,17 +15,16 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shoal._cpus import cpu_budget, is_serial
-from shoal.errors import WorkerStartError, cannot_start
+from shoal._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
+    from typing import Any, ClassVar, TypeAlias
 
 
 class CallHere(NamedTuple):
@@ -80,14 +79,17 @@ def worker_index() -> int | None:
     return _index_of_process if here is None else here.worker
 
 
-@contextmanager
-def call_set(present: Callable[[], int | None]) -> Iterator[None]:
-    """Run a block whose calls find :data:`call_here`, in a worker of an executor that is in the caller's process."""
-    outside = call_here.set(CallHere(worker_index(), present, None))
-    try:
-        yield
-    finally:
-        call_here.reset(outside)
+class call_set:
+    """A block whose calls find :data:`call_here`, in a worker of an executor that is in the caller's process."""
+
+    def __init__(self, present: Callable[[], int | None]) -> None:
+        self._present = present
+
+    def __enter__(self) -> None:
+        self._outside = call_here.set(CallHere(worker_index(), self._present, None))
+
+    def __exit__(self, *_: object) -> None:
+        call_here.reset(self._outside)
 
 
 def be_worker(index: int, depth: int) -> None:
@@ -288,7 +290,7 @@ class Backend(ABC):
         return f"{type(self).__name__}()"
 
 
-Factory = Callable[..., Backend]
+Factory: TypeAlias = "Callable[..., Backend]"
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
@@ -313,6 +315,8 @@ def start_thread(name: str, target: Callable[..., object], *args: Any, make_room
     try:
         thread.start()
     except RuntimeError as error:
+        from shoal.errors import cannot_start
+
         refusal = cannot_start(error)
         pools: Any = sys.modules.get("shoal.backends._pool")
         if not (make_room and is_shortage(refusal) and pools is not None and pools.pool().make_room()):
@@ -323,5 +327,7 @@ def start_thread(name: str, target: Callable[..., object], *args: Any, make_room
 
 def is_shortage(error: BaseException | None) -> bool:
     """Return whether an error means that descriptors, processes, threads or memory are exhausted."""
+    from shoal.errors import WorkerStartError
+
     cause = error.__cause__ if isinstance(error, WorkerStartError) else None
     return isinstance(cause, (MemoryError, RuntimeError)) or getattr(cause, "errno", None) in _SHORTAGES

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from shoal._typevars import P, R
+from shoal._typing import P, R
 from shoal.memory._cached import MemorizedFunc
 from shoal.memory._calls import ABSENT, Computed, Unsaved
 from shoal.memory._parts import describe

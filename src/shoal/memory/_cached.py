@@ -13,9 +13,9 @@ from __future__ import annotations
 import time
 import types
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, overload
 
-from shoal._typevars import P, Q, R_co, S, T
+from shoal._typing import Generic, P, Q, R_co, S, T
 from shoal.hashing import register_hasher
 from shoal.memory import _texts
 from shoal.memory._calls import ABSENT, Saving

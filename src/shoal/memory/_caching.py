@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from shoal._typevars import P, R
+from shoal._typing import P, R
 from shoal.memory._cached import AsyncNotMemorizedFunc, BoundMemorizedFunc, MemorizedFunc, NotMemorizedFunc
 from shoal.memory._checks import checked_mmap_mode, checked_verbose
 from shoal.memory._results import Counts

@@ -16,11 +16,11 @@ import pickle
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from shoal._pickling import culprit
 from shoal._tracebacks import warn
-from shoal._typevars import P, R_co
+from shoal._typing import Generic, P, R_co
 from shoal.errors import CacheWarning
 from shoal.memory import _texts
 from shoal.memory._changes import Sources

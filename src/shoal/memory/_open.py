@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shoal._typevars import P, R_co
+from shoal._typing import P, R_co
 from shoal.memory._calls import CachedCalls
 from shoal.memory._explain import Explanation
 from shoal.memory._results import MemorizedResult

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import get_ident
-from typing import Any, Generic
+from typing import Any
 
-from shoal._typevars import R_co
+from shoal._typing import Generic, R_co
 from shoal.memory import _texts
 from shoal.memory.key._source import shown
 from shoal.memory.store import Entry, Key, Meta, Store, create, location_of

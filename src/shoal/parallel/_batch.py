@@ -208,10 +208,12 @@ class CallQueue:
     @property
     def left(self) -> int | None:
         """The number of calls that are left to dispatch; None while it is unknown."""
-        requeued = sum(map(len, self.requeued))
-        if self.exhausted:
-            return len(self.ahead) + requeued
-        return None if self.total is None else max(self.total - self.dispatched, len(self.ahead)) + requeued
+        if not self.exhausted and self.total is None:
+            return None
+        left = len(self.ahead)
+        if not self.exhausted and self.total is not None:
+            left = max(self.total - self.dispatched, left)
+        return left + sum(map(len, self.requeued)) if self.requeued else left
 
     def fill(self, wanted: int) -> None:
         """Read from the caller's iterator until `wanted` calls are read ahead, or it ends.
@@ -242,17 +244,17 @@ class CallQueue:
         accepts
             Takes the size of the batch, and tells whether the caller wants it; None if the caller wants any.
         """
-        source = min(self.requeued, key=attrgetter("start"), default=self.ahead)
-        size = min(size, len(source))
-        if source is self.ahead:
-            size = min(size, room)
+        ahead = self.ahead
+        source = min(self.requeued, key=attrgetter("start")) if self.requeued else ahead
+        size = min(size, len(source), room) if source is ahead else min(size, len(source))
         if not size or (accepts is not None and not accepts(size)):
             return None
         batch: Batch = source.split(size)
-        if not batch:  # of submitted calls, all were cancelled meanwhile
+        taken = len(batch.args)
+        if not taken:  # of submitted calls, all were cancelled meanwhile
             return None
-        if source is self.ahead:
-            self.dispatched += len(batch)
+        if source is ahead:
+            self.dispatched += taken
         elif not source:
             self.requeued.remove(source)
         return batch

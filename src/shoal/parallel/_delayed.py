@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 
-from shoal._typevars import P, R
+from shoal._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable
+    from typing import Any, ClassVar, TypeAlias
+
+    from shoal._typing import P, R
 
 #: A call, and the type of its result.
-Call = tuple[Callable[..., R], tuple[Any, ...], dict[str, Any]]
+Call: TypeAlias = "tuple[Callable[..., R], tuple[Any, ...], dict[str, Any]]"
 #: The input of ``acall``.
-Calls = Iterable[Call[R]] | AsyncIterable[Call[R]]
+Calls: TypeAlias = "Iterable[Call[R]] | AsyncIterable[Call[R]]"
 
 
 class _Delayed:
@@ -63,21 +68,22 @@ def delayed(function: Callable[P, R]) -> Callable[P, Call[R]]:
     (<built-in function max>, (1, 2), {'key': <built-in function abs>})
     """
     global _latest
-    latest = _latest  # read once, since another thread may replace it
-    if latest is not None and latest.__wrapped__ is function:
-        return latest
-    _latest = latest = _Delayed(function)
-    return latest
+    wrapped, made = _latest  # read once, since another thread may replace it
+    if wrapped is not function:
+        made = _Delayed(function)
+        _latest = function, made
+    return made
 
 
-#: The last result of ``delayed``. A generator of calls mostly asks for the same function again.
-_latest: _Delayed | None = None
+_NONE: tuple[object, _Delayed] = object(), _Delayed(int)  # no function is that object
+#: The last argument and result of ``delayed``. A generator of calls mostly asks for the same function again.
+_latest = _NONE
 
 
 def forget_latest() -> None:
     """Release the function that ``delayed`` was called with last; called when a run ends."""
     global _latest
-    _latest = None
+    _latest = _NONE
 
 
 class Placeholder:

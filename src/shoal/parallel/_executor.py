@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal._platform.capabilities import has_threads
-from shoal._typevars import P, R
+from shoal._typing import P, R
 from shoal.errors import CallStopped
 from shoal.parallel._executor_loop import Loop
 from shoal.parallel._parallel import ARGUMENTS

@@ -68,7 +68,8 @@ class Loop(threading.Thread):
         self.submitted = Submitted(n_workers, size_policy(plan, n_workers), distance_of(plan, n_workers))
         self._callbacks = DaemonThreads(1)
         self._expects_callbacks = False
-        slots = plan.open(n_workers)
+        shares = plan.cpu_shares(n_workers)
+        slots = plan.open(n_workers, shares)
         if plan.backend.in_process:
             for slot in slots:  # at exit no thread can be started any more (Python 3.12)
                 for _ in range(slot.width):
@@ -76,7 +77,7 @@ class Loop(threading.Thread):
         close = plan.backend.close
         meter = plan.meter(n_workers, None)
         make = make_run if meter is None else measured(meter)
-        self.owned_run = make(plan, self.submitted, slots, close, n_workers, None, None, None, _EachByItself)
+        self.owned_run = make(plan, self.submitted, slots, close, n_workers, shares, None, None, None, _EachByItself)
         self.submitted.queue.wake = partial(self.owned_run.inbox.put, None)
         try:
             _wait_at_exit(any(isinstance(slot.executor, Turn) for slot in slots))

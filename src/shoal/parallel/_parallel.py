@@ -10,10 +10,7 @@ starting Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-from shoal._typevars import AsGenerator, AsList, Failed, Form, Raises
+from shoal._typing import TYPE_CHECKING, Failed, Form
 from shoal.parallel._runs import Runs
 from shoal.parallel.options._checks import OF_ONE_PARALLEL
 from shoal.parallel.options._plan import Planned, plan_of
@@ -22,9 +19,12 @@ from shoal.parallel.running._runner import Runner
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from numpy.random import SeedSequence
 
+    from shoal._typing import AsGenerator, AsList, Raises
     from shoal.backends import Backend
     from shoal.observe._logger import LogsInfo
     from shoal.parallel.options._settings import (

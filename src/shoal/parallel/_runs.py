@@ -11,19 +11,20 @@ the type of the Parallel.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, overload
 
-from shoal._typevars import AsGenerator, AsList, Failed, Form, R, Raises, Returns
-from shoal.parallel._delayed import Call, Calls
+from shoal._typing import TYPE_CHECKING, Failed, Form, Generic, overload
 from shoal.parallel.options._checks import check
 from shoal.parallel.running._runner import Runner, in_caller, streamed
-from shoal.parallel.running._serial import warn_of_ignored
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
+    from typing import Any
+
     from typing_extensions import Self
 
+    from shoal._typing import AsGenerator, AsList, R, Raises, Returns
+    from shoal.parallel._delayed import Call, Calls
     from shoal.parallel.options._plan import Plan
 
 
@@ -106,6 +107,8 @@ class Runs(Generic[Form, Failed]):
             if n_workers > 1:
                 run = runner.start(plan, calls, n_workers, number, make_listener)
                 return streamed(run, plan.timeout, runner.release) if generates else run.collect()
+            from shoal.parallel.running._serial import warn_of_ignored
+
             warn_of_ignored(plan)
             return in_caller(runner, plan, calls, make_listener(n_workers, number), runner.release)
         except BaseException:

@@ -13,9 +13,9 @@ Every run asks this module, so it imports next to nothing.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 from shoal._forks import CALLERS, after_fork_in_child
+from shoal._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shoal.reports._collector import Collector

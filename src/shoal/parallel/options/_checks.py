@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any
 
 from shoal._hints import hint
 from shoal._sizes import parse_size
-from shoal.errors import MissingExtra
+from shoal._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 #: The arguments of ``Parallel`` that no context can set.
 OF_ONE_PARALLEL = ("return_as", "timeout", "pre_dispatch", "batch_size", "seed", "memory", "total", "on_message")
@@ -149,6 +152,8 @@ def _progress(_name: str, progress: Any) -> None:
         from importlib.util import find_spec
 
         if find_spec("rich") is None:
+            from shoal.errors import MissingExtra
+
             raise MissingExtra("progress='rich'", "rich", "rich")
     elif not (isinstance(progress, bool) or callable(progress)):
         raise TypeError(

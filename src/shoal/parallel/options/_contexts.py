@@ -23,7 +23,7 @@ from shoal.parallel.options._settings import (
 if TYPE_CHECKING:
     import os
 
-    from shoal._typevars import Raises, Returns
+    from shoal._typing import Raises, Returns
     from shoal.observe._logger import LogsInfo
     from shoal.parallel.options._settings import (
         BackendContext,

@@ -6,7 +6,8 @@ import functools
 import math
 import operator
 
-TYPE_CHECKING = False  # importing typing takes time; type checkers know this name too
+from shoal._typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     import ast
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 from shoal._cpus import is_serial
 from shoal._hints import nearest
+from shoal._typing import TYPE_CHECKING
 from shoal.backends import Backend
 from shoal.parallel.options._checks import OF_ONE_PARALLEL, check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
 #: Names of the arguments in other libraries, if they are too different for a guess by their spelling.
 _ELSEWHERE = {

@@ -18,19 +18,16 @@ Every function that runs calls takes the plan. CONTRIBUTING.md lists the steps t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Sized
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 from shoal._cpus import cpu_shares, thread_limits
 from shoal._hints import hint
-from shoal._typevars import R
-from shoal.backends import Backend, Slot, WorkerSpec
-from shoal.parallel._delayed import Call, check_input
+from shoal._typing import TYPE_CHECKING, Generic, NamedTuple, R, overload
+from shoal.backends import WorkerSpec
+from shoal.parallel._delayed import check_input
 from shoal.parallel.options._checks import check, integer
-from shoal.parallel.options._expressions import evaluate
-from shoal.parallel.options._names import check_options
 from shoal.parallel.options._settings import (
     DEFAULTS,
     Default,
@@ -40,12 +37,16 @@ from shoal.parallel.options._settings import (
     origins_of,
     resolve,
 )
-from shoal.reports._active import collectors_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, TypeAlias
+
     from typing_extensions import Self
 
+    from shoal.backends import Backend, Slot
     from shoal.observe._teller import Teller
+    from shoal.parallel._delayed import Call
     from shoal.parallel.running._policies import Pace
     from shoal.parallel.running._resume import ResultCache
     from shoal.parallel.running._seeds import Seeds
@@ -57,8 +58,8 @@ RETURNS = ("list", "generator", "generator_unordered")
 #: not wait for this process in turn, so they get workers of their own.
 handles_message: ContextVar[bool] = ContextVar("shoal handles a message", default=False)
 
-OnMessage = Callable[[int, Any], object]
-BatchSize = int | str | Callable[["Pace"], int]
+OnMessage: TypeAlias = "Callable[[int, Any], object]"
+BatchSize: TypeAlias = "int | str | Callable[[Pace], int]"
 
 
 class Plan(NamedTuple):
@@ -139,14 +140,14 @@ class Plan(NamedTuple):
         """Return the number of workers of a run that begins now."""
         return self.backend.workers(self.settings.n_jobs, self.settings.depth)
 
-    def open(self, n_workers: int) -> list[Slot]:
-        """Open the backend's slots for `n_workers` workers."""
+    def open(self, n_workers: int, shares: tuple[int, int]) -> list[Slot]:
+        """Open the backend's slots for `n_workers` workers, which have :meth:`cpu_shares`."""
         backend = self.backend
         own = self.own_workers or handles_message.get()
         if backend.in_process:
             return backend.open(WorkerSpec(n_workers, {}, self.options, own))
         inner = backend.inner_max_num_threads
-        share, n_first = self.cpu_shares(n_workers)
+        share, n_first = shares
         environment = thread_limits(inner, share)
         first = thread_limits(inner, share + 1) if n_first else environment
         return backend.open(WorkerSpec(n_workers, environment, self.options, own, n_first, first))
@@ -171,6 +172,8 @@ class Plan(NamedTuple):
         if pre_dispatch == "all":
             return None
         if isinstance(pre_dispatch, str):
+            from shoal.parallel.options._expressions import evaluate
+
             bound = evaluate(pre_dispatch, n_workers)
         else:
             try:
@@ -213,6 +216,8 @@ class Plan(NamedTuple):
         number
             The number of calls; None if it is not known.
         """
+        from shoal.reports._active import collectors_of
+
         collectors = collectors_of(self.settings.report)
         if not collectors:
             return None
@@ -285,7 +290,10 @@ def plan_of(
     chosen, resolved = resolve(backend, n_jobs=n_jobs, **settings)
     origins = partial(origins_of, current(), {"n_jobs": n_jobs, "backend": backend, **settings})
     chosen.check_placement(options)
-    check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
+    if chosen.given_options or options:
+        from shoal.parallel.options._names import check_options
+
+        check_options(called, takes, chosen, {**chosen.given_options, **options}, resolved.depth)
     check({"total": total, "on_message": on_message})
     plan = Plan(
         chosen,

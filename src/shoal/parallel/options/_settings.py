@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import functools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import backends
 from shoal._cpus import budget_of_call
+from shoal._typing import TYPE_CHECKING, NamedTuple
 from shoal.backends import Backend
-from shoal.backends._blas import cap_this_thread
 from shoal.backends.base import CallHere, call_here, worker_index
 from shoal.parallel.options._checks import FORWARDED, as_number, check, integer, refuse_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from multiprocessing.context import BaseContext
-    from typing import Literal, Protocol
+    from typing import Any, Literal, Protocol
 
     class Submits(Protocol):
         """What :func:`~shoal.backends._executors.backend_over` takes: ``concurrent.futures.Executor``, and others."""
@@ -265,6 +264,8 @@ class nested_settings:
     def __enter__(self) -> None:
         here = None if self._here is None else call_here.set(self._here)
         if self._here is not None and self._cpus is not None:
+            from shoal.backends._blas import cap_this_thread
+
             cap_this_thread(self._cpus)
         self._tokens = _current.set(self._settings), budget_of_call.set(self._cpus), here
 

@@ -201,8 +201,9 @@ class BatchRun(Run, Generic[R]):
             ready = self._not_sent(index, request, self._transport.explain(request.batch, error))
         else:
             ready = self._received(index, request, reply)
-        self._feed(index)
-        self._use_idle_workers()
+        if self._next is not None or not self.schedule.queue.empty:
+            self._feed(index)
+            self._use_idle_workers()
         if self._transport.record is not None:
             self._transport.record.publish(self.schedule.results.completed, self.total)
         return ready

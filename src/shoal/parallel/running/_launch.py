@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,6 +86,7 @@ def make_run(
     slots: list[Slot],
     close_slots: Callable[[list[Slot]], None],
     n_workers: int,
+    shares: tuple[int, int],
     number: int | None,
     bound: int | None,
     listener: Teller | None,
@@ -101,8 +101,10 @@ def make_run(
         The values of all arguments; and the calls, or the schedule that dispatches them.
     slots, close_slots
         The slots on which the run runs, and the function that closes them.
-    n_workers, number
-        The number of batches that run at a time; and that of the calls, if it is known.
+    n_workers, shares
+        The number of batches that run at a time, and the CPUs of their workers: :meth:`Plan.cpu_shares`.
+    number
+        The number of calls, if it is known.
     bound
         The number of batches that may be in flight; None for no bound.
     listener
@@ -112,12 +114,14 @@ def make_run(
     kinds
         The classes of runs.
     """
-    with ExitStack() as opened:
-        opened.callback(close_slots, slots)
+    release: Callable[[], None] = partial(close_slots, slots)
+    try:
         backend, settings = plan.backend, plan.settings
-        share, n_first = plan.cpu_shares(n_workers)
+        share, n_first = shares
         if backend.in_process:
-            opened.enter_context(BlasCap(share))
+            cap = BlasCap(share)
+            cap.__enter__()
+            release = partial(_uncap, cap, release)
         schedule = calls if isinstance(calls, Schedule) else _schedule(plan, calls, n_workers, number, bound)
         # Only where a slot has one worker, the worker notes which call it runs.
         noted = backend.ships_bytes and all(slot.width == 1 for slot in slots)
@@ -130,9 +134,7 @@ def make_run(
         if backend.in_process:
             threads = n_workers if bound is None else min(n_workers, bound)
             surroundings = partial(nested_settings, *nested)
-            return kinds.on_threads(
-                plan, slots, schedule, listener, policy, opened.pop_all().close, threads, surroundings
-            )
+            return kinds.on_threads(plan, slots, schedule, listener, policy, release, threads, surroundings)
         transport: Transport[Any]
         forwarded = conditions(settings.forwarded)
         variables = variables_for(settings.context)
@@ -154,7 +156,16 @@ def make_run(
                 there, seconds, settings.mmap_mode, forwarded, process_name(), machine_name(), variables=variables
             )
             transport = ObjectTransport(options)
-        return kinds.of_batches(plan, slots, schedule, listener, policy, opened.pop_all().close, transport, limits)
+        return kinds.of_batches(plan, slots, schedule, listener, policy, release, transport, limits)
+    except BaseException:
+        release()
+        raise
+
+
+def _uncap(cap: BlasCap, release: Callable[[], None]) -> None:
+    """End the limit of the BLAS threads of a run on threads, and do what else is done at its end."""
+    cap.__exit__()
+    release()
 
 
 def _schedule(

@@ -32,7 +32,6 @@ from shoal.parallel.running._pull_run import Failed, PullRun
 from shoal.parallel.running._resume import Known
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._schedule import Ready, Schedule
-from shoal.parallel.running._serial import Stoppable
 from shoal.parallel.transport._contract import R, Transport
 from shoal.parallel.transport._measured import MeasuredTransport
 from shoal.parallel.transport._shared import Shared
@@ -47,6 +46,7 @@ from shoal.reports._system import thread_time, thread_use
 
 if TYPE_CHECKING:
     from shoal.parallel.options._plan import Plan
+    from shoal.parallel.running._serial import Stoppable
 
 
 class RunListener:
@@ -304,6 +304,7 @@ def make_measured_run(
     slots: list[Slot],
     close_slots: Callable[[list[Slot]], None],
     n_workers: int,
+    shares: tuple[int, int],
     number: int | None,
     bound: int | None,
     teller: Teller | None,
@@ -314,7 +315,8 @@ def make_measured_run(
     if not isinstance(calls, (CallQueue, Schedule)):
         calls = meter.reading(calls)
     kinds = Kinds(partial(MeasuredPullRun, meter), partial(MeasuredBatchRun, meter))
-    run = make_run(plan, calls, slots, close_slots, n_workers, number, bound, listener.heard(teller), faults, kinds)
+    heard = listener.heard(teller)
+    run = make_run(plan, calls, slots, close_slots, n_workers, shares, number, bound, heard, faults, kinds)
     listener.finished = lambda: run.schedule.finished
     meter.begin()
     return run

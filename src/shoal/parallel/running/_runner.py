@@ -11,19 +11,20 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
-from shoal.backends import Backend, Slot
-from shoal.errors import attach, attaching
-from shoal.parallel._delayed import Call, forget_latest
+from shoal._typing import TYPE_CHECKING
+from shoal.parallel._delayed import forget_latest
 from shoal.parallel.options._plan import handles_message
 from shoal.parallel.options._settings import survives_failures
-from shoal.parallel.running._serial import run_one_by_one, run_plainly
 
 if TYPE_CHECKING:  # a run on one worker needs none of them
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from shoal.backends import Backend, Slot
     from shoal.observe._teller import Teller
+    from shoal.parallel._delayed import Call
     from shoal.parallel.options._plan import Plan
     from shoal.parallel.running._run import Run
     from shoal.reports._meter import Meter
@@ -128,7 +129,8 @@ class Runner:
             note_handlers()
         meter = plan.meter(n_workers, number)
         # Before all else, so that new worker processes start up while the rest is imported.
-        slots = self._open(plan, n_workers)
+        shares = plan.cpu_shares(n_workers)
+        slots = self._open(plan, n_workers, shares)
         from shoal.parallel.running._launch import make_run
 
         make = make_run if meter is None else measured(meter)
@@ -137,14 +139,15 @@ class Runner:
             if slots is not self._slots:
                 plan.backend.close(slots)
 
-        run = self.run = make(plan, calls, slots, close, n_workers, number, bound, make_listener(n_workers, number))
+        listener = make_listener(n_workers, number)
+        run = self.run = make(plan, calls, slots, close, n_workers, shares, number, bound, listener)
         if began is not None:
             began(run)
         if self.stopped:
             run.stop()
         return run
 
-    def _open(self, plan: Plan, n_workers: int) -> list[Slot]:
+    def _open(self, plan: Plan, n_workers: int, shares: tuple[int, int]) -> list[Slot]:
         """Return the slots that are kept, if they belong to the plan's backend and this process; else new ones.
 
         Runs that ``on_message`` makes get new ones too, because kept workers may wait for that function.
@@ -153,7 +156,7 @@ class Runner:
             self._slots, self._backend = [], None
         if self._slots and plan.backend is self._backend and not handles_message.get():
             return self._slots
-        slots = plan.open(n_workers)
+        slots = plan.open(n_workers, shares)
         if self._keeps and not self._slots:
             self._slots, self._backend, self._process = slots, plan.backend, os.getpid()
         return slots
@@ -205,6 +208,8 @@ def in_caller(
         from shoal.parallel.running._log_attributes import mark_records
 
         mark_records()
+    from shoal.parallel.running._serial import run_one_by_one, run_plainly
+
     meter = plan.meter(1, None)
     if meter is not None:
         from shoal.parallel.running._measured import in_serial
@@ -219,6 +224,8 @@ def in_caller(
     next(values)  # as above
     if plan.generates:
         return values
+    from shoal.errors import attach, attaching
+
     results: list[Any] = []
     with attaching(lambda error: attach(error, "results", dict(enumerate(results)))):
         results.extend(values)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal._tracebacks import warn
+from shoal._typing import TYPE_CHECKING
 from shoal.backends.base import CallHere, call_here, placement_options, worker_index
 from shoal.errors import FallbackWarning, attach
-from shoal.parallel._delayed import Call, Placeholder, is_call, not_a_call, resolved, unpacked
+from shoal.parallel._delayed import Placeholder, is_call, not_a_call, resolved, unpacked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Protocol
+
     from shoal.observe._teller import Teller
+    from shoal.parallel._delayed import Call
     from shoal.parallel.options._plan import Plan
 
+    class Stoppable(Protocol):
+        """What a loop asks whether it is to end."""
 
-class Stoppable(Protocol):
-    """What a loop asks whether it is to end."""
-
-    stopped: bool
+        stopped: bool
 
 
 def warn_of_ignored(plan: Plan) -> None:

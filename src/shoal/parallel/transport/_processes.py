@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Collection
 from concurrent.futures import Executor, Future
@@ -179,12 +178,13 @@ class ProcessTransport(Transport[ProcessRequest]):
         request = ProcessRequest(
             batch, workspace, calls, None, needed | self._scope_needs, workspace.acquire(), segment
         )
-        request.nbytes = len(stream) + sum(view.nbytes for view in buffers)
+        request.nbytes = len(stream) + (sum(view.nbytes for view in buffers) if buffers else 0)
+        wanted = math.ceil(self._result_segments_per_call * len(batch))
         try:
-            wanted = math.ceil(self._result_segments_per_call * len(batch))
-            with contextlib.suppress(OSError):  # without segments, results come through the pipe
-                for _ in range(max(1, min(wanted, self._most_result_segments))):
-                    request.result_segments.append(workspace.empty_segment())
+            for _ in range(max(1, min(wanted, self._most_result_segments))):
+                request.result_segments.append(workspace.empty_segment())
+        except OSError:  # without segments, results come through the pipe
+            pass
         except BaseException:
             request.close()
             raise
@@ -203,7 +203,8 @@ class ProcessTransport(Transport[ProcessRequest]):
             batch = request.batch
             self.record.sent(row.address[1], batch.start, len(batch), batch.functions)
         sent = self._objects.sent_to(executor)
-        objects = self._objects.pickled(request.needed - sent)
+        missing = request.needed - sent
+        objects = self._objects.pickled(missing) if missing else {}
         payload = Payload(
             self._objects.run,
             *live_runs.now(),
@@ -211,7 +212,7 @@ class ProcessTransport(Transport[ProcessRequest]):
             self._seconds,
             tuple(request.calls),
             objects,
-            tuple(segment.path for segment in request.result_segments),
+            tuple([segment.path for segment in request.result_segments]),  # a generator would take longer
             self._nested,
             None if row is None else row.address,
             self._limits,
@@ -236,10 +237,14 @@ class ProcessTransport(Transport[ProcessRequest]):
     def receive(self, request: ProcessRequest, fields: tuple[Any, ...]) -> Received:
         """Unpickle the results. Large ones are mapped from the segments into which the worker has written them."""
         reply, batch, segments = Reply(*fields), request.batch, request.result_segments
-        buffers = [map_part(segments[number].fd, offset, nbytes) for number, offset, nbytes in reply.ranges]
-        request.release_result_segments({number for number, _, _ in reply.ranges})
+        buffers: list[memoryview] = []
+        used: set[int] = set()
+        if reply.ranges:
+            buffers = [map_part(segments[number].fd, offset, nbytes) for number, offset, nbytes in reply.ranges]
+            used = {number for number, _, _ in reply.ranges}
+        request.release_result_segments(used)
         stream = buffers.pop(0) if reply.stream is None else memoryview(reply.stream)
-        request.returned = stream.nbytes + sum(view.nbytes for view in buffers)
+        request.returned = stream.nbytes + (sum(view.nbytes for view in buffers) if buffers else 0)
         values: list[Any] = []
         error: BaseException | None = None
         unknown = reply.call_unknown

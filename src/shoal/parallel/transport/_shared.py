@@ -16,7 +16,7 @@ from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any, ClassVar
 from weakref import WeakSet
 
-from shoal._typevars import R
+from shoal._typing import R
 from shoal.parallel._delayed import Call, Placeholder, shallow
 
 #: Takes an object apart into a list of parts.
