@@ -269,7 +269,9 @@ def by_shoal(case: Case, durations: Iterable[float]) -> Simulated:
 
     calls = calls_of(durations, world, case.gap)
     n, number, kinds = case.workers, case.calls if case.known else None, KINDS._replace(of_batches=make)
-    run = make_run(plan, calls, plan.open(n), plan.backend.close, n, number, plan.bound(n), None, kinds=kinds)
+    shares = plan.cpu_shares(n)
+    slots, end = plan.open(n, shares), plan.backend.close
+    run = make_run(plan, calls, slots, end, n, shares, number, plan.bound(n), None, kinds=kinds)
     run.inbox = Inbox(world, clock)  # type: ignore[assignment]
     queue, results = run.schedule.queue, run.schedule.results
     queue.clock = lambda: world.now

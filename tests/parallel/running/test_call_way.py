@@ -72,7 +72,8 @@ def note_in(place: str, way: Way, entry: str) -> Callable[[FrameType, str, Any],
             inner = inner.f_back
         else:
             return  # another stack of this thread: an error of the worker's start, say
-        if {"alive", "Loop.ask"} & {name for _, name, _ in stack}:  # beside the way: no call is in what they transfer
+        # Beside the way: no call is in what these transfer, or it is for later.
+        if {"alive", "Loop.ask", "Run._read_on"} & {name for _, name, _ in stack}:
             return
         if users:
             stack.insert(0, (place, USERS[code.co_name], ""))

@@ -159,7 +159,7 @@ class Run(ABC):
             timeout = None if self._plan.generates else self._plan.timeout
             deadline = None if timeout is None else time.monotonic() + timeout
             while not self.finished:
-                seconds = self._seconds_to_wait(deadline)  # may read a call, and so raise anything
+                seconds = 0.0 if self._read_on() else self._seconds_to_wait(deadline)
                 try:
                     message = self.inbox.get(timeout=seconds)
                 except queue.Empty:
@@ -210,14 +210,16 @@ class Run(ABC):
             results.update(enumerate(buffered, start))
         errors.attach(error, "results", errors.PartialResults(results))
 
+    def _read_on(self) -> bool:
+        """Read a call of a slow input while the caller would only wait; return whether it did."""
+        slow = self.schedule.queue.seconds_to_read > SLOW_TO_READ
+        return slow and self.inbox.empty() and self.schedule.read_on()
+
     def _seconds_to_wait(self, deadline: float | None) -> float | None:
         """Return the seconds until the next retry, check of running calls, or deadline; None if there is none.
 
-        They are fewer where Ctrl-C would not interrupt such a wait. While the caller would only wait, it reads a call
-        whose making takes long, and does not wait then.
+        They are fewer where Ctrl-C would not interrupt such a wait.
         """
-        if self.schedule.queue.seconds_to_read > SLOW_TO_READ and self.inbox.empty() and self.schedule.read_on():
-            return 0.0
         then = math.inf if deadline is None else deadline
         if self._retries:
             then = min(then, self._retries[0][0])
