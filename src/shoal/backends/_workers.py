@@ -353,11 +353,10 @@ class Worker:
 def _begun(item: Item) -> bool:
     """Mark the future of an item as running; return False if it was cancelled or has a result."""
     future = item.future
-    if item.begun:
-        if future.done() and not future.cancelled():  # an interrupt came between sending the item and removing it
-            return False
-        if future.running():
-            return True
+    if item.begun and future.running():
+        return True
+    if item.begun and future.done() and not future.cancelled():  # an interrupt came before the item was removed
+        return False
     item.begun = True
     return future.set_running_or_notify_cancel()
 
