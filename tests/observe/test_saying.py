@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import os
+import pickle
 import sys
 import threading
 import warnings
@@ -20,6 +21,7 @@ from _capabilities import needs_fork
 from _faults_util import PATIENCE
 from _live_util import LiveTests
 from shoal import Parallel, delayed, executor, parallel_config
+from shoal.observe import _saying
 
 LOGGER = logging.getLogger("shoal.tests.saying")
 
@@ -285,3 +287,23 @@ def test_what_a_failing_call_says_arrives(collected: Collected) -> None:
     with pytest.raises(LookupError):
         Parallel(n_jobs=2)([delayed(say_and_fail)()])
     assert collected.messages == ["before the failure"]
+
+
+def test_conditions_that_another_thread_is_pickling_are_not_taken_for_old_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second thread asks while the first one has seen that something changed, and has not pickled it yet."""
+    kinds = "logging", "warnings"
+    monkeypatch.setattr(_saying, "_last", ((), b""))
+    of_second: list[bytes | None] = []
+    dumps = pickle.dumps
+
+    def slowly(value: Any, protocol: int) -> bytes:
+        monkeypatch.setattr(pickle, "dumps", dumps)
+        second = threading.Thread(target=lambda: of_second.append(_saying.conditions(kinds)))
+        second.start()
+        second.join()
+        return dumps(value, protocol)
+
+    monkeypatch.setattr(pickle, "dumps", slowly)
+    first = _saying.conditions(kinds)
+    assert of_second == [first]
+    assert first != b""

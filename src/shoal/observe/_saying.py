@@ -69,9 +69,8 @@ class Said(NamedTuple):
     what: Any
 
 
-#: What :func:`conditions` has found last, and the pickled conditions for it.
-_found: tuple[Any, ...] = ()
-_pickled = b""
+#: What :func:`conditions` has found last, and the pickled conditions for it. Threads replace both at once.
+_last: tuple[tuple[Any, ...], bytes] = (), b""
 #: The process id and the handlers of this process. A forked worker inherits them; its records go to the caller instead.
 of_process: tuple[int, list[tuple[logging.Logger, logging.Handler]]] = 0, []
 
@@ -84,7 +83,7 @@ def conditions(kinds: tuple[str, ...]) -> bytes | None:
     kinds
         What the run forwards: some of "logging", "warnings" and "output". Without any, the result is None.
     """
-    global _found, _pickled
+    global _last
     if not kinds:
         return None
     root = logging.root
@@ -94,19 +93,21 @@ def conditions(kinds: tuple[str, ...]) -> bytes | None:
             levels.append((name, logger.level))  # type: ignore[union-attr]
     streams = sys.stdout is not sys.__stdout__, sys.stderr is not sys.__stderr__
     found = kinds, levels, root.manager.disable, warnings.filters, sys.warnoptions, streams
-    if found != _found:
-        _found = (*found[:3], warnings.filters[:], sys.warnoptions[:], streams)
+    known, pickled = _last
+    if found != known:
+        filters, options = warnings.filters[:], sys.warnoptions[:]
         present = Conditions(
             tuple(levels) if "logging" in kinds else None,
             root.manager.disable,
-            tuple(map(described, warnings.filters)) if "warnings" in kinds else None,
-            tuple(sys.warnoptions),
+            tuple(map(described, filters)) if "warnings" in kinds else None,
+            tuple(options),
             tuple(name for name, replaced in zip(("stdout", "stderr"), streams, strict=True) if replaced)
             if "output" in kinds
             else (),
         )
-        _pickled = pickle.dumps(present, pickle.HIGHEST_PROTOCOL)
-    return _pickled
+        pickled = pickle.dumps(present, pickle.HIGHEST_PROTOCOL)
+        _last = (*found[:3], filters, options, streams), pickled
+    return pickled
 
 
 def note_handlers() -> None:
