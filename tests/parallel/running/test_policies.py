@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shoal.parallel.running._policies import (
     BATCH_BYTES,
     BATCH_SECONDS,
+    CALLER_SECONDS,
     COLD_SECONDS,
     LEAP,
     LEAST_BATCH_SECONDS,
@@ -69,7 +70,7 @@ def test_a_share_is_half_of_an_even_one_or_too_short_to_cut(
     assert type(share) is int
     assert share >= max(left / (2 * slots), 1)
     if share > max(-(-left // (2 * slots)), 1):
-        assert share * measured.seconds_per_call <= LEAST_BATCH_SECONDS * 1.001
+        assert share * measured.seconds_per_call <= max(LEAST_BATCH_SECONDS, slots * CALLER_SECONDS) * 1.001
 
 
 @pytest.mark.parametrize(
