@@ -188,6 +188,8 @@ class _Server:
     def _settle(self) -> None:
         """Do once what each worker would do in its first batch; do it again if modules were imported since."""
         if self._settled_at != len(sys.modules):
+            if "numpy" in sys.modules:  # then each worker sets the threads of its BLAS
+                importlib.import_module("shoal.backends._blas")
             mp.util._finalizer_registry.clear()  # a part of BaseProcess._after_fork
             renew()
             for settle in self.settlers:
