@@ -45,8 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose how many random examples there are, before a module of tests asks for its own number."""
     _selection.thorough = "not thorough" not in config.option.markexpr
     # Hypothesis fails an example that takes longer than 200 ms; a busy machine is no failure.
-    number = _selection.examples(100)
-    settings.register_profile("shoal", deadline=None, derandomize="CI" in os.environ, max_examples=number)
+    # The examples of `make test` are the same each time: it fails after a change, or not at all.
+    number, same = _selection.examples(100), not _selection.thorough or "CI" in os.environ
+    settings.register_profile("shoal", deadline=None, derandomize=same, max_examples=number)
     settings.load_profile("shoal")
 
 
