@@ -15,6 +15,7 @@ import unittest
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ TABLE = Path(shoal.__file__).parent / "persistence" / "trust" / "_presets.py"
 #: What the names of a preset belong to: the preset contains those of these presets as well.
 INCLUDED = {"numpy": (), "scipy": ("numpy",), "scikit-learn": ("numpy", "scipy"), "pandas": ("numpy",)}
 #: The packages whose classes a preset may contain. Some releases of scikit-learn call one of its modules ``_loss``.
-PACKAGES = {"numpy": ("numpy",), "scipy": ("scipy",), "scikit-learn": ("sklearn", "_loss"), "pandas": ("pandas",)}
+PACKAGES = {
+    "numpy": ("numpy",),
+    "scipy": ("scipy",),
+    "scikit-learn": ("sklearn", "_loss"),
+    "pandas": ("pandas", "pyarrow"),
+}
 
 #: Methods that run while a file is loaded. A class that defines one of them in Python is reported.
 RUNS = ("__setstate__", "__new__", "__setitem__", "__hash__", "__eq__", "append", "extend", "add")
@@ -178,11 +184,10 @@ def more_estimators() -> Iterator[Any]:
 
 
 def of_pandas() -> Iterator[Any]:
-    """Frames, series and indexes of each dtype that pandas has itself. What pyarrow holds is not in the preset."""
+    """Frames, series and indexes of each dtype that pandas has itself, and of texts and numbers that pyarrow holds."""
     import numpy as np
     import pandas as pd
 
-    pd.set_option("future.infer_string", False)  # else pyarrow holds all texts
     days = pd.date_range("2020", periods=3, tz="UTC")
     columns: dict[str, Any] = {
         "integers": [1, 2, 3],
@@ -200,8 +205,22 @@ def of_pandas() -> Iterator[Any]:
         "boolean": pd.array([True, None, False], dtype="boolean"),
         "string": pd.array(["a", None, "b"], dtype=pd.StringDtype("python")),
         "sparse": pd.arrays.SparseArray([0, 0, 1]),
+        "texts": ["a", "bc", None],
     }
+    for dtype in (
+        "string[pyarrow]",
+        "string[pyarrow_numpy]",
+        "int64[pyarrow]",
+        "bool[pyarrow]",
+        "large_string[pyarrow]",
+    ):
+        with suppress(ImportError, TypeError):  # without pyarrow, or in a release that does not have it
+            columns[dtype] = pd.array([None, None, None], dtype=dtype)
+    with suppress(ImportError):
+        columns["of pyarrow"] = pd.array(["a", "bc", None], dtype=pd.StringDtype("pyarrow"))
     frame = pd.DataFrame({name: pd.Series(values) for name, values in columns.items()})
+    yield frame
+    yield pd.concat([frame, frame])  # of pyarrow, in two chunks
     frame.columns = pd.Index(list(columns), dtype=object)
     yield from (frame, *(frame[name] for name in frame), *(pd.Index(values) for values in columns.values()))
     yield pd.MultiIndex.from_product([[1, 2], [3.0, 4.0]])

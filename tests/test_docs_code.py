@@ -19,6 +19,7 @@ def test_the_program_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     program.write_text(program_of(page), encoding="utf-8")
     # On free-threaded Pythons, modules that are not made for them switch the lock on, with a warning.
     filters = ["-W", "error", "-W", "ignore:The global interpreter lock:RuntimeWarning"]
+    filters += ["-W", "ignore:Port 8787 is already in use:UserWarning"]  # another program uses dask's
     environment = with_assertions({**os.environ, "PYTHONIOENCODING": "utf-8"})
     ran = run_program([sys.executable, *filters, runnable(program)], 100, cwd=tmp_path, env=environment)
     assert ran.returncode == 0, ran.stderr

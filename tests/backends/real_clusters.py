@@ -21,7 +21,7 @@ import numpy
 import pytest
 
 import shoal
-from _children import run_program
+from _children import path_of_tests, run_program
 from _docs import blocks_by
 from shoal import CallUnpicklingError, Parallel, delayed, parallel_config
 
@@ -68,9 +68,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(Path(shoal.__file__).parents[1]), str(Path(__file__).parent)])
-    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(shoal.__file__).parents[1]), path_of_tests()]))
     made = Cluster(tmp_path)
     try:
         yield made
@@ -116,9 +114,11 @@ def test_a_scheduler_that_restarts(cluster: Cluster) -> None:
 
         timer = threading.Timer(1, restart)
         timer.start()
-        run = Parallel(n_jobs=20, batch_size=1)
-        assert run(delayed(length_after)(0.05, table) for _ in range(100)) == [len(table)] * 100
-        timer.join()
+        try:
+            run = Parallel(n_jobs=20, batch_size=1)
+            assert run(delayed(length_after)(0.05, table) for _ in range(100)) == [len(table)] * 100
+        finally:
+            timer.join()  # after which the fixture knows all processes
         assert run(delayed(abs)(-number) for number in range(20)) == list(range(20))
 
 

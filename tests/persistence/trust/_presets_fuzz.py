@@ -100,6 +100,20 @@ class Maker:
             return self._dict(depth)
         return self._global(draw.choice(self._names)) if kind == 12 else self._call(depth + 1)
 
+    def _arrow_parts(self) -> bytes:
+        """A type, numbers and buffers."""
+        draw = self._random
+        kind = draw.choice([b"string", b"large_string", b"binary", b"string_view", b"int64", b"bool", b"null"])
+        parts = self._global("pyarrow.lib.type_for_alias") + b"\x8c%c%b\x85R" % (len(kind), kind)
+        for _ in range(3):
+            parts += b"J" + struct.pack("<i", draw.choice([0, 0, 1, 2, 3, -1, 2**31 - 1]))
+        buffers = b""
+        for size in draw.choices([0, 1, 8, 16, 24, 40], k=draw.choice([2, 3, 3, 4])):
+            data = bytes(draw.choices([0, 0, 0, 1, 2, 3, 255], k=size))
+            buffer = self._global("pyarrow.lib.py_buffer") + b"C%c%b\x85R" % (size, data)
+            buffers += b"N" if draw.random() < 0.3 else buffer
+        return b"(" + parts + b"](" + buffers + b"e]Nt"
+
     def _call(self, depth: int) -> bytes:
         draw = self._random
         name, how = draw.choice(self._names), draw.randrange(6)
@@ -109,6 +123,8 @@ class Maker:
         arguments = b"(" + self._values(depth, 5) + b"t"
         if "_new_" in name and self._indexes and draw.random() < 0.8:
             arguments = b"(" + self._global(draw.choice(self._indexes)) + self._dict(depth) + b"t"
+        elif name == "pyarrow.lib._restore_array" and draw.random() < 0.9:
+            arguments = self._arrow_parts() + b"\x85"
         elif "__pyx_unpickle" in name and draw.random() < 0.6:
             arguments = b"(" + self._global(draw.choice(self._names)) + b"K\x01Nt"
         made = kind + b")\x81"

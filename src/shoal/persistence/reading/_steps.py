@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from shoal._arrays import ArraySpec
 from shoal._pickling import collecting_later
 from shoal._tracebacks import warn
-from shoal.errors import CorruptFile, DamagedFile, ForeignFile, VersionWarning
+from shoal.errors import CorruptFile, DamagedFile, ForeignFile, UntrustedFile, VersionWarning
 from shoal.persistence._format import Footer, differing
 from shoal.persistence.reading._input import Input
 from shoal.persistence.reading._legacy import of_python_2
@@ -66,7 +66,7 @@ def rebuild(reader: Reader, source: Input) -> Any:
     try:
         with collecting_later():
             value = reader.load()
-    except CorruptFile:
+    except (CorruptFile, UntrustedFile):
         raise
     except Exception as error:
         if source.failure is not None and not isinstance(error, (ImportError, AttributeError, RecursionError)):

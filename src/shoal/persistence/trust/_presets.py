@@ -2,7 +2,7 @@
 
 ``python -m scripts.trust_presets --write`` has written the table. It makes objects of each library, fits every public
 estimator of scikit-learn, dumps them, and collects what their files name. It was run with scikit-learn 1.6 to 1.9,
-scipy 1.14 to 1.18, pandas 2.1 to 3.1 and numpy 1.26 to 2.5.
+scipy 1.14 to 1.18, pandas 2.1 to 3.1, pyarrow 14 to 26 and numpy 1.26 to 2.5.
 
 A preset covers a name as a pattern does, and not as an exact name does: of a class, ``__new__`` without arguments and
 then any state; of other callables, the calls that ``_reconstructors.py`` describes.
@@ -222,9 +222,10 @@ _NAMES: dict[str, dict[str, str]] = {
     },
     "pandas": {
         "pandas": (
-            "BooleanDtype Categorical CategoricalDtype CategoricalIndex DataFrame DateOffset DatetimeIndex "
-            "DatetimeTZDtype Float32Dtype Index Int64Dtype Interval IntervalDtype IntervalIndex MultiIndex "
-            "NA Period PeriodDtype PeriodIndex RangeIndex Series SparseDtype StringDtype TimedeltaIndex"
+            "ArrowDtype BooleanDtype Categorical CategoricalDtype CategoricalIndex DataFrame DateOffset "
+            "DatetimeIndex DatetimeTZDtype Float32Dtype Index Int64Dtype Interval IntervalDtype "
+            "IntervalIndex MultiIndex NA Period PeriodDtype PeriodIndex RangeIndex Series SparseDtype "
+            "StringDtype TimedeltaIndex"
         ),
         "pandas._libs.arrays": "__pyx_unpickle_NDArrayBacked",
         "pandas._libs.internals": "_unpickle_block",
@@ -237,9 +238,10 @@ _NAMES: dict[str, dict[str, str]] = {
         "pandas._libs.tslibs.timedeltas": "_timedelta_unpickle",
         "pandas._libs.tslibs.timestamps": "_unpickle_timestamp",
         "pandas.arrays": (
-            "BooleanArray DatetimeArray FloatingArray IntegerArray IntervalArray PeriodArray SparseArray "
-            "StringArray TimedeltaArray"
+            "ArrowExtensionArray ArrowStringArray BooleanArray DatetimeArray FloatingArray IntegerArray "
+            "IntervalArray PeriodArray SparseArray StringArray TimedeltaArray"
         ),
+        "pandas.core.arrays.arrow.array": "ArrowExtensionArray",
         "pandas.core.arrays.boolean": "BooleanArray BooleanDtype",
         "pandas.core.arrays.categorical": "Categorical",
         "pandas.core.arrays.datetimes": "DatetimeArray",
@@ -249,8 +251,11 @@ _NAMES: dict[str, dict[str, str]] = {
         "pandas.core.arrays.period": "PeriodArray",
         "pandas.core.arrays.sparse.array": "SparseArray",
         "pandas.core.arrays.string_": "StringArray StringDtype",
+        "pandas.core.arrays.string_arrow": "ArrowStringArray ArrowStringArrayNumpySemantics",
         "pandas.core.arrays.timedeltas": "TimedeltaArray",
-        "pandas.core.dtypes.dtypes": "CategoricalDtype DatetimeTZDtype IntervalDtype PeriodDtype SparseDtype",
+        "pandas.core.dtypes.dtypes": (
+            "ArrowDtype CategoricalDtype DatetimeTZDtype IntervalDtype PeriodDtype SparseDtype"
+        ),
         "pandas.core.frame": "DataFrame",
         "pandas.core.indexes.base": "Index _new_Index",
         "pandas.core.indexes.category": "CategoricalIndex",
@@ -262,6 +267,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "pandas.core.indexes.timedeltas": "TimedeltaIndex _new_TimedeltaIndex",
         "pandas.core.internals.managers": "BlockManager SingleBlockManager",
         "pandas.core.series": "Series",
+        "pyarrow.lib": "_restore_array py_buffer type_for_alias",
     },
 }
 

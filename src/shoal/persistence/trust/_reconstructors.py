@@ -208,7 +208,7 @@ RECONSTRUCTORS: dict[str, Rule] = {
     # ... date offsets, which are made of numbers and names.
     **_each("pandas._libs.tslibs.offsets", _OFFSETS, Rule(_data)),
     **{f"{module}.DateOffset": Rule(_no_arguments) for module in ("pandas", "pandas._libs.tslibs.offsets")},
-    # pyarrow: a type is made of its parts, an array of a type and buffers.
+    # pyarrow: a type is made of its parts, an array of a type and buffers; _arrow.py checks these.
     **_each("pyarrow.lib", _ARROW_TYPES, Rule(_data)),
     **_each("pyarrow.lib", "py_buffer scalar chunked_array _restore_array DictionaryScalar._reconstruct", Rule(_data)),
     **_each("pyarrow.lib", "_reconstruct_table _reconstruct_record_batch", Rule(_data)),

@@ -6,10 +6,12 @@ import enum
 import importlib
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from shoal._hints import hint
 from shoal.errors import UntrustedFile
+from shoal.persistence.trust._arrow import GUARDED
 from shoal.persistence.trust._presets import PRESETS
 from shoal.persistence.trust._reconstructors import RECONSTRUCTORS
 from shoal.persistence.trust._safe import SAFE
@@ -107,7 +109,7 @@ class Trust:
                 values[key] = _safe(dotted)
                 continue
             steps = _steps(*key)
-            values[key] = steps[-1]
+            values[key] = partial(GUARDED[dotted], name) if dotted in GUARDED else steps[-1]
             defined = dotted in self._audited or self._defines(steps[:-1] if dotted in RECONSTRUCTORS else steps)
             if key not in named and not (defined and _as_pickle_does(standin, steps[-1])):
                 untrusted.add(dotted)

@@ -1,0 +1,59 @@
+"""Arrays of pyarrow in a file that is not trusted: pyarrow rebuilds them, and then checks them.
+
+::
+
+    py_buffer(data)                                  a copy: what else is in the file cannot change it after the check
+    _restore_array((type, length, ..., buffers)) ──> the parts are checked ──> pyarrow ──> Array.validate(full=True)
+
+By itself, pyarrow believes the lengths and offsets in a file, so an array could read memory that is not its own. If an
+array has other parts than its type needs, pyarrow ends the process.
+
+This holds for arrays that have no arrays in them: of numbers, times and texts. pyarrow's own check of the others ends
+the process too. No preset covers the functions that make their types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from shoal.errors import UntrustedFile
+from shoal.persistence.trust._dtypes import need
+
+
+def _py_buffer(name: str, data: Any) -> Any:
+    import pyarrow
+
+    return pyarrow.py_buffer(bytes(memoryview(data)))
+
+
+def _restore_array(name: str, parts: Any) -> Any:
+    import pyarrow
+
+    kind, length, null_count, offset, buffers, children, dictionary = parts
+    need(isinstance(kind, pyarrow.DataType), "no type")
+    if kind.num_fields or isinstance(kind, (pyarrow.DictionaryType, pyarrow.BaseExtensionType)):
+        return pyarrow.lib._restore_array(parts)
+    try:
+        need({int}.issuperset(map(type, (length, null_count, offset))), "no numbers")
+        need(length >= 0 and offset >= 0 and -1 <= null_count <= length, "numbers that no array has")
+        if length == 0:
+            return pyarrow.nulls(0, kind)
+        need(type(buffers) is list and not children and dictionary is None, "other parts")
+        more = len(buffers) - kind.num_buffers
+        need(more == 0 or (more > 0 and str(kind).endswith("_view")), "another number of buffers")
+        if len(buffers) > 1:  # the first one tells which values are missing; it may be missing itself
+            need(all(isinstance(buffer, pyarrow.Buffer) for buffer in buffers[1:]), "something else than buffers")
+            need(offset + length <= 8 * buffers[1].size, "a buffer that is too small")
+        array = pyarrow.lib._restore_array(parts)
+        array.validate(full=True)
+    except ValueError as error:  # one of pyarrow's is a ValueError too
+        raise UntrustedFile(name, (), (f"an array of pyarrow ({kind}): {error}",)) from None
+    return array
+
+
+#: What takes the place of functions of pyarrow, by their dotted names. The first argument is the name of the file.
+GUARDED: dict[str, Callable[[str, Any], Any]] = {
+    "pyarrow.lib.py_buffer": _py_buffer,
+    "pyarrow.lib._restore_array": _restore_array,
+}
