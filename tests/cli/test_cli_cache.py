@@ -197,6 +197,7 @@ def test_prune(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no results" in capsys.readouterr().out
 
 
+@needs_reading_times
 def test_prune_by_age(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = time.time() - 10 * 86_400
     os.utime(value_file(folder, Key("package/module/f", f"{1:032x}x")), (old, old))
