@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from shoal._platform.files import replace
 from shoal.memory.storage._paths import OWN, refuse_links
 
 _ATTEMPTS = 5
@@ -53,7 +54,7 @@ class FsspecFiles:
         # If a local folder was just removed, so that a file cannot be renamed into it, fsspec copies the file instead,
         # and readers see half of it. So local files are renamed by os.replace.
         self._is_local = isinstance(self._fs, LocalFileSystem)
-        self._move: Any = os.replace if self._is_local else self._fs.mv
+        self._move: Any = replace if self._is_local else self._fs.mv
         self.prefix = root.rstrip("/") + "/"
         self._counter = itertools.count()
         self._token = secrets.token_hex(8)
