@@ -220,7 +220,7 @@ def of_pandas() -> Iterator[Any]:
         columns["of pyarrow"] = pd.array(["a", "bc", None], dtype=pd.StringDtype("pyarrow"))
     frame = pd.DataFrame({name: pd.Series(values) for name, values in columns.items()})
     yield frame
-    yield pd.concat([frame, frame])  # of pyarrow, in two chunks
+    yield pd.concat([frame, frame])  # the columns that pyarrow holds are in two chunks
     frame.columns = pd.Index(list(columns), dtype=object)
     yield from (frame, *(frame[name] for name in frame), *(pd.Index(values) for values in columns.values()))
     yield pd.MultiIndex.from_product([[1, 2], [3.0, 4.0]])

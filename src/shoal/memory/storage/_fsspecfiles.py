@@ -52,7 +52,7 @@ class FsspecFiles:
         protocol = self._fs.protocol
         self._writes_at_once = not _OBJECT_STORES.isdisjoint([protocol] if isinstance(protocol, str) else protocol)
         # If a local folder was just removed, so that a file cannot be renamed into it, fsspec copies the file instead,
-        # and readers see half of it. So local files are renamed by os.replace.
+        # and readers see half of it. So local files are renamed as those of a FileStore are.
         self._is_local = isinstance(self._fs, LocalFileSystem)
         self._move: Any = replace if self._is_local else self._fs.mv
         self.prefix = root.rstrip("/") + "/"

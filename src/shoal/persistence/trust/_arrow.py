@@ -8,8 +8,8 @@
 By itself, pyarrow believes the lengths and offsets in a file, so an array could read memory that is not its own. If an
 array has other parts than its type needs, pyarrow ends the process.
 
-This holds for arrays that have no arrays in them: of numbers, times and texts. pyarrow's own check of the others ends
-the process too. No preset covers the functions that make their types.
+Arrays that have other arrays in them, such as lists, are not checked, because pyarrow's own check of these can end the
+process too. No preset covers the functions that make their types.
 """
 
 from __future__ import annotations
