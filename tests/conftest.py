@@ -41,6 +41,17 @@ for _name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM"):
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
+_environment = dict(os.environ)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment_of_session() -> None:
+    """Restore the environment before each module. Clusters set variables, sometimes after their tests have ended."""
+    for name in os.environ.keys() - _environment.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(_environment)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Choose how many random examples there are, before a module of tests asks for its own number."""
     _selection.thorough = "not thorough" not in config.option.markexpr

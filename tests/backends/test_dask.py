@@ -66,13 +66,10 @@ _register(_reducers)
 
 @pytest.fixture(scope="module", autouse=True)
 def _process() -> Iterator[None]:
-    """Restore the environment of this process after the tests, because the cluster sets variables for its workers."""
-    variables = dict(os.environ)
+    """Have dask's reducers only while the tests of this module run."""
     _register(_reducers_of_dask)
     yield
     _register(_reducers)
-    os.environ.clear()
-    os.environ.update(variables)
 
 
 @pytest.fixture(scope="module", autouse=True)
