@@ -21,8 +21,8 @@ from hypothesis import given, strategies
 
 from _capabilities import needs_proc
 from shoal.reports._arguments import Arguments, Way
-from shoal.reports._batch_meter import BatchMeter
-from shoal.reports._calls import SLOWEST, CallClock, name_of
+from shoal.reports._batch_meter import BatchMeter, Measured
+from shoal.reports._calls import SLOWEST, CallClock, SlowCall, name_of
 from shoal.reports._durations import EDGES, MOST_EXACT, Durations
 from shoal.reports._shown import MOST, MOST_OF_ONE, shown, shown_arguments, shown_error
 from shoal.reports._system import LONG, ThreadsInUse, _field, out_of_memory, swapped_in, thread_use, usage
@@ -239,7 +239,13 @@ def run(meter: BatchMeter, calls: list[Any], stop_after: int | None = None) -> A
             if done == stop_after:
                 break
         meter.stop(time.perf_counter() - began)
-        return meter.finish()
+        return measured(meter)
+
+
+def measured(meter: BatchMeter) -> Any:
+    """Return what was measured, as the caller unpacks it."""
+    found = Measured(*meter.finish())
+    return found._replace(slow=tuple(SlowCall(*fields) for fields in found.slow))
 
 
 def test_each_call_of_a_batch_is_measured() -> None:
@@ -305,7 +311,7 @@ def test_the_call_that_raises_is_measured() -> None:
             except ZeroDivisionError:
                 break
     meter.stop(time.perf_counter() - began)
-    found = meter.finish()
+    found = measured(meter)
     assert len(array("f", found.durations)) == 2
 
 

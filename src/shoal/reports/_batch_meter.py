@@ -5,7 +5,7 @@
     BatchMeter ── entered ──> imports are timed; runs that calls make are gathered
         marked(calls) ──> the loop of the worker: one clock reading per call
         stop(...) ──> the slowest calls are described
-        finish() ──> Measured ── in the reply ──> Meter, in the caller
+        finish() ──> the fields of Measured ── in the reply ──> Meter, in the caller
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from shoal.reports._active import Scope, scope
-from shoal.reports._calls import CallClock, SlowCall
+from shoal.reports._calls import CallClock
 from shoal.reports._system import LONG, thread_time, threads_in_use, usage
 
 #: The number of runs that calls of one batch have made, beyond which they are only counted.
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
     cpu
         The CPU time of the calls.
     slow
-        The slowest calls, as far as they are slower than those that the caller knows.
+        The fields of the slowest calls, as far as they are slower than those that the caller knows.
     memory, switches, threads
         As in docs/report-schema.md.
     modules, import_seconds
@@ -69,7 +69,7 @@ class Measured(NamedTuple):
     ended: float
     durations: bytes
     cpu: float
-    slow: tuple[SlowCall, ...]
+    slow: tuple[tuple[Any, ...], ...]
     memory: int | None
     switches: int | None
     threads: int | None
@@ -167,14 +167,17 @@ class BatchMeter:
         self._calls.close(elapsed)
         self._called = self._calls.began + elapsed
 
-    def finish(self) -> Measured:
-        """Return what was measured, after the results were encoded."""
+    def finish(self) -> tuple[Any, ...]:
+        """Return the fields of :class:`Measured`, after the results were encoded.
+
+        They are plain values: a class of tuples takes seven times as long to pickle.
+        """
         calls = self._calls
         used, before = usage(), _latest.usage
         ended = time.perf_counter()
         threads = threads_in_use.count() if self._alone and _latest.looked else None
         _latest.seconds, _latest.looked, _latest.usage = ended - self._received, False, used
-        return Measured(
+        return (
             self._start,
             os.getpid(),
             _latest.host,
@@ -187,7 +190,7 @@ class BatchMeter:
             ended,
             calls.durations.tobytes(),
             calls.cpu,
-            tuple(calls.slow),
+            tuple(map(tuple, calls.slow)),
             used.memory,
             None if used.switches is None or before.switches is None else used.switches - before.switches,
             threads,
@@ -199,7 +202,7 @@ class BatchMeter:
 
 
 #: The seconds between two looks at the threads of a worker.
-_LOOK_EVERY = 10 * LONG
+_LOOK_EVERY = 1.0
 
 
 class _Latest:

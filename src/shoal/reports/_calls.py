@@ -2,7 +2,7 @@
 
 ::
 
-    calls ──marked──> call │ call │ call      one reading of the clock after each; of the CPU clock, every other ms
+    calls ──marked──> call │ call │ call      one reading of the clock after each; of the CPU clock, every 5 ms
           ──close───> a short text about each of the slowest
 """
 
@@ -22,7 +22,7 @@ SLOWEST = 10
 SHORT = 2e-5
 #: The CPU clock is read after a call if it was not read for so long, in seconds. To read it takes 0.3 us, and 5 us
 #: where a call of 1 ms has emptied the caches.
-_READ_EVERY = 2e-3
+_READ_EVERY = 5e-3
 #: The CPU time of a call is known if the CPU clock was read at most this part of its duration before it began.
 _MOST_BEFORE = 0.1
 

@@ -26,7 +26,7 @@ from shoal.reports._collector import Collector
 from shoal.reports._durations import Durations
 from shoal.reports._system import ThreadUse, out_of_memory, swapped_in
 from shoal.reports._tally import Tally
-from shoal.reports._workers import WorkerLine, Workers
+from shoal.reports._workers import WorkerKey, Workers
 
 #: So many batches, or calls, are received before their times are sorted into lines and bins, which takes some 3 us per
 #: call. Most runs have fewer, and are sorted when somebody looks at the report.
@@ -92,10 +92,10 @@ class Meter:
         self._lock = threading.Lock()
         self._workers = Workers(about.n_workers, self.tally.start, max(collector.rows for collector in collectors))
         self._durations = Durations()
-        self._slowest: list[tuple[SlowCall, WorkerLine]] = []  # a heap
+        self._slowest: list[tuple[SlowCall, WorkerKey]] = []  # a heap
         self._arguments: Arguments | None = None
         self._argument_rows: list[dict[str, Any]] = []
-        self._pending: list[tuple[WorkerLine, Measured, float, dict[str, float]]] = []
+        self._pending: list[tuple[WorkerKey, Measured, float, dict[str, float], int]] = []
         self._pending_calls = 0
         self._process = (time.process_time(), swapped_in(), out_of_memory())
         self._host = socket.gethostname()  # platform.node() asks WMI on Windows, which is slow and may hang
@@ -133,29 +133,28 @@ class Meter:
         if self._arguments is not None and args:
             self._arguments.see(args, kwargs)
 
-    def received(self, slot: int | None, found: Measured, travel: dict[str, float], known: int) -> None:
+    def received(self, slot: int | None, measured: tuple[Any, ...], travel: dict[str, float], known: int) -> None:
         """Add a batch.
 
         Parameters
         ----------
         slot
             The index of its slot; None if the slot has several workers.
-        found
-            What the worker has measured.
+        measured
+            The fields of :class:`Measured`: what the worker has measured.
         travel
             The columns ``sent``, ``returned``, ``pickle`` and ``unpickle`` of ``batches``.
         known
             The number of calls whose results ``memory=`` had.
         """
-        shift, calls = self._shift(found), len(found.durations) // _FLOAT
+        found = Measured(*measured)
+        shift, key = self._shift(found), (slot, found.host, found.pid, found.thread)
         with self._lock:
-            line = self._workers.of_reply(slot, found, shift)
-            self.tally.batch(calls, found.cpu, travel)
-            self.tally.counts["cache_hits"] += known
-            for call in found.slow:
-                self._add_slow(call._replace(start=call.start + shift), line)
-            self._pending.append((line, found, shift, travel))
-            self._pending_calls += calls
+            for fields in found.slow:
+                call = SlowCall(*fields)
+                self._add_slow(call._replace(start=call.start + shift), key)
+            self._pending.append((key, found, shift, travel, known))
+            self._pending_calls += len(found.durations) // _FLOAT
             if len(self._pending) >= _MOST_PENDING or self._pending_calls >= _MOST_PENDING_CALLS:
                 self._fold()
         if found.nested or found.omitted:
@@ -166,10 +165,13 @@ class Meter:
                 collector.add(runs, found.omitted)
 
     def _fold(self) -> None:
-        """Add the times of the batches that were received."""
+        """Add up the batches that were received."""
         pending, self._pending, self._pending_calls = self._pending, [], 0
-        for line, found, shift, travel in pending:
+        for key, found, shift, travel, known in pending:
             durations = array("f", found.durations)
+            line = self._workers.of_reply(key, found, shift)
+            self.tally.batch(len(durations), found.cpu, travel)
+            self.tally.counts["cache_hits"] += known
             line.measured(found, shift, durations, travel)
             self._durations.add(durations)
 
@@ -200,7 +202,7 @@ class Meter:
                 counts["cache_hits"] += 1
             self._durations.add_one(ended - began)
             if slow is not None:
-                self._add_slow(slow, line)
+                self._add_slow(slow, (worker,))
 
     def thread_ended(self, worker: int, used: ThreadUse) -> None:
         """Add the resources that a thread has used, which ran calls; in any thread."""
@@ -221,6 +223,7 @@ class Meter:
             Whether the limit was one of memory.
         """
         with self._lock:
+            self._fold()  # the next batch of this slot comes from another process
             self.tally.counts["memory"] += memory
             if kind:
                 self.tally.event(kind, None, self._workers.latest(slot), text)
@@ -257,8 +260,8 @@ class Meter:
         """Whether the run has ended."""
         return self.tally.end is not None
 
-    def _add_slow(self, call: SlowCall, line: WorkerLine) -> None:
-        entry = (call, line)
+    def _add_slow(self, call: SlowCall, worker: WorkerKey) -> None:
+        entry = (call, worker)
         if len(self._slowest) < SLOWEST:
             heapq.heappush(self._slowest, entry)
         else:
@@ -300,12 +303,12 @@ class Meter:
                         "call": call.call,
                         "function": call.function,
                         "arguments": call.arguments,
-                        "worker": rows[line],
+                        "worker": rows[self._workers.lines[worker]],
                         "start": call.start,
                         "seconds": call.seconds,
                         "cpu": call.cpu,
                     }
-                    for call, line in sorted(self._slowest, key=lambda entry: -entry[0].seconds)
+                    for call, worker in sorted(self._slowest, key=lambda entry: -entry[0].seconds)
                 ],
             }
 

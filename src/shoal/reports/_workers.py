@@ -11,6 +11,9 @@ from shoal.reports._timeline import BATCH_COLUMNS, SLICE_COLUMNS, Timeline
 #: The number of worker processes that have a row of their own, beside the first of each worker.
 MOST_ROWS = 200
 
+#: Tells the workers of a run apart: slot, host, process and thread; for threads of the caller, the index alone.
+WorkerKey = tuple[Any, ...]
+
 
 class WorkerLine:
     """One worker of a run: its sums, and what it did when.
@@ -110,21 +113,21 @@ class Workers:
 
     def __init__(self, n_workers: int, start: float, rows: int) -> None:
         self._n_workers, self._start, self._rows = n_workers, start, rows
-        self.lines: dict[tuple[Any, ...], WorkerLine] = {}
+        self.lines: dict[WorkerKey, WorkerLine] = {}
         self._latest: dict[int, WorkerLine] = {}
         self._lost: dict[int, float] = {}  # when the process of a worker was lost
 
-    def of_reply(self, slot: int | None, found: Measured, shift: float) -> WorkerLine:
+    def of_reply(self, key: WorkerKey, found: Measured, shift: float) -> WorkerLine:
         """Return the worker that has measured a batch.
 
         Parameters
         ----------
-        slot
-            The index of its slot; None if a slot has several workers.
+        key
+            The worker. Its slot is None if a slot has several workers.
         """
-        key = (slot, found.host, found.pid, found.thread)
         line = self.lines.get(key)
         if line is None:
+            slot = key[0]
             index = len(self._latest) if slot is None else slot
             received = found.received + shift
             since = self._lost.pop(index, self._start)
@@ -149,7 +152,7 @@ class Workers:
         """Return the present process of a worker; None if it has run nothing."""
         return self._latest.get(slot)
 
-    def _new(self, key: tuple[Any, ...], index: int, pid: int, host: str, since: float) -> WorkerLine:
+    def _new(self, key: WorkerKey, index: int, pid: int, host: str, since: float) -> WorkerLine:
         if index in self._latest and len(self.lines) >= self._n_workers + MOST_ROWS:
             line = self.lines[key] = self._latest[index]
             return line

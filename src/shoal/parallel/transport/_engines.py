@@ -48,7 +48,7 @@ from shoal.parallel.transport._variables import variables_set
 from shoal.parallel.transport._workspace import is_array
 
 if TYPE_CHECKING:
-    from shoal.reports._batch_meter import BatchMeter, Measured
+    from shoal.reports._batch_meter import BatchMeter
 
 #: Larger arrays are not copied for each batch that may write to them.
 PRIVATE_BYTES = 32 * 2**20
@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
     error: BaseException | Failure | None
     said: bytes | None = None  # what the calls have said: a pickled list of Said
     told: tuple[bytes, ...] = ()  # notes of the calls that were not sent before
-    measured: Measured | None = None  # what was measured, for a report
+    measured: tuple[Any, ...] | None = None  # the fields of what was measured, for a report
 
 
 class TaskOptions(NamedTuple):

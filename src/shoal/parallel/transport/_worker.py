@@ -43,7 +43,7 @@ from shoal.parallel.transport._worker_limits import CHECK_SECONDS, WorkerLimits,
 from shoal.parallel.transport._workspace import backing_memmap, is_array, is_segment, reduce_memmap
 
 if TYPE_CHECKING:
-    from shoal.reports._batch_meter import BatchMeter, Measured
+    from shoal.reports._batch_meter import BatchMeter
 
 #: Buffers of results of at least so many bytes come back through shared memory, each in a segment of its own. Smaller
 #: ones come through the pipe: then, keeping one of them keeps no other memory.
@@ -113,7 +113,7 @@ class Reply(NamedTuple):
     call_unknown: bool = False  # whether the failure may belong to any call of the batch
     said: bytes | None = None  # what the calls have said: a pickled list of Said
     told: tuple[bytes, ...] = ()  # messages of the calls, if this worker could not send them at once
-    measured: Measured | None = None  # what was measured, for a report
+    measured: tuple[Any, ...] | None = None  # the fields of what was measured, for a report
 
 
 class Missing(Exception):
