@@ -92,6 +92,9 @@ BITS, OFFSETS, TEXT = (pa.py_buffer(data) for data in (b"\x07", struct.pack("<4i
         ((3, 0, 0, [None, None, TEXT], [], None), "something else than buffers"),
         ((3, 0, 0, [None, OFFSETS, None], [], None), "something else than buffers"),
         ((3, 0, 0, [None, OFFSETS, b"abc"], [], None), "something else than buffers"),
+        ((3, 0, 0, [b"\x07", OFFSETS, TEXT], [], None), "something else than buffers"),
+        ((3, 0, 0, [], [], None), "another number of buffers"),
+        ((3, 0, 0, [None, OFFSETS, TEXT], []), "not seven parts"),
         ((3, 0, 0, (None, OFFSETS, TEXT), [], None), "other parts"),
         ((3, 0, 0, [None, OFFSETS, TEXT], [(pa.string(), 0, 0, 0, [], [], None)], None), "other parts"),
         ((3, 0, 0, [None, OFFSETS, TEXT], [], (pa.string(), 0, 0, 0, [], [], None)), "other parts"),
@@ -102,8 +105,13 @@ BITS, OFFSETS, TEXT = (pa.py_buffer(data) for data in (b"\x07", struct.pack("<4i
     ],
 )
 def test_descriptions_that_pyarrow_would_believe(parts: tuple[Any, ...], reason: str) -> None:
-    with pytest.raises(UntrustedFile, match=f"(?i)an array of pyarrow .*{reason}"):
+    with pytest.raises(UntrustedFile, match=f"(?i)an array of pyarrow: .*{reason}"):
         load(Described(pa.string(), *parts))
+
+
+def test_the_first_part_is_a_type() -> None:
+    with pytest.raises(UntrustedFile, match="an array of pyarrow: no type"):
+        load(Described("string", 3, 0, 0, [None, OFFSETS, TEXT], [], None))
 
 
 def test_a_buffer_cannot_be_changed_after_the_check() -> None:

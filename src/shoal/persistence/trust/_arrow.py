@@ -28,27 +28,34 @@ def _py_buffer(name: str, data: Any) -> Any:
 
 
 def _restore_array(name: str, parts: Any) -> Any:
+    try:
+        return _restored(parts)
+    except (TypeError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise UntrustedFile(name, (), (f"an array of pyarrow: {error}",)) from None
+
+
+def _restored(parts: Any) -> Any:
     import pyarrow
 
+    need(type(parts) is tuple and len(parts) == 7, "not seven parts")
     kind, length, null_count, offset, buffers, children, dictionary = parts
     need(isinstance(kind, pyarrow.DataType), "no type")
     if kind.num_fields or isinstance(kind, (pyarrow.DictionaryType, pyarrow.BaseExtensionType)):
         return pyarrow.lib._restore_array(parts)
-    try:
-        need({int}.issuperset(map(type, (length, null_count, offset))), "no numbers")
-        need(length >= 0 and offset >= 0 and -1 <= null_count <= length, "numbers that no array has")
-        if length == 0:
-            return pyarrow.nulls(0, kind)
-        need(type(buffers) is list and not children and dictionary is None, "other parts")
-        more = len(buffers) - kind.num_buffers
-        need(more == 0 or (more > 0 and str(kind).endswith("_view")), "another number of buffers")
-        if len(buffers) > 1:  # the first one tells which values are missing; it may be missing itself
-            need(all(isinstance(buffer, pyarrow.Buffer) for buffer in buffers[1:]), "something else than buffers")
-            need(offset + length <= 8 * buffers[1].size, "a buffer that is too small")
-        array = pyarrow.lib._restore_array(parts)
-        array.validate(full=True)
-    except ValueError as error:  # one of pyarrow's is a ValueError too
-        raise UntrustedFile(name, (), (f"an array of pyarrow ({kind}): {error}",)) from None
+    need({int}.issuperset(map(type, (length, null_count, offset))), "no numbers")
+    need(length >= 0 and offset >= 0 and -1 <= null_count <= length, "numbers that no array has")
+    if length == 0:
+        return pyarrow.nulls(0, kind)
+    need(type(buffers) is list and not children and dictionary is None, "other parts")
+    more = len(buffers) - kind.num_buffers
+    need(more == 0 or (more > 0 and str(kind).endswith("_view")), "another number of buffers")
+    # The first one tells which values are missing; it may be missing itself.
+    first = 1 if buffers and buffers[0] is None else 0
+    need(all(isinstance(buffer, pyarrow.Buffer) for buffer in buffers[first:]), "something else than buffers")
+    if len(buffers) > 1:
+        need(offset + length <= 8 * buffers[1].size, "a buffer that is too small")
+    array = pyarrow.lib._restore_array(parts)
+    array.validate(full=True)
     return array
 
 
