@@ -69,7 +69,10 @@ def _set_time_of_reading(path: str) -> None:
 
 def _write_to_read_only(path: str) -> None:
     os.chmod(path, 0o444)
-    open(path, "wb").close()
+    try:
+        open(path, "wb").close()
+    finally:
+        os.chmod(path, 0o644)  # Windows removes no file that is read-only
 
 
 def _is_proc(folder: str) -> bool:

@@ -241,13 +241,13 @@ class EmptyFile(TruncatedFile):
         self.position: int = position
 
     def __str__(self) -> str:
-        name = self.name or "the stream"
+        remedy = "Load only as many objects as were dumped, or catch EmptyFile to stop here"
         if self.position:
-            return (
-                f"{name} contains no further object: it ends at byte {self.position}. Load only as many objects "
-                "as were dumped, or catch EmptyFile to stop here"
-            )
-        return f"{name} is empty: it contains no object. Write it again, or download it again"
+            name = self.name or "the stream"
+            return f"{name} contains no further object: it ends at byte {self.position}. {remedy}"
+        if not self.name:
+            return f"the stream is empty, or at its end: it contains no further object. {remedy}"
+        return f"{self.name} is empty: it contains no object. Write it again, or download it again"
 
 
 class DamagedFile(CorruptFile, UnpicklingError):

@@ -11,6 +11,7 @@ import pickle
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,13 @@ def test_memory_stays_bounded() -> None:
 def test_buffers() -> None:
     assert shoal.hash(memoryview(b"abc")) == shoal.hash(memoryview(bytearray(b"abc"))) != shoal.hash(b"abc")
     assert shoal.hash(memoryview(b"abcd")[::2]) == shoal.hash(memoryview(b"ac"))
+
+
+def test_no_warning_is_caused_by_looking_for_a_class() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy warns of this array itself
+        array = np.char.array(["a", "b"])
+    assert shoal.hash(array) == shoal.hash(array.copy()) != shoal.hash(np.array(["a", "b"]))
 
 
 # -- functions and classes ------------------------------------------------------------------------------------------

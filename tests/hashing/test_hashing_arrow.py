@@ -186,6 +186,18 @@ def test_polars_frames() -> None:
     assert shoal.hash(pl.DataFrame()) != shoal.hash(pl.DataFrame({"a": []}))
 
 
+def test_polars_integers_that_pyarrow_lacks() -> None:
+    pl = pytest.importorskip("polars")
+    if not hasattr(pl, "Int128"):
+        pytest.skip(f"polars {pl.__version__} has no integers of 128 bits")
+    large = 2**100
+    one, other = (pl.Series("s", [large, None, last], dtype=pl.Int128) for last in (1, 2))
+    assert shoal.hash(one) == shoal.hash(pl.Series("s", [large, None, 1], dtype=pl.Int128)) != shoal.hash(other)
+    assert shoal.hash(pl.Series("s", [1], dtype=pl.Int128)) != shoal.hash(pl.Series("s", [1], dtype=pl.Int64))
+    nested = [pl.DataFrame({"a": pl.Series([[value]], dtype=pl.List(pl.Int128))}) for value in (1, 1, 2)]
+    assert shoal.hash(nested[0]) == shoal.hash(nested[1]) != shoal.hash(nested[2])
+
+
 def test_polars_categories_are_their_texts() -> None:
     pl = pytest.importorskip("polars")
     pl.Series(["noise", "c", "more"], dtype=pl.Categorical)  # may take the first numbers

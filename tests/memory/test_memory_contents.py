@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import random
 import tarfile
 from datetime import timedelta
 from pathlib import Path
@@ -306,6 +308,30 @@ def test_a_tar_that_ends_too_soon(filled: Memory, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a tar of results"):
         other.import_entries(tmp_path / "cut.tar")
     assert other.verify().bad == []
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_a_damaged_tar_is_not_imported_in_silence(memory: Memory, tmp_path: Path, ending: str) -> None:
+    """It raises ValueError, or finds each result, right or damaged."""
+    cached = memory.cache(double)
+    for number in range(3):
+        cached(np.arange(20.0) + number)
+    path = tmp_path / f"warm{ending}"
+    memory.export_entries(path)
+    whole = path.read_bytes()
+    choice = random.Random(7)
+    for number in range(30):
+        data = bytearray(whole)
+        if number % 2:
+            del data[choice.randrange(len(data)) :]
+        else:
+            data[choice.randrange(len(data))] ^= 0xFF
+        path.write_bytes(data)
+        other = Memory(tmp_path / f"other-{number}", verbose=0)
+        with contextlib.suppress(ValueError):
+            found = other.import_entries(path)
+            assert found.added + found.damaged == 3
+        assert other.verify().bad == []
 
 
 def test_a_store_that_takes_no_files(filled: Memory, tmp_path: Path) -> None:

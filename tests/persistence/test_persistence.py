@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from _capabilities import READ_ONLY, needs_replacing
 from _persistence_zoo import COMPRESSORS, JOBLIBS, LAYOUTS, arrays, filled, objects, portrait, zoo
-from shoal import dump, load
+from shoal import DamagedFile, dump, load
 from shoal.persistence import _checksums
 from shoal.persistence.reading._reader import Reader
 
@@ -119,10 +119,40 @@ def test_arrays_are_mapped_and_not_read(tmp_path: Path, writer: Any, mode: str, 
             mapped.flush()
     del theirs
     if mode in ("r+", "w+"):
-        assert path.read_bytes() != before
-        assert (load(path, verify=False)["one"][0] == 1).all()
+        changed = path.read_bytes()
+        assert changed != before
+        assert len(changed) == len(before)
+        for options in ({}, {"verify": True}, {"trusted": "numpy"}) if writer is dump else ({},):
+            assert (load(path, **options)["one"][0] == 1).all()
+        assert (joblib.load(path)["one"][0] == 1).all()
+        assert path.read_bytes() == changed
     else:
         assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("trusted", [None, "numpy"])
+def test_what_can_change_in_the_file_has_no_checksum(tmp_path: Path, trusted: str | None) -> None:
+    """All arrays of the file are mapped as a whole. The pickle still has its checksum."""
+    path = tmp_path / "x.pkl"
+    dump({"one": filled("f8", (9000,)), "text": "unchanged"}, path)
+    data = path.read_bytes()
+    load(path, mmap_mode="r+", trusted=trusted)["one"][5] = 0
+    damaged = bytearray(path.read_bytes())
+    damaged[data.index(b"unchanged")] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(DamagedFile):
+        load(path)
+
+
+def test_damage_is_found_before_the_checksums_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    dump(filled("f8", (9000,)), path)
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedFile):
+        load(path, mmap_mode="r+", verify=True)
+    assert path.read_bytes() == data
 
 
 @needs_replacing

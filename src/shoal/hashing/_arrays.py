@@ -45,7 +45,8 @@ def _code_or_dtype(dtype: np.dtype[Any]) -> Any:
 
 def _name_or_class(cls: type) -> Any:
     """Return the name of a numpy class, because numpy 2 moved some to other modules; for others the class itself."""
-    return f"numpy.{cls.__name__}" if getattr(np, cls.__name__, None) is cls else cls
+    known = cls in (vars(home).get(cls.__name__) for home in (np, np.char))  # getattr() would warn of chararray
+    return f"numpy.{cls.__name__}" if known else cls
 
 
 def _write_dtype(walk: Walk, node: Node, dtype: np.dtype[Any]) -> None:

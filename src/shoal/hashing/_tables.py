@@ -166,7 +166,11 @@ def _polars_series(series: Any) -> Iterator[Any]:
 
     yield [series.name, repr(series.dtype)]
     if not isinstance(series.dtype, pl.Categorical) or not len(series):
-        yield pa.chunked_array(series)
+        try:
+            content = pa.chunked_array(series)
+        except pa.ArrowInvalid:  # pyarrow has no integers of 128 bits
+            content = series.to_list()
+        yield content
         return
     # The numbers of the categories depend on what the program did before: sort those that are used.
     physical = series.to_physical().cast(pl.UInt32)

@@ -12,11 +12,14 @@ are compared with their checksums.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterable
 from typing import IO, Any, BinaryIO, NamedTuple
 
@@ -30,6 +33,12 @@ from shoal.memory.store import Entry, Key, Meta, Store
 _MOST_TEXT = 1 << 24
 #: Values up to this size are checked in memory, in bytes; larger ones in a temporary file.
 _IN_MEMORY = 1 << 24
+#: What reading a damaged tar raises.
+_DAMAGES: tuple[type[Exception], ...] = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
+with contextlib.suppress(ImportError):  # some Pythons are built without it
+    from lzma import LZMAError
+
+    _DAMAGES += (LZMAError,)
 _MODES = {".gz": "w:gz", ".tgz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}
 
 
@@ -107,7 +116,8 @@ def import_entries(store: Store, path: str | os.PathLike[str]) -> Imported:
     Raises
     ------
     ValueError
-        If the file is not a tar, or contains what no cache contains. The entries before that have been added.
+        If the file is not a tar, is damaged or cut off, or contains what no cache contains. The entries before that
+        have been added.
     OSError
         If the tar cannot be read, or the store not be written.
     """
@@ -128,9 +138,23 @@ def import_entries(store: Store, path: str | os.PathLike[str]) -> Imported:
                 else:
                     meta = metas.get(key, Meta(0.0, float(member.mtime), {}))
                     counts[_add_value(store, key, file, member, meta)] += 1
-    except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{os.fspath(path)} is not a tar of results: {error}") from error
+            _check_end(tar)
+    except _DAMAGES as error:
+        raise ValueError(f"{os.fspath(path)} is not a tar of results, or is damaged: {error}") from error
     return Imported(**counts)
+
+
+def _check_end(tar: Any) -> None:
+    """Raise ReadError unless the tar ends with its mark: tarfile takes a damaged header for the end.
+
+    What compresses the tar compares its own checksum when it is read to its end.
+    """
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or any(block):
+        raise tarfile.ReadError(f"no entry and no end at byte {tar.offset}")
+    while tar.fileobj.read(1 << 20):
+        pass
 
 
 def _place_of(member: tarfile.TarInfo, path: object) -> tuple[Key, str]:

@@ -227,6 +227,7 @@ class _WritesAll:
 def _protocol(protocol: int | None) -> int:
     if protocol is None:
         return PROTOCOL
+    protocol = int(protocol)
     if protocol > pickle.HIGHEST_PROTOCOL:
         raise ValueError(f"pickle protocol must be <= {pickle.HIGHEST_PROTOCOL}, got: {protocol!r}")
     return pickle.HIGHEST_PROTOCOL if protocol < 0 else protocol

@@ -27,7 +27,7 @@ import importlib.util
 import json
 import struct
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pickle import Pickler
 from typing import Any, NamedTuple
@@ -53,6 +53,8 @@ TAIL = struct.Struct(">QQ8s")
 MAGIC = b"\x93shoal\r\n"
 #: The number of bytes at the end of a file that tell where its footer begins.
 TAIL_BYTES = TAIL.size + len(POP + STOP)
+#: The number of bytes of the opcode that pushes the footer, and of its length.
+_PUSH_BYTES = 5
 
 VERSION = 1
 _PYTHON = "{}.{}.{}".format(*sys.version_info)
@@ -82,14 +84,14 @@ class StoredArray(NamedTuple):
     shape
         Its shape.
     checksum
-        The xxh3_64 of its bytes.
+        The xxh3_64 of its bytes; None since the array was mapped to be changed.
     """
 
     position: int
     nbytes: int
     dtype: str
     shape: tuple[int, ...]
-    checksum: int
+    checksum: int | None
 
 
 @dataclass
@@ -142,24 +144,32 @@ class Footer:
             raise DamagedFile(name, 0, f"opcodes whose checksum is {self.checksum:#x}", f"one of {checksum:#x}")
         for position, found in (arrays or {}).items():
             stored = self._by_position.get(position)
-            if stored is None or stored.checksum != found:
-                what = "no array" if stored is None else f"an array ({stored}) whose checksum is {stored.checksum:#x}"
+            if stored is None:
+                raise DamagedFile(name, position, "no array", f"one of {found:#x}")
+            if stored.checksum is not None and stored.checksum != found:
+                what = f"an array ({stored}) whose checksum is {stored.checksum:#x}"
                 raise DamagedFile(name, position, what, f"one of {found:#x}")
 
     @functools.cached_property
     def _by_position(self) -> dict[int, StoredArray]:
         return {array.position: array for array in self.arrays}
 
-    def encoded(self) -> bytes:
-        """Return the opcodes that end a file: they push the footer, pop it, and stop."""
+    def encoded(self, nbytes: int = 0) -> bytes:
+        """Return the opcodes that end a file, at least `nbytes` bytes: they push the footer, pop it, and stop."""
         arrays = _encode(self.arrays) if self.arrays else "[]"
         blocks = ",".join([f"[{','.join(map(str, block))}]" for block in self.blocks])
         text = (
             f'{{"format":{VERSION},"start":{self.start},"checksum":{self.checksum},"arrays":{arrays},'
             f'"versions":{_versions(*self.versions.items())},"blocks":[{blocks}]}}'
         ).encode("ascii")
+        text = text.ljust(nbytes - _PUSH_BYTES - TAIL_BYTES)
         body = text + TAIL.pack(xxhash.xxh3_64_intdigest(text), len(text), MAGIC)
         return b"B%b%b%b%b" % (len(body).to_bytes(4, "little"), body, POP, STOP)
+
+    def without_array_checksums(self) -> bytes:
+        """Return as many opcodes as it was decoded from, for a file whose arrays may change."""
+        arrays = [array._replace(checksum=None) for array in self.arrays]
+        return replace(self, arrays=arrays).encoded(len(self.opcodes))
 
     def with_blocks(self, blocks: list[tuple[int, ...]]) -> bytes:
         """Set the table of compressed blocks, and return the opcodes that end a file."""
@@ -172,7 +182,7 @@ class Footer:
         if len(end) < TAIL_BYTES or end[-2:] != POP + STOP:
             return None
         _, size, magic = TAIL.unpack(end[-TAIL_BYTES:-2])
-        return 5 + size + TAIL_BYTES if magic == MAGIC else None
+        return _PUSH_BYTES + size + TAIL_BYTES if magic == MAGIC else None
 
     @classmethod
     def decoded(cls, opcodes: bytes) -> Footer:
@@ -183,9 +193,9 @@ class Footer:
         ValueError
             If they are damaged, or a later release of shoal has written them.
         """
-        if opcodes[:5] != b"B" + struct.pack("<I", len(opcodes) - 7):
+        if opcodes[:_PUSH_BYTES] != b"B" + struct.pack("<I", len(opcodes) - _PUSH_BYTES - 2):
             raise ValueError("its length is wrong")
-        text = opcodes[5:-TAIL_BYTES]
+        text = opcodes[_PUSH_BYTES:-TAIL_BYTES]
         checksum, size, _ = TAIL.unpack(opcodes[-TAIL_BYTES:-2])
         if size != len(text) or xxhash.xxh3_64_intdigest(text) != checksum:
             raise ValueError("its checksum is wrong")
@@ -216,9 +226,8 @@ class Footer:
         if not are_versions(self.versions):
             raise ValueError(f"its versions are {self.versions!r}")
         for array in self.arrays:
-            if not (
-                _integers((array.position, array.nbytes, array.checksum, *array.shape)) and type(array.dtype) is str
-            ):
+            numbers = array.position, array.nbytes, *array.shape, array.checksum or 0
+            if not (_integers(numbers) and type(array.dtype) is str):
                 raise ValueError(f"it has an array {array}")
         blocks: Any = self.blocks
         if type(blocks) is not list or not all(type(block) is list and _integers(block) for block in blocks):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.errors import UntrustedFile, printable
-from shoal.persistence.reading._start import start_of
+from shoal.persistence.reading._start import name_of, start_of
 from shoal.persistence.trust._dtypes import SurveyedArray
 from shoal.persistence.trust._limits import checked_limit
 from shoal.persistence.trust._safe import SAFE
@@ -136,7 +136,7 @@ def inspect(filename: Any, *, max_bytes: int | None = None) -> FileInfo:
     """
     max_bytes = checked_limit(max_bytes)
     if hasattr(filename, "read"):
-        name = str(getattr(filename, "name", ""))
+        name = name_of(filename)
         return _info(name, None, surveyed(start_of(filename, name), name, max_bytes, leave=True))
     path = os.fspath(filename)
     with open(path, "rb", buffering=0) as file:

@@ -26,7 +26,7 @@ from shoal.persistence.reading._foreign import foreign_error, seems_to_be
 from shoal.persistence.reading._opening import footer_of
 from shoal.persistence.reading._plain import load_legacy, load_plain
 from shoal.persistence.reading._small import OTHER, rebuilt, rest_if_small, whole_if_small
-from shoal.persistence.reading._start import Forwards, Start, start_of
+from shoal.persistence.reading._start import Forwards, Start, name_of, start_of
 from shoal.persistence.reading._steps import Options
 from shoal.persistence.trust._limits import checked_limit
 from shoal.persistence.trust._trust import Ask, Trust
@@ -55,7 +55,8 @@ def load(
     mmap_mode : {None, "r", "r+", "w+", "c"}
         Map arrays into memory instead of reading them: read-only ("r"), shared with the file ("r+" and "w+", which mean
         the same here), or copy-on-write ("c"). Ignored, with a warning, if the file is compressed or in memory. Arrays
-        smaller than 64 kB are mapped only if they are among the first 16 of the file.
+        smaller than 64 kB are mapped only if they are among the first 16 of the file. If arrays are shared with the
+        file, their checksums are removed from it, because the arrays may change.
     ensure_native_byte_order : bool or "auto"
         Whether arrays of another byte order are converted to this machine's. "auto" converts them unless they are
         mapped.
@@ -124,7 +125,7 @@ def load(
     several = hasattr(filename, "read")
     if several and isinstance(filename, io.TextIOBase):
         raise TypeError(f"load() reads bytes, but {filename!r:.80} returns text: open the file with mode 'rb'")
-    path = str(getattr(filename, "name", "")) if several else path_of(filename)
+    path = name_of(filename) if several else path_of(filename)
     small = None
     if mmap_mode is None and trust is None and not verify:
         small = rest_if_small(filename) if several else whole_if_small(path)

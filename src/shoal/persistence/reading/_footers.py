@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import xxhash
 
 from shoal._arrays import PIECE
+from shoal._output import putter
 from shoal.errors import DamagedFile, TruncatedFile
 from shoal.persistence._format import HEAD, POP, PROTO, STOP, TAIL_BYTES, Footer
 from shoal.persistence.compression import read_stored, stream_size
@@ -105,6 +107,23 @@ def compare_before(file: Any, begin: int, name: str, footer: Footer, arrays: boo
             footer.compare(name, None, {start: checksum.intdigest()})
     file.seek(here)
     footer.compare(name, pickled.intdigest(), None)
+
+
+def forget_arrays(file: Any, footer: Footer) -> None:
+    """Remove the checksums of arrays from the footer at the end of a file, since the arrays may change from now on.
+
+    Parameters
+    ----------
+    file
+        Can seek and write; its position is kept.
+    footer
+        The footer.
+    """
+    if any(array.checksum is not None for array in footer.arrays):
+        here = file.tell()
+        file.seek(-len(footer.opcodes), os.SEEK_END)
+        putter(file)(footer.without_array_checksums())
+        file.seek(here)
 
 
 def stored_footer(file: Any, begin: int, end: int) -> Footer | None:

@@ -81,6 +81,12 @@ def start_of(file: Any, name: str) -> Start:
     return Start(file, begin, left, head, "zlib" if head.startswith(PREFIX) else detect(head))
 
 
+def name_of(file: Any) -> str:
+    """Return the name of a file object; "" if it has none but the number of its descriptor."""
+    name = getattr(file, "name", "")
+    return "" if isinstance(name, int) else str(name)
+
+
 class Forwards(io.RawIOBase):
     """A file that cannot seek, or not cheaply, and the bytes that were read ahead from it.
 

@@ -13,6 +13,7 @@ from shoal._pickling import collecting_later
 from shoal._tracebacks import warn
 from shoal.errors import CorruptFile, DamagedFile, ForeignFile, UntrustedFile, VersionWarning
 from shoal.persistence._format import Footer, differing
+from shoal.persistence.reading._footers import forget_arrays
 from shoal.persistence.reading._input import Input
 from shoal.persistence.reading._legacy import of_python_2
 from shoal.persistence.reading._reader import Reader
@@ -166,10 +167,11 @@ def mappable(file: Any, options: Options, compressed: bool = False) -> str | Non
     return None
 
 
-def mapping_of(file: Any, path: str, mode: str) -> Callable[[ArraySpec, int], Any]:
+def mapping_of(file: Any, path: str, mode: str, footer: Footer | None) -> Callable[[ArraySpec, int], Any]:
     """Return a function that maps an array of a file, given its spec and its position in bytes.
 
-    All arrays share one mapping of the file, and keep it alive.
+    All arrays share one mapping of the file, and keep it alive. If they can be changed in the file, their checksums are
+    removed from its footer.
     """
     import numpy as np
 
@@ -181,6 +183,8 @@ def mapping_of(file: Any, path: str, mode: str) -> Callable[[ArraySpec, int], An
         if not memory:
             # By its descriptor, because another file may be at the path by now. On Windows, mmap goes to the beginning.
             fd = file.fileno()
+            if mode == "r+" and footer is not None and file.writable():
+                forget_arrays(file, footer)
             here = os.lseek(fd, 0, os.SEEK_CUR)
             memory.append(mmap.mmap(fd, 0, access=access))
             os.lseek(fd, here, os.SEEK_SET)
