@@ -95,3 +95,19 @@ def test_coroutine_methods_are_cached(memory: Memory) -> None:
         assert RUNS == [1]
 
     asyncio.run(main())
+
+
+class Fetch:
+    async def __call__(self, x: int) -> int:
+        return ran(x)
+
+
+def test_objects_with_a_coroutine_method_for_calls_are_cached(memory: Memory) -> None:
+    cached = memory.cache(Fetch())
+
+    async def main() -> None:
+        assert [await cached(1), await cached(1)] == [1, 1]
+        assert await Memory(None).cache(Fetch())(2) == 2
+
+    asyncio.run(main())
+    assert RUNS == [1, 2]

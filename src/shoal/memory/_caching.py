@@ -147,7 +147,7 @@ class Caches(Logger):
         elif isinstance(func, (MemorizedFunc, NotMemorizedFunc)):
             func = func.func
         plain = func.__func__ if isinstance(func, staticmethod) else func
-        is_async = inspect.iscoroutinefunction(plain)
+        is_async = any(map(inspect.iscoroutinefunction, (plain, type(plain).__call__)))
         if self.store_backend is None:
             return (AsyncNotMemorizedFunc if is_async else NotMemorizedFunc)(plain)
         options["verbose"] = self._verbose if verbose is None else verbose
