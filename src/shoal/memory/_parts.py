@@ -55,7 +55,7 @@ def describe(identity: Identity, args: tuple[Any, ...], kwargs: dict[str, Any], 
     words = identity.words(args, kwargs)
     texts = argument_texts(words)
     parts = parts_of(words)
-    if identity.snapshot.cells or identity.snapshot.reach is not None:
+    if identity.snapshot.adds:
         parts.update(parts_of(identity.variables(), whole=True))
     if not parts:
         return Description(texts, f'{{"function": {function}}}')

@@ -1,12 +1,21 @@
-"""The functions, classes and modules that ``depends=`` names, and their sources."""
+"""The functions, classes and modules that ``depends=`` names: their sources, and the values that they hold.
+
+::
+
+    version_of    counts when a function is examined: source, and that of the functions inside a decorator
+    held_by       counts at each call: variables of a closure, arguments of a partial, all values of a cached function
+"""
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterable
 from typing import Any
 
-from shoal.memory.key._source import name_of, source_of, source_of_module, subject_of
+from shoal.hashing._functions import cell_contents
+from shoal.memory.key._constants import counted
+from shoal.memory.key._source import name_of, source_of, source_of_module, subject_of, wrapped_by
 
 #: The item of ``depends=`` that stands for what a function reaches in the user's project.
 AUTO = "auto"
@@ -43,10 +52,38 @@ def version_of(dependency: Any) -> Any:
     if isinstance(dependency, types.ModuleType):
         return source_of_module(dependency)
     if callable(dependency):
-        return source_of(subject_of(dependency).function).text.rstrip()
+        function = subject_of(dependency).function
+        texts = [source_of(each).text.rstrip() for each in (function, *wrapped_by(function))]
+        return texts if len(texts) > 1 else texts[0]
     raise TypeError(
         f"depends={dependency!r:.80} ({type(dependency).__name__}) has no source: name functions, classes or modules"
     )
+
+
+def held_by(dependency: Any) -> Any:
+    """Return the present values that a dependency holds, or None.
+
+    Of the variables of a closure and the arguments of a partial, those count that would count as constants. Of a cached
+    function, all values count that its own keys contain.
+    """
+    identity = identity_of(dependency)
+    if identity is not None:
+        return identity.held()
+    if isinstance(dependency, (type, types.ModuleType)):
+        return None
+    subject = subject_of(dependency)
+    given = [subject.args, subject.kwargs] if isinstance(dependency, functools.partial) else []
+    cells = cells_of(subject.function)
+    return counted([*given, *map(cell_contents, cells.values())]) if given or cells else None
+
+
+def cells_of(function: Any) -> dict[str, Any]:
+    """Return the cells of a function's closure whose values count, by name."""
+    code = getattr(function, "__code__", None)
+    names = code.co_freevars if isinstance(code, types.CodeType) else ()
+    cells = zip(names, getattr(function, "__closure__", None) or (), strict=False)
+    # "__class__" is the class around a method that calls super(). Like any other callee, it does not count.
+    return {name: cell for name, cell in cells if name != "__class__"}
 
 
 def identity_of(dependency: Any) -> Any:

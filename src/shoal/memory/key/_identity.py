@@ -4,7 +4,7 @@
 
     tag   digest of everything that a result depends on besides the arguments: the path; the source, or version= instead
           of it; the sources of depends=; the names of the parameters
-    key   digest of (tag, arguments, values of the function's closure)
+    key   digest of (tag, arguments, values of the function's closure, values that depends= holds)
 
 So two functions of the same name, or two versions of one function, never load each other's results, even if another
 process writes to the folder. Under ``hash_name="md5"`` the key is joblib's: a digest of the arguments alone. There all
@@ -18,7 +18,7 @@ import inspect
 import json
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +36,9 @@ from shoal.memory.key._arguments import (
     without_defaults,
     wrong_arguments,
 )
-from shoal.memory.key._depends import checked_depends, dotted_name, is_auto, named, version_of
+from shoal.memory.key._depends import cells_of, checked_depends, dotted_name, held_by, is_auto, named, version_of
 from shoal.memory.key._reach import Reach, Reached
-from shoal.memory.key._source import Source, path_of, remember_source, source_of, subject_of
+from shoal.memory.key._source import Source, path_of, remember_source, source_of, subject_of, wrapped_by
 from shoal.memory.store import Key
 
 HASH_NAMES = ("xxh3_128", "md5")
@@ -66,15 +66,17 @@ class Snapshot:
     #: Importable functions inside a decorator. A hash of the closure covers only their names, so their code and
     #: defaults are added to the row.
     wrapped: list[types.FunctionType]
-    #: The cells of the closure whose values count.
-    cells: list[Any]
+    #: The cells of the closure whose values count, by name.
+    cells: dict[str, Any]
     #: What the function reaches in the user's project, with ``depends="auto"``.
     reach: Reach | None = None
-    #: Whether other values than arguments are added to a row: of the object, the closure, ``wrapped`` or ``reach``.
+    #: The items of ``depends=`` that hold values which count at each call.
+    holding: tuple[Any, ...] = ()
+    #: Whether other values than arguments are added to a row: of the object, the closure, or the fields above.
     adds: bool = False
 
 
-_NOT_EXAMINED = Snapshot(object(), None, None, "", False, lambda *args, **kwargs: (), [], [])
+_NOT_EXAMINED = Snapshot(object(), None, None, "", False, lambda *args, **kwargs: (), [], {})
 
 
 class Identity:
@@ -157,7 +159,7 @@ class Identity:
         code, defaults = getattr(function, "__code__", None), getattr(function, "__defaults__", None)
         keyword_defaults = function.__kwdefaults__ if self._is_plain else None
         is_lambda = getattr(function, "__name__", "") == "<lambda>"
-        wrapped = list(_wrapped_by(function))
+        wrapped = list(wrapped_by(function))
         reach = Reach([function, *wrapped]) if any(map(is_auto, self.depends)) else None
         signature, parameters, live = self._signature_of_keys(keyword_defaults)
         tag = hash(
@@ -172,10 +174,8 @@ class Identity:
                 *([] if reach is None else [reach.digest]),
             ]
         )
-        names = code.co_freevars if isinstance(code, types.CodeType) else ()
-        cells = zip(names, getattr(function, "__closure__", None) or (), strict=False)
-        # "__class__" is the class around a method that calls super(). Like any other callee, it does not count.
-        counting = [cell for name, cell in cells if name != "__class__"]
+        counting = cells_of(function)
+        holding = tuple(dependency for dependency in named(self.depends) if held_by(dependency) is not None)
         plain = isinstance(function, types.FunctionType) and not is_lambda
         importable = [inner for inner in wrapped if _is_importable(inner)]
         self.snapshot = Snapshot(
@@ -188,7 +188,8 @@ class Identity:
             importable,
             counting,
             reach,
-            bool(self._subject.state or counting or importable or reach is not None),
+            holding,
+            bool(self._subject.state or counting or importable or reach is not None or holding),
         )
 
     def _signature_of_keys(
@@ -206,7 +207,7 @@ class Identity:
 
     def described(self) -> dict[str, Any]:
         """Return what results depend on besides the arguments, as digests by name, for explanations."""
-        inner = [source_of(function).text.rstrip() for function in _wrapped_by(self.function)]
+        inner = [source_of(function).text.rstrip() for function in wrapped_by(self.function)]
         return {
             "tag": self.snapshot.tag,
             "source": None if self.version is not None else hash([self.source.text.rstrip(), *inner])[:_DIGITS],
@@ -235,13 +236,13 @@ class Identity:
         return text
 
     def variables(self) -> dict[str, Any]:
-        """Return the values of the closure, and of constants that may change in place, as far as they count."""
-        names = self.snapshot.code.co_freevars if self.snapshot.cells else ()
-        counting = [name for name in names if name != "__class__"]
-        contents = zip(counting, map(cell_contents, self.snapshot.cells), strict=True)
-        reach = self.snapshot.reach
-        live = {} if reach is None else {f"global {name}": value for name, value in reach.live.items()}
-        return {**{f"closure {name}": content[0] for name, content in contents if content}, **live}
+        """Return the values of the closure, constants that may change in place, and values that ``depends=`` holds."""
+        snapshot = self.snapshot
+        contents = {f"closure {name}": cell_contents(cell) for name, cell in snapshot.cells.items()}
+        constants = {} if snapshot.reach is None else snapshot.reach.live
+        live = {f"global {name}": value for name, value in constants.items()}
+        held = {f"depends {dotted_name(item)}": held_by(item) for item in snapshot.holding}
+        return {**{name: content[0] for name, content in contents.items() if content}, **live, **held}
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """Return the key of a call.
@@ -278,12 +279,23 @@ class Identity:
         """Return a row of arguments with the other values that count and may change."""
         snapshot, subject = self.snapshot, self._subject
         if subject.state or snapshot.cells:
-            row = (*row, *subject.state, [cell_contents(cell) for cell in snapshot.cells])
+            row = (*row, *subject.state, [cell_contents(cell) for cell in snapshot.cells.values()])
         if snapshot.wrapped:
             row = (*row, [(inner.__code__, inner.__defaults__, inner.__kwdefaults__) for inner in snapshot.wrapped])
         if snapshot.reach is not None and snapshot.reach.live:
             row = (*row, snapshot.reach.values())
+        if snapshot.holding:
+            row = (*row, [held_by(dependency) for dependency in snapshot.holding])
         return row
+
+    def held(self) -> tuple[Any, ...] | None:
+        """Return the present state of the function with the values that its keys contain, or None if there are none."""
+        if self.is_stale():
+            self.examine()
+        snapshot, subject = self.snapshot, self._subject
+        if not (snapshot.adds or subject.args or subject.kwargs):
+            return None
+        return self._with_state((snapshot.tag, subject.args, subject.kwargs))
 
     def is_stale(self) -> bool:
         """Return whether the function must be examined, for the first time or because it has other code or defaults."""
@@ -308,7 +320,8 @@ class Identity:
         if not self.shared_with_joblib:
             reach = self.snapshot.reach
             live = () if reach is None or not reach.live else (reach.values(),)
-            value = (self.snapshot.tag, words, self._subject.state, *live)
+            held = [held_by(dependency) for dependency in self.snapshot.holding]
+            value = (self.snapshot.tag, words, self._subject.state, *live, *held)
         return Key(self.path, hash(value, "md5", self.coerces))
 
     def words(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -328,31 +341,21 @@ class Identity:
         return {"*": list(args), "**": kwargs}
 
     def _check_closure(self) -> None:
-        """Raise Uncacheable if the state or the closure of the function cannot be hashed."""
-        try:
-            hash(self._subject.state)
-        except HashingError as error:
-            raise Uncacheable(
-                f"{self.func!r:.80} is an object, so its state counts as an argument, but it cannot be hashed: {error}"
-            ) from error
-        snapshot = self.snapshot
-        for name, cell in zip(snapshot.code.co_freevars if snapshot.cells else (), snapshot.cells, strict=False):
+        """Raise Uncacheable if a value that counts besides the arguments cannot be hashed."""
+        snapshot, but = self.snapshot, "but it cannot be hashed"
+        values: list[tuple[Any, str]] = [
+            (self._subject.state, f"{self.func!r:.80} is an object, so its state counts as an argument, {but}")
+        ]
+        for name, cell in snapshot.cells.items():
+            what = f"its variable {name!r}, of the function around it, counts as an argument, {but}"
+            values.append((cell_contents(cell), what))
+        for item in snapshot.holding:
+            values.append((held_by(item), f"what {dotted_name(item)} in depends= holds counts as an argument, {but}"))
+        for value, what in values:
             try:
-                hash(cell_contents(cell))
+                hash(value)
             except HashingError as error:
-                raise Uncacheable(
-                    f"its variable {name!r}, of the function around it, counts as an argument, but it cannot be "
-                    f"hashed: {error}"
-                ) from error
-
-
-def _wrapped_by(function: Any) -> Iterator[Any]:
-    """Yield the functions inside a decorated function, outermost first: their sources count together with its own."""
-    for _ in range(100):  # bounded, because a function may have wrapped itself
-        function = getattr(function, "__wrapped__", None)
-        if function is None:
-            return
-        yield function
+                raise Uncacheable(f"{what}: {error}") from error
 
 
 def _is_importable(function: Any) -> bool:

@@ -2,8 +2,9 @@
 
 ::
 
-    helpers.scale(x) * FACTOR     ("global", "helpers", ("scale",)), ("global", "FACTOR", ())
-    from lib import tool          ("import", "lib", ("tool",))
+    helpers.scale(x) * FACTOR               ("global", "helpers", ("scale",)), ("global", "FACTOR", ())
+    from lib import tool                    ("import", "lib", ("tool",))
+    import helpers; helpers.scale(x)        ("import", "helpers", ("scale",))
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dis
 import functools
 import textwrap
 import types
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
@@ -22,6 +24,7 @@ from shoal.memory.key._source import fingerprint, source_of
 _LOADS = {"LOAD_GLOBAL": "global", "LOAD_NAME": "global"}
 _CELLS = frozenset({"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_CLOSURE", "LOAD_FROM_DICT_OR_DEREF"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+_STORES = frozenset({"STORE_DEREF", "STORE_NAME", "STORE_GLOBAL"})
 #: Instructions that Python puts between the others, and that change nothing.
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL", "PRECALL", "RESUME"})
 
@@ -36,46 +39,108 @@ class Name(NamedTuple):
     #: The number of dots of a relative import.
     level: int = 0
 
+    @property
+    def dotted(self) -> str:
+        """The name and its attributes."""
+        return ".".join((self.root, *self.attributes)).strip(".")
+
+
+class _Imports:
+    """The imports in a code object, and the local variables that stand for what is imported."""
+
+    def __init__(self) -> None:
+        self.statements: list[Name] = []
+        self.variables: dict[str, list[Name]] = {}
+        self._module = Name("import", "", ())
+        self._is_from = False
+        self._value: Name | None = None
+
+    def begin(self, root: str, level: int, wanted: Any) -> None:
+        """Note an import statement. `wanted` are the names that ``from root import ...`` takes."""
+        self._module, self._is_from = Name("import", root, (), level), bool(wanted)
+        # `import a.b` sets the variable a.
+        self._value = None if wanted else Name("import", root.partition(".")[0], ())
+        taken = [self._module._replace(attributes=(each,)) for each in wanted or () if each != "*"]
+        self.statements += taken or [self._module]
+
+    def take(self, attribute: str) -> None:
+        """Note that an attribute is taken: by ``from a import b``, or by ``import a.b as c``."""
+        self._value = self._module._replace(attributes=(attribute,)) if self._is_from else self._module
+
+    def store(self, variable: str) -> None:
+        """Note that a variable is set."""
+        if self._value is not None:
+            self.variables.setdefault(variable, []).append(self._value)
+            self._value = None
+
+    def unused(self, found: Iterable[Name]) -> Iterator[Name]:
+        """Yield the imports of which no name was found: all that they import counts."""
+        used = [(name.level, f"{name.dotted}.") for name in found if name.kind == "import"]
+        for name in self.statements:
+            if not any(level == name.level and dotted.startswith(f"{name.dotted}.") for level, dotted in used):
+                yield name
+
 
 @functools.lru_cache(4096)
 def names_in(code: types.CodeType) -> tuple[Name, ...]:
     """Return the names that code reads, those of the functions and classes inside it too, in a fixed order."""
     found: dict[Name, None] = {}
-    free = set(code.co_freevars)
-    chain: tuple[str, str] | None = None
+    imports = _Imports()
+    chain: list[Name] = []
     attributes: list[str] = []
     constants: list[Any] = []
     for instruction in dis.get_instructions(code):
-        name = instruction.opname
+        name, value = instruction.opname, instruction.argval
         if name in _SILENT:
             continue
-        if chain is not None:
-            if name in _ATTRIBUTES:
-                attributes.append(instruction.argval)
-                continue
-            found[Name(*chain, tuple(attributes))] = None
-            chain, attributes = None, []
-        if name in _LOADS:
-            chain = _LOADS[name], instruction.argval
-        elif name in _CELLS and instruction.argval in free:
-            chain = "cell", instruction.argval
-        elif name == "STORE_GLOBAL":
-            found[Name("stored", instruction.argval, ())] = None
+        if chain and name in _ATTRIBUTES:
+            attributes.append(value)
+            continue
+        found.update(dict.fromkeys(_longer(chain, attributes)))
+        chain, attributes = [], []
+        if name.startswith(("LOAD_FAST", "STORE_FAST")):
+            # Since Python 3.13, one instruction may store or load two variables.
+            variables = value if isinstance(value, tuple) else (value,)
+            if name.startswith("STORE_FAST"):
+                imports.store(variables[0])
+                variables = variables[1:]
+            if "LOAD_FAST" in name:
+                # A variable that inner functions read is loaded so only to pass it to them.
+                loaded = [imports.variables.get(each, ()) for each in variables if each not in code.co_cellvars]
+                found.update(dict.fromkeys(each for names in loaded[:-1] for each in names))
+                chain = list(loaded[-1]) if loaded else []
+        elif value in imports.variables and name in ("LOAD_NAME", "LOAD_DEREF"):
+            chain = list(imports.variables[value])
+        elif name in _LOADS:
+            chain = [Name(_LOADS[name], value, ())]
+        elif name in _CELLS and value in code.co_freevars:
+            chain = [Name("cell", value, ())]
+        elif name in _STORES:
+            imports.store(value)
+            if name == "STORE_GLOBAL":
+                found[Name("stored", value, ())] = None
         elif name == "IMPORT_NAME":
             level, wanted = constants[-2:] if len(constants) > 1 else (0, None)
-            for each in wanted or ("",):
-                inner = (each,) if each and each != "*" else ()
-                found[Name("import", instruction.argval, inner, level if isinstance(level, int) else 0)] = None
-        constants = [*constants[-1:], instruction.argval] if name in ("LOAD_CONST", "LOAD_SMALL_INT") else []
-    if chain is not None:
-        found[Name(*chain, tuple(attributes))] = None
+            imports.begin(value, level if isinstance(level, int) else 0, wanted)
+        elif name == "IMPORT_FROM":
+            imports.take(value)
+        constants = [*constants[-1:], value] if name in ("LOAD_CONST", "LOAD_SMALL_INT") else []
+    found.update(dict.fromkeys(_longer(chain, attributes)))
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             for inside in names_in(constant):
-                # A variable of this function that an inner one reads is no variable from outside.
-                if inside.kind != "cell" or inside.root in free:
+                if inside.kind != "cell" or inside.root in code.co_freevars:
                     found[inside] = None
+                else:  # a variable of this function that an inner one reads: no name from outside, unless imported
+                    imported = imports.variables.get(inside.root, ())
+                    found.update(dict.fromkeys(_longer(imported, inside.attributes)))
+    found.update(dict.fromkeys(list(imports.unused(found))))
     return tuple(found)
+
+
+def _longer(names: Iterable[Name], attributes: Iterable[str]) -> list[Name]:
+    """Return names with more attributes."""
+    return [name._replace(attributes=(*name.attributes, *attributes)) for name in names]
 
 
 def digest_of_function(function: types.FunctionType) -> str:

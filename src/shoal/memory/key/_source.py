@@ -18,7 +18,7 @@ import re
 import tokenize
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -72,6 +72,15 @@ def subject_of(func: Callable[..., Any]) -> Subject:
     name = getattr(func, "__qualname__", None) or getattr(func, "__name__", None)
     known = name is not None and (owner is not None or is_found(func, getattr(func, "__module__", None), name))
     return Subject(func, opaque=True, state=() if known else (func,))
+
+
+def wrapped_by(function: Any) -> Iterator[Any]:
+    """Yield the functions inside a decorated function, outermost first: their sources count together with its own."""
+    for _ in range(100):  # bounded, because a function may have wrapped itself
+        function = getattr(function, "__wrapped__", None)
+        if function is None:
+            return
+        yield function
 
 
 def name_of(function: Any) -> str:
