@@ -117,9 +117,9 @@ make_python() {
     python -m compileall -q "$(windows_path "$WINDOWS")\\Lib" || true
 }
 
-# What the extra "test" names, and shoal's own dependencies, as wheels for Windows.
+# What the extras name, and shoal's own dependencies, as wheels for Windows; the last two are optional on this Python.
 install_packages() {
-    python -m pip install -q --only-binary=:all: -e "$(windows_path "$ROOT")[test]"
+    python -m pip install -q --only-binary=:all: -e "$(windows_path "$ROOT")[test,test-frames]" isal zlib-ng
 }
 
 if [ ! -e "$HOME_OF/made" ]; then

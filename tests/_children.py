@@ -52,14 +52,15 @@ def run_program(command: Sequence[str], timeout: float, **options: Any) -> subpr
 
 
 def runnable(program: Path) -> Path:
-    """Return the file to start for a program without a main guard.
+    """Return the file to start for a program, which may lack a main guard.
 
     Spawned workers import the main module, so that another file runs the program under a guard. Workers are spawned
     with ``SHOAL_START_METHOD=spawn``, and for the backend "multiprocessing" where a system cannot fork.
     """
-    if FORKS and not SPAWNED:
+    source = program.read_text(encoding="utf-8")
+    if (FORKS and not SPAWNED) or '__name__ == "__main__"' in source:
         return program
-    text = f"exec(compile({program.read_text()!r}, {str(program)!r}, 'exec'))"
+    text = f"exec(compile({source!r}, {str(program)!r}, 'exec'))"
     starter = program.with_name(f"start-{program.name}")
     starter.write_text(f'if __name__ == "__main__":\n    {text}\n')
     return starter

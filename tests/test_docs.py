@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def test_each_public_name_is_once_in_the_reference() -> None:
 
 def test_how_to_pages_have_programs() -> None:
     pages = [page for folder in ("how-to", "start") for page in (DOCS / folder).glob("*.md") if page.stem != "index"]
-    assert [name_of(page) for page in pages if not program_of(page)] == []
+    missing = [name_of(page) for page in pages if not program_of(page)]
+    assert missing == ([] if find_spec("distributed") else ["docs/how-to/cluster.md"])
 
 
 def test_an_unknown_comment_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

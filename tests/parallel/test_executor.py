@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import math
 import os
 import threading
 import time
@@ -19,10 +20,11 @@ from typing import Any
 
 import pytest
 
-from _capabilities import KILL, KILLED
+from _capabilities import KILL, KILLED, needs_fork, needs_signals
 from _faults_util import Child, alive, until, wait_for, works
 from _python import GIL
 from shoal import CallPicklingError, RemoteTraceback, WorkerDied, cpu_count, executor, parallel_config, shared
+from shoal._platform.processes import LONGEST_WAIT
 from shoal.errors import FallbackWarning, TaskTimeout
 from shoal.parallel.running._policies import auto_batch_size
 from shoal.parallel.running._submitted import Submitted
@@ -387,7 +389,7 @@ def test_an_idle_executor_sleeps(backend: str) -> None:
         assert workers.submit(square, 3).result() == 9
         time.sleep(0.2)
         run = workers._loop.owned_run
-        assert run._seconds_to_wait(None) is None
+        assert run._seconds_to_wait(None) == (None if math.inf == LONGEST_WAIT else LONGEST_WAIT)
 
 
 # What becomes of an executor that nobody shuts down
@@ -452,6 +454,7 @@ def test_the_end_of_the_program_waits_for_what_was_submitted(
         assert child.leaves_nothing() == []
 
 
+@needs_fork
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_forked_child_has_no_executor(tmp_path: Path, backend: str) -> None:
     body = """
@@ -732,6 +735,7 @@ def test_a_callable_that_fails_concerns_its_call_alone(backend: str, name: str) 
         assert workers.submit(square, 3).result() == 9
 
 
+@needs_signals
 def test_ctrl_c_while_a_result_is_awaited_leaves_the_future_usable(tmp_path: Path) -> None:
     """However often it comes: the lock of the future is never left held, for which the executor would wait."""
     source = """

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from _capabilities import PROC, needs_limits, needs_memfd
+from _capabilities import PROC, needs_fork, needs_limits, needs_memfd, needs_proc, needs_replacing
 from _faults_util import Child
 from shoal import Parallel, delayed, parallel_config
 from shoal.errors import NoSpaceError
@@ -390,6 +390,7 @@ def test_writing_into_a_memmap_of_the_caller_reaches_it(mapped_file: Any) -> Non
     np.testing.assert_array_equal(mapped_file, np.repeat(np.arange(100.0), 400).reshape(100, 400))
 
 
+@needs_replacing
 def test_memmap_whose_file_is_gone(tmp_path: Path) -> None:
     array = np.memmap(tmp_path / "data.bin", "f8", "w+", shape=(BIG,))
     array[:] = 3
@@ -460,6 +461,7 @@ def test_results_that_are_views_of_arguments() -> None:
     assert array[5] == 5
 
 
+@needs_fork
 def test_results_survive_a_fork(tmp_path: Path) -> None:
     source = """
         import os, sys
@@ -575,6 +577,8 @@ def test_no_room_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optio
         assert len(os.listdir("/proc/self/fd")) <= before + 40  # workers, if these were the first; no segments
 
 
+@needs_proc
+@needs_memfd
 def test_memory_that_is_full_while_it_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Only the first place refuses: the folder serves."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
