@@ -14,6 +14,7 @@ import random
 import struct
 import sys
 import warnings
+from datetime import time, timedelta
 from operator import attrgetter
 
 import numpy as np
@@ -33,9 +34,25 @@ TEXTS = (
     *("/etc/passwd", "dateutil//etc/passwd", "os", "system", "tz", "dtype", "data", "name", "__class__", "__dict__"),
     *("__setstate__", "linear", "func", "M", "D", "state", "base", "pyarrow", "string[pyarrow]", "MT19937", "category"),
     *("period[dateutil//etc/passwd]", "freq", "levels", "codes", "start", "stop", "closed"),
+    *("Mon Tue", "1111100", "09:00", "nearest", "weekmask", "holidays", "calendar", "_offset", "n", "normalize"),
     *("__import__('os').system('x')", "datetime64[ns, dateutil//etc/passwd]", "2020-01-01 Europe/Rome"),
 )
 ARRAY = pickle.dumps(np.arange(3.0), 2)[2:-1]
+#: What date offsets are made of, and what an attacker may put in its place.
+TIMES = [
+    pickle.dumps(value, 2)[2:-1]
+    for value in (
+        time(9),
+        time(17),
+        timedelta(1),
+        np.datetime64("2020-01-01"),
+        np.float64(2),
+        (),
+        (time(9),),
+        ("09:00",),
+    )
+]
+PARTS_OF_OFFSETS = [*TIMES, b"N", b"K\x01", b"K\x02", b"\x89", b"X\x07\0\0\x00Mon Tue", b"X\x05\0\0\x0009:00"]
 
 
 def module_and_name(dotted: str) -> tuple[str, str] | None:
@@ -59,6 +76,7 @@ class Maker:
         self._parts = {name: parts for name in sorted(PRESETS[preset]) if (parts := module_and_name(name)) is not None}
         self._names = list(self._parts)
         self._functions = [name for name in self._names if name in RECONSTRUCTORS]
+        self._offsets = [name for name in self._names if ".offsets." in name]
         self._indexes = [name for name in self._names if name.endswith("Index")]
 
     def file(self) -> bytes:
@@ -114,8 +132,34 @@ class Maker:
             buffers += b"N" if draw.random() < 0.3 else buffer
         return b"(" + parts + b"](" + buffers + b"e]Nt"
 
+    def _offset(self, depth: int) -> bytes:
+        """A date offset, made of arguments or given a state."""
+        draw = self._random
+        kind = self._global(draw.choice(self._offsets))
+        parts = [b"K\x01", b"\x89", *draw.choices(PARTS_OF_OFFSETS, k=draw.randrange(7))]
+        if draw.random() < 0.2:
+            parts[draw.randrange(len(parts))] = self._value(depth)
+        if draw.random() < 0.7:
+            return kind + b"(" + b"".join(parts) + b"tR"
+        names = ("n", "normalize", "weekmask", "holidays", "start", "end", "_offset", "calendar")
+        items = (b"X%c\0\0\0%b" % (len(name), name.encode()) + part for name, part in zip(names, parts, strict=False))
+        return kind + b")\x81}(" + b"".join(items) + b"ub"
+
+    def _partial(self, depth: int) -> bytes:
+        """A partial function of any name in the preset."""
+        draw = self._random
+        others = self._functions if draw.random() < 0.3 else ["sklearn.utils.validation.check_array"]
+        function = self._global(draw.choice(others))
+        keywords = draw.choice([b"}", self._dict(depth), b"}X\x05\0\0\0dtype](cnumpy\nfloat64\nes"])
+        state = draw.choice([b"(" + function + b")" + keywords + b"Nt", self._value(depth)])
+        return self._global("functools.partial") + function + b"\x85R" + state + b"b"
+
     def _call(self, depth: int) -> bytes:
         draw = self._random
+        if self._offsets and draw.random() < 0.3:
+            return self._offset(depth)
+        if "functools.partial" in self._names and draw.random() < 0.1:
+            return self._partial(depth)
         name, how = draw.choice(self._names), draw.randrange(6)
         if draw.random() < 0.5 and self._functions:
             name, how = draw.choice(self._functions), 0

@@ -128,6 +128,13 @@ def test_a_buffer_cannot_be_changed_after_the_check() -> None:
         assert loaded.to_pylist() == ["a"]
 
 
+def test_a_view_of_a_buffer_that_is_too_small_is_refused() -> None:
+    """pyarrow raises ArrowIndexError, which is no ValueError."""
+    views = b"\x14\0\0\0bbbb" + bytes(8)
+    with pytest.raises(UntrustedFile, match="references range"):
+        load(Described(array_of("binary_view").type, 1, 0, 0, [None, pa.py_buffer(views), pa.py_buffer(b"")], [], None))
+
+
 @given(st.data())
 def test_what_loads_can_be_read(data: st.DataObject) -> None:
     """Numbers and bytes of a description are changed at random."""

@@ -30,7 +30,7 @@ def _py_buffer(name: str, data: Any) -> Any:
 def _restore_array(name: str, parts: Any) -> Any:
     try:
         return _restored(parts)
-    except (TypeError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+    except (TypeError, ValueError, IndexError) as error:  # as pyarrow's ArrowInvalid and ArrowIndexError are
         raise UntrustedFile(name, (), (f"an array of pyarrow: {error}",)) from None
 
 

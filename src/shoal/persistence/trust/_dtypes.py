@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from shoal.persistence.trust._limits import PER_OPCODE, Misuse
 
 _DTYPE = re.compile(r"[biufcSUVOMm]\d+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 #: Dtypes are nested at most this deep.
 _DEPTH = 50
 #: Arrays have no more dimensions.
@@ -76,8 +77,12 @@ class Dtype:
         real = self.real
         nbytes = math.prod(shape_of(shape)) * real.itemsize
         if self._text is None:
-            self._text = str(real.descr if real.names else real)
+            self._text = readable(real)
         return SurveyedArray(self._text, shape, nbytes, position)
+
+    def check_objects(self, objects: Any, shape: Any) -> None:
+        """Raise ValueError unless an array of this dtype and of this shape may be given these objects."""
+        need(type(objects) is list and len(objects) == math.prod(shape_of(shape)), "another number of objects")
 
     def __setstate__(self, state: Any) -> None:
         if self._final:
@@ -100,9 +105,10 @@ class Dtype:
         """
         fields = state[4] if len(state) > 4 and type(state[4]) is dict else {}
         parts = [*fields.values()]
-        inner = [part[0] for part in [*parts, state[2]] if type(part) is tuple and part and type(part[0]) is Dtype]
+        inner = [part[0] for part in [*parts, state[2]] if type(part) is tuple and part and isinstance(part[0], Dtype)]
         self._depth = 1 + max((dtype._depth for dtype in inner), default=0)
         need(self._depth <= _DEPTH, f"dtypes in {_DEPTH} others")
+        need(not any(isinstance(dtype, TextDtype) for dtype in inner), "a StringDType in another dtype")
         if self.notes is None:
             return
         charge = self.notes.budget.charge
@@ -110,7 +116,7 @@ class Dtype:
         while waiting:
             part = waiting.pop()
             kind = type(part)
-            if kind is Dtype:
+            if isinstance(part, Dtype):
                 weight = part._weight
             elif kind in (str, bytes):
                 weight = len(part)
@@ -173,6 +179,47 @@ class Dtype:
         return real
 
 
+class TextDtype(Dtype):
+    """A stand-in for numpy's ``StringDType``, which has no state. Pickle writes its arrays as lists of texts.
+
+    numpy would make a text of anything else by ``str()``, which may be code of a trusted class. So a list may hold only
+    texts and the missing value.
+    """
+
+    def __init__(self, coerce: Any, *missing: Any) -> None:
+        import numpy as np
+
+        need(hasattr(np.dtypes, "StringDType"), f"numpy {np.__version__} has no StringDType")
+        need(type(coerce) in (bool, int) and len(missing) <= 1, "other flags")
+        named: list[Any] = [value for value in missing if getattr(value, "qualname", None) == "NA"]
+        need(all(type(value) in (str, float, type(None)) for value in missing if value not in named), "a missing value")
+        real = np.dtypes.StringDType
+        self._known = real(coerce=coerce, na_object=missing[0]) if missing else real(coerce=coerce)
+        self._missing = missing
+        self._final = True
+        self._depth = self._weight = 0
+        self._text = f"StringDType(na_object={named[0].name})" if named else None
+        self.notes = None
+
+    def check_objects(self, objects: Any, shape: Any) -> None:
+        """Do as for other dtypes, and charge the texts: numpy copies each, also where the list repeats one."""
+        super().check_objects(objects, shape)
+        missing = self._missing[0] if self._missing else ""
+        texts = [text for text in objects if type(text) is str]
+        self.notes.budget.charge(sum([len(text) if text.isascii() else 4 * len(text) for text in texts]))
+        need(not any(_SURROGATE.search(text) for text in texts), "a surrogate, which UTF-8 does not have")
+        others = [value for value in objects if type(value) is not str]
+        need(all(value is missing or type(value) is type(missing) is float for value in others), "not only texts")
+
+
+def readable(dtype: Any) -> str:
+    """Return a text for people that describes a dtype of numpy."""
+    try:
+        return str(dtype.descr if dtype.names else dtype)
+    except ValueError:  # a list of fields cannot say that these overlap, or are not in the order of their offsets
+        return str(dtype)
+
+
 def _real(value: Any) -> Any:
     """Return a value with all stand-ins replaced by real dtypes."""
     if isinstance(value, Dtype):
@@ -185,10 +232,14 @@ def _real(value: Any) -> Any:
 
 
 def _same(given: Any, written: Any) -> bool:
-    """Tell whether a state is what this or another release of numpy writes: before numpy 2, flags have a sign."""
+    """Tell whether a state is what this or another release of numpy writes.
+
+    Before numpy 2, flags have a sign. If fields are selected from an aligned dtype, numpy writes 1 as their alignment.
+    """
     return bool(
         given[0] in (3, 4)
-        and given[1:7] == written[1:7]
+        and given[1:6] == written[1:6]
+        and (given[6] == written[6] or (given[6] == 1 and given[3] is not None))
         and given[7] - written[7] in (0, 256, -256)
         and _meta(given) == _meta(written)
     )

@@ -51,6 +51,7 @@ _NAMES: dict[str, dict[str, str]] = {
             "CyHalfPoissonLoss CyHalfSquaredError CyHalfTweedieLoss CyHalfTweedieLossIdentity CyHuberLoss "
             "CyPinballLoss __pyx_unpickle_CyHalfMultinomialLoss"
         ),
+        "functools": "partial",
         "sklearn._loss._loss": (
             "CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss CyHalfMultinomialLoss "
             "CyHalfPoissonLoss CyHalfSquaredError CyHalfTweedieLoss CyHalfTweedieLossIdentity CyHuberLoss "
@@ -73,7 +74,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "sklearn.cluster._mean_shift": "MeanShift",
         "sklearn.cluster._optics": "OPTICS",
         "sklearn.cluster._spectral": "SpectralClustering",
-        "sklearn.compose._column_transformer": "ColumnTransformer",
+        "sklearn.compose._column_transformer": "ColumnTransformer make_column_selector",
         "sklearn.compose._target": "TransformedTargetRegressor",
         "sklearn.covariance._elliptic_envelope": "EllipticEnvelope",
         "sklearn.covariance._empirical_covariance": "EmpiricalCovariance",
@@ -126,6 +127,7 @@ _NAMES: dict[str, dict[str, str]] = {
             "Product RBF RationalQuadratic Sum WhiteKernel"
         ),
         "sklearn.impute._base": "MissingIndicator SimpleImputer",
+        "sklearn.impute._iterative": "IterativeImputer _ImputerTriplet",
         "sklearn.impute._knn": "KNNImputer",
         "sklearn.isotonic": "IsotonicRegression",
         "sklearn.kernel_approximation": (
@@ -183,6 +185,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "sklearn.mixture._gaussian_mixture": "GaussianMixture",
         "sklearn.model_selection._classification_threshold": "FixedThresholdClassifier TunedThresholdClassifierCV",
         "sklearn.model_selection._search": "GridSearchCV RandomizedSearchCV",
+        "sklearn.model_selection._search_successive_halving": "HalvingGridSearchCV HalvingRandomSearchCV",
         "sklearn.model_selection._split": "KFold StratifiedKFold",
         "sklearn.multiclass": "OneVsOneClassifier OneVsRestClassifier OutputCodeClassifier _ConstantPredictor",
         "sklearn.multioutput": "ClassifierChain MultiOutputClassifier MultiOutputRegressor RegressorChain",
@@ -219,13 +222,15 @@ _NAMES: dict[str, dict[str, str]] = {
         "sklearn.tree._tree": "Tree",
         "sklearn.utils._bunch": "Bunch",
         "sklearn.utils._metadata_requests": "MetadataRequest MethodMetadataRequest",
+        "sklearn.utils.validation": "check_array",
     },
     "pandas": {
         "pandas": (
             "ArrowDtype BooleanDtype Categorical CategoricalDtype CategoricalIndex DataFrame DateOffset "
-            "DatetimeIndex DatetimeTZDtype Float32Dtype Index Int64Dtype Interval IntervalDtype "
-            "IntervalIndex MultiIndex NA Period PeriodDtype PeriodIndex RangeIndex Series SparseDtype "
-            "StringDtype TimedeltaIndex"
+            "DatetimeIndex DatetimeTZDtype Float32Dtype Float64Dtype Index Int16Dtype Int32Dtype Int64Dtype "
+            "Int8Dtype Interval IntervalDtype IntervalIndex MultiIndex NA Period PeriodDtype PeriodIndex "
+            "RangeIndex Series SparseDtype StringDtype TimedeltaIndex UInt16Dtype UInt32Dtype UInt64Dtype "
+            "UInt8Dtype"
         ),
         "pandas._libs.arrays": "__pyx_unpickle_NDArrayBacked",
         "pandas._libs.internals": "_unpickle_block",
@@ -233,7 +238,13 @@ _NAMES: dict[str, dict[str, str]] = {
         "pandas._libs.missing": "NA",
         "pandas._libs.sparse": "IntIndex",
         "pandas._libs.tslibs.nattype": "__nat_unpickle _nat_unpickle",
-        "pandas._libs.tslibs.offsets": "BusinessDay DateOffset Day MonthEnd Week YearEnd",
+        "pandas._libs.tslibs.offsets": (
+            "BHalfYearBegin BHalfYearEnd BQuarterBegin BQuarterEnd BYearBegin BYearEnd BusinessDay "
+            "BusinessHour BusinessMonthBegin BusinessMonthEnd CustomBusinessDay CustomBusinessHour "
+            "CustomBusinessMonthBegin CustomBusinessMonthEnd DateOffset Day Easter FY5253 FY5253Quarter "
+            "HalfYearBegin HalfYearEnd Hour LastWeekOfMonth Micro Milli Minute MonthBegin MonthEnd Nano "
+            "QuarterBegin QuarterEnd Second SemiMonthBegin SemiMonthEnd Week WeekOfMonth YearBegin YearEnd"
+        ),
         "pandas._libs.tslibs.period": "Period",
         "pandas._libs.tslibs.timedeltas": "_timedelta_unpickle",
         "pandas._libs.tslibs.timestamps": "_unpickle_timestamp",
@@ -245,8 +256,10 @@ _NAMES: dict[str, dict[str, str]] = {
         "pandas.core.arrays.boolean": "BooleanArray BooleanDtype",
         "pandas.core.arrays.categorical": "Categorical",
         "pandas.core.arrays.datetimes": "DatetimeArray",
-        "pandas.core.arrays.floating": "Float32Dtype FloatingArray",
-        "pandas.core.arrays.integer": "Int64Dtype IntegerArray",
+        "pandas.core.arrays.floating": "Float32Dtype Float64Dtype FloatingArray",
+        "pandas.core.arrays.integer": (
+            "Int16Dtype Int32Dtype Int64Dtype Int8Dtype IntegerArray UInt16Dtype UInt32Dtype UInt64Dtype UInt8Dtype"
+        ),
         "pandas.core.arrays.interval": "IntervalArray",
         "pandas.core.arrays.period": "PeriodArray",
         "pandas.core.arrays.sparse.array": "SparseArray",

@@ -151,7 +151,7 @@ class Woven(io.RawIOBase):
             or position != expected.at
             or state.get("shape") != expected.shape
             or not isinstance(dtype, np.dtype)
-            or dtype != expected.dtype
+            or not _same(dtype, expected.dtype)
             or dtype.itemsize != expected.dtype.itemsize
             or dtype.hasobject != expected.dtype.hasobject
             or state.get("order") != expected.order
@@ -211,3 +211,11 @@ class Woven(io.RawIOBase):
         if array is not None and self._at == array.begin + array.nbytes:
             self._of_arrays += array.nbytes
             self._open = None
+
+
+def _same(dtype: Any, expected: Any) -> bool:
+    """Tell whether a dtype is what the dry run has found.
+
+    A missing value of StringDType is a global, which the dry run does not import. Its array is a pickle of its own.
+    """
+    return type(dtype) is type(expected) if expected.kind == "T" else bool(dtype == expected)

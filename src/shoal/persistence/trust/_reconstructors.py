@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.persistence.trust._dtypes import need
-from shoal.persistence.trust._standins import Global, Rule
+from shoal.persistence.trust._standins import Global, Result, Rule
 
 _PLAIN = (int, float, complex, str, bytes, bytearray, bool, type(None))
 
@@ -102,13 +102,80 @@ def _timestamp(value: Any, freq: Any, tz: Any = None, *unit: Any) -> None:
     need(type(tz) is not str, "a time zone that pandas would look up")
 
 
+def _of_offsets(value: Any) -> bool:
+    """Tell whether a value is plain data, or a time, a span of time or a date that numpy or pandas has written."""
+    if type(value) in (tuple, list):
+        return all(map(_of_offsets, value))
+    if type(value) is dict:
+        return all(type(key) is str and _of_offsets(item) for key, item in value.items())
+    return type(value) in _PLAIN or (isinstance(value, Result) and value.name in _TIMES)
+
+
+def _offset(text: int | None = None, calendar: int | None = None) -> Rule:
+    """Return the rule of a date offset.
+
+    Its argument at the index `text` may be a text, and no other one; that at the index `calendar` must be None. pandas
+    would parse the text of a time with ``strptime``, which imports a module. It would import a module for a calendar,
+    and call its methods. It never writes either: an offset has its times as times, and its holidays as dates.
+    """
+
+    def call(*args: Any) -> None:
+        for index, arg in enumerate(args):
+            parts = arg if type(arg) in (tuple, list) else (arg,)
+            need(index == text or str not in map(type, parts), "a text")
+            need(index != calendar or arg is None, "a calendar")
+            need(_of_offsets(arg), "something else than numbers and times")
+
+    def change(state: Any) -> None:
+        need(type(state) is dict and _of_offsets(state), "something else than numbers, texts and times")
+
+    return Rule(call, change)
+
+
+def _partial(function: Any) -> Partial:
+    """Accept the function of scikit-learn that checks data; return what stands for the partial function."""
+    need(isinstance(function, Global) and function.name == _CHECK_ARRAY, "another function")
+    return Partial(function)
+
+
+class Partial:
+    """Stands for a partial function that checks data. It is not called while the file is loaded.
+
+    Its state follows. If that is not what scikit-learn writes, ``functools.partial`` must be named exactly.
+    """
+
+    def __init__(self, function: Global) -> None:
+        self._function = function
+
+    def __setstate__(self, state: Any) -> None:
+        right = type(state) is tuple and len(state) == 4 and state[0] is self._function
+        right = right and state[1] == () and type(state[2]) is dict and state[3] is None
+        if not (right and all(_of_check(*keyword) for keyword in state[2].items())):
+            self._function.notes.stand_in("functools", "partial").uses.add("called freely")
+
+
+def _of_check(keyword: Any, value: Any) -> bool:
+    """Tell whether scikit-learn gives this keyword argument to the function that checks data."""
+    if keyword == "dtype":
+        return type(value) is list and all(isinstance(item, Global) and item.name in _FLOATS for item in value)
+    return keyword in ("ensure_all_finite", "force_all_finite") and type(value) is bool
+
+
+_CHECK_ARRAY = "sklearn.utils.validation.check_array"
+_FLOATS = ("numpy.float64", "numpy.float32")
+#: What makes the dates, times and spans of time that date offsets hold.
+_TIMES = (
+    *("datetime.time", "datetime.timedelta", "pandas._libs.tslibs.timedeltas._timedelta_unpickle"),
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+)
 _BITS = "numpy.random._pickle.__bit_generator_ctor"
 _OFFSETS = (
-    "Day Hour Minute Second Milli Micro Nano BusinessDay BusinessHour CustomBusinessDay CustomBusinessHour MonthEnd "
-    "MonthBegin BusinessMonthEnd BusinessMonthBegin CustomBusinessMonthEnd CustomBusinessMonthBegin SemiMonthEnd "
-    "SemiMonthBegin Week WeekOfMonth LastWeekOfMonth YearEnd YearBegin BYearEnd BYearBegin QuarterEnd QuarterBegin "
-    "BQuarterEnd BQuarterBegin HalfYearEnd HalfYearBegin BHalfYearEnd BHalfYearBegin FY5253 FY5253Quarter Easter"
+    "Day Hour Minute Second Milli Micro Nano BusinessDay BusinessHour MonthEnd MonthBegin BusinessMonthEnd "
+    "BusinessMonthBegin SemiMonthEnd SemiMonthBegin Week WeekOfMonth LastWeekOfMonth YearEnd YearBegin BYearEnd "
+    "BYearBegin QuarterEnd QuarterBegin BQuarterEnd BQuarterBegin HalfYearEnd HalfYearBegin BHalfYearEnd "
+    "BHalfYearBegin Easter"
 )
+_CUSTOM_OFFSETS = "CustomBusinessDay CustomBusinessHour CustomBusinessMonthEnd CustomBusinessMonthBegin"
 _LOSSES = (
     "CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss CyHalfMultinomialLoss CyHalfPoissonLoss "
     "CyHalfSquaredError CyHalfTweedieLoss CyHalfTweedieLossIdentity CyHuberLoss CyPinballLoss"
@@ -174,6 +241,9 @@ RECONSTRUCTORS: dict[str, Rule] = {
     **_each("sklearn.feature_selection._univariate_selection", "chi2 f_classif f_regression r_regression", _VALUE),
     **_each("sklearn.feature_selection._mutual_info", "mutual_info_classif mutual_info_regression", _VALUE),
     **_each("sklearn.cluster._kmeans", "_kmeans_single_lloyd _kmeans_single_elkan", _VALUE),
+    # ... and the function that gradient boosting of histograms applies to columns of numbers beside categories.
+    _CHECK_ARRAY: _VALUE,
+    "functools.partial": Rule(_partial),
     # ... of which FeatureAgglomeration has one of numpy's.
     "numpy.mean": _VALUE,
     # scipy: splines have the module's asarray as an attribute, and interp1d its own method.
@@ -205,8 +275,11 @@ RECONSTRUCTORS: dict[str, Rule] = {
     "pandas._libs.tslibs.timedeltas._timedelta_unpickle": Rule(_data),
     "pandas._libs.tslibs.timestamps._unpickle_timestamp": Rule(_timestamp),
     **{f"{module}.NA": _VALUE for module in ("pandas", "pandas._libs.missing")},
-    # ... date offsets, which are made of numbers and names.
-    **_each("pandas._libs.tslibs.offsets", _OFFSETS, Rule(_data)),
+    # ... date offsets, which are made of numbers and times; the text is a mask of days, or the name of a variant.
+    **_each("pandas._libs.tslibs.offsets", _OFFSETS, _offset()),
+    **_each("pandas._libs.tslibs.offsets", _CUSTOM_OFFSETS, _offset(text=2, calendar=4)),
+    "pandas._libs.tslibs.offsets.FY5253": _offset(text=4),
+    "pandas._libs.tslibs.offsets.FY5253Quarter": _offset(text=5),
     **{f"{module}.DateOffset": Rule(_no_arguments) for module in ("pandas", "pandas._libs.tslibs.offsets")},
     # pyarrow: a type is made of its parts, an array of a type and buffers; _arrow.py checks these.
     **_each("pyarrow.lib", _ARROW_TYPES, Rule(_data)),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
-from shoal.persistence.trust._dtypes import RECORDS, Dtype, SurveyedArray, need, shape_of
+from shoal.persistence.trust._dtypes import RECORDS, Dtype, SurveyedArray, TextDtype, need, shape_of
 from shoal.persistence.trust._standins import PLAIN, Container, Global, Result, Rule, simple
 
 _FRACTION = re.compile(r"-?\d+(/\d+)?")
@@ -126,31 +125,36 @@ def _empty(shape: Any, code: Any) -> None:
     need(shape_of(shape) == (0,) and _bytes(code) == b"b", "an array that is not empty")
 
 
+def _dtype(value: Any) -> Dtype:
+    need(isinstance(value, Dtype), "something else than a dtype of numpy")
+    return value  # type: ignore[no-any-return]
+
+
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Any:
-    need(type(data) in (bytes, bytearray) and not dtype.real.hasobject, "something else than bytes")
+    need(type(data) in (bytes, bytearray) and not _dtype(dtype).real.hasobject, "something else than bytes")
     need(axes is None or shape_of(tuple(axes)) is not None, "axes")
     return dtype.described(shape)
 
 
 def _ndarray(shape: Any, dtype: Any, data: Any, offset: Any = 0, strides: Any = None, order: Any = None) -> Any:
     need(offset == 0 and strides is None, "strides")
-    need(type(data) in (bytes, bytearray) and not dtype.real.hasobject, "something else than bytes")
+    need(type(data) in (bytes, bytearray) and not _dtype(dtype).real.hasobject, "something else than bytes")
     array = dtype.described(shape)
     need(array.nbytes <= len(data), "fewer bytes than it has")
     return array
 
 
 def _scalar(dtype: Any, data: Any) -> None:
-    need(type(data) is bytes and not dtype.real.hasobject, "something else than bytes")
+    need(type(data) is bytes and not _dtype(dtype).real.hasobject, "something else than bytes")
     need(len(data) == dtype.real.itemsize, "another number of bytes")
 
 
 def _array_state(state: Any) -> SurveyedArray:
+    need(type(state) is tuple and len(state) in (4, 5), "other parts")
     shape, dtype, _, data = state[-4:]
-    need(type(state) is tuple and len(state) in (4, 5), f"{len(state)} parts")
-    array: SurveyedArray = dtype.described(shape)
+    array = _dtype(dtype).described(shape)
     if dtype.real.hasobject:
-        need(type(data) is list and len(data) == math.prod(shape), "another number of objects")
+        dtype.check_objects(data, shape)
     else:
         need(type(data) is bytes and len(data) == array.nbytes, "another number of bytes")
     return array
@@ -200,6 +204,7 @@ SAFE: dict[str, Rule] = {
     "copyreg._reconstructor": Rule(_reconstructor),
     "copyreg.__newobj__": Rule(_newobj),
     "numpy.dtype": Rule(Dtype),
+    "numpy._core._internal._convert_to_stringdtype_kwargs": Rule(TextDtype),
     **{f"numpy.{name}": Rule() for name in _SCALARS.split()},
     **dict.fromkeys(RECORDS, Rule()),
     **dict.fromkeys(_ARRAYS, _ARRAY),

@@ -13,11 +13,10 @@ A global itself is never to be changed: nothing that pickle writes does so.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from shoal.persistence.trust._dtypes import Dtype, SurveyedArray, need, shape_of
+from shoal.persistence.trust._dtypes import Dtype, SurveyedArray, need
 from shoal.persistence.trust._limits import PER_OPCODE, Budget
 
 #: Where ``getattr`` is.
@@ -180,7 +179,7 @@ class Global(_Standin):
         if type(value) is SurveyedArray:
             notes.array(value)
             return Container(cls, (), built=True)
-        if type(value) is Dtype:
+        if isinstance(value, Dtype):
             value.notes = notes
         return value
 
@@ -341,13 +340,13 @@ def _states_of_arrays(state: tuple[Any, ...], notes: Notes) -> None:
             if type(part) is tuple:
                 waiting.append(part)
                 notes.budget.charge(_size((part,)))
-            elif type(part) is Dtype and part.real.hasobject and at + 2 < len(parts) and type(parts[at + 2]) is list:
+            elif (
+                isinstance(part, Dtype) and part.real.hasobject and at + 2 < len(parts) and type(parts[at + 2]) is list
+            ):
                 try:
-                    right = len(parts[at + 2]) == math.prod(shape_of(parts[at - 1]))
-                except ValueError:
-                    right = False
-                if not right:
-                    notes.misused("an array is given another number of objects than it has")
+                    part.check_objects(parts[at + 2], parts[at - 1])
+                except ValueError as error:
+                    notes.misused(f"an array is given what it does not hold ({error})")
                 notes.built.append((parts, parts[at + 2]))
 
 

@@ -54,8 +54,8 @@ class Trust:
         preset = isinstance(trusted, str) and trusted in PRESETS
         if isinstance(trusted, (str, bytes)) and not preset:
             raise TypeError(
-                f"trusted takes a list of names, or one of the presets {list(PRESETS)}, got: {trusted!r}. "
-                f"Pass trusted=[{trusted!r}]{hint(str(trusted), PRESETS)}"
+                f"trusted takes a list of names, or one of the presets {list(PRESETS)}, got: {trusted!r}"
+                f"{_instead(trusted)}"
             )
         for item in [trusted] if callable(trusted) or preset else trusted:
             if callable(item):
@@ -133,6 +133,16 @@ class Trust:
         return all(isinstance(step, type) for step in steps[:-1]) and all(
             self._in_package(getattr(step, "__module__", None)) for step in steps
         )
+
+
+def _instead(given: str | bytes) -> str:
+    """Return the end of a message: what to pass instead of a single string."""
+    near = hint(str(given), PRESETS)
+    if isinstance(given, bytes) or not _PATTERN.fullmatch(given):
+        return near or ". Pass a list such as trusted=['package.Class', 'package.*']"
+    if "." in given:
+        return f". Pass trusted=[{given!r}]{near}"
+    return near or f". Pass trusted=[{given + '.*'!r}]"
 
 
 def _as_pickle_does(standin: Global, value: Any) -> bool:

@@ -46,6 +46,7 @@ from shoal.persistence._format import (
     plain,
     wrapper,
 )
+from shoal.persistence.trust._dtypes import readable
 
 _TOKEN_BYTES = 16
 _PAYLOAD_HEADER = 5  # at least: the opcode and the length of a large string or buffer
@@ -212,7 +213,7 @@ class Splicer:
         """Return the opcodes that push a dtype, and its text for people."""
         known = self._dtypes.get(id(dtype))
         if known is None:
-            known = dtype, plain(dtype, self._protocol), str(dtype.descr if dtype.names else dtype)
+            known = dtype, plain(dtype, self._protocol), readable(dtype)
             self._dtypes[id(dtype)] = known  # the dtype too: as long as it lives, no other one has its id
         return known[1:]
 
