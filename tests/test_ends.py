@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from _capabilities import needs_proc
+from _children import SPAWNED
 from _faults_util import Child, until
 
 pytestmark = needs_proc
@@ -120,3 +122,254 @@ Parallel(n_jobs=2, batch_size=1)(calls())
             code, out, err = child.wait()
             assert (code, out, err) == (-signal.Signals[name], "", "")
             assert child.leaves_nothing() == []
+
+
+#: Below are programs in which something goes on after the main thread has ended.
+LATE = """
+import atexit, multiprocessing, os, sys, threading, time
+from pathlib import Path
+import shoal
+from _faults_util import wait_for, works
+from shoal import Parallel, delayed
+from shoal.errors import WorkerDied
+
+folder = Path(sys.argv[1])
+gate = folder / "gate"
+
+
+def options(form):
+    if form == "fork server":
+        import tempfile
+
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"  # the path of its socket must be short
+        return {"backend": multiprocessing.get_context("forkserver")}
+    backend, _, method = form.partition(" by ")
+    return {"backend": backend, **({"start_method": method} if method else {})}
+
+
+def hold(index):
+    (folder / f"began-{index}").touch()
+    wait_for(gate)
+    return index
+
+
+def later(do):
+    # A thread of the program calls it when the main thread has ended.
+    def run():
+        threading.main_thread().join()
+        do()
+
+    threading.Thread(target=run).start()
+
+
+def begun():
+    wait_for(folder / "began-0")
+    wait_for(folder / "began-1")
+"""
+FORMS = ["loky", "loky by loky", "loky by spawn", "multiprocessing", "fork server"]
+REFUSED = "cannot run anything in worker processes while the interpreter shuts down"
+#: What a program prints that begins a run at exit. Python 3.12 may start no thread then.
+LATE_OUTPUT = {"ok\n", f"{REFUSED}\n"} if sys.version_info >= (3, 12) else {"ok\n"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_run_in_a_thread_outlasts_the_main_thread(tmp_path: Path, form: str) -> None:
+    source = f"""{LATE}
+def train():
+    print(Parallel(n_jobs=2, batch_size=1, **options({form!r}))(delayed(hold)(index) for index in range(6)))
+
+
+if __name__ == "__main__":
+    later(gate.touch)
+    threading.Thread(target=train).start()
+    begun()
+"""
+    with Child(source, tmp_path) as child:
+        assert child.wait() == (0, "[0, 1, 2, 3, 4, 5]\n", "")
+        assert child.leaves_nothing() == []
+
+
+@pytest.mark.parametrize("how", ["a thread", "an exit handler"])
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("form", ["loky", "multiprocessing", "executor"])
+def test_a_run_may_begin_when_the_main_thread_has_ended(tmp_path: Path, form: str, warm: bool, how: str) -> None:
+    source = f"""{LATE}
+def run():
+    if {form!r} != "executor":
+        return works(2, **options({form!r}))
+    with shoal.executor(2) as executor:
+        return list(executor.map(abs, range(-3, 3))) == [3, 2, 1, 0, 1, 2]
+
+
+def try_to_run():
+    try:
+        print("ok" if run() and run() else "wrong")
+    except RuntimeError as error:
+        print(error)
+        assert error.__cause__ is None
+
+
+if __name__ == "__main__":
+    {"atexit.register" if how == "an exit handler" else "later"}(try_to_run)
+    assert not {warm} or run()
+"""
+    with Child(source, tmp_path) as child:
+        code, out, err = child.wait()
+        assert (code, err) == (0, "")
+        assert out in LATE_OUTPUT
+        assert child.leaves_nothing() == []
+
+
+@pytest.mark.parametrize("form", ["loky", "multiprocessing"])
+def test_a_worker_that_dies_after_the_main_thread_has_ended_is_reported(tmp_path: Path, form: str) -> None:
+    source = f"""{LATE}
+def end():
+    hold(1)
+    os._exit(3)
+
+
+def train():
+    try:
+        Parallel(n_jobs=2, batch_size=1, **options({form!r}))([delayed(hold)(0), delayed(end)()])
+    except WorkerDied as error:
+        print(error.call, error.exit_code)
+
+
+if __name__ == "__main__":
+    later(gate.touch)
+    threading.Thread(target=train).start()
+    begun()
+"""
+    with Child(source, tmp_path) as child:
+        assert child.wait() == (0, "call 1, end() 3\n", "")
+        assert child.leaves_nothing() == []
+
+
+def test_exit_handlers_of_workers_run_after_a_late_run(tmp_path: Path) -> None:
+    source = f"""{LATE}
+def leave():
+    time.sleep(0.2)
+    (folder / f"left-{{os.getpid()}}").touch()
+
+
+def run():
+    print(len(set(Parallel(n_jobs=2, batch_size=1)(delayed(register)(index) for index in range(2)))))
+
+
+def register(index):
+    atexit.register(leave)
+    hold(index)
+    return os.getpid()
+
+
+if __name__ == "__main__":
+    later(gate.touch)
+    threading.Thread(target=run).start()
+    begun()
+"""
+    with Child(source, tmp_path) as child:
+        assert child.wait() == (0, "2\n", "")
+    assert len(list(tmp_path.glob("left-*"))) == (0 if SPAWNED else 2)  # multiprocessing runs no exit handlers
+
+
+@pytest.mark.parametrize("form", ["loky", "multiprocessing"])
+def test_a_run_of_a_daemon_thread_prints_nothing_at_the_end(tmp_path: Path, form: str) -> None:
+    """The error is quick if its parent was imported, so that the thread would have the time to print it."""
+    source = f"""{LATE}
+import loky.process_executor
+
+
+def train():
+    while True:
+        Parallel(n_jobs=2, batch_size=1, **options({form!r}))(delayed(hold)(index) for index in range(6))
+
+
+if __name__ == "__main__":
+    threading.Thread(target=train, daemon=True).start()
+    begun()
+"""
+    with Child(source, tmp_path) as child:
+        assert child.wait() == (0, "", "")
+        assert child.leaves_nothing() == []
+
+
+@pytest.mark.parametrize("form", ["loky", "multiprocessing"])
+def test_an_exit_handler_may_wait_for_a_run_of_a_daemon_thread(tmp_path: Path, form: str) -> None:
+    source = f"""{LATE}
+def train():
+    for _ in range(2):
+        try:
+            Parallel(n_jobs=2, batch_size=1, **options({form!r}))(delayed(hold)(index) for index in range(6))
+        except RuntimeError as error:
+            print(error)
+
+
+if __name__ == "__main__":
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    atexit.register(thread.join)
+    begun()
+"""
+    with Child(source, tmp_path) as child:
+        assert child.wait() == (0, 2 * f"{REFUSED}\n", "")
+        assert child.leaves_nothing() == []
+
+
+@pytest.mark.parametrize("owner", ["the main thread", "a thread"])
+def test_a_generator_that_was_left_does_not_delay_the_end(tmp_path: Path, owner: str) -> None:
+    """Nor does it harm a run of a thread, with which it shares the workers."""
+    source = f"""{LATE}
+def leave():
+    global results
+    results = Parallel(n_jobs=2, batch_size=1, return_as="generator")(delayed(abs)(index) for index in range(9))
+    next(results)
+
+
+def train():
+    print(Parallel(n_jobs=2, batch_size=1)(delayed(hold)(index) for index in range(6)))
+
+
+if __name__ == "__main__":
+    later(gate.touch)
+    if {owner!r} == "a thread":
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join()
+    else:
+        leave()
+    threading.Thread(target=train).start()
+    begun()
+"""
+    with Child(source, tmp_path) as child:
+        assert child.wait() == (0, "[0, 1, 2, 3, 4, 5]\n", "")
+        assert child.leaves_nothing() == []
+
+
+@pytest.mark.parametrize("form", ["loky", "multiprocessing"])
+def test_ctrl_c_ends_the_wait_for_a_run_of_a_thread(tmp_path: Path, form: str) -> None:
+    """As it ends the wait for any thread: Python prints where it waited, and leaves the thread alone."""
+    source = f"""{LATE}
+def train():
+    Parallel(n_jobs=2, batch_size=1, **options({form!r}))(delayed(hold)(index) for index in range(6))
+
+
+def report():
+    time.sleep(0.3)  # CPython does not notice a signal that comes just before it begins to wait
+    (folder / "waiting").touch()
+
+
+if __name__ == "__main__":
+    later(report)
+    threading.Thread(target=train).start()
+    begun()
+"""
+    with Child(source, tmp_path) as child:
+        assert until((tmp_path / "waiting").exists)
+        os.kill(child.pid, signal.SIGINT)
+        code, out, err = child.wait()
+        assert (code, out) == (0, "")
+        assert err.startswith("Exception ignored")
+        assert err.count("Traceback") == 1
+        assert "KeyboardInterrupt" in err
+        assert "shoal" not in err
+        assert child.leaves_nothing() == []

@@ -524,12 +524,22 @@ class MissingMainGuard(RuntimeError):
         )
 
 
+#: The message of the RuntimeError of a run that can have no workers any more.
+AT_EXIT = "cannot run anything in worker processes while the interpreter shuts down"
+
+
 def cannot_start(error: BaseException) -> BaseException:
     """Return the exception to raise if a worker could not be started.
 
-    It is a :class:`WorkerStartError` if `error` says that the system refused to start it; else it is `error` itself.
+    It is a :class:`WorkerStartError` if `error` says that the system refused to start it, and a RuntimeError with
+    `AT_EXIT` if the interpreter refused because it shuts down; else it is `error` itself.
     """
     number = getattr(error, "errno", None)
+    if isinstance(error, RuntimeError) and "at interpreter shutdown" in str(error):  # Python 3.12: no thread, no fork
+        return RuntimeError(AT_EXIT)
+    multiprocessing = sys.modules.get("multiprocessing.util")
+    if number == errno.ENOENT and multiprocessing is not None and multiprocessing.is_exiting():
+        return RuntimeError(AT_EXIT)  # multiprocessing has removed the socket of its fork server
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         number = errno.EAGAIN
     elif not isinstance(error, (OSError, MemoryError)):
@@ -822,16 +832,23 @@ def import_loky() -> Any:
 
     registry: dict[str, Any] = contexts._concrete_contexts  # type: ignore[attr-defined]
     before: dict[str, Any] = {name: registry[name] for name in ("loky", "loky_init_main") if name in registry}
-    import loky.process_executor
-
-    registry.update(before)
+    try:
+        import loky.process_executor
+    finally:
+        registry.update(before)
     return loky.process_executor
 
 
 def _build_worker_died() -> type[BaseException]:
-    terminated_worker: type[BaseException] = import_loky().TerminatedWorkerError
+    parent: type[BaseException]
+    try:
+        parent = import_loky().TerminatedWorkerError
+    except RuntimeError:  # while the interpreter shuts down, neither module can be imported any more
+        from concurrent.futures import BrokenExecutor
 
-    class WorkerDied(terminated_worker):  # type: ignore[misc, valid-type]
+        parent = getattr(sys.modules.get("concurrent.futures.process"), "BrokenProcessPool", BrokenExecutor)
+
+    class WorkerDied(parent):  # type: ignore[misc, valid-type]
         """A worker process ended while it ran a call: it crashed, was killed, or called ``os._exit``.
 
         Parameters

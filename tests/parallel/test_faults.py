@@ -777,7 +777,7 @@ def test_exit_while_workers_start(tmp_path: Path, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
-def test_runs_in_threads_do_not_outlive_the_program(tmp_path: Path, backend: str) -> None:
+def test_runs_in_daemon_threads_do_not_outlive_the_program(tmp_path: Path, backend: str) -> None:
     """Two runs share the workers; neither the one that has them nor the one that waits keeps the program."""
     source = f"""
         import sys, threading, time
@@ -796,7 +796,7 @@ def test_runs_in_threads_do_not_outlive_the_program(tmp_path: Path, backend: str
 
         gate = Path(sys.argv[1]) / "began"
         for _ in range(2):
-            threading.Thread(target=run, daemon={backend == "threading"}).start()
+            threading.Thread(target=run, daemon=True).start()
         while not gate.exists():
             time.sleep(0.01)
     """

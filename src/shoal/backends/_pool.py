@@ -21,8 +21,9 @@ from shoal.backends._guard import refuse_while_main_is_imported
 from shoal.backends._loop import Loop
 from shoal.backends._process import Process
 from shoal.backends._surroundings import current
-from shoal.backends._workers import AT_EXIT, Maker, Turn, Worker
-from shoal.backends.base import Slot
+from shoal.backends._workers import SILENT_SECONDS, Maker, Turn, Worker
+from shoal.backends.base import Slot, in_main_thread
+from shoal.errors import AT_EXIT
 
 #: If somebody waits for the end of a worker, it is killed after this time, in seconds. A call may have left a process
 #: that keeps it from ending.
@@ -43,22 +44,33 @@ class Pool:
         # Only the loop's thread changes the next two: the live processes, and what is called when some have ended.
         self._processes: set[Process] = set()
         self._waiting: list[tuple[set[Process], Callable[[], object]]] = []
-        self._gone = threading.Event()  # set when all have ended at exit
-        self._closed = False
-        #: Functions that are called at exit before the workers are ended. They wait for the calls that still run.
+        # Whether the program has come to its end. From then on, each worker ends with its last run that is awaited.
+        self._exiting = False
+        #: Functions that are called at exit before workers are ended. They wait for the calls of executors.
         self.before_end: list[Callable[[], None]] = []
 
     def open(self, maker: Maker, n_workers: int, own: bool = False) -> list[Slot]:
         """Return a slot on each of `n_workers` workers: those with the fewest runs, and new ones if needed.
 
         With `own`, the workers are ones that no other run uses until they are returned.
+
+        Raises
+        ------
+        RuntimeError
+            If the interpreter shuts down and does not wait for this thread, or can start no thread or process any more.
         """
         refuse_while_main_is_imported()
+        if self._exiting and threading.current_thread().daemon:
+            time.sleep(SILENT_SECONDS)
+            raise RuntimeError(AT_EXIT)
         with self._lock:
-            self.check()
             if not self.loop.started:
-                threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
+                try:
+                    threading._register_atexit(self.shut_down)  # type: ignore[attr-defined]
+                except RuntimeError:  # the main thread has ended
+                    self._exiting = True
                 self.loop.start()
+            awaited = self._awaits_this_thread()
             group = self._workers.setdefault(maker.key, [])
             workers = [worker for worker in group if not (worker.own or worker.closing or (own and worker.users))]
             taken = {worker.index for worker in workers}
@@ -70,12 +82,14 @@ class Pool:
             chosen = sorted(workers[: max(n_workers, in_use)], key=attrgetter("users"))[:n_workers]
             for worker in chosen:
                 worker.users += 1
+                worker.awaited += awaited
                 worker.own = own
+                worker.closing = self._exiting
             if maker.key != self._latest:
                 self._latest = maker.key
                 self.loop.ask(self._reap)  # idle workers of other options end sooner from now on
         surroundings = current() if maker.follows else None
-        slots = [Slot(Turn(worker, surroundings)) for worker in chosen]
+        slots = [Slot(Turn(worker, surroundings, awaited)) for worker in chosen]
         try:
             on_their_way = [maker.prepare(worker) for worker in chosen]
             if any(on_their_way):
@@ -97,23 +111,29 @@ class Pool:
                 turn.close()
                 worker = turn.worker
                 worker.users -= 1
+                worker.awaited -= turn.awaited
                 worker.own = False
                 worker.idle_since = time.monotonic()
                 group = self._workers.get(worker.maker.key, [])
+                if worker not in group:  # it was ended at exit
+                    continue
                 # A worker of the same index was added while a run had this one for itself. Closing ones do not count.
                 twice = doubled and [other.index for other in group if not other.closing].count(worker.index) > 1
-                if end or ((twice or worker.closing) and not worker.users):
+                if end or ((twice or worker.closing) and not self._users(worker)):
                     group.remove(worker)
-                    worker.end()
+                    worker.end(now=self._exiting)
                 elif (limit := self._limit(worker)) is not None and worker.idle_since + limit < self._look_at:
                     self._look_at = worker.idle_since + limit
                     self.loop.ask(self._reap)
+        if self._exiting:  # the program may end next, and the system would kill the workers in their exit handlers
+            self.end_all_once_idle(wait=True)
 
     def abort(self, slot: Slot) -> Slot:
         """Abort what a slot's run has on its worker; return a new slot on that worker."""
-        assert isinstance(slot.executor, Turn)
-        slot.executor.abort()
-        return Slot(Turn(slot.executor.worker, slot.executor.surroundings))
+        turn = slot.executor
+        assert isinstance(turn, Turn)
+        turn.abort()
+        return Slot(Turn(turn.worker, turn.surroundings, turn.awaited))
 
     def retire(self, slot: Slot, pid: int) -> bool:
         """Replace the worker process `pid` of a slot when it has run what was submitted."""
@@ -122,10 +142,11 @@ class Pool:
 
     def end_all_once_idle(self, wait: bool) -> None:
         """End each worker as soon as no run has it; with `wait`, return when those that are idle now have ended."""
-        if self.loop.started and not self._closed:
+        if self.loop.started:
             gone = threading.Event()
             self.loop.ask(lambda: self._end_all_once_idle(gone.set))
-            if wait:
+            # The collector may close a generator in any thread, and when the interpreter has stopped the pool's.
+            if wait and not (self.loop.current or sys.is_finalizing()):
                 wait_for(gone)
 
     def make_room(self) -> bool:
@@ -161,10 +182,9 @@ class Pool:
         """Wait until the pool's thread has done all that it was asked for."""
         self.loop.catch_up()
 
-    def check(self) -> None:
-        """Raise RuntimeError if no worker can be started any more."""
-        if self._closed:
-            raise RuntimeError(AT_EXIT)
+    def has_left(self, worker: Worker) -> bool:
+        """Return whether the interpreter shuts down and awaits no run that has this worker."""
+        return self._exiting and not worker.awaited
 
     def began(self, process: Process) -> None:
         """Record that a process has started."""
@@ -180,7 +200,11 @@ class Pool:
                 waiting[1]()
 
     def shut_down(self) -> None:
-        """End all workers at exit, and return when their processes have ended. No worker is started after that.
+        """End the workers that no awaited run has, and return when their processes have ended.
+
+        The interpreter calls this when the main thread has ended, before it waits for the threads that are no daemons.
+        Their runs go on, and new ones may begin there and in exit handlers. Workers then end with their run. Runs of
+        daemon threads, and generators that the main thread has left unfinished, lose their workers.
 
         A signal may interrupt the caller at any point. The pool's thread, which no signal interrupts, does the work. So
         it is enough that one call gets as far as asking for it; a second call waits for the same end.
@@ -189,10 +213,9 @@ class Pool:
             return  # a forked child must not touch the workers of its parent
         while self.before_end:  # each is called once: a user who interrupts the waiting wants the program to end
             self.before_end.pop()()
-        self._closed = True
+        self._exiting = True
         if self.loop.started:
-            self.loop.ask(self._end_all)
-            wait_for(self._gone)
+            self.end_all_once_idle(wait=True)
             self.loop.catch_up()  # wait for what their ends have caused
 
     def abandon(self) -> None:
@@ -201,14 +224,16 @@ class Pool:
         for process in list(self._processes):
             process.abandon()
 
-    def _end_all(self) -> None:
-        """End all workers and the calls on them; called in the loop's thread."""
-        with self._lock:
-            workers = [worker for group in self._workers.values() for worker in group]
-            self._workers.clear()
-        for worker in workers:
-            worker.end(now=True)
-        self._once_gone(set(self._processes), self._gone.set)
+    def _awaits_this_thread(self) -> bool:
+        """Return whether the interpreter, when it shuts down, waits for a run that this thread begins now.
+
+        It does not wait for generators that the main thread leaves unfinished. It does wait for its exit handlers.
+        """
+        return not threading.current_thread().daemon and (self._exiting or not in_main_thread())
+
+    def _users(self, worker: Worker) -> int:
+        """Return the number of runs for which a worker is kept."""
+        return worker.awaited if self._exiting else worker.users
 
     def _end_all_once_idle(self, then: Callable[[], object]) -> None:
         with self._lock:
@@ -219,12 +244,13 @@ class Pool:
         self._once_gone(self._leaving(), then)
 
     def _end_idle(self) -> None:
-        """End the workers that no run has now."""
+        """End the workers that no run has now; at exit, those that no awaited run has."""
         with self._lock:
-            for workers in self._workers.values():
-                for worker in [worker for worker in workers if not worker.users]:
-                    workers.remove(worker)
-                    worker.end(now=True)
+            idle = [worker for workers in self._workers.values() for worker in workers if not self._users(worker)]
+            for worker in idle:
+                self._workers[worker.maker.key].remove(worker)
+        for worker in idle:
+            worker.end(now=True)
 
     def _leaving(self) -> set[Process]:
         """Return the processes that no worker has any more."""

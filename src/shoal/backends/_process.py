@@ -18,7 +18,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, Protocol
 
@@ -68,6 +68,22 @@ class Item:
 
     def __init__(self, turn: Any, future: Future[Any], message: bytes, begun: bool = False) -> None:
         self.turn, self.future, self.message, self.begun = turn, future, message, begun
+
+    def begin(self) -> bool:
+        """Mark the future as running; return False if it was cancelled or has a result."""
+        if self.begun and self.future.running():
+            return True
+        if self.begun and self.future.done() and not self.future.cancelled():
+            return False  # an interrupt came before the item was removed
+        self.begun = True
+        return self.future.set_running_or_notify_cancel()
+
+
+def fail(items: Iterable[Item], error: BaseException) -> None:
+    """Set the exception of items, except of those that were cancelled."""
+    for item in items:
+        if item.begin():
+            item.future.set_exception(error)
 
 
 class Child(Protocol):

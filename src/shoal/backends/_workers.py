@@ -21,18 +21,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import BrokenExecutor, Executor, Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.backends._notes import Notes
-from shoal.backends._process import Child, Item, Process, fill_standard_streams
+from shoal.backends._process import Child, Item, Process, fail, fill_standard_streams
 from shoal.backends._surroundings import Surroundings, changes, follow
 from shoal.backends.base import is_shortage
-from shoal.errors import cannot_start
+from shoal.errors import AT_EXIT, cannot_start
 
 if TYPE_CHECKING:
     from shoal.backends._loop import Loop
 
-AT_EXIT = "cannot run anything in worker processes while the interpreter shuts down"
+#: A run of a daemon thread fails this time after the main thread has ended, in seconds. Python would print the error of
+#: an earlier failure, unless it ends the thread first. An exit handler may wait for the thread, so the run does fail.
+SILENT_SECONDS = 1.0
 
 
 class Maker(Protocol):
@@ -65,8 +68,8 @@ class Registry(Protocol):
 
     loop: Loop
 
-    def check(self) -> None:
-        """Raise RuntimeError if no worker can be started any more."""
+    def has_left(self, worker: Worker) -> bool:
+        """Return whether the interpreter shuts down and awaits no run that has this worker."""
 
     def began(self, process: Process) -> None:
         """Record that a process has started."""
@@ -87,6 +90,8 @@ class Worker:
         The number of this worker among those of equal makers. Each of its processes has the same number.
     users
         The number of runs that have a :class:`Turn` of this worker.
+    awaited
+        The number of those for which the interpreter waits when it exits.
     process
         The present process; None if there is none.
     waiting
@@ -101,6 +106,7 @@ class Worker:
         self.maker = maker
         self.index = index
         self.users = 0
+        self.awaited = 0
         self.own = False  # whether it belongs to one run alone
         self.closing = False  # whether no new run may use this worker, which ends when its present runs end
         self.idle_since = time.monotonic()
@@ -147,7 +153,7 @@ class Worker:
             if not busy and process.began and process.ended_silently:
                 self._end_process(kill=False)  # it died while it was idle, so no item is to blame
                 continue
-            if not _begun(item):
+            if not item.begin():
                 self.waiting.popleft()
                 continue
             if item.turn.surroundings is not process.surroundings and not self._follow(process, item.turn):
@@ -253,8 +259,7 @@ class Worker:
             if process is self.process:
                 self._drop_process()
                 self.send_next()
-        for item in lost:
-            item.future.set_exception(error)
+        self._fail(lost, error)
 
     def _start(self) -> None:
         """Start the process; called in the loop's thread."""
@@ -263,7 +268,8 @@ class Worker:
                 return
             asked = list(self.waiting)
         try:
-            self._pool.check()
+            if self._pool.has_left(self):
+                raise RuntimeError(AT_EXIT)
             process = Process(self, self._pool.loop)
             process.start(lambda process: self.maker.start(self, process, self._pool.loop))
             self._pool.began(process)
@@ -305,9 +311,13 @@ class Worker:
             refused = [item for item in self.waiting if item in items]
             self.waiting = deque(item for item in self.waiting if item not in items)
             self.send_next()
-        for item in refused:
-            if _begun(item):
-                item.future.set_exception(error)
+        self._fail(refused, error)
+
+    def _fail(self, items: list[Item], error: BaseException) -> None:
+        if self._pool.has_left(self):
+            self.loop.ask(partial(self.loop.later, SILENT_SECONDS, partial(fail, items, RuntimeError(AT_EXIT))))
+        else:
+            fail(items, error)
 
     def _follow(self, process: Process, turn: Turn) -> bool:
         """Let a process follow the surroundings of a turn; return whether it can.
@@ -350,23 +360,13 @@ class Worker:
         return process
 
 
-def _begun(item: Item) -> bool:
-    """Mark the future of an item as running; return False if it was cancelled or has a result."""
-    future = item.future
-    if item.begun and future.running():
-        return True
-    if item.begun and future.done() and not future.cancelled():  # an interrupt came before the item was removed
-        return False
-    item.begun = True
-    return future.set_running_or_notify_cancel()
-
-
 class Turn(Executor):
     """The executor through which one run uses a worker, which it may share with other runs."""
 
-    def __init__(self, worker: Worker, surroundings: Surroundings | None = None) -> None:
+    def __init__(self, worker: Worker, surroundings: Surroundings | None = None, awaited: bool = False) -> None:
         self.worker = worker
         self.surroundings = surroundings  # that the calls are to have; None for those of the start of the process
+        self.awaited = awaited  # whether the interpreter waits for the run when it exits
         self.notes = Notes()
         self._closed = False
 

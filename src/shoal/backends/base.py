@@ -320,7 +320,7 @@ def start_thread(name: str, target: Callable[..., object], *args: Any, make_room
         refusal = cannot_start(error)
         pools: Any = sys.modules.get("shoal.backends._pool")
         if not (make_room and is_shortage(refusal) and pools is not None and pools.pool().make_room()):
-            raise refusal from error
+            raise refusal from refusal.__cause__
         return start_thread(name, target, *args, make_room=False)  # a new one: Python 3.13 starts no thread twice
     return thread
 
