@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import shoal
 from shoal import Parallel, delayed
 
 Calls = Iterator[Any]
@@ -83,6 +84,32 @@ def clean_serial() -> None:
     Parallel(n_jobs=1)(delayed(time.sleep)(0.01) for _ in range(5))
 
 
+class Table:
+    def __init__(self) -> None:
+        self.values = list(range(400_000))
+
+    def look(self, number: int) -> int:
+        time.sleep(0.001)
+        return self.values[number]
+
+    def __call__(self, number: int) -> int:
+        return self.look(number)
+
+
+def clean_methods() -> None:
+    table = Table()
+    table.values = [1, 2, 3]
+    Parallel(n_jobs=2)(delayed(table.look)(number % 3) for number in range(600))
+
+
+def clean_listeners() -> None:
+    Parallel(n_jobs=2, progress=lambda done, total: None)(delayed(time.sleep)(0.05) for _ in range(16))
+
+
+def clean_replacements() -> None:
+    Parallel(n_jobs=2, max_tasks_per_worker=4, batch_size=1)(delayed(time.sleep)(0.3) for _ in range(8))
+
+
 def short_calls() -> None:
     Parallel(n_jobs=2)(delayed(abs)(number) for number in range(200_000))
 
@@ -94,6 +121,16 @@ def large_arguments() -> None:
 
 def large_arguments_of_each_call() -> None:
     Parallel(n_jobs=2, batch_size=1)([delayed(look)(list(range(400_000))) for _ in range(16)])
+
+
+def large_object_of_a_method() -> None:
+    table = Table()
+    Parallel(n_jobs=2, batch_size=1)(delayed(table.look)(number) for number in range(16))
+
+
+def large_callable_object() -> None:
+    table = Table()
+    Parallel(n_jobs=2, batch_size=1)(delayed(table)(number) for number in range(16))
 
 
 def large_results() -> None:
@@ -126,6 +163,21 @@ def slow_consumer() -> None:
         time.sleep(0.03)
 
 
+def slow_progress() -> None:
+    calls = [delayed(time.sleep)(0.005) for _ in range(15)]
+    Parallel(n_jobs=2, batch_size=1, progress=lambda done, total: time.sleep(0.05))(calls)
+
+
+def send_often(number: int) -> None:
+    for _ in range(5):
+        shoal.send(number)
+
+
+def slow_on_message() -> None:
+    calls = [delayed(send_often)(number) for number in range(10)]
+    Parallel(n_jobs=2, batch_size=1, on_message=lambda index, message: time.sleep(0.02))(calls)
+
+
 def worker_deaths(folder: Path) -> None:
     marker = str(folder / f"died {time.perf_counter()}")
     Parallel(n_jobs=2, retries=1)(delayed(die_once)(marker) for _ in range(20))
@@ -133,6 +185,11 @@ def worker_deaths(folder: Path) -> None:
 
 def memory() -> None:
     Parallel(n_jobs=2, batch_size=1, max_worker_memory="80M")(delayed(hold)(30_000_000) for _ in range(12))
+
+
+def memory_with_both_limits() -> None:
+    calls = [delayed(hold)(30_000_000) for _ in range(12)]
+    Parallel(n_jobs=2, batch_size=1, max_worker_memory="80M", max_tasks_per_worker=50)(calls)
 
 
 def imports(folder: Path) -> None:
@@ -145,3 +202,7 @@ def imports(folder: Path) -> None:
 def slow_start() -> None:
     seconds = 0.8 + next(counter) * 1e-6  # another value, so that there are no warm workers for it
     Parallel(n_jobs=2, initializer=time.sleep, initargs=(seconds,))(delayed(time.sleep)(0.05) for _ in range(4))
+
+
+def replaced_workers() -> None:
+    Parallel(n_jobs=2, max_tasks_per_worker=1)(delayed(time.sleep)(0.003) for _ in range(40))

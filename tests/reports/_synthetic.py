@@ -127,6 +127,7 @@ def run_of(
         "results": {"bytes": 50 * calls, "seconds": 1e-6 * calls},
         "input": {"seconds": 0.0},
         "consumer": {"seconds": 0.0},
+        "listeners": {"seconds": 0.0},
         "slowest": [_call(index, row, each or 0.0, text) for index in range(min(calls, 10)) for row in [0]],
         "events": [
             {"time": start, "kind": "failure", "call": 0, "worker": 0, "text": text},

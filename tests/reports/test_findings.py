@@ -15,26 +15,38 @@ from _capabilities import PROC
 from _planted import (
     clean,
     clean_arrays_on_threads,
+    clean_listeners,
+    clean_methods,
+    clean_replacements,
     clean_serial,
     clean_threads,
+    die_once,
     few_calls,
     gil,
     imports,
     large_arguments,
     large_arguments_of_each_call,
+    large_callable_object,
+    large_object_of_a_method,
     large_results,
     memory,
+    memory_with_both_limits,
     oversubscription,
+    replaced_workers,
     short_calls,
     slow_consumer,
     slow_input,
+    slow_on_message,
+    slow_progress,
     slow_start,
     straggler,
     worker_deaths,
 )
 from _python import GIL
 from shoal import Parallel, delayed, shutdown_workers
+from shoal.reports._facts import Facts
 from shoal.reports._findings import _FAULTS, diagnosed
+from shoal.reports._worker_findings import worker_deaths as worker_deaths_of
 
 #: A busy machine delays calls, so that a run may have another fault than the planted one. Then the program runs again.
 ATTEMPTS = 6
@@ -45,17 +57,26 @@ PLANTED: dict[Callable[..., None], set[str]] = {
     clean_threads: set(),
     clean_arrays_on_threads: set(),
     clean_serial: set(),
+    clean_methods: set(),
+    clean_listeners: set(),
+    clean_replacements: set(),
     short_calls: {"short_calls"},
     large_arguments: {"large_arguments"},
     large_arguments_of_each_call: {"large_arguments"},
+    large_object_of_a_method: {"large_arguments"},
+    large_callable_object: {"large_arguments"},
     large_results: {"large_results"},
     straggler: {"straggler"},
     gil: {"gil"} if GIL else set(),
     slow_input: {"slow_input"},
     few_calls: {"few_calls"},
     slow_consumer: {"slow_consumer"},
+    slow_progress: {"slow_listeners"},
+    slow_on_message: {"slow_listeners"},
     worker_deaths: {"worker_deaths"},
     memory: {"memory"},
+    memory_with_both_limits: {"memory"},
+    replaced_workers: {"replaced_workers"},
     imports: {"imports"},
     slow_start: {"slow_start"},
     oversubscription: {"oversubscription"},
@@ -94,7 +115,7 @@ def test_a_planted_fault_is_named_and_no_other(
     else:
         pytest.fail(f"expected {PLANTED[program]}, found:\n" + "\n".join(map(str, found)))
     assert all(len(sentence.split(". ")) > 1 and any(map(str.isdigit, sentence)) for _, sentence in found[-1])
-    if program is memory:
+    if program in (memory, memory_with_both_limits):
         shutdown_workers()  # those that hold memory
 
 
@@ -105,6 +126,27 @@ def test_a_large_argument_is_named_with_its_remedy() -> None:
     assert "shoal.shared(" in finding["sentence"]
     assert finding["figures"]["argument"] == "args[0]"
     assert finding["figures"]["bytes"] > 1_000_000
+
+
+@pytest.mark.parametrize("program", [large_object_of_a_method, large_callable_object])
+def test_the_large_object_of_a_function_is_named_with_its_remedy(program: Callable[[], None]) -> None:
+    report = reported(program, Path())
+    (finding,) = [finding for finding in report["findings"] if finding["fault"] == "large_arguments"]
+    assert finding["figures"]["argument"] == "function"
+    assert finding["figures"]["type"].endswith("Table")
+    assert "function of a module" in finding["sentence"]
+
+
+def test_a_death_that_ends_the_run_is_not_told_as_a_retry(tmp_path: Path) -> None:
+    with shoal.report() as report, pytest.raises(shoal.WorkerDied):
+        Parallel(n_jobs=2, batch_size=1)(delayed(die_once)(f"{tmp_path}/{number}") for number in range(1))
+    (run,) = report.to_dict()["runs"]
+    assert run["outcome"] == "failed"
+    finding = worker_deaths_of(Facts(run, 2, True))
+    assert finding is not None
+    assert "exit code 7" in finding.cause
+    assert "The run had 1 failure of calls, and 0 retries." in finding.cause
+    assert "replaced" not in finding.cause
 
 
 def test_findings_about_a_run_without_calls() -> None:

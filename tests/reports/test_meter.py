@@ -21,12 +21,23 @@ from hypothesis import given, strategies
 
 from _capabilities import needs_proc
 from shoal.reports._arguments import Arguments, Way
-from shoal.reports._batch_meter import BatchMeter, Measured
+from shoal.reports._batch_meter import BatchMeter, Gathered, Measured, _Latest
 from shoal.reports._calls import SLOWEST, CallClock, SlowCall, name_of
 from shoal.reports._durations import EDGES, MOST_EXACT, Durations
+from shoal.reports._meter import About, Meter
 from shoal.reports._shown import MOST, MOST_OF_ONE, shown, shown_arguments, shown_error
-from shoal.reports._system import LONG, ThreadsInUse, _field, out_of_memory, swapped_in, thread_use, usage
+from shoal.reports._system import (
+    LONG,
+    ThreadsInUse,
+    _field,
+    out_of_memory,
+    swapped_in,
+    thread_use,
+    threads_in_use,
+    usage,
+)
 from shoal.reports._timeline import BATCH_COLUMNS, Timeline
+from shoal.reports._workers import Workers
 
 # ---- Durations.
 
@@ -166,8 +177,23 @@ def test_errors_are_shown_without_code_of_their_classes() -> None:
             raise AssertionError("the str of a user's class runs")
 
     assert shown_error(Odd("x" * 1000)).startswith("Odd: xxx")
-    assert shown_error(Odd(1, 2)) == "Odd"
+    assert shown_error(Odd(1, Rude())) == "Odd: 1, <Rude>"
+    assert shown_error(Odd()) == "Odd"
+    assert shown_error(Odd("")) == "Odd"
     assert len(shown_error(Odd("x" * 1000))) <= MOST
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError(3), "ValueError: 3"),
+        (KeyError(5), "KeyError: 5"),
+        (OSError(2, "No such file"), "FileNotFoundError: 2, 'No such file'"),
+        (KeyError("name"), "KeyError: name"),
+    ],
+)
+def test_errors_are_shown_with_their_arguments(error: Exception, text: str) -> None:
+    assert shown_error(error) == text
 
 
 def test_functions_have_names() -> None:
@@ -183,6 +209,10 @@ def test_functions_have_names() -> None:
 # ---- Sizes of arguments.
 
 
+def run_nothing() -> None:
+    pass
+
+
 def test_arguments_are_sampled_and_compared() -> None:
     big = list(range(1000))
 
@@ -191,7 +221,7 @@ def test_arguments_are_sampled_and_compared() -> None:
 
     arguments = Arguments(way_of)
     for number in range(20):
-        arguments.see([(big, number, Named())] * 2, None)
+        arguments.see([abs], [(big, number, Named())] * 2, None)
     by_name = {row["name"]: row for row in arguments.to_list()}
     assert [by_name[f"args[{position}]"]["samples"] for position in range(3)] == [3, 3, 3]  # batches 0, 3 and 15
     assert by_name["args[0]"]["repeated"]
@@ -204,14 +234,54 @@ def test_equal_arguments_of_single_calls_are_told_from_the_same() -> None:
     arguments = Arguments(lambda obj: None)
     same = [1, 2, 3]
     for number in range(5):
-        arguments.see([(same, [number] * 100)], [{"key": same}])
+        arguments.see([abs], [(same, [number] * 100)], [{"key": same}])
     repeated = {row["name"]: row["repeated"] for row in arguments.to_list()}
     assert repeated == {"args[0]": True, "args[1]": False, "kwargs['key']": True}
 
 
+class Callable:
+    def __init__(self) -> None:
+        self.values = list(range(1000))
+
+    def method(self) -> None:
+        pass
+
+    @classmethod
+    def of_class(cls) -> None:
+        pass
+
+    def __call__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("function", "sampled"),
+    [
+        *((function, False) for function in (abs, time.sleep, run_nothing, Callable, Callable.of_class, dict.fromkeys)),
+        *((function, True) for function in (Callable(), Callable().method, list(range(1000)).count)),
+    ],
+)
+def test_the_object_of_a_function_is_sampled(function: Any, sampled: bool) -> None:
+    arguments = Arguments(lambda obj: None)
+    for _ in range(5):
+        arguments.see([function], [(1,)], None)
+    by_name = {row["name"]: row for row in arguments.to_list()}
+    assert ("function" in by_name) is sampled
+    if sampled:
+        assert by_name["function"]["bytes"] > 1000
+        assert by_name["function"]["repeated"]
+
+
+def test_methods_of_the_same_object_are_the_same() -> None:
+    arguments = Arguments(lambda obj: None)
+    table = Callable()
+    arguments.see([table.method, table.method], [(), ()], None)
+    assert arguments.to_list()[0]["repeated"]
+
+
 def test_arguments_that_cannot_be_pickled_are_left_out() -> None:
     arguments = Arguments(lambda obj: None)
-    arguments.see([(threading.Lock(), 1)], None)
+    arguments.see([abs], [(threading.Lock(), 1)], None)
     assert [row["name"] for row in arguments.to_list()] == ["args[1]"]
 
 
@@ -220,7 +290,7 @@ def test_objects_that_stand_for_descriptors_are_not_pickled(monkeypatch: pytest.
     pickled: list[Any] = []
     monkeypatch.setattr(type(here), "__reduce_ex__", lambda self, protocol: pickled.append(self) or (int, ()))
     arguments = Arguments(lambda obj: None)
-    arguments.see([(here, [there])], None)
+    arguments.see([abs], [(here, [there])], None)
     assert pickled == []
     here.close()
     there.close()
@@ -250,7 +320,7 @@ def measured(meter: BatchMeter) -> Any:
 
 def test_each_call_of_a_batch_is_measured() -> None:
     calls = [(time.sleep, (0.001 * number,), {}) for number in range(SLOWEST + 5)]
-    found = run(BatchMeter(100, 0.0, True, False), calls)
+    found = run(BatchMeter(100, 0.0, True, None), calls)
     durations = list(array("f", found.durations))
     assert len(durations) == len(calls)
     assert all(seconds >= 0.00099 * number for number, seconds in enumerate(durations))
@@ -293,7 +363,7 @@ def test_the_cpu_time_of_a_call_is_known_if_the_clock_was_read_just_before_it(
 
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_the_last_call_of_a_batch_that_is_cut_short_is_measured(stop_after: int) -> None:
-    found = run(BatchMeter(0, 0.0, True, False), [(time.sleep, (0.005,), {})] * 5, stop_after)
+    found = run(BatchMeter(0, 0.0, True, None), [(time.sleep, (0.005,), {})] * 5, stop_after)
     durations = list(array("f", found.durations))
     assert len(durations) == stop_after
     assert durations[-1] >= 0.0049
@@ -301,7 +371,7 @@ def test_the_last_call_of_a_batch_that_is_cut_short_is_measured(stop_after: int)
 
 
 def test_the_call_that_raises_is_measured() -> None:
-    meter = BatchMeter(0, 0.0, True, False)
+    meter = BatchMeter(0, 0.0, True, None)
     calls = [(time.sleep, (0.005,), {}), (divmod, (1, 0), {})]
     began = time.perf_counter()
     with meter:
@@ -316,7 +386,7 @@ def test_the_call_that_raises_is_measured() -> None:
 
 
 def test_fast_calls_are_not_described() -> None:
-    found = run(BatchMeter(0, 10.0, True, False), [(time.sleep, (0.001,), {})] * 3)
+    found = run(BatchMeter(0, 10.0, True, None), [(time.sleep, (0.001,), {})] * 3)
     assert found.slow == ()
 
 
@@ -330,13 +400,117 @@ def test_imports_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         exec("import planted_outer, os")
 
     try:
-        found = run(BatchMeter(0, 10.0, True, False), [(import_it, (), {})] * 2)
+        found = run(BatchMeter(0, 10.0, True, None), [(import_it, (), {})] * 2)
     finally:
         sys.modules.pop("planted_outer", None)
         sys.modules.pop("planted_inner", None)
     assert found.modules == 2
     assert 0.019 <= found.import_seconds <= sum(array("f", found.durations)) + 0.001
     assert builtins.__import__ is usual
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, batches: list[tuple[Any, float, float]]) -> list[bool]:
+    """Run batches at given times; return at which of them the threads were looked at.
+
+    Each batch is the run, when it begins, and how long it takes.
+    """
+    now, begun = [0.0], [False]
+    monkeypatch.setattr("shoal.reports._batch_meter._latest", _Latest())
+    clock = SimpleNamespace(perf_counter=lambda: now[0], time=time.time, process_time=time.process_time)
+    monkeypatch.setattr("shoal.reports._batch_meter.time", clock)
+    monkeypatch.setattr(threads_in_use, "begin", lambda: begun.__setitem__(0, True))
+    looked = []
+    for run, start, seconds in batches:
+        now[0], begun[0] = start, False
+        meter = BatchMeter(0, 0.0, True, None, run)
+        monkeypatch.setattr(threads_in_use, "count", lambda seconds=seconds: None if seconds < LONG else 2)
+        now[0] += seconds
+        found = Measured(*meter.finish())
+        assert (found.threads is not None) == (begun[0] and seconds >= LONG)
+        looked.append(begun[0])
+    return looked
+
+
+def test_the_threads_are_looked_at_in_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert looks(monkeypatch, [((1, 1), 5.0, 0.1), ((1, 2), 5.2, 0.1), ((1, 3), 5.4, 0.1)]) == [True] * 3
+
+
+def test_the_threads_are_looked_at_once_a_second_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [((1, 1), 5.0 + 0.1 * number, 0.1) for number in range(30)]
+    assert sum(looks(monkeypatch, batches)) == 3
+
+
+def test_a_look_that_told_nothing_is_soon_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = [((1, 1), 5.0, 0.001)]
+    batches = [((1, 1), 5.01 + 0.05 * number, 0.05) for number in range(8)]
+    looked = looks(monkeypatch, short + batches)
+    assert looked[0]
+    assert looked[1:].index(True) == 4  # 0.2 s later
+    assert sum(looked) == 2
+
+
+# ---- What the caller adds up.
+
+
+def meter_of(*collectors: Any) -> Meter:
+    """Return a meter of a run on two workers."""
+    return Meter(About("loky", False, 2, [], None, None), collectors or (Gathered(),))
+
+
+def measured_of(**fields: Any) -> Measured:
+    """Return what a worker has measured of a batch of one call."""
+    found = Measured(*BatchMeter(0, 0.0, True, 0).finish())
+    return found._replace(durations=array("f", [0.1]).tobytes(), **fields)
+
+
+TRAVEL = dict.fromkeys(("sent", "returned", "pickle", "unpickle"), 0)
+
+
+def test_runs_that_were_handed_on_are_not_kept() -> None:
+    meter = meter_of(Gathered())
+    nested = {**meter_of().to_dict(), "id": "1-1"}
+    meter.received(0, measured_of(nested=(nested,), slow=((0.1, 0, 0.0, None, "f", "1"),)), TRAVEL, 0)
+    assert [run["id"] for run in meter.collectors[0].runs] == ["1-1"]
+    assert all(not found.nested and not found.slow for _, found, *_ in meter._pending)
+    assert [call["function"] for call in meter.to_dict()["slowest"]] == ["f"]
+
+
+def test_slow_calls_that_took_equally_long_are_not_compared() -> None:
+    meter = meter_of()
+    for cpu in [None, 0.1] * 10:
+        meter.received(0, measured_of(slow=((0.5, 1, 2.0, cpu, "f", "1"),), clock=0.0), TRAVEL, 0)
+    assert len(meter.to_dict()["slowest"]) == SLOWEST
+
+
+def test_a_death_belongs_to_a_process_that_has_run_a_batch() -> None:
+    meter = meter_of()
+    meter.received(0, measured_of(pid=1), TRAVEL, 0)
+    meter.lost(0, "death", "the first")
+    meter.lost(0, "death", "the second, which has run nothing")
+    meter.received(0, measured_of(pid=3), TRAVEL, 0)
+    meter.lost(0, "death", "the third")
+    meter.lost(None, "death", "one of several")
+    assert [event["worker"] for event in meter.to_dict()["events"]] == [0, None, 1, None]
+
+
+def test_the_start_of_a_process_that_has_run_nothing_is_not_lost() -> None:
+    workers = Workers(1, 0.0, 100)
+    workers.of_reply((0, "box", 1, None), measured_of(received=1.0, host="box", pid=1), 0.0)
+    workers.lose(0, 2.0, 0.5)
+    workers.lose(0, 5.0, 2.0)  # from 2 to 3 it started, and then it ran a call
+    workers.of_reply((0, "box", 3, None), measured_of(received=6.0, host="box", pid=3), 0.0)
+    rows = workers.tables(7.0)["workers"]
+    assert [row["starting"] for row in rows] == [1.0, 2.0]
+
+
+def test_starts_of_processes_that_share_a_row_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.reports._workers.MOST_ROWS", 0)
+    workers = Workers(1, 0.0, 100)
+    for pid in range(4):
+        workers.of_reply((0, "box", pid, None), measured_of(received=pid + 0.25, host="box", pid=pid), 0.0)
+        workers.lose(0, float(pid + 1), 0.0)
+    (row,) = workers.tables(4.0)["workers"]
+    assert row["starting"] == 1.0
 
 
 # ---- What the system knows.

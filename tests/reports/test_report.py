@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 import shoal
-from _capabilities import needs_fork
+from _capabilities import needs_fork, needs_proc
 from conftest import FreshPython
 from shoal import Memory, Parallel, delayed, executor, parallel_config, shutdown_workers
 from shoal.parallel._delayed import Call
@@ -101,8 +102,12 @@ def fields_of(heading: str) -> dict[str, str]:
     return fields
 
 
-def assert_of_types(found: dict[str, Any], heading: str) -> None:
-    fields = {name: kind for name, kind in fields_of(heading).items() if "." not in name}
+#: Fields that have come within schema 1, after the sample was frozen.
+ADDED = {"listeners"}
+
+
+def assert_of_types(found: dict[str, Any], heading: str, absent: frozenset[str] | set[str] = frozenset()) -> None:
+    fields = {name: kind for name, kind in fields_of(heading).items() if "." not in name and name not in absent}
     assert found.keys() == fields.keys(), heading
     for name, kind in fields.items():
         types = tuple(one for part in kind.split(" or ") for one in TYPES[part])
@@ -126,13 +131,13 @@ def assert_ordered(table: dict[str, list[Any]]) -> None:
     assert all(start <= end for _, start, end in rows)
 
 
-def assert_follows_the_schema(found: dict[str, Any]) -> None:
+def assert_follows_the_schema(found: dict[str, Any], absent: frozenset[str] | set[str] = frozenset()) -> None:
     assert_of_types(found, "The report")
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     for finding in found["findings"]:
         assert_of_types(finding, "Findings")
     for run in found["runs"]:
-        assert_of_types(run, "Runs")
+        assert_of_types(run, "Runs", absent)
         assert_of_types(run["calls"], "`calls`")
         assert_of_types(run["speedup"], "`speedup`")
         ceilings = {f"ceilings.{name}" for name in run["speedup"]["ceilings"]}
@@ -164,7 +169,7 @@ def test_the_schema_lists_every_fault() -> None:
 
 def test_the_sample_follows_the_schema() -> None:
     sample = Path(__file__).parents[1] / "fixtures" / "report" / "sample.json"
-    assert_follows_the_schema(json.loads(sample.read_text(encoding="utf-8")))
+    assert_follows_the_schema(json.loads(sample.read_text(encoding="utf-8")), ADDED)
 
 
 @pytest.mark.parametrize(
@@ -391,6 +396,116 @@ def test_workers_that_are_replaced() -> None:
     assert run["memory"]["replaced"] == 0
     assert len({worker["pid"] for worker in run["workers"]}) == 6
     assert {worker["worker"] for worker in run["workers"]} <= {0, 1}
+
+
+def hold(nbytes: int) -> None:
+    held.append(b"x" * nbytes)
+
+
+held: list[bytes] = []
+
+
+@pytest.mark.parametrize(
+    ("limits", "nbytes", "limit"),
+    [
+        ({"max_worker_memory": "60M", "max_tasks_per_worker": 50}, 30_000_000, "max_worker_memory"),
+        ({"max_worker_memory": "60M"}, 30_000_000, "max_worker_memory"),
+        ({"max_worker_memory": "4G", "max_tasks_per_worker": 2}, 1, "max_tasks_per_worker"),
+    ],
+)
+def test_the_limit_that_was_reached_is_named(limits: dict[str, Any], nbytes: int, limit: str) -> None:
+    shutdown_workers()
+    with shoal.report() as report:
+        Parallel(n_jobs=2, batch_size=1, **limits)(delayed(hold)(nbytes) for _ in range(8))
+    shutdown_workers()  # those that hold memory
+    (run,) = report.to_dict()["runs"]
+    texts = [event["text"] for event in run["events"] if event["kind"] == "replaced"]
+    assert run["counts"]["replaced"] == len(texts) == len(set(texts)) > 0  # once for each process
+    assert all(limit in text for text in texts)
+    assert run["memory"]["replaced"] == (len(texts) if limit == "max_worker_memory" else 0)
+
+
+def test_a_pool_that_breaks_has_one_death() -> None:
+    with ProcessPoolExecutor(2) as pool, shoal.report() as report:
+        parallel = Parallel(n_jobs=2, backend=pool, batch_size=1, on_error="return")
+        results = parallel(delayed(os._exit)(3) for _ in range(6))
+    assert all(isinstance(result, Exception) for result in results)
+    (run,) = report.to_dict()["runs"]
+    deaths = [event for event in run["events"] if event["kind"] == "death"]
+    assert run["counts"]["deaths"] == len(deaths) == 1
+    assert deaths[0]["worker"] is None
+
+
+def test_deaths_belong_to_processes_that_have_run_calls() -> None:
+    with shoal.report() as report:
+        calls = [delayed(os._exit)(3) if number == 3 else delayed(square)(number) for number in range(6)]
+        Parallel(n_jobs=2, retries=3, on_error="return", batch_size=1)(calls)
+    (run,) = report.to_dict()["runs"]
+    rows = [event["worker"] for event in run["events"] if event["kind"] == "death"]
+    assert len(rows) == 4
+    known = [row for row in rows if row is not None]
+    assert len(known) == len(set(known))  # each process dies once
+    assert_follows_the_schema(report.to_dict())
+
+
+def test_the_time_of_listeners_is_measured() -> None:
+    for backend in ("loky", "threading", "sequential"):
+        with shoal.report() as report:
+            parallel = Parallel(n_jobs=2, backend=backend, batch_size=1, progress=lambda *_: time.sleep(0.02))
+            parallel(delayed(square)(number) for number in range(4))
+        (run,) = report.to_dict()["runs"]
+        assert 0.08 <= run["listeners"]["seconds"] <= run["speedup"]["elapsed"]
+    for backend in ("loky", "threading"):
+        with shoal.report() as report:
+            parallel = Parallel(n_jobs=2, backend=backend, on_message=lambda *_: time.sleep(0.02))
+            parallel(delayed(shoal.send)(number) for number in range(4))
+        (run,) = report.to_dict()["runs"]
+        assert 0.08 <= run["listeners"]["seconds"] <= run["speedup"]["elapsed"]
+
+
+def test_a_progress_of_a_measured_run_sees_the_same_calls() -> None:
+    for backend in ("loky", "threading", "sequential"):
+        seen: list[list[tuple[int, int | None]]] = []
+        for report in (None, shoal.report()):
+            told: list[tuple[int, int | None]] = []
+            parallel = Parallel(
+                n_jobs=2,
+                backend=backend,
+                batch_size=1,
+                report=report,
+                progress=lambda *now, told=told: told.append(now),
+            )
+            parallel(delayed(square)(number) for number in range(5))
+            seen.append(told)
+        assert seen[0] == seen[1]
+
+
+def test_the_function_is_that_of_the_user_although_memory_has_the_first_results(tmp_path: Path) -> None:
+    for backend in ("loky", "threading", "sequential"):
+        memory = Memory(tmp_path / backend, verbose=0)
+        Parallel(n_jobs=2, backend=backend, memory=memory)(delayed(square)(number) for number in range(2))
+        with shoal.report() as report:
+            Parallel(n_jobs=2, backend=backend, memory=memory)(delayed(square)(number) for number in range(6))
+        (run,) = report.to_dict()["runs"]
+        assert run["function"].endswith("square")
+        assert {call["function"] for call in run["slowest"]} <= {run["function"]}
+        assert run["counts"]["cache_hits"] == 2
+
+
+@needs_proc
+def test_threads_are_counted_in_a_run_that_follows_another() -> None:
+    for _ in range(3):
+        with shoal.report() as report:
+            Parallel(n_jobs=2)(delayed(compute)(0.1) for _ in range(2))
+        (run,) = report.to_dict()["runs"]
+        assert all(worker["threads"] for worker in run["workers"])
+
+
+def compute(seconds: float) -> int:
+    end, number = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
+        number += 1
+    return number
 
 
 def test_results_that_memory_has(tmp_path: Path) -> None:

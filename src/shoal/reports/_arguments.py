@@ -1,16 +1,19 @@
-"""How large the arguments of calls are, from a sample of calls."""
+"""How large the arguments of calls are, and the objects whose methods are called, from a sample of calls."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from shoal._pickling import dumps
 
 #: The number of positions and keywords that are measured.
 MOST = 32
+#: The name of the object that travels with a function.
+FUNCTION = "function"
 #: Objects of these packages stand for descriptors. To pickle one duplicates a descriptor, which nobody would close.
 _DUPLICATED = ("multiprocessing", "_multiprocessing", "socket")
 
@@ -82,15 +85,23 @@ class Arguments:
         self._samples: dict[str, _Sample] = {}
         self._last: dict[str, Any] = {}  # the values of the batch before one that is measured
 
-    def see(self, args: list[tuple[Any, ...]], kwargs: list[dict[str, Any]] | None) -> None:
-        """Look at the arguments of a batch. It raises nothing that a value raises."""
+    def see(self, functions: list[Any], args: list[tuple[Any, ...]], kwargs: list[dict[str, Any]] | None) -> None:
+        """Look at the arguments of a batch. It raises nothing that a value raises.
+
+        Parameters
+        ----------
+        functions
+            The function of each call; or one function, which all calls have.
+        args, kwargs
+            The arguments of each call; no keyword arguments if no call has any.
+        """
         sampled = self._batches == self._next
         followed = self._batches == self._next - 1
         self._batches += 1
         if not (sampled or followed):
             return
-        values = _named(args[0], kwargs[0] if kwargs else {})
-        other = _named(args[-1], kwargs[-1] if kwargs else {}) if len(args) > 1 else self._last
+        values = _named(functions[0], args[0], kwargs[0] if kwargs else {})
+        other = _named(functions[-1], args[-1], kwargs[-1] if kwargs else {}) if len(args) > 1 else self._last
         self._last = {} if sampled else values
         if sampled:
             self._next = 4 * self._next + 3
@@ -139,10 +150,24 @@ class Arguments:
         return len(stream) + sum(view.nbytes for view in buffers)
 
 
-def _named(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _named(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    carried = _carried(function)
+    first = [] if carried is None else [(FUNCTION, carried)]
     positional = [(f"args[{position}]", value) for position, value in enumerate(args)]
     named = [(f"kwargs[{name!r}]", value) for name, value in kwargs.items()]
-    return dict(itertools.islice(itertools.chain(positional, named), MOST))
+    return dict(itertools.islice(itertools.chain(first, positional, named), MOST))
+
+
+def _carried(function: Any) -> Any:
+    """Return the object that travels with a function: that of a bound method, or a callable object itself.
+
+    None if there is none. Plain functions and classes are imported by workers, or sent once to each.
+    """
+    kind = type(function)
+    if kind in (MethodType, BuiltinFunctionType):
+        owner = function.__self__
+        return None if issubclass(type(owner), (type, ModuleType)) else owner
+    return None if issubclass(kind, (FunctionType, type)) else function
 
 
 def _kind(value: Any) -> str:

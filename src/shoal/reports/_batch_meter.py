@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from shoal.reports._active import Scope, scope
 from shoal.reports._calls import CallClock
 from shoal.reports._system import LONG, thread_time, threads_in_use, usage
 
+#: The size of an item of :attr:`Measured.durations`.
+FLOAT_BYTES = array("f").itemsize
 #: The number of runs that calls of one batch have made, beyond which they are only counted.
 MOST_NESTED = 20
 
@@ -38,8 +41,8 @@ class Measured(NamedTuple):
         Where it ran. The thread is None where the process runs nothing else.
     clock
         The difference between the time since 1970 and ``perf_counter``, by which other machines' times are compared.
-    fresh
-        Whether it was the first batch of its process.
+    before
+        The number of calls that its process had run before; None if that is not known.
     received, began, called, ended
         When the worker began to decode the batch, when its first call began, when its last call had ended, and when the
         results were encoded.
@@ -62,7 +65,7 @@ class Measured(NamedTuple):
     host: str
     thread: int | None
     clock: float
-    fresh: bool
+    before: int | None
     received: float
     began: float
     called: float
@@ -77,6 +80,11 @@ class Measured(NamedTuple):
     import_seconds: float
     nested: tuple[dict[str, Any], ...]
     omitted: int
+
+    @property
+    def calls_so_far(self) -> int:
+        """The number of calls that its process had run after the batch."""
+        return (self.before or 0) + len(self.durations) // FLOAT_BYTES
 
 
 class Gathered:
@@ -113,26 +121,29 @@ class BatchMeter:
         Calls that took longer are described, in seconds.
     alone
         Whether this process runs nothing but the batch. Otherwise only the thread is measured.
-    fresh
-        Whether it is the first batch of its process.
+    before
+        The number of calls that this process has run before; None if that is not known.
+    run
+        Identifies the run to which the batch belongs. Its first batch is looked at more closely.
 
     Notes
     -----
     It belongs to the thread that runs the batch.
     """
 
-    def __init__(self, start: int, slow_above: float, alone: bool, fresh: bool) -> None:
+    def __init__(self, start: int, slow_above: float, alone: bool, before: int | None, run: Any = None) -> None:
         self._received = time.perf_counter()
-        self._start, self._alone, self._fresh = start, alone, fresh
+        self._start, self._alone, self._before = start, alone, before
         self._calls = CallClock(start, slow_above, time.process_time if alone else thread_time)
         self._called = self._calls.began
         self._gathered = Gathered()
         self._imports = _Imports()
-        if fresh:
+        if before == 0:
             _latest.usage = usage()
-        if alone and (fresh or _latest.seconds > LONG) and self._received > _latest.next_look:
+        first = run != _latest.run
+        if alone and (first or (_latest.seconds > LONG and self._received > _latest.next_look)):
             threads_in_use.begin()
-            _latest.looked, _latest.next_look = True, self._received + _LOOK_EVERY
+            _latest.run, _latest.looked, _latest.next_look = run, True, self._received + _LOOK_AGAIN
 
     def __enter__(self) -> None:
         self._outside = scope.set(Scope((self._gathered,), None, True))
@@ -176,6 +187,8 @@ class BatchMeter:
         used, before = usage(), _latest.usage
         ended = time.perf_counter()
         threads = threads_in_use.count() if self._alone and _latest.looked else None
+        if threads is not None:
+            _latest.next_look = ended + _LOOK_EVERY
         _latest.seconds, _latest.looked, _latest.usage = ended - self._received, False, used
         return (
             self._start,
@@ -183,7 +196,7 @@ class BatchMeter:
             _latest.host,
             None if self._alone else threading.get_ident(),
             time.time() - time.perf_counter(),
-            self._fresh,
+            self._before,
             self._received,
             calls.began,
             min(self._called, ended),
@@ -201,8 +214,9 @@ class BatchMeter:
         )
 
 
-#: The seconds between two looks at the threads of a worker.
-_LOOK_EVERY = 1.0
+#: The seconds between two looks at the threads of a worker in one run; and those after a look that told nothing,
+#: because the batch was too short. A look takes up to 130 us per thread.
+_LOOK_EVERY, _LOOK_AGAIN = 1.0, 0.2
 
 
 class _Latest:
@@ -210,6 +224,7 @@ class _Latest:
 
     host = socket.gethostname()
     seconds = 0.0
+    run: Any = None  # the run to which it belongs
     looked = False  # whether the threads were looked at when the present one began
     usage = usage()
     next_look = 0.0  # by perf_counter

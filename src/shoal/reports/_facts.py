@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+#: The part of the workers' time that a fault must have cost.
+LEAST = 0.15
+
 
 class Finding(NamedTuple):
     """A fault of a run.
@@ -58,6 +61,21 @@ class Facts:
     def sum_of(self, name: str) -> float:
         """Return the sum of a field of the workers."""
         return float(sum(worker[name] or 0.0 for worker in self.run["workers"]))
+
+    @property
+    def listening(self) -> float:
+        """How long the run waited for its listeners; 0 in reports of earlier versions, which did not measure it."""
+        return float(self.run.get("listeners", {"seconds": 0.0})["seconds"])
+
+    @property
+    def restarting(self) -> float:
+        """How long workers started that took the places of others."""
+        seen: set[int] = set()
+        spent = 0.0
+        for worker in self.run["workers"]:  # those with the same index follow each other
+            spent += (worker["starting"] or 0.0) if worker["worker"] in seen else 0.0
+            seen.add(worker["worker"])
+        return spent
 
     @property
     def imports(self) -> float:

@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from shoal.reports._facts import Facts, Finding
+from shoal.reports._arguments import FUNCTION
+from shoal.reports._facts import LEAST, Facts, Finding
 from shoal.reports._figures import counted, number, seconds, size
+from shoal.reports._worker_findings import imports, memory, replaced_workers, slow_start, worker_deaths
 
 #: Faults are looked for in runs of at least so many seconds.
 SHORTEST_RUN = 0.02
-#: The part of the workers' time that a fault must have cost.
-LEAST = 0.15
 #: Calls that take longer than this, in seconds, are not too short.
 SHORT_CALL = 2e-3
 #: Arguments and results of fewer bytes than this are not large.
@@ -31,7 +31,8 @@ SLOW_ITEM = 5e-5
 def _short_calls(facts: Facts) -> Finding | None:
     run, done = facts.run, facts.done
     mean = facts.busy / max(done, 1)
-    known = facts.imports + facts.sum_of("starting") + facts.n * run["consumer"]["seconds"]
+    known = facts.imports + facts.sum_of("starting")
+    known += facts.n * (run["consumer"]["seconds"] + facts.listening)
     way = max(facts.total - facts.busy - known, 0.0)
     if done < 20 or mean > SHORT_CALL or way < facts.busy or way < LEAST * facts.total:
         return None
@@ -63,7 +64,15 @@ def _large_arguments(facts: Facts) -> Finding | None:
     nbytes = run["sending"]["bytes"]
     batches = run["counts"]["batches"]
     sent = f"{size(nbytes)} in {counted(batches, 'batch', 'batches')}, " if nbytes else ""
-    if largest["repeated"]:
+    cause = f"Argument {largest['name']} ({largest['type']}) is large"
+    if largest["name"] == FUNCTION:
+        cause = f"The object whose method is called ({largest['type']}) is large"
+    if largest["repeated"] and largest["name"] == FUNCTION:
+        remedy = (
+            "Calls need the same object: call a function of a module that takes it as an argument, and pass "
+            "shoal.shared(object). A worker gets it once."
+        )
+    elif largest["repeated"]:
         remedy = f"Calls get the same object: pass shoal.shared(value) as {largest['name']}. A worker gets it once."
         if "ndarray" in largest["type"]:
             remedy += " Or set max_nbytes below its size, so that the workers map it."
@@ -78,7 +87,7 @@ def _large_arguments(facts: Facts) -> Finding | None:
         "seconds": cost / facts.n,
     }
     return Finding(
-        f"Argument {largest['name']} ({largest['type']}) is large, {size(largest['bytes'])}, and sent with each "
+        f"{cause}, {size(largest['bytes'])}, and sent with each "
         f"{'batch' if largest['repeated'] else 'call'}: {sent}{seconds(run['sending']['seconds'])} to pickle and "
         f"{seconds(moving)} to rebuild.",
         remedy,
@@ -224,70 +233,18 @@ def _slow_consumer(facts: Facts) -> Finding | None:
     )
 
 
-def _worker_deaths(facts: Facts) -> Finding | None:
-    deaths = facts.run["counts"]["deaths"]
-    if not deaths:
-        return None
-    first = next((event for event in facts.run["events"] if event["kind"] == "death"), None)
-    text = "" if first is None else f" ({first['text']})"
-    return Finding(
-        f"{counted(deaths, 'worker')} died and had to be replaced{text}; the calls that they had were run again.",
-        "See docs/failures.md for what kills workers: native code that crashes, and too little memory are the usual "
-        "causes.",
-        facts.sum_of("starting"),
-        {"deaths": deaths},
-    )
-
-
-def _memory(facts: Facts) -> Finding | None:
-    memory = facts.run["memory"]
-    swapped, killed, replaced = memory["swapped_in"] or 0, memory["limit_events"] or 0, memory["replaced"]
-    causes = []
-    if replaced:
-        causes.append(f"{counted(replaced, 'worker')} exceeded max_worker_memory and had to be replaced")
-    if swapped >= 2**24:
-        causes.append(f"the system read {size(swapped)} back from swap")
-    if killed:
-        causes.append(f"the system killed {counted(killed, 'process', 'processes')} because memory had run out")
-    if not causes:
-        return None
-    peak = max((worker["peak_memory"] or 0 for worker in facts.run["workers"]), default=0)
-    return Finding(
-        f"Memory is short: {'; '.join(causes)}. The largest worker used {size(peak)}.",
-        "Use fewer workers, give each call less data, or raise the limit.",
-        facts.sum_of("starting") if replaced else facts.elapsed,
-        {"replaced": replaced, "swapped_in": swapped, "killed": killed, "peak_memory": peak},
-    )
-
-
-def _imports(facts: Facts) -> Finding | None:
-    spent = facts.imports
-    modules = sum(worker["imports"]["modules"] for worker in facts.run["workers"])
-    if spent < LEAST * facts.total or spent < 0.02:
+def _slow_listeners(facts: Facts) -> Finding | None:
+    spent, waiting = facts.listening, facts.sum_of("waiting")
+    cost = min(spent * facts.n, waiting)
+    if cost < LEAST * facts.total:
         return None
     return Finding(
-        f"The workers spend their time on imports: {seconds(spent)} in all, for {counted(modules, 'module')}.",
-        "Import what the calls need at the top of their module; and keep the workers, as loky does between runs: only "
-        "the first run of a worker imports.",
-        spent,
-        {"seconds": spent, "modules": modules},
-    )
-
-
-def _slow_start(facts: Facts) -> Finding | None:
-    starting = [worker["starting"] for worker in facts.run["workers"] if worker["starting"] is not None]
-    spent = sum(starting)
-    if not starting or spent < 0.4 * facts.total or spent < 0.5 * len(starting):
-        return None
-    if facts.run["counts"]["deaths"] or facts.run["counts"]["replaced"]:  # then that is the fault
-        return None
-    return Finding(
-        f"The workers start slowly: {counted(len(starting), 'worker')} took {seconds(spent / len(starting))} each "
-        f"until the first call, of {seconds(facts.elapsed)} in all.",
-        "Later runs of the program use the same workers. Import less in the modules of the calls, do less in an "
-        "initializer, or use fewer workers.",
-        spent,
-        {"workers": len(starting), "seconds": spent, "elapsed": facts.elapsed},
+        f"The workers wait for functions that listen to the run: progress, on_message and verbose took "
+        f"{seconds(spent)} of {seconds(facts.elapsed)}, in which no results were taken and no calls were sent.",
+        "Do less in them: have progress return at once most of the time, send fewer messages, or put them into a queue "
+        "that a thread of yours reads.",
+        cost,
+        {"seconds": spent, "elapsed": facts.elapsed, "waiting": waiting},
     )
 
 
@@ -301,10 +258,12 @@ _FAULTS: dict[str, Callable[[Facts], Finding | None]] = {
     "slow_input": _slow_input,
     "few_calls": _few_calls,
     "slow_consumer": _slow_consumer,
-    "worker_deaths": _worker_deaths,
-    "memory": _memory,
-    "imports": _imports,
-    "slow_start": _slow_start,
+    "slow_listeners": _slow_listeners,
+    "worker_deaths": worker_deaths,
+    "memory": memory,
+    "imports": imports,
+    "slow_start": slow_start,
+    "replaced_workers": replaced_workers,
 }
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from shoal.reports._arguments import Arguments
-from shoal.reports._batch_meter import Measured
+from shoal.reports._batch_meter import FLOAT_BYTES, Measured
 from shoal.reports._calls import SLOWEST, SlowCall, name_of
 from shoal.reports._collector import Collector
 from shoal.reports._durations import Durations
@@ -32,8 +32,6 @@ from shoal.reports._workers import WorkerKey, Workers
 #: call. Most runs have fewer, and are sorted when somebody looks at the report.
 _MOST_PENDING = 512
 _MOST_PENDING_CALLS = 8192
-
-_FLOAT = array("f").itemsize
 
 _numbers = itertools.count(1)
 
@@ -92,7 +90,9 @@ class Meter:
         self._lock = threading.Lock()
         self._workers = Workers(about.n_workers, self.tally.start, max(collector.rows for collector in collectors))
         self._durations = Durations()
-        self._slowest: list[tuple[SlowCall, WorkerKey]] = []  # a heap
+        # A heap by seconds. The number prevents comparing calls that took equally long.
+        self._slowest: list[tuple[float, int, SlowCall, WorkerKey]] = []
+        self._slow_calls = itertools.count()
         self._arguments: Arguments | None = None
         self._argument_rows: list[dict[str, Any]] = []
         self._pending: list[tuple[WorkerKey, Measured, float, dict[str, float], int]] = []
@@ -127,34 +127,47 @@ class Meter:
         """Have `arguments` sample the calls that travel."""
         self._arguments = arguments
 
-    def encoded(self, args: list[tuple[Any, ...]], kwargs: list[dict[str, Any]] | None, seconds: float) -> None:
-        """Add the time for which a batch was pickled; in the thread of the run."""
+    def encoded(
+        self, functions: Any, args: list[tuple[Any, ...]], kwargs: list[dict[str, Any]] | None, seconds: float
+    ) -> None:
+        """Add the time for which a batch was pickled; in the thread of the run.
+
+        Parameters
+        ----------
+        functions, args, kwargs
+            Those of :class:`~shoal.parallel._batch.Batch`.
+        seconds
+            How long that took.
+        """
         self.tally.seconds["sending"] += seconds
         if self._arguments is not None and args:
-            self._arguments.see(args, kwargs)
+            self._arguments.see(functions, args, kwargs)
 
-    def received(self, slot: int | None, measured: tuple[Any, ...], travel: dict[str, float], known: int) -> None:
+    def listened(self, seconds: float) -> None:
+        """Add the time that functions of the user took which listen to the run; in the thread of the run."""
+        self.tally.seconds["listeners"] += seconds
+
+    def received(self, slot: int | None, found: Measured, travel: dict[str, float], known: int) -> None:
         """Add a batch.
 
         Parameters
         ----------
         slot
             The index of its slot; None if the slot has several workers.
-        measured
-            The fields of :class:`Measured`: what the worker has measured.
+        found
+            What the worker has measured.
         travel
             The columns ``sent``, ``returned``, ``pickle`` and ``unpickle`` of ``batches``.
         known
             The number of calls whose results ``memory=`` had.
         """
-        found = Measured(*measured)
         shift, key = self._shift(found), (slot, found.host, found.pid, found.thread)
         with self._lock:
             for fields in found.slow:
                 call = SlowCall(*fields)
                 self._add_slow(call._replace(start=call.start + shift), key)
-            self._pending.append((key, found, shift, travel, known))
-            self._pending_calls += len(found.durations) // _FLOAT
+            self._pending.append((key, found._replace(slow=(), nested=()), shift, travel, known))
+            self._pending_calls += len(found.durations) // FLOAT_BYTES
             if len(self._pending) >= _MOST_PENDING or self._pending_calls >= _MOST_PENDING_CALLS:
                 self._fold()
         if found.nested or found.omitted:
@@ -211,23 +224,26 @@ class Meter:
             line.add_up({"cpu": used.cpu, "queued": used.queued, "switches": used.switches, "waits": used.waits})
             self.tally.system["cpu"] = (self.tally.system["cpu"] or 0.0) + used.cpu
 
-    def lost(self, slot: int, kind: str, text: str, memory: bool = False) -> None:
+    def lost(self, slot: int | None, kind: str, text: str, memory: bool = False, busy: float = 0.0) -> None:
         """Take note that a worker process is gone.
 
         Parameters
         ----------
         slot, kind, text
-            The index of its slot; the kind of the event, ``"death"`` or ``"replaced"``; and its text. The kind is empty
-            if the event belongs to a call.
+            The index of its slot, None if the slot has several workers; the kind of the event, ``"death"`` or
+            ``"replaced"``; and its text. The kind is empty if the event belongs to a call.
         memory
             Whether the limit was one of memory.
+        busy
+            How long it had been busy with its last call, in seconds.
         """
         with self._lock:
             self._fold()  # the next batch of this slot comes from another process
             self.tally.counts["memory"] += memory
             if kind:
-                self.tally.event(kind, None, self._workers.latest(slot), text)
-            self._workers.lose(slot, time.perf_counter())
+                self.tally.event(kind, None, None if slot is None else self._workers.present(slot), text)
+            if slot is not None:
+                self._workers.lose(slot, time.perf_counter(), busy)
 
     def full(self, full: bool) -> None:
         """Take note whether workers wait until results are consumed."""
@@ -261,12 +277,12 @@ class Meter:
         return self.tally.end is not None
 
     def _add_slow(self, call: SlowCall, worker: WorkerKey) -> None:
-        entry = (call, worker)
+        entry = (call.seconds, next(self._slow_calls), call, worker)
         if len(self._slowest) < SLOWEST:
             heapq.heappush(self._slowest, entry)
         else:
             heapq.heappushpop(self._slowest, entry)
-            self.slow_above = self._slowest[0][0].seconds
+            self.slow_above = self._slowest[0][0]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run as docs/report-schema.md describes it, but for its times, which are by ``perf_counter``."""
@@ -308,7 +324,7 @@ class Meter:
                         "seconds": call.seconds,
                         "cpu": call.cpu,
                     }
-                    for call, worker in sorted(self._slowest, key=lambda entry: -entry[0].seconds)
+                    for _, _, call, worker in sorted(self._slowest, reverse=True)
                 ],
             }
 

@@ -77,9 +77,12 @@ def _cut(text: str, most: int) -> str:
 
 
 def shown_error(error: BaseException) -> str:
-    """Return the type of an exception and its message, as far as its message is a plain string."""
+    """Return the type of an exception and its message, or its arguments if they are not one plain string."""
     args = error.args
-    text = args[0] if len(args) == 1 and type(args[0]) is str else ""
+    plain = len(args) == 1 and type(args[0]) is str
+    text = args[0] if plain else ""
     if not text and type(error).__module__ == "shoal.errors":
         text = str(error)
+    elif not plain:
+        text = shown_arguments(args, {})
     return _cut(f"{type(error).__name__}: {text}" if text else type(error).__name__, MOST)

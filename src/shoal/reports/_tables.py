@@ -208,6 +208,7 @@ def _workers(runs: list[Run]) -> Table:
 def _sending(runs: list[Run]) -> Table:
     columns = [_RUN, Column("batches"), Column("calls each"), Column("sent"), Column("to pickle"), Column("returned")]
     columns += [Column("to rebuild"), Column("wait: input"), Column("wait: consumer")]
+    columns += [Column("wait: listeners", page_only=True)]
     rows = []
     for run in runs:
         batches = run["counts"]["batches"]
@@ -218,11 +219,12 @@ def _sending(runs: list[Run]) -> Table:
                 *(run["id"], number(batches), each, size(sending["bytes"]), seconds(sending["seconds"])),
                 *(size(results["bytes"]), seconds(results["seconds"])),
                 *(seconds(run["input"]["seconds"]), seconds(run["consumer"]["seconds"])),
+                seconds(run.get("listeners", {}).get("seconds")),  # earlier versions did not measure it
             )
         )
     note = (
-        "What the caller sent and got back, and how long the run waited for the caller's iterator and for the consumer "
-        "of its results."
+        "What the caller sent and got back, and how long the run waited for the caller's iterator, for the consumer "
+        "of its results, and for progress, verbose and on_message."
     )
     return Table("Sending and waiting", note, columns, rows)
 

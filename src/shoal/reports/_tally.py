@@ -32,7 +32,8 @@ class Tally:
     counts
         ``done``, ``batches`` and the other numbers of ``counts`` in docs/report-schema.md.
     seconds
-        How long the run read its ``input``, waited for its ``consumer``, was ``sending``, and took ``results``.
+        How long the run read its ``input``, waited for its ``consumer``, was ``sending``, took ``results``, and called
+        its ``listeners``.
     nbytes
         The bytes that were ``sent`` and that ``returned``.
     system
@@ -40,8 +41,8 @@ class Tally:
 
     Notes
     -----
-    Not thread-safe: the meter holds its lock. Only the seconds of the input and of sending belong to the threads that
-    read the input and that own the run.
+    Not thread-safe: the meter holds its lock. Only the seconds of the input, of sending and of the listeners belong to
+    the threads that read the input and that own the run.
     """
 
     def __init__(self, total: int | None) -> None:
@@ -50,7 +51,7 @@ class Tally:
         self.end: float | None = None
         self.function: str | None = None
         self.counts: Counter[str] = Counter()
-        self.seconds: dict[str, float] = dict.fromkeys(("input", "consumer", "sending", "results"), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(("input", "consumer", "sending", "results", "listeners"), 0.0)
         self.nbytes: dict[str, int] = {"sent": 0, "returned": 0}
         self.system: dict[str, Any] = dict.fromkeys(("cpu", "swapped_in", "limit_events"))
         self._outcome: tuple[str, str | None] = ("running", None)
@@ -136,6 +137,7 @@ class Tally:
             "results": {"bytes": returned, "seconds": self.seconds["results"]},
             "input": {"seconds": self.seconds["input"]},
             "consumer": {"seconds": self.seconds["consumer"]},
+            "listeners": {"seconds": self.seconds["listeners"]},
             "events": [
                 {"time": time, "kind": kind, "call": call, "worker": None if line is None else rows[line], "text": text}
                 for time, kind, call, line, text in self._events

@@ -131,10 +131,10 @@ class Workers:
             index = len(self._latest) if slot is None else slot
             received = found.received + shift
             since = self._lost.pop(index, self._start)
-            fresh = found.fresh and received > since
+            fresh = found.before == 0 and received > since
             line = self._new(key, index, found.pid, found.host, received if fresh else since)
             if fresh:
-                line.values["starting"] = received - since
+                line.add_up({"starting": received - since})  # the line may have the processes before it as well
         return line
 
     def of_thread(self, index: int, pid: int, host: str) -> WorkerLine:
@@ -142,19 +142,32 @@ class Workers:
         line = self.lines.get((index,))
         return self._new((index,), index, pid, host, self._start) if line is None else line
 
-    def lose(self, slot: int, now: float) -> None:
-        """Take note that the process of a worker is gone."""
-        self._lost[slot] = now
+    def lose(self, slot: int, now: float, busy: float) -> None:
+        """Take note that the process of a worker is gone.
+
+        Parameters
+        ----------
+        slot, now
+            The index of the worker, and the present time.
+        busy
+            How long the process had been busy with its last call, in seconds.
+        """
+        if slot in self._lost:  # no batch of this process has returned, so its start counts as that of the next one
+            self._lost[slot] = min(self._lost[slot] + busy, now)
+        else:
+            self._lost[slot] = now
         if slot in self._latest:
             self._latest[slot].gone = True
 
-    def latest(self, slot: int) -> WorkerLine | None:
-        """Return the present process of a worker; None if it has run nothing."""
-        return self._latest.get(slot)
+    def present(self, slot: int) -> WorkerLine | None:
+        """Return the present process of a worker; None if no batch of it has returned."""
+        line = self._latest.get(slot)
+        return None if line is None or line.gone else line
 
     def _new(self, key: WorkerKey, index: int, pid: int, host: str, since: float) -> WorkerLine:
         if index in self._latest and len(self.lines) >= self._n_workers + MOST_ROWS:
             line = self.lines[key] = self._latest[index]
+            line.gone = False
             return line
         rows = max(4, self._rows // max(self._n_workers, len(self.lines) + 1))
         line = self.lines[key] = self._latest[index] = WorkerLine(index, pid, host, since, rows)

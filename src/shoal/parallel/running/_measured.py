@@ -40,6 +40,7 @@ from shoal.parallel.transport._worker_limits import WorkerLimits
 from shoal.parallel.transport._workspace import is_array
 from shoal.reports._active import Scope, scope
 from shoal.reports._arguments import Arguments, Way
+from shoal.reports._batch_meter import Measured
 from shoal.reports._calls import SlowCall
 from shoal.reports._meter import Meter
 from shoal.reports._system import thread_time, thread_use
@@ -80,12 +81,44 @@ class RunListener:
                 self._meter.finish(error, not self.finished())
 
     def heard(self, teller: Teller | None) -> Teller:
-        """Return a teller that tells this listener as well."""
-        if teller is None:
-            about = self._meter.about
-            return Teller([self], RunStarted(about.n_workers, about.backend, about.total))
-        teller.add(self)
-        return teller
+        """Return a teller that tells this listener as well, and have the meter measure the others."""
+        about = self._meter.about
+        others = [] if teller is None else [_Others(teller, self._meter)]
+        return Teller([*others, self], RunStarted(about.n_workers, about.backend, about.total))
+
+
+class _Others:
+    """The other listeners of a run; measures how long they take.
+
+    Parameters
+    ----------
+    teller
+        Has told them that the run has started.
+    meter
+        The meter.
+    """
+
+    def __init__(self, teller: Teller, meter: Meter) -> None:
+        self.takes_steps = teller.takes_steps
+        self.takes_batches = teller._takes_batches
+        self._tell: Callable[[Event], None] = _measured(teller._tell, meter)
+
+    def __call__(self, event: Event) -> None:
+        if type(event) is not RunStarted:
+            self._tell(event)
+
+
+def _measured(listener: Callable[..., object], meter: Meter) -> Callable[..., None]:
+    """Return a function that calls a listener, and has a meter add up how long that takes."""
+
+    def listen(*arguments: Any) -> None:
+        began = time.perf_counter()
+        try:
+            listener(*arguments)
+        finally:
+            meter.listened(time.perf_counter() - began)
+
+    return listen
 
 
 class SerialListener(RunListener):
@@ -131,10 +164,12 @@ class SerialListener(RunListener):
         self._began = None
         slow = None
         seconds = max(ended - began, 0.0)
-        if seconds > self._meter.slow_above:
-            slow = SlowCall.of(self._call, self._index, began, seconds, thread_time() - cpu)
-        self._meter.named(self._call[0])
-        self._meter.ran(0, self._index, began, began + seconds, slow, type(self._call[0]) is Known)
+        known = type(self._call[0]) is Known
+        if not known:
+            self._meter.named(self._call[0])
+            if seconds > self._meter.slow_above:
+                slow = SlowCall.of(self._call, self._index, began, seconds, thread_time() - cpu)
+        self._meter.ran(0, self._index, began, began + seconds, slow, known)
 
     def _leave(self) -> None:
         """Leave the scope of a call."""
@@ -163,7 +198,9 @@ class MeasuredBatchRun(BatchRun[R]):
         super().__init__(plan, slots, schedule, listener, faults, release, transport, limits)
         self._meter = meter
         self._was_full = False
-        self._lost_by: list[BaseException | None] = [None for _ in self.slots]
+        # By slot: the exception of the latest death, or the id of the process that was replaced, which several batches
+        # may report.
+        self._lost_by: list[object] = [None for _ in self.slots]
 
     def _prepare(self, busy: bool = False) -> bool:
         prepared = super()._prepare(busy)
@@ -189,33 +226,51 @@ class MeasuredBatchRun(BatchRun[R]):
             return super()._received(index, request, reply)
         finally:
             if request.measured is not None:
+                found = Measured(*request.measured)
                 travel = {
                     "sent": request.nbytes,
                     "returned": request.returned,
                     "pickle": request.pickle_seconds,
                     "unpickle": request.unpickle_seconds,
                 }
-                slot = index if self.slots[index].width == 1 else None
-                self._meter.received(slot, request.measured, travel, known)
-            if request.retiring:
-                memory = self._plan.settings.max_tasks_per_worker is None
-                limit = "max_worker_memory" if memory else "max_tasks_per_worker"
-                self._meter.lost(index, "replaced", f"process {request.retiring} has reached its limit {limit}", memory)
+                self._meter.received(self._slot(index), found, travel, known)
+                if request.retiring and self._lost_by[index] != request.retiring:
+                    self._lost_by[index] = request.retiring
+                    self._retired(index, found)
+
+    def _slot(self, index: int) -> int | None:
+        """Return the index of a slot; None if it has several workers."""
+        return index if self.slots[index].width == 1 else None
+
+    def _retired(self, index: int, found: Measured) -> None:
+        """Take note that a process has reached a limit."""
+        most = self._limits.calls
+        memory = most is None or found.calls_so_far < most
+        limit = "max_worker_memory" if memory else "max_tasks_per_worker"
+        self._meter.lost(self._slot(index), "replaced", f"process {found.pid} has reached its limit {limit}", memory)
 
     def _lost(self, index: int, request: R, running: WorkerStatus | None, lost: BaseException) -> Ready:
-        if isinstance(lost, BrokenExecutor) and self._lost_by[index] is not lost:
-            self._lost_by[index] = lost
+        death = lost.__cause__ or lost  # an executor of the user that is broken has the same cause for all its batches
+        if isinstance(lost, BrokenExecutor) and self._lost_by[index] is not death:
+            self._lost_by[index] = death
             code = getattr(lost, "exit_code", None)
-            self._meter.lost(index, "death", "a worker died" if code is None else f"a worker died: exit code {code}")
+            text = "a worker died" if code is None else f"a worker died: exit code {code}"
+            self._meter.lost(self._slot(index), "death", text, busy=_seconds_busy(running))
         return super()._lost(index, request, running, lost)
 
     def _kill(self, index: int, culprit: int, error: Callable[[FailedCall], BaseException]) -> Ready:
         reason = getattr(error, "keywords", {}).get("reason")
+        busy = _seconds_busy(self._transport.status(self.slots[index].executor))
         if reason is None:
-            self._meter.lost(index, "", "")  # its call has exceeded task_timeout
+            self._meter.lost(index, "", "", busy=busy)  # its call has exceeded task_timeout
         else:
-            self._meter.lost(index, "replaced", str(reason), memory=True)
+            self._meter.lost(index, "replaced", str(reason), memory=True, busy=busy)
         return super()._kill(index, culprit, error)
+
+
+def _seconds_busy(running: WorkerStatus | None) -> float:
+    """Return how long a process has been busy with its last call, or its last batch; 0 if it had none."""
+    return 0.0 if running is None or not running.pid else max(time.perf_counter() - running.since, 0.0)
 
 
 class MeasuredPullRun(PullRun):
@@ -270,9 +325,12 @@ class MeasuredPullRun(PullRun):
         began, call = self._taken.pop(index)
         if seconds is None:  # it has failed
             seconds = time.perf_counter() - began
-        self._meter.named(call[0])
-        slow = SlowCall.of(call, index, began, seconds, None) if seconds > self._meter.slow_above else None
-        self._meter.ran(worker, index, began, began + seconds, slow, type(call[0]) is Known)
+        slow, known = None, type(call[0]) is Known
+        if not known:
+            self._meter.named(call[0])
+            if seconds > self._meter.slow_above:
+                slow = SlowCall.of(call, index, began, seconds, None)
+        self._meter.ran(worker, index, began, began + seconds, slow, known)
 
     def end(self, error: BaseException | None) -> None:
         """End the run, as :meth:`PullRun.end`."""
@@ -312,6 +370,8 @@ def make_measured_run(
 ) -> Run:
     """Make a run as :func:`make_run` does, which takes the same arguments, and have `meter` measure it."""
     listener = RunListener(meter)
+    if plan.on_message is not None:
+        plan = plan.changed(on_message=_measured(plan.on_message, meter))
     if not isinstance(calls, (CallQueue, Schedule)):
         calls = meter.reading(calls)
     kinds = Kinds(partial(MeasuredPullRun, meter), partial(MeasuredBatchRun, meter))

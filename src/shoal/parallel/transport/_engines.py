@@ -310,7 +310,7 @@ class Task:
             return self._run(objects, None)
         from shoal.reports._batch_meter import BatchMeter
 
-        meter = BatchMeter(options.start, options.slow_above, False, False)
+        meter = BatchMeter(options.start, options.slow_above, False, None)
         with meter:
             outcome = self._run(objects, meter)
         return outcome._replace(measured=meter.finish())

@@ -9,6 +9,7 @@ from typing import Any
 
 from shoal.backends._notes import Notes
 from shoal.parallel._batch import Batch
+from shoal.parallel.running._resume import Known
 from shoal.parallel.transport._contract import R, Received, Transport, Unsendable
 from shoal.parallel.transport._published import RunRecord
 from shoal.parallel.transport._status import WorkerStatus
@@ -61,9 +62,13 @@ class MeasuredTransport(Transport[R]):
         began = time.perf_counter()
         request = self._transport.encode(batch)
         request.pickle_seconds = time.perf_counter() - began
-        functions = batch.functions
-        self._meter.named(functions[0] if type(functions) is list else functions)
-        self._meter.encoded(batch.args, batch.kwargs, request.pickle_seconds)
+        functions = batch.functions if type(batch.functions) is list else [batch.functions]
+        for function in functions:
+            if type(function) is not Known:
+                self._meter.named(function)
+                break
+        sampled = [] if type(functions[0]) is Known else batch.args  # a known result has no arguments
+        self._meter.encoded(functions, sampled, batch.kwargs, request.pickle_seconds)
         return request
 
     def send(self, request: R, executor: Executor) -> Future[Any]:

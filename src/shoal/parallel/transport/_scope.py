@@ -44,7 +44,7 @@ def run_measured_batch(slow_above: float, scope_fields: tuple[Any, ...] | None, 
     from shoal.reports._batch_meter import BatchMeter
 
     payload = Payload(*fields)
-    meter = BatchMeter(payload.start, slow_above, payload.run[0] != os.getpid(), not usage.calls)
+    meter = BatchMeter(payload.start, slow_above, payload.run[0] != os.getpid(), usage.calls, payload.run)
     run = run_batch if scope_fields is None else partial(run_scoped_batch, scope_fields)
     with meter:
         reply = Reply(*run(*fields, meter=meter))
