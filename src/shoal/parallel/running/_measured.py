@@ -165,10 +165,9 @@ class SerialListener(RunListener):
         slow = None
         seconds = max(ended - began, 0.0)
         known = type(self._call[0]) is Known
-        if not known:
-            self._meter.named(self._call[0])
-            if seconds > self._meter.slow_above:
-                slow = SlowCall.of(self._call, self._index, began, seconds, thread_time() - cpu)
+        self._meter.named(self._call[0])
+        if not known and seconds > self._meter.slow_above:
+            slow = SlowCall.of(self._call, self._index, began, seconds, thread_time() - cpu)
         self._meter.ran(0, self._index, began, began + seconds, slow, known)
 
     def _leave(self) -> None:
@@ -326,10 +325,9 @@ class MeasuredPullRun(PullRun):
         if seconds is None:  # it has failed
             seconds = time.perf_counter() - began
         slow, known = None, type(call[0]) is Known
-        if not known:
-            self._meter.named(call[0])
-            if seconds > self._meter.slow_above:
-                slow = SlowCall.of(call, index, began, seconds, None)
+        self._meter.named(call[0])
+        if not known and seconds > self._meter.slow_above:
+            slow = SlowCall.of(call, index, began, seconds, None)
         self._meter.ran(worker, index, began, began + seconds, slow, known)
 
     def end(self, error: BaseException | None) -> None:

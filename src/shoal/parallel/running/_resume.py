@@ -42,12 +42,12 @@ class ResultCache(Protocol):
 
 
 class Known:
-    """The function of a call whose result is known: it returns that result."""
+    """The function of a call whose result is known: it returns that result. It wraps the function of the user."""
 
-    __slots__ = ("__weakref__", "number", "value")
+    __slots__ = ("__weakref__", "__wrapped__", "number", "value")
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    def __init__(self, value: Any, function: Any) -> None:
+        self.value, self.__wrapped__ = value, function
         self.number = next(_numbers)
 
     def __call__(self) -> Any:
@@ -90,7 +90,7 @@ def with_known(calls: Iterable[Any], cache: ResultCache) -> Iterator[Any]:
     get = cache.get if reader is None else reader()
     for call in calls:
         value = get(call, _ABSENT) if isinstance(call, tuple) and len(call) == 3 and is_call(call) else _ABSENT
-        yield call if value is _ABSENT else (Known(value), (), {})
+        yield call if value is _ABSENT else (Known(value, call[0]), (), {})
 
 
 def store(cache: ResultCache | None, call: Call, value: Any) -> None:

@@ -63,10 +63,7 @@ class MeasuredTransport(Transport[R]):
         request = self._transport.encode(batch)
         request.pickle_seconds = time.perf_counter() - began
         functions = batch.functions if type(batch.functions) is list else [batch.functions]
-        for function in functions:
-            if type(function) is not Known:
-                self._meter.named(function)
-                break
+        self._meter.named(functions[0])
         sampled = [] if type(functions[0]) is Known else batch.args  # a known result has no arguments
         self._meter.encoded(functions, sampled, batch.kwargs, request.pickle_seconds)
         return request
