@@ -138,8 +138,12 @@ def reuse(backend: str) -> Any:
 
 def kept_workers(backend: str) -> Any:
     """Tell whether the same workers run all calls within the context."""
-    with Parallel(n_jobs=1 if backend == "sequential" else 2, backend=backend, batch_size=1) as parallel:
-        before = {pid for pid, _ in parallel(delayed(slow_place)() for _ in range(4))}
+    n_workers = 1 if backend == "sequential" else 2
+    with Parallel(n_jobs=n_workers, backend=backend, batch_size=1) as parallel:
+        for _ in range(500):  # until all workers have started
+            before = {pid for pid, _ in parallel(delayed(slow_place)() for _ in range(4))}
+            if len(before) == n_workers:
+                break
         after = {pid for pid, _ in parallel(delayed(slow_place)() for _ in range(4))}
     return before == after, len(before)
 

@@ -10,11 +10,13 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 lib = importlib.import_module(os.environ["DIFFERENTIAL_LIBRARY"])
@@ -40,8 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DIFFERENTIAL_FOLDER"] = folder
         for name, run in _programs.items():
-            if os.path.exists(_notes()):
-                os.unlink(_notes())
+            shutil.rmtree(_notes(), ignore_errors=True)  # a call that was given up may write at the same time
             print(json.dumps([name, outcome(run)]), flush=True)
 
 
@@ -110,22 +111,21 @@ def relation(there: tuple[int, int]) -> str:
 
 def note(item: Any) -> Any:
     """Record that a call has run, in any process; `noted` returns the records."""
-    with open(_notes(), "a", encoding="utf-8") as file:
+    # A file for each thread: on some systems, what two processes append at a time overwrites each other.
+    with open(_notes() / "-".join(map(str, here())), "a", encoding="utf-8") as file:
         file.write(f"{item}\n")
     return item
 
 
 def noted() -> list[str]:
     """Return what the calls of this program have recorded, sorted."""
-    try:
-        with open(_notes(), encoding="utf-8") as file:
-            return sorted(file.read().split())
-    except FileNotFoundError:
-        return []
+    return sorted(word for path in _notes().iterdir() for word in path.read_text(encoding="utf-8").split())
 
 
-def _notes() -> str:
-    return os.path.join(os.environ["DIFFERENTIAL_FOLDER"], "notes")
+def _notes() -> Path:
+    folder = Path(os.environ["DIFFERENTIAL_FOLDER"], "notes")
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def numbers(count: int, fails_at: int | None = None) -> Iterator[Any]:
