@@ -408,8 +408,8 @@ held: list[bytes] = []
 @pytest.mark.parametrize(
     ("limits", "nbytes", "limit"),
     [
-        ({"max_worker_memory": "60M", "max_tasks_per_worker": 50}, 30_000_000, "max_worker_memory"),
-        ({"max_worker_memory": "60M"}, 30_000_000, "max_worker_memory"),
+        ({"max_worker_memory": "300M", "max_tasks_per_worker": 50}, 150_000_000, "max_worker_memory"),
+        ({"max_worker_memory": "300M"}, 150_000_000, "max_worker_memory"),
         ({"max_worker_memory": "4G", "max_tasks_per_worker": 2}, 1, "max_tasks_per_worker"),
     ],
 )

@@ -227,10 +227,9 @@ class _WritesAll:
 def _protocol(protocol: int | None) -> int:
     if protocol is None:
         return PROTOCOL
-    protocol = int(protocol)
     if protocol > pickle.HIGHEST_PROTOCOL:
         raise ValueError(f"pickle protocol must be <= {pickle.HIGHEST_PROTOCOL}, got: {protocol!r}")
-    return pickle.HIGHEST_PROTOCOL if protocol < 0 else protocol
+    return pickle.HIGHEST_PROTOCOL if protocol < 0 else int(protocol)
 
 
 def compression_of(compress: Any, filename: str) -> Compression | None:
