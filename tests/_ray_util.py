@@ -23,6 +23,7 @@ os.environ.update(VARIABLES)
 @contextmanager
 def ray_cluster(n_cpus: int = 2) -> Iterator[None]:
     """Have a cluster within the block."""
+    os.environ.update(VARIABLES)  # each module of tests begins with the environment of the session
     before = os.environ.get("PYTHONPATH")
     # Workers inherit it, and import what the tests define.
     os.environ["PYTHONPATH"] = os.pathsep.join(
