@@ -22,7 +22,7 @@ from shoal._arrays import PIECE, SLAB
 from shoal._cpus import cpu_budget
 
 #: A buffer of fewer bytes is not worth a thread.
-LARGE = 2**24
+LARGE = 2**22
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def test_a_small_object_is_one_write(value: Any, protocol: int, compress: Any) -
 
 
 @pytest.mark.parametrize(
-    "value", [b"a" * 5_000_000, "a" * 5_000_000, bytearray(5_000_000)], ids=["bytes", "str", "array"]
+    "value", [b"a" * 4_000_000, "a" * 4_000_000, bytearray(4_000_000)], ids=["bytes", "str", "array"]
 )
 def test_a_large_string_is_written_in_pieces_that_stay_in_the_cache(value: Any) -> None:
     file = recorded(value)
