@@ -54,6 +54,26 @@ def test_replace_applies_to_later_imports() -> None:
     assert done.stdout.strip() == "swapped", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        ("simplefilter('error', UserWarning)", ["in the worker"]),
+        ("simplefilter('error')", ["in the worker"]),
+        ("simplefilter('ignore', DeprecationWarning)", ["in the caller"]),
+        ("simplefilter('always')", ["in the caller"] * 4),
+    ],
+)
+def test_a_filter_that_raises_ends_no_run(filters: str, said: list[str]) -> None:
+    """As with joblib, whose workers do not have the filters of the program. Otherwise warnings are forwarded."""
+    done = python(
+        f"import shoal; shoal.install_as_joblib(); import joblib, warnings; warnings.{filters}\n"
+        "seen = []; warnings.showwarning = lambda *_: seen.append('in the caller')\n"
+        "joblib.Parallel(2, 'loky')([joblib.delayed(warnings.warn)('look')] * 4); print(seen or ['in the worker'])"
+    )
+    assert done.stdout.strip() == str(said), done.stderr
+    assert ("UserWarning: look" in done.stderr) is (said == ["in the worker"])
+
+
 def test_a_second_call_does_nothing() -> None:
     done = python("import shoal; shoal.install_as_joblib(); import joblib; shoal.install_as_joblib(); print('fine')")
     assert done.stdout.strip() == "fine", done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,19 @@ from ._pools import AutoBatchingMixin
 if TYPE_CHECKING:
     from shoal.observe._teller import Teller
     from shoal.parallel.running._run import Run
+
+
+def _may_raise_warnings() -> bool:
+    """Tell whether a filter of this program makes an exception of some warning.
+
+    joblib leaves warnings in the workers, where that filter is not, so such a warning ends no run.
+    """
+    for action, message, category, module, line in warnings.filters:
+        if action == "error":
+            return True
+        if category is Warning and not (message or module or line):  # it hides all filters behind it
+            return False
+    return False
 
 
 class Running:
@@ -190,6 +204,8 @@ class Running:
         self._pickle_cache = {}
         backend.start_call()
         plan = self._plan
+        if plan.settings.forward is True and _may_raise_warnings():
+            plan = plan.changed(forward=[name for name in plan.settings.forwarded if name != "warnings"])
         if self._backend_delegates():
             return n_workers, plan
         if isinstance(backend, LokyBackend):
