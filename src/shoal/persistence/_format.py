@@ -54,7 +54,7 @@ MAGIC = b"\x93shoal\r\n"
 #: The number of bytes at the end of a file that tell where its footer begins.
 TAIL_BYTES = TAIL.size + len(POP + STOP)
 #: The number of bytes of the opcode that pushes the footer, and of its length.
-_PUSH_BYTES = 5
+PUSH_BYTES = 5
 
 VERSION = 1
 _PYTHON = "{}.{}.{}".format(*sys.version_info)
@@ -162,7 +162,7 @@ class Footer:
             f'{{"format":{VERSION},"start":{self.start},"checksum":{self.checksum},"arrays":{arrays},'
             f'"versions":{_versions(*self.versions.items())},"blocks":[{blocks}]}}'
         ).encode("ascii")
-        text = text.ljust(nbytes - _PUSH_BYTES - TAIL_BYTES)
+        text = text.ljust(nbytes - PUSH_BYTES - TAIL_BYTES)
         body = text + TAIL.pack(xxhash.xxh3_64_intdigest(text), len(text), MAGIC)
         return b"B%b%b%b%b" % (len(body).to_bytes(4, "little"), body, POP, STOP)
 
@@ -182,7 +182,7 @@ class Footer:
         if len(end) < TAIL_BYTES or end[-2:] != POP + STOP:
             return None
         _, size, magic = TAIL.unpack(end[-TAIL_BYTES:-2])
-        return _PUSH_BYTES + size + TAIL_BYTES if magic == MAGIC else None
+        return PUSH_BYTES + size + TAIL_BYTES if magic == MAGIC else None
 
     @classmethod
     def decoded(cls, opcodes: bytes) -> Footer:
@@ -193,9 +193,9 @@ class Footer:
         ValueError
             If they are damaged, or a later release of shoal has written them.
         """
-        if opcodes[:_PUSH_BYTES] != b"B" + struct.pack("<I", len(opcodes) - _PUSH_BYTES - 2):
+        if opcodes[:PUSH_BYTES] != b"B" + struct.pack("<I", len(opcodes) - PUSH_BYTES - 2):
             raise ValueError("its length is wrong")
-        text = opcodes[_PUSH_BYTES:-TAIL_BYTES]
+        text = opcodes[PUSH_BYTES:-TAIL_BYTES]
         checksum, size, _ = TAIL.unpack(opcodes[-TAIL_BYTES:-2])
         if size != len(text) or xxhash.xxh3_64_intdigest(text) != checksum:
             raise ValueError("its checksum is wrong")

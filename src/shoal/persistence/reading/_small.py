@@ -14,7 +14,19 @@ from typing import Any
 import xxhash
 
 from shoal._platform.files import open_shared
-from shoal.persistence._format import HEAD, MAGIC, POP, PROTO, STOP, TAIL, TAIL_BYTES, VERSION, are_versions, differing
+from shoal.persistence._format import (
+    HEAD,
+    MAGIC,
+    POP,
+    PROTO,
+    PUSH_BYTES,
+    STOP,
+    TAIL,
+    TAIL_BYTES,
+    VERSION,
+    are_versions,
+    differing,
+)
 
 #: A file of fewer bytes is small.
 SMALL = 2**14
@@ -31,7 +43,7 @@ _ARRAYS, _BLOCKS = b',"arrays":[],"versions":', b',"blocks":['
 
 #: The beginning of a footer, and the opcode and the length before it.
 _HEAD = b'{"format":%d,"start":%%d,"checksum":%%d' % VERSION
-_PUSH, _PUSH_BYTES = struct.Struct("<BI").pack, 5
+_PUSH = struct.Struct("<BI").pack
 _unpack_tail, _digest = TAIL.unpack_from, xxhash.xxh3_64_intdigest
 
 #: The parts of footers with versions that were compared, and are those that are loaded here.
@@ -109,7 +121,7 @@ def rebuilt(data: bytes) -> Any:
     end = len(data) - TAIL_BYTES
     checksum, size, _ = _unpack_tail(data, end)
     begin = end - size
-    start = begin - _PUSH_BYTES
+    start = begin - PUSH_BYTES
     if start < 0:
         return OTHER
     text, opcodes = data[begin:end], data[:start]
