@@ -63,7 +63,9 @@ def load_plain(start: Start, options: Options) -> Any:
     if not source.checked and verify is not False:
         source.checksum = xxhash.xxh3_64()
     sums: dict[int, int] | None = None if verify is False else {}
-    mapping = mapping_of(file, options, mmap_mode, footer)
+    mapping = None
+    if mmap_mode is not None and not options.several:
+        mapping = mapping_of(file, name, mmap_mode, footer)
     reader = Reader(source, options.native, sums, mapping, mmap_mode)
     value = rebuild(reader, source)
     if source.before_footer is None:  # damage may have ended the object too soon

@@ -167,19 +167,14 @@ def mappable(file: Any, options: Options, compressed: bool = False) -> str | Non
     return None
 
 
-def mapping_of(
-    file: Any, options: Options, mode: str | None, footer: Footer | None
-) -> Callable[[ArraySpec, int], Any] | None:
-    """Return a function that maps an array of a file, given its spec and its position in bytes; None to read arrays.
+def mapping_of(file: Any, path: str, mode: str, footer: Footer | None) -> Callable[[ArraySpec, int], Any]:
+    """Return a function that maps an array of a file, given its spec and its position in bytes.
 
     All arrays share one mapping of the file, and keep it alive. If they can be changed in the file, their checksums are
     removed from its footer.
     """
-    if mode is None or options.several:
-        return None
     import numpy as np
 
-    path = options.name
     mode = "r+" if mode == "w+" else mode
     access = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}[mode]
     memory: list[mmap.mmap] = []

@@ -129,7 +129,9 @@ def load_trusted(start: Start, options: Options, trust: Trust) -> Any:
         if not checked and verify is not False:
             source.checksum = xxhash.xxh3_64()
         sums: dict[int, int] | None = {} if verify or (verify is None and not by_blocks) else None
-        mapping = mapping_of(stream, options, mmap_mode, footer)
+        mapping = None
+        if mmap_mode is not None and not options.several:
+            mapping = mapping_of(stream, name, mmap_mode, footer)
         reader = Rebuilder(source, options.native, sums, mapping)
         reader.found, reader.woven = found, woven
         value = rebuild(reader, source)
