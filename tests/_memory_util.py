@@ -9,6 +9,7 @@ import importlib
 import linecache
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,7 @@ from typing import Any
 
 import pytest
 
-from shoal import (
-    Memory,
-)
+from shoal import Memory
 
 RUNS: list[Any] = []
 
@@ -74,6 +73,32 @@ def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 
     yield written
     sys.modules.pop("shoal_changing", None)
+
+
+def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Give a function that writes modules, by their dotted names, and imports one of them anew."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    names = set()
+
+    def forget() -> None:
+        for name in names:
+            sys.modules.pop(name, None)
+
+    def imported(main: str, **modules: str) -> Any:
+        for name, source in modules.items():
+            path = folder / f"{name.replace('.', '/')}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(textwrap.dedent(source))
+        names.update(name.removesuffix(".__init__") for name in modules)
+        forget()
+        importlib.invalidate_caches()
+        return importlib.import_module(main)
+
+    yield imported
+    forget()
 
 
 def power(base: int, exponent: int, *, plus: int = 0) -> int:

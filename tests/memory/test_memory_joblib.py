@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import importlib
 import inspect
 import io
 import linecache
@@ -14,10 +13,9 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from hypothesis import strategies as st
 
 import shoal
 from _capabilities import SLOWNESS
+from _memory_util import make_project
 from shoal.memory.key._identity import Identity
 from shoal.memory.key._source import names_of, path_of, shown, source_of
 
@@ -350,22 +349,13 @@ def test_logged_lines_are_joblibs(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert logged[1] == logged[0]
 
 
+modules = pytest.fixture(make_project)
+
+
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+def module(modules: Callable[..., Any]) -> Callable[[str], Any]:
     """Give a function that writes a module and imports it anew."""
-    folder = tmp_path / "modules"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-
-    def written(source: str) -> Any:
-        (folder / "shoal_edited.py").write_text(textwrap.dedent(source))
-        importlib.invalidate_caches()
-        sys.modules.pop("shoal_edited", None)
-        return importlib.import_module("shoal_edited")
-
-    yield written
-    sys.modules.pop("shoal_edited", None)
+    return lambda source: modules("shoal_edited", shoal_edited=source)
 
 
 EDITS: dict[str, tuple[list[str], str]] = {

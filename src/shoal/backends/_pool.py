@@ -182,7 +182,7 @@ class Pool:
         """Wait until the pool's thread has done all that it was asked for."""
         self.loop.catch_up()
 
-    def has_left(self, worker: Worker) -> bool:
+    def exits_without(self, worker: Worker) -> bool:
         """Return whether the interpreter shuts down and awaits no run that has this worker."""
         return self._exiting and not worker.awaited
 

@@ -68,7 +68,7 @@ class Registry(Protocol):
 
     loop: Loop
 
-    def has_left(self, worker: Worker) -> bool:
+    def exits_without(self, worker: Worker) -> bool:
         """Return whether the interpreter shuts down and awaits no run that has this worker."""
 
     def began(self, process: Process) -> None:
@@ -268,7 +268,7 @@ class Worker:
                 return
             asked = list(self.waiting)
         try:
-            if self._pool.has_left(self):
+            if self._pool.exits_without(self):
                 raise RuntimeError(AT_EXIT)
             process = Process(self, self._pool.loop)
             process.start(lambda process: self.maker.start(self, process, self._pool.loop))
@@ -314,7 +314,7 @@ class Worker:
         self._fail(refused, error)
 
     def _fail(self, items: list[Item], error: BaseException) -> None:
-        if self._pool.has_left(self):
+        if self._pool.exits_without(self):
             self.loop.ask(partial(self.loop.later, SILENT_SECONDS, partial(fail, items, RuntimeError(AT_EXIT))))
         else:
             fail(items, error)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 
 import shoal
+from _memory_util import make_project
 from shoal import CacheWarning, MemorizedFunc, Memory
 from shoal.memory.key import _constants, _reach
 
@@ -111,24 +111,18 @@ def outer():
 MODULES = {"reached_helpers": HELPERS, "reached_deep": DEEP, "reached_main": MAIN}
 
 
+modules = pytest.fixture(make_project)
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def project(modules: Callable[..., Any]) -> Callable[..., Any]:
     """Give a function that writes and imports the modules above, one text replaced, and returns the main one."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def written(old: str = "", new: str = "") -> Any:
-        for name, text in MODULES.items():
-            (folder / f"{name}.py").write_text(text.replace(old, new) if old else text)
-            sys.modules.pop(name, None)
-        importlib.invalidate_caches()
-        return importlib.import_module("reached_main")
+        replaced = {name: text.replace(old, new) if old else text for name, text in MODULES.items()}
+        return modules("reached_main", **replaced)
 
-    yield written
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    return written
 
 
 @pytest.fixture

@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from _memory_util import make_project
 from shoal import CacheWarning, Memory
 from shoal.memory.key import _constants
 
 Project = Callable[..., Any]
-NAMES = ("edited_main", "edited_helpers", "edited_deep", "edited_package", "edited_package.inner")
+modules = pytest.fixture(make_project)
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+def project(modules: Project) -> Project:
     """Give a function that writes modules and imports the main one, in which `helpers` is a module with `text`."""
-    folder = tmp_path / "project"
-    (folder / "edited_package").mkdir(parents=True)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def written(text: str, body: str, deep: str = "") -> Any:
-        main = f"import functools, edited_helpers as helpers\n{textwrap.dedent(body)}"
-        (folder / "edited_main.py").write_text(main)
-        (folder / "edited_helpers.py").write_text(textwrap.dedent(text))
-        (folder / "edited_deep.py").write_text(textwrap.dedent(deep))
-        (folder / "edited_package" / "__init__.py").write_text("")
-        (folder / "edited_package" / "inner.py").write_text(textwrap.dedent(deep))
-        for name in NAMES:
-            sys.modules.pop(name, None)
-        importlib.invalidate_caches()
-        return importlib.import_module("edited_main")
+        return modules(
+            "edited_main",
+            **{
+                "edited_main": f"import functools, edited_helpers as helpers\n{textwrap.dedent(body)}",
+                "edited_helpers": text,
+                "edited_deep": deep,
+                "edited_package.__init__": "",
+                "edited_package.inner": deep,
+            },
+        )
 
-    yield written
-    for name in NAMES:
-        sys.modules.pop(name, None)
+    return written
 
 
 @pytest.fixture

@@ -149,10 +149,13 @@ def test_an_unknown_preset_is_refused() -> None:
         ("package.Class", r"Pass trusted=\['package.Class'\]"),
     ],
 )
-def test_a_single_string_gets_advice_that_works(given: str, advice: str) -> None:
+def test_strings_that_are_not_valid_get_advice_that_works(given: str, advice: str) -> None:
     with pytest.raises(TypeError, match=advice) as caught:
         shoal.load(io.BytesIO(b""), trusted=given)
     assert f"Pass trusted=[{given!r}]" not in str(caught.value) or "." in given
+    if given != "package.Class":
+        with pytest.raises(ValueError, match=advice):
+            shoal.load(io.BytesIO(b""), trusted=["numpy", given])
 
 
 def test_pandas_gets_no_text_that_it_would_parse(tmp_path: Path) -> None:

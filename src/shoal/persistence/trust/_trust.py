@@ -25,7 +25,8 @@ _NEVER = frozenset(("tests", "_tests", "testing", "_testing", "test_utils", "con
 #: The names that files of some releases give to a module of a library, and its place. It is not imported by that name,
 #: because a file in the working folder may have it.
 _RENAMED = {"_loss": "sklearn._loss._loss"}
-_PATTERN = re.compile(r"([^\W\d]\w*)(\.[^\W\d]\w*)*(\.\*)?")
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_PATTERN = re.compile(rf"{_NAME.pattern}\.(\*|[^\W\d]\w*)")
 
 
 class Trust:
@@ -65,7 +66,10 @@ class Trust:
             elif not isinstance(item, str):
                 raise TypeError(f"trusted takes dotted names and callables, got: {item!r}")
             elif not _PATTERN.fullmatch(item):
-                raise ValueError(f"trusted takes names like 'package.Class' and 'package.*', got: {item!r}")
+                raise ValueError(
+                    f"trusted takes presets and names like 'package.Class' and 'package.*', got: {item!r}"
+                    f"{_instead(item)}"
+                )
             elif item.endswith(".*"):
                 self._packages.add(item[:-2])
             else:
@@ -136,13 +140,14 @@ class Trust:
 
 
 def _instead(given: str | bytes) -> str:
-    """Return the end of a message: what to pass instead of a single string."""
-    near = hint(str(given), PRESETS)
-    if isinstance(given, bytes) or not _PATTERN.fullmatch(given):
-        return near or ". Pass a list such as trusted=['package.Class', 'package.*']"
-    if "." in given:
-        return f". Pass trusted=[{given!r}]{near}"
-    return near or f". Pass trusted=[{given + '.*'!r}]"
+    """Return the end of a message: what to pass instead of a string that is not valid."""
+    text = str(given)
+    near = hint(text, PRESETS)
+    if _PATTERN.fullmatch(text):
+        return f". Pass trusted=[{text!r}]{near}"
+    if _NAME.fullmatch(text):
+        return near or f". Pass trusted=[{text + '.*'!r}]"
+    return near or ". Pass a list such as trusted=['package.Class', 'package.*']"
 
 
 def _as_pickle_does(standin: Global, value: Any) -> bool:
