@@ -22,18 +22,25 @@ from shoal._files import replacement
 from shoal._platform.files import opener
 
 _MARK = ".shoal-part"
+#: In how many pieces :func:`write` writes.
+_PIECES = 1
 
 
-@pytest.fixture(params=["nameless", "named"])
+@pytest.fixture(params=["nameless", "named", "in pieces"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With and without nameless temporary files."""
+    """With and without nameless temporary files, and when all is written at once or not."""
     if request.param == "named":
         monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "_PIECES", 2 if request.param == "in pieces" else 1)
     return str(request.param)
 
 
 def write(path: Path | str, data: bytes = b"new", **options: Any) -> None:
     with replacement(str(path), **options) as file:
+        size = len(data) // _PIECES
+        for _ in range(1, _PIECES):
+            file.write(data[:size])
+            data = data[size:]
         file.write(data)
 
 
@@ -63,8 +70,9 @@ def test_readers_see_nothing_before_the_end(tmp_path: Path, way: str) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"old")
     with replacement(str(path)) as file:
-        file.write(b"new" * 100_000)
-        file.flush()
+        for _ in range(10):
+            file.write(b"new" * 10_000)
+        assert file.tell() == 300_000
         assert path.read_bytes() == b"old"
         beside = [name for name in os.listdir(tmp_path) if name != "x"]
         assert len(beside) == (way == "named" or not NAMELESS)
@@ -252,6 +260,7 @@ _WRITER = """
     from shoal._files import replacement
     vars(os).pop("O_TMPFILE", None)
     with replacement(sys.argv[1] + "/kept/x") as file:
+        file.write(b"half")
         file.write(b"half" * 100_000)
         print("begun", flush=True)
         time.sleep(60)

@@ -17,9 +17,9 @@ import os
 import stat
 import sys
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from shoal._output import Output
+from shoal._output import Output, WritesAll, write_all
 from shoal._platform.files import OPEN_FILES_STAY, is_in_use, open_shared, real_path, remove, replace, sync, sync_folder
 from shoal._platform.locks import lock_file
 from shoal.errors import FileInUse
@@ -62,11 +62,12 @@ def delete(path: str) -> None:
         pass
 
 
-class replacement:
+class replacement(WritesAll):
     """A block that writes a new file, which replaces `path` when the block has succeeded, and not before.
 
     In everything else this is like ``open(path, "wb")``: the permissions, the errors, and that links are followed.
-    If `path` is not a regular file, or if its folder allows no new file, the block writes to `path` itself.
+    If `path` is not a regular file, or if its folder allows no new file, the block writes to `path` itself. The file is
+    opened when more is written to it than one ``bytes`` object, or else when the block ends.
 
     Parameters
     ----------
@@ -83,34 +84,75 @@ class replacement:
         If ``open(path, "wb")`` would raise it, or if the file cannot be written or put in place.
     """
 
-    __slots__ = ("_before", "_durable", "_new", "_output", "_path")
+    __slots__ = ("_before", "_durable", "_new", "_output", "_path", "_whole")
 
     def __init__(self, path: str, durable: bool = False) -> None:
         self._path, self._durable = path, durable
+        self._whole = b""  # what was written, before the file is opened
+        self._output: Output | None = None
 
-    def __enter__(self) -> Output:
-        """Return the Output that writes to the new file."""
-        self._path, self._before = path, before = _target(self._path)
-        new: _TemporaryFile | _ExistingFile | None = None
-        if before is None or stat.S_ISREG(before.st_mode):
-            if before is not None:
-                os.close(open_shared(path, os.O_WRONLY))  # raises if the old file must not be written to
-            try:
-                new = _TemporaryFile(os.path.dirname(path))
-            except PermissionError:
-                pass
-        self._new = new = new or _ExistingFile(path)
-        self._output = output = Output(new.fd)
-        return output
+    def write(self, data: Any) -> None:
+        """Write all bytes of a buffer. The caller may change the buffer when this returns."""
+        if self._output is None:
+            if not self._whole and type(data) is bytes:
+                self._whole = data
+                return
+            self._open()
+        self._output.write(data)  # type: ignore[union-attr]  # _open() has made it
+
+    def tell(self) -> int:
+        """Return the position of the next byte."""
+        return len(self._whole) if self._output is None else self._output.tell()
+
+    def fileno(self) -> int:
+        """Return the descriptor. Bytes that are gathered have not been written to it yet."""
+        if self._output is None:
+            self._open()
+        return self._new.fd
+
+    def _open(self) -> None:
+        self._path, self._before, self._new = _opened(self._path)
+        self._output = Output(self._new.fd)
+        self._output.write(self._whole)
+        self._whole = b""
+
+    def __enter__(self) -> replacement:
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        new = self._new
+        if self._output is None:
+            if kind is None:
+                write_whole(self._path, self._whole, self._durable)
+            return
         try:
             if kind is None:
                 self._output.flush()
-                new.publish(self._path, self._before, self._durable)
+                self._new.publish(self._path, self._before, self._durable)
         finally:
-            new.close()
+            self._new.close()
+
+
+def write_whole(path: str, data: bytes, durable: bool) -> None:
+    """Write all bytes of a file; parameters and errors are those of :class:`replacement`."""
+    path, before, new = _opened(path)
+    try:
+        write_all(new.fd, data)
+        new.publish(path, before, durable)
+    finally:
+        new.close()
+
+
+def _opened(path: str) -> tuple[str, os.stat_result | None, _TemporaryFile | _ExistingFile]:
+    """Open a file whose content will be that of `path`. Also return what :func:`_target` tells of the path."""
+    path, before = _target(path)
+    if before is None or stat.S_ISREG(before.st_mode):
+        if before is not None:
+            os.close(open_shared(path, os.O_WRONLY))  # raises if the old file must not be written to
+        try:
+            return path, before, _TemporaryFile(_folder_of(path))
+        except PermissionError:
+            pass
+    return path, before, _ExistingFile(path)
 
 
 class _ExistingFile:
@@ -146,6 +188,11 @@ def _target(path: str) -> tuple[str, os.stat_result | None]:
 def _absolute(path: str) -> str:
     """Return an absolute path: the working folder may change. ``abspath`` would misread ".." behind a link."""
     return path if path.startswith("/") or os.path.isabs(path) else os.path.join(os.getcwd(), path)
+
+
+def _folder_of(path: str) -> str:
+    """Return the folder of an absolute path."""
+    return os.path.dirname(path) if os.name == "nt" else path[: path.rfind("/") + 1]
 
 
 class _TemporaryFile:

@@ -23,7 +23,13 @@ _MOST_AT_ONCE = 2**30
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
-class Output:
+class WritesAll:
+    """The base of file objects whose ``write`` writes all bytes that it is given."""
+
+    __slots__ = ()
+
+
+class Output(WritesAll):
     """A file that is written from its current position. It gathers writes and copies only small mutable buffers.
 
     Not thread-safe.
@@ -90,7 +96,7 @@ class Output:
             view = memoryview(part).cast("B")
             step = min(written, len(view))
             written -= step
-            _write(self._fd, view[step:])
+            write_all(self._fd, view[step:])
 
     def __enter__(self) -> Output:
         return self
@@ -113,14 +119,15 @@ def _one_by_one(fd: int, parts: list[Any]) -> int:
         if len(data) < _COPIED:
             short += data
             continue
-        _write(fd, short)
-        _write(fd, data)
+        write_all(fd, short)
+        write_all(fd, data)
         short = bytearray()
-    _write(fd, short)
+    write_all(fd, short)
     return written
 
 
-def _write(fd: int, data: bytes | bytearray | memoryview) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all bytes of a buffer to a descriptor."""
     while data:
         data = memoryview(data)[os.write(fd, data) :]
 
@@ -129,7 +136,7 @@ def write_new(path: str, data: bytes) -> int:
     """Create a file with these bytes; return their number. Raise FileExistsError if it exists."""
     fd = os.open(path, _NEW, 0o666)
     try:
-        _write(fd, data)
+        write_all(fd, data)
     finally:
         os.close(fd)
     return len(data)
@@ -141,7 +148,7 @@ _written: Callable[[int, list[Any]], int] = getattr(os, "writev", _one_by_one)
 def writes_all(file: Any) -> bool:
     """Return whether ``file.write`` is known to write all bytes that it is given."""
     # A subclass may override write().
-    return type(file) in (Output, io.BufferedWriter, io.BufferedRandom, io.BytesIO)
+    return isinstance(file, WritesAll) or type(file) in (io.BufferedWriter, io.BufferedRandom, io.BytesIO)
 
 
 def putter(file: Any) -> Callable[[Any], None]:

@@ -14,7 +14,7 @@ from shoal._output import putter, writes_all
 from shoal._pickling import culprit
 from shoal.errors import DumpPicklingError
 from shoal.persistence._format import Footer
-from shoal.persistence.compression import COMPRESSORS, SMALL, Deflate
+from shoal.persistence.compression import COMPRESSORS, SMALL, Deflate, extensions
 from shoal.persistence.writing._writer import Writer
 
 #: The first protocol that keeps buffers as they are. Every Python that shoal runs on reads it.
@@ -240,6 +240,8 @@ def compression_of(compress: Any, filename: str) -> Compression | None:
     ValueError
         If `compress` is not valid.
     """
+    if isinstance(compress, int) and not compress and not filename.endswith(extensions(*COMPRESSORS.values())):
+        return None
     name, level = "zlib", compress
     if isinstance(compress, tuple):
         if len(compress) != 2:

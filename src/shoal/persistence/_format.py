@@ -27,6 +27,7 @@ import importlib.util
 import json
 import struct
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pickle import Pickler
@@ -49,7 +50,7 @@ FRAME_HEADER = 9
 NAME = b"shoal"
 HEAD = b"C%c%b" % (len(NAME), NAME) + POP
 
-TAIL = struct.Struct(">QQ8s")
+TAIL, _LENGTH = struct.Struct(">QQ8s"), struct.Struct("<I")
 MAGIC = b"\x93shoal\r\n"
 #: The number of bytes at the end of a file that tell where its footer begins.
 TAIL_BYTES = TAIL.size + len(POP + STOP)
@@ -157,14 +158,14 @@ class Footer:
     def encoded(self, nbytes: int = 0) -> bytes:
         """Return the opcodes that end a file, at least `nbytes` bytes: they push the footer, pop it, and stop."""
         arrays = _encode(self.arrays) if self.arrays else "[]"
-        blocks = ",".join([f"[{','.join(map(str, block))}]" for block in self.blocks])
+        blocks = ",".join([f"[{','.join(map(str, block))}]" for block in self.blocks]) if self.blocks else ""
         text = (
             f'{{"format":{VERSION},"start":{self.start},"checksum":{self.checksum},"arrays":{arrays},'
             f'"versions":{_versions(*self.versions.items())},"blocks":[{blocks}]}}'
         ).encode("ascii")
         text = text.ljust(nbytes - PUSH_BYTES - TAIL_BYTES)
-        body = text + TAIL.pack(xxhash.xxh3_64_intdigest(text), len(text), MAGIC)
-        return b"B%b%b%b%b" % (len(body).to_bytes(4, "little"), body, POP, STOP)
+        tail = TAIL.pack(xxhash.xxh3_64_intdigest(text), len(text), MAGIC)
+        return b"B%b%b%b%b%b" % (_LENGTH.pack(len(text) + TAIL.size), text, tail, POP, STOP)
 
     def without_array_checksums(self) -> bytes:
         """Return as many opcodes as it was decoded from, for a file whose arrays may change."""
@@ -298,10 +299,10 @@ def plain(value: Any, protocol: int = 2) -> bytes:
     return file.getvalue()[2:-1]
 
 
-def here(packages: set[str]) -> dict[str, str]:
+def here(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of Python, of numpy and of `packages`, as far as they are loaded and have a version."""
     found = {"python": _PYTHON}
-    for name in sorted(packages | {"numpy"}):
+    for name in sorted({"numpy", *packages}) if packages else ("numpy",):
         version = getattr(sys.modules.get(name), "__version__", None)
         if isinstance(version, str):
             found[name] = version

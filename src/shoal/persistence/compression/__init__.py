@@ -20,7 +20,7 @@ zstd     28 b5 2f fd         .zst       3              Python 3.14, or backports
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -40,6 +40,7 @@ __all__ = [
     "InflateBlocks",
     "InflateFile",
     "detect",
+    "extensions",
     "read_stored",
     "register_compressor",
     "stream_size",
@@ -243,6 +244,12 @@ def register_compressor(compressor_name: str, compressor: CompressorWrapper, for
     if compressor_name in COMPRESSORS and not force:
         raise ValueError(f"a compressor named {compressor_name!r} is registered already; force=True replaces it")
     COMPRESSORS[compressor_name] = compressor
+
+
+@lru_cache(maxsize=1)
+def extensions(*compressors: CompressorWrapper) -> tuple[str, ...]:
+    """Return the extensions that these compressors have."""
+    return tuple(compressor.extension for compressor in compressors if compressor.extension)
 
 
 def detect(head: bytes) -> str | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
@@ -27,8 +27,6 @@ from shoal.persistence.writing._splice import Splicer
 #: Arrays of fewer bytes stay in the pickle, where they are faster. But the first few arrays of a file that can be
 #: mapped do not: whoever maps a file with few arrays finds all of them mapped.
 SMALL, FEW = 2**16, 16
-#: The types of arrays. numpy lacks them while another thread imports it.
-_ARRAYS = "ndarray", "memmap"
 
 
 class Writer:
@@ -55,7 +53,7 @@ class Writer:
         self._modules: set[str] = set()
         numpy = sys.modules.get("numpy") if protocol >= 2 else None
         #: The types of arrays. There are none before numpy is imported.
-        self._arrays: tuple[Any, ...] = () if numpy is None else tuple(getattr(numpy, name, None) for name in _ARRAYS)
+        self._arrays: tuple[Any, ...] = () if numpy is None else _array_types(numpy)
 
     def dump(self, value: Any) -> tuple[bytes, Footer]:
         """Write an object, up to its last opcodes.
@@ -129,13 +127,18 @@ class Writer:
             return _reduce_small(array, self._protocol)
         return self._arrays[0], (self._spliced().expect(array),)
 
-    def _packages(self) -> set[str]:
+    def _packages(self) -> Iterable[str]:
         """Return the packages whose classes and functions are stored, except the standard library."""
         if not (self._modules or self._kinds):
-            return set()
+            return ()
         modules = self._modules | {kind.__module__ for kind in self._kinds}
         packages = {str(module).partition(".")[0] for module in modules}
         return packages - sys.stdlib_module_names - {"__main__"}
+
+
+def _array_types(numpy: Any) -> tuple[Any, ...]:
+    """Return the types of arrays. numpy lacks them while another thread imports it."""
+    return getattr(numpy, "ndarray", None), getattr(numpy, "memmap", None)
 
 
 class _Pickler(pickle.Pickler):
