@@ -376,6 +376,26 @@ def test_no_warning_is_caused_by_looking_for_a_class() -> None:
     assert shoal.hash(array) == shoal.hash(array.copy()) != shoal.hash(np.array(["a", "b"]))
 
 
+def test_a_module_may_warn_when_it_is_asked_for_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy 2.5 does so for its class chararray."""
+    module = types.ModuleType("deprecating")
+    monkeypatch.setitem(sys.modules, "deprecating", module)
+    classes = [type("Old", (), {"__module__": "deprecating", "x": x}) for x in range(2)]
+    found = []
+
+    def asked(name: str) -> type:
+        warnings.warn(f"{name} is deprecated", DeprecationWarning, stacklevel=2)
+        return found[-1]
+
+    module.__dict__["__getattr__"] = asked
+    digests = set()
+    for cls in classes:
+        found.append(cls)
+        digests.add(shoal.hash(cls))
+    assert len(digests) == 1  # found, so the content does not count
+    assert shoal.hash(classes[0]) not in digests
+
+
 # -- functions and classes ------------------------------------------------------------------------------------------
 
 
