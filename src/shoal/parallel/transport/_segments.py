@@ -88,6 +88,7 @@ class Segment:
             self.path = self._file = f"{folder.path()}/segment-{next(_numbers)}"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC
             self.fd = above_standard_streams(os.open(self.path, flags, 0o600))
+            _files.add(self)
 
     def close(self) -> None:
         """Close the segment. Its memory is freed once no process maps it."""
@@ -95,11 +96,14 @@ class Segment:
             os.close(self.fd)
             self.fd = -1
             if self._file is not None:
+                _files.discard(self)
                 discard(self._file)
 
 
 #: The folder of this process in the system's temporary folder, for systems without memfds. It is removed at exit.
 temporary = Folder(None)
+#: The segments of this process that are files and open. Adding and discarding are atomic.
+_files: set[Segment] = set()
 #: Empty segments that any run may use, and their number at most. Appending and popping are atomic.
 _spare: list[Segment] = []
 SPARE = 8
@@ -109,6 +113,7 @@ def _after_fork() -> None:
     while _spare:  # these belong to the parent, and both processes would write to the same memory
         with contextlib.suppress(OSError):  # the code that forks may already have closed descriptors
             os.close(_spare.pop().fd)  # without removing its file
+    _files.clear()
     temporary.forget()
     forget_discarded()
 
@@ -116,6 +121,8 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     while _spare:
         _spare.pop().close()
+    for segment in list(_files):  # those of runs in daemon threads: Windows removes no open file
+        segment.close()
     temporary.remove()
 
 
