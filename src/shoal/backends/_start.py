@@ -171,7 +171,15 @@ class _SentLater:
 
         pickled = io.BytesIO()
         popen: Any = get_spawning_popen()
-        sys.modules[type(popen).__module__].reduction.dump(self._argument, pickled)
+        try:
+            sys.modules[type(popen).__module__].reduction.dump(self._argument, pickled)
+        except BaseException:
+            if sys.platform == "win32":
+                # The process runs already, and will copy its pipe by the number of our handle. That is closed next, and
+                # the number may be that of the next worker's pipe by then.
+                popen.terminate()
+                popen.wait()
+            raise
         self._process.send(pickled.getvalue())
         return type(None), ()
 
