@@ -120,26 +120,20 @@ class replacement(WritesAll):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._output is None:
-            if kind is None:
-                write_whole(self._path, self._whole, self._durable)
-            return
+        output = self._output
+        if output is None:
+            if kind is not None:
+                return
+            self._path, self._before, self._new = _opened(self._path)
         try:
             if kind is None:
-                self._output.flush()
+                if output is None:
+                    write_all(self._new.fd, self._whole)
+                else:
+                    output.flush()
                 self._new.publish(self._path, self._before, self._durable)
         finally:
             self._new.close()
-
-
-def write_whole(path: str, data: bytes, durable: bool) -> None:
-    """Write all bytes of a file; parameters and errors are those of :class:`replacement`."""
-    path, before, new = _opened(path)
-    try:
-        write_all(new.fd, data)
-        new.publish(path, before, durable)
-    finally:
-        new.close()
 
 
 def _opened(path: str) -> tuple[str, os.stat_result | None, _TemporaryFile | _ExistingFile]:
