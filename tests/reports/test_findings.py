@@ -59,9 +59,8 @@ PLANTED: dict[Callable[..., None], set[str]] = {
     clean_serial: set(),
     clean_methods: set(),
     clean_listeners: set(),
-    clean_replacements: set()
-    if SLOWNESS == 1
-    else {"replaced_workers"},  # where workers start slowly, they are too many
+    # Its calls are too short where workers start slowly.
+    clean_replacements: {"replaced_workers"} if SLOWNESS != 1 else set(),
     short_calls: {"short_calls"},
     large_arguments: {"large_arguments"},
     large_arguments_of_each_call: {"large_arguments"},

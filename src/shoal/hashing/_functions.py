@@ -51,12 +51,13 @@ _CODE_PARTS = tuple(
 
 def is_found(obj: Any, module: Any, name: str) -> bool:
     """Return whether a loaded module has this object under this qualified name."""
+    owner = sys.modules.get(module)
     first, *rest = name.split(".")
-    found: Any = getattr(sys.modules.get(module), "__dict__", {}).get(first)
+    found: Any = getattr(owner, "__dict__", {}).get(first)
     if found is None:
         with warnings.catch_warnings():  # the module may have a function __getattr__, which warns of what is deprecated
             warnings.simplefilter("ignore")
-            found = getattr(sys.modules.get(module), first, None)
+            found = getattr(owner, first, None)
     for part in rest:
         found = getattr(found, part, None)
     return found is obj or getattr(found, "__func__", None) is obj  # a class method is found bound to its class

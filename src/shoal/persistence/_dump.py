@@ -172,7 +172,7 @@ class _Stream:
     def _opened(self) -> Callable[[Any], None]:
         """Make the compressor, and return a function that writes all bytes of a buffer to it."""
         file = self._file
-        self._compressed = self._record.compressor_file(file if writes_all(file) else _WritesAll(file), self._level)
+        self._compressed = self._record.compressor_file(file if writes_all(file) else _ForCompressor(file), self._level)
         return putter(self._compressed)
 
     def put(self, data: Any) -> None:
@@ -210,7 +210,7 @@ class _Stream:
             getattr(self._compressed, "abandon", self._compressed.close)()
 
 
-class _WritesAll:
+class _ForCompressor:
     """A file object for compressors, which need one whose ``write`` writes all bytes, and that has ``flush``."""
 
     def __init__(self, file: Any) -> None:
@@ -240,6 +240,7 @@ def compression_of(compress: Any, filename: str) -> Compression | None:
     ValueError
         If `compress` is not valid.
     """
+    # Most calls end here.
     if isinstance(compress, int) and not compress and not filename.endswith(extensions(*COMPRESSORS.values())):
         return None
     name, level = "zlib", compress

@@ -27,7 +27,7 @@ import importlib.util
 import json
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pickle import Pickler
@@ -194,7 +194,7 @@ class Footer:
         ValueError
             If they are damaged, or a later release of shoal has written them.
         """
-        if opcodes[:PUSH_BYTES] != b"B" + struct.pack("<I", len(opcodes) - PUSH_BYTES - 2):
+        if opcodes[:PUSH_BYTES] != b"B" + _LENGTH.pack(len(opcodes) - PUSH_BYTES - 2):
             raise ValueError("its length is wrong")
         text = opcodes[PUSH_BYTES:-TAIL_BYTES]
         checksum, size, _ = TAIL.unpack(opcodes[-TAIL_BYTES:-2])
@@ -267,7 +267,7 @@ def wrapper(shape: bytes, order: str, dtype: bytes, mappable: bool) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    return b"X%b%b" % (struct.pack("<I", len(text)), text.encode())
+    return b"X%b%b" % (_LENGTH.pack(len(text)), text.encode())
 
 
 def integers(numbers: tuple[int, ...]) -> bytes:
@@ -299,7 +299,7 @@ def plain(value: Any, protocol: int = 2) -> bytes:
     return file.getvalue()[2:-1]
 
 
-def here(packages: Iterable[str]) -> dict[str, str]:
+def here(packages: Collection[str]) -> dict[str, str]:
     """Return the versions of Python, of numpy and of `packages`, as far as they are loaded and have a version."""
     found = {"python": _PYTHON}
     for name in sorted({"numpy", *packages}) if packages else ("numpy",):

@@ -125,14 +125,17 @@ def test_string_dtype_of_anything_else(items: list[bytes], options: Any) -> None
     assert "stand_in" not in str(error)
 
 
-def test_string_dtype_takes_no_state_and_is_part_of_no_other() -> None:
+def test_string_dtype_takes_no_state() -> None:
     made = named("numpy._core._internal", "_convert_to_stringdtype_kwargs") + b"K\x01\x85R"
     strings()
     refused(PROTO4 + made + b"(K\x03tb.", misuse="changed after it was used")
+
+
+def test_string_dtype_is_part_of_no_other() -> None:
     try:
         nested = np.dtype([("a", (strings(), (2,)))])
     except TypeError:
-        return  # since NumPy 2.5 there is no such dtype
+        pytest.skip("since NumPy 2.5 there is no such dtype")
     with pytest.raises(shoal.UntrustedFile, match="StringDType in another dtype"):
         shoal.load(dumped(nested), trusted=[])
 

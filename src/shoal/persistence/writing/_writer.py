@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from types import FunctionType
 from typing import Any
 
@@ -127,7 +127,7 @@ class Writer:
             return _reduce_small(array, self._protocol)
         return self._arrays[0], (self._spliced().expect(array),)
 
-    def _packages(self) -> Iterable[str]:
+    def _packages(self) -> Collection[str]:
         """Return the packages whose classes and functions are stored, except the standard library."""
         if not (self._modules or self._kinds):
             return ()
