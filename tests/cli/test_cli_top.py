@@ -39,8 +39,7 @@ def wait(index):
     return index
 
 def linger():
-    while not os.path.exists(GATE):
-        time.sleep(0.01)  # here
+    while not os.path.exists(GATE): time.sleep(0.01)  # here: one line, for either part of it may run
 
 def begin():
     {initializer}
