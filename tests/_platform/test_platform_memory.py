@@ -90,8 +90,15 @@ WITHOUT_MEMFDS = """
 import os, sys, tempfile
 os.__dict__.pop("memfd_create", None)
 import numpy as np
-from shoal import Parallel, delayed
+import shoal
 from shoal.parallel.transport import _segments
+if sys.argv[2] == "joblib":
+    shoal.install_as_joblib()
+    import joblib._memmapping_reducer
+    joblib._memmapping_reducer.SYSTEM_SHARED_MEM_FS_MIN_SIZE = 2**62  # so /dev/shm is not used
+    from joblib import Parallel, delayed
+else:
+    from shoal import Parallel, delayed
 
 made = []
 new = os.open
@@ -118,6 +125,10 @@ if __name__ == "__main__":
             assert (result == 2).all()
     n_folders = len([name for name in os.listdir(folder) if name.startswith("shoal-")])
     assert n_folders == 1, os.listdir(folder)
+    array = np.ones(300_000)
+    files = [Parallel(n_jobs=2)([delayed(getattr)(array, "filename")] * 2) for _ in range(2)]
+    folders = {os.path.dirname(file) for found in files for file in found}
+    assert len(folders) == (2 if sys.argv[2] == "joblib" else 1)
     made.clear()
     for _ in range(10):
         for result in Parallel(n_jobs=2, batch_size=1)(delayed(fill)(100_000) for _ in range(8)):
@@ -132,6 +143,7 @@ HAS_SECTIONS = sys.platform == "win32"
 
 @pytest.mark.slow
 @pytest.mark.skipif(OPEN_FILES_STAY and not HAS_SECTIONS, reason="no system has the one without the other")
+@pytest.mark.parametrize("name", ["shoal", "joblib"])
 @pytest.mark.parametrize(
     "results",
     [
@@ -139,13 +151,13 @@ HAS_SECTIONS = sys.platform == "win32"
         "copies",
     ],
 )
-def test_a_program_without_memfds_has_one_folder_and_leaves_none(tmp_path: Path, results: str) -> None:
+def test_a_program_without_memfds_has_one_folder_and_leaves_none(tmp_path: Path, results: str, name: str) -> None:
     (tmp_path / "program.py").write_text(WITHOUT_MEMFDS)
     folder = tmp_path / "temporary"
     folder.mkdir()
     environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
-    command = [sys.executable, str(tmp_path / "program.py"), results]
+    command = [sys.executable, str(tmp_path / "program.py"), results, name]
     output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-    assert [name for name in os.listdir(folder) if name.startswith("shoal")] == []
+    assert [left for left in os.listdir(folder) if left.startswith(("shoal", "joblib"))] == []
     if results == "copies":  # 80 results, whose files are used again
         assert int(output) < 20

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from shoal._platform.memory import HAS_MEMFD
 from shoal._tracebacks import warn
 from shoal.errors import CallPicklingError
 from shoal.parallel.options._plan import Plan, Planned
@@ -93,7 +94,8 @@ class Running:
             self._folders = TemporaryResourcesManager(temp_folder, self._id, eager=False)
         folder = self._folders.folder()
         _, shared = _get_temp_dir("", temp_folder)
-        if shared or temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER"):  # else shoal's memfd does the same
+        # Else shoal's memfds do the same: they belong to a run, and need no folder.
+        if shared or temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or not HAS_MEMFD:
             self._plan = self._plan.changed(temp_folder=folder)
         return str(folder.location)
 

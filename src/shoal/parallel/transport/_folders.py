@@ -63,6 +63,13 @@ class Folder:
         self._lock = -1
         self._making = threading.Lock()
 
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it is in the system's temporary folder."""
+        import tempfile
+
+        return self._parent is None or self.parent == os.path.abspath(tempfile.gettempdir())
+
     def path(self) -> str:
         """Return the path of the folder. loky's resource tracker removes the folder if this process is killed."""
         if self._path is None:

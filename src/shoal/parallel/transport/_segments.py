@@ -150,7 +150,9 @@ class SegmentAllocator:
             first = []
         last = [] if HAS_MEMFD else [temporary]
         self._folders = [*first, *self._own, *last]  # in the order in which they are tried; None: memory
-        self._reuses = HAS_MEMFD or self._folders == last  # whether empty segments are those of all runs
+        chosen = self._folders[0]
+        #: Whether the empty segments of all runs serve this one.
+        self._reuses = HAS_MEMFD or chosen is None or chosen.is_temporary
 
     def empty(self) -> Segment:
         """Return an empty segment. It is in memory, whatever `temp_folder` is, because it is read at once."""
