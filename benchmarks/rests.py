@@ -52,6 +52,7 @@ RESTS = {
     "sklearn_rfecv": "scikit-learn's own work around the fits, which is not parallel.",
     "sklearn_forest": "scikit-learn's own work around the fits, and the interpreter's lock between them.",
     "theirs_small": "Each array is a Python object, which is described by a Python function.",
+    "dump_doubles_z": "The same two cores compute three checksums, join the parts of each block, and write the file.",
     "dump_forest_z": "The pickling, before the compression.",
     "load_forest_z": "The unpickling, after the decompression.",
 }
