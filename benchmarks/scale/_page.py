@@ -15,7 +15,7 @@ HEAD = """<!-- `make scale` writes this page: see benchmarks/scale. -->
 How do runs behave with 1 to 10,000 workers? `make scale` simulates them. The loop of a run, its schedule and its
 policies are the real ones; workers, network and clock are simulated. The caller's time is virtual too: 0.2 ms for each
 batch and 0.6 µs for each call, as measured on [two cores](design/parallel.md#figures), and 0.5 ms for each MB of
-arguments. `make scale ARGS=--full` takes ten times the calls.
+arguments. `make scale ARGS=--full` takes ten times the calls, and 10^8 for the table on memory.
 
 An efficiency of 1 is the least time that a case can take, whatever rule is used: its work divided among the workers,
 its longest call, or the caller's time for making and sending the calls. Where workers come and go, the least time
@@ -104,7 +104,7 @@ CPU = """The real time of the thread that runs the loop, without that of the tra
 time that the schedule, the policies and the loop take.
 """
 MEMORY = """100 workers, a generator of calls of 1 ms, whose results are taken one by one. A run holds the calls that it
-has read and whose results it has not delivered.
+has read and whose results it has not delivered. Memory is traced up to a million calls, since tracing takes long.
 """
 
 
