@@ -121,6 +121,30 @@ def test_a_run_inside_the_threads_of_its_executor(threads: ThreadPoolExecutor) -
     assert results == [[x**number for x in range(3)] for number in range(4)]
 
 
+def nested_deeper(executor: Executor, levels: int) -> int:
+    if not levels:
+        return 1
+    between = Parallel(n_jobs=2, backend="threading")
+    run = between if levels % 2 else Parallel(n_jobs=2, backend=executor)
+    return sum(run(delayed(nested_deeper)(executor, levels - 1) for _ in range(2)))
+
+
+def test_a_run_further_inside_the_threads_of_its_executor(threads: ThreadPoolExecutor) -> None:
+    run = Parallel(n_jobs=2, backend=threads, timeout=PATIENCE)
+    assert run(delayed(nested_deeper)(threads, 4) for _ in range(2)) == [16, 16]
+
+
+def test_a_run_in_calls_that_its_executor_got_otherwise(threads: ThreadPoolExecutor) -> None:
+    both = threading.Barrier(2)
+
+    def nested() -> list[int]:
+        both.wait(PATIENCE)
+        return nested_in(threads, 2)
+
+    futures = [threads.submit(nested) for _ in range(2)]
+    assert [future.result(PATIENCE) for future in futures] == [[0, 1, 4]] * 2
+
+
 def test_an_executor_that_is_shut_down_during_a_run(tmp_path: Path) -> None:
     executor = ThreadPoolExecutor(1)
     executor.submit(wait_for, tmp_path / "gate")

@@ -27,7 +27,7 @@ from shoal.backends._failure import rebuilt
 from shoal.backends._jobs import JobLost, followed
 from shoal.backends._packing import ONCE, STORED_BYTES, Packed, PackedFuture, nbytes_of, pack
 from shoal.backends._threads import DaemonThreads
-from shoal.backends.base import Backend, Slot, WorkerSpec, process_name
+from shoal.backends.base import Backend, Slot, WorkerSpec, call_here, process_name
 from shoal.backends.storing import StoringBackend, StoringExecutor, WorkersLost
 
 T = TypeVar("T")
@@ -105,15 +105,18 @@ class ThreadsBackend(_OverExecutor):
 
     in_process = True
     ships_bytes = False
-    lent = True
+
+    def __init__(self, executor: Any, inner_max_num_threads: int | None = None, **options: Any) -> None:
+        super().__init__(executor, inner_max_num_threads, **options)
+        self.lender = executor
 
     def open(self, spec: WorkerSpec) -> list[Slot]:
         """Return one slot.
 
-        In a thread of the same executor, the slot has threads of its own. Otherwise the call in that thread could wait
-        for calls that no thread is left to run.
+        If a thread of the same executor waits for the run, the slot has threads of its own. Otherwise that thread could
+        wait for calls that no thread is left to run.
         """
-        if self.executor in LentThreads.around():
+        if _keeps_waiting(self.executor):
             return [Slot(DaemonThreads(spec.n_workers), spec.n_workers)]
         return [Slot(LentThreads(self.executor), spec.n_workers)]
 
@@ -131,20 +134,20 @@ class ThreadsBackend(_OverExecutor):
         )
 
 
+def _keeps_waiting(executor: Executor) -> bool:
+    """Return whether a thread of an executor waits for a run that is made here: this one, or one further out."""
+    here = call_here.get(None)
+    while here is not None and here.lender is not executor:
+        here = here.around
+    return here is not None or threading.current_thread() in getattr(executor, "_threads", ())
+
+
 class LentThreads(Executor):
     """The threads of another executor, which may serve others as well. Thread-safe."""
-
-    _here: ClassVar[threading.local] = threading.local()
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._pending: set[Future[Any]] = set()
-
-    @classmethod
-    def around(cls) -> tuple[Executor, ...]:
-        """Return the executors that have lent this thread, from the outermost to the innermost."""
-        lenders: tuple[Executor, ...] = getattr(cls._here, "lenders", ())
-        return lenders
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run the call in a thread, which then has the limits that it had."""
@@ -154,12 +157,10 @@ class LentThreads(Executor):
         return future
 
     def _run(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        limits, lenders = limits_of_this_thread(), self.around()
-        self._here.lenders = (*lenders, self._executor)
+        limits = limits_of_this_thread()
         try:
             return fn(*args, **kwargs)
         finally:
-            self._here.lenders = lenders
             restore_limits_of_this_thread(limits)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -38,11 +38,14 @@ class CallHere(NamedTuple):
         Returns the index of the call; None between calls.
     around
         The call around the run; None if the run was made outside of calls.
+    lender
+        As :attr:`Backend.lender`.
     """
 
     worker: int | None
     present: Callable[[], int | None]
     around: CallHere | None
+    lender: Executor | None = None
 
 
 call_here: ContextVar[CallHere] = ContextVar("shoal call")
@@ -208,8 +211,9 @@ class Backend(ABC):
     distance: ClassVar[float] = 1.0
     #: Whether :meth:`retire` can replace a worker process.
     replaces_workers: ClassVar[bool] = False
-    #: Whether others use the workers too. Then a run on threads gives a thread back while it waits for its consumer.
-    lent: ClassVar[bool] = False
+    #: The executor of the user in whose threads the calls run; None for threads of the backend's own. A run gives a
+    #: lent thread back while it waits for its consumer, because others use the threads too.
+    lender: Executor | None = None
     #: Whether calls divide the CPUs of this machine among them, if the backend ships objects by itself. Calls on other
     #: machines may use all CPUs there.
     shares_cpus: ClassVar[bool] = False

@@ -74,8 +74,8 @@ class PullRun(Run):
         self._at_once = plan.generates or timed or listener is not None or faults.lenient
         self._threads: set[RunThread] = set()
         self._free = list(range(n_threads))  # a heap of the indices that no thread has
-        # Whether a thread is given back while it would wait for the consumer; and how many threads were.
-        self._lent, self._given_back = plan.backend.lent, 0
+        # If there is one, a thread is given back while it would wait for the consumer; and how many threads were.
+        self._lender, self._given_back = plan.backend.lender, 0
         self._load = [0] * len(self.slots)  # how many threads of each slot run calls, or are stuck in one
         self._lock = threading.Lock()  # over the schedule's input
         self._stopped = False
@@ -101,7 +101,7 @@ class PullRun(Run):
         self._threads.add(thread)
         # Each thread has a copy, because only one thread at a time may run in a context.
         future = self.slots[index].executor.submit(self._context.copy().run, self._work, thread)
-        if self._lent:
+        if self._lender is not None:
             future.add_done_callback(self._on_done)
 
     def _on_done(self, future: Future[Any]) -> None:
@@ -118,7 +118,7 @@ class PullRun(Run):
         """Count results that the consumer has taken; wake the threads that wait for that."""
         self.schedule.results.consumed += number
         self._roomy.set()
-        if self._lent:
+        if self._lender is not None:
             self.inbox.put(None)
 
     def _seconds_to_wait(self, deadline: float | None) -> float | None:
@@ -285,13 +285,16 @@ class PullRun(Run):
         careful = self._faults.lenient or self._plan.settings.task_timeout is not None or self._credit is not None
         simple = not (at_once or careful or bounded or memory is not None)
         try:
-            with self._surroundings(CallHere(thread.index, thread.present_index, self._around)), messaging:
+            with (
+                self._surroundings(CallHere(thread.index, thread.present_index, self._around, self._lender)),
+                messaging,
+            ):
                 while True:
                     with lock:  # also while the caller's iterator runs, since two threads must not run it at a time
                         if self._stopped or thread.timed_out:
                             break
                         wait = bounded and self._must_wait()
-                        if wait and self._lent:
+                        if wait and self._lender is not None:
                             self._given_back += 1
                             break
                         taken = None if wait else next_call()
