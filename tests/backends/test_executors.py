@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -228,6 +229,29 @@ def test_a_worker_that_dies(batch_size: int) -> None:
     executor.shutdown()
 
 
+class Interrupted:
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt
+
+
+class Exits(Exception):
+    def __reduce__(self) -> Any:
+        return sys.exit, (3,)
+
+
+def raise_exits() -> None:
+    raise Exits
+
+
+@pytest.mark.parametrize(("function", "expected"), [(Interrupted, KeyboardInterrupt), (raise_exits, SystemExit)])
+def test_an_interrupt_outside_of_calls_leaves_the_executor_whole(
+    processes: ProcessPoolExecutor, function: Callable[[], Any], expected: type[BaseException]
+) -> None:
+    with pytest.raises(expected):
+        Parallel(n_jobs=2, backend=processes, timeout=PATIENCE)(delayed(function)() for _ in range(2))
+    assert processes.submit(abs, -1).result(PATIENCE) == 1
+
+
 def say_who(number: int) -> tuple[int, int | None, bool]:
     print(f"printed by {number}")
     return os.getpid(), worker_index(), send(number)
@@ -281,6 +305,10 @@ class BatchSystem:
         return self.jobs[-1]
 
 
+def raises(error: type[BaseException]) -> None:
+    raise error
+
+
 def test_jobs_that_must_be_asked() -> None:
     system = BatchSystem()
     run = Parallel(n_jobs=2, backend=system, batch_size=2)  # type: ignore[arg-type]
@@ -290,10 +318,13 @@ def test_jobs_that_must_be_asked() -> None:
 
 def test_jobs_that_are_lost_or_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     system = BatchSystem()
-    monkeypatch.setattr(Job, "result", lambda _: 1 / 0)
-    with pytest.raises(WorkerDied, match="it ran call 0") as caught:
-        Parallel(n_jobs=2, backend=system, batch_size=1)(delayed(abs)(number) for number in range(6))  # type: ignore[arg-type]
-    assert "has ended without a result: ZeroDivisionError" in str(caught.value.__cause__)
+    for error in (ZeroDivisionError, SystemExit):
+        monkeypatch.setattr(Job, "result", lambda _, error=error: raises(error))
+        with pytest.raises(WorkerDied, match="it ran call 0") as caught:
+            Parallel(n_jobs=2, backend=system, batch_size=1, timeout=PATIENCE)(
+                delayed(abs)(number) for number in range(6)
+            )  # type: ignore[arg-type]
+        assert f"has ended without a result: {error.__name__}" in str(caught.value.__cause__)
     monkeypatch.setattr(Job, "done", lambda _: False)
     with pytest.raises(TimeoutError):
         Parallel(n_jobs=2, backend=system, timeout=0.1)(delayed(abs)(number) for number in range(6))  # type: ignore[arg-type]

@@ -133,5 +133,5 @@ def run_task(parcel: Parcel) -> Answer:
         finally:
             del _here.objects
         return Answer(worker, pack_results(function(*args, **kwargs), IN_BAND).stream)
-    except Exception as error:
+    except BaseException as error:  # also Ctrl-C, which reaches all processes of a terminal
         return Answer(worker, None, failure_of(error, error))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from typing import Any, ClassVar, TypeVar
@@ -280,7 +280,7 @@ class TaskExecutor(StoringExecutor):
             lost = WorkersLost(f"{type(error).__name__}: {error}")
             lost.__cause__ = error
             future.set_exception(lost)
-        except (Exception, CancelledError) as error:
+        except BaseException as error:  # it must not end the thread of the executor
             future.set_exception(error)
         else:
             for kept in call[2]:

@@ -60,7 +60,7 @@ class _JobFuture(Future[Any]):
             result = self._job.result()
         except CancelledError as error:
             self.set_exception(error)
-        except Exception as error:
+        except BaseException as error:
             lost = JobLost(f"{self._job!r} has ended without a result: {in_a_line(error)}")
             lost.__cause__ = error
             self.set_exception(lost)
