@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -303,6 +303,20 @@ class BatchSystem:
     def submit(self, fn: Callable[..., Any], *args: Any) -> Job:
         self.jobs.append(Job(partial(fn, *args)))
         return self.jobs[-1]
+
+
+class Cancels(Executor):
+    """Cancels calls instead of running them."""
+
+    def submit(self, _fn: Callable[..., Any], /, *_args: Any, **_kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.cancel()
+        return future
+
+
+def test_an_executor_that_cancels_all_calls() -> None:
+    with pytest.raises(RuntimeError, match="cancels all calls"):
+        Parallel(n_jobs=2, backend=Cancels(), timeout=PATIENCE)(delayed(abs)(number) for number in range(6))
 
 
 def raises(error: type[BaseException]) -> None:

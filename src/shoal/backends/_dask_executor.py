@@ -31,7 +31,7 @@ from distributed.threadpoolexecutor import thread_state
 
 from shoal._pickling import dumps, loads
 from shoal.backends._dask_task import DaskPostbox, Events, run_task
-from shoal.backends.storing import Postbox, StoringExecutor
+from shoal.backends.storing import MOST_CANCELLED, Postbox, StoringExecutor
 
 T = TypeVar("T")
 
@@ -42,8 +42,6 @@ AGAIN_BYTES, AT_ONCE_BYTES = 1000, 100_000
 TASK_BYTES = 9_500_000
 #: The seconds that each attempt to store an object waits for a worker, and the seconds after which none follows.
 WORKER_SECONDS, STORE_SECONDS = 3.0, 120.0
-#: After this many times in a row that tasks were cancelled from outside shoal, the cluster is considered broken.
-CANCELLED = 10
 #: The seconds between two looks whether a client that has lost its scheduler has found it again, or has given up.
 RECONNECT_SECONDS = 0.05
 
@@ -216,7 +214,7 @@ class DaskExecutor(StoringExecutor):
             self._cancelled += future in self._pending and losses == self._cancelled
             while self._client.status == "connecting":  # to a scheduler that restarts; the client tells nobody of it
                 await asyncio.sleep(RECONNECT_SECONDS)
-            if self._cancelled < CANCELLED and self._client.status == "running":
+            if self._cancelled < MOST_CANCELLED and self._client.status == "running":
                 raise CancelledError(str(error)) from None
             raise RuntimeError(f"the dask cluster cancels all tasks or is closed (client: {self._client})") from error
         finally:

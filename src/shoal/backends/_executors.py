@@ -15,7 +15,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from typing import Any, ClassVar, TypeVar
@@ -28,7 +28,7 @@ from shoal.backends._jobs import JobLost, followed
 from shoal.backends._packing import ONCE, STORED_BYTES, Packed, PackedFuture, nbytes_of, pack
 from shoal.backends._threads import DaemonThreads
 from shoal.backends.base import Backend, Slot, WorkerSpec, call_here, process_name
-from shoal.backends.storing import StoringBackend, StoringExecutor, WorkersLost
+from shoal.backends.storing import MOST_CANCELLED, StoringBackend, StoringExecutor, WorkersLost
 
 T = TypeVar("T")
 
@@ -228,6 +228,7 @@ class TaskExecutor(StoringExecutor):
         self._live: dict[int, None] = {}  # the keys of what is kept
         self._functions: dict[int, tuple[Any, _Kept]] = {}  # by id: the function itself, and what workers keep
         self._running: dict[Future[Any], Any] = {}  # the executor's future for each of ours
+        self._cancelled = 0  # how often in a row tasks were cancelled
 
     def stores(self, obj: Any) -> bool:
         """Return whether an argument is large, and most of it is in arrays."""
@@ -262,10 +263,13 @@ class TaskExecutor(StoringExecutor):
             {kept.key: kept.stream for kept in needed if everything or len(kept.holders) < self._n_workers},
         )
         task = self._running[future] = followed(submitted(self._executor, run_task, parcel))
-        task.add_done_callback(partial(self._complete, future, call))
+        task.add_done_callback(partial(self._complete, future, call, self._cancelled))
 
-    def _complete(self, future: Future[Any], call: Any, task: Any) -> None:
-        """Take the answer of a worker; called in a thread of the executor."""
+    def _complete(self, future: Future[Any], call: Any, cancelled: int, task: Any) -> None:
+        """Take the answer of a worker; called in a thread of the executor.
+
+        `cancelled` is the number of cancellations when the task was submitted: what is cancelled at once counts once.
+        """
         self._running.pop(future, None)
         try:
             answer: Answer = task.result()
@@ -280,9 +284,16 @@ class TaskExecutor(StoringExecutor):
             lost = WorkersLost(f"{type(error).__name__}: {error}")
             lost.__cause__ = error
             future.set_exception(lost)
+        except CancelledError as error:
+            self._cancelled += cancelled == self._cancelled
+            if self._cancelled >= MOST_CANCELLED:
+                future.set_exception(RuntimeError(f"{self._executor!r} cancels all calls"))
+            else:
+                future.set_exception(error)
         except BaseException as error:  # it must not end the thread of the executor
             future.set_exception(error)
         else:
+            self._cancelled = 0
             for kept in call[2]:
                 kept.holders.add(answer.worker)
             future.set_result(Packed(answer.stream, []))

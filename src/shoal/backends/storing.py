@@ -14,6 +14,9 @@ from shoal.backends.base import Backend, Slot
 
 __all__ = ["Postbox", "StoringBackend", "StoringExecutor"]
 
+#: After this many times in a row that tasks were cancelled from outside shoal, the engine is considered broken.
+MOST_CANCELLED = 10
+
 
 class Postbox(Protocol):
     """The end, in a worker, of a way by which a running batch sends bytes to the program."""
