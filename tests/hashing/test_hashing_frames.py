@@ -148,6 +148,11 @@ def test_memory_beneath_a_missing_value_does_not_count() -> None:
     assert shoal.hash(one) == shoal.hash(other)
 
 
+def test_every_other_row_of_a_masked_column_is_hashed_like_a_copy() -> None:
+    frame = pd.DataFrame({"a": pd.array([1, 5, 3], dtype="Int64")})
+    assert shoal.hash(frame[::2]) == shoal.hash(frame[::2].copy(deep=True))
+
+
 def test_arrow_chunks_do_not_count() -> None:
     pa = pytest.importorskip("pyarrow")
     for values in ([1, 2, None, 4], ["a", None, "bc", ""], [b"a", b""], [1.5, None], [[1], [2, 3]], [True, None]):

@@ -103,7 +103,7 @@ def _pandas_masked(array: Any) -> Iterator[Any]:
     missing = np.ascontiguousarray(array.isna())
     yield str(array.dtype)
     yield missing
-    yield array.to_numpy(dtype=array.dtype.numpy_dtype, na_value=0)
+    yield np.ascontiguousarray(array.to_numpy(dtype=array.dtype.numpy_dtype, na_value=0))
 
 
 def _pandas_arrow(array: Any) -> Iterator[Any]:
