@@ -213,6 +213,32 @@ def test_polars_categories_are_their_texts() -> None:
     assert shoal.hash(kinds[0]) == shoal.hash(kinds[2]) != shoal.hash(kinds[1])
 
 
+def test_encoded_texts_in_nested_columns_count() -> None:
+    words = pa.dictionary(pa.int32(), pa.string())
+    kinds: list[Any] = [pa.list_(words), pa.struct([("a", words)]), pa.list_(words, 1)]
+    for kind in kinds:
+        x, y = ({"a": text} if pa.types.is_struct(kind) else [text] for text in "xy")
+        made = [pa.array(values, kind) for values in ([x, y], [y, x], [y, None], [x, x])]
+        assert len({shoal.hash(one) for one in made}) == len(made)
+        chunks = pa.chunked_array([pa.array([x], kind), pa.array([y], kind)])  # each has its own dictionary
+        assert shoal.hash(pa.chunked_array([made[0]])) == shoal.hash(chunks)
+
+
+def test_categories_in_nested_polars_columns_are_their_texts() -> None:
+    pl = pytest.importorskip("polars")
+    for kind in (pl.List(pl.Categorical), pl.Array(pl.Categorical, 1)):
+        one, other, longer = (pl.Series("s", [[text] for text in texts], dtype=kind) for texts in ("ab", "ac", "cab"))
+        assert shoal.hash(one) == shoal.hash(longer[1:]) != shoal.hash(other)
+
+
+def test_the_fields_of_a_union_count() -> None:
+    values = [pa.array([1, 2], pa.int8()), pa.array([1, 2], pa.int8())]
+    one, other = (pa.UnionArray.from_sparse(pa.array(tags, pa.int8()), values) for tags in ([0, 1], [0, 0]))
+    assert len({shoal.hash(each) for each in (one, other, one[:1], one[1:])}) == 4
+    assert shoal.hash(one[:1]) == shoal.hash(other[:1])
+    assert shoal.hash(one[:0]) == shoal.hash(other[:0])
+
+
 # ---- xarray.
 
 

@@ -42,7 +42,7 @@ def _array(array: Any) -> Iterator[Any]:
         run = array.slice(start, ROWS_PER_RUN)
         if isinstance(run, pa.ChunkedArray):
             run = run.chunk(0) if run.num_chunks == 1 else pa.concat_arrays(run.chunks)
-        yield from _run(run)
+        yield from _run(run.indices if pa.types.is_dictionary(kind) else run)
 
 
 def _run(run: Any) -> Iterator[Any]:
@@ -54,8 +54,8 @@ def _run(run: Any) -> Iterator[Any]:
     if isinstance(kind, pa.BaseExtensionType):
         yield from _run(run.storage)
         return
-    if types.is_dictionary(kind):
-        yield from _run(run.indices)
+    if types.is_dictionary(kind):  # inside another array: its dictionary was not hashed, and may differ between chunks
+        yield from _run(_without_views(run.dictionary).take(run.indices))
         return
     missing = run.is_null().to_numpy(zero_copy_only=False) if run.null_count else None
     yield missing
@@ -79,6 +79,8 @@ def _run(run: Any) -> Iterator[Any]:
     elif types.is_fixed_size_list(kind):
         yield from _run(run.flatten())
     elif not types.is_null(kind):
+        if types.is_union(kind) and len(run):  # two fields may have the same value; type_codes ignores the offset
+            yield np.frombuffer(run.buffers()[1], np.int8, len(run), run.offset)
         yield _serialized(run) if "[ns]" in str(kind) else run.to_pylist()  # Python's times have no nanoseconds
 
 
@@ -118,8 +120,6 @@ def _views(run: Any, missing: Any) -> Iterator[Any]:
     A view has 16 bytes: the length, then the whole of a short value and zeros; or the first 4 bytes of a long one, and
     where the rest of it is.
     """
-    import pyarrow as pa
-
     if not len(run):
         return
     lengths = np.frombuffer(run.buffers()[1], np.int32, len(run) * 4, run.offset * 16)[::4]
@@ -127,8 +127,15 @@ def _views(run: Any, missing: Any) -> Iterator[Any]:
     if present.max() <= _MOST_IN_VIEW:
         yield _fixed_width(run, 16, missing)
     else:
-        target = pa.large_string() if str(run.type) == "string_view" else pa.large_binary()
-        yield from _texts(run.cast(target), np.int64, missing)
+        yield from _texts(_without_views(run), np.int64, missing)
+
+
+def _without_views(array: Any) -> Any:
+    """Return an array; if it has views, a copy with offsets, from which pyarrow can take values."""
+    import pyarrow as pa
+
+    target = {"string_view": pa.large_string(), "binary_view": pa.large_binary()}.get(str(array.type))
+    return array if target is None else array.cast(target)
 
 
 def _serialized(run: Any) -> Any:
