@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import pickle
+import zoneinfo
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,13 @@ def test_memory_beneath_a_missing_value_does_not_count() -> None:
     one, other = pd.array([1, None, 3], dtype="Int64"), pd.array([1, 5, 3], dtype="Int64")
     other[1] = pd.NA
     assert shoal.hash(one) == shoal.hash(other)
+
+
+def test_all_objects_for_utc_are_the_same_zone() -> None:
+    """pandas makes datetime.timezone.utc, and pyarrow another one when it makes a frame."""
+    zones: list[Any] = [datetime.timezone.utc, zoneinfo.ZoneInfo("UTC"), zoneinfo.ZoneInfo("Europe/London")]
+    columns = [pd.Series(pd.date_range("2020", periods=2, tz=zone)) for zone in zones]
+    assert shoal.hash(columns[0]) == shoal.hash(columns[1]) != shoal.hash(columns[2])
 
 
 def test_every_other_row_of_a_masked_column_is_hashed_like_a_copy() -> None:

@@ -38,6 +38,7 @@ def _pandas() -> dict[str, Any]:
             "category": pandas.Categorical(list("abcab"), categories=list("cbaz"), ordered=True),
             "missing": pandas.array([1, None, 3, 4, 5], dtype="Int64"),
             "zone": pandas.date_range("2020", periods=rows, tz="Europe/Berlin"),
+            "utc": pandas.date_range("2020", periods=rows, tz="UTC"),
             "seconds": np.arange(rows).astype("M8[s]"),
             "text": ["a", None, "", "ä", "x" * 30],
             "float": [0.0, -0.0, np.nan, np.inf, 1.5],

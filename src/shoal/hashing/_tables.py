@@ -14,6 +14,7 @@ Each function yields the parts of one kind of object. The libraries are imported
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,9 +85,12 @@ def _pandas_dates(array: Any) -> Iterator[Any]:
 
 def _pandas_zone_and_freq(dates: Any) -> Iterator[Any]:
     """Yield the time zone and the frequency, if the names of the dtype and the frequency do not determine them."""
+    import pandas as pd
+
     zone = getattr(dates, "tz", None)
     if zone is not None:
-        yield zone
+        # pandas takes all objects for UTC as the same, and pyarrow makes another one than pandas.
+        yield datetime.timezone.utc if dates.dtype == pd.DatetimeTZDtype(dates.unit, "UTC") else zone
     freq = getattr(dates, "freq", None)
     if getattr(freq, "holidays", None) is not None or getattr(freq, "normalize", False):
         yield freq
