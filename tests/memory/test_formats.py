@@ -127,6 +127,23 @@ def test_a_result_that_the_format_cannot_hold_is_returned(memory: Memory, result
     assert files_of(memory) == []
 
 
+def test_the_warning_names_the_part_of_a_frame_that_would_differ(memory: Memory) -> None:
+    pandas = pytest.importorskip("pandas")
+    plain = pandas.DataFrame({"a": [1, 2]})
+    days = pandas.MultiIndex.from_product([pandas.date_range("2020", periods=2), ["x"]])
+    strict, mixed = plain.copy(), pandas.DataFrame([[1, 2]], columns=[1, "a"])
+    strict.flags.allows_duplicate_labels = False
+    wholes = {"its index": plain.set_index(days), "the labels of its columns": mixed, "its attributes": strict}
+    for part, frame in wholes.items():
+
+        def result(part: str, frame: Any = frame) -> Any:
+            return frame
+
+        with pytest.warns((CacheWarning, UserWarning)) as warned:
+            memory.cache(result, format="parquet", ignore=["frame"])(part)
+        assert f"it would come back as another one: {part}" in str(warned[-1].message)
+
+
 def test_a_format_may_change(memory: Memory) -> None:
     """What is stored in another format is found, and replaced as a whole if it is computed again."""
     import pyarrow

@@ -137,11 +137,18 @@ def _compare(value: Any, file: BinaryIO, read: Callable[[BinaryIO], Any]) -> Non
 
 
 def _difference(value: Any, found: Any) -> str:
-    """Describe in which column two tables differ."""
-    for name in value.columns if type(value).__module__.startswith(("pandas", "polars")) else value.column_names:
+    """Describe in what two tables differ."""
+    is_pandas = type(value).__module__.startswith("pandas")
+    if is_pandas:
+        for axis, what in (("index", "its index"), ("columns", "the labels of its columns")):
+            if hash(getattr(value, axis)) != hash(getattr(found, axis)):
+                return f"{what} would differ"
+    for name in value.columns if is_pandas or type(value).__module__.startswith("polars") else value.column_names:
         before, after = value[name], found[name]
+        if is_pandas:  # without the attributes of the frame
+            before, after = (type(each)(each.array, dtype=each.dtype) for each in (before, after))
         if hash(before) != hash(after):
             types = [getattr(column, "dtype", getattr(column, "type", None)) for column in (before, after)]
             kind = f" as {types[1]}" if types[0] != types[1] else " with other values"
             return f"its column {name!r} ({types[0]}) would be read{kind}"
-    return "its index, the names of its columns, or its attributes would differ"
+    return "its attributes or metadata would differ"
