@@ -115,6 +115,14 @@ TABLES = """
     SET = {lambda x: x + 4, lambda x: x + 5}
     DEEP["itself"] = DEEP
     """
+DEFAULTS = """
+    def pick(x):
+        return x + 1
+    def keep(x):
+        return x + 2
+    def with_default(x, by=pick, *, then=(keep,)):
+        return then[0](by(x))
+    """
 CONSTANTS = """
     import enum, math
     from decimal import Decimal
@@ -159,6 +167,8 @@ CONSTANTS = """
         pytest.param(TABLES, "helpers.DEEP['a']['b'][1][0](x)", "x + 2", "x + 7", id="deeper table"),
         pytest.param(TABLES, "helpers.HELD[0].run(x)", "x + 3", "x + 7", id="function in a dataclass"),
         pytest.param(TABLES, "sum(each(x) for each in helpers.SET)", "x + 5", "x + 7", id="functions in a set"),
+        pytest.param(DEFAULTS, "helpers.with_default(x)", "x + 1", "x + 7", id="function as a default"),
+        pytest.param(DEFAULTS, "helpers.with_default(x)", "x + 2", "x + 7", id="function in a default"),
         pytest.param(CONSTANTS, "helpers.A, helpers.C, helpers.B == helpers.A", "A, B, C = Color.RED, Color.RED",
                      "A, B, C = Color.RED, Color.BLUE", id="enum under two names"),
         pytest.param(CONSTANTS, "str(helpers.PRICE)", "1.50", "1.5", id="Decimal"),
@@ -176,6 +186,13 @@ def test_an_edit_of_a_helper(project: Project, memory: Memory, text: str, used: 
     assert is_found(memory, project(text, body))
     assert old in text
     assert not is_found(memory, project(text.replace(old, new), body))
+
+
+def test_an_edit_of_a_function_that_is_a_default_of_the_cached_one(project: Project, memory: Memory) -> None:
+    body = "def f(x, by=helpers.pick):\n    return by(x)\n"
+    assert not is_found(memory, project(DEFAULTS, body))
+    assert is_found(memory, project(DEFAULTS, body))
+    assert not is_found(memory, project(DEFAULTS.replace("x + 1", "x + 7"), body))
 
 
 @pytest.mark.parametrize(

@@ -221,8 +221,9 @@ class _Walk:
         self._follow(function)
 
     def _follow(self, function: types.FunctionType) -> None:
-        """Look at everything that a function names."""
+        """Look at everything that a function names, and at the functions among its defaults."""
         self.codes.append((function, function.__code__))
+        self._add_code_in(f"{self._label('', function)}()", (function.__defaults__, function.__kwdefaults__))
         for name in names_in(function.__code__):
             self._resolve(name, function)
 
