@@ -204,6 +204,15 @@ def test_a_damaged_value_is_removed_with_a_warning(
         assert store.load(KEY) == value
 
 
+def test_a_value_that_the_system_refuses_to_read_stays(store: FileStore) -> None:
+    path = Path(store.folder(KEY), "output.pkl")
+    path.mkdir(parents=True)  # which cannot be opened as a file
+    expected = r"cannot be read .*\): the result will be computed again"
+    with pytest.warns(CacheWarning, match=expected), pytest.raises(KeyError):
+        store.load(KEY)
+    assert path.exists()
+
+
 def test_a_value_whose_class_cannot_be_imported_is_removed(store: FileStore, fresh_python) -> None:
     fresh_python(f"""
         import sys, types, time

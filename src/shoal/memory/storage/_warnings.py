@@ -16,8 +16,9 @@ def warn_too_large(function: str, nbytes: int) -> None:
 
 
 def warn_unreadable(path: str, error: Exception) -> None:
-    """Warn that a value was removed because it could not be read."""
+    """Warn that a value could not be read. It was removed, unless the system refused to read it."""
+    removed = "" if isinstance(error, (OSError, MemoryError)) else "is removed and "
     warn(
-        f"{path} cannot be read ({type(error).__name__}: {error}): the result is removed and will be computed again",
+        f"{path} cannot be read ({type(error).__name__}: {error}): the result {removed}will be computed again",
         CacheWarning,
     )
