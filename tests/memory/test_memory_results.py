@@ -69,6 +69,7 @@ def test_an_expired_result_is_computed_again(memory: Memory) -> None:
     assert memory.cache(double, cache_validation_callback=expires_after(microseconds=1))(1) == 2
     assert RUNS == [1, 1]
     assert not expires_after(days=1)({})
+    assert pickle.loads(pickle.dumps(expires_after(days=1)))({"time": time.time()})
 
 
 def test_info_and_entries_describe_the_cache(memory: Memory) -> None:

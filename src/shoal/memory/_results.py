@@ -54,13 +54,17 @@ def expires_after(
     ... def prices(date):
     ...     return {}
     """
-    limit = datetime.timedelta(days, seconds, microseconds, milliseconds, minutes, hours, weeks).total_seconds()
+    return _Expiry(datetime.timedelta(days, seconds, microseconds, milliseconds, minutes, hours, weeks).total_seconds())
 
-    def is_valid(metadata: dict[str, Any]) -> bool:
-        return time.time() - float(metadata.get("time", 0)) < limit
 
-    is_valid.limit = limit  # type: ignore[attr-defined]  # for explanations
-    return is_valid
+class _Expiry:
+    # Whether a result is younger than `limit` seconds. A function in expires_after could not be pickled.
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def __call__(self, metadata: dict[str, Any]) -> bool:
+        return time.time() - float(metadata.get("time", 0)) < self.limit
 
 
 class MemorizedResult(Logger, Generic[R_co]):
