@@ -213,6 +213,23 @@ def test_a_value_that_the_system_refuses_to_read_stays(store: FileStore) -> None
     assert path.exists()
 
 
+class Opens:
+    """Opens a file when it is unpickled."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with open(state["path"], "rb"):
+            pass
+
+
+@pytest.mark.parametrize("mmap_mode", [None, "r"])
+def test_a_value_that_misses_a_file_of_its_own_is_reported(store: FileStore, mmap_mode: str | None) -> None:
+    value = Opens()
+    value.path = "missing.h5"  # type: ignore[attr-defined]
+    store.save(KEY, value, meta())
+    with pytest.warns(CacheWarning, match=r"missing\.h5"), pytest.raises(KeyError):
+        store.load(KEY, mmap_mode)
+
+
 def test_a_value_whose_class_cannot_be_imported_is_removed(store: FileStore, fresh_python) -> None:
     fresh_python(f"""
         import sys, types, time

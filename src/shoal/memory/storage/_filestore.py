@@ -157,8 +157,10 @@ class FileStore(Store):
             raise KeyError(key) from None
         try:
             value = load_in(folder)
-        except (FileNotFoundError, NotADirectoryError):
-            raise KeyError(key) from None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if str(error.filename).startswith(folder):
+                raise KeyError(key) from None
+            return self._recover(key, None, error)  # an object in the value misses a file of its own
         except CorruptFile as error:
             return self._recover(key, None, error)
         if self._index is not None:

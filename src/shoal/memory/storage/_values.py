@@ -10,6 +10,7 @@ So such a file can be replaced in one step, together with its checksum, and othe
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -164,10 +165,12 @@ def load_in(folder: str, mmap_mode: str | None = None) -> Any:
                 return load(path, mmap_mode)
             with open(path, "rb", opener=open_shared) as file:
                 data = file.read()
-        except FileNotFoundError:  # replaced by a value in another file
-            continue
+        except FileNotFoundError:
+            if os.path.exists(path):  # an object in the value misses a file of its own
+                raise
+            continue  # replaced by a value in another file
         return decoded(path, data)
-    raise FileNotFoundError(folder)
+    raise FileNotFoundError(errno.ENOENT, "there is no value", folder)
 
 
 def is_sound(folder: str) -> bool:
