@@ -2,7 +2,7 @@
 
 ::
 
-    caller: conditions() ── with the run ──> worker: adopt, collecting, Recorder (_recording)
+    caller: conditions() ── with the run ──> worker: adopt (_adopting), Recorder (_recording)
     caller: deliver()   <── packed(said) ─── with the results of a batch, or after a second
 
 In the caller, handlers, filters and streams receive what was said as if the call had run there.

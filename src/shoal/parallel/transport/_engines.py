@@ -26,8 +26,9 @@ from shoal.backends._failure import Failure, failure_of
 from shoal.backends._notes import Notes
 from shoal.backends.base import call_set, process_name
 from shoal.backends.storing import Postbox, StoringExecutor
+from shoal.observe._adopting import adopt
 from shoal.observe._messages import Channel, channel_set, encoded
-from shoal.observe._recording import NOT_RECORDING, Recorder, adopt
+from shoal.observe._recording import NOT_RECORDING, Recorder
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import Call, Placeholder, describe, resolved
 from shoal.parallel.options._settings import Nested, nested_settings

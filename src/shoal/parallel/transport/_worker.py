@@ -29,8 +29,9 @@ from shoal.backends._bootstrap import can_tell, interruptible, tell
 from shoal.backends._failure import Failure, failure_of
 from shoal.backends.base import call_set
 from shoal.errors import CallPicklingError, CallUnpicklingError
+from shoal.observe._adopting import assume_adopted, recorder_of_process
 from shoal.observe._messages import Channel
-from shoal.observe._recording import NOT_RECORDING, Recorder, assume_adopted, recorder_of_process
+from shoal.observe._recording import NOT_RECORDING, Recorder
 from shoal.observe._saying import Conditions, conditions
 from shoal.observe._terminal import finish_lines, print_above
 from shoal.parallel._batch import rows
