@@ -118,6 +118,38 @@ def test_records_that_the_worker_handles_are_not_forwarded(collected: Collected,
     assert len(path.read_text().splitlines()) == 4
 
 
+def log_by_functions_of_the_module(number: int) -> int:
+    logging.warning("root %d", number)  # noqa: LOG015 as users do
+    LOGGER.info("then %d", number)
+    return len(logging.root.handlers)
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_functions_of_the_logging_module_set_up_nothing_in_workers(backend: str, collected: Collected) -> None:
+    """They call ``basicConfig``, whose handler would keep this record and all later ones in the worker."""
+    root = Collected()
+    logging.root.addHandler(root)
+    try:
+        calls = (delayed(log_by_functions_of_the_module)(number) for number in range(2))
+        assert Parallel(n_jobs=2, backend=backend)(calls) == [0, 0]
+    finally:
+        logging.root.removeHandler(root)
+    assert [message for message in root.messages if "root" in message] == ["root 0", "root 1"]
+    assert collected.messages == ["then 0", "then 1"]
+
+
+def set_up_in_a_call(path: Path) -> None:
+    logging.basicConfig(filename=path, level=logging.INFO)
+    LOGGER.info("into the file")
+
+
+def test_a_call_can_set_up_logging(collected: Collected, tmp_path: Path) -> None:
+    parallel = Parallel(n_jobs=2, backend="multiprocessing")
+    parallel(delayed(set_up_in_a_call)(tmp_path / str(number)) for number in range(2))
+    assert collected.records == []
+    assert sum(path.read_text().count("into the file") for path in tmp_path.iterdir()) == 2
+
+
 def warn_once(number: int) -> None:
     warnings.warn("always the same", FutureWarning, stacklevel=1)
 

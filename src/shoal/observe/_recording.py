@@ -240,6 +240,7 @@ class _Unhandled(logging.Handler):
 
 
 _usual_show = warnings.showwarning
+_usual_set_up = logging.basicConfig
 
 
 def listen() -> None:
@@ -248,6 +249,18 @@ def listen() -> None:
         logging.lastResort = _Unhandled(logging.lastResort)
     if warnings.showwarning is _usual_show:
         warnings.showwarning = _show
+    if logging.basicConfig is _usual_set_up:
+        logging.basicConfig = _set_up
+
+
+def _set_up(**options: Any) -> None:
+    """Do as ``logging.basicConfig``, unless ``logging.info`` or the like calls it in a call whose records are collected.
+
+    They call it as long as the root logger has no handler. The handler that it adds would keep all records here.
+    """
+    recorder = present_recorder()
+    if recorder is None or recorder.conditions.levels is None or sys._getframe(1).f_globals is not vars(logging):
+        _usual_set_up(**options)
 
 
 def _show(
