@@ -254,6 +254,44 @@ def test_the_output_of_a_call_is_a_block() -> None:
     assert sorted(err.getvalue().splitlines()) == [f"err {number}" for number in range(9)]
 
 
+def print_text(text: str) -> None:
+    print(text)
+    print(text, file=sys.stderr)
+
+
+def test_output_may_hold_any_character() -> None:
+    """Names of files that are no UTF-8 have surrogates, and the worker's own stderr takes them."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        Parallel(n_jobs=2)([delayed(print_text)("name\udce9 \u00e9")])
+    assert out.getvalue() == err.getvalue() == "name\udce9 \u00e9\n"
+
+
+@pytest.mark.parametrize(("encoding", "seen"), [("utf-8", "\\udce9 \u00e9\n"), ("ascii", "\\udce9 \\xe9\n")])
+def test_characters_that_a_stream_lacks_end_no_run(encoding: str, seen: str) -> None:
+    data = io.BytesIO()
+    with io.TextIOWrapper(data, encoding=encoding, newline="\n") as stream, contextlib.redirect_stdout(stream):
+        Parallel(n_jobs=2)([delayed(print)("\udce9 \u00e9")])
+        assert data.getvalue().decode(encoding) == seen
+
+
+class OnlyWrite:
+    """The least that ``print`` needs."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+
+def test_a_stream_needs_no_method_but_write() -> None:
+    stream = OnlyWrite()
+    with contextlib.redirect_stdout(stream):  # type: ignore[type-var]
+        Parallel(n_jobs=2)([delayed(print)("text")])
+    assert stream.text == "text\n"
+
+
 class TestLoky(LiveTests):
     backend = "loky"
 

@@ -283,7 +283,10 @@ class _Raw(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        text = bytes(data).decode("utf-8", "backslashreplace")
+        try:
+            text = bytes(data).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:  # written to `buffer`
+            text = bytes(data).decode("utf-8", "backslashreplace")
         recorder = present_recorder()
         if recorder is not None:
             recorder.write(self._name, text)
@@ -301,7 +304,8 @@ class _Collecting(io.TextIOWrapper):
     def __init__(self, name: str) -> None:
         raw: Any = _Raw(name, getattr(sys, name))
         # The caller's stream turns line ends into those of the system; here they stay what the call has written.
-        super().__init__(raw, encoding="utf-8", newline="\n", write_through=True)
+        # Whether it takes surrogates, as in names of files, is known there.
+        super().__init__(raw, encoding="utf-8", errors="surrogatepass", newline="\n", write_through=True)
 
 
 _streams: dict[str, _Collecting] = {}

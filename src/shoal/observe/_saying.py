@@ -204,5 +204,15 @@ def deliver(pickled: bytes) -> None:
             name, pieces = what
             stream = getattr(sys, name)
             if stream is not None:
-                stream.write("".join(pieces))
-                stream.flush()
+                _write(stream, "".join(pieces))
+
+
+def _write(stream: Any, text: str) -> None:
+    """Write text to a stream of the user, which may lack characters, and all methods but ``write``."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    if hasattr(stream, "flush"):
+        stream.flush()
