@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from _capabilities import needs_fork
 from _children import runnable
 
 PRELUDE = """

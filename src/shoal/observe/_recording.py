@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shoal._forks import before_fork
+from shoal._forks import CALLERS, after_fork_in_child, before_fork
 from shoal.observe._saying import Conditions, Said, sealed
 
 #: The context of calls of which nothing is collected.
@@ -214,6 +214,15 @@ _of_process: Recorder | None = None
 _of_thread = threading.local()
 
 
+def _forget() -> None:
+    """Forget the recorder, in a child that a call forks: it has no way to the caller, and says things itself."""
+    global _of_process, _of_thread
+    _of_process, _of_thread = None, threading.local()
+
+
+after_fork_in_child(_forget, CALLERS)
+
+
 def present_recorder() -> Recorder | None:
     """Return what records the call in which this is called; None if nothing does."""
     recorder: Recorder | None = getattr(_of_thread, "recorder", None) or _of_process
@@ -293,6 +302,10 @@ class _Raw(io.RawIOBase):
         elif self._usual is not None:
             self._usual.write(text)
         return len(data)
+
+    def flush(self) -> None:
+        if self._usual is not None and present_recorder() is None:
+            self._usual.flush()
 
     def fileno(self) -> int:
         return int(self._usual.fileno())
