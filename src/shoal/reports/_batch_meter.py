@@ -186,7 +186,8 @@ class BatchMeter:
         calls = self._calls
         used, before = usage(), _latest.usage
         ended = time.perf_counter()
-        threads = threads_in_use.count() if self._alone and _latest.looked else None
+        settled = self._before != 0 or ended - self._received > _SETTLED
+        threads = threads_in_use.count() if self._alone and _latest.looked and settled else None
         if threads is not None:
             _latest.next_look = ended + _LOOK_EVERY
         _latest.seconds, _latest.looked, _latest.usage = ended - self._received, False, used
@@ -217,6 +218,9 @@ class BatchMeter:
 #: The seconds between two looks at the threads of a worker in one run; and those after a look that told nothing,
 #: because the batch was too short. A look takes up to 130 us per thread.
 _LOOK_EVERY, _LOOK_AGAIN = 1.0, 0.2
+#: The first batch of a process tells nothing of its threads if it takes less. OpenBLAS restarts its threads after a fork,
+#: and each of them spins for a while, although the calls do not use it. In seconds.
+_SETTLED = 0.5
 
 
 class _Latest:
