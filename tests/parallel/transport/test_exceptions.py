@@ -253,6 +253,11 @@ def test_exceptions_keep_their_type_and_state(name: str, backend: str) -> None:
     check(caught_by(lambda: Parallel(n_jobs=2, backend=backend)(calls)), name)
 
 
+@pytest.mark.parametrize("error", [Coded(1), Frozen(3)])
+def test_exceptions_of_threads_are_those_that_were_raised(error: Exception) -> None:
+    assert caught_by(lambda: Parallel(n_jobs=2, backend="threading")([delayed(makes)(lambda: error)])) is error
+
+
 def test_exceptions_keep_their_type_and_state_in_futures_and_results() -> None:
     with executor(2) as pool:
         futures = {name: pool.submit(makes, make) for name, (make, *_) in ZOO.items()}

@@ -319,8 +319,8 @@ class PullRun(Run):
                         value = function(*args, **kwargs)
                     except BaseException as error:
                         thread.taken = thread.running = None
-                        if error.__traceback__ is not None:
-                            error.__traceback__ = error.__traceback__.tb_next
+                        if error.__traceback__ is not None:  # frozen dataclasses refuse assignment
+                            error.with_traceback(error.__traceback__.tb_next)
                         if not careful:
                             self._halt()
                         put((thread, Failed(Batch.of(index, call), error), False))
