@@ -126,6 +126,15 @@ def test_culprit_finds_an_attribute_of_an_exception() -> None:
     assert culprit(error, "exception")[0] == "exception.lock"
 
 
+def test_culprit_of_an_object_that_is_nested_too_deep() -> None:
+    obj: list[Any] = []
+    for _ in range(10_000):
+        obj = [obj]
+    path, reason = culprit(obj, "x")
+    assert path == "x" + "[0]" * 50
+    assert "recursion" in reason
+
+
 def test_culprit_of_an_object_that_can_be_pickled_now() -> None:
     assert culprit([1], "x") == ("x", "")
 

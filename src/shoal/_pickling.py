@@ -30,6 +30,8 @@ Reduce = Callable[[Any], Any]
 
 # For smaller buffers, a copy through the pipe costs less than a segment of shared memory.
 OUT_OF_BAND_BYTES = 16 * 1024
+#: The path to a part that cannot be pickled has at most so many steps. Objects that are nested too deep have no such part.
+MOST_STEPS = 50
 
 
 class _Picklers:
@@ -211,13 +213,14 @@ def culprit(
     Returns
     -------
     path : str
-        The path to the part, as a Python expression that begins with `name`: ``"args[0]['model'].callback"``.
+        The path to the part, as a Python expression that begins with `name`: ``"args[0]['model'].callback"``. It ends
+        after :data:`MOST_STEPS` steps.
     reason : str
         The pickler's error for that part. It is empty if the part can be pickled now.
     """
     dump = dump or functools.partial(dumps, reduce=reduce)
     reason, seen = _pickling_error(obj, dump), {id(obj)}
-    while True:
+    for _ in range(MOST_STEPS):
         for child, step in _children(obj):
             if id(child) not in seen:
                 seen.add(id(child))
@@ -226,7 +229,8 @@ def culprit(
                     obj, name, reason = child, name + step, error
                     break
         else:
-            return name, reason or ""
+            break
+    return name, reason or ""
 
 
 def _pickling_error(obj: Any, dump: Callable[[Any], Any]) -> str | None:
