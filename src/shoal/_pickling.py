@@ -30,7 +30,7 @@ Reduce = Callable[[Any], Any]
 
 # For smaller buffers, a copy through the pipe costs less than a segment of shared memory.
 OUT_OF_BAND_BYTES = 16 * 1024
-#: The path to a part that cannot be pickled has at most so many steps. Objects that are nested too deep have no such part.
+#: A path to what cannot be pickled has at most so many steps. Objects that are nested too deep have no culprit.
 MOST_STEPS = 50
 
 

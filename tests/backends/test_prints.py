@@ -100,6 +100,33 @@ leave()
     assert (out, err.strip()) == ("end", "")
 
 
+@needs_fork
+def test_what_a_child_of_a_call_says_goes_where_the_worker_writes(tmp_path: Path) -> None:
+    """The child has no way to the caller. What the call had said before the fork arrives once."""
+    source = f"""{PRELUDE}
+import contextlib, io, logging
+
+
+def fork():
+    print("before")
+    if not os.fork():
+        print("in the child")
+        logging.getLogger("any").error("record of the child")
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+    print("after")
+
+
+text = io.StringIO()
+with contextlib.redirect_stdout(text):
+    Parallel(2, backend)([delayed(fork)()])
+assert text.getvalue().split() == ["before", "after"], text.getvalue()
+"""
+    out, err = run(tmp_path, source, "loky")
+    assert (out, err) == ("in the child\n", "record of the child\n")
+
+
 def run(folder: Path, source: str, backend: str) -> tuple[str, str]:
     """Run a program whose streams are files, as Python has it by default; return what is in them."""
     program = folder / "program.py"

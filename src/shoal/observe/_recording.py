@@ -263,7 +263,7 @@ def listen() -> None:
 
 
 def _set_up(**options: Any) -> None:
-    """Do as ``logging.basicConfig``, unless ``logging.info`` or the like calls it in a call whose records are collected.
+    """Do as ``logging.basicConfig``, unless ``logging.info`` or the like calls it where records are collected.
 
     They call it as long as the root logger has no handler. The handler that it adds would keep all records here.
     """

@@ -218,8 +218,8 @@ class BatchMeter:
 #: The seconds between two looks at the threads of a worker in one run; and those after a look that told nothing,
 #: because the batch was too short. A look takes up to 130 us per thread.
 _LOOK_EVERY, _LOOK_AGAIN = 1.0, 0.2
-#: The first batch of a process tells nothing of its threads if it takes less. OpenBLAS restarts its threads after a fork,
-#: and each of them spins for a while, although the calls do not use it. In seconds.
+#: The first batch of a process tells nothing of its threads if it takes less. OpenBLAS restarts its threads after a
+#: fork, and each of them spins for a while, although the calls do not use it. In seconds.
 _SETTLED = 0.5
 
 
