@@ -128,6 +128,12 @@ def test_a_closed_pipe_shows_no_traceback(arguments: list[str]) -> None:
     assert child.returncode == 141
 
 
+@needs_signals
+def test_a_closed_output_shows_no_traceback() -> None:
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *SHOAL, "top", "--once"], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # ---- Completion.
 
 

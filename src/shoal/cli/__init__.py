@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             given = parse(list(sys.argv[1:] if arguments is None else arguments))
         except SystemExit:
-            sys.stdout.flush()  # of the help, to which nobody may listen any more
+            _flush()  # of the help, to which nobody may listen any more
             raise
         command = importlib.import_module(f"shoal.cli._{given.command}")
         if given.command != "run":
             prepare_output()
             code: int = command.main(given)
-            sys.stdout.flush()
+            _flush()
             return code
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -66,3 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     # Interrupts, closed pipes and errors of the program belong to the program.
     return int(command.main(given))
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it was closed when the interpreter started
+        sys.stdout.flush()
