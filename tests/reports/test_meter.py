@@ -239,6 +239,14 @@ def test_equal_arguments_of_single_calls_are_told_from_the_same() -> None:
     assert repeated == {"args[0]": True, "args[1]": False, "kwargs['key']": True}
 
 
+def test_the_same_object_in_several_markers_is_the_same() -> None:
+    arguments = Arguments(lambda obj: Way("once", None, obj.value) if isinstance(obj, SimpleNamespace) else None)
+    same = list(range(1000))
+    for number in range(5):
+        arguments.see([abs], [(SimpleNamespace(value=same), SimpleNamespace(value=[number]))], None)
+    assert {row["name"]: row["repeated"] for row in arguments.to_list()} == {"args[0]": True, "args[1]": False}
+
+
 class Callable:
     def __init__(self) -> None:
         self.values = list(range(1000))

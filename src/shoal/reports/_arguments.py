@@ -111,13 +111,21 @@ class Arguments:
                 sample = self._samples[name] = _Sample(name, _kind(value))
             if sampled:
                 self._measure(sample, value)
-            if name in other and other[name] is value:
+            if name in other and self._marked(other[name]) is self._marked(value):
                 sample.repeated = True
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return the list ``arguments`` of docs/report-schema.md, the largest first."""
         found = [sample.to_dict() for sample in list(self._samples.values()) if sample.samples]
         return sorted(found, key=lambda one: -one["bytes"])
+
+    def _marked(self, value: Any) -> Any:
+        """Return the object that a marker marks; other values as they are. Each call may have a marker of its own."""
+        try:
+            way = self._way_of(value)
+        except Exception:  # attributes of the user's
+            return value
+        return way.value if way is not None and way.name == "once" else value
 
     def _measure(self, sample: _Sample, value: Any) -> None:
         sizes = dict.fromkeys(sample.nbytes, 0)
