@@ -96,6 +96,22 @@ def test_a_difference_that_metadata_do_not_show(memory: Memory) -> None:
     assert "in a part that its metadata do not describe completely: X" in str(missed)
 
 
+@pytest.mark.parametrize(
+    ("before", "now"), [([*range(99), 1], [*range(99), 2]), ((lambda x: x), (lambda x: x + 1))], ids=["list", "lambda"]
+)
+def test_arguments_of_which_metadata_do_not_show_all_are_named(memory: Memory, before: Any, now: Any) -> None:
+    cached = memory.cache(train)
+    cached(1, before)
+    assert "in a part that its metadata do not describe completely: X" in str(cached.explain(1, now))
+
+
+def test_other_names_of_parameters(memory: Memory) -> None:
+    memory.cache(train)(1, 2)
+    missed = memory.cache(train, ignore=["X"]).explain(1, 2)
+    assert missed.cause == "parameters"
+    assert missed.summary.startswith("the names of the parameters are not those of the nearest stored result, saved ")
+
+
 def test_arguments_that_are_not_kept(tmp_path: Path) -> None:
     cached = Memory(tmp_path, verbose=0, keep_arguments=False).cache(train)
     cached("secret", Model(inner="secret"))

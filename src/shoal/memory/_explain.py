@@ -34,6 +34,13 @@ from shoal.memory.store import Key, Meta, Store
 _MOST_COMPARED = 1_000
 #: How many differences and lines of a diff the text of an explanation shows.
 _MOST_SHOWN, _MOST_LINES = 10, 60
+#: What a summary says if something besides the arguments differs, by cause.
+_OTHERS = {
+    "version": "the version is not that",
+    "source": "the source is not that",
+    "depends": "the source of a dependency is not that",
+    "parameters": "the names of the parameters are not those",
+}
 
 
 @dataclass(frozen=True)
@@ -221,8 +228,7 @@ class Explainer:
         when = f"the nearest stored result, saved {_ago(meta.created)}"
         if found.function:
             cause = found.function[0].path.split(" ")[0]
-            what = {"source": "source", "version": "version", "depends": "source of a dependency"}.get(cause, cause)
-            summary = f"the {what} is not that of {when}"
+            summary = f"{_OTHERS[cause]} of {when}"
         elif found.arguments:
             cause, what = "arguments", "argument differs" if len(found.arguments) == 1 else "arguments differ"
             summary = f"{'an ' if what.endswith('s') else ''}{what} from {when}"

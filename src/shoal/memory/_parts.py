@@ -133,7 +133,10 @@ def flattened(texts: dict[str, str], parts: dict[str, str]) -> dict[str, str]:
 
 def is_complete(text: str) -> bool:
     """Return whether the text of a part stands for one value only."""
-    return not (text.startswith("<") or "~" in text or text.endswith("..."))
+    kind, _, length = text.partition(" of ")
+    if kind in ("list", "tuple", "dict") and length.isdigit():
+        return int(length) <= _ELEMENTS
+    return not (text.startswith(("<", "function ", "method ")) or "~" in text or text.endswith("..."))
 
 
 def _is_short(key: Any) -> bool:
