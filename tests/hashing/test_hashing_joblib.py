@@ -101,6 +101,19 @@ def test_estimators() -> None:
     assert_as_joblib(model.predict)
 
 
+def test_masks_count_where_joblib_fails_on_them() -> None:
+    masks = [[0, 1], [1, 0], [0, 0]]
+    masked = [np.ma.masked_array([1.0, 2.0], mask) for mask in masks]
+    masked += [np.ma.masked_array(np.zeros(2, "i4,f8"), [(on, on) for on in mask]) for mask in masks]
+    for array in masked:
+        with pytest.raises(ValueError, match="array"):
+            joblib.hash(array)
+    assert len({shoal.hash(array, "md5") for array in masked}) == len(masked)
+    for mask in (np.ma.nomask, [True, False]):
+        assert_as_joblib(np.ma.masked_array(np.array([1, 2], "u1"), mask))
+    assert_as_joblib(np.ma.masked_array([1.0, 2.0]))
+
+
 def test_objects_that_joblib_cannot_hash_raise_an_error() -> None:
     for value in (lambda: 1, (i for i in ()), type(None), {"a": [lambda: 1]}):
         with pytest.raises((pickle.PicklingError, TypeError)):

@@ -9,7 +9,8 @@
                     set                   is joblib.hashing._ConsistentSet, of its sorted elements or of their digests
                     bound method          is joblib.hashing._MyHash(name, self, class)
                     compiled function     of a module is joblib.hashing._MyHash(name, module)
-                    array                 is (class, ("HASHED", dtype, shape, strides))
+                    array                 is (class, ("HASHED", dtype, shape, strides)); a mask counts as data where
+                                          joblib fails on it
                     dtype                 is nothing
 
 ``pickle._Pickler`` writes everything else. To save time, the function that saves an object is looked up by the object's
@@ -123,6 +124,9 @@ class _Pickler(_PurePickler):  # type: ignore[misc]
             return
         for data in data_of(array):
             self.digest.update(data)
+        if isinstance(array, np.ma.MaskedArray) and array.itemsize > 1 and array.mask is not np.ma.nomask:
+            for data in data_of(np.asarray(array.mask)):  # joblib fails here, so this is unlike none of its digests
+                self.digest.update(data)
         cls = np.ndarray if self.coerce_mmap and isinstance(array, np.memmap) else array.__class__
         self.save((cls, ("HASHED", array.dtype, array.shape, array.strides)))
 
