@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -311,6 +313,72 @@ def test_an_edit_of_what_depends_names(
     assert is_found(memory, again, [again.used])
     changed = project(text.replace(old, new), body)
     assert not is_found(memory, changed, [changed.used])
+
+
+RELOADED = """
+    import functools
+    def scale(x):
+        return x * 2
+    def logged(f):
+        @functools.wraps(f)
+        def wrapper(x):
+            return f(x)
+        return wrapper
+    @logged
+    def shift(x):
+        return x + 2
+    class C:
+        def run(self, x):
+            return x - 2
+    """
+
+
+@pytest.mark.parametrize("how", ["reload", "autoreload"])
+@pytest.mark.parametrize(
+    ("depends", "used"),
+    [("helpers.scale", "helpers.scale(x)"), ("helpers.shift", "helpers.shift(x)"),
+     ("helpers", "helpers.scale(x)"), ("helpers.C", "helpers.C().run(x)")],
+)  # fmt: skip
+@pytest.mark.parametrize("called", [True, False])
+def test_a_reload_of_what_depends_names(
+    project: Project, memory: Memory, depends: str, used: str, how: str, called: bool
+) -> None:
+    """Without decorating the function again. An autoreloader exchanges the code of the functions that are there."""
+    main = project(RELOADED, f"def f(x):\n    return {used}\ndef depends():\n    return {depends}\n")
+    cached = memory.cache(main.f, depends=[main.depends()])
+    if called:
+        assert cached(5) == main.f(5)
+    old = dict(vars(main.helpers))
+    Path(main.helpers.__file__).write_text(textwrap.dedent(RELOADED.replace("2", "3")))
+    importlib.reload(main.helpers)
+    if how == "autoreload" and isinstance(main.depends(), types.FunctionType):
+        pairs = [(old[name], getattr(main.helpers, name)) for name in ("scale", "shift")]
+        for kept, new in (*pairs, (old["shift"].__wrapped__, main.helpers.shift.__wrapped__)):
+            kept.__code__ = new.__code__
+        vars(main.helpers).update(scale=old["scale"], shift=old["shift"])
+    assert cached(5) == main.f(5)
+    assert memory.cache(main.f, depends=[main.depends()]).check_call_in_cache(5)
+
+
+def test_a_reload_of_what_a_named_cached_function_depends_on(project: Project, memory: Memory, tmp_path: Path) -> None:
+    text = f"""
+        from shoal import Memory
+        def step():
+            return 2
+        @Memory({str(tmp_path / "b")!r}, verbose=0).cache(depends=[step])
+        def stepped(x):
+            return x + step()
+        """
+    main = project(text, "def f(x):\n    return helpers.stepped(x)\n")
+    cached = memory.cache(main.f, depends=[main.helpers.stepped])
+    assert cached(5) == 7
+    Path(main.helpers.__file__).write_text(textwrap.dedent(text.replace("2", "3")))
+    importlib.reload(main.helpers)
+    assert cached(5) == 8
+    other = types.FunctionType((lambda: 4).__code__, vars(main.helpers), "step")
+    main.helpers.step, other.__module__ = other, "edited_helpers"
+    assert main.helpers.stepped(5) == 9
+    assert cached(5) == 9
 
 
 LIMITS = [1]

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from collections.abc import Iterable
 from typing import Any
@@ -58,6 +59,54 @@ def version_of(dependency: Any) -> Any:
     raise TypeError(
         f"depends={dependency!r:.80} ({type(dependency).__name__}) has no source: name functions, classes or modules"
     )
+
+
+class Watch:
+    """Notices when dependencies are replaced: by a reload of their module, or because a cell of a notebook runs again.
+
+    It does not change, so it is thread-safe. `reach` is the :class:`Reach` of ``depends="auto"``, or None.
+    """
+
+    def __init__(self, depends: tuple[Any, ...], reach: Any = None) -> None:
+        self._places = [(dependency, _home_of(dependency)) for dependency in depends]
+        parts = [(home, dependency.__name__) for dependency, home in self._places if home is not None]
+        for dependency in named(depends):
+            parts += _parts_of(dependency)
+        self._parts = [(part, name, getattr(part, name, None)) for part, name in parts]
+        inner = [reach, *map(identity_of, named(depends))]
+        self._inner = [each for each in inner if each is not None]
+
+    def is_stale(self) -> bool:
+        """Return whether a name stands for another object now, a function has other code, or a module was reloaded."""
+        for part, name, found in self._parts:
+            if getattr(part, name, None) is not found:
+                return True
+        for inner in self._inner:  # noqa: SIM110  # any() takes longer, and this runs at each call
+            if inner.is_stale():
+                return True
+        return False
+
+    def current(self) -> tuple[Any, ...]:
+        """Return the dependencies; in place of those that were replaced, the new ones."""
+        found = [(old, old if home is None else getattr(home, old.__name__, old)) for old, home in self._places]
+        return tuple(new if type(new) is type(old) else old for old, new in found)
+
+
+def _home_of(dependency: Any) -> types.ModuleType | None:
+    """Return the module that has a function or class under its name, or None."""
+    home = sys.modules.get(getattr(dependency, "__module__", None) or "")
+    return home if home and vars(home).get(getattr(dependency, "__name__", "")) is dependency else None
+
+
+def _parts_of(dependency: Any) -> list[tuple[Any, str]]:
+    """Return objects, each with an attribute that is another object when the dependency was changed in place."""
+    identity = identity_of(dependency)
+    if identity is not None:
+        return [(identity, "snapshot")]
+    if isinstance(dependency, types.ModuleType):
+        return [(dependency, "__spec__")]  # importlib.reload makes another one
+    function = subject_of(dependency).function
+    return [(each, "__code__") for each in (function, *wrapped_by(function)) if hasattr(each, "__code__")]
 
 
 def held_by(dependency: Any) -> Any:

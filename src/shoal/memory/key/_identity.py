@@ -36,7 +36,7 @@ from shoal.memory.key._arguments import (
     without_defaults,
     wrong_arguments,
 )
-from shoal.memory.key._depends import cells_of, checked_depends, dotted_name, held_by, is_auto, named, version_of
+from shoal.memory.key._depends import Watch, cells_of, checked_depends, dotted_name, held_by, is_auto, named, version_of
 from shoal.memory.key._reach import Reach, Reached
 from shoal.memory.key._source import Source, path_of, remember_source, source_of, subject_of, wrapped_by
 from shoal.memory.store import Key
@@ -72,6 +72,8 @@ class Snapshot:
     reach: Reach | None = None
     #: The items of ``depends=`` that hold values which count at each call.
     holding: tuple[Any, ...] = ()
+    #: Notices when a dependency is replaced; None if there are none.
+    watch: Watch | None = None
     #: Whether other values than arguments are added to a row: of the object, the closure, or the fields above.
     adds: bool = False
 
@@ -131,6 +133,7 @@ class Identity:
         self._described = ("", "")
         for dependency in named(self.depends):
             version_of(dependency)  # raises an error when the function is decorated, and not at its first call
+        self._watch = Watch(self.depends)
 
     def __reduce__(self) -> Any:
         # The binders cannot be pickled, and the process that unpickles may be unable to read the source.
@@ -160,7 +163,9 @@ class Identity:
         keyword_defaults = function.__kwdefaults__ if self._is_plain else None
         is_lambda = getattr(function, "__name__", "") == "<lambda>"
         wrapped = list(wrapped_by(function))
+        self.depends = self._watch.current()
         reach = Reach([function, *wrapped]) if any(map(is_auto, self.depends)) else None
+        self._watch = Watch(self.depends, reach)
         signature, parameters, live = self._signature_of_keys(keyword_defaults)
         tag = hash(
             [
@@ -189,6 +194,7 @@ class Identity:
             counting,
             reach,
             holding,
+            self._watch if self.depends else None,
             bool(self._subject.state or counting or importable or reach is not None or holding),
         )
 
@@ -305,9 +311,9 @@ class Identity:
                 function.__code__ is not snapshot.code
                 or function.__defaults__ is not snapshot.defaults
                 or function.__kwdefaults__ is not snapshot.keyword_defaults
-                or (snapshot.reach is not None and snapshot.reach.is_stale())
+                or (snapshot.watch is not None and snapshot.watch.is_stale())
             )
-        if snapshot is _NOT_EXAMINED or (snapshot.reach is not None and snapshot.reach.is_stale()):
+        if snapshot is _NOT_EXAMINED or (snapshot.watch is not None and snapshot.watch.is_stale()):
             return True
         return snapshot.code is not None and (
             function.__code__ is not snapshot.code or getattr(function, "__defaults__", None) is not snapshot.defaults
