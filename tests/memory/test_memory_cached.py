@@ -268,8 +268,12 @@ def test_a_decorated_function_counts_with_the_function_inside(memory: Memory) ->
     assert RUNS == [2, 2, 2, 0, 3]
 
 
-def test_two_lambdas_in_one_line_differ(memory: Memory) -> None:
-    one, other = memory.cache(lambda x: ran(x + 1)), memory.cache(lambda x: ran(x + 2))
+@pytest.mark.parametrize("name", ["<lambda>", "step"])
+def test_two_lambdas_in_one_line_differ(memory: Memory, name: str) -> None:
+    both: list[Any] = [lambda x: ran(x + 1), lambda x: ran(x + 2)]
+    for each in both:
+        each.__name__ = name
+    one, other = map(memory.cache, both)
     assert [one(1), other(1), one(1), other(1)] == [2, 3, 2, 3]
     assert RUNS == [2, 3]
 

@@ -161,7 +161,7 @@ class Identity:
             self._bind_words = dict_binder(self.signature, self._parameters)
         code, defaults = getattr(function, "__code__", None), getattr(function, "__defaults__", None)
         keyword_defaults = function.__kwdefaults__ if self._is_plain else None
-        is_lambda = getattr(function, "__name__", "") == "<lambda>"
+        is_lambda = getattr(code, "co_name", "") == "<lambda>"  # also of one that has got another name
         wrapped = list(wrapped_by(function))
         self.depends = self._watch.current()
         reach = Reach([function, *wrapped]) if any(map(is_auto, self.depends)) else None
