@@ -546,8 +546,11 @@ def test_the_argument() -> None:
     assert shoal.load(io.BytesIO(data)) is len
     with pytest.raises(TypeError, match="Pass trusted="):
         shoal.load(io.BytesIO(data), trusted="builtins.len")
-    with pytest.raises(TypeError, match="dotted names and callables"):
-        shoal.load(io.BytesIO(data), trusted=[3])
+    for item in (3, ["builtins.len"]):
+        with pytest.raises(TypeError, match="dotted names and callables"):
+            shoal.load(io.BytesIO(data), trusted=[item])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"got: True\. To let the file import anything, leave trusted out"):
+        shoal.load(io.BytesIO(data), trusted=True)  # type: ignore[arg-type]
     for wrong in ("*", ".*", "", "a.", "built*", "a.*.b", "a b", "a-b", "a"):
         with pytest.raises(ValueError, match="package"):
             shoal.load(io.BytesIO(data), trusted=[wrong])

@@ -58,13 +58,18 @@ class Trust:
                 f"trusted takes a list of names, or one of the presets {list(PRESETS)}, got: {trusted!r}"
                 f"{_instead(trusted)}"
             )
+        if not (callable(trusted) or isinstance(trusted, Iterable)):
+            raise TypeError(
+                f"trusted takes a list of names, or one of the presets {list(PRESETS)}, got: {trusted!r}. To let the "
+                "file import anything, leave trusted out"
+            )
         for item in [trusted] if callable(trusted) or preset else trusted:
             if callable(item):
                 self._asked.append(item)
-            elif item in PRESETS:
-                self._audited |= PRESETS[item]
             elif not isinstance(item, str):
                 raise TypeError(f"trusted takes dotted names and callables, got: {item!r}")
+            elif item in PRESETS:
+                self._audited |= PRESETS[item]
             elif not _PATTERN.fullmatch(item):
                 raise ValueError(
                     f"trusted takes presets and names like 'package.Class' and 'package.*', got: {item!r}"
