@@ -103,7 +103,10 @@ def portrait(value: Any, *, mapped: bool = False, stored: bool = False) -> Any:
             return [(key, seen_by(item)) for key, item in part.items()]
         return seen_by(part)
 
-    return seen_by(value)
+    try:
+        return seen_by(value)
+    finally:
+        seen.clear()  # the functions refer to each other, and so would keep the objects until a garbage collection
 
 
 # Arrays

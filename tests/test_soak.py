@@ -78,7 +78,7 @@ def test_the_long_rows_run() -> None:
         "runs": True,
         "deaths": True,
     }
-    assert _rows.cache(50)[1].startswith("1,000 -> 50 results: hit ")
+    assert _rows.cache(50)[1].startswith("1,000 -> 50 results: first hit ")
 
 
 def test_a_short_soak_passes() -> None:
