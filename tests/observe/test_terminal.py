@@ -220,6 +220,19 @@ def test_a_line_moves_the_bar_down_by_the_rows_that_it_takes(line: str, rows: in
     assert sink.written == ["\n" * rows + f"\x1b[{rows}A\r\x1b[{rows}L{line}\n"]
 
 
+def test_a_terminal_that_does_not_know_its_width_has_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers, or under ``script``."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    monkeypatch.setattr(Sink, "fileno", lambda self: theirs)
+    sink: Any = Sink()
+    _AboveBars(sink, bars=1).write("x" * 81 + "\n")
+    os.close(ours)
+    os.close(theirs)
+    assert sink.written == [f"\n\n\x1b[2A\r\x1b[2L{'x' * 81}\n"]
+
+
 def test_text_that_moves_the_cursor_is_written_unchanged() -> None:
     sink: Any = Sink()
     above = _AboveBars(sink, bars=1)

@@ -121,7 +121,7 @@ class _AboveBars:
         """Return a line with the control sequences that move the bars down by the number of rows that it takes."""
         shown = _STYLE.sub("", line).expandtabs()
         try:
-            columns = max(os.get_terminal_size(self._stream.fileno()).columns, 1)
+            columns = os.get_terminal_size(self._stream.fileno()).columns or 80  # some terminals do not know their size
         except OSError:
             columns = 80
         rows = max(1, -(-_width(shown) // columns))
