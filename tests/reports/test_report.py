@@ -463,6 +463,17 @@ def test_the_time_of_listeners_is_measured() -> None:
         assert 0.08 <= run["listeners"]["seconds"] <= run["speedup"]["elapsed"]
 
 
+def test_a_failed_call_on_a_thread_ends_when_it_fails() -> None:
+    """And not when the run learns of it, which a slow listener delays."""
+    with shoal.report() as report:
+        Parallel(n_jobs=2, backend="threading", on_error="return", progress=lambda done, total: time.sleep(0.1))(
+            delayed(fail)(number) for number in range(4)
+        )
+    (run,) = report.to_dict()["runs"]
+    assert run["counts"]["failures"] > 0
+    assert run["calls"]["longest"] < 0.09
+
+
 def test_a_progress_of_a_measured_run_sees_the_same_calls() -> None:
     for backend in ("loky", "threading", "sequential"):
         seen: list[list[tuple[int, int | None]]] = []

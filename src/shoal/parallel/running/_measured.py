@@ -317,13 +317,11 @@ class MeasuredPullRun(PullRun):
                 for index, _ in done:
                     self._ran(thread.index, index, seconds)
             elif isinstance(outcome, Failed):  # else it is a message
-                self._ran(thread.index, outcome.call.start, None)
+                self._ran(thread.index, outcome.call.start, outcome.seconds)
         return super()._handle(message)
 
-    def _ran(self, worker: int, index: int, seconds: float | None) -> None:
+    def _ran(self, worker: int, index: int, seconds: float) -> None:
         began, call = self._taken.pop(index)
-        if seconds is None:  # it has failed
-            seconds = time.perf_counter() - began
         slow, known = None, type(call[0]) is Known
         self._meter.named(call[0])
         if not known and seconds > self._meter.slow_above:

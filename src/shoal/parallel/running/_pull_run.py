@@ -318,12 +318,13 @@ class PullRun(Run):
                         began = time.perf_counter() if at_once else 0.0
                         value = function(*args, **kwargs)
                     except BaseException as error:
+                        seconds = time.perf_counter() - began if at_once else 0.0
                         thread.taken = thread.running = None
                         if error.__traceback__ is not None:  # frozen dataclasses refuse assignment
                             error.with_traceback(error.__traceback__.tb_next)
                         if not careful:
                             self._halt()
-                        put((thread, Failed(Batch.of(index, call), error), False))
+                        put((thread, Failed(Batch.of(index, call), error, seconds), False))
                         del error, call
                         continue
                     thread.taken = None
@@ -392,7 +393,7 @@ class _Credit:
 
 
 class Failed:
-    """A call that has raised an exception in a thread."""
+    """A call that has raised an exception in a thread, and how long it took, in runs that deliver results at once."""
 
-    def __init__(self, call: Batch, error: BaseException) -> None:
-        self.call, self.error = call, error
+    def __init__(self, call: Batch, error: BaseException, seconds: float) -> None:
+        self.call, self.error, self.seconds = call, error, seconds
