@@ -10,6 +10,8 @@ import pytest
 from _capabilities import needs_proc
 from _faults_util import Child, alive, until, works
 from shoal import Parallel, delayed
+from shoal.backends._pool import Pool, pool
+from shoal.backends._process import children_of
 
 pytestmark = needs_proc
 
@@ -281,3 +283,29 @@ def test_workers_of_other_options_go_sooner() -> None:
     pids = set(Parallel(n_jobs=2, initializer=os.getpid, batch_size=1)(delayed(os.getpid)() for _ in range(2)))
     assert works()
     assert until(lambda: not any(alive(pid) for pid in pids), 15)
+
+
+class Refuses:
+    """A logger for ``verbose=`` that fails with its first line."""
+
+    def info(self, message: str) -> None:
+        raise LookupError(message)
+
+
+def cannot_wait(_: Pool) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["listener", "interrupt"])
+def test_nothing_is_left_of_a_run_that_has_not_begun(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers were started already."""
+    assert works(backend="multiprocessing")
+    before = set(children_of(os.getpid()))
+    if how == "interrupt":
+        monkeypatch.setattr(Pool, "catch_up", cannot_wait)
+    with pytest.raises((LookupError, KeyboardInterrupt)):
+        Parallel(n_jobs=2, backend="multiprocessing", verbose=Refuses())([delayed(abs)(-1)] * 4)
+    monkeypatch.undo()
+    pool().catch_up()
+    assert until(lambda: set(children_of(os.getpid())) <= before, 10)
+    assert works(backend="multiprocessing")

@@ -97,7 +97,7 @@ class Pool:
                 # fork while this thread imports a module would leave the child with a lock that nobody releases.
                 self.catch_up()
         except BaseException:
-            self.close(slots)
+            self.close(slots, end=maker.idle_seconds is None)  # no later run would find those that idle for ever
             raise
         return slots
 

@@ -131,15 +131,19 @@ class Runner:
         # Before all else, so that new worker processes start up while the rest is imported.
         shares = plan.cpu_shares(n_workers)
         slots = self._open(plan, n_workers, shares)
-        from shoal.parallel.running._launch import make_run
-
-        make = make_run if meter is None else measured(meter)
 
         def close(slots: list[Slot]) -> None:
             if slots is not self._slots:
                 plan.backend.close(slots)
 
-        listener = make_listener(n_workers, number)
+        try:
+            from shoal.parallel.running._launch import make_run
+
+            make = make_run if meter is None else measured(meter)
+            listener = make_listener(n_workers, number)
+        except BaseException:
+            close(slots)
+            raise
         run = self.run = make(plan, calls, slots, close, n_workers, shares, number, bound, listener)
         if began is not None:
             began(run)
