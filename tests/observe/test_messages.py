@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -382,6 +383,21 @@ def test_a_short_call_sends_no_last_step(monkeypatch: pytest.MonkeyPatch) -> Non
         channel.step(1, 2)
         channel.step(2, 2)
     assert sent == [(0, 1, 2), (0, 2, 2)]
+
+
+@pytest.mark.parametrize(("done", "total"), [("half", 1), (None, None), ([1], 2), (1, "all")])
+def test_a_step_that_is_no_number_is_refused_in_the_call(done: Any, total: Any) -> None:
+    sent: list[Any] = []
+    with pytest.raises(TypeError, match="step takes numbers, got: "):
+        Channel(sent.append, False, True).step(done, total)
+    assert sent == []
+
+
+@pytest.mark.parametrize(("done", "total"), [(math.nan, 1), (1, math.inf), (10**400, None)])
+def test_steps_that_no_bar_could_show_are_left_out(done: Any, total: Any) -> None:
+    sent: list[Any] = []
+    Channel(sent.append, False, True).step(done, total)
+    assert sent == []
 
 
 def step_once(number: int) -> None:

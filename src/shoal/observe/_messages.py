@@ -14,6 +14,7 @@ _receiving.py says what the run does with them.
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 from collections.abc import Callable
@@ -94,10 +95,18 @@ class Channel:
         now = time.monotonic()
         if now < self._due and not (done == total and self._shown == self.index()):
             return
+        try:
+            shown = float(done), None if total is None else float(total)
+            if not all(map(math.isfinite, filter(None, shown))):
+                return
+        except (TypeError, ValueError):
+            raise TypeError(f"step takes numbers, got: {done!r:.80} and {total!r:.80}") from None
+        except OverflowError:  # no bar could show it
+            return
         index = self.index()
         self._due = now + STEP_SECONDS
         self._shown = -1 if done == total else index
-        self._put(Step(index, done, total))
+        self._put(Step(index, *shown))
 
 
 _here: ContextVar[Channel | None] = ContextVar("shoal channel", default=None)
@@ -207,6 +216,8 @@ def step(done: float, total: float | None = None) -> None:
 
     Raises
     ------
+    TypeError
+        If `done` or `total` is no number. Numbers that are not finite are not shown.
     RunEnded
         As for :func:`send`.
 
