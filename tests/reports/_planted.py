@@ -55,7 +55,7 @@ def die_once(marker: str) -> None:
 
 def hold(nbytes: int) -> None:
     held.append(b"x" * nbytes)
-    time.sleep(0.02)
+    time.sleep(0.06)  # beside which it is little that each new worker imports this module
 
 
 def import_it(name: str, number: int) -> None:
