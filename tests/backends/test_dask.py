@@ -247,8 +247,9 @@ def test_scatter_and_futures(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_objects_that_cannot_be_pickled() -> None:
-    with pytest.raises(CallPicklingError, match=r"call 1, .*args\[0\]"):
-        Parallel(backend="dask")([delayed(id)(1), delayed(id)(threading.Lock())])
+    for lock in (threading.Lock(), shared(threading.Lock())):
+        with pytest.raises(CallPicklingError, match=r"call 1, .*args\[0\]"):
+            Parallel(backend="dask")([delayed(id)(1), delayed(id)(lock)])
     with pytest.raises((TypeError, pickle.PicklingError)):
         Parallel(backend="dask")([delayed(abs)(1), delayed(threading.Lock)()])
 

@@ -18,7 +18,7 @@ import pytest
 
 from _capabilities import KILL, needs_fork
 from _faults_util import until
-from shoal import Parallel, WorkerDied, delayed, parallel_config, send, shared, worker_index
+from shoal import CallPicklingError, Parallel, WorkerDied, delayed, parallel_config, send, shared, worker_index
 from shoal._cpus import cpu_budget
 from shoal.backends import Backend, create
 from shoal.backends import _executors as over_executors
@@ -212,6 +212,18 @@ def test_a_worker_that_lacks_an_object_asks_for_it(processes: ProcessPoolExecuto
     assert executor.submit(len, kept).result(PATIENCE) == 2
     assert len(kept.holders) == 3
     executor.shutdown()
+
+
+def lock_or_number(number: int) -> Any:
+    return threading.Lock() if number == 3 else number
+
+
+def test_what_cannot_be_pickled_is_named(processes: ProcessPoolExecutor) -> None:
+    run = Parallel(n_jobs=2, backend=processes, batch_size=2)
+    with pytest.raises(CallPicklingError, match=r"call 0, .*: args\[0\] cannot be pickled"):
+        run(delayed(id)(shared(threading.Lock())) for _ in range(2))
+    with pytest.raises(CallPicklingError, match=r": results\[1\] cannot be pickled"):
+        run(delayed(lock_or_number)(number) for number in range(4))
 
 
 def kill_self(number: int) -> None:

@@ -188,7 +188,7 @@ def test_objects_that_cannot_be_pickled() -> None:
     run = Parallel(n_jobs=2, backend="ray", batch_size=2)
     with pytest.raises(CallPicklingError, match=r"call 3, .*args\[0\]"):
         run(delayed(id)(threading.Lock() if number == 3 else number) for number in range(5))
-    with pytest.raises(CallPicklingError, match=r"results\[1\]\[1\].*lock"):
+    with pytest.raises(CallPicklingError, match=r"results\[1\] .*lock"):
         run(delayed(threading.Lock if number == 3 else float)() for number in range(5))
     with pytest.raises(CallUnpicklingError, match="no number"):
         run(delayed(id)(Unreadable()) for _ in range(5))

@@ -33,7 +33,7 @@ def pack(obj: Any, by_value: Callable[[Any], Any] = as_usual, out_of_band: int =
 
 
 def pack_results(returned: Any, out_of_band: int = OUT_OF_BAND_BYTES) -> Packed:
-    """Pickle what a batch has returned.
+    """Pickle what a batch has returned: an object whose `values` are the results, or any other.
 
     Raises
     ------
@@ -43,7 +43,8 @@ def pack_results(returned: Any, out_of_band: int = OUT_OF_BAND_BYTES) -> Packed:
     try:
         return pack(returned, out_of_band=out_of_band)
     except Exception as error:
-        path, reason = culprit(returned, "results")
+        values = getattr(returned, "values", None)
+        path, reason = culprit(values if type(values) is list else returned, "results")
         raise CallPicklingError("the results of a batch of calls", path, reason) from error
 
 

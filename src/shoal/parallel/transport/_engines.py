@@ -194,7 +194,7 @@ class ObjectTransport(Transport[SubmittedRequest]):
 
     def explain(self, batch: Batch, error: Exception) -> Unsendable:
         """Find the call because of which the executor has refused a batch."""
-        return find_unsendable(batch, error, lambda obj: (int, ()) if type(obj) is Shared else NotImplemented)
+        return find_unsendable(batch, error)
 
     def forget(self, _executor: Executor) -> None:
         """Record that the engine may have lost its store: everything is stored again when it is next needed."""
