@@ -556,6 +556,17 @@ def test_a_client_by_address(cluster: Any) -> None:
         settings.backend.client.close()
 
 
+def test_a_client_that_is_closed_or_none(cluster: Any) -> None:
+    with distributed.Client(cluster, set_as_default=False) as client:
+        backend = create("dask", client=client)
+    with pytest.raises(RuntimeError, match="the client of the backend 'dask' is closed"):
+        Parallel(backend=backend)(delayed(abs)(-n) for n in range(5))
+    with pytest.raises(RuntimeError, match="is closed"):
+        create("dask", client=client, scatter=[[1]])
+    with pytest.raises(TypeError, match=r"must be a distributed.Client"):
+        create("dask", client=cluster)
+
+
 def test_no_workers() -> None:
     with (
         distributed.LocalCluster(n_workers=0, processes=False, **PLAIN) as cluster,

@@ -49,6 +49,8 @@ class DaskBackend(StoringBackend):
     ------
     ValueError
         If there is no client.
+    TypeError
+        If `client` is no client, or `scatter` no list or tuple.
 
     Notes
     -----
@@ -75,6 +77,8 @@ class DaskBackend(StoringBackend):
         unknown = submit_kwargs.keys() - SUBMITS
         if unknown:
             raise TypeError(f"the backend 'dask' takes no {sorted(unknown)}; for its tasks it takes {sorted(SUBMITS)}")
+        if client is not None and not isinstance(client, distributed.Client):
+            raise TypeError(f"client must be a distributed.Client, such as Client(address), got: {client!r}")
         self.client = _client(scheduler_host, loop) if client is None else client
         self.wait_for_workers_timeout = wait_for_workers_timeout
         given = {"client": self.client, "wait_for_workers_timeout": wait_for_workers_timeout, **submit_kwargs}
@@ -89,8 +93,13 @@ class DaskBackend(StoringBackend):
             raise TypeError(f"scatter must be a list or tuple of objects, got: {type(objects).__name__}")
         if not objects:
             return {}
+        self._check_open()
         futures = self.client.scatter(list(objects), broadcast=True)
         return {id(obj): (obj, future) for obj, future in zip(objects, futures, strict=True)}
+
+    def _check_open(self) -> None:
+        if self.client.status == "closed":
+            raise RuntimeError("the client of the backend 'dask' is closed; make a new one, and a new backend with it")
 
     def workers(self, n_jobs: int | None, depth: int = 0) -> int:
         """Return the number of workers for `n_jobs`. -1 means all threads of the cluster.
@@ -100,7 +109,8 @@ class DaskBackend(StoringBackend):
         TimeoutError
             If the cluster has no worker within `wait_for_workers_timeout`.
         RuntimeError
-            If the cluster has no worker and the timeout is 0; or if this is called in the event loop of the client.
+            If the cluster has no worker and the timeout is 0; if the client is closed; or if this is called in the
+            event loop of the client.
         """
         if n_jobs is None:
             n_jobs = self.default_n_jobs
@@ -121,8 +131,9 @@ class DaskBackend(StoringBackend):
         TimeoutError
             If the cluster has no worker within `wait_for_workers_timeout`.
         RuntimeError
-            If this is called in the event loop of the client.
+            If the client is closed, or this is called in its event loop.
         """
+        self._check_open()
         if self.client.asynchronous:
             raise RuntimeError("the backend 'dask' cannot run in the event loop of its client; use a thread")
         threads: int = sum(self.client.nthreads().values())
