@@ -436,6 +436,14 @@ def test_a_worker_that_dies_is_replaced_by_dask(tmp_path: Path) -> None:
     assert Parallel(backend="dask", batch_size=1)(calls) == [0, 1, table.sum(), table.sum() + 1]
 
 
+def test_what_scatter_has_stored_is_stored_again_if_it_is_lost(cluster: Any) -> None:
+    table = numpy.arange(10**5)
+    with distributed.Client(cluster) as client, parallel_config("dask", scatter=[table]) as settings:
+        ((_, future),) = settings.backend._scattered.values()
+        client.cancel(future)  # as if all workers had died
+        assert Parallel()(delayed(numpy.sum)(table) for _ in range(3)) == [table.sum()] * 3
+
+
 def test_an_object_is_stored_again_if_its_worker_dies_meanwhile(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scatter, failures = client.scatter, [OSError("the worker has died")] * 2
 

@@ -110,8 +110,9 @@ class DaskExecutor(StoringExecutor):
         """Store an object in the memory of a worker, from which others fetch it; return its future."""
         if isinstance(obj, distributed.Future):
             return obj
-        if id(obj) in self._scattered:
-            return self._scattered[id(obj)][1]
+        _, scattered = self._scattered.get(id(obj), (None, None))
+        if scattered is not None and scattered.status == "finished":  # not lost with its workers
+            return scattered
         # In a list, because dask scatters the items of lists and dicts one by one. Without a hash, because cancelling
         # another future with the same key would also cancel this one (dask/distributed#3703).
         deadline = time.monotonic() + STORE_SECONDS
