@@ -344,12 +344,11 @@ def test_jobs_that_must_be_asked() -> None:
 
 def test_jobs_that_are_lost_or_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     system = BatchSystem()
+    run = Parallel(n_jobs=2, backend=system, batch_size=1, timeout=PATIENCE)  # type: ignore[arg-type]
     for error in (ZeroDivisionError, SystemExit):
         monkeypatch.setattr(Job, "result", lambda _, error=error: raises(error))
         with pytest.raises(WorkerDied, match="it ran call 0") as caught:
-            Parallel(n_jobs=2, backend=system, batch_size=1, timeout=PATIENCE)(
-                delayed(abs)(number) for number in range(6)
-            )  # type: ignore[arg-type]
+            run(delayed(abs)(number) for number in range(6))
         assert f"has ended without a result: {error.__name__}" in str(caught.value.__cause__)
     monkeypatch.setattr(Job, "done", lambda _: False)
     with pytest.raises(TimeoutError):
@@ -359,3 +358,18 @@ def test_jobs_that_are_lost_or_cancelled(monkeypatch: pytest.MonkeyPatch) -> Non
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert system.jobs[-1].cancelled
+
+
+def test_a_job_that_cannot_be_cancelled_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    system, asked = BatchSystem(), []
+
+    def cancel(job: Job) -> None:
+        asked.append(job)
+        raise OSError("scancel: the job has ended")
+
+    monkeypatch.setattr(Job, "cancel", cancel)
+    monkeypatch.setattr(Job, "done", lambda _: False)
+    with pytest.raises(TimeoutError):
+        Parallel(n_jobs=3, backend=system, batch_size=1, timeout=0.1)(delayed(abs)(number) for number in range(6))  # type: ignore[arg-type]
+    assert set(asked) == set(system.jobs)
+    assert len(asked) >= 3

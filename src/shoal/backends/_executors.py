@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
@@ -314,7 +315,8 @@ class TaskExecutor(StoringExecutor):
     def cancel(self) -> None:
         """Cancel the tasks that have not begun. A running batch runs to its end."""
         for task in list(self._running.values()):
-            task.cancel()
+            with contextlib.suppress(Exception):  # such as scancel's for a job that has just ended
+                task.cancel()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the run: workers drop its objects with the next task that they get. The executor goes on."""
