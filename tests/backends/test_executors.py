@@ -160,6 +160,14 @@ def test_an_executor_that_is_shut_down_during_a_run(tmp_path: Path) -> None:
         Parallel(n_jobs=2, backend=executor)(delayed(abs)(number) for number in range(4))
 
 
+@pytest.mark.parametrize("return_as", ["list", "generator"])
+def test_threads_whose_initializer_fails(return_as: Any) -> None:
+    with ThreadPoolExecutor(2, initializer=raises, initargs=(ZeroDivisionError,)) as executor:
+        run: Any = Parallel(n_jobs=2, backend=executor, timeout=PATIENCE, return_as=return_as)
+        with pytest.raises(RuntimeError, match="initializer failed"):
+            list(run(delayed(abs)(number) for number in range(4)))
+
+
 # Processes
 
 

@@ -105,9 +105,11 @@ class PullRun(Run):
             future.add_done_callback(self._on_done)
 
     def _on_done(self, future: Future[Any]) -> None:
-        """End the run if others have cancelled a thread that was to take calls; called in any thread."""
+        """End the run if the executor cannot start a thread that was to take calls; called in any thread."""
         if future.cancelled():
             self.inbox.put(RuntimeError("the executor was shut down while a run was using it"))
+        elif error := future.exception():  # not of a call: for example, the initializer has failed
+            self.inbox.put(error)
 
     @property
     def finished(self) -> bool:
