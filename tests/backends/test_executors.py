@@ -94,7 +94,7 @@ def test_an_executor_in_a_context(processes: ProcessPoolExecutor) -> None:
     assert processes.submit(abs, -1).result(PATIENCE) == 1  # it was not shut down
 
 
-@pytest.mark.parametrize("wrong", [42, multiprocessing])
+@pytest.mark.parametrize("wrong", [42, multiprocessing, ThreadPoolExecutor])
 def test_what_is_no_executor(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"submit\(function, \*args\)"):
         create("executor", executor=wrong)

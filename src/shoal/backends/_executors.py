@@ -47,9 +47,9 @@ def backend_over(executor: Any = None, inner_max_num_threads: int | None = None,
     Raises
     ------
     TypeError
-        If `executor` has no method ``submit``.
+        If `executor` has no method ``submit``, or is the class of one.
     """
-    if not callable(getattr(executor, "submit", None)):
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(
             "the backend 'executor' needs an object with the method submit(function, *args): "
             f"Parallel(backend=ProcessPoolExecutor(4)), for example; got: {executor!r}"
