@@ -149,8 +149,12 @@ def test_a_run_in_calls_that_its_executor_got_otherwise(threads: ThreadPoolExecu
 def test_an_executor_that_is_shut_down_during_a_run(tmp_path: Path) -> None:
     executor = ThreadPoolExecutor(1)
     executor.submit(wait_for, tmp_path / "gate")
-    stop = threading.Timer(0.1, partial(executor.shutdown, False, cancel_futures=True))
-    stop.start()
+
+    def stop() -> None:
+        until(lambda: executor._work_queue.qsize() == 2)  # the run's two threads
+        executor.shutdown(False, cancel_futures=True)
+
+    threading.Thread(target=stop).start()
     try:
         with pytest.raises(RuntimeError, match="was shut down while a run was using it"):
             Parallel(n_jobs=2, backend=executor)(delayed(abs)(number) for number in range(4))
