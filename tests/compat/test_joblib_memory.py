@@ -156,6 +156,35 @@ def test_another_projects_store_is_pickled_with_the_memory() -> None:
     assert store.location == os.path.join("place", "joblib")
 
 
+PICKLES = """\
+import os, pickle, sys
+from functions import double
+from joblib import Memory
+folder = sys.argv[1]
+if not os.path.exists(folder):
+    memory, nothing = Memory(folder, mmap_mode="r", verbose=0), Memory(None).cache(double)
+    cached = memory.cache(double, ignore=["quiet"])
+    pickled = memory, cached, cached.call_and_shelve(1), nothing, nothing.call_and_shelve(2)
+    with open(os.path.join(folder, "pickled"), "wb") as file:
+        pickle.dump(pickled, file)
+else:
+    with open(os.path.join(folder, "pickled"), "rb") as file:
+        memory, cached, shelved, nothing, kept = pickle.load(file)
+    assert [cached(1, quiet=True), cached(3), shelved.get(), nothing(4), kept.get()] == [2, 6, 2, 8, 4]
+    again = memory.cache(double, ignore=["quiet"])
+    assert [again(1), again(3), memory.mmap_mode] == [2, 6, "r"]
+"""
+
+
+def test_what_joblib_has_pickled_goes_on(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PICKLES)
+    function = "def double(x, quiet=False):\n    print(x, end=' ')\n    return 2 * x\n"
+    (tmp_path / "functions.py").write_text(function)
+    assert run(program, tmp_path / "cache", shoal=False) == "1 2 "
+    assert run(program, tmp_path / "cache", shoal=True) == "3 4 "
+
+
 def test_methods_that_a_subclass_of_joblibs_store_overrides_are_called(tmp_path: Path) -> None:
     memory.register_store_backend("shouting", Shouting)
     mem = memory.Memory(tmp_path, "shouting", verbose=0)

@@ -222,6 +222,12 @@ class MemorizedFunc(_cached.MemorizedFunc):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_identity" not in state:  # joblib has pickled it
+            options = {name: state[name] for name in ("ignore", "mmap_mode", "compress", "cache_validation_callback")}
+            func, store = state["func"], state["store_backend"]
+            super().__init__(func, store, verbose=state["_verbose"], hash_name="md5", **options)
+            self._name = "joblib"
+            return
         state = dict(state)
         self._identity = state.pop("_identity")
         super().__setstate__(state)
@@ -270,3 +276,6 @@ class Memory(_memory.Memory):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "store_backend": self.store_backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**vars(Memory()), **state})  # what joblib has pickled lacks shoal's settings
