@@ -37,6 +37,7 @@ def run(tmp_path: Path, code: str, prelude: str = PRELUDE, **variables: str) -> 
     environment = {**os.environ, "PYTHONPATH": SOURCE, "SHOAL": SOURCE, **variables}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
+    assert "leaked" not in done.stderr
     return done.stdout
 
 

@@ -49,7 +49,7 @@ class MemmappingExecutor(_ReusablePoolExecutor):
         args = {**backend_args, **(env or {}), "timeout": timeout, "initializer": initializer, "initargs": initargs}
         reuse = _executor_args is None or _executor_args == args
         _executor_args = args
-        manager = TemporaryResourcesManager(temp_folder)
+        manager = TemporaryResourcesManager(temp_folder, eager=context_id is None)
         job_reducers, result_reducers = get_memmapping_reducers(
             temp_folder_resolver=lambda: manager.folder().path(), **backend_args
         )
