@@ -185,6 +185,14 @@ def test_what_joblib_has_pickled_goes_on(tmp_path: Path) -> None:
     assert run(program, tmp_path / "cache", shoal=True) == "3 4 "
 
 
+def test_a_pickled_memory_contains_what_joblib_knows(tmp_path: Path) -> None:
+    """So joblib loads a pipeline that contains one, and digests of objects with a Memory are joblib's."""
+    assert b"shoal.memory" not in pickle.dumps(memory.Memory(str(tmp_path), verbose=0))
+    program = tmp_path / "program.py"
+    program.write_text("import sys, joblib\nprint(joblib.hash(joblib.Memory(sys.argv[1], verbose=0)))\n")
+    assert run(program, tmp_path / "cache", shoal=False) == run(program, tmp_path / "cache", shoal=True)
+
+
 def test_methods_that_a_subclass_of_joblibs_store_overrides_are_called(tmp_path: Path) -> None:
     memory.register_store_backend("shouting", Shouting)
     mem = memory.Memory(tmp_path, "shouting", verbose=0)

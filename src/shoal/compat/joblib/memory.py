@@ -275,7 +275,10 @@ class Memory(_memory.Memory):
         return AsyncMemorizedFunc if is_async else MemorizedFunc
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "store_backend": self.store_backend}
+        state = {**super().__getstate__(), "store_backend": self.store_backend}
+        for name in ("hash_name", "compute_once", "keep_arguments", "limits"):  # nobody sets them under joblib's name
+            del state[name]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**vars(Memory()), **state})  # what joblib has pickled lacks shoal's settings
+        super().__setstate__({**vars(Memory()), **state})
