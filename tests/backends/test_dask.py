@@ -580,7 +580,7 @@ def test_no_workers() -> None:
         distributed.LocalCluster(n_workers=0, processes=False, **PLAIN) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
-        run = Parallel(backend=create("dask", client=client, wait_for_workers_timeout=0.1))
+        run = Parallel(backend=create("dask", client=client, wait_for_workers_timeout="100ms"))
         with pytest.raises(TimeoutError, match=r"no worker after 0\.1 seconds.*wait_for_workers_timeout=10"):
             run([delayed(abs)(1)])
         run = Parallel(3, create("dask", client=client, wait_for_workers_timeout=0))

@@ -712,6 +712,8 @@ def test_max_workers_is_another_name_of_n_jobs() -> None:
         executor(2, max_workers=2)
     with pytest.raises(ValueError, match="max_workers could not be converted to int: 'two'"):
         executor(max_workers="two")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_workers must be a positive number, or -1 for all CPUs, got: 0"):
+        executor(max_workers=0)
 
 
 def test_a_misspelt_argument_of_an_executor_is_answered_with_the_nearest() -> None:

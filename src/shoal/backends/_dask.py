@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 import distributed
+from dask.utils import parse_timedelta
 
 from shoal.backends._dask_executor import DaskExecutor
 from shoal.backends.base import Slot, WorkerSpec
@@ -38,7 +39,7 @@ class DaskBackend(StoringBackend):
     loop
         The event loop of the client that is made for `scheduler_host`.
     wait_for_workers_timeout
-        The seconds to wait for a worker if the cluster has none; 0 not to wait.
+        The time to wait for a worker if the cluster has none, in seconds or as dask writes it ("5s"); 0 not to wait.
     inner_max_num_threads
         Not supported, because dask manages the threads of its workers.
     **submit_kwargs
@@ -70,7 +71,7 @@ class DaskBackend(StoringBackend):
         scatter: list[Any] | tuple[Any, ...] | None = None,
         client: Any = None,
         loop: Any = None,
-        wait_for_workers_timeout: float = 10,
+        wait_for_workers_timeout: float | str = 10,
         inner_max_num_threads: int | None = None,
         **submit_kwargs: Any,
     ) -> None:
@@ -80,7 +81,7 @@ class DaskBackend(StoringBackend):
         if client is not None and not isinstance(client, distributed.Client):
             raise TypeError(f"client must be a distributed.Client, such as Client(address), got: {client!r}")
         self.client = _client(scheduler_host, loop) if client is None else client
-        self.wait_for_workers_timeout = wait_for_workers_timeout
+        self.wait_for_workers_timeout = parse_timedelta(wait_for_workers_timeout)
         given = {"client": self.client, "wait_for_workers_timeout": wait_for_workers_timeout, **submit_kwargs}
         super().__init__(inner_max_num_threads, **given)
         self._scattered = self._scatter(scatter)

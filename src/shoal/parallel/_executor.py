@@ -163,6 +163,8 @@ def executor(
         if n_jobs is not None:
             raise TypeError("executor() takes either n_jobs or max_workers, since both name the number of workers")
         n_jobs = integer(max_workers, "max_workers")
+        if not n_jobs:
+            raise ValueError("max_workers must be a positive number, or -1 for all CPUs, got: 0")
     if n_jobs is None and current().n_jobs is None:
         n_jobs = -1
     plan = plan_of(
