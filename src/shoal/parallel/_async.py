@@ -26,6 +26,7 @@ from shoal.errors import CallStopped
 from shoal.parallel._delayed import Calls
 from shoal.parallel.options._plan import Plan
 from shoal.parallel.running._arrivals import ArrivalQueue, Arrivals
+from shoal.parallel.running._patience import Patience
 from shoal.parallel.running._run import Run
 from shoal.parallel.running._runner import Runner
 
@@ -126,7 +127,7 @@ class _AsyncRun:
         Parameters
         ----------
         timeout
-            The seconds to wait for them; None for no limit.
+            The seconds to wait for them while a call is under way; None for no limit.
 
         Raises
         ------
@@ -138,16 +139,21 @@ class _AsyncRun:
             if isinstance(message, Run):
                 self.run = message
         if self.run is not None:
-            try:
-                message = await asyncio.wait_for(self._next(), timeout)
-            except asyncio.TimeoutError:  # which is not TimeoutError before Python 3.11
-                assert timeout is not None
-                raise self.run.timed_out(timeout) from None
+            message = await (self._next() if timeout is None else self._in_time(self.run, timeout))
         if not isinstance(message, _Ended):
             return message  # type: ignore[no-any-return]
         if message.error is not None:
             raise message.error
         return None
+
+    async def _in_time(self, run: Run, timeout: float) -> Any:
+        patience = Patience(timeout, run.waits_for_input)
+        while True:
+            try:
+                return await asyncio.wait_for(self._next(), patience.seconds())
+            except asyncio.TimeoutError:  # which is not TimeoutError before Python 3.11
+                if patience.is_over():
+                    raise run.timed_out(timeout) from None
 
     async def _next(self) -> Any:
         message = await self._messages.get()

@@ -171,6 +171,8 @@ class CallQueue:
         Returns the time, in seconds.
     seconds_to_read
         The seconds that it took to read a call the last time. It is 0 where the number of calls is known.
+    reading
+        Whether :meth:`fill` waits for the caller's iterator.
     ahead
         The calls that were read and not dispatched, as a :class:`Batch`.
     requeued
@@ -190,6 +192,7 @@ class CallQueue:
         self.total = total
         self.clock: Callable[[], float] = time.perf_counter
         self.seconds_to_read = 0.0
+        self.reading = False
         self.ahead: Any = Ahead(0)
         self.requeued: list[Batch] = []
         self.exhausted = False
@@ -225,12 +228,14 @@ class CallQueue:
         """
         missing = wanted - len(self.ahead)
         if missing > 0 and not self.exhausted:
-            if self.total is not None:
+            began = self.clock() if self.total is None else 0.0
+            self.reading = True
+            try:
                 self.exhausted = not self.ahead.pull(self._calls, missing)
-                return
-            began = self.clock()
-            self.exhausted = not self.ahead.pull(self._calls, missing)
-            self.seconds_to_read = (self.clock() - began) / missing
+            finally:
+                self.reading = False
+            if self.total is None:
+                self.seconds_to_read = (self.clock() - began) / missing
 
     def next_batch(self, size: int, room: int, accepts: Any = None) -> Batch | None:
         """Return a batch of at most `size` calls, the earliest requeued ones first; None if there is none.

@@ -77,7 +77,8 @@ class Parallel(Runs[Form, Failed]):
         as 9 prints, at level INFO.
     timeout : float, optional
         The seconds that the next result may take while the program waits for it; then the run raises
-        :class:`~shoal.errors.RunTimeout`. It has no effect with one worker.
+        :class:`~shoal.errors.RunTimeout`. Time in which only the input is awaited does not count. It has no effect with
+        one worker.
     pre_dispatch : int or str
         The number of batches that may be in flight: a number, "all", or arithmetic over ``n_jobs`` such as
         "2 * n_jobs". The input is read only as far ahead as these batches need; once a first result has come, by two

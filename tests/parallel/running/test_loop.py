@@ -321,7 +321,7 @@ def test_each_call_ends_once_whatever_happens(data: st.DataObject) -> None:
     release = mock.Mock()
     error: BaseException | None = None
     with ExitStack() as patched:
-        for module in ("_run", "_batch_run", "_faults"):
+        for module in ("_run", "_batch_run", "_faults", "_patience"):
             patched.enter_context(mock.patch(f"shoal.parallel.running.{module}.time", world))
         transport: Any = world
         run = BatchRun(plan, slots, schedule, None, faults, release, transport, None)

@@ -156,6 +156,10 @@ class PullRun(Run):
     def _busy(self) -> list[int]:
         return [index for index, load in enumerate(self._load) if load]
 
+    def waits_for_input(self) -> bool:
+        """Return whether a thread takes a call from the input, and no other runs one."""
+        return self._lock.locked() and not any(thread.taken for thread in list(self._threads))
+
     def _handle(self, message: tuple[RunThread, Any, bool]) -> Ready:
         thread, outcome, over = message
         if thread not in self._threads:  # its call has timed out

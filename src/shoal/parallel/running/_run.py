@@ -34,6 +34,7 @@ from shoal.observe._receiving import receiver_of
 from shoal.parallel._batch import Batch
 from shoal.parallel._delayed import is_call, not_a_call, resolved
 from shoal.parallel.running._faults import Faults
+from shoal.parallel.running._patience import Patience
 from shoal.parallel.running._policies import SLOW_TO_READ
 from shoal.parallel.running._schedule import Ready, Schedule
 
@@ -157,14 +158,15 @@ class Run(ABC):
             self.start()
             # For a generator, _stream applies the timeout, and only while the consumer waits.
             timeout = None if self._plan.generates else self._plan.timeout
-            deadline = None if timeout is None else time.monotonic() + timeout
+            patience = None if timeout is None else Patience(timeout, self.waits_for_input)
             while not self.finished:
+                deadline = None if patience is None else patience.next_look()
                 seconds = 0.0 if self._read_on() else self._seconds_to_wait(deadline)
                 try:
                     message = self.inbox.get(timeout=seconds)
                 except queue.Empty:
-                    if timeout is not None and deadline is not None and time.monotonic() >= deadline:
-                        raise self.timed_out(timeout) from None
+                    if patience is not None and patience.is_over():
+                        raise self.timed_out(patience.timeout) from None
                     message = None
                 if isinstance(message, _Stop):
                     yield from self._flush()
@@ -173,11 +175,11 @@ class Run(ABC):
                     raise message
                 # None means that a deadline has passed, or that there is room for more calls.
                 ready = self._on_time() if message is None else self._handle(message)
-                if timeout is not None:
+                if patience is not None:
                     if ready:
-                        deadline = time.monotonic() + timeout
-                    elif deadline is not None and time.monotonic() >= deadline:  # the inbox may never be empty
-                        raise self.timed_out(timeout)
+                        patience.again()
+                    elif patience.is_over():  # the inbox may never be empty
+                        raise self.timed_out(patience.timeout)
                 del message
                 yield from ready
         except BaseException as caught:
@@ -287,6 +289,11 @@ class Run(ABC):
         else:
             self.schedule.queue.requeue(call)
         return []
+
+    def waits_for_input(self) -> bool:
+        """Return whether the loop reads the input, or waits for calls and for nothing else; from any thread."""
+        schedule = self.schedule
+        return schedule.queue.reading or not (schedule.in_flight or schedule.awaiting_retry)
 
     def timed_out(self, timeout: float) -> BaseException:
         """Return the error for a result that did not come within `timeout` seconds."""

@@ -22,6 +22,7 @@ from shoal._platform.processes import take
 from shoal._tracebacks import warn
 from shoal.backends.base import start_thread
 from shoal.errors import UnusedResultsWarning
+from shoal.parallel.running._patience import Patience
 from shoal.parallel.running._run import Cancelled, Run
 from shoal.parallel.running._schedule import Schedule
 
@@ -36,7 +37,7 @@ def stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterat
     run
         The run, whose loop has not begun.
     timeout
-        The seconds that the consumer waits for the next result; None for no limit.
+        The seconds that the consumer waits for the next result while a call is under way; None for no limit.
     ended
         Called once when the run has ended: as soon as the consumer asks for another result, or ends the generator.
 
@@ -69,11 +70,7 @@ def stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterat
                 raise RuntimeError(
                     "these results belong to a run of this process's parent. Take them there, or call Parallel here"
                 )
-            try:
-                values = take(outbox, timeout)
-            except queue.Empty:
-                assert timeout is not None
-                raise run.timed_out(timeout) from None
+            values = take(outbox, None) if timeout is None else _in_time(outbox, run, timeout)
             if values is None:
                 return
             if isinstance(values, BaseException):
@@ -101,6 +98,17 @@ def stream(run: Run, timeout: float | None, ended: Callable[[], None]) -> Iterat
                 thread.join()
             if not freed:
                 ended()
+
+
+def _in_time(outbox: queue.SimpleQueue[Any], run: Run, timeout: float) -> Any:
+    """Return the next message; raise RunTimeout if it takes too long."""
+    patience = Patience(timeout, run.waits_for_input)
+    while True:
+        try:
+            return take(outbox, patience.seconds())
+        except queue.Empty:
+            if patience.is_over():
+                raise run.timed_out(timeout) from None
 
 
 def _pump(loop: Iterator[Sequence[Any]], outbox: queue.SimpleQueue[Any], over: threading.Event) -> None:
