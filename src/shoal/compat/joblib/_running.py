@@ -94,7 +94,7 @@ class Running:
             self._folders = TemporaryResourcesManager(temp_folder, self._id, eager=False)
         folder = self._folders.folder()
         _, shared = _get_temp_dir("", temp_folder)
-        # Else shoal's memfds do the same: they belong to a run, and need no folder.
+        # Without a folder in the plan, the arrays are in memfds. These belong to one run too.
         if shared or temp_folder or os.environ.get("JOBLIB_TEMP_FOLDER") or not HAS_MEMFD:
             self._plan = self._plan.changed(temp_folder=folder)
         return str(folder.location)

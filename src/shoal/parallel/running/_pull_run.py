@@ -74,7 +74,7 @@ class PullRun(Run):
         self._at_once = plan.generates or timed or listener is not None or faults.lenient
         self._threads: set[RunThread] = set()
         self._free = list(range(n_threads))  # a heap of the indices that no thread has
-        # If there is one, a thread is given back while it would wait for the consumer; and how many threads were.
+        # A thread of a lender is given back when it would have to wait for the consumer. So many were given back.
         self._lender, self._given_back = plan.backend.lender, 0
         self._load = [0] * len(self.slots)  # how many threads of each slot run calls, or are stuck in one
         self._lock = threading.Lock()  # over the schedule's input

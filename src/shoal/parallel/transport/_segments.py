@@ -151,11 +151,11 @@ class SegmentAllocator:
         last = [] if HAS_MEMFD else [temporary]
         self._folders = [*first, *self._own, *last]  # in the order in which they are tried; None: memory
         chosen = self._folders[0]
-        #: Whether the empty segments of all runs serve this one.
+        # Whether this run uses the empty segments that all runs share.
         self._reuses = HAS_MEMFD or chosen is None or chosen.is_temporary
 
     def empty(self) -> Segment:
-        """Return an empty segment. It is in memory, whatever `temp_folder` is, because it is read at once."""
+        """Return an empty segment. Where memfds exist, it is one, whatever `temp_folder` is: it is read at once."""
         if not self._reuses:
             return Segment(self._folders[0])
         try:
