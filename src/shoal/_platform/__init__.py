@@ -8,6 +8,7 @@
     processes.py     sockets for workers; how the end of a process is noticed, and how one is killed; waits for events
     memory.py        memory that processes share, and the end of its files
     cpus.py          which CPUs a process may use, and what Windows says of its CPUs
+    pickles.py       the pickler and the unpickler in C, or those of pickles_in_python.py
     posix.py         modules of the standard library from which some systems lack names, without their types
 
 Open :mod:`~shoal._platform.files` first. The rest of shoal asks for what it needs, and not which system it runs on.

@@ -1,4 +1,4 @@
-"""Reading: the C unpickler, and arrays handed to it where it has just rebuilt joblib's wrapper of an array.
+"""Reading: the unpickler, and arrays handed to it where it has just rebuilt joblib's wrapper of an array.
 
 ::
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import _compat_pickle
 import math
 import os
-import pickle
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakMethod
@@ -24,6 +23,7 @@ from weakref import WeakMethod
 import xxhash
 
 from shoal._arrays import ArraySpec, flat
+from shoal._platform.pickles import Unpickler
 from shoal.errors import DamagedFile
 from shoal.persistence._format import WRAPPER, WRAPPER_MODULE
 from shoal.persistence.reading._input import STEP, Input
@@ -37,7 +37,7 @@ _NUMPY_1 = {"numpy._core": "numpy.core", "numpy.rec": "numpy.core.records", "num
 SMALL = 2**15
 
 
-class Reader(pickle.Unpickler):
+class Reader(Unpickler):
     """An unpickler that rebuilds one object, and reads or maps the arrays in it. To be used once, from one thread.
 
     Parameters

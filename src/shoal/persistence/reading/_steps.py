@@ -20,7 +20,9 @@ from shoal.persistence.reading._reader import Reader
 
 #: Files of early versions of torch.save() begin with a pickle of this number.
 TORCH = 0x1950A86A20F9469CFC6C
-_ROOM = "shoal.persistence"
+_ROOM = "shoal.persistence."
+#: The unpickler is Python code only on PyPy.
+_UNPICKLERS = ("pickle", "shoal._platform.pickles_in_python")
 
 
 class Options(NamedTuple):
@@ -87,11 +89,12 @@ def rebuild(reader: Reader, source: Input) -> Any:
 
 
 def _raised_elsewhere(error: BaseException) -> bool:
-    """Tell whether Python code outside of this package has raised an exception."""
+    """Tell whether Python code outside of this package and of pickle has raised an exception."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and not str(trace.tb_frame.f_globals.get("__package__")).startswith(_ROOM)
+    module = str(trace.tb_frame.f_globals.get("__name__")) if trace is not None else ""
+    return bool(module) and module not in _UNPICKLERS and not module.startswith(_ROOM)
 
 
 def compare_after(source: Input, footer: Footer | None, sums: dict[int, int] | None, options: Options) -> None:

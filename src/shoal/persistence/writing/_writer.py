@@ -21,6 +21,7 @@ from typing import Any
 from xxhash import xxh3_64_intdigest
 
 from shoal._arrays import ArraySpec, flat
+from shoal._platform.pickles import Pickler
 from shoal.persistence._format import FRAME, FRAME_HEADER, HEAD, PROTO, Footer, here
 from shoal.persistence.writing._splice import Splicer
 
@@ -141,7 +142,7 @@ def _array_types(numpy: Any) -> tuple[Any, ...]:
     return getattr(numpy, "ndarray", None), getattr(numpy, "memmap", None)
 
 
-class _Pickler(pickle.Pickler):
+class _Pickler(Pickler):
     """The C pickler. It calls ``reducer_override`` for each object that is not a plain builtin."""
 
     __slots__ = ("reducer_override",)
