@@ -31,6 +31,9 @@ OPEN_FILES_STAY = os.name == "nt"
 #: Whether ``st_ctime`` is the time at which a file was last changed. On Windows it is that at which the file was made.
 HAS_CHANGE_TIMES = os.name != "nt"
 
+#: Whether ``readinto`` of a file fills a part of an array. PyPy refuses slices of the memory of arrays.
+READS_INTO_PARTS = sys.implementation.name != "pypy"
+
 #: Windows' codes of what a file in use causes: access denied, sharing violation, a mapped section.
 _IN_USE = (5, 32, 1224)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal._arrays import PIECE, cut
+from shoal._platform.files import READS_INTO_PARTS
 from shoal.errors import DamagedFile, TruncatedFile
 from shoal.persistence._checksums import updating
 from shoal.persistence._format import FRAME, FRAME_HEADER, HEAD, LONG_BINPUT, MAGIC, NAME, POP, PROTO, STOP, Footer
@@ -154,7 +155,7 @@ class Source:
             if self._at < len(self._block):
                 data = memoryview(self._block)[self._at : self._at + size - have]
                 self._at += len(data)
-            elif hasattr(self._file, "readinto"):
+            elif READS_INTO_PARTS and hasattr(self._file, "readinto"):
                 count = self._file.readinto(memory[have:])
                 if not count:
                     raise self._ends(size, what, have)

@@ -17,6 +17,7 @@ import io
 from collections import deque
 from typing import Any, NamedTuple
 
+from shoal._platform.files import READS_INTO_PARTS
 from shoal.errors import DamagedFile, UntrustedFile
 from shoal.persistence.reading._input import BLOCK
 from shoal.persistence.reading._reader import Reader, as_named_now, is_wrapper
@@ -189,7 +190,13 @@ class Woven(io.RawIOBase):
                 return len(data)
             if self._stream_at != self._at:
                 self._seek_stream()
-            count: int = self._stream.readinto(memory[: array.begin + array.nbytes - self._at])
+            part = memory[: array.begin + array.nbytes - self._at]
+            if READS_INTO_PARTS:
+                count: int = self._stream.readinto(part)
+            else:
+                data = self._stream.read(len(part))
+                count = len(data)
+                part[:count] = data
             self._stream_at += count
             self._count(count)
             return count
