@@ -17,10 +17,10 @@ EXTRAS_OF_bench := dask ray
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] + sys.abiflags)')
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows test-executors types dist suite suite-thorough suite-optimized bench scale fuzz soak pictures docs docs-check check lint clean
+.PHONY: help demo test test-fast test-all test-joblib test-sklearn test-downstream test-objects test-narrow test-windows test-musl test-executors types dist suite suite-thorough suite-optimized bench scale fuzz soak pictures docs docs-check check lint clean
 
 help:
-	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-objects | test-narrow | test-windows | test-executors | types | dist | bench | scale | fuzz | soak | pictures | docs | docs-check | lint | clean"
+	@echo "make demo | test | test-fast | test-all | test-joblib | test-sklearn | test-downstream | test-objects | test-narrow | test-windows | test-musl | test-executors | types | dist | bench | scale | fuzz | soak | pictures | docs | docs-check | lint | clean"
 
 demo: $(VENV)/.has-demo
 	@$(RUN) -m compileall -q src
@@ -89,6 +89,10 @@ test-narrow: $(VENV)/.has-test
 # On a Windows Python under Wine, which scripts/windows.sh makes once under ~/.cache. ARGS=tests/memory chooses tests.
 test-windows:
 	scripts/windows.sh $(ARGS)
+
+# On a Python for musl, Alpine's C library, which scripts/musl.sh builds once under ~/.cache. ARGS=tests/memory chooses tests.
+test-musl:
+	scripts/musl.sh $(ARGS)
 
 check: $(VENV)/.has-test
 	$(RUN) -m ruff check .

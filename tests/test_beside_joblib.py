@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from _capabilities import SLOWNESS
 from _children import SPAWNED
 from _faults_util import Child
 
@@ -72,6 +73,8 @@ def test_one_inside_the_other(tmp_path: Path, outer: str) -> None:
     inner = {"shoal": "joblib", "joblib": "shoal"}[outer]
     source = f"""
 import atexit, os, joblib, shoal
+from shoal.backends import _pool
+_pool.EXIT_SECONDS *= {SLOWNESS}  # workers that take longer to end are killed
 def rows(n):
     atexit.register(open, {str(tmp_path)!r} + f"/{{os.getpid()}}", "w")
     return os.getpid(), {inner}.Parallel(n_jobs=2)({inner}.delayed(pow)(i, 2) for i in range(n))
