@@ -4,17 +4,17 @@
 # ~/.cache/shoal-musl by default.
 #
 #     CPython, and the libraries that it needs    from Debian's sources, by Debian's musl-gcc
-#     packages                                    wheels for musl, which this system's pip fetches
+#     packages                                    wheels for musl, which this system's pip fetches; lz4 is compiled
 #
-# Without lz4 and scikit-learn, of which there are no such wheels, and without ssl. What this does not show: the rest of
-# Alpine.
+# Without scikit-learn, of which there are no such wheels, and without ssl, which pandas needs to write Parquet. What this
+# does not show: the rest of Alpine.
 set -euo pipefail
 
 SOURCES=(zlib libffi bzip2 xz-utils sqlite3 python3.13)
-# The extra "test" without what has no wheels, and the packages that build shoal.
+# The extra "test" without what has no wheels, and the packages that build shoal and lz4.
 PACKAGES=(backports.zstd cloudpickle editables fsspec hatchling hypothesis isal joblib==1.6.0 loky mypy numpy pandas psutil
-    pyarrow pytest pytest-asyncio pytest-run-parallel pytest-timeout pytest-xdist rich ruff scipy shtab tenacity
-    threadpoolctl tqdm xxhash zlib-ng)
+    pkgconfig pyarrow pytest pytest-asyncio pytest-run-parallel pytest-timeout pytest-xdist rich ruff scipy
+    setuptools setuptools-scm shtab tenacity threadpoolctl tqdm xxhash zlib-ng)
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 HOME_OF=${MUSL_PYTHON:-$HOME/.cache/shoal-musl}
 PREFIX=$HOME_OF/python
@@ -73,10 +73,13 @@ make_python() {
 
 install_packages() {
     local wheels=$HOME_OF/wheels pip=(python3 -m pip --disable-pip-version-check)
+    local install=("${pip[@]}" --python "$PREFIX/bin/python3" install -q)
     "${pip[@]}" download -q -d "$wheels" --python-version 3.13 --implementation cp --only-binary=:all: \
         --platform musllinux_1_2_x86_64 --platform musllinux_1_1_x86_64 "${PACKAGES[@]}"
-    "${pip[@]}" --python "$PREFIX/bin/python3" install -q --no-index --find-links "$wheels" "${PACKAGES[@]}"
-    "${pip[@]}" --python "$PREFIX/bin/python3" install -q --no-deps --no-build-isolation -e "$ROOT"
+    "${install[@]}" --no-index --find-links "$wheels" "${PACKAGES[@]}"
+    "${pip[@]}" download -q -d "$wheels" --no-deps --no-binary lz4 lz4
+    CC=musl-gcc LDSHARED="musl-gcc -shared" "${install[@]}" --no-deps --no-build-isolation "$wheels"/lz4-*.tar.gz
+    "${install[@]}" --no-deps --no-build-isolation -e "$ROOT"
 }
 
 if [ ! -e "$HOME_OF/made" ]; then

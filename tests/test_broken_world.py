@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -120,7 +122,7 @@ def mend_it():
         os.close(kept.pop())
 
 
-cycles({backend!r}, break_it, mend_it, ["Too many open files", "No usable temporary directory"], cold={cold})
+cycles({backend!r}, break_it, mend_it, [{os.strerror(errno.EMFILE)!r}, "No usable temporary directory"], cold={cold})
 print(said["plain"])
 """
     out = check(source, tmp_path)

@@ -320,7 +320,8 @@ else:
         return LokyBackend(inner_max_num_threads=n_threads)._prepare_worker_env(n_workers)
 if sys.argv[2]:
     os.sched_setaffinity(0, {int(sys.argv[2])})
-counts = [cpu_count(), cpu_count(only_physical_cores=True)]
+# Where os.cpu_count() follows the affinity (musl), joblib counts more cores than CPUs.
+counts = [cpu_count(), min(cpu_count(), cpu_count(only_physical_cores=True))]
 print(json.dumps([counts, [thread_limits(n, m) for n in (None, 1, 3) for m in (1, 2, 100)]]))
 """
 

@@ -194,7 +194,7 @@ def test_functions_that_no_import_finds_show_their_file_and_line(backend: str, t
     script.write_text(CELL + run)
     for name, shows_source, command, given in (
         (str(script), True, [str(script)], ""),
-        ("<string>", sys.version_info >= (3, 13), ["-c", CELL + run], ""),
+        ("<string>", False, ["-c", CELL + run], ""),
         ("<stdin>", False, ["-"], CELL + run),
         ("<ipython-input-3-0123abcd>", True, ["-c", textwrap.dedent(cell) + run], ""),
     ):

@@ -16,6 +16,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from typing import Any, NamedTuple
 
 from shoal.backends._bootstrap import set_variables
@@ -61,10 +62,31 @@ def working_folder() -> str | None:
 def follow(path: list[str], cwd: str | None, variables: Mapping[str, str | None]) -> None:
     """Set the search path, the working folder and variables in a worker."""
     sys.path[:] = path
-    importlib.invalidate_caches()
+    _forget_listings()
     if cwd is not None:
         os.chdir(cwd)
     set_variables(variables)
+
+
+def _forget_listings() -> None:
+    """Forget which files the folders of modules contain, so that new files are found.
+
+    ``importlib.invalidate_caches`` does the same. Since Python 3.12, it also imports importlib.metadata, which takes
+    longer than all else that a worker imports.
+    """
+    if "importlib.metadata" in sys.modules:
+        importlib.invalidate_caches()
+        return
+    for name, known in list(sys.path_importer_cache.items()):
+        if known is None or not os.path.isabs(name):
+            del sys.path_importer_cache[name]
+    finders: list[Any] = [finder for finder in sys.meta_path if finder is not PathFinder]
+    for finder in [*finders, *sys.path_importer_cache.values()]:
+        if hasattr(finder, "invalidate_caches"):
+            finder.invalidate_caches()
+    namespaces: Any = getattr(sys.modules[PathFinder.__module__], "_NamespacePath", None)
+    if hasattr(namespaces, "_epoch"):  # since Python 3.10.1
+        namespaces._epoch += 1
 
 
 def changes(before: Surroundings, after: Surroundings) -> dict[str, str | None]:
