@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,8 +15,9 @@ PROGRAMS = sorted((HERE / "programs").glob("*.py"))
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_a_program_runs(program: Path) -> None:
-    done = run_program([sys.executable, "-W", "error", str(program)], 100)
+def test_a_program_runs(program: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(tmp_path))}  # its folders stay
+    done = run_program([sys.executable, "-W", "error", str(program)], 100, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
