@@ -79,7 +79,7 @@ def _forget_listings() -> None:
         return
     for name, known in list(sys.path_importer_cache.items()):
         if known is None or not os.path.isabs(name):
-            del sys.path_importer_cache[name]
+            sys.path_importer_cache.pop(name, None)
     finders: list[Any] = [finder for finder in sys.meta_path if finder is not PathFinder]
     for finder in [*finders, *sys.path_importer_cache.values()]:
         if hasattr(finder, "invalidate_caches"):
