@@ -16,16 +16,12 @@ PACKAGES=(backports.zstd cloudpickle editables fsspec hatchling hypothesis isal 
     pkgconfig pyarrow pytest pytest-asyncio pytest-run-parallel pytest-timeout pytest-xdist rich ruff scipy
     setuptools setuptools-scm shtab tenacity threadpoolctl tqdm xxhash zlib-ng)
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
+. "$ROOT/scripts/_made_once.sh"
 HOME_OF=${MUSL_PYTHON:-$HOME/.cache/shoal-musl}
 PREFIX=$HOME_OF/python
 
 fetch_sources() {
-    mkdir -p lists/partial
-    sed 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >sources.sources
-    local apt=(apt-get -q -o "Dir::Etc::sourcelist=$PWD/sources.sources" -o Dir::Etc::sourceparts=-
-        -o "Dir::State::lists=$PWD/lists")
-    "${apt[@]}" update
-    "${apt[@]}" source --download-only "${SOURCES[@]}"
+    download_sources "${SOURCES[@]}"
     for archive in *.orig.tar.*z; do tar xf "$archive"; done
 }
 
@@ -82,15 +78,6 @@ install_packages() {
     "${install[@]}" --no-deps --no-build-isolation -e "$ROOT"
 }
 
-if [ ! -e "$HOME_OF/made" ]; then
-    mkdir -p "$HOME_OF"
-    echo "building a Python in $HOME_OF; what is said meanwhile is in $HOME_OF/log"
-    set +e  # within a condition, no failure in the functions would end them
-    (set -e; make_python; install_packages) >"$HOME_OF/log" 2>&1 </dev/null
-    failed=$?
-    set -e
-    [ $failed = 0 ] || { tail -5 "$HOME_OF/log" >&2; exit 1; }
-    touch "$HOME_OF/made"
-fi
+make_once "$HOME_OF" make_python install_packages
 cd "$ROOT"
 PYTHONPATH=$ROOT/src exec "$PREFIX/bin/python3" -m pytest -n 2 -p no:cacheprovider "$@"

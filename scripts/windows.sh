@@ -15,6 +15,7 @@ set -euo pipefail
 PANDA3D=1.10.16  # contains CPython 3.13.11
 WINE=/usr/lib/wine/wine64
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
+. "$ROOT/scripts/_made_once.sh"
 HOME_OF=${WINDOWS_PYTHON:-$HOME/.cache/shoal-windows}
 WINDOWS=$HOME_OF/windows
 export WINEPREFIX=$HOME_OF/prefix WINEDEBUG=-all
@@ -35,12 +36,7 @@ fetch_interpreter() {
 }
 
 fetch_library() {
-    mkdir -p lists/partial
-    sed 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >sources.sources
-    local apt=(apt-get -q -o "Dir::Etc::sourcelist=$PWD/sources.sources" -o Dir::Etc::sourceparts=-
-        -o "Dir::State::lists=$PWD/lists")
-    "${apt[@]}" update
-    "${apt[@]}" source --download-only python3.13
+    download_sources python3.13
     tar xf python3.13_*.orig.tar.xz --strip-components=1 --wildcards '*/Lib' '*/PC/python3dll.c'
     rm -rf Lib/test Lib/idlelib Lib/tkinter Lib/turtledemo
     cp -r Lib "$WINDOWS"
@@ -122,16 +118,7 @@ install_packages() {
     python -m pip install -q --only-binary=:all: -e "$(windows_path "$ROOT")[test,test-frames]" isal zlib-ng
 }
 
-if [ ! -e "$HOME_OF/made" ]; then
-    mkdir -p "$HOME_OF"
-    echo "making a Windows Python in $HOME_OF; what is said meanwhile is in $HOME_OF/log"
-    set +e  # within a condition, no failure in the functions would end them
-    (set -e; make_python; install_packages) >"$HOME_OF/log" 2>&1 </dev/null
-    failed=$?
-    set -e
-    [ $failed = 0 ] || { tail -5 "$HOME_OF/log" >&2; exit 1; }
-    touch "$HOME_OF/made"
-fi
+make_once "$HOME_OF" make_python install_packages
 cd "$ROOT"
 # Each worker would compile all modules again if their bytecode were not kept.
 unset PYTHONDONTWRITEBYTECODE
