@@ -320,8 +320,9 @@ else:
         return LokyBackend(inner_max_num_threads=n_threads)._prepare_worker_env(n_workers)
 if sys.argv[2]:
     os.sched_setaffinity(0, {int(sys.argv[2])})
-# Where os.cpu_count() follows the affinity (musl), joblib counts more cores than CPUs.
-counts = [cpu_count(), min(cpu_count(), cpu_count(only_physical_cores=True))]
+counts = [cpu_count(), cpu_count(only_physical_cores=True)]
+if sys.argv[1] == "joblib":  # where os.cpu_count() follows the affinity (musl), it counts more cores than CPUs
+    counts[1] = min(counts)
 print(json.dumps([counts, [thread_limits(n, m) for n in (None, 1, 3) for m in (1, 2, 100)]]))
 """
 

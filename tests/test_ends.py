@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import shoal
 from _capabilities import needs_proc
 from _children import SPAWNED
 from _faults_util import Child, until
@@ -369,8 +368,9 @@ if __name__ == "__main__":
         os.kill(child.pid, signal.SIGINT)
         code, out, err = child.wait()
         assert (code, out) == (0, "")
-        assert err.startswith(("Exception ignored", "Traceback"))  # of 3.13.1 and earlier, of later ones
+        # CPython 3.13.0 begins with "Exception ignored", too; 3.13.5 and 3.14 print only the traceback.
+        assert err.startswith("Exception ignored" if sys.version_info < (3, 13) else ("Exception ignored", "Traceback"))
         assert err.count("Traceback") == 1
         assert "KeyboardInterrupt" in err
-        assert str(Path(shoal.__file__).parent) not in err
+        assert "shoal" not in err.replace(sys.base_prefix, "")
         assert child.leaves_nothing() == []

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 import subprocess
 import sys
@@ -192,9 +193,11 @@ def test_functions_that_no_import_finds_show_their_file_and_line(backend: str, t
     """
     script = tmp_path / "script.py"
     script.write_text(CELL + run)
+    # In later releases of 3.13, only the code object itself leads to the source of `python -c`.
+    linecache_knows_command = sys.version_info >= (3, 13) and not hasattr(linecache, "_interactive_cache")
     for name, shows_source, command, given in (
         (str(script), True, [str(script)], ""),
-        ("<string>", False, ["-c", CELL + run], ""),
+        ("<string>", linecache_knows_command, ["-c", CELL + run], ""),
         ("<stdin>", False, ["-"], CELL + run),
         ("<ipython-input-3-0123abcd>", True, ["-c", textwrap.dedent(cell) + run], ""),
     ):
