@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from shoal._context import reduce_variable
 from shoal._environment import variable
-from shoal._platform.pickles import code_by_fields
+from shoal._platform.pickles import CODE_BY_FIELDS, code_by_fields
 from shoal._tracebacks import in_a_line
 
 Reduce = Callable[[Any], Any]
@@ -103,10 +103,8 @@ def _code_with_file(pickler: Any, code: types.CodeType) -> Any:
 
     cloudpickle 3.1.2 and later replace that name, so that pickles do not depend on it. Then tracebacks and warnings of
     the function would show neither its file nor its source.
-
-    cloudpickle does not know which arguments the type of code objects takes on PyPy 3.11.
     """
-    if sys.implementation.name == "pypy":
+    if CODE_BY_FIELDS:
         return code_by_fields(code)
     reduce_code = getattr(pickler, "dispatch_table", {}).get(types.CodeType)
     if reduce_code is None:

@@ -6,6 +6,7 @@ PyPy has none in C. Its code objects differ, too.
 from __future__ import annotations
 
 import pickle
+import sys
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ else:
     from shoal._platform.pickles_in_python import Pickler as Pickler
     from shoal._platform.pickles_in_python import Unpickler as Unpickler
 
+#: Whether cloudpickle 3.1 rebuilds code objects wrongly: on PyPy, their type takes other arguments.
+CODE_BY_FIELDS = sys.implementation.name == "pypy"
 #: What ``replace`` of a code object accepts. Some Pythons lack the last two.
 _CODE_FIELDS = (
     *("argcount", "posonlyargcount", "kwonlyargcount", "nlocals", "stacksize", "flags", "firstlineno", "filename"),

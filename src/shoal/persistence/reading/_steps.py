@@ -93,8 +93,10 @@ def _raised_elsewhere(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    module = str(trace.tb_frame.f_globals.get("__name__")) if trace is not None else ""
-    return bool(module) and module not in _UNPICKLERS and not module.startswith(_ROOM)
+    if trace is None:
+        return False
+    module = str(trace.tb_frame.f_globals.get("__name__"))
+    return module not in _UNPICKLERS and not module.startswith(_ROOM)
 
 
 def compare_after(source: Input, footer: Footer | None, sums: dict[int, int] | None, options: Options) -> None:

@@ -143,7 +143,7 @@ def _array_types(numpy: Any) -> tuple[Any, ...]:
 
 
 class _Pickler(Pickler):
-    """The C pickler. It calls ``reducer_override`` for each object that is not a plain builtin."""
+    """The C pickler, except on PyPy. It calls ``reducer_override`` for each object that is not a plain builtin."""
 
     __slots__ = ("reducer_override",)
     reducer_override: Callable[[Any], Any]
